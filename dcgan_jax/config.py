@@ -1,0 +1,309 @@
+"""Every setting of a run, once: a field here is a flag, a line of config.json, and carries its unit in its name."""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Literal
+
+
+class BadInput(Exception):
+    """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where the run lives and how long it is. Give one of steps, epochs and kimg; it replaces the preset's."""
+
+    workdir: str = "runs"
+    """folder that holds the runs"""
+    name: str = ""
+    """the run's folder inside workdir; empty: the preset's name"""
+    preset: str = "article"
+    """recipe that fills all other fields; see the README's table"""
+    seed: int = 0
+    """everything random follows from it"""
+    steps: int | None = None
+    """length in steps (one step: one batch)"""
+    epochs: float | None = None
+    """length in passes over the pictures"""
+    kimg: float | None = None
+    """length in thousands of real images shown"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which pictures, and how they reach the networks."""
+
+    data: str = "drawn"
+    """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
+    split: Literal["train", "valid", "test", "all"] = "all"
+    """part of a partitioned set (the published recipes train on all)"""
+    crop: Literal["centre", "squash", "carpedm20", "soumith", "torch"] = "centre"
+    """square taken from each picture; published boxes apply to CelebA, other pictures get the centre"""
+    batch_size: int = 128
+    """images a batch, over all devices"""
+    flip: bool = False
+    """mirror each real image with probability 1/2"""
+    feed: Literal["auto", "stream", "resident"] = "auto"
+    """tf.data stream from the pack, or a copy of all images on the device; auto: resident where they fit"""
+    strict: bool = False
+    """stop at the first picture that cannot be read"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nets:
+    """Generator and discriminator: one pair that expresses every published DCGAN."""
+
+    size: int = 64
+    """image side in pixels, a power of two from 16 to 256"""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: colour"""
+    width: int = 64
+    """channels next to the image; each level inwards doubles them"""
+    base_px: Literal[2, 4, 8] = 4
+    """side of G's first and D's last feature map in pixels; size / base_px sets the depth"""
+    g_multipliers: tuple[int, ...] = ()
+    """G's channels, head first, in widths; empty: halving towards the image"""
+    d_multipliers: tuple[int, ...] = ()
+    """D's channels, image side first, in widths; empty: doubling"""
+    kernel: Literal[4, 5] = 4
+    """side of the strided kernels in pixels"""
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """kernel 5: torch's and Theano's symmetric padding 2, or TensorFlow's SAME (1 before, 2 after)"""
+    g_last_kernel: Literal[0, 5] = 0
+    """5: G ends in a stride-1 convolution of this side after its last up-sampling; 0: in the last up-sampling"""
+    latent_dim: int = 100
+    """numbers a latent"""
+    latent_law: Literal["normal", "uniform"] = "normal"
+    """N(0, 1) or U(-1, 1)"""
+    head_norm: Literal["channel", "unit", "none"] = "channel"
+    """BN (and activation) after G's first layer: per channel, per unit before the reshape, or neither"""
+    g_norm: Literal["batch", "none"] = "batch"
+    """BN in G's hidden up-samplings"""
+    d_norm: Literal["batch", "none"] = "batch"
+    """BN in D, never in its first layer"""
+    g_activation: Literal["relu", "leaky"] = "relu"
+    """G's hidden activation; D's is always leaky with slope 0.2"""
+    g_output: Literal["tanh", "sigmoid"] = "tanh"
+    """tanh: images in [-1, 1]; sigmoid: in [0, 1]"""
+    conv_bias: bool = False
+    """biases in every convolution"""
+    g_head_bias: bool = False
+    """bias in G's first layer"""
+    d_head_bias: bool = False
+    """bias in D's last layer"""
+    d_dropout: float = 0.0
+    """share dropped before D's last layer"""
+    init: Literal["normal", "truncated", "glorot"] = "normal"
+    """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform"""
+    gamma_init_std: float = 0.0
+    """BN gains start at N(1, this)"""
+    bn_momentum: float = 0.9
+    """share of BN's running statistics kept a step (PyTorch counts the other share: 0.1)"""
+    bn_epsilon: float = 1e-5
+    """added to BN's variance"""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """dtype inside the networks; parameters, statistics, logits and losses stay float32"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What D and G pay."""
+
+    loss: Literal["bce", "least-squares", "hinge", "wasserstein", "relativistic-average", "relativistic-paired"] = "bce"
+    """adversarial loss"""
+    real_label: float = 1.0
+    """target of real images in bce; 0.9 is one-sided smoothing"""
+    gp_weight: float = 0.0
+    """weight of the gradient penalty between real and fake (WGAN-GP: 10)"""
+    r1_gamma: float = 0.0
+    """weight of R1, the gradient penalty on real images"""
+    r2_gamma: float = 0.0
+    """weight of R2, the gradient penalty on fake images"""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """differentiable augmentations of all that D sees"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How the two nets are updated."""
+
+    lr: float = 2e-4
+    """Adam's step size for both nets"""
+    d_lr: float | None = None
+    """D's own step size; none: lr"""
+    beta1: float = 0.5
+    """Adam's decay of the first moment"""
+    beta2: float = 0.999
+    """Adam's decay of the second moment"""
+    adam_eps: float = 1e-8
+    """Adam's epsilon"""
+    adam_eps_hat: bool = False
+    """epsilon beside the uncorrected root, as torch7, TF1 and Keras place it"""
+    l2: float = 0.0
+    """L2 added to the gradient of every parameter, before Adam"""
+    updates: Literal["d-then-g", "alternating"] = "d-then-g"
+    """alternating: a batch updates G (even steps) or D (odd steps), as in the paper authors' code"""
+    d_steps: int = 1
+    """D updates a step, each on its own batch (n_critic)"""
+    g_steps: int = 1
+    """G updates a step, on the same latents"""
+    g_latents: Literal["new", "same"] = "new"
+    """G's update draws new latents, or reuses D's"""
+    d_stats_in_g_step: bool = True
+    """D's running statistics also follow the fakes of G's update"""
+    ema_half_life_kimg: float = 10.0
+    """half-life of the moving average of G that samples use; 0: G itself"""
+    ema_ramp: float = 0.05
+    """at the start the half-life is at most this share of the images shown"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What the run writes, and when."""
+
+    log_every_steps: int = 10
+    """steps between lines of metrics.jsonl"""
+    save_every_steps: int = 500
+    """steps between checkpoints with their sample grids; the end is always saved"""
+    keep_checkpoints: int = 3
+    """newest checkpoints kept"""
+    grid_images: int = 64
+    """samples in a grid, from the seeds 0, 1, 2 ..."""
+    steps_per_dispatch: int = 0
+    """steps in one call of the compiled program; 0: 1 on CPU, 10 on accelerators"""
+    tensorboard: bool = True
+    """write TensorBoard events"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: six groups of fields, flat on the command line and in `replace`."""
+
+    run: Run = Run()
+    data: Data = Data()
+    nets: Nets = Nets()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    output: Output = Output()
+
+
+GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
+GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
+
+# May differ between a run and its resumption: lengths extend it, the rest changes no number it computes.
+FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "feed", "strict", "keep_checkpoints", "tensorboard", "data"}
+
+
+def replace(config: Config, **changes) -> Config:
+    """A copy with the named fields changed, whichever group they are in. Raises KeyError for a name that is no field."""
+    groups = {}
+    for name, value in changes.items():
+        groups.setdefault(GROUP_OF[name], {})[name] = value
+    return dataclasses.replace(config, **{g: dataclasses.replace(getattr(config, g), **c) for g, c in groups.items()})
+
+
+def flat(config: Config) -> dict:
+    """Field name -> value, in the order of the groups: what config.json holds."""
+    return {field.name: getattr(getattr(config, group), field.name)
+            for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
+
+
+def from_flat(values: dict, where: str) -> Config:
+    """The inverse of `flat` for values read from a file; fields the file lacks keep their defaults.
+
+    Args: values, as json.load gives them; where, the file's name for the message.
+    Raises: BadInput for an unknown field or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise BadInput(f"{where}: holds no fields; restore it from a copy of the run")
+    hints = {name: hint for cls in GROUPS.values() for name, hint in typing.get_type_hints(cls).items()}
+    changes = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise BadInput(f"{where}: unknown field {name!r}; it was written by another version or edited by hand")
+        value = tuple(value) if isinstance(value, list) else value
+        if not _fits(value, hints[name]):
+            raise BadInput(f"{where}: {name} cannot be {value!r}")
+        changes[name] = value
+    return replace(Config(), **changes)
+
+
+def _fits(value, hint) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in args)
+    if origin is types.UnionType:
+        return any(_fits(value, choice) for choice in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is hint
+
+
+def check(config: Config) -> None:
+    """Raises BadInput, one line naming the flag and the nearest valid values, where a value is impossible."""
+    nets, data, optimizer, output = config.nets, config.data, config.optimizer, config.output
+
+    def must(ok, flag, value, remedy):
+        if not ok:
+            raise BadInput(f"--{flag.replace('_', '-')} {value}: {remedy}")
+
+    sizes = (16, 32, 64, 128, 256)
+    near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
+    must(nets.size in sizes, "size", nets.size, f"sizes are powers of two from 16 to 256; nearest: {near[0]} or {near[1]}")
+    for group in (config.run, data, nets, config.loss, optimizer, output):
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if isinstance(value, float):
+                must(math.isfinite(value), field.name, value, "give a finite number")
+    for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]), (optimizer, ["d_steps", "g_steps", "lr"]),
+                         (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images"])):
+        for name in names:
+            must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
+    must(optimizer.d_lr is None or optimizer.d_lr > 0, "d_lr", optimizer.d_lr, "must be above 0")
+    for name in ("steps", "epochs", "kimg"):
+        value = getattr(config.run, name)
+        must(value is None or value > 0, name, value, "must be above 0")
+    must(config.run.seed >= 0, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
+    must(config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
+    given = [name for name in ("steps", "epochs", "kimg") if getattr(config.run, name) is not None]
+    if len(given) != 1:
+        raise BadInput(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
+    for group, names in ((nets, ["bn_momentum", "d_dropout"]), (optimizer, ["beta1", "beta2"])):
+        for name in names:
+            must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
+    must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
+    for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma"]), (nets, ["gamma_init_std", "bn_epsilon"]),
+                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "ema_ramp"]), (output, ["steps_per_dispatch"])):
+        for name in names:
+            must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
+    alternating = optimizer.updates == "alternating"
+    must(not alternating or optimizer.d_steps == optimizer.g_steps == 1, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
+    levels = int(math.log2(nets.size // nets.base_px))
+    must(levels >= 1, "base_px", nets.base_px, f"must be below --size {nets.size}")
+    for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
+        multipliers = getattr(nets, name)
+        must(not multipliers or (len(multipliers) == want and min(multipliers) > 0), name, " ".join(map(str, multipliers)),
+             f"{nets.size} px from {nets.base_px} px takes {want} positive numbers")
+    if nets.g_last_kernel and not nets.g_multipliers:
+        raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
+    must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,
+         "a name is one folder inside --workdir, without /")
+
+
+def images_per_step(config: Config) -> int:
+    """Real images one step consumes: a batch for each of D's updates."""
+    return config.data.batch_size * config.optimizer.d_steps
+
+
+def total_steps(config: Config, image_count: int) -> int:
+    """The run's length in steps on a data set of image_count images; epochs are of whole batches."""
+    run = config.run
+    if run.steps is not None:
+        return run.steps
+    if run.kimg is not None:
+        return max(1, round(run.kimg * 1000 / images_per_step(config)))
+    return max(1, round(run.epochs * (image_count // images_per_step(config))))

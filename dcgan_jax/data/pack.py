@@ -1,0 +1,308 @@
+"""Pictures decoded, cropped and resized once: a `Source` becomes one uint8 (N, S, S, C) memory map in a cache.
+
+A pack is written beside its place and renamed into it, so what stands there is whole. It is found again by a
+fingerprint of all that made it: source, split, size, channels, crop.
+"""
+
+import collections
+import dataclasses
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from dcgan_jax.config import BadInput
+from dcgan_jax.data.sources import Source, digest
+
+FORMAT = 1  # raise it whenever the same source would pack to other pixels
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and its like: they run programs
+MAX_PICTURE_PIXELS = 80_000_000  # 240 MB as RGB, for each thread
+MAX_BAD_SHARE = 0.05
+CHUNK_BYTES = 4 * 2**20  # of packed pixels: what a thread does at a time
+TEMP = ".packing@"  # then pid@host@random
+STALE_AFTER_S = 24 * 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A pack, open."""
+
+    images: np.memmap  # (N, S, S, C) uint8, read-only
+    index: dict  # index.json: what was found, skipped and why, how it was cut, fingerprint
+    path: Path  # its folder
+
+
+# ---- One picture, without side effects ----
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture
+
+
+def _centre(width: int, height: int, size: int) -> Box:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half of one blurs a picture of the right size
+    return left, top, left + side, top + side
+
+
+def _published(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
+    """A box in pixels of CelebA's 178 x 218, for a picture of any scale."""
+    return lambda wide, high, size: (left * wide / 178, top * high / 218, right * wide / 178, bottom * high / 218)
+
+
+def _torch(width: int, height: int, size: int) -> Box:
+    """torchvision's Resize(size) then CenterCrop(size) as one box, with their rounding to whole rows."""
+    scaled = [int(size * side / min(width, height)) for side in (width, height)]
+    left, top = (round((side - size) / 2) for side in scaled)
+    across, down = width / scaled[0], height / scaled[1]
+    return left * across, top * down, (left + size) * across, (top + size) * down
+
+
+CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) -> box
+    "centre": _centre,
+    "squash": lambda width, height, size: (0, 0, width, height),
+    "carpedm20": _published(35, 55, 143, 163),
+    "soumith": _published(30, 40, 168, 178),  # 10 px right of the centre, as published
+    "torch": _torch,
+}
+FOR_ANY_PICTURE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
+
+
+def _decode(payload: bytes | np.ndarray, channels: int, size: int) -> Image.Image:
+    """A file's bytes, or uint8 (H, W) or (H, W, 3 or 4), as an upright RGB or L image. Raises: anything."""
+    if isinstance(payload, np.ndarray):
+        image = Image.fromarray(payload)
+    elif not payload:
+        raise ValueError("empty")
+    else:
+        image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads the header alone
+        if image.width * image.height > MAX_PICTURE_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels: too large")
+        image.draft(None, (4 * size, 4 * size))  # a JPEG photo is decoded at 1/2 to 1/8, still 4 times the size we want
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits in any of PIL's spellings, which convert() would clip at 255
+        image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+class _Chunk(NamedTuple):
+    pixels: np.ndarray  # (n, S, S, C) uint8, the good ones
+    kept: list[int]  # their positions in the source
+    bad: list[tuple[str, str]]  # names and reasons of the others
+    upscaled: int
+
+
+def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop: str) -> _Chunk:
+    """Runs in a thread; PIL and NumPy release the GIL where the time goes."""
+    if source.draw:
+        pixels = source.draw(np.array(positions), size)
+        if channels == 1:
+            pixels = np.asarray(Image.fromarray(pixels.reshape(-1, size, 3)).convert("L")).reshape(-1, size, size, 1)
+        return _Chunk(pixels, list(positions), [], 0)
+    pixels, kept, bad, upscaled = np.empty((len(positions), size, size, channels), np.uint8), [], [], 0
+    for position in positions:
+        try:
+            image = _decode(source.read(position), channels, size)
+        except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
+            why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+            bad.append((source.label(position), why.splitlines()[0]))
+            continue
+        box = CROPS[crop](*image.size, size)
+        upscaled += min(box[2] - box[0], box[3] - box[1]) < size
+        # PIL's bilinear filter widens with the reduction: it does not alias.
+        small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        pixels[len(kept)] = np.asarray(small).reshape(size, size, channels)
+        kept.append(position)
+    return _Chunk(pixels[: len(kept)], kept, bad, upscaled)
+
+
+# ---- All pictures, into the cache ----
+
+
+def cache_dir() -> Path:
+    """$DCGAN_JAX_CACHE, else dcgan_jax in $XDG_CACHE_HOME, else in ~/.cache. Need not exist."""
+    own, shared = os.environ.get("DCGAN_JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "dcgan_jax"
+
+
+def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True) -> Packed:
+    """The source's pictures as one memory map: from the cache if they are there, else decoded now.
+
+    Args:
+        size, channels: S and C of the result; C is 1 or 3.
+        crop: a key of CROPS. Published ones are for aligned CelebA; others get the centre square, with a warning.
+        strict: stop at the first bad picture. Otherwise they are skipped, up to MAX_BAD_SHARE.
+        progress: a bar on a terminal, two lines elsewhere. Warnings are printed in any case.
+    Raises: BadInput for too many bad pictures, and where the cache cannot be written.
+    """
+    used = "drawn" if source.draw else crop if source.is_celeba or crop in FOR_ANY_PICTURE else "centre"
+    if used == "centre" != crop:
+        _warn(f"{source.name} is not aligned CelebA: its centre squares are used, not the crop {crop}")
+    fingerprint = digest(FORMAT, source.fingerprint, size, channels, used)
+    path = cache_dir() / "packs" / fingerprint[:16]
+    try:
+        packed = _open(path, fingerprint)
+        if packed is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            temp = path.parent / f"{TEMP}{os.getpid()}@{socket.gethostname()}@{secrets.token_hex(4)}"
+            temp.mkdir()
+            try:
+                facts = {"format": FORMAT, "fingerprint": fingerprint, "size": size, "channels": channels, "crop": used}
+                _write(temp, source, facts, strict, progress)
+                try:
+                    os.rename(temp, path)
+                except OSError:
+                    if not path.exists():  # if it does, another process packed the same and was first
+                        raise
+                packed = _open(path, fingerprint)
+                if packed is None:
+                    raise OSError(f"{path.name} is being changed by others")
+            finally:
+                shutil.rmtree(temp, ignore_errors=True)  # nothing is left there after a success
+    except OSError as error:  # a source's own errors are its pictures', and do not come here
+        needed_mb = source.count * size * size * channels / 1e6
+        raise BadInput(
+            f"{path.parent} cannot take a pack of {needed_mb:.0f} MB: {error.strerror or error};"
+            " free some space or set DCGAN_JAX_CACHE to another folder"
+        ) from error
+    index = packed.index
+    if strict:
+        _stop_if_strict(index["skipped_first"])  # the pack may be an older one, made without strict
+    if index["skipped"]:
+        some = f"{index['skipped']} of {index['found']} pictures of {source.name}"
+        _warn(f"skipped {some}: {_list(index['skipped_first'])}")
+    if index["upscaled"]:
+        _warn(f"{index['upscaled']} of {index['count']} pictures of {source.name} are smaller than {size} px: enlarged")
+    return packed
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def _list(bad: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({why})" for name, why in bad[:10])
+
+
+def _stop_if_strict(bad: list[tuple[str, str]]) -> None:
+    if bad:
+        raise BadInput(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop --strict to skip it")
+
+
+def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool) -> None:
+    """Fills temp with images.npy, index.json and, where the source has attributes, attributes.npy. Raises: as pack."""
+    size, channels, start = facts["size"], facts["channels"], time.monotonic()
+    kept, bad, upscaled, found = [], list(source.refused), 0, source.count + len(source.refused)
+    if shutil.disk_usage(temp).free < source.count * size * size * channels:
+        raise OSError("the disk is too full")
+    is_terminal = sys.stderr.isatty()
+    if progress and not is_terminal:
+        print(f"packing {source.count} pictures of {source.name} at {size} px into {temp.parent}", file=sys.stderr)
+    bar = tqdm(total=source.count, desc=f"packing at {size} px", unit=" img", disable=not (progress and is_terminal))
+    # Plain writes, in order: a full disk is an OSError here, and would be a bus error in a memory map.
+    with open(temp / "images.npy", "wb") as file, bar:
+        header_bytes = _write_header(file, (source.count, size, size, channels))
+        for chunk in _chunks(source, size, channels, facts["crop"]):
+            file.write(np.ascontiguousarray(chunk.pixels))
+            kept += chunk.kept
+            bad += chunk.bad
+            upscaled += chunk.upscaled
+            if strict:
+                _stop_if_strict(bad)
+            if len(bad) > MAX_BAD_SHARE * found:
+                raise BadInput(
+                    f"{source.name}: already {len(bad)} of {found} pictures cannot be used, more than"
+                    f" {MAX_BAD_SHARE:.0%}: {_list(bad)}; remove or replace them"
+                )
+            bar.update(len(chunk.kept) + len(chunk.bad))
+        file.seek(0)
+        assert _write_header(file, (len(kept), size, size, channels)) == header_bytes  # NumPy leaves room for the count
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave a whole-looking pack of zeros
+    names, values = source.attributes() or ((), None)
+    if values is not None:
+        np.save(temp / "attributes.npy", values[kept])
+    index = facts | {
+        "count": len(kept),
+        "found": found,
+        "ignored": source.ignored,
+        "skipped": len(bad),
+        "skipped_first": bad[:10],
+        "upscaled": upscaled,
+        "attributes": names,
+        "source": {name: getattr(source, name) for name in ("kind", "name", "split", "is_celeba", "fingerprint")},
+    }
+    (temp / "index.json").write_text(json.dumps(index, indent=1))
+    if progress and not is_terminal:
+        print(f"packed {len(kept)} pictures in {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+
+def _write_header(file, shape: tuple[int, ...]) -> int:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Chunk]:
+    """All chunks in order, a few in flight. Threads, not processes: JAX's own threads would not survive a fork."""
+    step = min(256, max(1, CHUNK_BYTES // (size * size * channels)))
+    workers, waiting = os.cpu_count() or 1, collections.deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for start in range(0, source.count, step):
+            positions = range(start, min(start + step, source.count))
+            waiting.append(pool.submit(_pack_chunk, source, positions, size, channels, crop))
+            if len(waiting) > workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _open(path: Path, fingerprint: str) -> Packed | None:
+    """The pack at path, or None where there is none; a broken one is removed."""
+    if not path.exists():
+        return None
+    try:
+        index = json.loads((path / "index.json").read_text())
+        images = np.lib.format.open_memmap(path / "images.npy", mode="r")  # raises if the file is too short
+        shape = (index["count"], index["size"], index["size"], index["channels"])
+        if index["fingerprint"] != fingerprint or images.shape != shape or images.dtype != np.uint8:
+            raise ValueError("its index tells of another pack")
+        return Packed(images, index, path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _warn(f"the pack {path} is broken ({error}): making it again")
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+
+
+def _sweep(packs: Path) -> None:
+    """Removes what killed packers left: at once if the owner was on this machine and is dead, else after a day."""
+    for temp in packs.glob(f"{TEMP}*"):
+        try:
+            if time.time() - temp.stat().st_mtime < STALE_AFTER_S:
+                pid, host = temp.name.split("@")[1:3]
+                if host == socket.gethostname() and os.name == "posix":  # elsewhere kill(pid, 0) is no question
+                    os.kill(int(pid), 0)
+                continue
+        except ProcessLookupError:
+            pass
+        except (OSError, ValueError):  # gone meanwhile, or another user's
+            continue
+        shutil.rmtree(temp, ignore_errors=True)

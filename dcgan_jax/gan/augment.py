@@ -1,0 +1,53 @@
+"""Differentiable augmentation: what D sees of real and fake images alike, so that it cannot memorise the few real ones.
+
+Source: Zhao et al. 2020, arXiv:2006.10738, section 4; strengths as published: brightness +-0.5, saturation 0..2, contrast
+0.5..1.5, translation up to 1/8 of the side, cutout of half the side. All act on images in [-1, 1], each image by its own draw.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def color(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Brightness, saturation, contrast. images (B, S, S, C) -> the same shape; values may leave [-1, 1]."""
+    brightness, saturation, contrast = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1))
+    images = images + (brightness - 0.5)
+    grey = images.mean(3, keepdims=True)
+    images = (images - grey) * (2 * saturation) + grey
+    mean = images.mean((1, 2, 3), keepdims=True)
+    return (images - mean) * (contrast + 0.5) + mean
+
+
+def translation(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Shift by whole pixels, up to an eighth of the side each way; what enters is 0 (grey). Shape kept."""
+    batch, side = images.shape[:2]
+    reach = max(1, round(side / 8))
+    row, column = jax.random.randint(key, (2, batch), -reach, reach + 1)
+
+    def shift(image, row, column):  # (S, S, C)
+        padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)))
+        return jax.lax.dynamic_slice(padded, (reach - row, reach - column, jnp.zeros_like(row)), image.shape)
+
+    return jax.vmap(shift)(images, row, column)
+
+
+def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
+    """A square of half the side, centred anywhere, becomes 0 (grey). Shape kept."""
+    batch, side = images.shape[:2]
+    hole = side // 2
+    centre = jax.random.randint(key, (2, batch, 1), 0, side + (1 - hole % 2))  # as published: an even hole may centre on the far edge
+    covered = jnp.abs(jnp.arange(side) - centre + 0.5 * (1 - hole % 2)) < hole / 2  # (2, B, S): rows, columns
+    inside = covered[0][:, :, None] & covered[1][:, None, :]  # (B, S, S)
+    return jnp.where(inside[..., None], 0, images)
+
+
+AUGMENTATIONS = {"color": color, "translation": translation, "cutout": cutout}
+
+
+def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """The named augmentations one after the other, each with its own key. images (B, S, S, C) float32, shape kept."""
+    if not names:
+        return images
+    for name, name_key in zip(names, jax.random.split(key, len(names)), strict=True):
+        images = AUGMENTATIONS[name](name_key, images)
+    return images

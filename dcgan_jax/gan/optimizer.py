@@ -1,0 +1,47 @@
+"""Adam as each of the published DCGANs has it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dcgan_jax.config import Optimizer
+
+
+def adam(optimizer: Optimizer, lr: float) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with step size lr, either placement of epsilon, and coupled L2.
+
+    L2 goes into the gradient before the moments and reaches every parameter, BN's included (T11); adamw is another thing.
+    """
+    moments = scale_by_adam_hat if optimizer.adam_eps_hat else optax.scale_by_adam
+    parts = [moments(optimizer.beta1, optimizer.beta2, optimizer.adam_eps), optax.scale(-lr)]
+    if optimizer.l2 > 0:
+        parts.insert(0, optax.add_decayed_weights(optimizer.l2))
+    return optax.chain(*parts)
+
+
+class AdamHatState(NamedTuple):
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_adam_hat(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with epsilon beside the uncorrected root, as torch7, TF1 and Keras have it.
+
+    Source: arXiv:1412.6980, end of section 2 ("epsilon hat"). Against optax.scale_by_adam its epsilon is larger by
+    1 / sqrt(1 - beta2^t): 31.6 times at t = 1 (T10).
+    """
+
+    def init(params):
+        return AdamHatState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, gradients)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, gradients)
+        correction = jnp.sqrt(1 - beta2 ** count.astype(jnp.float32)) / (1 - beta1 ** count.astype(jnp.float32))
+        return jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu), AdamHatState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,53 @@
+"""GanState: one pytree is the run. All that a step reads or writes is a leaf here; the data position is the step."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dcgan_jax.config import Config
+from dcgan_jax.gan.models import Discriminator, Generator
+from dcgan_jax.gan.optimizer import adam
+
+
+@struct.dataclass
+class GanState:
+    """Everything a run is. Parameters, statistics and moments are float32 trees of the nets' own shapes."""
+
+    step: jax.Array  # () int32: steps done
+    key: jax.Array  # () PRNG key: each step folds its number into it, nothing else draws from it
+    g_params: dict
+    g_stats: dict  # BN's running means and variances; empty without BN
+    d_params: dict
+    d_stats: dict
+    g_opt: optax.OptState
+    d_opt: optax.OptState
+    ema_params: dict  # moving average of g_params: what samples, scores and exports use
+    ema_stats: dict  # BN statistics that belong to ema_params; `step.recalibrated` renews them
+
+
+def init_state(config: Config) -> GanState:
+    """The state before step 0, a function of config.run.seed. Pure: jit it, or jax.eval_shape it for the shapes."""
+    key, g_key, d_key = jax.random.split(jax.random.key(config.run.seed), 3)
+    nets = config.nets
+    g = Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), train=False)
+    d = Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), train=False)
+    g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
+    g_adam, d_adam = optimizers(config)
+    return GanState(
+        step=jnp.zeros((), jnp.int32), key=key,
+        g_params=g["params"], g_stats=g_stats, d_params=d["params"], d_stats=d_stats,
+        g_opt=g_adam.init(g["params"]), d_opt=d_adam.init(d["params"]),
+        # Copies: donated buffers must not be shared between leaves.
+        ema_params=jax.tree.map(jnp.copy, g["params"]), ema_stats=jax.tree.map(jnp.copy, g_stats))
+
+
+def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """G's and D's Adam."""
+    optimizer = config.optimizer
+    return adam(optimizer, optimizer.lr), adam(optimizer, optimizer.lr if optimizer.d_lr is None else optimizer.d_lr)
+
+
+def parameter_count(params: dict) -> int:
+    """Trainable numbers in a tree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

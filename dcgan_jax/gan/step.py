@@ -1,0 +1,241 @@
+"""The training step: D on real and fake, G against the new D, the moving average; pure functions of (state, batch).
+
+The order, the separate real and fake passes (BN statistics never mix) and the threading of D's running statistics
+real -> fake -> G's fake follow the published recipes: PRESETS.md, sections 2 and 4.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dcgan_jax.config import Config, Nets
+from dcgan_jax.gan import losses
+from dcgan_jax.gan.augment import augment
+from dcgan_jax.gan.models import Discriminator, Generator
+from dcgan_jax.gan.state import GanState, optimizers
+
+# One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
+D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix")
+G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
+RECALIBRATION_BATCHES = 8
+RECALIBRATION_BATCH = 128
+
+
+def scale_pixels(images: jax.Array, nets: Nets) -> jax.Array:
+    """uint8 (..., S, S, C) -> float32 in G's output range: [-1, 1] for tanh (the article's), [0, 1] for sigmoid."""
+    images = images.astype(jnp.float32)
+    return images / 127.5 - 1 if nets.g_output == "tanh" else images / 255
+
+
+def to_pixels(images: jax.Array, nets: Nets) -> jax.Array:
+    """The inverse of scale_pixels, rounded to uint8."""
+    images = (images + 1) / 2 if nets.g_output == "tanh" else images
+    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+
+
+def draw_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
+    """(count, latent_dim) float32 from the recipe's law."""
+    shape = (count, nets.latent_dim)
+    return jax.random.normal(key, shape) if nets.latent_law == "normal" else jax.random.uniform(key, shape, minval=-1, maxval=1)
+
+
+def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
+    """One training step of this config, as a pure function to be jitted once.
+
+    Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
+    Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8; metrics, () float32 each:
+        d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), d_penalty where one is configured.
+    """
+    nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
+    generator, discriminator = Generator(nets), Discriminator(nets)
+    g_adam, d_adam = optimizers(config)
+    adversarial = losses.LOSSES[loss.loss]
+    penalised = loss.gp_weight > 0 or loss.r1_gamma > 0 or loss.r2_gamma > 0
+
+    def split_over_devices(x):
+        return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
+
+    def generate(params, stats, latents):
+        images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
+        return images, new.get("batch_stats", {})
+
+    def discriminate(params, stats, images, augment_key, dropout_key):
+        images = augment(augment_key, images, loss.augment)
+        logits, new = discriminator.apply({"params": params, "batch_stats": stats}, images, train=True, mutable="batch_stats",
+                                          rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None)
+        return logits, new.get("batch_stats", {})
+
+    def d_objective(params, stats, real, fake, keys):
+        real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
+        fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], keys["dropout_fake"])
+        if loss.loss == "bce":
+            adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
+        else:
+            adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
+        metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > 0).mean(), "d_fake_hits": (fake_logits < 0).mean()}
+        if penalised:
+            def critic(images, augment_key, dropout_key):
+                return discriminate(params, stats, images, augment_key, dropout_key)[0]
+            penalty = 0.0
+            # The keys are those of the passes above: the penalty is on the very function that judged these images.
+            if loss.r1_gamma > 0:
+                r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
+                penalty += loss.r1_gamma / 2 * r1.mean()
+            if loss.r2_gamma > 0:
+                r2 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_fake"], keys["dropout_fake"]), fake)
+                penalty += loss.r2_gamma / 2 * r2.mean()
+            if loss.gp_weight > 0:
+                mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
+                gp = losses.gradient_penalty(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real, fake, mix)
+                penalty += loss.gp_weight * gp.mean()
+            metrics["d_penalty"] = penalty
+            return adversarial_loss + penalty, (stats, metrics)
+        return adversarial_loss, (stats, metrics)
+
+    def g_objective(params, stats, d_params, d_stats, latents, real, keys):
+        fake, stats = generate(params, stats, latents)
+        real_logits = None
+        if adversarial.g_needs_real:
+            real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], keys["dropout_real"])
+        fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], keys["dropout_fake"])
+        return adversarial.g(real_logits, fake_logits).mean(), (stats, d_stats)
+
+    def prepare(real, key):  # (B, S, S, C) uint8 -> float32
+        real = scale_pixels(real, nets)
+        if config.data.flip:
+            mirrored = jax.random.bernoulli(key, shape=(real.shape[0], 1, 1, 1))
+            real = jnp.where(mirrored, real[:, :, ::-1], real)
+        return real
+
+    def update_d(state, real, key):
+        keys = dict(zip(D_STREAMS, jax.random.split(key, len(D_STREAMS)), strict=True))
+        real = prepare(real, keys["flip"])
+        latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
+        fake, g_stats = generate(state.g_params, state.g_stats, latents)
+        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fake, keys)
+        updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
+        d_params = optax.apply_updates(state.d_params, updates)
+        return state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats), (metrics, latents, real)
+
+    def update_g(state, latents, real, keys, g_stats_before):
+        objective = jax.value_and_grad(g_objective, has_aux=True)
+        (g_loss, (g_stats, d_stats)), gradients = objective(
+            state.g_params, g_stats_before, state.d_params, state.d_stats, latents, real, keys)
+        updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
+        state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt, g_stats=g_stats)
+        return (state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state), g_loss
+
+    def d_then_g(state, batch, d_key, g_key):
+        batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
+        g_stats_before = state.g_stats
+        # A Python loop: CPU convolutions are slow inside XLA's (see train_steps). The metrics are those of D's last update.
+        for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
+            state, (metrics, latents, real) = update_d(state, real, key)
+        keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
+        if optimizer.g_latents == "new":
+            latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
+            g_stats_before = state.g_stats
+        # With D's own latents the first forward pass of G is D's fakes once more: XLA computes it once, and G's running
+        # statistics count it once.
+        for i in range(optimizer.g_steps):
+            state, g_loss = update_g(state, latents, real, keys, g_stats_before)
+            g_stats_before = state.g_stats
+        return state, metrics | {"g_loss": g_loss}
+
+    def alternating(state, batch, d_key, g_key):
+        # Source: PRESETS.md 2.1: one batch updates either G (even steps, so the first) or D.
+        keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
+
+        def g_only(state):
+            d_state, (metrics, latents, real) = update_d(state, batch, d_key)  # for its metrics; XLA drops D's gradients
+            new, g_loss = update_g(state, latents, real, keys, state.g_stats)
+            return new.replace(d_stats=d_state.d_stats), metrics | {"g_loss": g_loss}
+
+        def d_only(state):
+            new, (metrics, latents, real) = update_d(state, batch, d_key)
+            g_loss, _ = g_objective(state.g_params, state.g_stats, state.d_params, state.d_stats, latents, real, keys)
+            return new, metrics | {"g_loss": g_loss}
+
+        return jax.lax.cond(state.step % 2 == 0, g_only, d_only, state)
+
+    def step(state: GanState, batch: jax.Array) -> tuple[GanState, dict[str, jax.Array]]:
+        d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        update = alternating if optimizer.updates == "alternating" else d_then_g
+        state, metrics = update(state, batch, d_key, g_key)
+        state = state.replace(step=state.step + 1)
+        return state.replace(ema_params=_ema(config, state)), metrics
+
+    return step
+
+
+def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
+    """The scan of train_step: f(state, batches (k, images_per_step, S, S, C) uint8) -> (state, metrics of (k,))."""
+    step = train_step(config, sharding)
+
+    def in_a_row(state, batches):
+        metrics = []
+        for batch in batches:
+            state, metric = step(state, batch)
+            metrics.append(metric)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+
+    # XLA's CPU convolutions are some twenty times slower inside a loop, even one of a single turn (measured).
+    return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+def _ema(config, state):
+    # Half-life in images, so that batch size does not change it, ramped so that the start is forgotten soon.
+    # Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is from its published code.
+    optimizer = config.optimizer
+    if optimizer.ema_half_life_kimg == 0:
+        return state.g_params
+    images_per_step = config.data.batch_size * optimizer.d_steps
+    images = state.step.astype(jnp.float32) * images_per_step
+    half_life = jnp.minimum(optimizer.ema_half_life_kimg * 1000, images * optimizer.ema_ramp)
+    kept = 0.5 ** (images_per_step / jnp.maximum(half_life, 1e-8))
+    return jax.tree.map(lambda ema, new: new + kept * (ema - new), state.ema_params, state.g_params)
+
+
+def recalibrated(config: Config) -> Callable[[GanState], GanState]:
+    """f(state) -> the state with ema_stats recomputed for ema_params from 1,024 latents; other leaves untouched.
+
+    An average of weights was never run in training, so running statistics do not belong to it. The latents are a function
+    of the state's key alone, so a state has one set of statistics. Means and variances are those of all batches together.
+    """
+    # Momentum 0: after a pass the "running" statistics are that batch's own.
+    generator = Generator(Nets(**(vars(config.nets) | {"bn_momentum": 0.0})))
+
+    def one_batch(state, key):
+        variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
+        latents = draw_latents(key, RECALIBRATION_BATCH, config.nets)
+        return generator.apply(variables, latents, train=True, mutable="batch_stats")[1].get("batch_stats", {})
+
+    def recalibrate(state: GanState) -> GanState:
+        if not state.ema_stats:
+            return state
+        keys = jax.random.split(jax.random.fold_in(state.key, -1), RECALIBRATION_BATCHES)  # -1: no step's number
+        batches = [one_batch(state, key) for key in keys]  # a Python loop, for the reason in train_steps
+        merged = {}
+        for name in state.ema_stats:
+            mean, var = (jnp.stack([batch[name][moment] for batch in batches]) for moment in ("mean", "var"))
+            merged[name] = {"mean": mean.mean(0), "var": var.mean(0) + mean.var(0)}
+        return state.replace(ema_stats=merged)
+
+    return recalibrate
+
+
+def sample(nets: Nets) -> Callable[[dict, dict, jax.Array], jax.Array]:
+    """f(ema_params, ema_stats, seeds (B,) uint32) -> (B, S, S, C) uint8; image i is a function of seed i alone.
+
+    Each seed makes its own latent, and stored statistics keep a face independent of its neighbours in the batch.
+    """
+    generator = Generator(nets)
+
+    def draw(params, stats, seeds):
+        latents = jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])(seeds)  # (B, latent_dim)
+        images = generator.apply({"params": params, "batch_stats": stats}, latents, train=False)
+        return to_pixels(images, nets)
+
+    return draw
