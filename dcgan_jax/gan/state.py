@@ -51,3 +51,9 @@ def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.Grad
 def parameter_count(params: dict) -> int:
     """Trainable numbers in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def finite_leaves(state: GanState) -> dict[str, jax.Array]:
+    """Path of each float leaf, as g_params/up1/kernel -> () bool: it holds no NaN and no infinity. Pure: jit it."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.isfinite(leaf).all()
+            for path, leaf in jax.tree.leaves_with_path(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}

@@ -14,31 +14,18 @@ from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan import losses
 from dcgan_jax.gan.augment import augment
 from dcgan_jax.gan.models import Discriminator, Generator
+from dcgan_jax.gan.sampling import draw_latents
 from dcgan_jax.gan.state import GanState, optimizers
 
 # One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
-RECALIBRATION_BATCHES = 8
-RECALIBRATION_BATCH = 128
 
 
 def scale_pixels(images: jax.Array, nets: Nets) -> jax.Array:
     """uint8 (..., S, S, C) -> float32 in G's output range: [-1, 1] for tanh (the article's), [0, 1] for sigmoid."""
     images = images.astype(jnp.float32)
     return images / 127.5 - 1 if nets.g_output == "tanh" else images / 255
-
-
-def to_pixels(images: jax.Array, nets: Nets) -> jax.Array:
-    """The inverse of scale_pixels, rounded to uint8."""
-    images = (images + 1) / 2 if nets.g_output == "tanh" else images
-    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
-
-
-def draw_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
-    """(count, latent_dim) float32 from the recipe's law."""
-    shape = (count, nets.latent_dim)
-    return jax.random.normal(key, shape) if nets.latent_law == "normal" else jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
 def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
@@ -76,10 +63,10 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
         metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > 0).mean(), "d_fake_hits": (fake_logits < 0).mean()}
         if penalised:
+            # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
             def critic(images, augment_key, dropout_key):
-                return discriminate(params, stats, images, augment_key, dropout_key)[0]
+                return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
             penalty = 0.0
-            # The keys are those of the passes above: the penalty is on the very function that judged these images.
             if loss.r1_gamma > 0:
                 r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
                 penalty += loss.r1_gamma / 2 * r1.mean()
@@ -196,46 +183,3 @@ def _ema(config, state):
     half_life = jnp.minimum(optimizer.ema_half_life_kimg * 1000, images * optimizer.ema_ramp)
     kept = 0.5 ** (images_per_step / jnp.maximum(half_life, 1e-8))
     return jax.tree.map(lambda ema, new: new + kept * (ema - new), state.ema_params, state.g_params)
-
-
-def recalibrated(config: Config) -> Callable[[GanState], GanState]:
-    """f(state) -> the state with ema_stats recomputed for ema_params from 1,024 latents; other leaves untouched.
-
-    An average of weights was never run in training, so running statistics do not belong to it. The latents are a function
-    of the state's key alone, so a state has one set of statistics. Means and variances are those of all batches together.
-    """
-    # Momentum 0: after a pass the "running" statistics are that batch's own.
-    generator = Generator(Nets(**(vars(config.nets) | {"bn_momentum": 0.0})))
-
-    def one_batch(state, key):
-        variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
-        latents = draw_latents(key, RECALIBRATION_BATCH, config.nets)
-        return generator.apply(variables, latents, train=True, mutable="batch_stats")[1].get("batch_stats", {})
-
-    def recalibrate(state: GanState) -> GanState:
-        if not state.ema_stats:
-            return state
-        keys = jax.random.split(jax.random.fold_in(state.key, -1), RECALIBRATION_BATCHES)  # -1: no step's number
-        batches = [one_batch(state, key) for key in keys]  # a Python loop, for the reason in train_steps
-        merged = {}
-        for name in state.ema_stats:
-            mean, var = (jnp.stack([batch[name][moment] for batch in batches]) for moment in ("mean", "var"))
-            merged[name] = {"mean": mean.mean(0), "var": var.mean(0) + mean.var(0)}
-        return state.replace(ema_stats=merged)
-
-    return recalibrate
-
-
-def sample(nets: Nets) -> Callable[[dict, dict, jax.Array], jax.Array]:
-    """f(ema_params, ema_stats, seeds (B,) uint32) -> (B, S, S, C) uint8; image i is a function of seed i alone.
-
-    Each seed makes its own latent, and stored statistics keep a face independent of its neighbours in the batch.
-    """
-    generator = Generator(nets)
-
-    def draw(params, stats, seeds):
-        latents = jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])(seeds)  # (B, latent_dim)
-        images = generator.apply({"params": params, "batch_stats": stats}, latents, train=False)
-        return to_pixels(images, nets)
-
-    return draw

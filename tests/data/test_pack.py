@@ -64,7 +64,8 @@ def encoded(image, form="PNG", **options):
 # ---- Laws of the cache ----
 
 
-def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys):
+def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)  # a chunk for each picture: their order must survive the threads
     path = folder(tmp_path)
     result = packed(path, size=16)
     assert isinstance(result.images, np.memmap)
@@ -359,6 +360,8 @@ def test_the_first_frame_of_an_animation_is_taken():
 def test_a_photo_decoded_at_reduced_scale_is_the_photo():
     photo = Image.fromarray(drawn_faces.draw_faces(1, np.arange(1), 512)[0])  # 512 px to 16: decoded at 1/8
     expected = np.asarray(photo.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    smaller = encoded(photo.resize((256, 192)), "JPEG")
+    assert pack_module._decode(smaller, 3, 16).size == (128, 96)  # 1/4 would leave less than 4 times 16
     difference = one(encoded(photo, "JPEG", quality=95), 16) - expected
     assert np.abs(difference).mean() < 1  # grey levels; the JPEG itself costs some
     assert np.abs(difference).max() < 8

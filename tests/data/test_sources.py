@@ -96,7 +96,7 @@ def test_a_zip_is_known_by_its_content_not_its_date(tmp_path):
 
 def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
     draw(tmp_path / "photo.jpg")
-    for junk in ("notes.txt", "Thumbs.db", ".DS_Store", ".hidden.jpg", "__MACOSX/._photo.jpg"):
+    for junk in ("notes.txt", "Thumbs.db", ".DS_Store", ".hidden.jpg", "__MACOSX/photo.jpg"):
         (tmp_path / junk).parent.mkdir(exist_ok=True)
         (tmp_path / junk).write_bytes(b"junk")
     for source in (open_source(str(tmp_path)), open_source(str(zip_of(tmp_path, tmp_path.parent / "junk.zip")))):
@@ -142,7 +142,7 @@ def test_zip_entries_that_lead_out_or_claim_absurd_sizes_are_refused_and_named(t
 
 
 @pytest.mark.parametrize(
-    "form", ["folder", "parent", "torchvision", "zip", "folder with zip", "torchvision zip", "csv"]
+    "form", ["folder", "parent", "torchvision", "zip", "folder with zip", "torchvision zip", "csv", "nested"]
 )
 def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form):
     root = celeba(tmp_path / "celeba")
@@ -151,6 +151,10 @@ def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form
         data = inner
     elif form == "torchvision":
         data = tmp_path
+    elif form == "nested":  # Kaggle's, unpacked, given at its deepest
+        inner.rename(root / "same")
+        inner.mkdir()
+        data = (root / "same").rename(inner / "img_align_celeba")
     elif "zip" in form:
         data = zip_of(inner, root / "img_align_celeba.zip", "img_align_celeba/")
         for file in inner.iterdir():
@@ -176,6 +180,14 @@ def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form
     names, values = source.attributes()
     assert names == ("Smiling", "Young")
     assert_array_equal(values, [[0, 0], [1, 0]] * 3)
+
+
+def test_celeba_is_known_by_a_name_inside_and_the_split_is_part_of_the_fingerprint(tmp_path):
+    root = celeba(tmp_path / "celeba", 2)  # both are training pictures
+    assert open_source(str(root), "train").names == open_source(str(root)).names
+    assert open_source(str(root), "train").fingerprint != open_source(str(root)).fingerprint
+    bare = open_source(str(zip_of(root / "img_align_celeba", tmp_path / "faces.zip", "x/img_align_celeba/")))
+    assert (bare.is_celeba, bare.attributes()) == (True, None)
 
 
 def test_attributes_that_miss_a_picture_are_left_out(tmp_path):
@@ -256,16 +268,15 @@ def test_tfds_gives_the_encoded_pictures_of_the_split(mocked_celeb_a):
     assert open_source("tfds:celeb_a").read(17) == b""  # the mock has nine: a stream that ends early is no crash
 
 
-def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch, capfd):
+def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    capfd.readouterr()
     words_of = {"celeb_a": "download_and_prepare", "celeb_aa": "nearest: celeb_a", "../x": "write tfds:NAME"}
     for data, words in words_of.items():
         with pytest.raises(BadInput, match=words) as caught:
             open_source(f"tfds:{data}")
         assert f"tfds:{data}" in str(caught.value)
-    assert capfd.readouterr().err == ""
+    assert not caplog.records  # nor does TFDS add lines of its own
 
 
 def test_nothing_else_imports_tensorflow():
@@ -288,7 +299,8 @@ def npy(array):
         ("empty", lambda path: path.mkdir(), "no pictures .it is empty"),
         ("text", lambda path: (path.mkdir(), (path / "a.heic").touch()), r"no pictures .1 \.heic"),
         ("list.txt", lambda path: path.write_text("words"), "neither a folder"),
-        ("page.zip", lambda path: path.write_text("<!DOCTYPE html><html>Quota exceeded</html>"), "web page"),
+        ("page.zip", lambda path: path.write_text("<HTML lang=en>Quota exceeded</HTML>"), "web page"),
+        ("page2.zip", lambda path: path.write_text("<!DOCTYPE html><title>Quota exceeded</title>"), "web page"),
         ("broken.zip", lambda path: path.write_bytes(b"PK\3\4" + bytes(99)), "not a whole zip"),
         ("zero.zip", lambda path: path.touch(), "not a whole zip"),
         ("bare.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no pictures"),
@@ -325,5 +337,9 @@ def test_splits_need_a_partition(tmp_path):
     with pytest.raises(BadInput, match="train, valid, test, all"):
         open_source("drawn", "tiny")
     tables(tmp_path, ["000001.jpg"])  # a partition that knows other pictures
+    draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
+    with pytest.raises(BadInput, match="has no list_eval_partition"):
+        open_source(str(tmp_path / "other"), "train")
+    (tmp_path / "other" / "000001.jpg").unlink()
     with pytest.raises(BadInput, match="puts no picture"):
         open_source(str(tmp_path), "train")

@@ -1,5 +1,6 @@
 """Laws of the scores, on drawn pictures; nothing here is read from disk."""
 
+from itertools import pairwise
 from math import gamma, pi, sqrt
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_the_score_grows_with_the_corruption(corrupt, strengths):
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
         assert values[0] == 0
-        assert all(later > 1.1 * earlier for earlier, later in zip(values, values[1:], strict=False)), values
+        assert all(later > 1.1 * earlier for earlier, later in pairwise(values)), values
 
 
 def test_brightness_and_contrast_common_to_a_set_are_invisible():

@@ -1,0 +1,102 @@
+"""The command line of every verb: dataclass fields to flags (tyro), and a user's mistake to one line and exit code 2."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from dcgan_jax import config as configuration
+from dcgan_jax.config import BadInput, Config
+from dcgan_jax.presets import PRESETS
+
+LENGTHS = ("steps", "epochs", "kimg")
+
+
+def run_verb(main: Callable[[], int | None]) -> None:
+    """Runs a verb and exits: 0, or what it returns; 2 with its one line where the input is at fault."""
+    try:
+        sys.exit(main())
+    except BadInput as mistake:
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
+    """The dataclass cls filled from flags. Groups (fields that are dataclasses) show as headings and add no prefix.
+
+    Raises: BadInput naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
+    """
+    known = sorted(_flags(cls))
+    for flag in _given(arguments):
+        if flag not in known and flag not in ("help", "h"):
+            near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
+            raise BadInput(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(cls, args=list(arguments), default=default, prog=prog, description=cls.__doc__,
+                            config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise BadInput(_in_one_line(said.getvalue())) from None
+
+
+def parse_config(arguments: Sequence[str]) -> Config:
+    """The run that the flags ask for: the preset's values, replaced by those given.
+
+    One of --steps, --epochs and --kimg replaces the preset's own length, whichever it is in.
+    Raises: BadInput for an unknown flag or preset, or an impossible value.
+    """
+    name = _value(arguments, "preset") or "article"
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
+        raise BadInput(f"--preset {name}: no such preset; " + (f"did you mean {' or '.join(near)}?" if near else "there are ")
+                       + ("" if near else ", ".join(PRESETS)))
+    preset = PRESETS[name]
+    if set(LENGTHS) & set(_given(arguments)):
+        preset = configuration.replace(preset, **dict.fromkeys(LENGTHS))
+    config = parse(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
+    if not config.run.name:
+        config = configuration.replace(config, name=config.run.preset)
+    configuration.check(config)
+    return config
+
+
+def _flags(cls) -> set[str]:
+    flags = set()
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            flags |= _flags(field.type)
+        else:
+            flags.add(field.name.replace("_", "-"))
+            if typing.get_type_hints(cls)[field.name] is bool:
+                flags.add("no-" + field.name.replace("_", "-"))
+    return flags
+
+
+def _given(arguments) -> list[str]:
+    return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
+
+
+def _value(arguments, flag) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == f"--{flag}":
+            return following
+        if argument.startswith(f"--{flag}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _in_one_line(box: str) -> str:
+    # tyro draws a box: a title, the fault, then help. The fault alone, without the frame.
+    lines = [line.strip(" │╭╮╰╯─") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
+    text = " ".join(line for line in lines if line)
+    text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
+    return re.sub(r"^(Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error) ", "", text)

@@ -1,0 +1,85 @@
+"""uint8 batches on the device(s), in an order that is a function of (seed, epoch): any step is reached without replay.
+
+Two feeds give the same batches: a tf.data stream that gathers from the pack ahead of the step, and a copy of all images
+on the device from which a compiled gather takes them.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STREAM_AHEAD = 4  # batches gathered before they are asked for
+# A resident copy must leave room for the step: a quarter of an accelerator's memory, a fixed part of a host's.
+RESIDENT_SHARE = 0.25
+RESIDENT_HOST_BYTES = 2 * 2**30
+
+
+class Order(NamedTuple):
+    """What decides which images a step sees."""
+
+    seed: int
+    image_count: int
+    images_per_step: int
+
+    def indices(self, step: int) -> np.ndarray:
+        """(images_per_step,) int64 positions for step 0, 1, 2 ... Each epoch is a permutation whose last partial batch is dropped."""
+        steps_per_epoch = self.image_count // self.images_per_step
+        epoch, position = divmod(step, steps_per_epoch)
+        start = position * self.images_per_step
+        return order(self.seed, epoch, self.image_count)[start:start + self.images_per_step]
+
+
+@functools.lru_cache(maxsize=2)  # the present epoch and, for a stream that runs ahead, the next
+def order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The permutation of range(count), int64, for one epoch. NumPy's Philox: the same with and without TensorFlow."""
+    permutation = np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(count)
+    permutation.flags.writeable = False  # it is shared by all callers
+    return permutation
+
+
+def dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[range]:
+    """The steps of each call of the compiled program: from start to total, cut at whole multiples of steps_per_dispatch."""
+    while start < total:
+        end = min(total, (start // steps_per_dispatch + 1) * steps_per_dispatch)
+        yield range(start, end)
+        start = end
+
+
+def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding) -> Iterator[jax.Array]:
+    """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
+    import tensorflow as tf  # only here: its import takes seconds, and nothing else of training needs it
+
+    tf.config.set_visible_devices([], "GPU")  # it only feeds: the accelerator's memory is JAX's
+
+    def gather(start, end):
+        return np.stack([images[order.indices(step)] for step in range(start, end)])
+
+    shape = (None, order.images_per_step, *images.shape[1:])
+    spans = np.array([(steps.start, steps.stop) for steps in dispatches], np.int64).reshape(-1, 2)
+    batches = tf.data.Dataset.from_tensor_slices(spans).map(
+        lambda span: tf.ensure_shape(tf.numpy_function(gather, [span[0], span[1]], tf.uint8), shape),
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(STREAM_AHEAD)
+    for batch in batches.as_numpy_iterator():
+        yield jax.device_put(batch, sharding)
+
+
+def resident(images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
+    """The same batches as `stream`, taken on the device from a copy of all images."""
+    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    copy = jax.device_put(np.asarray(images), everywhere)
+    take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
+    for steps in dispatches:
+        yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))
+
+
+def fits_resident(images: np.ndarray) -> bool:
+    """Whether a copy of all images leaves the device room for the step."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return images.nbytes <= RESIDENT_HOST_BYTES
+    statistics = device.memory_stats() or {}
+    return images.nbytes <= RESIDENT_SHARE * statistics.get("bytes_limit", 0)

@@ -1,0 +1,89 @@
+"""Seeds to images: each seed its own latent, the averaged generator with statistics of its own, rounded uint8 pixels."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dcgan_jax.config import Config, Nets
+from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.state import GanState
+
+RECALIBRATION_BATCHES = 8
+RECALIBRATION_BATCH = 128
+# All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
+# order, and an image must not depend on how many were asked for.
+DRAWN_AT_ONCE = 64
+
+
+def draw_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
+    """(count, latent_dim) float32 from the recipe's law."""
+    shape = (count, nets.latent_dim)
+    return jax.random.normal(key, shape) if nets.latent_law == "normal" else jax.random.uniform(key, shape, minval=-1, maxval=1)
+
+
+def to_pixels(images: jax.Array, nets: Nets) -> jax.Array:
+    """The inverse of scale_pixels, rounded to uint8."""
+    images = (images + 1) / 2 if nets.g_output == "tanh" else images
+    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+
+
+def recalibrated(config: Config) -> Callable[[GanState], GanState]:
+    """f(state) -> the state with ema_stats recomputed for ema_params from 1,024 latents; other leaves untouched.
+
+    An average of weights was never run in training, so running statistics do not belong to it. The latents are a function
+    of the state's key alone, so a state has one set of statistics. Means and variances are those of all batches together.
+    """
+    # Momentum 0: after a pass the "running" statistics are that batch's own.
+    generator = Generator(Nets(**(vars(config.nets) | {"bn_momentum": 0.0})))
+
+    def one_batch(state, key):
+        variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
+        latents = draw_latents(key, RECALIBRATION_BATCH, config.nets)
+        return generator.apply(variables, latents, train=True, mutable="batch_stats")[1].get("batch_stats", {})
+
+    def recalibrate(state: GanState) -> GanState:
+        if not state.ema_stats:
+            return state
+        keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
+        batches = [one_batch(state, key) for key in keys]  # a Python loop, for the reason in train_steps
+        merged = {}
+        for name in state.ema_stats:
+            mean, var = (jnp.stack([batch[name][moment] for batch in batches]) for moment in ("mean", "var"))
+            merged[name] = {"mean": mean.mean(0), "var": var.mean(0) + mean.var(0)}
+        return state.replace(ema_stats=merged)
+
+    return recalibrate
+
+
+def sample(nets: Nets) -> Callable[[dict, dict, jax.Array], jax.Array]:
+    """f(ema_params, ema_stats, seeds (B,) uint32) -> (B, S, S, C) uint8; image i is a function of seed i alone.
+
+    Each seed makes its own latent, and stored statistics keep a face independent of its neighbours in the batch.
+    """
+    generator = Generator(nets)
+
+    def draw(params, stats, seeds):
+        latents = jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])(seeds)  # (B, latent_dim)
+        images = generator.apply({"params": params, "batch_stats": stats}, latents, train=False)
+        return to_pixels(images, nets)
+
+    return draw
+
+
+def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray) -> np.ndarray:
+    """seeds (N,) uint32 -> (N, S, S, C) uint8 on the host, byte for byte the same in any batching of the seeds."""
+    draw = _compiled_sample(nets)
+    batches = []
+    for start in range(0, len(seeds), DRAWN_AT_ONCE):
+        some = np.asarray(seeds[start:start + DRAWN_AT_ONCE], np.uint32)
+        padded = np.pad(some, (0, DRAWN_AT_ONCE - len(some)))
+        batches.append(np.asarray(draw(params, stats, padded))[:len(some)])
+    return np.concatenate(batches)
+
+
+@functools.cache  # one program a network
+def _compiled_sample(nets):
+    return jax.jit(sample(nets))

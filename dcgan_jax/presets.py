@@ -1,0 +1,111 @@
+"""Recipes: each a short difference from the default, with its source.
+
+Facts are from the sources' own files, read at the commits named. What a preset does not reproduce is said in its docstring.
+All of them sample from an average of G (`ema_half_life_kimg`) with recalibrated statistics, where the originals sample G
+itself with batch statistics (newmu, soumith, torch64, torch-tutorial) or running ones: --ema-half-life-kimg 0 comes close.
+Last partial batches of an epoch are dropped. Lengths are the published ones, unless said.
+"""
+
+from dcgan_jax.config import Config, replace
+
+
+def article() -> Config:
+    """The article's small network (TDS, "Celebrity Face Generation with DCGANs"), after Udacity's project: 32 px, width 32.
+
+    The article says lr 0.002 "in line with the paper"; the paper and every source have 0.0002, which is used (--lr 0.002
+    for the slip). Its code blocks are lost: what its prose leaves open follows udacity/deep-learning-v2-pytorch c9404fc.
+    The length is 180,000 images, some minutes on a laptop: a first look. Students train 30 epochs (--epochs 30).
+    """
+    return replace(
+        Config(), preset="article", kimg=180.0, size=32, width=32, latent_law="uniform", head_norm="none",
+        g_head_bias=True, d_head_bias=True,  # the Linear layers; no BN and no activation after G's, whatever the prose says
+        save_every_steps=200)
+
+
+def udacity_wide() -> Config:
+    """`article` with conv_dim 64, as most students' face projects have it."""
+    return replace(article(), preset="udacity-wide", width=64, kimg=None, epochs=30.0)
+
+
+def newmu() -> Config:
+    """The paper authors' faces network: Newmu/dcgan_code ee12b2d, faces/train_uncond_dcgan.py.
+
+    A batch updates either G or D, so each net sees half an epoch. Not reproduced: its private faces, its hdf5's centre cut
+    of 128 px pictures, samples by batch statistics (it keeps no running ones), b1's decay by 1e-8 a step.
+    """
+    return replace(
+        Config(), preset="newmu", epochs=25.0, width=128, kernel=5, latent_law="uniform", head_norm="unit",
+        bn_epsilon=1e-8, gamma_init_std=0.02, l2=1e-5, updates="alternating")
+
+
+def torch64() -> Config:
+    """PyTorch's example: pytorch/examples 77f55b9, dcgan/main.py, batch 64, 25 epochs.
+
+    Not reproduced: its samples by batch statistics and their min-max scaling.
+    """
+    return replace(
+        Config(), preset="torch64", epochs=25.0, batch_size=64, crop="torch", gamma_init_std=0.02, g_latents="same")
+
+
+def soumith() -> Config:
+    """dcgan.torch 6eaac63, main.lua: torch64's networks, Adam's epsilon beside the root, off-centre crop, flips.
+
+    Not reproduced: epochs drawn with replacement, the loader's random 64 px window of the picture blown up to 96 (its author
+    advises against it for aligned faces, issue 2), and G's gradient through D's outputs from before D's update.
+    """
+    return replace(torch64(), preset="soumith", crop="soumith", flip=True, adam_eps_hat=True, d_stats_in_g_step=False)
+
+
+def torch_tutorial() -> Config:
+    """PyTorch's tutorial dcgan_faces_tutorial.py, 00683b5: torch64 with batch 128 for 5 epochs."""
+    return replace(torch64(), preset="torch-tutorial", batch_size=128, epochs=5.0)
+
+
+def carpedm20() -> Config:
+    """carpedm20/DCGAN-tensorflow 62c9a2a: 5x5 SAME kernels, biases everywhere, G updated twice with D's latents.
+
+    Not reproduced: its per-image contrast stretch, and G's running statistics counted once more for each loss it prints.
+    """
+    return replace(
+        Config(), preset="carpedm20", epochs=25.0, batch_size=64, crop="carpedm20", kernel=5, padding="same",
+        latent_law="uniform", conv_bias=True, g_head_bias=True, d_head_bias=True, init="truncated", adam_eps_hat=True,
+        g_steps=2, g_latents="same")
+
+
+def keras64() -> Config:
+    """keras.io's CelebA example: keras-io cca4efb, dcgan_overriding_train_step.py. No BN, channels grow towards the image.
+
+    Not reproduced: inverted labels (the same game with D's sign turned), 0.05 of noise on them, the loss halved (Adam does not
+    see it). Its dropout may or may not be active, by Keras version: off here, --d-dropout 0.2 turns it on. One epoch in
+    its file, whose comment suggests 100.
+    """
+    return replace(
+        Config(), preset="keras64", epochs=1.0, batch_size=32, crop="squash", base_px=8, g_multipliers=(2, 2, 4, 8),
+        d_multipliers=(1, 2, 2), g_last_kernel=5, latent_dim=128, head_norm="none", g_norm="none", d_norm="none",
+        g_activation="leaky", g_output="sigmoid", conv_bias=True, g_head_bias=True, d_head_bias=True, init="glorot",
+        lr=1e-4, beta1=0.9, adam_eps=1e-7, adam_eps_hat=True)
+
+
+def torch32() -> Config:
+    """torch64's recipe cut to 32 px by hand: PyTorch's --imageSize 32 does not rebuild its networks."""
+    return replace(torch64(), preset="torch32", size=32)
+
+
+def torch128() -> Config:
+    """torch64's recipe grown to 128 px by hand: 1,024 channels at 4 px."""
+    return replace(torch64(), preset="torch128", size=128)
+
+
+def modern32() -> Config:
+    """A taste of later recipes on the article's budget: 32 px, relativistic pairs with R1 and R2 on a D without BN.
+
+    Sources: the loss of R3GAN (arXiv:2501.05441), DiffAugment (arXiv:2006.10738), mirrored images, R1 and R2
+    (arXiv:1801.04406). Networks are torch32's. Measured beside `article` in experiments/RESULTS.md.
+    """
+    return replace(
+        torch32(), preset="modern32", epochs=30.0, batch_size=128, crop="centre", flip=True, g_latents="new", d_norm="none",
+        loss="relativistic-paired", r1_gamma=0.2, r2_gamma=0.2, augment=("color", "translation", "cutout"))
+
+
+PRESETS = {function().run.preset: function() for function in (
+    article, udacity_wide, newmu, soumith, torch64, torch_tutorial, carpedm20, keras64, torch32, torch128, modern32)}

@@ -1,0 +1,79 @@
+"""Orbax checkpoints of the whole state, and of the generator alone for those who only draw."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from dcgan_jax.config import BadInput
+
+# What drawing needs; the rest of the state is the "training" item of a checkpoint.
+GENERATOR = ("ema_params", "ema_stats")
+
+
+def manager(run: Path, keep: int) -> ocp.CheckpointManager:
+    """Writes in the background, keeps the newest `keep` and removes the older ones after."""
+    return ocp.CheckpointManager(
+        (run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state) -> None:
+    """Copies the state off the device, then writes in the background. A step that is already there is not written again."""
+    if step in checkpoints.all_steps():
+        return
+    leaves = vars(state)
+    checkpoints.save(step, args=ocp.args.Composite(
+        generator=ocp.args.StandardSave({name: leaves[name] for name in GENERATOR}),
+        training=ocp.args.StandardSave({name: leaf for name, leaf in leaves.items() if name not in GENERATOR})))
+
+
+def restore(checkpoints: ocp.CheckpointManager, step: int, like):
+    """The state at a step. like: its shapes with their place on the devices, see `placed`. Raises BadInput."""
+    leaves = vars(like)
+    generator = {name: leaves[name] for name in GENERATOR}
+    training = {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}
+    found = _restored(checkpoints, step, generator=generator, training=training)
+    return like.replace(**found["generator"], **found["training"])
+
+
+def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, dict, dict]:
+    """(step, ema_params, ema_stats) of the newest checkpoint, or of the one asked for; nothing else is read.
+
+    shapes: the whole state's, from jax.eval_shape. Raises: BadInput where there is no such checkpoint.
+    """
+    steps = list_steps(run)
+    if not steps:
+        raise BadInput(f"{run}: no checkpoint yet; train it first, or wait for its first save")
+    if step is not None and step not in steps:
+        raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
+    step = steps[-1] if step is None else step
+    like = vars(placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])))
+    with manager(run, keep=len(steps)) as checkpoints:
+        found = _restored(checkpoints, step, generator={name: like[name] for name in GENERATOR})["generator"]
+    return step, found["ema_params"], found["ema_stats"]
+
+
+def list_steps(run: Path) -> list[int]:
+    """Steps that have a whole checkpoint, ascending; Orbax renames one into place when it is whole."""
+    folder = run / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+
+
+def placed(shapes, sharding: jax.sharding.Sharding):
+    """The shapes with their place on the devices: what a restore needs to know."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def _restored(checkpoints, step, **items):
+    where = Path(checkpoints.directory) / str(step)
+    try:
+        found = checkpoints.restore(step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in items.items()}))
+    except (ValueError, KeyError, TypeError, OSError) as fault:  # what Orbax and TensorStore raise for shapes and broken files
+        raise BadInput(f"{where}: cannot be restored ({' '.join(str(fault).split())[:300]}); if its files are damaged, move this "
+                       "folder away and the checkpoint before it is used") from fault
+    for name, like in items.items():
+        for (path, leaf), want in zip(jax.tree.leaves_with_path(found[name]), jax.tree.leaves(like), strict=True):
+            if leaf.shape != want.shape or leaf.dtype != want.dtype:
+                raise BadInput(f"{where}: {jax.tree_util.keystr(path, simple=True, separator='/')} is {leaf.dtype} {leaf.shape} there, "
+                               f"{want.dtype} {want.shape} here: config.json is not this checkpoint's")
+    return found

@@ -1,0 +1,110 @@
+"""A run's numbers: metrics.jsonl (each line the values of its own step), TensorBoard events, and one progress bar."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+class NotFinite(Exception):
+    """A NaN or an infinity in a step's numbers: the message names the step and the number."""
+
+
+class Logs:
+    """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
+
+    def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int, tensorboard: bool):
+        self.file = run / "metrics.jsonl"
+        self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
+        self.total = total
+        self._truncate(start)
+        self.lines = self.file.open("a")
+        self.events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # only where asked for: protobuf takes a moment to load
+            self.events = SummaryWriter(str(run), purge_step=start + 1, flush_secs=30)
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal)
+        self.began = self.said = time.monotonic()
+        self.began_at = start
+
+    def write(self, steps: range, metrics: dict[str, np.ndarray]) -> None:
+        """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NotFinite before anything of a bad dispatch is written."""
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        for name, values in metrics.items():
+            if not np.isfinite(values).all():
+                step = steps.start + 1 + int(np.argmin(np.isfinite(values)))
+                raise NotFinite(f"step {step}: {name} is {values[step - steps.start - 1]}")
+        now = time.monotonic()
+        images_per_s = (steps.stop - self.began_at) * self.images_per_step / max(now - self.began, 1e-9)
+        for offset in range(len(steps)):
+            step = steps.start + 1 + offset
+            if step % self.every_steps and step != self.total:
+                continue
+            values = {name: float(series[offset]) for name, series in metrics.items()}
+            line = {"step": step, "images": step * self.images_per_step} | values
+            self.lines.write(json.dumps(line | {"images_per_s": round(images_per_s, 1)}) + "\n")
+            if self.events:
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, step)
+        self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
+
+    def say(self, line: str) -> None:
+        """A line for the person watching, above the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def flush(self) -> None:
+        """Lines on the disk: before a checkpoint of their step is."""
+        self.lines.flush()
+        os.fsync(self.lines.fileno())
+        if self.events:
+            self.events.flush()
+
+    def close(self) -> None:
+        self.bar.close()
+        self.lines.close()
+        if self.events:
+            self.events.close()
+
+    def _show(self, steps, values, images_per_s, now):
+        epoch = steps.stop * self.images_per_step / self.image_count
+        shown = (f"epoch {epoch:.2f}  {images_per_s:,.0f} img/s  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
+                 f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
+        if self.terminal:
+            self.bar.set_postfix_str(shown, refresh=False)
+            self.bar.update(len(steps))
+        elif now - self.said >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
+            self.said = now
+            left_s = (self.total - steps.stop) * self.images_per_step / images_per_s
+            self.say(f"step {steps.stop}/{self.total}  {shown}  {left_s:.0f} s left")
+
+    def _truncate(self, start):
+        if not self.file.exists():
+            return
+        kept = []
+        for line in self.file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] > start:
+                    break
+            except (ValueError, TypeError, KeyError):  # a line cut by a crash: it and what follows belong to steps not saved
+                break
+            kept.append(line + "\n")
+        partial = self.file.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self.file)
+
+
+def read_metrics(run: Path) -> dict[str, list[float]]:
+    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line."""
+    file = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, math.nan) for row in rows] for name in names}

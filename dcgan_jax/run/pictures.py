@@ -1,0 +1,84 @@
+"""What a run shows: reals.png, sample grids, losses.png and a report that puts them on one page."""
+
+import html
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dcgan_jax.config import Config, flat
+
+REALS_SHOWN = 20  # as the article does
+SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
+GAP_PX = 2
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """(N, S, S, C) uint8 -> one (H, W, C) uint8 sheet on white, N in rows of `columns` (none: nearly square)."""
+    count, side, _, channels = images.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * (side + GAP_PX) + GAP_PX, columns * (side + GAP_PX) + GAP_PX, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (GAP_PX + place * (side + GAP_PX) for place in divmod(i, columns))
+        sheet[top:top + side, left:left + side] = image
+    return sheet
+
+
+def save_png(path: Path, image: np.ndarray, scale: int = 1) -> None:
+    """(H, W, C) uint8, C 1 or 3, whole pixels enlarged `scale` times; whole or not at all."""
+    image = image.repeat(scale, 0).repeat(scale, 1)
+    partial = path.with_name(path.name + ".partial")
+    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
+    """A sheet of (N, S, S, C) uint8, small pictures enlarged so that a person can see them."""
+    save_png(path, grid(images, columns), scale=max(1, 96 // images.shape[1]))
+
+
+def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
+    """Both nets' losses over the steps, raw and smoothed, as the article plots them."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    steps = np.array(metrics.get("step", []))
+    for name, label, colour in (("d_loss", "discriminator", "tab:blue"), ("g_loss", "generator", "tab:orange")):
+        values = np.array(metrics.get(name, []))
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        window = max(1, round(len(values) * SMOOTHED_OVER))
+        if len(values) >= window > 0:
+            smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+            axes.plot(steps[window - 1:], smooth, color=colour, label=f"{label} (mean of {window})")
+    axes.set(xlabel="step", ylabel="loss", title="A GAN's losses balance; they do not measure quality")
+    if steps.size:
+        axes.legend()
+    axes.grid(alpha=0.3)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=110)
+    os.replace(partial, path)
+
+
+def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int) -> None:
+    """report.html: open it in a browser. A first version: the pictures in the order they came, and what was asked."""
+    def figure(file, caption):
+        return f"<figure><img src='{html.escape(file)}' loading=lazy><figcaption>{html.escape(caption)}</figcaption></figure>"
+
+    grids = sorted((run / "samples").glob("*.png"), reverse=True)
+    fields = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config).items())
+    facts = f"{data_facts['count']:,} pictures: {data_facts['source']['name']}"
+    page = f"""<!doctype html><meta charset=utf-8><title>{html.escape(config.run.name)}</title>
+<style>body{{font:16px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}img{{max-width:100%;image-rendering:pixelated}}
+figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
+<h1>{html.escape(config.run.name)}: step {step} of {total}</h1><p>Trained on {html.escape(facts)}.</p>
+{figure("losses.png", "losses of both networks") if (run / "losses.png").exists() else ""}
+<h2>Samples, newest first: the same seeds each time</h2>{"".join(figure(f"samples/{g.name}", f"step {int(g.stem)}") for g in grids)}
+<h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}
+<h2>Settings</h2><table>{fields}</table>
+"""
+    partial = run / "report.html.partial"
+    partial.write_text(page)
+    os.replace(partial, run / "report.html")

@@ -1,0 +1,104 @@
+"""The run directory explains itself: what was asked, what ran it, which pictures; and it tells a resumption from a mistake."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from dcgan_jax import config as configuration
+from dcgan_jax.config import BadInput, Config
+from dcgan_jax.run import devices
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
+
+
+def open_run(config: Config, data_facts: dict) -> Path:
+    """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
+
+    data_facts: index.json of the pack. Raises BadInput where the run that is there had other pictures, other networks or
+    another recipe, naming the fields, and where the folder cannot be written.
+    """
+    path = Path(config.run.workdir) / config.run.name
+    if (path / "config.json").exists():
+        _must_agree(path, config, data_facts)
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BadInput(f"{path}: exists and is no run; give another --name")
+    try:
+        (path / "samples").mkdir(parents=True, exist_ok=True)
+        if not (path / "data.json").exists():
+            write_json(path / "data.json", data_facts)
+        write_json(path / "environment.json", _environment())
+        write_json(path / "config.json", configuration.flat(config))  # last: with it the folder is a run
+    except OSError as fault:
+        raise BadInput(f"{path}: {fault.strerror}; give a --workdir that can be written") from None
+    return path
+
+
+def read_config(path: Path) -> Config:
+    """The config of the run at path. Raises BadInput where path is no run or its config.json cannot be read."""
+    file = path / "config.json"
+    if not file.exists():
+        runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if path.is_dir() else []
+        raise BadInput(f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else ""))
+    return configuration.from_flat(read_json(file), str(file))
+
+
+def read_json(file: Path):
+    """Its value. Raises BadInput where it is no JSON."""
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, OSError) as fault:
+        raise BadInput(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
+
+
+def write_json(file: Path, value) -> None:
+    """Whole or not at all: a reader never sees half of it."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, file)
+
+
+def _must_agree(path, config, data_facts):
+    asked, found = configuration.flat(config), configuration.flat(read_config(path))
+    differing = [name for name in asked if name not in configuration.FREE_TO_CHANGE and asked[name] != found[name]]
+    if differing:
+        fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
+        flags = " ".join(f"--{name.replace('_', '-')} {_typed(found[name])}" for name in differing[:4])
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or move "
+                       "it away")
+    before = read_json(path / "data.json")
+    if before["fingerprint"] != data_facts["fingerprint"]:
+        raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
+                       f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give another --name, or move it away")
+
+
+def _typed(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _environment():
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of the TensorFlows is always absent
+    return {"command": sys.argv, "python": platform.python_version(), "platform": platform.platform(),
+            "devices": devices.describe(), "packages": versions, "commit": _commit()}
+
+
+def _commit():
+    # Where the code runs from a git checkout; an installed package has its version instead.
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True,
+                              timeout=10)
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine: the commit is simply not known
+        return None
+    return done.stdout.strip() or None
