@@ -99,4 +99,4 @@ def _in_one_line(box: str) -> str:
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
-    return re.sub(r"^(Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error) ", "", text)
+    return re.sub(r"^(Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options) ", "", text)

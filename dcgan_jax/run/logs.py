@@ -32,8 +32,8 @@ class Logs:
             self.events = SummaryWriter(str(run), purge_step=start + 1, flush_secs=30)
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal)
-        self.began = self.said = time.monotonic()
-        self.began_at = start
+        self.said = time.monotonic()
+        self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
 
     def write(self, steps: range, metrics: dict[str, np.ndarray]) -> None:
         """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NotFinite before anything of a bad dispatch is written."""
@@ -43,7 +43,10 @@ class Logs:
                 step = steps.start + 1 + int(np.argmin(np.isfinite(values)))
                 raise NotFinite(f"step {step}: {name} is {values[step - steps.start - 1]}")
         now = time.monotonic()
-        images_per_s = (steps.stop - self.began_at) * self.images_per_step / max(now - self.began, 1e-9)
+        if self.rate_from is None:
+            self.rate_from = steps.stop, now
+        images = (steps.stop - self.rate_from[0]) * self.images_per_step
+        images_per_s = images / (now - self.rate_from[1]) if images else 0.0
         for offset in range(len(steps)):
             step = steps.start + 1 + offset
             if step % self.every_steps and step != self.total:
@@ -83,8 +86,8 @@ class Logs:
             self.bar.update(len(steps))
         elif now - self.said >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
             self.said = now
-            left_s = (self.total - steps.stop) * self.images_per_step / images_per_s
-            self.say(f"step {steps.stop}/{self.total}  {shown}  {left_s:.0f} s left")
+            left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
+            self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
     def _truncate(self, start):
         if not self.file.exists():

@@ -1,0 +1,88 @@
+"""Scores a run without any pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dcgan_jax import cli
+from dcgan_jax.config import BadInput
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.run import checkpoints, workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Sliced Wasserstein distance between a run's faces and real ones, per pyramid level; smaller is better.
+
+    Compare only at equal count and size, and beside the floor that is printed: one half of the real pictures against the
+    other, at half the count. It sees texture and shape, not brightness or contrast.
+    """
+
+    run: str
+    """the run's folder, as runs/article"""
+    data: str = ""
+    """real pictures; empty: those the run was trained on"""
+    count: int = 5000
+    """images from each side; a score says nothing at another count"""
+    seed: int = 0
+    """first of the seeds that are drawn, and the seed of the score's own choices"""
+    step: int | None = None
+    """checkpoint to score; none: the newest"""
+    out: str = ""
+    """file that gets the numbers as one more line of JSON; empty: scores.jsonl in the run"""
+
+
+def main() -> int:
+    ask = cli.parse(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
+    run = Path(ask.run)
+    config = workdir.read_config(run)
+    if ask.count < 2 or not 0 <= ask.seed <= 2**32 - ask.count:
+        raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
+    data = ask.data or config.data.data
+    packed = pack(open_source(data, config.data.split), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    trained_on = workdir.read_json(run / "data.json")["fingerprint"]
+    if not ask.data and packed.index["fingerprint"] != trained_on:
+        raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
+    if len(packed.images) < ask.count:
+        raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another quantity, "
+                       f"so ask for --count {len(packed.images)} yourself")
+    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
+
+    # Any real pictures, but always the same for one count: their own order may be by person or class.
+    chosen = np.random.Generator(np.random.Philox(key=(ask.seed, ask.count))).permutation(len(packed.images))[:ask.count]
+    real = packed.images[np.sort(chosen)]
+    fake = draw_images(config.nets, params, stats, np.arange(ask.seed, ask.seed + ask.count))
+    half = ask.count // 2
+    scores = sliced_wasserstein(real, fake, seed=ask.seed)
+    floor = sliced_wasserstein(real[0:2 * half:2], real[1:2 * half:2], seed=ask.seed)["mean"]
+    line = {"score": "sliced_wasserstein_x1e3", "step": step, "count": ask.count, "seeds": [ask.seed, ask.seed + ask.count - 1],
+            "real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"], "size": config.nets.size,
+            "values": {name: round(value, 3) for name, value in scores.items()},
+            "floor": round(floor, 3), "floor_count": half}
+    file = Path(ask.out) if ask.out else run / "scores.jsonl"
+    try:
+        with file.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+    except OSError as fault:
+        raise BadInput(f"{file}: {fault.strerror}; give an --out that can be written") from None
+    levels = "  ".join(f"{name} px {value:.2f}" for name, value in scores.items() if name != "mean")
+    print(f"sliced Wasserstein x1e3, step {step:,}, N {ask.count}, seeds {ask.seed}..{ask.seed + ask.count - 1}: "
+          f"mean {scores['mean']:.2f}  ({levels}); floor {floor:.2f} at N {half}; {file}")
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    cli.run_verb(main)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,96 @@
+"""Draws faces from a run: python -m dcgan_jax.sample --run runs/article --count 96 --out samples.png"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dcgan_jax import cli
+from dcgan_jax.config import BadInput
+from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, pictures, workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draws faces from a run's averaged generator. A seed is a face: the same one in any list, on any day."""
+
+    run: str
+    """the run's folder, as runs/article"""
+    count: int = 64
+    """images, from the seeds --seed, --seed + 1 ..."""
+    seed: int = 0
+    """first seed"""
+    seeds: str = ""
+    """instead of --count and --seed: a list of seeds and ranges, as 7,12,40-47"""
+    out: str = "samples.png"
+    """a sheet (.png), an array (.npy: uint8 N,H,W,C) or a folder/ of PNGs named by seed"""
+    step: int | None = None
+    """checkpoint to draw from; none: the newest"""
+
+
+SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
+
+
+def main() -> int:
+    ask = cli.parse(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
+    seeds = parse_seeds(ask)
+    out = Path(ask.out)
+    if out.suffix not in (".png", ".npy") and (out.suffix or out.is_file()):
+        raise BadInput(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
+    run = Path(ask.run)
+    config = workdir.read_config(run)
+    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
+    images = draw_images(config.nets, params, stats, seeds)
+    try:
+        write(out, images, seeds)
+    except OSError as fault:
+        raise BadInput(f"--out {ask.out}: {fault.strerror}; give a place that can be written") from None
+    print(f"{len(seeds)} faces of step {step:,}: {out}")
+    return 0
+
+
+def write(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
+    """(N, S, S, C) uint8 as a sheet, an array or a folder of pictures, by out's ending."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        pictures.save_grid(out, images)
+    elif out.suffix == ".npy":
+        partial = out.with_name(out.name + ".partial")
+        with partial.open("wb") as file:
+            np.save(file, images, allow_pickle=False)
+        partial.replace(out)
+    else:
+        out.mkdir(exist_ok=True)
+        for seed, image in zip(seeds, images, strict=True):
+            pictures.save_png(out / f"{seed:010d}.png", image)
+
+
+def parse_seeds(ask: Sample) -> np.ndarray:
+    """(N,) uint32 from --seeds, or from --count and --seed. Raises BadInput."""
+    if ask.count < 1:
+        raise BadInput(f"--count {ask.count}: must be above 0")
+    spans = []
+    for part in ask.seeds.split(",") if ask.seeds else [f"{ask.seed}-{ask.seed + ask.count - 1}"]:
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise BadInput(f"--seeds {ask.seeds}: {part.strip()!r} is no seed and no range; write 7,12,40-47" if ask.seeds
+                           else f"--seed {ask.seed}: seeds are whole numbers from 0 to {SEEDS - 1}")
+        span = range(int(first), int(last or first) + 1)
+        if not span or span.stop > SEEDS or len(span) > 10**7:
+            raise BadInput(f"--{'seeds' if ask.seeds else 'seed'} {part.strip()}: seeds are whole numbers from 0 to {SEEDS - 1}, "
+                           "ranges rise and hold at most 10,000,000")
+        spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
+    return np.concatenate(spans)
+
+
+def entry() -> None:
+    """The console script."""
+    cli.run_verb(main)
+
+
+if __name__ == "__main__":
+    entry()

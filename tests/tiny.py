@@ -1,0 +1,72 @@
+"""Toy versions of every preset and their compiled steps, shared by the tests: compiling is what costs."""
+
+import functools
+
+import jax
+import numpy as np
+
+from dcgan_jax.config import Config, Output, Run, images_per_step, replace
+from dcgan_jax.gan.state import GanState, init_state
+from dcgan_jax.gan.step import train_step
+from dcgan_jax.presets import PRESETS
+
+BATCH = 4
+
+
+def tiny(preset: str, **changes) -> Config:
+    """The preset with its own kinds of layers, losses and updates at 16 px, width 4, batch 4 (keras64: 32 px)."""
+    config = replace(PRESETS[preset], size=16, width=4, batch_size=BATCH)
+    if preset == "keras64":  # from 8 px, with channels that grow towards the image
+        config = replace(config, size=32, g_multipliers=(2, 4, 8), d_multipliers=(1, 2))
+    # What the step does not read is made equal, so that presets that differ in data or length only share one program.
+    config = replace(config, crop="centre", **changes)
+    return Config(run=Run(steps=1), data=config.data, nets=config.nets, loss=config.loss, optimizer=config.optimizer, output=Output())
+
+
+@functools.cache
+def fresh_state(config: Config) -> GanState:
+    """init_state, compiled. Nothing here donates, so that it can be shared."""
+    return jax.jit(lambda: init_state(config))()
+
+
+class Compiled:
+    """train_step under jit, counting its traces."""
+
+    def __init__(self, config: Config):
+        self.traces = 0
+        step = train_step(config)
+
+        def counted(state, batch):
+            self.traces += 1
+            return step(state, batch)
+
+        self._call = jax.jit(counted)
+
+    def __call__(self, state, batch):
+        return self._call(state, batch)
+
+
+compiled = functools.cache(Compiled)
+
+
+def pictures(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
+    """Random batches for that many steps, (steps * images_per_step, S, S, C) uint8."""
+    shape = (steps * images_per_step(config), config.nets.size, config.nets.size, config.nets.channels)
+    return np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
+
+
+def run_steps(config: Config, count: int, state: GanState | None = None) -> tuple[GanState, list[dict]]:
+    """The state after that many steps on pictures of seeds 0, 1, ..., and each step's metrics as floats."""
+    state, metrics = state or fresh_state(config), []
+    for seed in range(count):
+        state, now = compiled(config)(state, pictures(config, seed))
+        metrics.append({name: float(value) for name, value in now.items()})
+    return state, metrics
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+    """Path -> array on the host, keys as their words."""
+    def plain(leaf):
+        return np.asarray(jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): plain(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
