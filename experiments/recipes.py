@@ -1,0 +1,67 @@
+"""Trains one recipe through the command line and scores it at several lengths: a row of RESULTS.md each.
+
+    python experiments/recipes.py article --data ../shared/data/celeba --face-score ../shared/tools/face_score.py --epochs 20 40 60
+
+For each number of epochs: 5,000 faces of the seeds 0..4999 from that checkpoint, scored by --face-score (Frechet distance and
+KID on MobileNetV2 features; not FID) against the first 5,000 pictures of the pack, and by our own sliced Wasserstein. Extra
+flags for the trainer go behind `--`. Needs the project's own environment; interrupted, it goes on where it stopped.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_jax.cli import parse_config
+from dcgan_jax.config import images_per_step
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+
+COUNT = 5000
+
+
+def run(*command) -> str:
+    print("+", *command, flush=True)
+    return subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main():
+    behind = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, extra = sys.argv[1:behind], sys.argv[behind + 1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--face-score", required=True)
+    parser.add_argument("--epochs", type=int, nargs="+", required=True)
+    parser.add_argument("--workdir", default="runs/recipes")
+    parser.add_argument("--name", default="")
+    ask = parser.parse_args(own)
+
+    flags = ["--workdir", ask.workdir, "--name", ask.name or ask.preset, "--preset", ask.preset, "--data", ask.data, *extra]
+    config = parse_config([*flags, "--epochs", "1"])
+    packed = pack(open_source(ask.data), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    steps_an_epoch = len(packed.images) // images_per_step(config)
+    every = int(np.gcd.reduce(ask.epochs)) * steps_an_epoch
+    subprocess.run([sys.executable, "-m", "dcgan_jax.train", *flags, "--epochs", str(max(ask.epochs)), "--save-every-steps",
+                    str(every), "--keep-checkpoints", "1000"], check=True)
+
+    folder = Path(ask.workdir) / (ask.name or ask.preset)
+    for epochs in sorted(ask.epochs):
+        step = epochs * steps_an_epoch
+        faces = folder / f"faces-{step}.npy"
+        run(sys.executable, "-m", "dcgan_jax.sample", "--run", folder, "--count", COUNT, "--step", step, "--out", faces)
+        score = run(sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", COUNT)
+        frechet, kid = re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", score).groups()
+        run(sys.executable, "-m", "dcgan_jax.evaluate", "--run", folder, "--count", COUNT, "--step", step)
+        own_score = json.loads((folder / "scores.jsonl").read_text().splitlines()[-1])
+        images = step * images_per_step(config)
+        print(f"| `{ask.preset}` | {config.nets.size} px | {epochs} | {images:,} | {float(frechet):.1f} | {float(kid):.1f} | "
+              f"{own_score['values']['mean']:.1f} (floor {own_score['floor']:.1f}) |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
