@@ -15,16 +15,20 @@ from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.presets import PRESETS
 
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
 
 
 def run_verb(main: Callable[[], int | None]) -> None:
-    """Runs a verb and exits: 0, or what it returns; 2 with its one line where the input is at fault."""
+    """Runs a verb and exits: 0, or what it returns; 2 with one line where the input is at fault; 130 after Ctrl-C."""
     try:
         sys.exit(main())
     except BadInput as mistake:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what was saved before is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
@@ -86,12 +90,13 @@ def _given(arguments) -> list[str]:
 
 
 def _value(arguments, flag) -> str | None:
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    found = None  # of a flag given twice the last counts, as everywhere
+    for at, argument in enumerate(arguments):
         if argument == f"--{flag}":
-            return following
-        if argument.startswith(f"--{flag}="):
-            return argument.split("=", 1)[1]
-    return None
+            found = arguments[at + 1] if at + 1 < len(arguments) else None
+        elif argument.startswith(f"--{flag}="):
+            found = argument.split("=", 1)[1]
+    return found
 
 
 def _in_one_line(box: str) -> str:

@@ -11,6 +11,10 @@ class BadInput(Exception):
     """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""
 
 
+Split = Literal["train", "valid", "test", "all"]
+Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Where the run lives and how long it is. Give one of steps, epochs and kimg; it replaces the preset's."""
@@ -37,9 +41,9 @@ class Data:
 
     data: str = "drawn"
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
-    split: Literal["train", "valid", "test", "all"] = "all"
+    split: Split = "all"
     """part of a partitioned set (the published recipes train on all)"""
-    crop: Literal["centre", "squash", "carpedm20", "soumith", "torch"] = "centre"
+    crop: Crop = "centre"
     """square taken from each picture; published boxes apply to CelebA, other pictures get the centre"""
     batch_size: int = 128
     """images a batch, over all devices"""

@@ -48,7 +48,7 @@ def main() -> int:
         raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
     data = ask.data or config.data.data
     packed = pack(open_source(data, config.data.split), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    trained_on = workdir.read_json(run / "data.json")["fingerprint"]
+    trained_on = workdir.read_data_facts(run)["fingerprint"]
     if not ask.data and packed.index["fingerprint"] != trained_on:
         raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
     if len(packed.images) < ask.count:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
-from dcgan_jax.config import Config, Data
+from dcgan_jax.config import Config, Crop, Split
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import pictures
@@ -26,9 +26,9 @@ class Prepare:
     """image side in pixels, a power of two from 16 to 256"""
     channels: Literal[1, 3] = 3
     """1: grey, 3: colour"""
-    split: Literal["train", "valid", "test", "all"] = "all"
+    split: Split = "all"
     """part of a partitioned set"""
-    crop: Data.__annotations__["crop"] = "centre"
+    crop: Crop = "centre"
     """square taken from each picture; published boxes apply to CelebA, other pictures get the centre"""
     strict: bool = False
     """stop at the first picture that cannot be read"""

@@ -18,16 +18,19 @@ from dcgan_jax.gan.step import train_steps
 from dcgan_jax.run import checkpoints, devices, pictures, workdir
 from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
 
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
-
-
 class Stop:
     """Ctrl-C and SIGTERM: the step under way is finished and saved. A second Ctrl-C stops at once, to the last save."""
 
     def __init__(self):
         self.asked: signal.Signals | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *fault):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number, frame):
         self.asked = signal.Signals(number)
@@ -91,34 +94,35 @@ def train(config: Config) -> int:
         checkpoints.save(saved, step, state)
         return state
 
-    stop = Stop()
     late = []  # (steps, device metrics) dispatched but not yet read
     try:
-        if not start:
-            reals = packed.images[order.indices(0)[:pictures.REALS_SHOWN]]
-            pictures.save_grid(run / "reals.png", reals, columns=10)
-            state = save(0, state)
-        spans = list(batches.dispatches(start, total, k))
-        for steps, batch in zip(spans, feed(packed.images, order, iter(spans), sharding.batches), strict=True):
-            state, metrics = step_program(state, batch)  # returns at once; the old state is donated, gone
-            late.append((steps, metrics))
-            saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stop.asked is not None
-            while len(late) > (0 if saving else 1):  # a save waits for its own numbers, nothing else does
-                logs.write(*late.pop(0))
-            if saving:
-                state = save(steps.stop, state)
-                logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
-            if stop.asked:
-                break
+        with Stop() as stop:
+            if not start:
+                reals = packed.images[order.indices(0)[:pictures.REALS_SHOWN]]
+                pictures.save_grid(run / "reals.png", reals, columns=10)
+                state = save(0, state)
+            spans = list(batches.dispatches(start, total, k))
+            for steps, batch in zip(spans, feed(packed.images, order, iter(spans), sharding.batches), strict=True):
+                state, metrics = step_program(state, batch)  # returns at once; the old state is donated, gone
+                late.append((steps, metrics))
+                stopping = stop.asked is not None  # looked at once: a signal between a save and the break would lose steps
+                saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
+                while len(late) > (0 if saving else 1):  # a save waits for its own numbers, nothing else does
+                    logs.write(*late.pop(0))
+                if saving:
+                    state = save(steps.stop, state)
+                    logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
+                if stopping:
+                    break
     except NotFinite as fault:
         raise BadInput(f"{run}: {fault}; the checkpoint of step {saved.latest_step()} is good. Try a lower --lr or another --seed "
                        "under another --name") from None
     finally:
         logs.close()
         saved.close()  # waits for the last write
-    if stop.asked:
+    if steps.stop < total:
         print(f"stopped at step {steps.stop:,} of {total:,} and saved; the same command goes on: {command()}")
-        return INTERRUPTED if stop.asked == signal.SIGINT else 0
+        return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
     print(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
     return 0
 

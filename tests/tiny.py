@@ -55,15 +55,6 @@ def pictures(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
 
 
-def run_steps(config: Config, count: int, state: GanState | None = None) -> tuple[GanState, list[dict]]:
-    """The state after that many steps on pictures of seeds 0, 1, ..., and each step's metrics as floats."""
-    state, metrics = state or fresh_state(config), []
-    for seed in range(count):
-        state, now = compiled(config)(state, pictures(config, seed))
-        metrics.append({name: float(value) for name, value in now.items()})
-    return state, metrics
-
-
 def leaves(tree) -> dict[str, np.ndarray]:
     """Path -> array on the host, keys as their words."""
     def plain(leaf):

@@ -116,36 +116,32 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     def d_then_g(state, batch, d_key, g_key):
         batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
-        g_stats_before = state.g_stats
         # A Python loop: CPU convolutions are slow inside XLA's (see train_steps). The metrics are those of D's last update.
         for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
+            g_stats_before = state.g_stats
             state, (metrics, latents, real) = update_d(state, real, key)
-        keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
+        keys = [dict(zip(G_STREAMS, jax.random.split(key, len(G_STREAMS)), strict=True))
+                for key in jax.random.split(g_key, optimizer.g_steps)]
         if optimizer.g_latents == "new":
-            latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
+            latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
             g_stats_before = state.g_stats
         # With D's own latents the first forward pass of G is D's fakes once more: XLA computes it once, and G's running
         # statistics count it once.
-        for i in range(optimizer.g_steps):
-            state, g_loss = update_g(state, latents, real, keys, g_stats_before)
+        for update_keys in keys:
+            state, g_loss = update_g(state, latents, real, update_keys, g_stats_before)
             g_stats_before = state.g_stats
         return state, metrics | {"g_loss": g_loss}
 
     def alternating(state, batch, d_key, g_key):
-        # Source: PRESETS.md 2.1: one batch updates either G (even steps, so the first) or D.
+        # Source: PRESETS.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are computed and
+        # one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
         keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
-
-        def g_only(state):
-            d_state, (metrics, latents, real) = update_d(state, batch, d_key)  # for its metrics; XLA drops D's gradients
-            new, g_loss = update_g(state, latents, real, keys, state.g_stats)
-            return new.replace(d_stats=d_state.d_stats), metrics | {"g_loss": g_loss}
-
-        def d_only(state):
-            new, (metrics, latents, real) = update_d(state, batch, d_key)
-            g_loss, _ = g_objective(state.g_params, state.g_stats, state.d_params, state.d_stats, latents, real, keys)
-            return new, metrics | {"g_loss": g_loss}
-
-        return jax.lax.cond(state.step % 2 == 0, g_only, d_only, state)
+        d_updated, (metrics, latents, real) = update_d(state, batch, d_key)
+        g_updated, g_loss = update_g(state, latents, real, keys, state.g_stats)
+        is_g_step, key = state.step % 2 == 0, state.key
+        # Without the key, which is the same in both and may not be used again.
+        state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
+        return state.replace(key=key), metrics | {"g_loss": g_loss}
 
     def step(state: GanState, batch: jax.Array) -> tuple[GanState, dict[str, jax.Array]]:
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))

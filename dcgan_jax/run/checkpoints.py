@@ -67,13 +67,30 @@ def placed(shapes, sharding: jax.sharding.Sharding):
 def _restored(checkpoints, step, **items):
     where = Path(checkpoints.directory) / str(step)
     try:
-        found = checkpoints.restore(step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in items.items()}))
-    except (ValueError, KeyError, TypeError, OSError) as fault:  # what Orbax and TensorStore raise for shapes and broken files
+        for name, like in items.items():
+            _must_fit(where / name, like)
+        return checkpoints.restore(step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in items.items()}))
+    except BadInput:
+        raise
+    except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
         raise BadInput(f"{where}: cannot be restored ({' '.join(str(fault).split())[:300]}); if its files are damaged, move this "
                        "folder away and the checkpoint before it is used") from fault
-    for name, like in items.items():
-        for (path, leaf), want in zip(jax.tree.leaves_with_path(found[name]), jax.tree.leaves(like), strict=True):
-            if leaf.shape != want.shape or leaf.dtype != want.dtype:
-                raise BadInput(f"{where}: {jax.tree_util.keystr(path, simple=True, separator='/')} is {leaf.dtype} {leaf.shape} there, "
-                               f"{want.dtype} {want.shape} here: config.json is not this checkpoint's")
-    return found
+
+
+def _must_fit(item, like):
+    # Before reading: Orbax does not say which leaf has another shape, and casts another dtype silently.
+    there, here = _leaves(ocp.StandardCheckpointHandler().metadata(item)), _leaves(like)
+    for path in here | there:
+        if there.get(path) != here.get(path):
+            raise BadInput(f"{item.parent}: {path} is {there.get(path, 'absent')} there, {here.get(path, 'absent')} here: "
+                           "config.json is not this checkpoint's")
+
+
+def _leaves(tree):
+    """Path -> dtype and shape, as 'float32 (4, 4, 8, 16)', of arrays or of what Orbax tells of them."""
+    def stored(leaf):  # keys lie there as their words
+        return jax.eval_shape(jax.random.key_data, leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    found = {jax.tree_util.keystr(path, simple=True, separator="/"): stored(leaf)
+             for path, leaf in jax.tree.leaves_with_path(tree) if hasattr(leaf, "shape")}
+    return {path: f"{leaf.dtype} {leaf.shape}" for path, leaf in found.items()}

@@ -20,7 +20,8 @@ class NotFinite(Exception):
 class Logs:
     """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
 
-    def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int, tensorboard: bool):
+    def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int,
+                 tensorboard: bool):
         self.file = run / "metrics.jsonl"
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
@@ -93,7 +94,7 @@ class Logs:
         if not self.file.exists():
             return
         kept = []
-        for line in self.file.read_text().splitlines():
+        for line in self.file.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] > start:
                     break

@@ -68,6 +68,7 @@ def save_report(run: Path, config: Config, data_facts: dict, step: int, total: i
         return f"<figure><img src='{html.escape(file)}' loading=lazy><figcaption>{html.escape(caption)}</figcaption></figure>"
 
     grids = sorted((run / "samples").glob("*.png"), reverse=True)
+    samples = "".join(figure(f"samples/{grid.name}", f"step {int(grid.stem)}") for grid in grids)
     fields = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config).items())
     facts = f"{data_facts['count']:,} pictures: {data_facts['source']['name']}"
     page = f"""<!doctype html><meta charset=utf-8><title>{html.escape(config.run.name)}</title>
@@ -75,7 +76,7 @@ def save_report(run: Path, config: Config, data_facts: dict, step: int, total: i
 figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
 <h1>{html.escape(config.run.name)}: step {step} of {total}</h1><p>Trained on {html.escape(facts)}.</p>
 {figure("losses.png", "losses of both networks") if (run / "losses.png").exists() else ""}
-<h2>Samples, newest first: the same seeds each time</h2>{"".join(figure(f"samples/{g.name}", f"step {int(g.stem)}") for g in grids)}
+<h2>Samples, newest first: the same seeds each time</h2>{samples}
 <h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}
 <h2>Settings</h2><table>{fields}</table>
 """

@@ -12,6 +12,7 @@ from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.run import devices
 
+OWN = ("samples", "data.json", "environment.json", "config.json")  # what open_run makes; with the last the folder is a run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
@@ -22,28 +23,42 @@ def open_run(config: Config, data_facts: dict) -> Path:
     another recipe, naming the fields, and where the folder cannot be written.
     """
     path = Path(config.run.workdir) / config.run.name
-    if (path / "config.json").exists():
-        _must_agree(path, config, data_facts)
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadInput(f"{path}: exists and is no run; give another --name")
     try:
+        is_run = (path / "config.json").exists()
+        if is_run:
+            _must_agree(path, config, data_facts)
+        elif path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
+            raise BadInput(f"{path}: exists and is no run; give another --name")
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        if not (path / "data.json").exists():
+        if not is_run:  # perhaps over the files of a start that did not come to its config.json
             write_json(path / "data.json", data_facts)
         write_json(path / "environment.json", _environment())
-        write_json(path / "config.json", configuration.flat(config))  # last: with it the folder is a run
+        write_json(path / "config.json", configuration.flat(config))
     except OSError as fault:
-        raise BadInput(f"{path}: {fault.strerror}; give a --workdir that can be written") from None
+        raise BadInput(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
     return path
 
 
 def read_config(path: Path) -> Config:
     """The config of the run at path. Raises BadInput where path is no run or its config.json cannot be read."""
     file = path / "config.json"
-    if not file.exists():
-        runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if path.is_dir() else []
+    if not os.path.exists(file):  # os.path: also false, not an error, for names no disk takes
+        runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if os.path.isdir(path) else []
         raise BadInput(f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else ""))
-    return configuration.from_flat(read_json(file), str(file))
+    config = configuration.from_flat(read_json(file), str(file))
+    try:
+        configuration.check(config)
+    except BadInput as fault:
+        raise BadInput(f"{file}: {fault}; restore it from a copy of the run") from None
+    return config
+
+
+def read_data_facts(path: Path) -> dict:
+    """What data.json of the run at path says of its pictures. Raises BadInput."""
+    facts = read_json(path / "data.json")
+    if not isinstance(facts, dict) or not {"fingerprint", "count", "source"} <= facts.keys():
+        raise BadInput(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
+    return facts
 
 
 def read_json(file: Path):
@@ -66,18 +81,22 @@ def _must_agree(path, config, data_facts):
     differing = [name for name in asked if name not in configuration.FREE_TO_CHANGE and asked[name] != found[name]]
     if differing:
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
-        flags = " ".join(f"--{name.replace('_', '-')} {_typed(found[name])}" for name in differing[:4])
+        flags = " ".join(_flag(name, found[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or move "
-                       "it away")
-    before = read_json(path / "data.json")
+        raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
+                       "move it away")
+    before = read_data_facts(path)
     if before["fingerprint"] != data_facts["fingerprint"]:
         raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
-                       f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give another --name, or move it away")
+                       f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give "
+                       "another --name, or move it away")
 
 
-def _typed(value):
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+def _flag(name, value):
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _environment():

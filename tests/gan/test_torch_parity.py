@@ -1,5 +1,6 @@
 """The step against PyTorch, number by number: fixtures of experiments/torch_parity.py, whose docstring describes them."""
 
+import functools
 import types
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def train(name, steps, dtype=np.float32):
             patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
         one_step = step.train_step(config)
 
-        @jax.jit
+        # conftest.py turns optimisation off; twenty steps at 64 px earn it back.
+        slow = steps > 1 and run.image_size == 64
+
+        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3} if slow else None)
         def traced(state, batch, latents):
             queue[:] = latents
             return one_step(state, batch)

@@ -1,0 +1,135 @@
+"""Differentiable augmentation: what each may change and what it must leave, image by image."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from dcgan_jax.gan.augment import AUGMENTATIONS, augment
+
+BATCH, SIDE = 64, 16
+KEY = 5
+
+
+def pictures(seed=0, channels=3):
+    return np.random.Generator(np.random.Philox(seed)).uniform(-1, 1, (BATCH, SIDE, SIDE, channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=AUGMENTATIONS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def apply(name):
+    function = jax.jit(AUGMENTATIONS[name])
+    return lambda images, key=KEY: np.asarray(function(jax.random.key(key), images))
+
+
+def test_shape_and_dtype_stay(name, apply):
+    for channels in (1, 3):
+        images = pictures(channels=channels)
+        out = apply(images)
+        assert (out.shape, out.dtype) == (images.shape, images.dtype)
+        assert (out != images).any()
+
+
+def test_a_key_decides_the_draws(apply):
+    assert_array_equal(apply(pictures()), apply(pictures()))
+    assert (apply(pictures(), key=6) != apply(pictures())).any()
+
+
+def test_an_image_is_changed_by_its_own_draw_whatever_its_neighbours_are(apply):
+    images = pictures()
+    others = pictures(seed=1)
+    others[7] = images[7]
+    assert_array_equal(apply(others)[7], apply(images)[7])
+    same = np.broadcast_to(images[:1], images.shape)
+    assert len(np.unique(apply(same).reshape(BATCH, -1), axis=0)) > BATCH // 4  # each image its own draw, not one for all
+
+
+def test_gradients_are_finite_and_those_of_a_linear_map(name):
+    # All three are linear or affine in the image: the pullback does not depend on where it is taken.
+    def pull(images, upstream):
+        return jax.vjp(partial(AUGMENTATIONS[name], jax.random.key(KEY)), images)[1](upstream)[0]
+
+    pull = jax.jit(pull)
+    upstream = pictures(seed=2)
+    gradient = pull(pictures(), upstream)
+    assert np.isfinite(gradient).all()
+    assert_allclose(gradient, pull(pictures(seed=1), upstream), atol=1e-5)
+    if name != "color":  # pixels that survive count once, those that do not count nothing
+        assert set(np.unique(pull(pictures(), np.ones_like(upstream)))) == {0.0, 1.0}
+
+
+def test_translation_shifts_by_at_most_an_eighth_and_fills_with_grey():
+    images = pictures()
+    out = np.asarray(AUGMENTATIONS["translation"](jax.random.key(KEY), images))
+    reach = SIDE // 8
+    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    seen = set()
+    for image, moved in zip(padded, out, strict=True):
+        shifts = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)
+                  if np.array_equal(moved, image[row:row + SIDE, column:column + SIDE])]
+        assert len(shifts) == 1
+        seen.add(shifts[0])
+    rows, columns = zip(*seen, strict=True)
+    assert set(rows) == set(columns) == set(range(2 * reach + 1))  # every shift of either axis occurs, and not in step
+    assert len(seen) > 2 * (2 * reach + 1)
+
+
+def test_cutout_blanks_one_square_of_half_the_side_and_nothing_else():
+    images = pictures()
+    out = np.asarray(AUGMENTATIONS["cutout"](jax.random.key(KEY), images))
+    whole = 0
+    for image, cut in zip(images, out, strict=True):
+        blank = (cut == 0).all(2)
+        rows, columns = np.flatnonzero(blank.any(1)), np.flatnonzero(blank.any(0))
+        for span in (rows, columns):  # contiguous; cut short at the edges only
+            assert len(span) == np.ptp(span) + 1
+            assert len(span) == SIDE // 2 or (len(span) >= SIDE // 4 and (span[0] == 0 or span[-1] == SIDE - 1))
+        assert blank.sum() == len(rows) * len(columns)
+        assert_array_equal(cut[~blank], image[~blank])
+        whole += blank.sum() == (SIDE // 2) ** 2
+    # A centre keeps the square inside along one axis for 9 of 17 places: a quarter of the pixels go in about 0.28 of the images.
+    assert 0.1 < whole / BATCH < 0.5
+
+
+def test_color_on_a_flat_grey_picture_only_changes_its_brightness_within_a_half():
+    grey = np.full((BATCH, SIDE, SIDE, 3), 0.25, np.float32)
+    out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), grey))
+    assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
+    shifts = out[:, 0, 0, 0] - 0.25
+    assert -0.5 <= shifts.min() < -0.35
+    assert 0.5 >= shifts.max() > 0.35
+
+
+def test_color_scales_colour_and_contrast_around_the_means_within_the_published_bounds():
+    images = pictures()
+    out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), images))
+
+    def parts(images):
+        grey = images.mean(3, keepdims=True)
+        return images - grey, grey - images.mean((1, 2, 3), keepdims=True)
+
+    factors = []
+    for after, before in zip(parts(out), parts(images), strict=True):  # each part is the old one times one number an image
+        factor = (after * before).sum((1, 2, 3)) / (before**2).sum((1, 2, 3))
+        assert_allclose(after, factor.reshape(-1, 1, 1, 1) * before, atol=1e-5)
+        factors.append(factor)
+    contrast, saturation = factors[1], factors[0] / factors[1]
+    assert 0.5 <= contrast.min() < 0.65
+    assert 1.5 >= contrast.max() > 1.35
+    assert 0 <= saturation.min() < 0.25
+    assert 2 >= saturation.max() > 1.75
+
+
+def test_none_is_the_identity_and_several_follow_in_the_order_named_with_a_key_each():
+    images, key = jnp.asarray(pictures()), jax.random.key(KEY)
+    assert augment(key, images, ()) is images
+    keys = jax.random.split(jax.random.clone(key), 2)
+    by_hand = AUGMENTATIONS["cutout"](keys[1], AUGMENTATIONS["translation"](keys[0], images))
+    assert_array_equal(augment(key, images, ("translation", "cutout")), by_hand)

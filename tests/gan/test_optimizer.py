@@ -1,0 +1,60 @@
+"""Adam against PyTorch's, TensorFlow's placement of epsilon, and L2 inside the gradient."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import parity_inputs as inputs
+import pytest
+from numpy.testing import assert_allclose
+
+from dcgan_jax.config import Optimizer
+from dcgan_jax.gan.optimizer import adam
+
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
+
+
+def path(optimizer, gradients, start):
+    """The parameter after each step, (steps, ...)."""
+    transform, values = adam(optimizer, optimizer.lr), []
+    params = jnp.asarray(start)
+    state = transform.init(params)
+    for gradient in gradients:
+        updates, state = transform.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        values.append(params)
+    return np.stack(values)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-7])
+@pytest.mark.parametrize("hat", [False, True])
+def test_equals_the_published_formula(eps, hat):
+    optimizer = Optimizer(lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps, adam_eps_hat=hat)
+    gradients = inputs.adam_gradients()
+    expected = FIXTURE[f"adam/{'eps_hat' if hat else 'torch'}_{eps:.0e}"]
+    # rtol: 1 - 0.999^t in float32 keeps 4 digits at t = 1, under a root. atol: sums of steps near 2e-4 that cancel.
+    assert_allclose(path(optimizer, gradients, np.zeros(8, np.float32)), expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_two_placements_differ_where_gradients_are_small():
+    # T10: an epsilon 31.6 times as large at the first step.
+    gradient = np.full((1, 1), 1e-8, np.float32)
+    plain, hat = (path(Optimizer(adam_eps_hat=hat), gradient, np.zeros(1, np.float32))[0, 0] for hat in (False, True))
+    assert_allclose(plain, -2e-4 / 2, rtol=1e-3)
+    assert_allclose(hat, -2e-4 / (1 + 1 / np.sqrt(1 - 0.999)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("hat", [False, True])
+def test_l2_is_part_of_the_gradient_before_the_moments(hat):
+    # T11: so a parameter without any gradient of its own moves by a whole Adam step, whatever l2 is; adamw moves by lr * l2.
+    gradients, start = inputs.adam_gradients(), np.linspace(0.5, 2, 8, dtype=np.float32)
+    decayed = path(Optimizer(l2=0.1, adam_eps_hat=hat), 0 * gradients, start)
+    assert_allclose(decayed[0], start - 2e-4, rtol=1e-6)
+    by_hand, params, plain = [], start, adam(Optimizer(adam_eps_hat=hat), 2e-4)
+    state = plain.init(jnp.asarray(params))
+    for gradient in gradients:
+        updates, state = plain.update(jnp.asarray(gradient + np.float32(0.1) * params), state)
+        params = params + np.asarray(updates)
+        by_hand.append(params)
+    assert_allclose(path(Optimizer(l2=0.1, adam_eps_hat=hat), gradients, start), np.stack(by_hand), rtol=1e-6)

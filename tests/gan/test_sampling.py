@@ -1,0 +1,132 @@
+"""Seeds to images: a seed is an image, whatever is drawn beside it; statistics that belong to the averaged generator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from tiny import fresh_state, leaves, tiny
+
+from dcgan_jax.gan import sampling
+from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.sampling import DRAWN_AT_ONCE, draw_images, draw_latents, recalibrated, sample
+
+CONFIG = tiny("torch64", width=16)
+LATENTS = 64  # of the toy recalibration below, in 4 batches
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Kernels ten times larger, so that images have contrast, and statistics of an average that was never run."""
+    state = fresh_state(CONFIG)
+    return state.replace(ema_params=jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf, state.g_params))
+
+
+@pytest.fixture(scope="module")
+def calibrated(state):
+    """(the state with new statistics, the same by a second call)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
+        patch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
+        recalibrate = jax.jit(recalibrated(CONFIG))
+        return recalibrate(state), recalibrate(state.replace(step=state.step + 1))
+
+
+# ---- latents
+
+
+@pytest.mark.parametrize("name, sd, furthest", [("torch64", 1.0, 6.0), ("article", 3**-0.5, 1.0)])
+def test_latents_follow_the_recipes_law(name, sd, furthest):
+    latents = np.asarray(draw_latents(jax.random.key(0), 1000, tiny(name).nets))
+    assert (latents.shape, latents.dtype) == ((1000, 100), np.float32)
+    assert_allclose(latents.std(), sd, rtol=0.01)
+    assert abs(latents.mean()) < 0.01
+    assert 0.99 * min(furthest, 4) < np.abs(latents).max() <= furthest
+
+
+# ---- statistics
+
+
+def test_recalibration_touches_the_averages_statistics_only_and_a_state_has_one_set(state, calibrated):
+    before, after, again = leaves(state), leaves(calibrated[0]), leaves(calibrated[1])
+    for path in before:
+        assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
+        if path != "step":
+            assert_array_equal(again[path], after[path])
+
+
+def test_the_first_layers_statistics_are_those_of_all_latents_together(state, calibrated):
+    # That layer is linear in the latents: mean and variance over latents and places, in NumPy, without batches.
+    keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)
+    latents = np.concatenate([draw_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
+    values = (latents @ np.asarray(state.ema_params["head"]["kernel"], np.float64)).reshape(-1, 32)  # (64 * 4 * 4, C)
+    assert_allclose(calibrated[0].ema_stats["head_norm"]["mean"], values.mean(0), atol=1e-4)
+    assert_allclose(calibrated[0].ema_stats["head_norm"]["var"], values.var(0), rtol=1e-4)
+
+
+def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrated):
+    latents = draw_latents(jax.random.key(1), 256, CONFIG.nets)
+
+    @jax.jit
+    def images(params, stats, latents):
+        generator = Generator(CONFIG.nets)
+        variables = {"params": params, "batch_stats": stats}
+        return generator.apply(variables, latents, train=False), generator.apply(variables, latents, train=True, mutable="batch_stats")[0]
+
+    stale, wanted = images(state.ema_params, state.ema_stats, latents)
+    renewed, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
+    assert np.abs(renewed - wanted).mean() < 0.05 * wanted.std()  # 64 latents stand for the 256
+    assert np.abs(stale - wanted).mean() > 0.5 * wanted.std()
+
+
+def test_a_generator_without_bn_needs_none():
+    config = tiny("keras64")
+    state = fresh_state(config)
+    assert recalibrated(config)(state) is state
+
+
+# ---- seeds
+
+
+@pytest.fixture(scope="module")
+def draw(calibrated):
+    drawn = jax.jit(sample(CONFIG.nets))
+    return lambda seeds: np.asarray(drawn(state_of(calibrated).ema_params, state_of(calibrated).ema_stats, np.array(seeds, np.uint32)))
+
+
+def state_of(calibrated):
+    return calibrated[0]
+
+
+SEEDS = [0, 1, 2, 3, 2**31, 2**32 - 1]
+
+
+def test_images_are_uint8_of_the_nets_shape_and_differ_by_seed(draw):
+    images = draw(SEEDS)
+    assert (images.shape, images.dtype) == ((6, 16, 16, 3), np.uint8)
+    assert len(np.unique(images.reshape(6, -1), axis=0)) == 6
+    assert images.std() > 10  # or equality would mean little
+
+
+def test_a_seed_is_an_image_in_any_place_and_company(draw):
+    images = draw(SEEDS)
+    assert_array_equal(draw(SEEDS[::-1]), images[::-1])
+    assert_array_equal(draw([0, 0, 0, 0, 0, 0]), np.repeat(images[:1], 6, 0))
+    assert_array_equal(draw([7, 8, 9, 3, 10, 11])[3], images[3])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_batch_sizes_may_round_differently_but_not_by_more_than_a_level(draw, count):
+    # Why draw_images has one batch size: another program may sum in another order, and a value near a half rounds the other way.
+    other = draw(SEEDS[:count]).astype(int)
+    assert np.abs(other - draw(SEEDS)[:count]).max() <= 1
+
+
+def test_drawing_many_is_drawing_each(calibrated):
+    params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
+    seeds = np.arange(5, 5 + DRAWN_AT_ONCE + 3)  # a full program and a padded one
+    together = draw_images(CONFIG.nets, params, stats, seeds)
+    assert together.shape == (DRAWN_AT_ONCE + 3, 16, 16, 3)
+    for i in (0, 1, DRAWN_AT_ONCE - 1, DRAWN_AT_ONCE, DRAWN_AT_ONCE + 2):
+        assert_array_equal(draw_images(CONFIG.nets, params, stats, seeds[i:i + 1])[0], together[i])
+    assert_array_equal(draw_images(CONFIG.nets, params, stats, seeds[::-1]), together[::-1])

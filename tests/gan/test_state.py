@@ -1,0 +1,80 @@
+"""The state: a function of the seed, strictly typed, each leaf its own buffer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.testing import assert_array_equal
+from tiny import fresh_state, leaves, tiny
+
+from dcgan_jax.config import Run, replace
+from dcgan_jax.gan.state import finite_leaves, init_state, optimizers, parameter_count
+
+CONFIG = tiny("torch64")
+
+
+def test_the_seed_decides_and_decides_everything():
+    one, same, other = (leaves(jax.jit(lambda seed=seed: init_state(replace(CONFIG, seed=seed)))()) for seed in (0, 0, 1))
+    for path, leaf in one.items():
+        assert_array_equal(same[path], leaf)
+        drawn = path == "key" or path.endswith(("kernel", "scale")) and "opt" not in path
+        assert np.array_equal(other[path], leaf) != drawn, path
+
+
+def test_the_nets_draw_from_keys_of_their_own():
+    # G's and D's kernels of one shape would be equal under one key.
+    kernels = [leaf.ravel()[:50] for path, leaf in leaves(fresh_state(CONFIG)).items()
+               if path.startswith(("g_params", "d_params")) and path.endswith("kernel")]
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+
+
+def test_the_average_starts_as_g_in_buffers_of_its_own():
+    state = fresh_state(CONFIG)
+    for average, now in ((state.ema_params, state.g_params), (state.ema_stats, state.g_stats)):
+        for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(now), strict=True):
+            assert_array_equal(a, b)
+    # A donated buffer that two leaves share would be deleted under one of them.
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf is not state.key]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_leaves_are_strongly_typed_float32_but_for_step_key_and_counts():
+    for path, leaf in jax.tree.leaves_with_path(fresh_state(CONFIG)):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert not leaf.weak_type, name  # a weak leaf retraces the step once
+        if name == "key":
+            assert jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else:
+            assert leaf.dtype == (jnp.int32 if name == "step" or name.endswith("count") else jnp.float32), name
+
+
+def test_shapes_come_without_computing():
+    shapes = jax.eval_shape(lambda: init_state(CONFIG))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), fresh_state(CONFIG))
+
+
+def test_the_length_of_a_run_is_not_part_of_its_state():
+    longer = CONFIG.__class__(**(vars(CONFIG) | {"run": Run(kimg=100.0)}))
+    assert jax.tree.structure(jax.eval_shape(lambda: init_state(longer))) == jax.tree.structure(fresh_state(CONFIG))
+
+
+def test_ds_own_rate_is_ds_alone():
+    params = {"w": jnp.ones(2)}
+    steps = []
+    for transform in optimizers(replace(CONFIG, lr=1e-3, d_lr=4e-3)):
+        updates, _ = transform.update({"w": jnp.ones(2)}, transform.init(params), params)
+        steps.append(float(updates["w"][0]))
+    np.testing.assert_allclose(steps, [-1e-3, -4e-3], rtol=1e-4)
+
+
+def test_parameters_are_counted_as_numbers():
+    assert parameter_count({"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(())}}) == 13
+
+
+def test_a_leaf_that_is_not_finite_is_told_by_its_path():
+    state = fresh_state(CONFIG)
+    assert all(finite_leaves(state).values())
+    for bad in (np.nan, np.inf):
+        params = state.d_params | {"down1": {"kernel": state.d_params["down1"]["kernel"].at[0, 0, 0, 0].set(bad)}}
+        finite = finite_leaves(state.replace(d_params=params))
+        assert [path for path, ok in finite.items() if not ok] == ["d_params/down1/kernel"]

@@ -1,0 +1,174 @@
+import io
+import json
+
+import numpy as np
+import pytest
+
+from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
+
+NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
+
+
+def opened(run, **changes):
+    usual = {"start": 0, "total": 100, "images_per_step": 8, "image_count": 40, "every_steps": 2, "tensorboard": False}
+    return Logs(run, **usual | changes)
+
+
+def numbers(steps, **changes):
+    """(k,) of each metric for the steps after steps.start: step 5's d_loss is 0.5, its g_loss 1.5, and so on."""
+    of_step = np.arange(steps.start + 1, steps.stop + 1, dtype=np.float32)
+    return {name: (of_step / 10 + at).astype(np.float32) for at, name in enumerate(NAMES)} | changes
+
+
+def wrote(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 20])
+def test_a_line_holds_the_numbers_of_its_own_step_however_many_a_dispatch(tmp_path, k):
+    logs = opened(tmp_path, total=20)
+    for start in range(0, 20, k):
+        steps = range(start, min(20, start + k))
+        logs.write(steps, numbers(steps))
+    logs.close()
+    assert [line["step"] for line in wrote(tmp_path)] == list(range(2, 21, 2))
+    for line in wrote(tmp_path):
+        assert line["images"] == 8 * line["step"]
+        assert [line[name] for name in NAMES] == pytest.approx([line["step"] / 10 + at for at in range(4)])
+        assert line["images_per_s"] >= 0
+
+
+def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
+    logs = opened(tmp_path, total=5)
+    logs.write(range(0, 5), numbers(range(0, 5)))
+    logs.close()
+    assert [line["step"] for line in wrote(tmp_path)] == [2, 4, 5]
+
+
+# ---- Going on ----
+
+HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step in (2, 4, 6))
+
+
+@pytest.mark.parametrize("start, tail, kept", [
+    (6, "", [2, 4, 6]),
+    (5, "", [2, 4]),  # a killed process had written on past its last save
+    (4, "", [2, 4]),
+    (0, "", []),
+    (8, '{"step": 8, "d_lo', [2, 4, 6]),  # cut by a crash
+    (8, '\0\0\0\0\n{"step": 8}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows is no better
+    (8, "[8]\n", [2, 4, 6]),
+    (8, "8\n", [2, 4, 6]),
+    (8, '{"d_loss": 1}\n', [2, 4, 6]),
+    (8, '{"step": "8"}\n', [2, 4, 6]),
+    (8, b"\xff\xfe", [2, 4, 6])])
+def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, start, tail, kept):
+    (tmp_path / "metrics.jsonl").write_bytes(HELD.encode() + (tail if isinstance(tail, bytes) else tail.encode()))
+    opened(tmp_path, start=start).close()
+    assert [line["step"] for line in wrote(tmp_path)] == kept
+    assert HELD.startswith((tmp_path / "metrics.jsonl").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_what_is_written_after_going_on_follows_what_was_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(HELD)
+    logs = opened(tmp_path, start=4)
+    logs.write(range(4, 8), numbers(range(4, 8)))
+    logs.flush()
+    assert [line["step"] for line in wrote(tmp_path)] == [2, 4, 6, 8]
+    assert wrote(tmp_path)[2]["g_loss"] == pytest.approx(1.6)
+    logs.close()
+
+
+def test_flushed_lines_are_in_the_file(tmp_path):
+    logs = opened(tmp_path)
+    logs.write(range(0, 4), numbers(range(0, 4)))
+    logs.flush()
+    assert [line["step"] for line in wrote(tmp_path)] == [2, 4]
+    logs.close()
+
+
+# ---- Numbers that are none ----
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_number_that_is_none_stops_and_is_named_with_its_step(tmp_path, name, bad):
+    logs = opened(tmp_path)
+    logs.write(range(0, 4), numbers(range(0, 4)))
+    values = numbers(range(4, 9))
+    values[name][2:] = bad
+    with pytest.raises(NotFinite, match=f"step 7: {name} is {bad}"):
+        logs.write(range(4, 9), values)
+    logs.close()
+    assert [line["step"] for line in wrote(tmp_path)] == [2, 4]  # of the bad dispatch nothing
+
+
+# ---- What people see ----
+
+
+def test_without_a_terminal_the_last_step_is_a_plain_line(tmp_path, capsys):
+    logs = opened(tmp_path, total=10)
+    for start in (0, 5):
+        logs.write(range(start, start + 5), numbers(range(start, start + 5)))
+    logs.close()
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.count("\n") == 1  # and none in between: ten seconds have not passed
+    assert "step 10/10  epoch 2.00" in out
+    assert "D 1.000  G 2.000  D right on real 300% fake 400%" in out
+
+
+def test_without_a_terminal_a_slow_run_says_where_it_is(tmp_path, capsys, monkeypatch):
+    now = iter(range(0, 100, 6))
+    monkeypatch.setattr("dcgan_jax.run.logs.time.monotonic", lambda: next(now))
+    logs = opened(tmp_path, total=100)
+    for step in range(6):
+        logs.write(range(step, step + 1), numbers(range(step, step + 1)))
+    logs.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["2/100", "4/100", "6/100"]  # every 12 s
+    assert "1 img/s" in lines[1]  # 8 images in 6 s
+    assert lines[1].endswith("576 s left")  # 96 steps, 6 s each
+
+
+def test_on_a_terminal_there_is_one_bar(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    logs = opened(tmp_path, total=10, start=4)
+    logs.write(range(4, 8), numbers(range(4, 8)))
+    logs.bar.refresh()
+    logs.close()
+    shown = terminal.getvalue()
+    assert "8/10" in shown
+    assert "epoch 1.60" in shown
+    assert "D 0.800  G 1.800" in shown
+    assert "step/s" in shown
+
+
+# ---- For tools ----
+
+
+def test_events_hold_every_number_under_its_name(tmp_path):
+    logs = opened(tmp_path, tensorboard=True)
+    logs.write(range(0, 10), numbers(range(0, 10)))
+    logs.flush()
+    logs.close()
+    events, = tmp_path.glob("events.out.tfevents.*")
+    data = events.read_bytes()
+    assert {name: data.count(name.encode()) for name in NAMES} == dict.fromkeys(NAMES, 5)  # of steps 2, 4, 6, 8, 10
+
+
+def test_no_events_are_written_where_none_are_wanted(tmp_path):
+    opened(tmp_path).close()
+    assert not list(tmp_path.glob("events*"))
+
+
+def test_metrics_are_read_as_columns(tmp_path):
+    assert read_metrics(tmp_path) == {}
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "d_loss": 0.5}\n{"step": 2, "d_loss": 0.25, "d_penalty": 3}\n')
+    columns = read_metrics(tmp_path)
+    assert (columns["step"], columns["d_loss"]) == ([1, 2], [0.5, 0.25])
+    assert np.isnan(columns["d_penalty"][0])
+    assert columns["d_penalty"][1] == 3

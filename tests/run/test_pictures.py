@@ -1,0 +1,119 @@
+import errno
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from dcgan_jax.config import Config, replace
+from dcgan_jax.run import pictures
+from dcgan_jax.run.pictures import GAP_PX, grid, save_grid, save_losses, save_png, save_report
+
+FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
+
+
+def noise(count, side=16, channels=3):
+    return np.random.default_rng(0).integers(0, 255, (count, side, side, channels), np.uint8)  # 254 at most: nowhere white
+
+
+# ---- Sheets ----
+
+
+@pytest.mark.parametrize("count, columns, shape", [
+    (1, None, (1, 1)), (4, None, (2, 2)), (5, None, (2, 3)), (64, None, (8, 8)), (20, 10, (2, 10)), (7, 10, (1, 10)),
+    (3, 1, (3, 1))])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_holds_every_picture_in_rows_on_white(count, columns, shape, channels):
+    images, side = noise(count, channels=channels), 16 + GAP_PX
+    sheet = grid(images, columns)
+    assert sheet.shape == (shape[0] * side + GAP_PX, shape[1] * side + GAP_PX, channels)
+    assert sheet.dtype == np.uint8
+    for i, image in enumerate(images):
+        top, left = GAP_PX + i // shape[1] * side, GAP_PX + i % shape[1] * side
+        assert_array_equal(sheet[top:top + 16, left:left + 16], image)
+        sheet[top:top + 16, left:left + 16] = 255
+    assert (sheet == 255).all()
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_png_keeps_every_pixel(tmp_path, channels, mode, scale):
+    image = noise(1, channels=channels)[0]
+    save_png(tmp_path / "a.png", image, scale)
+    with Image.open(tmp_path / "a.png") as file:
+        assert (file.format, file.mode, file.size) == ("PNG", mode, (16 * scale, 16 * scale))
+        back = np.asarray(file).reshape(16 * scale, 16 * scale, channels)
+    for down in range(scale):
+        assert_array_equal(back[down::scale, down::scale], image)
+
+
+@pytest.mark.parametrize("side, scale", [(16, 6), (32, 3), (64, 1), (256, 1)])
+def test_small_pictures_are_enlarged_by_whole_pixels(tmp_path, side, scale):
+    save_grid(tmp_path / "a.png", noise(4, side))
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.size == (scale * (2 * side + 3 * GAP_PX),) * 2
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["png", "losses", "report"])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
+    write = {"png": lambda: save_png(tmp_path / "file", noise(1)[0]),
+             "losses": lambda: save_losses(tmp_path / "file", {}),
+             "report": lambda: save_report(tmp_path, Config(), FACTS, 1, 2)}[what]
+    file = tmp_path / ("report.html" if what == "report" else "file")
+    file.write_bytes(b"the old one")
+    monkeypatch.setattr(pictures.os, "replace", full_disk)  # all is written, and the last moment fails
+    with pytest.raises(OSError, match="No space"):
+        write()
+    assert file.read_bytes() == b"the old one"
+    monkeypatch.undo()
+    write()
+    assert file.read_bytes() != b"the old one"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+# ---- Curves and the report ----
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 1000])
+def test_the_curves_of_any_length_are_a_picture(tmp_path, length):
+    series = {"step": [*range(1, length + 1)], "d_loss": [0.5] * length, "g_loss": [1.0] * length}
+    save_losses(tmp_path / "losses.png", series)
+    with Image.open(tmp_path / "losses.png") as file:
+        shown = np.asarray(file.convert("RGB"))
+    blue, orange = (np.abs(shown.astype(int) - colour).max(-1).min() < 60 for colour in ((31, 119, 180), (255, 127, 14)))
+    assert (blue, orange) == ((length > 0,) * 2)
+
+
+def test_the_smooth_line_lies_over_the_mean_of_the_raw_one(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **style: drawn.append((np.array(x), np.array(y))))
+    monkeypatch.setattr(Axes, "legend", lambda self: None)
+    values = np.arange(100.0)
+    save_losses(tmp_path / "a.png", {"step": [*range(1, 101)], "d_loss": [*values], "g_loss": [*-values]})
+    raw, smooth = drawn[0], drawn[1]
+    assert_array_equal(raw[1], values)
+    assert_array_equal(smooth[0], np.arange(5, 101))  # a mean of five steps stands at the last of them
+    assert_allclose(smooth[1], values[4:] - 2)
+
+
+def test_the_report_shows_grids_newest_first_and_every_setting(tmp_path):
+    config = replace(Config(), name="<b>", lr=0.0123)
+    (tmp_path / "samples").mkdir()
+    for step in (0, 500, 12000):
+        save_png(tmp_path / "samples" / f"{step:08d}.png", noise(1)[0])
+    save_report(tmp_path, config, FACTS, 12000, 20000)
+    page = (tmp_path / "report.html").read_text()
+    places = [page.index(f"samples/{step:08d}.png") for step in (12000, 500, 0)]
+    assert places == sorted(places)
+    assert "step 12000 of 20000" in page
+    assert "12,345 pictures: my &lt;faces&gt; &amp; more" in page
+    assert "<b>" not in page  # a name is no markup
+    assert "<td>lr</td><td>0.0123</td>" in page
+    assert "reals.png" in page
+    assert "losses.png" not in page  # there is none yet
+    assert "http" not in page  # nothing is fetched when it is opened

@@ -1,0 +1,231 @@
+import errno
+import json
+import shlex
+import sys
+
+import jax
+import pytest
+
+from dcgan_jax import config as configuration
+from dcgan_jax.cli import parse_config
+from dcgan_jax.config import BadInput, replace
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.run import workdir
+from dcgan_jax.run.workdir import open_run, read_config, write_json
+
+FACTS = {"fingerprint": "f1", "count": 1234, "source": {"name": "faces"}}
+OTHERS = {"fingerprint": "f2", "count": 56, "source": {"name": "cats"}}
+
+
+def config(parent, *arguments):
+    return parse_config(["--workdir", str(parent), "--name", "a", *arguments])
+
+
+def refused(config, facts=FACTS):
+    with pytest.raises(BadInput) as mistake:
+        open_run(config, facts)
+    return str(mistake.value)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- What a run says of itself ----
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_config_of_every_preset_comes_back_from_its_file(tmp_path, preset):
+    asked = config(tmp_path, "--preset", preset, "--augment", "color", "cutout", "--d-lr", "1e-3")
+    assert read_config(open_run(asked, FACTS)) == asked
+
+
+def test_a_run_tells_what_was_asked_what_ran_it_and_on_which_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "--workdir", "x"])
+    run = open_run(config(tmp_path, "--lr", "0.5"), FACTS)
+    assert run == tmp_path / "a"
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "data.json", "environment.json", "samples"]
+    assert json.loads((run / "data.json").read_text()) == FACTS
+    assert json.loads((run / "config.json").read_text())["lr"] == 0.5
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["command"] == ["train", "--workdir", "x"]
+    assert environment["packages"]["jax"] == jax.__version__
+    assert environment["devices"] == "2 x cpu"
+    assert {"python", "platform", "commit"} <= set(environment)
+
+
+@pytest.mark.parametrize("git", ["absent", "hangs"])
+def test_a_machine_without_a_working_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
+    def run(command, **options):
+        raise FileNotFoundError("git") if git == "absent" else workdir.subprocess.TimeoutExpired(command, 10)
+    monkeypatch.setattr(workdir.subprocess, "run", run)
+    run = open_run(config(tmp_path), FACTS)
+    assert json.loads((run / "environment.json").read_text())["commit"] is None
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+# ---- The same command again ----
+
+
+def test_the_same_run_is_found_again(tmp_path):
+    first = open_run(config(tmp_path), FACTS)
+    before = {path: data for path, data in contents(first).items() if path.name != "environment.json"}
+    assert open_run(config(tmp_path), FACTS) == first
+    assert before.items() <= contents(first).items()
+
+
+@pytest.mark.parametrize("change", ["--steps 9", "--epochs 2", "--kimg 7", "--feed stream", "--keep-checkpoints 9",
+                                    "--no-tensorboard", "--strict", "--data moved"])
+def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change):
+    run = open_run(config(tmp_path), FACTS)
+    asked = config(tmp_path, *change.split())
+    assert open_run(asked, FACTS) == run
+    assert read_config(run) == asked
+
+
+@pytest.mark.parametrize("there, asked", [
+    ("", "--size 64"), ("", "--width 8 --lr 0.1"), ("--flip", ""), ("", "--flip"), ("--augment color cutout", ""),
+    ("", "--augment color"), ("--d-lr 0.1", ""), ("", "--d-lr 0.1"), ("--adam-eps-hat --no-conv-bias", "--conv-bias"),
+    ("--g-multipliers 4 2 1", ""), ("", "--seed 3 --compute-dtype bfloat16"), ("", "--grid-images 9")])
+def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path, there, asked):
+    run = open_run(config(tmp_path, *there.split()), FACTS)
+    before = contents(run)
+    line = refused(config(tmp_path, *asked.split()))
+    assert contents(run) == before
+    assert str(run) in line
+    assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
+    found = configuration.flat(read_config(run))
+    for name, value in configuration.flat(config(tmp_path, *asked.split())).items():
+        if value != found[name]:
+            assert name in line
+    remedy = line.split("Continue it with ")[1].split(", give another")[0]
+    assert open_run(config(tmp_path, *asked.split(), *shlex.split(remedy)), FACTS) == run
+
+
+def test_many_differences_are_counted(tmp_path):
+    open_run(config(tmp_path), FACTS)
+    line = refused(config(tmp_path, "--preset", "carpedm20"))
+    assert "preset article there, carpedm20 asked" in line
+    assert "more" in line
+    assert len(line) < 500
+
+
+def test_other_pictures_are_refused(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    before = contents(run)
+    line = refused(config(tmp_path), OTHERS)
+    assert all(part in line for part in ("faces (1,234) there", "cats (56) asked", "--data", "--name"))
+    assert contents(run) == before
+
+
+# ---- What is no run ----
+
+
+def test_a_folder_with_foreign_files_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.txt").write_text("years of work")
+    assert "is no run" in refused(config(tmp_path))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert (open_run(config(tmp_path), FACTS) / "config.json").exists()
+
+
+def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
+    """config.json is written last; other pictures may come before the second try, and then data.json must be theirs."""
+    real = workdir.write_json
+
+    def dies(file, value):
+        if file.name == "config.json":
+            file.with_name("config.json.partial").write_text("{")
+            raise KeyboardInterrupt
+        real(file, value)
+    monkeypatch.setattr(workdir, "write_json", dies)
+    with pytest.raises(KeyboardInterrupt):
+        open_run(config(tmp_path), FACTS)
+    monkeypatch.undo()
+    run = open_run(config(tmp_path), OTHERS)
+    assert json.loads((run / "data.json").read_text()) == OTHERS
+    assert read_config(run) == config(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["workdir", "above", "name"])
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path, where):
+    file = tmp_path / {"workdir": "w", "above": "w", "name": "a"}[where]
+    file.write_text("mine")
+    parent = {"workdir": file, "above": file / "deep", "name": tmp_path}[where]
+    line = refused(config(parent))
+    assert str(parent / "a") in line
+    assert "--workdir" in line or "--name" in line
+    assert contents(tmp_path) == {file: b"mine"}
+
+
+def test_a_name_that_no_disk_takes_is_one_line(tmp_path):
+    assert "x" * 300 in refused(replace(config(tmp_path), name="x" * 300))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(file, value):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(workdir, "write_json", full)
+    assert "No space left" in refused(config(tmp_path))
+    monkeypatch.undo()
+    assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
+
+
+# ---- Reading ----
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "cannot be read"), ("not json", "cannot be read"), ("[1, 2]", "no fields"), ('{"size": 16', "cannot be read"),
+    ('{"sise": 16}', "unknown field 'sise'"), ('{"size": "big"}', "size cannot be 'big'"),
+    ('{"size": 16.5}', "size cannot be 16.5"),
+    ('{"flip": 1}', "flip cannot be 1"), ('{"lr": NaN}', "lr cannot be nan"), ('{"loss": "hing"}', "loss cannot be 'hing'"),
+    ('{"augment": ["colour"]}', "augment cannot be"), ('{"steps": 1, "size": 33}', "--size 33"),
+    ('{"steps": 1, "width": -4}', "--width -4")])
+def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, text, says):
+    run = open_run(config(tmp_path), FACTS)
+    (run / "config.json").write_text(text)
+    for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
+        with pytest.raises(BadInput) as mistake:
+            read()
+        assert str(run / "config.json") in str(mistake.value)
+        assert says in str(mistake.value)
+    assert (run / "config.json").read_text() == text
+
+
+def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    values = json.loads((run / "config.json").read_text())
+    del values["ema_ramp"]
+    write_json(run / "config.json", values)
+    assert read_config(run) == config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"fingerprint": "f1"', "null"])
+def test_a_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
+    run = open_run(config(tmp_path), FACTS)
+    (run / "data.json").write_text(text)
+    assert str(run / "data.json") in refused(config(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["nowhere", "x" * 300, "file"])
+def test_no_run_is_one_line(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="no run is there"):
+        read_config(tmp_path / path)
+
+
+def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
+    open_run(config(tmp_path), FACTS)
+    with pytest.raises(BadInput, match=f"did you mean {tmp_path / 'a'}"):
+        read_config(tmp_path)

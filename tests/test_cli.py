@@ -1,0 +1,187 @@
+import contextlib
+import dataclasses
+import io
+import re
+
+import pytest
+
+from dcgan_jax import cli, config
+from dcgan_jax.cli import parse, parse_config
+from dcgan_jax.config import BadInput, Config
+from dcgan_jax.evaluate import Evaluate
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.sample import Sample
+
+
+def refused(*arguments):
+    with pytest.raises(BadInput) as mistake:
+        parse_config(arguments)
+    return str(mistake.value)
+
+
+def help_of(*arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
+        parse_config([*arguments, "--help"])
+    assert not end.value.code
+    return out.getvalue()
+
+
+# ---- What is asked is what is done ----
+
+CONTRACT = {"workdir": "w", "name": "n", "data": "pictures.zip", "preset": "torch64", "steps": 7, "batch_size": 32, "size": 128,
+            "seed": 5, "lr": 0.002, "width": 8}
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["--flag value", "--flag=value"])
+def test_every_flag_of_the_contract_sets_its_field_and_nothing_else(joined):
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in CONTRACT.items()]
+    asked = parse_config(["=".join(pair) for pair in pairs] if joined else [word for pair in pairs for word in pair])
+    assert asked == config.replace(PRESETS["torch64"], epochs=None, **CONTRACT)
+
+
+def test_epochs_is_of_the_contract_too():
+    assert parse_config(["--epochs", "2.5"]).run.epochs == 2.5
+
+
+@pytest.mark.parametrize("verb, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
+def test_the_other_verbs_have_their_flags(verb, contract):
+    assert set(contract.split()) <= {field.name for field in dataclasses.fields(verb)}
+    assert parse(verb, ["--run", "runs/a", "--count", "3"]).count == 3
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_is_the_preset(preset):
+    assert parse_config(["--preset", preset]) == config.replace(PRESETS[preset], name=preset)
+
+
+def test_a_run_is_named_after_its_preset_unless_it_has_a_name():
+    assert parse_config([]).run.name == "article"
+    assert parse_config(["--preset", "torch64"]).run.name == "torch64"
+    assert parse_config(["--preset", "torch64", "--name", "mine"]).run.name == "mine"
+
+
+@pytest.mark.parametrize("preset", ["article", "torch64"])  # their own lengths are kimg and epochs
+@pytest.mark.parametrize("given", ["steps", "epochs", "kimg"])
+def test_the_given_length_replaces_the_presets(preset, given):
+    run = parse_config(["--preset", preset, f"--{given}", "3"]).run
+    assert {name: getattr(run, name) for name in cli.LENGTHS} == {**dict.fromkeys(cli.LENGTHS), given: 3}
+
+
+def test_the_last_of_a_flag_given_twice_counts_for_presets_too():
+    """A script's own flags, with the user's behind them."""
+    assert parse_config(["--preset", "article", "--preset", "torch64"]) == parse_config(["--preset", "torch64"])
+    assert parse_config(["--preset=torch64", "--lr", "1", "--preset", "article", "--lr=2"]) == parse_config(["--lr", "2"])
+
+
+def test_booleans_and_lists():
+    asked = parse_config(["--preset", "soumith", "--no-flip", "--augment", "color", "cutout", "--steps", "3"])
+    assert (asked.data.flip, asked.loss.augment, asked.run.steps) == (False, ("color", "cutout"), 3)
+
+
+# ---- Help ----
+
+
+def test_help_shows_every_field_once_under_its_groups_heading():
+    text = help_of()
+    headings = re.findall(r"(\w+) options\b", text)
+    assert headings == list(config.GROUPS)
+    for group, part in zip(headings, re.split(r"\w+ options\b", text)[1:], strict=True):
+        for field in dataclasses.fields(config.GROUPS[group]):
+            assert len(re.findall(rf"\n\W*--{field.name.replace('_', '-')}[ ,]", part)) == 1, field.name
+
+
+@pytest.mark.parametrize("preset", ["article", "torch64", "keras64"])
+def test_help_shows_the_presets_values(preset):
+    text = " ".join(help_of("--preset", preset).replace("│", " ").split())
+    for name in ("batch_size", "width", "size", "lr", "preset", "epochs"):
+        value = config.flat(PRESETS[preset])[name]
+        assert re.search(rf"--{name.replace('_', '-')} (?:(?!--).)*\(default: {re.escape(str(value))}\)", text), (name, value)
+
+
+# ---- Mistakes ----
+
+
+@pytest.mark.parametrize("arguments, names", [
+    (("--bach-size", "8"), ["--bach-size", "--batch-size"]),
+    (("--stepz=8",), ["--stepz", "--steps"]),
+    (("--batch", "8"), ["--batch", "--batch-size"]),  # no silent abbreviations: a new field would change their meaning
+    (("--qqqq",), ["--qqqq", "--help"]),
+    (("--preset", "artcle"), ["artcle", "article"]),
+    (("--preset=torch-64",), ["torch-64", "torch64"]),
+    (("--preset", "xyz"), ["xyz", *PRESETS]),
+    (("--steps", "many"), ["--steps", "many"]),
+    (("--steps", "1.5"), ["--steps", "1.5"]),
+    (("--lr", "fast"), ["--lr", "fast"]),
+    (("--loss", "hing"), ["--loss", "hing", "hinge", "wasserstein"]),
+    (("--kernel", "3"), ["--kernel", "3", "4", "5"]),
+    (("--augment", "colour"), ["--augment", "colour", "color"]),
+    (("--steps",), ["--steps"]),
+    (("--name",), ["--name"]),
+    (("--preset",), ["--preset"]),
+    (("--preset", "--steps", "3"), ["--preset"]),
+    (("faces.zip",), ["faces.zip"]),
+    (("--size", "33"), ["--size 33", "16 or 32"]),
+    (("--batch-size", "0"), ["--batch-size 0"]),
+    (("--steps", "-5"), ["--steps -5"]),
+    (("--steps=-5",), ["--steps -5"]),
+    (("--lr", "-1e-4"), ["--lr -0.0001"]),
+    (("--lr=nan",), ["--lr nan"]),
+    (("--seed", "-1"), ["--seed -1"]),
+    (("--steps", "5", "--epochs", "2"), ["--steps", "--epochs", "steps and epochs given"]),
+    (("--steps", "5", "--kimg=2", "--epochs", "1"), ["steps and epochs and kimg given"]),
+    (("--name", "a/b"), ["--name a/b"]),
+    (("--name", ".."), ["--name .."]),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
+    line = refused(*arguments)
+    assert all(name in line for name in names), line
+    assert not set(line) & set("\n│╭╰"), line
+
+
+def test_a_required_flag_is_asked_for():
+    with pytest.raises(BadInput, match="--run"):
+        parse(Sample, [])
+
+
+def test_one_parse_leaves_no_trace_in_the_next():
+    before = parse_config([])
+    parse_config(["--lr", "1", "--augment", "color", "--name", "x"])
+    assert parse_config([]) == before
+    assert PRESETS["article"].run == dataclasses.replace(Config().run, kimg=180.0)
+
+
+# ---- Exit codes ----
+
+
+def ends(main, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.run_verb(main)
+    return end.value.code, capsys.readouterr()
+
+
+@pytest.mark.parametrize("code", [0, 130, None])
+def test_a_verb_exits_with_what_it_returns(code, capsys):
+    assert ends(lambda: code, capsys) == (code, ("", ""))
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
+    def main():
+        raise BadInput("--data x:\n  spread\tover\nlines")
+    code, said = ends(main, capsys)
+    assert (code, said.out, said.err) == (2, "", "error: --data x: spread over lines\n")
+
+
+def test_ctrl_c_outside_of_the_loop_is_one_line_and_exit_code_130(capsys):
+    def main():
+        raise KeyboardInterrupt
+    code, said = ends(main, capsys)
+    assert (code, said.out) == (130, "")
+    assert said.err.count("\n") == 1
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    def main():
+        raise ValueError("ours")
+    with pytest.raises(ValueError, match="ours"):
+        cli.run_verb(main)

@@ -1,0 +1,95 @@
+import json
+
+import numpy as np
+import pytest
+from toy_run import DATA, call, copied, files, refusal, whole
+
+from dcgan_jax import evaluate
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.run import checkpoints, workdir
+from dcgan_jax.run.checkpoints import placed  # noqa: F401 - shapes for draw
+
+
+@pytest.fixture
+def run(tmp_path):
+    return copied(whole().run, tmp_path)
+
+
+def scored(run, *arguments):
+    done = call(evaluate, "--run", run, *arguments)
+    assert (done.code, done.err) == (0, ""), done
+    return done.out, [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+
+
+def test_a_score_says_what_it_is_of(run):
+    said, (line,) = scored(run, "--count", 40, "--seed", 3)
+    assert line["score"] == "sliced_wasserstein_x1e3"
+    assert (line["step"], line["count"], line["seeds"], line["size"]) == (12, 40, [3, 42], 16)
+    assert line["real"] == "85 drawn faces"
+    assert line["real_fingerprint"] == json.loads((run / "data.json").read_text())["fingerprint"]
+    assert line["values"].keys() == {"16", "mean"}
+    assert line["values"]["mean"] > line["floor"] > 0  # twelve steps draw no faces yet
+    assert line["floor_count"] == 20
+    for part in ("step 12", "N 40", "seeds 3..42", f"mean {line['values']['mean']:.2f}", f"floor {line['floor']:.2f} at N 20"):
+        assert part in said
+
+
+def test_the_same_question_has_the_same_answer_and_every_answer_is_kept(run):
+    _, first = scored(run, "--count", 30)
+    _, both = scored(run, "--count", 30)
+    assert both == [*first, *first]
+    _, three = scored(run, "--count", 30, "--seed", 1)
+    assert three[2]["values"] != three[0]["values"]
+    _, four = scored(run, "--count", 30, "--step", 4)
+    assert four[3]["step"] == 4
+    assert four[3]["values"] != four[0]["values"]
+
+
+def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run):
+    """With all pictures asked for, no choice of them is left to make."""
+    _, (line,) = scored(run, "--count", 85)
+    config = workdir.read_config(run)
+    _, params, stats = checkpoints.restore_generator(run, evaluate.jax.eval_shape(lambda: evaluate.init_state(config)))
+    real = pack(open_source(DATA), size=16, channels=3, crop="centre").images
+    want = sliced_wasserstein(np.asarray(real), draw_images(config.nets, params, stats, np.arange(85)), seed=0)
+    assert line["values"] == {name: round(value, 3) for name, value in want.items()}
+
+
+def test_other_real_pictures_can_be_named(run):
+    _, (line,) = scored(run, "--count", 30, "--data", "drawn:50")
+    assert line["real"] == "50 drawn faces"
+    assert line["real_fingerprint"] != json.loads((run / "data.json").read_text())["fingerprint"]
+
+
+def test_the_line_goes_where_it_is_wanted(run, tmp_path):
+    done = call(evaluate, "--run", run, "--count", 20, "--out", tmp_path / "mine.jsonl")
+    assert done.code == 0
+    assert json.loads((tmp_path / "mine.jsonl").read_text())["count"] == 20
+    assert not (run / "scores.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ((), ["--count 5000", "85 pictures", "--count 85"]),  # 5000 is the default: it is not taken for fewer
+    (("--count", 86), ["--count 86", "85 pictures"]),
+    (("--count", 1), ["--count 1"]), (("--count", -3), ["--count -3"]), (("--count", 10, "--seed", -1), ["--seed -1"]),
+    (("--count", 10, "--seed", 2**32 - 9), ["--seed 4294967287"]),
+    (("--count", 10, "--step", 5), ["--step 5", "4, 8, 12"]),
+    (("--count", 10, "--data", "nowhere"), ["nowhere", "does not exist"]),
+    (("--count", 10, "--out", "/dev/null/x"), ["/dev/null/x", "--out"])], ids=str)
+def test_a_question_that_has_no_answer_is_one_line_and_writes_nothing(run, arguments, says):
+    before = files(run)
+    line = refusal(evaluate, "--run", run, *arguments)
+    assert all(part in line for part in says), line
+    assert files(run) == before
+
+
+def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(facts | {"fingerprint": "another"}))
+    line = refusal(evaluate, "--run", run, "--count", 20)
+    assert "no longer holds the pictures" in line
+    assert "--data" in line
+    assert not (run / "scores.jsonl").exists()

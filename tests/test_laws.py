@@ -1,0 +1,217 @@
+"""Laws that span rooms. Those of one module stand beside it; DESIGN.md section 4 has the list."""
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+from numpy.testing import assert_array_equal
+from toy_run import FLAGS, STEPS, Traces, metrics, state_at, train_toy, whole
+
+import dcgan_jax
+from dcgan_jax.data import batches
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.logs import Logs
+
+ONCE = {"train_steps": 1, "recalibrated": 1, "finite_leaves": 1}
+PACKAGE = Path(dcgan_jax.__file__).parent
+
+
+def equals_the_whole(run):
+    """Every leaf of the last state, every number and every picture of it, bit for bit."""
+    ours, theirs = state_at(run, STEPS), state_at(whole().run, STEPS)
+    assert list(ours) == list(theirs)
+    for path, leaf in ours.items():
+        assert leaf.dtype == theirs[path].dtype, path
+        assert_array_equal(leaf, theirs[path], err_msg=path)  # NaN here would be none there: whole() was checked
+    assert metrics(run) == metrics(whole().run)
+    for picture in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
+        assert (run / picture).read_bytes() == (whole().run / picture).read_bytes(), picture
+
+
+# ---- Resume is exact ----
+
+
+def test_the_whole_run_is_worth_comparing_with():
+    states = [state_at(whole().run, step) for step in (4, 8, 12)]
+    for path, leaf in states[2].items():
+        if np.issubdtype(leaf.dtype, np.floating):
+            assert np.isfinite(leaf).all(), path
+            assert (leaf != states[0][path]).any(), path  # every leaf has moved: a lost one would show
+            assert (leaf != states[1][path]).any(), path
+
+
+def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, monkeypatch):
+    """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""
+    with monkeypatch.context() as patch:
+        real = Logs.write
+
+        def write(self, steps, values):
+            if steps.stop == 2:
+                signal.raise_signal(signal.SIGTERM)
+            real(self, steps, values)
+        patch.setattr(Logs, "write", write)
+        first = train_toy(tmp_path)
+    assert first.code == 0
+    stopped, = list_steps(tmp_path / "article")[-1:]
+    assert stopped in (3, 4)
+    assert f"stopped at step {stopped} of 12 and saved; the same command goes on: python -m dcgan_jax.train --workdir" in first.out
+
+    with monkeypatch.context() as patch:
+        feed = batches.resident
+
+        def resident(*args):
+            for at, batch in enumerate(feed(*args), stopped):
+                if at + 1 == 7:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+        patch.setattr(batches, "resident", resident)
+        second = train_toy(tmp_path)
+    assert second.code == 130
+    assert "stopped at step 7 of 12 and saved; the same command goes on:" in second.out
+    assert list_steps(tmp_path / "article")[-1] == 7
+
+    with Traces() as traces:
+        third = train_toy(tmp_path, "--feed", "stream")
+    assert third.code == 0, third
+    assert "goes on from step 7" in third.out
+    assert traces.of == ONCE
+    equals_the_whole(tmp_path / "article")
+
+
+def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(tmp_path):
+    assert train_toy(tmp_path, steps=6).code == 0
+    done = train_toy(tmp_path, steps=12)
+    assert done.code == 0
+    assert "goes on from step 6" in done.out
+    equals_the_whole(tmp_path / "article")
+
+
+KILLED = """
+import os, signal, sys
+from dcgan_jax import cli, train
+from dcgan_jax.run.logs import Logs
+real = Logs.write
+def write(self, steps, values):
+    real(self, steps, values)
+    self.flush()  # the worst case: lines of steps that no checkpoint has are on the disk, the last one half
+    if steps.stop == 11:
+        with open(self.file, "a") as file:
+            file.write('{"step": 12, "ima')
+        os.kill(os.getpid(), signal.SIGKILL)
+Logs.write = write
+cli.run_verb(train.main)
+"""
+
+
+def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_COMPILATION_CACHE_DIR": str(toy_run.CACHE / "xla")}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "--workdir", tmp_path, *FLAGS, "--steps", str(STEPS)],
+        cwd=PACKAGE.parent, env=environment, capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = tmp_path / "article"
+    assert (run / "metrics.jsonl").read_text().endswith('{"step": 12, "ima')
+    done = train_toy(tmp_path)
+    assert done.code == 0, done
+    assert "goes on from step 8" in done.out or "goes on from step 4" in done.out  # the kill may fall into the save of step 8
+    equals_the_whole(run)
+
+
+# ---- One program a run ----
+
+
+def test_a_run_compiles_each_of_its_programs_once():
+    """Over two epochs' ends, four saves, twelve grids of numbers."""
+    assert whole().traces == ONCE
+
+
+def test_a_count_of_traces_can_fail():
+    with Traces() as traces:
+        steps = jax.jit(toy_run.train.finite_leaves)
+        for length in (1, 2):
+            steps({"leaf": np.zeros(length)})
+    assert traces.of["finite_leaves"] == 2
+
+
+# ---- The house ----
+
+ROOMS = ("data", "gan", "quality", "run")
+MAY_IMPORT = {  # rooms and modules, within the project
+    "config": set(),
+    "presets": {"config"},
+    "cli": {"config", "presets"},
+    "data": {"data", "config"},
+    "run": {"run", "config"},
+    "gan": {"gan", "quality", "config"},
+    "quality": {"gan", "quality", "config"},
+}
+VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
+FOR_VERBS = {"cli", "config", "presets", *ROOMS}
+SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
+
+
+def imported(file):
+    """Names of all modules that a file imports anywhere in it, in full: dcgan_jax.data.pack, numpy ..."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide the room"
+            # From a package comes a module or a name: `from dcgan_jax.run import logs` is dcgan_jax.run.logs.
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def sources():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def part(path):
+    """The room a file is in, or its own name where it is in none."""
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_the_rooms_import_only_what_the_house_allows(file):
+    here = part(file)
+    allowed = FOR_VERBS if here in VERBS else MAY_IMPORT[here]
+    used = {name.split(".")[1] for name in imported(file) if name.startswith("dcgan_jax.")}
+    assert used <= allowed, f"{file.name} is in {here} and imports {used - allowed}"
+
+
+@pytest.mark.parametrize("file", [file for file in sources() if part(file) in ("gan", "quality")],
+                         ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_pure_rooms_touch_no_file_clock_or_global_randomness(file):
+    tops = {name.split(".")[0] for name in imported(file)}
+    assert not tops & SIDE_EFFECTS
+
+
+def test_the_import_law_sees_every_form(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("import dcgan_jax.train\nfrom dcgan_jax import cli\ndef f():\n    from dcgan_jax.run.logs import Logs\n")
+    assert imported(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
+
+
+def test_importing_is_cheap_and_brings_no_tensorflow():
+    code = """
+import sys
+import dcgan_jax
+assert not {"jax", "numpy", "flax"} & set(sys.modules), "import dcgan_jax is no longer cheap"
+import dcgan_jax.train, dcgan_jax.sample, dcgan_jax.evaluate, dcgan_jax.prepare
+heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX", "torch"} & set(sys.modules)
+assert not heavy, heavy
+import jax
+jax.config.update("jax_num_cpu_devices", 3)  # raises where importing has started the devices
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

@@ -1,0 +1,92 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_run import call, refusal
+
+from dcgan_jax import prepare
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty good pictures of 24 x 20, one that is none, one text."""
+    (tmp_path / "in").mkdir()
+    for at in range(40):
+        Image.fromarray(np.full((20, 24, 3), 6 * at, np.uint8)).save(tmp_path / "in" / f"{at:02}.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "read me.txt").write_text("hello")
+    return tmp_path / "in"
+
+
+def prepared(*arguments):
+    done = call(prepare, *arguments)
+    assert done.code == 0, done
+    return done
+
+
+def test_it_shows_what_it_found(folder, cache):
+    done = prepared("--data", folder, "--size", 16)
+    assert done.out.startswith("folder: in, split all\n") or done.out.startswith(f"folder: {folder}, split all\n")
+    assert "40 pictures packed at 16 px, 3 channels, crop centre" in done.out
+    assert "1 skipped, 0 enlarged, 1 other files ignored" in done.out
+    assert "broken.png" in done.err
+    path = Path(re.search(r"pack (\S+)", done.out)[1])
+    assert path.parent == cache / "packs"
+    with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
+        shades = {shade for _, shade in preview.convert("L").getcolors()}
+    assert shades == {*range(0, 240, 6), 255}  # every picture, on white
+
+
+def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
+    first = prepared("--data", folder, "--size", 16)
+
+    def decodes(*args):
+        raise AssertionError("packed anew")
+    monkeypatch.setattr("dcgan_jax.data.pack._pack_chunk", decodes)
+    assert prepared("--data", folder, "--size", 16).out == first.out
+    assert len(pack(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
+
+
+def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
+    np.save(tmp_path / "many.npy", np.repeat(np.arange(250, dtype=np.uint8), 16 * 16 * 3).reshape(250, 16, 16, 3))
+    done = prepared("--data", tmp_path / "many.npy", "--size", 16)
+    with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
+        shades = sorted(shade for _, shade in preview.convert("L").getcolors())
+    assert len(shades) == prepare.SHOWN + 1
+    assert (shades[0], shades[-2]) == (0, 249)
+    assert max(np.diff(shades[:-1])) <= 5
+
+
+def test_drawn_faces_have_attributes():
+    assert re.search(r"\d\d attributes: \w+, ", prepared("--data", "drawn:40", "--size", 16).out)
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
+def test_grey_and_colour(folder, channels, mode):
+    done = prepared("--data", folder, "--size", 16, "--channels", channels)
+    with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
+        assert preview.mode == mode
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--size", 33), ["--size 33", "16 or 32"]), (("--size", -16), ["--size -16"]), (("--crop", "middle"), ["--crop", "middle"]),
+    (("--channels", 2), ["--channels", "2"]), (("--split", "half"), ["--split", "half"]), (("--strict",), ["broken.png", "--strict"]),
+    (("--sise", 16), ["--sise", "--size"])], ids=str)
+def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says):
+    line = refusal(prepare, "--data", folder, *arguments)
+    assert all(part in line for part in says), line
+    assert not list(cache.rglob("index.json"))
+
+
+def test_data_is_asked_for():
+    assert "--data" in refusal(prepare)

@@ -1,0 +1,82 @@
+"""The recipes: valid, short, told by their docstrings, and different where their sources differ."""
+
+import dataclasses
+
+import pytest
+
+from dcgan_jax import presets
+from dcgan_jax.config import GROUP_OF, Config, check, flat
+from dcgan_jax.presets import PRESETS
+
+# A word of the docstring that tells where the recipe is from: a repository with its commit, an article, or what it was cut from.
+SOURCES = {
+    "article": "udacity/deep-learning-v2-pytorch c9404fc", "udacity-wide": "article", "newmu": "Newmu/dcgan_code ee12b2d",
+    "soumith": "dcgan.torch 6eaac63", "torch64": "pytorch/examples 77f55b9", "torch-tutorial": "dcgan_faces_tutorial.py, 00683b5",
+    "carpedm20": "carpedm20/DCGAN-tensorflow 62c9a2a", "keras64": "keras-io cca4efb", "torch32": "torch64", "torch128": "torch64",
+    "modern32": "arXiv:2501.05441",
+}
+
+
+def function_of(name):
+    return getattr(presets, name.replace("-", "_"))
+
+
+def test_the_sources_above_are_of_all_presets():
+    assert SOURCES.keys() == PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_valid_named_and_sourced(name):
+    check(PRESETS[name])
+    assert PRESETS[name].run.preset == name
+    assert function_of(name)() == PRESETS[name]
+    assert SOURCES[name] in function_of(name).__doc__
+
+
+def test_every_flag_that_a_docstring_names_exists():
+    for name in PRESETS:
+        words = (function_of(name).__doc__ + presets.__doc__).replace("(", " ").replace(")", " ").split()
+        for word in words:
+            if word.startswith("--") and word != "--imageSize":  # PyTorch's
+                assert word[2:].replace("-", "_") in GROUP_OF, (name, word)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_short_difference_that_leaves_the_run_and_the_machine_alone(name):
+    default, values = flat(Config()), flat(PRESETS[name])
+    changed = {field for field in values if values[field] != default[field]}
+    assert len(changed) <= 24
+    untouchable = {"workdir", "name", "seed", "data", "feed", "strict", "compute_dtype", "steps_per_dispatch", "tensorboard"}
+    assert not changed & untouchable
+
+
+def test_presets_of_one_family_differ_in_what_their_sources_differ():
+    def difference(a, b):
+        a, b = flat(PRESETS[a]), flat(PRESETS[b])
+        return {field for field in a if a[field] != b[field]} - {"preset"}
+
+    assert difference("torch64", "soumith") == {"crop", "flip", "adam_eps_hat", "d_stats_in_g_step"}
+    assert difference("torch64", "torch-tutorial") == {"batch_size", "epochs"}
+    assert difference("torch64", "torch32") == difference("torch64", "torch128") == {"size"}
+    assert difference("article", "udacity-wide") == {"width", "kimg", "epochs"} | (
+        {"save_every_steps"} & difference("article", "udacity-wide"))
+
+
+@pytest.mark.parametrize("name, published", [
+    # Batch, lr, beta1, Adam's epsilon and its place, latents, kernel, channels next to the image: PRESETS.md, sections 2 and 4.
+    ("article", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 32)),
+    ("udacity-wide", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 64)),
+    ("newmu", (128, 2e-4, 0.5, 1e-8, False, "uniform", 5, 128)),
+    ("soumith", (64, 2e-4, 0.5, 1e-8, True, "normal", 4, 64)),
+    ("torch64", (64, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
+    ("torch-tutorial", (128, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
+    ("carpedm20", (64, 2e-4, 0.5, 1e-8, True, "uniform", 5, 64)),
+    ("keras64", (32, 1e-4, 0.9, 1e-7, True, "normal", 4, 64)),
+])
+def test_published_numbers(name, published):
+    config = PRESETS[name]
+    optimizer, nets = config.optimizer, config.nets
+    assert published == (config.data.batch_size, optimizer.lr, optimizer.beta1, optimizer.adam_eps, optimizer.adam_eps_hat,
+                         nets.latent_law, nets.kernel, nets.width)
+    assert optimizer.beta2 == 0.999
+    assert dataclasses.astuple(config.loss)[:2] == ("bce", 1.0)  # all published recipes: cross-entropy, no smoothing

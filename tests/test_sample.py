@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+from toy_run import call, copied, files, refusal, whole
+
+from dcgan_jax import sample
+from dcgan_jax.run.pictures import GAP_PX, grid
+from dcgan_jax.sample import Sample, parse_seeds
+
+
+def drawn(out, *arguments, code=0):
+    """--out out of the toy run with these arguments."""
+    done = call(sample, "--run", whole().run, "--out", out, *arguments)
+    assert (done.code, done.err) == (code, ""), done
+    return done.out
+
+
+def faces(tmp_path, *arguments):
+    drawn(tmp_path / "faces.npy", *arguments)
+    return np.load(tmp_path / "faces.npy", allow_pickle=False)
+
+
+# ---- A seed is an image ----
+
+
+def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
+    """Byte for byte: alone, in any order, across the batches of the compiled program, last or first."""
+    many = faces(tmp_path, "--count", 70, "--seed", 5)
+    assert len({image.tobytes() for image in many}) == 70
+    for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
+        asked = parse_seeds(Sample(run="", seeds=seeds))
+        for seed, image in zip(asked, faces(tmp_path, "--seeds", seeds), strict=True):
+            if 5 <= seed < 75:
+                assert_array_equal(image, many[seed - 5])
+
+
+def test_the_last_grid_of_training_is_of_the_first_seeds(tmp_path):
+    drawn(tmp_path / "sheet.png", "--count", 4)
+    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000012.png").read_bytes()
+
+
+def test_an_older_checkpoint_can_be_drawn_from(tmp_path):
+    said = drawn(tmp_path / "sheet.png", "--count", 4, "--step", 8)
+    assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
+    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000008.png").read_bytes()
+
+
+# ---- Where it is written ----
+
+
+def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
+    array = faces(tmp_path, "--seeds", "7,40-42")
+    assert (array.shape, array.dtype) == ((4, 16, 16, 3), np.uint8)
+    drawn(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
+    with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
+        assert sheet.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2
+        assert_array_equal(np.asarray(sheet)[::6, ::6], grid(array))
+    drawn(tmp_path / "folder", "--seeds", "7,40-42")
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == [f"{seed:010d}.png" for seed in (7, 40, 41, 42)]
+    for name, image in zip(names, array, strict=True):
+        with Image.open(tmp_path / "folder" / name) as file:
+            assert_array_equal(np.asarray(file), image)
+
+
+def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
+    before = files(whole().run)
+    for out in ("a.png", "a.npy", "a/"):
+        drawn(f"{tmp_path}/{out}", "--count", 1)
+    assert files(whole().run) == before
+    assert sorted(files(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
+
+
+# ---- Seeds ----
+
+
+@pytest.mark.parametrize("asked, seeds", [
+    ({"count": 3}, [0, 1, 2]), ({"count": 2, "seed": 9}, [9, 10]), ({"seeds": "7"}, [7]), ({"seeds": "7,3,3"}, [7, 3, 3]),
+    ({"seeds": "2-4, 9"}, [2, 3, 4, 9]), ({"seeds": "5-5"}, [5]), ({"seeds": str(2**32 - 1)}, [2**32 - 1]),
+    ({"seed": 2**32 - 2, "count": 2}, [2**32 - 2, 2**32 - 1]), ({"seeds": "1", "count": 5, "seed": 3}, [1])])
+def test_lists_and_ranges(asked, seeds):
+    found = parse_seeds(Sample(run="", **asked))
+    assert found.dtype == np.uint32
+    assert found.tolist() == seeds
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--seeds", "x"), ["--seeds x", "'x'", "7,12,40-47"]), (("--seeds", "1,,2"), ["--seeds 1,,2"]), (("--seeds", ","), ["--seeds ,"]),
+    (("--seeds", "1.5"), ["1.5"]), (("--seeds", "9-3"), ["9-3", "ranges rise"]), (("--seeds", "3-"), ["3-"]),
+    (("--seeds=-3",), ["-3"]), (("--seeds", "4294967296"), ["4294967295"]), (("--seeds", "0-4294967295"), ["10,000,000"]),
+    (("--seed", "-1"), ["--seed -1", "4294967295"]), (("--seed", "4294967295", "--count", "2"), ["--seed", "4294967295"]),
+    (("--count", "0"), ["--count 0"]), (("--count", "-4"), ["--count -4"]), (("--count", "many"), ["--count", "many"])], ids=str)
+def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
+    line = refusal(sample, "--run", whole().run, "--out", tmp_path / "a.png", *arguments)
+    assert all(part in line for part in says), line
+    assert not list(tmp_path.iterdir())
+
+
+# ---- Mistakes ----
+
+
+@pytest.mark.parametrize("out", ["faces.jpg", "faces.npz", "file", "file/faces.png", "file/faces.npy", "file/faces", "folder.png"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, out):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    before = files(tmp_path)
+    line = refusal(sample, "--run", whole().run, "--count", 1, "--out", tmp_path / out)
+    assert f"--out {tmp_path / out}: " in line
+    assert files(tmp_path) == before
+
+
+def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path):
+    line = refusal(sample, "--run", whole().run, "--step", 5, "--out", tmp_path / "a.png")
+    assert f"--step 5: {whole().run} has 4, 8, 12" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_checkpoint_is_one_line(tmp_path):
+    run = copied(whole().run, tmp_path)
+    for step in (run / "checkpoints").iterdir():
+        step.rename(step.with_name(step.name + ".moved"))
+    assert "no checkpoint yet" in refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_other_networks_than_the_checkpoints_are_one_line(tmp_path):
+    run = copied(whole().run, tmp_path)
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))
+    line = refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line

@@ -1,0 +1,182 @@
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+from PIL import Image
+from toy_run import DATA, STEPS, copied, files, metrics, refusal, train_toy, whole
+
+from dcgan_jax import train
+from dcgan_jax.cli import parse_config
+from dcgan_jax.config import BadInput
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.logs import Logs
+from dcgan_jax.run.pictures import GAP_PX, REALS_SHOWN
+from dcgan_jax.run.workdir import read_config
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of one's own."""
+    return copied(whole().run, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_given_back():
+    """Whoever calls train() from a notebook keeps their Ctrl-C, however the run ends."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# ---- A run from its start to its end ----
+
+
+def test_a_run_leaves_all_that_explains_it():
+    found = {path.name for path in whole().run.iterdir()}
+    events = {name for name in found if name.startswith("events.out.tfevents.")}
+    assert found - events == {"config.json", "environment.json", "data.json", "reals.png", "samples", "losses.png", "report.html",
+                              "metrics.jsonl", "checkpoints"}
+    assert len(events) == 1
+
+
+def test_a_grid_is_drawn_before_the_first_step_and_at_every_save():
+    assert sorted(path.name for path in (whole().run / "samples").iterdir()) == [f"{step:08d}.png" for step in (0, 4, 8, 12)]
+    for path in (whole().run / "samples").iterdir():
+        with Image.open(path) as file:
+            assert file.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2  # --grid-images 4, enlarged sixfold
+
+
+def test_the_newest_three_checkpoints_are_kept():
+    assert list_steps(whole().run) == [4, 8, 12]
+
+
+def test_the_config_that_is_written_is_the_one_that_was_asked():
+    asked = parse_config(["--workdir", str(whole().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
+    assert read_config(whole().run) == asked
+    assert asked.run.name == "article"
+
+
+def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
+    packed = pack(open_source(DATA), size=16, channels=3, crop="centre").images
+    with Image.open(whole().run / "reals.png") as file:
+        shown = np.asarray(file)[::6, ::6]
+    side = 16 + GAP_PX
+    assert shown.shape == (2 * side + GAP_PX, 10 * side + GAP_PX, 3)
+    tiles = [shown[GAP_PX + i // 10 * side:, GAP_PX + i % 10 * side:][:16, :16] for i in range(REALS_SHOWN)]
+    matches = [int(np.flatnonzero((packed == tile).all((1, 2, 3)))[0]) for tile in tiles if tile.min() < 255]
+    assert len(set(matches)) == len(matches)
+    assert len(matches) == 16  # a step of 2 x 8 has no more
+
+
+def test_metrics_are_of_every_second_step_and_count_images():
+    lines = metrics(whole().run)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert all(line["images"] == 16 * line["step"] for line in lines)
+    for line in lines:
+        assert {"d_loss", "g_loss", "d_real_hits", "d_fake_hits"} <= line.keys()
+        assert all(np.isfinite(value) for value in line.values())
+
+
+def test_data_facts_are_those_of_the_pack():
+    facts = json.loads((whole().run / "data.json").read_text())
+    assert (facts["count"], facts["size"], facts["source"]["kind"]) == (85, 16, "drawn")
+
+
+def test_what_is_said_is_what_there_is():
+    lines = whole().done.out.splitlines()
+    assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 85 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
+    assert [line for line in lines if line.startswith("saved")] == [
+        f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)]
+    assert lines[-1] == f"done: 12 steps. Faces: {whole().run}/samples/00000012.png; all of it: {whole().run}/report.html"
+    assert all(line.startswith(("packing ", "packed ")) for line in whole().done.err.splitlines())
+
+
+def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch):
+    """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
+    def stops(*args):
+        raise BadInput("enough")
+    monkeypatch.setattr(train, "open_source", stops)
+    done = toy_run.call(train, "--workdir", tmp_path)
+    assert done.code == 2
+    assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
+
+
+# ---- The same command again ----
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(run, tmp_path):
+    before = {path: data for path, data in files(run).items() if path not in ("config.json", "environment.json")}
+    for steps in (STEPS, STEPS - 5):
+        done = train_toy(tmp_path, steps=steps)
+        assert (done.code, done.err) == (0, "")
+        assert done.out == f"{run} is complete: step 12 of {steps}. More: give a larger --steps, --epochs or --kimg\n"
+    assert before.items() <= files(run).items()
+    assert files(run).keys() == files(whole().run).keys()
+
+
+# ---- Signals ----
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, monkeypatch):
+    real = Logs.write
+
+    def twice(self, steps, values):
+        if steps.stop == STEPS + 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        real(self, steps, values)
+    monkeypatch.setattr(Logs, "write", twice)
+    done = train_toy(tmp_path, steps=STEPS + 4)
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert list_steps(run) == [4, 8, 12]
+
+
+# ---- Numbers that are none ----
+
+
+@pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
+def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
+    real = Logs.write
+
+    def poisoned(self, steps, values):
+        real(self, steps, values | {"d_loss": np.where(np.arange(steps.start, steps.stop) + 1 == at, np.nan, values["d_loss"])})
+    monkeypatch.setattr(Logs, "write", poisoned)
+    before = files(run / "checkpoints")
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
+    assert f"{run}: step {at}: d_loss is nan; the checkpoint of step 12 is good. Try a lower --lr" in line
+    assert files(run / "checkpoints") == before
+    assert not (run / "samples" / "00000016.png").exists()
+    assert [numbers["step"] for numbers in metrics(run)] == list(range(2, at, 2))
+
+
+def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, monkeypatch):
+    real = train.train_steps
+
+    def poisoned(*args):
+        def steps(state, batches):
+            state, numbers = real(*args)(state, batches)
+            nan = jax.numpy.where(state.step == 16, jax.numpy.nan, 0.0)
+            return state.replace(d_params=jax.tree.map(lambda leaf: leaf + nan, state.d_params)), numbers
+        return steps
+    monkeypatch.setattr(train, "train_steps", poisoned)
+    before = files(run / "checkpoints")
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
+    assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is good" in line
+    assert files(run / "checkpoints") == before
+    assert not (run / "samples" / "00000016.png").exists()
+    monkeypatch.undo()
+    assert train_toy(tmp_path, steps=14).code == 0  # and it goes on from there
+    assert [numbers["step"] for numbers in metrics(run)] == list(range(2, 15, 2))
+
+
+def test_a_learning_rate_far_too_high_is_one_line(tmp_path):
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--lr", "1e30")
+    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity); the checkpoint of step 0 is good", line)
+    assert list_steps(tmp_path / "article") == [0]

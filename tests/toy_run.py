@@ -1,0 +1,143 @@
+"""Real runs of the verbs on toy nets, in this process; the finished one is made once and only read."""
+
+import atexit
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+import tiny
+
+from dcgan_jax import cli, train
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, workdir
+
+CACHE = Path(tempfile.mkdtemp(prefix="dcgan_jax-tests-"))
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
+# Every run compiles its programs anew, and they are mostly the same few: from the second run on XLA's work is read from here.
+# Tracing, which the laws count, is done in any case.
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# 85 pictures are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
+DATA = "drawn:85"
+FLAGS = ("--data", DATA, "--size", "16", "--width", "4", "--batch-size", "8", "--d-steps", "2", "--flip", "--d-dropout", "0.1",
+         "--save-every-steps", "4", "--log-every-steps", "2", "--grid-images", "4")
+STEPS = 12
+
+
+class Done(NamedTuple):
+    """How a verb ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(verb, *arguments) -> Done:
+    """`python -m dcgan_jax.<verb> arguments`, without a new process."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = mock.patch.object(sys, "argv", [verb.__name__, *map(str, arguments)])
+    with argv, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.run_verb(verb.main)
+        except SystemExit as end:
+            code = end.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Done:
+    """The toy run parent/article to `steps`."""
+    return call(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
+
+
+def refusal(verb, *arguments) -> str:
+    """The one line with which a verb refuses the arguments: exit code 2, nothing else but what packing says of its progress."""
+    done = call(verb, *arguments)
+    lines = [line for line in done.err.splitlines() if not line.startswith(("packing ", "packed "))]
+    assert (done.code, len(lines)) == (2, 1), done
+    assert lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+class Traces:
+    """Counts how often the programs of train.py are traced while it is entered: once each, or one was compiled twice."""
+
+    MAKERS = ("train_steps", "recalibrated")  # they return the function that is jitted; finite_leaves is one itself
+
+    def __init__(self):
+        self.of = dict.fromkeys((*self.MAKERS, "finite_leaves"), 0)
+
+    def __enter__(self):
+        self.patches = contextlib.ExitStack()
+        for name in self.of:
+            real = getattr(train, name)
+            patched = self._counted(name, real) if name == "finite_leaves" else self._maker(name, real)
+            self.patches.enter_context(mock.patch.object(train, name, patched))
+        return self
+
+    def __exit__(self, *fault):
+        self.patches.close()
+
+    def _counted(self, name, function):
+        @functools.wraps(function)
+        def counted(*args, **kwargs):
+            self.of[name] += 1
+            return function(*args, **kwargs)
+        return counted
+
+    def _maker(self, name, make):
+        return lambda *args: self._counted(name, make(*args))
+
+
+class Whole(NamedTuple):
+    """The finished run, never interrupted."""
+
+    run: Path
+    done: Done
+    traces: dict[str, int]
+
+
+@functools.cache
+def whole() -> Whole:
+    with Traces() as traces:
+        done = train_toy(CACHE / "runs")
+    assert done.code == 0, done
+    return Whole(CACHE / "runs" / "article", done, traces.of)
+
+
+def copied(run: Path, parent: Path) -> Path:
+    """A copy of a run, to be harmed."""
+    return Path(shutil.copytree(run, parent / run.name))
+
+
+def state_at(run: Path, step: int) -> dict[str, np.ndarray]:
+    """All leaves of a checkpoint, by path."""
+    config = workdir.read_config(run)
+    shapes = jax.eval_shape(lambda: init_state(config))
+    with checkpoints.manager(run, keep=100) as saved:
+        like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+        return tiny.leaves(checkpoints.restore(saved, step, like))
+
+
+def metrics(run: Path) -> list[dict]:
+    """metrics.jsonl without the speed, which no two runs share."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every path below folder with a hash of what it holds: equal before and after means nothing was made, lost or changed."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for path in sorted(folder.rglob("*"))}
