@@ -13,7 +13,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m dcgan_jax.train --workdir runs/
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --quiet --numprocesses 2
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -104,4 +104,5 @@ def _in_one_line(box: str) -> str:
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
-    return re.sub(r"^(Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options) ", "", text)
+    titles = "Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options"
+    return re.sub(rf"^({titles}) ", "", text)

@@ -196,8 +196,10 @@ class Config:
 GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
 GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
 
-# May differ between a run and its resumption: lengths extend it, the rest changes no number it computes.
-FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "feed", "strict", "keep_checkpoints", "tensorboard", "data"}
+# May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
+# what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
+FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
+                  "keep_checkpoints", "grid_images", "tensorboard"}
 
 
 def replace(config: Config, **changes) -> Config:

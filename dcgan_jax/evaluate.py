@@ -47,13 +47,14 @@ def main() -> int:
     if ask.count < 2 or not 0 <= ask.seed <= 2**32 - ask.count:
         raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
     data = ask.data or config.data.data
-    packed = pack(open_source(data, config.data.split), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    source = open_source(data, config.data.split)
+    packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
     trained_on = workdir.read_data_facts(run)["fingerprint"]
     if not ask.data and packed.index["fingerprint"] != trained_on:
         raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
     if len(packed.images) < ask.count:
-        raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another quantity, "
-                       f"so ask for --count {len(packed.images)} yourself")
+        raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another "
+                       f"quantity, so ask for --count {len(packed.images)} yourself")
     step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
 
     # Any real pictures, but always the same for one count: their own order may be by person or class.

@@ -59,10 +59,8 @@ def write(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
     if out.suffix == ".png":
         pictures.save_grid(out, images)
     elif out.suffix == ".npy":
-        partial = out.with_name(out.name + ".partial")
-        with partial.open("wb") as file:
+        with workdir.whole(out) as partial, partial.open("wb") as file:
             np.save(file, images, allow_pickle=False)
-        partial.replace(out)
     else:
         out.mkdir(exist_ok=True)
         for seed, image in zip(seeds, images, strict=True):

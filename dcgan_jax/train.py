@@ -18,6 +18,7 @@ from dcgan_jax.gan.step import train_steps
 from dcgan_jax.run import checkpoints, devices, pictures, workdir
 from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
 
+
 class Stop:
     """Ctrl-C and SIGTERM: the step under way is finished and saved. A second Ctrl-C stops at once, to the last save."""
 
@@ -115,8 +116,8 @@ def train(config: Config) -> int:
                 if stopping:
                     break
     except NotFinite as fault:
-        raise BadInput(f"{run}: {fault}; the checkpoint of step {saved.latest_step()} is good. Try a lower --lr or another --seed "
-                       "under another --name") from None
+        raise BadInput(f"{run}: {fault}; the checkpoint of step {saved.latest_step()} is good. Try a lower --lr or another "
+                       "--seed under another --name") from None
     finally:
         logs.close()
         saved.close()  # waits for the last write

@@ -61,7 +61,7 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
     assert first.code == 0
     stopped, = list_steps(tmp_path / "article")[-1:]
     assert stopped in (3, 4)
-    assert f"stopped at step {stopped} of 12 and saved; the same command goes on: python -m dcgan_jax.train --workdir" in first.out
+    assert f"stopped at step {stopped} of 12 and saved; the same command goes on: python -m dcgan_jax.train --" in first.out
 
     with monkeypatch.context() as patch:
         feed = batches.resident
@@ -86,7 +86,8 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
 
 
 def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(tmp_path):
-    assert train_toy(tmp_path, steps=6).code == 0
+    """And it makes no difference how often it was saved on the way."""
+    assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
     done = train_toy(tmp_path, steps=12)
     assert done.code == 0
     assert "goes on from step 6" in done.out

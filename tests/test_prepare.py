@@ -80,8 +80,8 @@ def test_grey_and_colour(folder, channels, mode):
 
 @pytest.mark.parametrize("arguments, says", [
     (("--size", 33), ["--size 33", "16 or 32"]), (("--size", -16), ["--size -16"]), (("--crop", "middle"), ["--crop", "middle"]),
-    (("--channels", 2), ["--channels", "2"]), (("--split", "half"), ["--split", "half"]), (("--strict",), ["broken.png", "--strict"]),
-    (("--sise", 16), ["--sise", "--size"])], ids=str)
+    (("--channels", 2), ["--channels", "2"]), (("--split", "half"), ["--split", "half"]),
+    (("--strict",), ["broken.png", "--strict"]), (("--sise", 16), ["--sise", "--size"])], ids=str)
 def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says):
     line = refusal(prepare, "--data", folder, *arguments)
     assert all(part in line for part in says), line

@@ -1,5 +1,6 @@
 """Toy versions of every preset and their compiled steps, shared by the tests: compiling is what costs."""
 
+import dataclasses
 import functools
 
 import jax
@@ -20,7 +21,7 @@ def tiny(preset: str, **changes) -> Config:
         config = replace(config, size=32, g_multipliers=(2, 4, 8), d_multipliers=(1, 2))
     # What the step does not read is made equal, so that presets that differ in data or length only share one program.
     config = replace(config, crop="centre", **changes)
-    return Config(run=Run(steps=1), data=config.data, nets=config.nets, loss=config.loss, optimizer=config.optimizer, output=Output())
+    return dataclasses.replace(config, run=Run(steps=1), output=Output())
 
 
 @functools.cache

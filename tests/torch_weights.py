@@ -1,7 +1,8 @@
 """PyTorch's layouts to ours, so that a parity fixture is comparable with a GanState's trees.
 
 torch's conv (out, in, kh, kw) and transposed conv (in, out, kh, kw) both become (kh, kw, C_large, C_small) without a flip.
-Dense layers that touch a feature map also change the order of its numbers, channel-first to channel-last (PRESETS.md, T15).
+Dense layers that touch a feature map also change the order of its numbers, channel-first to channel-last
+(docs/published-dcgans.md, T15).
 """
 
 import numpy as np
@@ -52,7 +53,7 @@ def _channels_last(tensor: np.ndarray) -> np.ndarray:
 
 
 def to_torch(run: inputs.Run, net: str, name: str, tree: dict) -> np.ndarray:
-    """The leaf of our tree that is torch's `name`, flat in torch's order: `to_ours` undone by sending numbered places through it."""
+    """The leaf of our tree that is torch's `name`, flat in torch's order: `to_ours` is undone by sending places through it."""
     shapes = inputs.parameter_shapes(run.recipe, run.width)[net]
     shape = shapes.get(name) or shapes[name.replace("running_mean", "weight").replace("running_var", "weight")]
     layer, leaf, order = to_ours(run.recipe, net, name, np.arange(np.prod(shape)).reshape(shape))

@@ -44,6 +44,11 @@ class Done(NamedTuple):
     out: str
     err: str
 
+    @property
+    def faults(self) -> list[str]:
+        """Lines on stderr but for what packing says of its progress: that depends on which test came first."""
+        return [line for line in self.err.splitlines() if not line.startswith(("packing ", "packed "))]
+
 
 def call(verb, *arguments) -> Done:
     """`python -m dcgan_jax.<verb> arguments`, without a new process."""
@@ -63,12 +68,11 @@ def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Done:
 
 
 def refusal(verb, *arguments) -> str:
-    """The one line with which a verb refuses the arguments: exit code 2, nothing else but what packing says of its progress."""
+    """The one line with which a verb refuses the arguments, exit code 2."""
     done = call(verb, *arguments)
-    lines = [line for line in done.err.splitlines() if not line.startswith(("packing ", "packed "))]
-    assert (done.code, len(lines)) == (2, 1), done
-    assert lines[0].startswith("error: "), lines
-    return lines[0]
+    assert (done.code, len(done.faults)) == (2, 1), done
+    assert done.faults[0].startswith("error: "), done
+    return done.faults[0]
 
 
 class Traces:

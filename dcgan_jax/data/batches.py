@@ -26,7 +26,7 @@ class Order(NamedTuple):
     images_per_step: int
 
     def indices(self, step: int) -> np.ndarray:
-        """(images_per_step,) int64 positions for step 0, 1, 2 ... Each epoch is a permutation whose last partial batch is dropped."""
+        """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation less its last partial batch."""
         steps_per_epoch = self.image_count // self.images_per_step
         epoch, position = divmod(step, steps_per_epoch)
         start = position * self.images_per_step
@@ -67,7 +67,8 @@ def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], shardi
         yield jax.device_put(batch, sharding)
 
 
-def resident(images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
+def resident(images: np.ndarray, order: Order, dispatches: Iterator[range],
+             sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
     """The same batches as `stream`, taken on the device from a copy of all images."""
     everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     copy = jax.device_put(np.asarray(images), everywhere)

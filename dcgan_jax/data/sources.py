@@ -236,7 +236,9 @@ class _Table(NamedTuple):
 
     def rows(self) -> Iterator[list[str]]:
         with self.open() as file:
-            for line in file:
+            for number, line in enumerate(file):
+                if number == 0 and line.lstrip().lower().startswith((b"<html", b"<!doctype html")):
+                    raise BadInput(f"{self.name} is a web page, not CelebA's table: delete it and download it again from {CELEBA_PAGE}")
                 yield line.decode("utf-8", "replace").replace(",", " ").split()
 
 

@@ -35,7 +35,8 @@ def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     """A square of half the side, centred anywhere, becomes 0 (grey). Shape kept."""
     batch, side = images.shape[:2]
     hole = side // 2
-    centre = jax.random.randint(key, (2, batch, 1), 0, side + (1 - hole % 2))  # as published: an even hole may centre on the far edge
+    # As published: an even hole may centre on the far edge.
+    centre = jax.random.randint(key, (2, batch, 1), 0, side + (1 - hole % 2))
     pixels = jnp.arange(side).reshape(1, 1, side)
     covered = jnp.abs(pixels - centre + 0.5 * (1 - hole % 2)) < hole / 2  # (2, B, S): rows, columns
     inside = covered[0][:, :, None] & covered[1][:, None, :]  # (B, S, S)

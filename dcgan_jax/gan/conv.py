@@ -5,7 +5,7 @@ on the small one, for the convolution and for its transpose alike, so that the t
 input gradient and three kernels (forward, input gradient, weight gradient) serve both functions and all their gradients.
 
 GPU and TPU get `lax` everywhere. XLA's CPU backend is slow in the input gradient, and in the weight gradient of layers
-with few channels (DESIGN.md, section 5): there the image is folded, 2x2 pixels into channels, which makes a k4 s2
+with few channels (docs/how-it-works.md): there the image is folded, 2x2 pixels into channels, which makes a k4 s2
 convolution a 2x2 one of stride 1, that is, one GEMM a tap.
 """
 
@@ -24,7 +24,7 @@ def pads(kernel_size: int, padding: str) -> tuple[int, int]:
     """Pixels added before and after each image side so that it is exactly halved.
 
     padding: "symmetric" (PyTorch p1 for k4, p2 for k5; Theano) or "same" (TensorFlow, which for k5 pads 1 before, 2 after).
-    PRESETS.md, traps T1 and T2. The transpose of each is the one its framework calls the transposed convolution.
+    docs/published-dcgans.md, traps T1 and T2. The transpose of each is the one its framework calls the transposed convolution.
     """
     before = (kernel_size - 1) // 2 if padding == "symmetric" else (kernel_size - 2) // 2
     return before, kernel_size - 2 - before
@@ -53,7 +53,8 @@ def conv_transpose(y: jax.Array, kernel: jax.Array, padding: str = "symmetric") 
 # The gradients call the public pair where they can, so that gradients of gradients (R1, R2, WGAN-GP) are fast as well.
 conv.defvjp(
     lambda x, kernel, padding: (conv(x, kernel, padding), (x, kernel)),
-    lambda padding, saved, dy: (conv_transpose(dy, saved[1], padding), _weight_gradient(saved[0], dy, saved[1].shape[0], padding)))
+    lambda padding, saved, dy: (conv_transpose(dy, saved[1], padding),
+                                _weight_gradient(saved[0], dy, saved[1].shape[0], padding)))
 conv_transpose.defvjp(
     lambda y, kernel, padding: (conv_transpose(y, kernel, padding), (y, kernel)),
     lambda padding, saved, dx: (conv(dx, saved[1], padding), _weight_gradient(dx, saved[0], saved[1].shape[0], padding)))

@@ -23,7 +23,7 @@ class GanState:
     g_opt: optax.OptState
     d_opt: optax.OptState
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
-    ema_stats: dict  # BN statistics that belong to ema_params; `step.recalibrated` renews them
+    ema_stats: dict  # BN statistics that belong to ema_params; `sampling.recalibrated` renews them
 
 
 def init_state(config: Config) -> GanState:

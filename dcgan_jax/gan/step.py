@@ -1,7 +1,7 @@
 """The training step: D on real and fake, G against the new D, the moving average; pure functions of (state, batch).
 
 The order, the separate real and fake passes (BN statistics never mix) and the threading of D's running statistics
-real -> fake -> G's fake follow the published recipes: PRESETS.md, sections 2 and 4.
+real -> fake -> G's fake follow the published recipes: docs/published-dcgans.md, sections 2 and 4.
 """
 
 from collections.abc import Callable
@@ -133,8 +133,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return state, metrics | {"g_loss": g_loss}
 
     def alternating(state, batch, d_key, g_key):
-        # Source: PRESETS.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are computed and
-        # one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
+        # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
+        # computed and one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
         keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
         d_updated, (metrics, latents, real) = update_d(state, batch, d_key)
         g_updated, g_loss = update_g(state, latents, real, keys, state.g_stats)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dcgan_jax.run.workdir import whole
+
 PLAIN_LINE_EVERY_S = 10.0
 
 
@@ -101,9 +103,8 @@ class Logs:
             except (ValueError, TypeError, KeyError):  # a line cut by a crash: it and what follows belong to steps not saved
                 break
             kept.append(line + "\n")
-        partial = self.file.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.file)
+        with whole(self.file) as partial:
+            partial.write_text("".join(kept))
 
 
 def read_metrics(run: Path) -> dict[str, list[float]]:

@@ -1,13 +1,13 @@
 """What a run shows: reals.png, sample grids, losses.png and a report that puts them on one page."""
 
 import html
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dcgan_jax.config import Config, flat
+from dcgan_jax.run.workdir import whole
 
 REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
@@ -29,9 +29,8 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 def save_png(path: Path, image: np.ndarray, scale: int = 1) -> None:
     """(H, W, C) uint8, C 1 or 3, whole pixels enlarged `scale` times; whole or not at all."""
     image = image.repeat(scale, 0).repeat(scale, 1)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(partial, format="PNG")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(partial, format="PNG")
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
@@ -57,9 +56,8 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     if steps.size:
         axes.legend()
     axes.grid(alpha=0.3)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=110)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int) -> None:
@@ -80,6 +78,5 @@ figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
 <h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}
 <h2>Settings</h2><table>{fields}</table>
 """
-    partial = run / "report.html.partial"
-    partial.write_text(page)
-    os.replace(partial, run / "report.html")
+    with whole(run / "report.html") as partial:
+        partial.write_text(page)

@@ -1,11 +1,13 @@
 """The run directory explains itself: what was asked, what ran it, which pictures; and it tells a resumption from a mistake."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dcgan_jax import config as configuration
@@ -71,9 +73,19 @@ def read_json(file: Path):
 
 def write_json(file: Path, value) -> None:
     """Whole or not at all: a reader never sees half of it."""
+    with whole(file) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A path beside the file, to be written; it takes the file's place at the end, and goes where that is not reached."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(partial, file)
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _must_agree(path, config, data_facts):

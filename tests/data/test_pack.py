@@ -226,7 +226,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 # ---- Crops: the ramp's pixel value is its coordinate ----
 
-BOXES = {  # PRESETS.md section 3, pixels of 178 x 218
+BOXES = {  # docs/published-dcgans.md section 3, pixels of 178 x 218
     "carpedm20": (35, 55, 143, 163),
     "soumith": (30, 40, 168, 178),
     "torch": (0, 7 * 218 / 78, 178, 71 * 218 / 78),

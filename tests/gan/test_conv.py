@@ -113,7 +113,8 @@ def lax_case(request):
                              for function in (ours, theirs))
             for law, a, b in zip(results, got, expected, strict=True):
                 results[law] += zip(a, b, strict=True)
-        results["transposed Jacobian"] = [(jnp.vdot(conv(x, kernel, padding), y), jnp.vdot(x, conv_transpose(y, kernel, padding)))]
+        product = jnp.vdot(conv(x, kernel, padding), y)
+        results["transposed Jacobian"] = [(product, jnp.vdot(x, conv_transpose(y, kernel, padding)))]
         return results
 
     return run(normal(1, (batch, 2 * h, 2 * w, large)), normal(2, (k, k, large, small)), normal(3, (batch, h, w, small)))

@@ -30,7 +30,8 @@ def path(optimizer, gradients, start):
 @pytest.mark.parametrize("eps", [1e-8, 1e-7])
 @pytest.mark.parametrize("hat", [False, True])
 def test_equals_the_published_formula(eps, hat):
-    optimizer = Optimizer(lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps, adam_eps_hat=hat)
+    optimizer = Optimizer(lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps,
+                          adam_eps_hat=hat)
     gradients = inputs.adam_gradients()
     expected = FIXTURE[f"adam/{'eps_hat' if hat else 'torch'}_{eps:.0e}"]
     # rtol: 1 - 0.999^t in float32 keeps 4 digits at t = 1, under a root. atol: sums of steps near 2e-4 that cancel.

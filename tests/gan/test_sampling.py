@@ -1,7 +1,6 @@
 """Seeds to images: a seed is an image, whatever is drawn beside it; statistics that belong to the averaged generator."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -69,9 +68,9 @@ def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrat
 
     @jax.jit
     def images(params, stats, latents):
-        generator = Generator(CONFIG.nets)
-        variables = {"params": params, "batch_stats": stats}
-        return generator.apply(variables, latents, train=False), generator.apply(variables, latents, train=True, mutable="batch_stats")[0]
+        generator, variables = Generator(CONFIG.nets), {"params": params, "batch_stats": stats}
+        return (generator.apply(variables, latents, train=False),
+                generator.apply(variables, latents, train=True, mutable="batch_stats")[0])
 
     stale, wanted = images(state.ema_params, state.ema_stats, latents)
     renewed, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
@@ -90,12 +89,8 @@ def test_a_generator_without_bn_needs_none():
 
 @pytest.fixture(scope="module")
 def draw(calibrated):
-    drawn = jax.jit(sample(CONFIG.nets))
-    return lambda seeds: np.asarray(drawn(state_of(calibrated).ema_params, state_of(calibrated).ema_stats, np.array(seeds, np.uint32)))
-
-
-def state_of(calibrated):
-    return calibrated[0]
+    drawn, state = jax.jit(sample(CONFIG.nets)), calibrated[0]
+    return lambda seeds: np.asarray(drawn(state.ema_params, state.ema_stats, np.array(seeds, np.uint32)))
 
 
 SEEDS = [0, 1, 2, 3, 2**31, 2**32 - 1]

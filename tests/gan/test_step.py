@@ -82,10 +82,10 @@ GOLDEN = {
 def test_golden_losses(name):
     metrics = five_steps(TINY[name])[1]
     got = [(metrics[i]["d_loss"], metrics[i]["g_loss"]) for i in (0, 1, 4)]
-    message = (f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, put these "
-               f"into GOLDEN and say so in the commit; else you broke it: {np.round(got, 6).tolist()}")
-    # rtol: other machines and XLA's optimisation levels sum in other orders: 1e-6 after five steps, measured, 1e-5 from PyTorch's
-    # order. A wrong momentum, slope, rate or schedule moves them by 1e-3 and more.
+    message = (f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
+               f"put these into GOLDEN and say so in the commit; else you broke it: {np.round(got, 6).tolist()}")
+    # rtol: other machines and XLA's optimisation levels sum in other orders: 1e-6 after five steps, measured, 1e-5 from
+    # PyTorch's order. A wrong momentum, slope, rate or schedule moves them by 1e-3 and more.
     assert_allclose(got, GOLDEN[name], rtol=1e-4, err_msg=message)
 
 
@@ -109,9 +109,9 @@ def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
 def test_running_statistics_count_the_published_passes(name, step_number, g, d):
     # Training by batch statistics, a step moves the running ones affinely: what they held at its start weighs 0.9^passes after.
     config = TINY[name]
-    start = five_steps(config)[0][step_number]
-    after = five_steps(config)[0][step_number + 1]
-    lifted = start.replace(**{field: jax.tree.map(lambda leaf: leaf + 1, getattr(start, field)) for field in ("g_stats", "d_stats")})
+    start, after = five_steps(config)[0][step_number:step_number + 2]
+    lifted = start.replace(g_stats=jax.tree.map(lambda leaf: leaf + 1, start.g_stats),
+                           d_stats=jax.tree.map(lambda leaf: leaf + 1, start.d_stats))
     lifted, _ = compiled(config)(lifted, pictures(config, step_number))
     for field, passes in (("g_stats", g), ("d_stats", d)):
         assert getattr(after, field)
@@ -127,7 +127,7 @@ def test_running_statistics_count_the_published_passes(name, step_number, g, d):
 
 def adam_counts(state):
     """Updates so far of G and of D."""
-    return tuple(int(next(part.count for part in chain if hasattr(part, "count"))) for chain in (state.g_opt, state.d_opt))
+    return tuple(int(next(part.count for part in chain if hasattr(part, "mu"))) for chain in (state.g_opt, state.d_opt))
 
 
 @pytest.mark.parametrize("name, after_one, after_two", [
@@ -163,16 +163,6 @@ def test_both_batches_of_two_d_updates_count():
         results.append(leaves(compiled(config)(start_of(config), batch)[0])["d_params/down1/kernel"])
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(results[a] - results[b]).max() > 1e-5
-
-
-def test_the_penalty_is_added_to_what_d_pays():
-    # The same nets and batch with and without R1: D's reported adversarial loss is equal, its update is not.
-    config = TINY["least-squares"]
-    plain = compiled(replace(config, r1_gamma=0.0))(start_of(config), pictures(config))
-    state, metrics = compiled(config)(start_of(config), pictures(config))
-    assert_allclose(metrics["d_loss"], plain[1]["d_loss"], rtol=1e-5)
-    assert metrics["d_penalty"] > 0
-    assert np.abs(leaves(state)["d_params/down1/kernel"] - leaves(plain[0])["d_params/down1/kernel"]).max() > 1e-5
 
 
 def test_a_steps_randomness_is_of_its_number_and_key():
@@ -215,9 +205,9 @@ def test_the_average_of_the_first_steps_by_its_formula():
     for number in (1, 2, 5):
         half_life = min(10_000, 0.05 * number * 4)  # the ramp rules: 0.2 images after the first step
         kept = 0.5 ** (4 / half_life)
-        before, after, now = (leaves(tree) for tree in (states[number - 1].ema_params, states[number].ema_params, states[number].g_params))
-        for path in after:
-            assert_allclose(after[path], kept * before[path] + (1 - kept) * now[path], atol=1e-6)
+        before, after = leaves(states[number - 1].ema_params), leaves(states[number].ema_params)
+        for path, now in leaves(states[number].g_params).items():
+            assert_allclose(after[path], kept * before[path] + (1 - kept) * now, atol=1e-6)
 
 
 def test_half_life_zero_is_g_itself():
@@ -243,31 +233,76 @@ def test_pixels_are_rounded_and_clipped():
     assert_array_equal(to_pixels(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])
 
 
-class LeftEdge:
-    """A discriminator whose logit is the top left pixel, and a generator of grey: what the step does to pictures shows."""
+# ---- nets so simple that the step's own arithmetic shows
+
+
+class OnePixel:
+    """D's logit is w times the top left pixel; G makes pictures of one grey, its w."""
 
     def __init__(self, nets):
         self.nets = nets
 
     def apply(self, variables, x, **_):
-        weight = variables["params"]["w"]
-        if x.ndim == 2:
-            return jnp.zeros((x.shape[0], self.nets.size, self.nets.size, self.nets.channels)) * weight, {}
-        return x[:, 0, 0, 0] * weight, {}
+        w = variables["params"]["w"]
+        if x.ndim == 2:  # latents
+            return w * jnp.ones((x.shape[0], self.nets.size, self.nets.size, self.nets.channels)), {}
+        return w * x[:, 0, 0, 0], {}
+
+
+@pytest.fixture
+def one_pixel_step(monkeypatch):
+    """f(config, batch, g, d) -> (state, metrics) of one step from those two weights."""
+    monkeypatch.setattr(step, "Generator", OnePixel)
+    monkeypatch.setattr(step, "Discriminator", OnePixel)
+
+    def run(config, batch, g, d):
+        g_params, d_params = {"w": jnp.float32(g)}, {"w": jnp.float32(d)}
+        g_adam, d_adam = optimizers(config)
+        state = GanState(step=jnp.int32(0), key=jax.random.key(0), g_params=g_params, g_stats={}, d_params=d_params, d_stats={},
+                         g_opt=g_adam.init(g_params), d_opt=d_adam.init(d_params), ema_params=g_params, ema_stats={})
+        return jax.jit(step.train_step(config))(state, batch)
+
+    return run
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, monkeypatch):
-    monkeypatch.setattr(step, "Generator", LeftEdge)
-    monkeypatch.setattr(step, "Discriminator", LeftEdge)
-    config = tiny("torch64", flip=flip, batch_size=256)
-    params = {"w": jnp.ones(())}
-    g_adam, d_adam = optimizers(config)
-    state = GanState(step=jnp.int32(0), key=jax.random.key(0), g_params=params, g_stats={}, d_params=params, d_stats={},
-                     g_opt=g_adam.init(params), d_opt=d_adam.init(params), ema_params=params, ema_stats={})
+def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_step):
     batch = np.zeros((256, 16, 16, 3), np.uint8)
-    batch[:, :8, :8] = 255  # white in the top left quarter only
-    metrics = jax.jit(step.train_step(config))(state, batch)[1]
+    batch[:, :, :8] = 255  # the left half white
+    _, metrics = one_pixel_step(tiny("torch64", flip=flip, batch_size=256), batch, g=0.0, d=1.0)
     # The hit rate is the share whose top left is still white: three standard errors of a coin around a half.
     assert (abs(metrics["d_real_hits"] - 0.5) < 3 / np.sqrt(4 * 256)) if flip else (metrics["d_real_hits"] == 1)
     assert metrics["d_fake_hits"] == 0  # grey is 0, and 0 is no hit
+
+
+@pytest.mark.parametrize("changes, penalty, pull", [  # of D's weight w = 0.5, whose |d logit / d image| is w
+    ({"r1_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
+    ({"r2_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
+    ({"gp_weight": 10.0}, 10 * (0.5 - 1) ** 2, 10 * 2 * (0.5 - 1)),
+    ({"r1_gamma": 1.0, "r2_gamma": 2.0, "gp_weight": 4.0}, 0.375 + 1.0, 1.5 - 4.0),
+    ({}, None, 0.0),
+])
+def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, penalty, pull, one_pixel_step):
+    config = tiny("torch64", loss="wasserstein", **changes)
+    state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
+    assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake less w times real
+    assert ("d_penalty" in metrics) == bool(changes)
+    if changes:
+        assert_allclose(metrics["d_penalty"], penalty, rtol=1e-4)
+    assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + pull), rtol=1e-4)  # beta1 is 0.5
+
+
+def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
+    # D's first Adam step is its whole rate, against the sign of its gradient 0.2 - 1: from 0.5 to 0.5 + 0.1.
+    config = tiny("torch64", loss="wasserstein", d_lr=0.1)
+    state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
+    assert_allclose(state.d_params["w"], 0.6, rtol=1e-5)
+    assert_allclose(metrics["g_loss"], -0.6 * 0.2, rtol=1e-5)
+    assert_allclose(state.g_opt[0].mu["w"], 0.5 * -0.6, rtol=1e-5)
+
+
+def test_the_smoothed_label_reaches_d_alone(one_pixel_step):
+    batch = np.full((4, 16, 16, 3), 255, np.uint8)
+    plain, smooth = (one_pixel_step(tiny("torch64", real_label=label), batch, g=0.2, d=0.5)[1] for label in (1.0, 0.9))
+    assert_allclose(smooth["d_loss"] - plain["d_loss"], 0.1 * 0.5, rtol=1e-4)
+    assert_allclose(smooth["g_loss"], plain["g_loss"], rtol=1e-4)

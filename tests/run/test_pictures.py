@@ -1,4 +1,5 @@
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +7,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from dcgan_jax.config import Config, replace
-from dcgan_jax.run import pictures
 from dcgan_jax.run.pictures import GAP_PX, grid, save_grid, save_losses, save_png, save_report
 
 FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
@@ -65,10 +65,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
              "report": lambda: save_report(tmp_path, Config(), FACTS, 1, 2)}[what]
     file = tmp_path / ("report.html" if what == "report" else "file")
     file.write_bytes(b"the old one")
-    monkeypatch.setattr(pictures.os, "replace", full_disk)  # all is written, and the last moment fails
+    monkeypatch.setattr(os, "replace", full_disk)  # all is written, and the last moment fails
     with pytest.raises(OSError, match="No space"):
         write()
     assert file.read_bytes() == b"the old one"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
     monkeypatch.undo()
     write()
     assert file.read_bytes() != b"the old one"

@@ -68,6 +68,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"new": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 # ---- The same command again ----
@@ -81,7 +82,8 @@ def test_the_same_run_is_found_again(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["--steps 9", "--epochs 2", "--kimg 7", "--feed stream", "--keep-checkpoints 9",
-                                    "--no-tensorboard", "--strict", "--data moved"])
+                                    "--no-tensorboard", "--strict", "--data moved", "--log-every-steps 3", "--save-every-steps 7",
+                                    "--grid-images 9"])
 def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change):
     run = open_run(config(tmp_path), FACTS)
     asked = config(tmp_path, *change.split())
@@ -92,7 +94,7 @@ def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change)
 @pytest.mark.parametrize("there, asked", [
     ("", "--size 64"), ("", "--width 8 --lr 0.1"), ("--flip", ""), ("", "--flip"), ("--augment color cutout", ""),
     ("", "--augment color"), ("--d-lr 0.1", ""), ("", "--d-lr 0.1"), ("--adam-eps-hat --no-conv-bias", "--conv-bias"),
-    ("--g-multipliers 4 2 1", ""), ("", "--seed 3 --compute-dtype bfloat16"), ("", "--grid-images 9")])
+    ("--g-multipliers 4 2 1", ""), ("", "--seed 3 --compute-dtype bfloat16")])
 def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path, there, asked):
     run = open_run(config(tmp_path, *there.split()), FACTS)
     before = contents(run)

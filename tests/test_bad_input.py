@@ -1,0 +1,255 @@
+"""DESIGN.md section 7, as far as it is built: exit code 2, one line that names the place and the remedy, nothing made or lost.
+
+What one module can decide alone is held beside it (test_cli, test_sources, test_pack, test_workdir, test_checkpoints); here
+the verbs meet it as a user would.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_run import FLAGS, STEPS, call, copied, files, refusal, train_toy, whole
+
+from dcgan_jax import evaluate, prepare, sample, train
+from dcgan_jax.run import devices
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, beside the runs, so that what is made in either is seen."""
+    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def refused_start(tmp_path, *arguments):
+    """A training that must not begin: neither a run nor a pack is there after it."""
+    line = refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
+    assert not (tmp_path / "runs").exists()
+    return line
+
+
+# ---- Pictures ----
+
+
+def pictures(folder, good=0, broken=0):
+    folder.mkdir(parents=True)
+    for at in range(good):
+        Image.fromarray(np.full((20, 20, 3), at, np.uint8)).save(folder / f"{at:03}.png")
+    for at in range(broken):
+        (folder / f"broken{at:03}.jpg").write_bytes(b"\xff\xd8 cut short")
+    return folder
+
+
+def missing(place):
+    return place / "nowhere", ["nowhere", "does not exist"]
+
+
+def empty_folder(place):
+    return pictures(place / "empty"), ["empty", "no pictures"]
+
+
+def folder_of_text(place):
+    (place / "text").mkdir()
+    (place / "text" / "a.txt").write_text("hello")
+    return place / "text", ["text", "no pictures"]
+
+
+def too_small_folder(place):
+    return pictures(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 7"]
+
+
+def broken_pictures(place):
+    return pictures(place / "broken", good=20, broken=20), ["broken000.jpg", "cannot be used"]
+
+
+def html_named_zip(place):
+    (place / "img_align_celeba.zip").write_text("<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>")
+    return place / "img_align_celeba.zip", ["img_align_celeba.zip", "web page"]
+
+
+def cut_zip(place):
+    shutil.make_archive(str(place / "cut"), "zip", pictures(place / "pictures", good=20))
+    (place / "cut.zip").write_bytes((place / "cut.zip").read_bytes()[:-100])
+    return place / "cut.zip", ["cut.zip"]
+
+
+def empty_zip(place):
+    (place / "zero.zip").touch()
+    return place / "zero.zip", ["zero.zip"]
+
+
+def wrong_array(place):
+    np.save(place / "floats.npy", np.zeros((20, 16, 16, 3), np.float32))
+    return place / "floats.npy", ["floats.npy", "uint8"]
+
+
+def pickled_array(place):
+    np.save(place / "objects.npy", np.array([{"a": 1}] * 20), allow_pickle=True)
+    return place / "objects.npy", ["objects.npy"]
+
+
+def text_file(place):
+    (place / "faces.rar").write_text("not for us")
+    return place / "faces.rar", ["faces.rar"]
+
+
+PICTURES = [missing, empty_folder, folder_of_text, too_small_folder, broken_pictures, html_named_zip, cut_zip, empty_zip,
+            wrong_array, pickled_array, text_file]
+
+
+@pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.__name__)
+def test_pictures_that_cannot_be_trained_on(tmp_path, cache, kind):
+    (tmp_path / "in").mkdir()
+    data, says = kind(tmp_path / "in")
+    before = files(tmp_path / "in")
+    line = refused_start(tmp_path, "--data", data)
+    assert all(part in line for part in says), line
+    assert files(tmp_path / "in") == before
+    # Fifteen pictures are too few for a step, not for a pack; all else leaves none, and nothing half-made ever.
+    packs = list(cache.glob("packs/*"))
+    assert len(packs) == (kind is too_small_folder)
+    assert not [pack for pack in packs if "@" in pack.name]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind is not too_small_folder], ids=lambda kind: kind.__name__)
+def test_the_other_verbs_refuse_them_too(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    data, says = kind(tmp_path / "in")
+    run = copied(whole().run, tmp_path)
+    before = files(run)
+    for verb, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
+        line = refusal(verb, "--data", data, *arguments)
+        assert all(part in line for part in says), line
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("data, says", [("drawn:0", "drawn:0"), ("drawn:many", "drawn:many"), ("drawn:15", "15 pictures"),
+                                        ("tfds:no_such_set_at_all", "no_such_set_at_all"), ("", "''")])
+def test_data_that_name_nothing(tmp_path, data, says):
+    assert says in refused_start(tmp_path, "--data", data)
+
+
+# ---- Flags ----
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--sise", 32), ["--sise", "--size"]),
+    (("--preset", "artikel"), ["artikel", "article"]),
+    (("--size", 33), ["--size 33", "16 or 32"]),
+    (("--size", "big"), ["--size", "big"]),
+    (("--batch-size", 0), ["--batch-size 0"]),
+    (("--batch-size", 7), ["--batch-size 7", "2 devices", "6 or 8"]),
+    (("--steps", -5), ["--steps -5"]),
+    (("--epochs", 3), ["steps and epochs"]),
+    (("--lr", 0), ["--lr 0"]),
+    (("--width", -1), ["--width -1"]),
+    (("--seed", -1), ["--seed -1"]),
+    (("--name", "a/b"), ["--name a/b"]),
+    (("--steps-per-dispatch", 3), ["--steps-per-dispatch 3", "--save-every-steps 4"]),
+    (("--split", "train"), ["--split train"]),
+    (("--g-multipliers", 1, 2, 3), ["--g-multipliers 1 2 3"]),
+    (("--base-px", 3), ["--base-px", "3"])], ids=str)
+def test_values_that_cannot_be(tmp_path, arguments, says):
+    line = refused_start(tmp_path, *arguments)
+    assert all(part in line for part in says), line
+
+
+# ---- Runs ----
+
+
+@pytest.mark.parametrize("verb", [sample, evaluate])
+@pytest.mark.parametrize("kind", ["nothing", "folder", "file", "the folder of runs"])
+def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
+    monkeypatch.chdir(tmp_path)  # sample writes to samples.png there
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "file":
+        path.write_text("mine")
+    elif kind == "the folder of runs":
+        copied(whole().run, tmp_path)
+        path = tmp_path
+    before = files(tmp_path)
+    line = refusal(verb, "--run", path)
+    assert f"{path}: no run is there" in line
+    assert ("did you mean" in line) == (kind == "the folder of runs")
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--width", 8), ["width 4 there, 8 asked", "--width 4"]), (("--size", 32), ["size 16 there, 32 asked", "--size 16"]),
+    (("--preset", "torch32", "--name", "article"), ["preset article there, torch32 asked"]),
+    (("--lr", 1e-3), ["lr 0.0002 there, 0.001 asked", "--lr 0.0002"]),
+    (("--batch-size", 16), ["batch_size 8 there, 16 asked"]), (("--seed", 1), ["seed 0 there, 1 asked"]),
+    (("--no-flip",), ["flip True there, False asked", "--flip"]),
+    (("--data", "drawn:86"), ["other pictures", "85 drawn faces", "86"])], ids=str)
+def test_a_resumption_that_would_be_another_run_touches_nothing(tmp_path, arguments, says):
+    run = copied(whole().run, tmp_path)
+    before = files(run)
+    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
+    assert str(run) in line
+    assert all(part in line for part in (*says, "another --name", "move it away")), line
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"width": "wide"}', '{"colour": 1}', '{"size": 33, "steps": 1}'])
+@pytest.mark.parametrize("verb", [train, sample, evaluate])
+def test_a_config_edited_to_nonsense(tmp_path, monkeypatch, verb, text):
+    monkeypatch.chdir(tmp_path)
+    run = copied(whole().run, tmp_path)
+    (run / "config.json").write_text(text)
+    before = files(run)
+    arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if verb is train else ("--run", run)
+    assert str(run / "config.json") in refusal(verb, *arguments)
+    assert files(run) == before
+    assert not (tmp_path / "samples.png").exists()
+
+
+def test_a_config_edited_to_other_networks_than_the_checkpoints(tmp_path):
+    """Asked for as edited, so that only the checkpoint can tell."""
+    run = copied(whole().run, tmp_path)
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(values | {"width": 8}))
+    before = files(run / "checkpoints")
+    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
+    assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line
+    assert files(run / "checkpoints") == before
+
+
+@pytest.mark.parametrize("place", ["workdir", "run", "foreign"])
+def test_a_place_that_is_taken(tmp_path, place):
+    """As a read-only disk would be; tests may run as root, whom no permission stops."""
+    work = tmp_path / "runs"
+    if place == "workdir":
+        work.write_text("mine")
+    else:
+        work.mkdir()
+        if place == "run":
+            (work / "article").write_text("mine")
+        else:
+            (work / "article").mkdir()
+            (work / "article" / "thesis.txt").write_text("years of work")
+    before = files(work) or work.read_text()
+    line = refusal(train, "--workdir", work, *FLAGS, "--steps", STEPS)
+    assert str(work / "article") in line
+    assert (files(work) or work.read_text()) == before
+
+
+def test_one_device_takes_any_batch(tmp_path, monkeypatch):
+    """The refusal of 7 above is the devices', not the recipe's."""
+    one = devices.jax.local_devices()[:1]
+    monkeypatch.setattr(devices.jax, "local_devices", lambda: one)
+    assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
+
+
+def test_what_is_refused_once_runs_when_it_is_put_right(tmp_path):
+    """Nothing of a refusal stands in the way of the right command."""
+    refused_start(tmp_path, "--data", tmp_path / "in")
+    pictures(tmp_path / "in", good=20, broken=1)
+    done = train_toy(tmp_path / "runs", "--data", tmp_path / "in", steps=1)
+    assert done.code == 0, done
+    assert "broken000.jpg" in done.err
+    assert json.loads((tmp_path / "runs" / "article" / "data.json").read_text())["skipped"] == 1
+    assert call(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0
