@@ -24,7 +24,8 @@ class Run:
     name: str = ""
     """the run's folder inside workdir; empty: the preset's name"""
     preset: str = "article"
-    """recipe that fills all other fields; see the README's table"""
+    """recipe that fills all other fields: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20,
+    keras64, torch32, torch128, modern32"""
     seed: int = 0
     """everything random follows from it"""
     steps: int | None = None
@@ -273,8 +274,7 @@ def check(config: Config) -> None:
     for name in ("steps", "epochs", "kimg"):
         value = getattr(config.run, name)
         must(value is None or value > 0, name, value, "must be above 0")
-    must(config.run.seed >= 0, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
-    must(config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
+    must(0 <= config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
     given = [name for name in ("steps", "epochs", "kimg") if getattr(config.run, name) is not None]
     if len(given) != 1:
         raise BadInput(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
@@ -287,7 +287,8 @@ def check(config: Config) -> None:
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
     alternating = optimizer.updates == "alternating"
-    must(not alternating or optimizer.d_steps == optimizer.g_steps == 1, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
+    one_each = optimizer.d_steps == optimizer.g_steps == 1
+    must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
     levels = int(math.log2(nets.size // nets.base_px))
     must(levels >= 1, "base_px", nets.base_px, f"must be below --size {nets.size}")
     for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):

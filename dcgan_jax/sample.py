@@ -39,7 +39,7 @@ def main() -> int:
     ask = cli.parse(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
     seeds = parse_seeds(ask)
     out = Path(ask.out)
-    if out.suffix not in (".png", ".npy") and (out.suffix or out.is_file()):
+    if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or out.is_file()):
         raise BadInput(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
     run = Path(ask.run)
     config = workdir.read_config(run)
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def write(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
-    """(N, S, S, C) uint8 as a sheet, an array or a folder of pictures, by out's ending."""
+    """(N, S, S, C) uint8 as a sheet (.png), an array (.npy) or else a folder of pictures."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         pictures.save_grid(out, images)

@@ -1,6 +1,6 @@
 """Trains one recipe through the command line and scores it at several lengths: a row of RESULTS.md each.
 
-    python experiments/recipes.py article --data ../shared/data/celeba --face-score ../shared/tools/face_score.py --epochs 20 40 60
+    python experiments/recipes.py article --data CELEBA --face-score face_score.py --epochs 20 40 60
 
 For each number of epochs: 5,000 faces of the seeds 0..4999 from that checkpoint, scored by --face-score (Frechet distance and
 KID on MobileNetV2 features; not FID) against the first 5,000 pictures of the pack, and by our own sliced Wasserstein. Extra

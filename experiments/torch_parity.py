@@ -77,7 +77,7 @@ from torch_reference import ArticleDiscriminator, ArticleGenerator, adam, articl
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
 
-import parity_inputs as inputs
+import parity_inputs as inputs  # noqa: E402
 
 COUNTS = {"torch64": {"G": 3_576_704, "D": 2_765_568}, "article": {"G": 372_416, "D": 167_809}}  # PRESETS section 1
 
@@ -198,7 +198,8 @@ def record_bn(out: dict) -> None:
         x0 = arrays["x0"].requires_grad_()
         y0 = bn(x0)
         record = {"n": np.int64(x0.numel() // channels), "y0": y0}
-        record |= zip(("dx", "dgamma", "dbeta"), torch.autograd.grad(y0, (x0, bn.weight, bn.bias), arrays["upstream"]))
+        gradients = torch.autograd.grad(y0, (x0, bn.weight, bn.bias), arrays["upstream"])
+        record |= zip(("dx", "dgamma", "dbeta"), gradients, strict=True)
         record |= {"running_mean1": bn.running_mean.clone(), "running_var1": bn.running_var.clone()}
         record["y1"] = bn(arrays["x1"])
         record |= {"running_mean2": bn.running_mean.clone(), "running_var2": bn.running_var.clone()}

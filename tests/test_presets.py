@@ -1,11 +1,12 @@
 """The recipes: valid, short, told by their docstrings, and different where their sources differ."""
 
 import dataclasses
+import inspect
 
 import pytest
 
 from dcgan_jax import presets
-from dcgan_jax.config import GROUP_OF, Config, check, flat
+from dcgan_jax.config import GROUP_OF, Config, Run, check, flat
 from dcgan_jax.presets import PRESETS
 
 # A word of the docstring that tells where the recipe is from: a repository with its commit, an article, or what it was cut from.
@@ -23,6 +24,11 @@ def function_of(name):
 
 def test_the_sources_above_are_of_all_presets():
     assert SOURCES.keys() == PRESETS.keys()
+
+
+def test_the_help_of_preset_lists_them_all():
+    listed = inspect.getsource(Run).split("recipe that fills all other fields: ")[1].split('"""')[0]
+    assert [name.strip() for name in listed.split(",")] == list(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)

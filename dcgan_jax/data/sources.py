@@ -238,7 +238,8 @@ class _Table(NamedTuple):
         with self.open() as file:
             for number, line in enumerate(file):
                 if number == 0 and line.lstrip().lower().startswith((b"<html", b"<!doctype html")):
-                    raise BadInput(f"{self.name} is a web page, not CelebA's table: delete it and download it again from {CELEBA_PAGE}")
+                    raise BadInput(
+                        f"{self.name} is a web page, not CelebA's table: delete it and download it again from {CELEBA_PAGE}")
                 yield line.decode("utf-8", "replace").replace(",", " ").split()
 
 

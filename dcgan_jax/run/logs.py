@@ -49,14 +49,16 @@ class Logs:
         if self.rate_from is None:
             self.rate_from = steps.stop, now
         images = (steps.stop - self.rate_from[0]) * self.images_per_step
-        images_per_s = images / (now - self.rate_from[1]) if images else 0.0
+        images_per_s = images / (now - self.rate_from[1]) if images else None
         for offset in range(len(steps)):
             step = steps.start + 1 + offset
             if step % self.every_steps and step != self.total:
                 continue
             values = {name: float(series[offset]) for name, series in metrics.items()}
             line = {"step": step, "images": step * self.images_per_step} | values
-            self.lines.write(json.dumps(line | {"images_per_s": round(images_per_s, 1)}) + "\n")
+            if images_per_s is not None:
+                line["images_per_s"] = round(images_per_s, 1)
+            self.lines.write(json.dumps(line) + "\n")
             if self.events:
                 for name, value in values.items():
                     self.events.add_scalar(name, value, step)
@@ -81,8 +83,9 @@ class Logs:
             self.events.close()
 
     def _show(self, steps, values, images_per_s, now):
-        epoch = steps.stop * self.images_per_step / self.image_count
-        shown = (f"epoch {epoch:.2f}  {images_per_s:,.0f} img/s  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
+        epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
+        speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
+        shown = (f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
                  f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
         if self.terminal:
             self.bar.set_postfix_str(shown, refresh=False)

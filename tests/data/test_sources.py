@@ -328,6 +328,15 @@ def test_impossible_values_are_bad_input(data):
         open_source(data)
 
 
+@pytest.mark.parametrize("table", ["list_eval_partition.txt", "list_attr_celeba.txt"])
+def test_a_web_page_in_place_of_a_table_is_told_from_it(tmp_path, table):
+    folder = celeba(tmp_path / "faces")
+    (folder / table).write_text("<!DOCTYPE html><title>Quota exceeded</title>")
+    with pytest.raises(BadInput, match=f"{table} is a web page"):
+        source = open_source(str(folder), "train")
+        source.attributes()
+
+
 def test_splits_need_a_partition(tmp_path):
     draw(tmp_path / "1.jpg")
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))

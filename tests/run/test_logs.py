@@ -34,8 +34,8 @@ def test_a_line_holds_the_numbers_of_its_own_step_however_many_a_dispatch(tmp_pa
     assert [line["step"] for line in wrote(tmp_path)] == list(range(2, 21, 2))
     for line in wrote(tmp_path):
         assert line["images"] == 8 * line["step"]
+        assert ("images_per_s" in line) == (line["step"] > k)  # the first dispatch is mostly compiling: no speed of a run
         assert [line[name] for name in NAMES] == pytest.approx([line["step"] / 10 + at for at in range(4)])
-        assert line["images_per_s"] >= 0
 
 
 def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
