@@ -266,7 +266,8 @@ def check(config: Config) -> None:
             value = getattr(group, field.name)
             if isinstance(value, float):
                 must(math.isfinite(value), field.name, value, "give a finite number")
-    for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]), (optimizer, ["d_steps", "g_steps", "lr"]),
+    for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]),
+                         (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp"]),
                          (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images"])):
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
@@ -283,18 +284,21 @@ def check(config: Config) -> None:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
     for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma"]), (nets, ["gamma_init_std", "bn_epsilon"]),
-                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "ema_ramp"]), (output, ["steps_per_dispatch"])):
+                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg"]), (output, ["steps_per_dispatch"])):
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
     alternating = optimizer.updates == "alternating"
     one_each = optimizer.d_steps == optimizer.g_steps == 1
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
+    must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
+    smooth = config.loss.real_label
+    must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
     levels = int(math.log2(nets.size // nets.base_px))
     must(levels >= 1, "base_px", nets.base_px, f"must be below --size {nets.size}")
     for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
         multipliers = getattr(nets, name)
         must(not multipliers or (len(multipliers) == want and min(multipliers) > 0), name, " ".join(map(str, multipliers)),
-             f"{nets.size} px from {nets.base_px} px takes {want} positive numbers")
+             f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size")
     if nets.g_last_kernel and not nets.g_multipliers:
         raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
     must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,

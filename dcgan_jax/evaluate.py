@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import BadInput, Split
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
@@ -30,6 +30,8 @@ class Evaluate:
     """the run's folder, as runs/article"""
     data: str = ""
     """real pictures; empty: those the run was trained on"""
+    split: Split | None = None
+    """part of a partitioned set; none: the run's own part of its own pictures, all of others"""
     count: int = 5000
     """images from each side; a score says nothing at another count"""
     seed: int = 0
@@ -47,10 +49,10 @@ def main() -> int:
     if ask.count < 2 or not 0 <= ask.seed <= 2**32 - ask.count:
         raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
     data = ask.data or config.data.data
-    source = open_source(data, config.data.split)
+    source = open_source(data, ask.split or ("all" if ask.data else config.data.split))
     packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
     trained_on = workdir.read_data_facts(run)["fingerprint"]
-    if not ask.data and packed.index["fingerprint"] != trained_on:
+    if not ask.data and not ask.split and packed.index["fingerprint"] != trained_on:
         raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
     if len(packed.images) < ask.count:
         raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another "

@@ -8,7 +8,7 @@ import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
-from dcgan_jax.config import Config, Crop, Split
+from dcgan_jax.config import BadInput, Config, Crop, Split
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import pictures
@@ -42,7 +42,11 @@ def main() -> int:
     index = packed.index
     preview = packed.path / "preview.png"
     # Spread over the whole set: its beginning may be one person, or one class.
-    pictures.save_grid(preview, packed.images[np.linspace(0, index["count"] - 1, min(SHOWN, index["count"])).astype(int)])
+    shown = packed.images[np.linspace(0, index["count"] - 1, min(SHOWN, index["count"])).astype(int)]
+    try:
+        pictures.save_grid(preview, shown)
+    except OSError as fault:
+        raise BadInput(f"{preview}: {fault.strerror}; the pack is good, or set DCGAN_JAX_CACHE to another folder") from None
     print(f"{source.kind}: {source.name}, split {source.split}")
     print(f"  {index['count']:,} pictures packed at {ask.size} px, {ask.channels} channels, crop {index['crop']}, "
           f"{packed.images.nbytes / 1e6:,.1f} MB")

@@ -14,10 +14,10 @@ def article() -> Config:
 
     The article says lr 0.002 "in line with the paper"; the paper and every source have 0.0002, which is used (--lr 0.002
     for the slip). Its code blocks are lost: what its prose leaves open follows udacity/deep-learning-v2-pytorch c9404fc.
-    The length is 180,000 images, some minutes on a laptop: a first look. Students train 30 epochs (--epochs 30).
+    The length is 140,000 images, some minutes on a laptop: a first look. Students train 30 epochs (--epochs 30).
     """
     return replace(
-        Config(), preset="article", kimg=180.0, size=32, width=32, latent_law="uniform", head_norm="none",
+        Config(), preset="article", kimg=140.0, size=32, width=32, latent_law="uniform", head_norm="none",
         g_head_bias=True, d_head_bias=True,  # the Linear layers; no BN and no activation after G's, whatever the prose says
         save_every_steps=200)
 
@@ -64,7 +64,8 @@ def torch_tutorial() -> Config:
 def carpedm20() -> Config:
     """carpedm20/DCGAN-tensorflow 62c9a2a: 5x5 SAME kernels, biases everywhere, G updated twice with D's latents.
 
-    Not reproduced: its per-image contrast stretch, and G's running statistics counted once more for each loss it prints.
+    Not reproduced: its per-image contrast stretch, and G's running statistics
+    counted once more for each loss it prints (they move 5 times a step there, twice here).
     """
     return replace(
         Config(), preset="carpedm20", epochs=25.0, batch_size=64, crop="carpedm20", kernel=5, padding="same",
@@ -76,8 +77,8 @@ def keras64() -> Config:
     """keras.io's CelebA example: keras-io cca4efb, dcgan_overriding_train_step.py. No BN, channels grow towards the image.
 
     Not reproduced: inverted labels (the same game with D's sign turned), 0.05 of noise on them, the loss halved (Adam does not
-    see it). Its dropout may or may not be active, by Keras version: off here, --d-dropout 0.2 turns it on. One epoch in
-    its file, whose comment suggests 100.
+    see it), its resize without antialiasing. Its dropout may or may not be active, by Keras version: off here, --d-dropout 0.2
+    turns it on. One epoch in its file, whose comment suggests 100.
     """
     return replace(
         Config(), preset="keras64", epochs=1.0, batch_size=32, crop="squash", base_px=8, g_multipliers=(2, 2, 4, 8),
@@ -100,7 +101,7 @@ def modern32() -> Config:
     """A taste of later recipes at the article's size and width: relativistic pairs with R1 and R2 on a D without BN.
 
     Sources: the loss of R3GAN (arXiv:2501.05441), R1 and R2 (arXiv:1801.04406), DiffAugment (arXiv:2006.10738), mirrored
-    images. The weights of the penalties are a guess that held. Measured beside `article` in experiments/RESULTS.md.
+    images. The weights of the penalties are a first guess. Measured beside `article` in experiments/RESULTS.md.
     """
     return replace(
         torch32(), preset="modern32", epochs=30.0, width=32, batch_size=128, crop="centre", flip=True, g_latents="new",

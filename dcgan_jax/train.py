@@ -18,6 +18,8 @@ from dcgan_jax.gan.step import train_steps
 from dcgan_jax.run import checkpoints, devices, pictures, workdir
 from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
 
+MAX_STEPS = 2**31 - 1  # the step is an int32
+
 
 class Stop:
     """Ctrl-C and SIGTERM: the step under way is finished and saved. A second Ctrl-C stops at once, to the last save."""
@@ -52,9 +54,13 @@ def train(config: Config) -> int:
     packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict)
     images_per_step = configuration.images_per_step(config)
     if len(packed.images) < images_per_step:
+        device_count = sharding.state.mesh.size
+        fits = max(1, len(packed.images) // config.optimizer.d_steps // device_count) * device_count
         raise BadInput(f"--data {config.data.data}: {len(packed.images)} pictures, fewer than the {images_per_step} of one step; "
-                       f"give more, or --batch-size {max(1, len(packed.images) // config.optimizer.d_steps)} at most")
+                       f"give more, or --batch-size {fits} at most")
     total = configuration.total_steps(config, len(packed.images))
+    if total > MAX_STEPS:
+        raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
     run = workdir.open_run(config, packed.index)
 
     shapes = jax.eval_shape(lambda: init_state(config))
@@ -65,6 +71,7 @@ def train(config: Config) -> int:
         print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
         return 0
     if start:
+        workdir.go_on(run, config)
         state = checkpoints.restore(saved, start, checkpoints.placed(shapes, sharding.state))
     else:
         state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
@@ -99,11 +106,11 @@ def train(config: Config) -> int:
     try:
         with Stop() as stop:
             if not start:
-                reals = packed.images[order.indices(0)[:pictures.REALS_SHOWN]]
+                reals = packed.images[batches.order(config.run.seed, 0, len(packed.images))[:pictures.REALS_SHOWN]]
                 pictures.save_grid(run / "reals.png", reals, columns=10)
                 state = save(0, state)
-            spans = list(batches.dispatches(start, total, k))
-            for steps, batch in zip(spans, feed(packed.images, order, iter(spans), sharding.batches), strict=True):
+            fed = feed(packed.images, order, batches.dispatches(start, total, k), sharding.batches)
+            for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
                 state, metrics = step_program(state, batch)  # returns at once; the old state is donated, gone
                 late.append((steps, metrics))
                 stopping = stop.asked is not None  # looked at once: a signal between a save and the break would lose steps

@@ -57,7 +57,7 @@ def folder_of_text(place):
 
 
 def too_small_folder(place):
-    return pictures(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 7"]
+    return pictures(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
 
 
 def broken_pictures(place):
@@ -143,6 +143,9 @@ def test_data_that_name_nothing(tmp_path, data, says):
     (("--batch-size", 7), ["--batch-size 7", "2 devices", "6 or 8"]),
     (("--steps", -5), ["--steps -5"]),
     (("--epochs", 3), ["steps and epochs"]),
+    (("--steps", 10**12), ["1000000000000 steps"]),
+    (("--real-label", 0.9, "--loss", "hinge"), ["--real-label 0.9", "--loss bce"]),
+    (("--ema-ramp", 0), ["--ema-ramp 0"]),
     (("--lr", 0), ["--lr 0"]),
     (("--width", -1), ["--width -1"]),
     (("--seed", -1), ["--seed -1"]),

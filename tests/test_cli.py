@@ -148,7 +148,7 @@ def test_one_parse_leaves_no_trace_in_the_next():
     before = parse_config([])
     parse_config(["--lr", "1", "--augment", "color", "--name", "x"])
     assert parse_config([]) == before
-    assert PRESETS["article"].run == dataclasses.replace(Config().run, kimg=180.0)
+    assert PRESETS["article"].run == dataclasses.replace(Config().run, kimg=140.0)
 
 
 # ---- Exit codes ----

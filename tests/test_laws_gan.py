@@ -1,5 +1,10 @@
 """Laws of the pure heart that span its modules: k steps, several devices, donation, one program."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +80,35 @@ def test_two_devices_train_as_one(config):
     for name in metrics:
         assert_allclose(metrics[name], expected_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert_same_run(state, expected)
+
+
+EIGHT = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import tiny
+from jax.sharding import NamedSharding, PartitionSpec
+from dcgan_jax.gan.step import train_step
+config = tiny.tiny("article", batch_size=8)
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+step = jax.jit(train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
+state, metrics = step(jax.device_put(tiny.fresh_state(config), whole), jax.device_put(tiny.pictures(config), split))
+expected, expected_metrics = tiny.compiled(config)(tiny.fresh_state(config), tiny.pictures(config))
+print(max(abs(float(metrics[name]) - float(expected_metrics[name])) for name in metrics))
+statistics = zip(jax.tree.leaves(state.d_stats), jax.tree.leaves(expected.d_stats), strict=True)
+print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in statistics))
+"""
+
+
+def test_eight_devices_train_as_one():
+    """In a process of its own: the number of devices is fixed when JAX starts."""
+    tests = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"})
+    assert done.returncode == 0, done.stderr
+    losses, statistics = map(float, done.stdout.split())
+    assert losses < 1e-5
+    assert statistics < 1e-5
 
 
 def test_the_step_keeps_every_type_and_shape_so_that_one_program_serves_the_run():

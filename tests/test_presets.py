@@ -67,6 +67,24 @@ def test_presets_of_one_family_differ_in_what_their_sources_differ():
     assert difference("article", "udacity-wide") - {"save_every_steps"} == {"width", "kimg", "epochs"}
 
 
+@pytest.mark.parametrize("name, published", [  # sections 2 and 3: what the nets do not show
+    ("newmu", {"epochs": 25.0, "bn_epsilon": 1e-8, "gamma_init_std": 0.02, "l2": 1e-5, "updates": "alternating",
+               "head_norm": "unit", "crop": "centre", "flip": False, "latent_dim": 100, "init": "normal"}),
+    ("torch64", {"epochs": 25.0, "bn_epsilon": 1e-5, "gamma_init_std": 0.02, "l2": 0.0, "crop": "torch", "flip": False,
+                 "g_latents": "same", "d_stats_in_g_step": True, "bn_momentum": 0.9, "latent_dim": 100}),
+    ("soumith", {"epochs": 25.0, "crop": "soumith", "flip": True, "d_stats_in_g_step": False, "adam_eps_hat": True}),
+    ("torch-tutorial", {"epochs": 5.0, "crop": "torch", "flip": False}),
+    ("carpedm20", {"epochs": 25.0, "crop": "carpedm20", "flip": False, "padding": "same", "init": "truncated", "g_steps": 2,
+                   "g_latents": "same", "gamma_init_std": 0.0, "bn_epsilon": 1e-5}),
+    ("article", {"crop": "centre", "flip": False, "g_latents": "new", "init": "normal", "gamma_init_std": 0.0,
+                 "head_norm": "none"}),
+    ("keras64", {"epochs": 1.0, "crop": "squash", "latent_dim": 128, "init": "glorot", "g_output": "sigmoid", "d_norm": "none"}),
+])
+def test_published_choices(name, published):
+    values = flat(PRESETS[name])
+    assert {field: values[field] for field in published} == published
+
+
 @pytest.mark.parametrize("name, published", [
     # Batch, lr, beta1, Adam's epsilon and its place, latents, kernel, channels next to the image: docs/published-dcgans.md,
     # sections 2 and 4.

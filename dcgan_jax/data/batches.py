@@ -59,8 +59,9 @@ def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], shardi
         return np.stack([images[order.indices(step)] for step in range(start, end)])
 
     shape = (None, order.images_per_step, *images.shape[1:])
-    spans = np.array([(steps.start, steps.stop) for steps in dispatches], np.int64).reshape(-1, 2)
-    batches = tf.data.Dataset.from_tensor_slices(spans).map(
+    spans = tf.data.Dataset.from_generator(
+        lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64))
+    batches = spans.map(
         lambda span: tf.ensure_shape(tf.numpy_function(gather, [span[0], span[1]], tf.uint8), shape),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(STREAM_AHEAD)
     for batch in batches.as_numpy_iterator():

@@ -186,7 +186,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         seen += [f"refused {name}: {problem}" for name, problem in sorted(refused)[:1]]
         seen = ", ".join(seen) or "it is empty"
         raise BadInput(f"--data {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
-    found.sort()  # by name: the same pictures have the same order in a folder and in a zip
+    found.sort(key=lambda entry: entry.name)  # the same pictures have the same order in a folder and in a zip
     refused.sort()
 
     partition, attributes = (_find_table(stem, path, archive) for stem in ("list_eval_partition", "list_attr_celeba"))
@@ -341,9 +341,11 @@ def _open_tfds(data: str, name: str, split: str) -> Source:
         raise BadInput(f"--data {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
     try:
         import absl.logging
+        import tensorflow as tf
         import tensorflow_datasets as tfds  # takes seconds and brings TensorFlow: only for who asks for it
     except ImportError as error:
         raise BadInput(f"--data {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
+    tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would drown our line
     try:
         builder = tfds.builder(name)

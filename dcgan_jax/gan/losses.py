@@ -13,6 +13,8 @@ class AdversarialLoss(NamedTuple):
     d: Callable[[jax.Array, jax.Array], jax.Array]
     g: Callable[[jax.Array, jax.Array], jax.Array]
     g_needs_real: bool = False  # G's loss compares with D's logits of real images
+    # The logit between "fake" and "real". None: only differences of logits count, and the middle of the batch's means serves.
+    boundary: float | None = 0.0
 
 
 def nonsaturating_d(real_logits: jax.Array, fake_logits: jax.Array, real_label: float = 1.0) -> jax.Array:
@@ -84,11 +86,11 @@ def relativistic_paired_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax
 
 LOSSES = {
     "bce": AdversarialLoss(nonsaturating_d, nonsaturating_g),
-    "least-squares": AdversarialLoss(least_squares_d, least_squares_g),
+    "least-squares": AdversarialLoss(least_squares_d, least_squares_g, boundary=0.5),
     "hinge": AdversarialLoss(hinge_d, hinge_g),
-    "wasserstein": AdversarialLoss(wasserstein_d, wasserstein_g),
-    "relativistic-average": AdversarialLoss(relativistic_average_d, relativistic_average_g, g_needs_real=True),
-    "relativistic-paired": AdversarialLoss(relativistic_paired_d, relativistic_paired_g, g_needs_real=True),
+    "wasserstein": AdversarialLoss(wasserstein_d, wasserstein_g, boundary=None),
+    "relativistic-average": AdversarialLoss(relativistic_average_d, relativistic_average_g, g_needs_real=True, boundary=None),
+    "relativistic-paired": AdversarialLoss(relativistic_paired_d, relativistic_paired_g, g_needs_real=True, boundary=None),
 }
 
 

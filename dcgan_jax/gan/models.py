@@ -77,12 +77,14 @@ class Generator(nn.Module):
         head, *hidden = g_widths(nets)
 
         # torch's k4 s1 convolution of a 1x1 image is this dense layer under another name.
-        x = nn.Dense(head * nets.base_px**2, nets.g_head_bias, dtype=dtype, kernel_init=init, name="head")(latents)
+        # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
+        x = nn.Dense(head * nets.base_px**2, nets.g_head_bias, dtype=jnp.float32, kernel_init=init, name="head")(latents)
         if nets.head_norm == "unit":
-            x = activate(_norm(nets, train, "head_norm")(x).astype(dtype))
+            x = activate(_norm(nets, train, "head_norm")(x))
         x = x.reshape(-1, nets.base_px, nets.base_px, head)  # (B, 4, 4, C)
         if nets.head_norm == "channel":
-            x = activate(_norm(nets, train, "head_norm")(x).astype(dtype))
+            x = activate(_norm(nets, train, "head_norm")(x))
+        x = x.astype(dtype)
         for i, features in enumerate(hidden):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
             x = ConvTranspose(features, nets, name=f"up{i + 1}")(x)
             if nets.g_norm == "batch":
@@ -122,8 +124,8 @@ class Discriminator(nn.Module):
         if nets.d_dropout > 0:
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
         init = nn.initializers.glorot_uniform() if nets.init == "glorot" else NORMAL
-        logits = nn.Dense(1, nets.d_head_bias, dtype=dtype, kernel_init=init, name="head")(x)
-        return logits.squeeze(1).astype(jnp.float32)
+        logits = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")(x)
+        return logits.squeeze(1)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:

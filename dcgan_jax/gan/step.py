@@ -61,7 +61,11 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
         else:
             adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
-        metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > 0).mean(), "d_fake_hits": (fake_logits < 0).mean()}
+        boundary = adversarial.boundary
+        if boundary is None:
+            boundary = (real_logits.mean() + fake_logits.mean()) / 2
+        metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > boundary).mean(),
+                   "d_fake_hits": (fake_logits < boundary).mean()}
         if penalised:
             # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
             def critic(images, augment_key, dropout_key):

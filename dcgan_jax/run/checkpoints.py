@@ -48,7 +48,8 @@ def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, 
         raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
     step = steps[-1] if step is None else step
     like = vars(placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])))
-    with manager(run, keep=len(steps)) as checkpoints:
+    reader = ocp.CheckpointManagerOptions(read_only=True)  # beside a running training, or on a disk that cannot be written
+    with ocp.CheckpointManager((run / "checkpoints").absolute(), options=reader) as checkpoints:
         found = _restored(checkpoints, step, generator={name: like[name] for name in GENERATOR})["generator"]
     return step, found["ema_params"], found["ema_stats"]
 

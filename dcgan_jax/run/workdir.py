@@ -21,7 +21,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pill
 def open_run(config: Config, data_facts: dict) -> Path:
     """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
 
-    data_facts: index.json of the pack. Raises BadInput where the run that is there had other pictures, other networks or
+    data_facts: index.json of the pack. What a run there says of itself is left as it is; `go_on` brings it up to date.
+    Raises BadInput where the run that is there had other pictures, other networks or
     another recipe, naming the fields, and where the folder cannot be written.
     """
     path = Path(config.run.workdir) / config.run.name
@@ -34,11 +35,16 @@ def open_run(config: Config, data_facts: dict) -> Path:
         (path / "samples").mkdir(parents=True, exist_ok=True)
         if not is_run:  # perhaps over the files of a start that did not come to its config.json
             write_json(path / "data.json", data_facts)
-        write_json(path / "environment.json", _environment())
-        write_json(path / "config.json", configuration.flat(config))
+            go_on(path, config)
     except OSError as fault:
         raise BadInput(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
     return path
+
+
+def go_on(path: Path, config: Config) -> None:
+    """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run."""
+    write_json(path / "environment.json", _environment())
+    write_json(path / "config.json", configuration.flat(config))
 
 
 def read_config(path: Path) -> Config:

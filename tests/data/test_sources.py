@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 import zipfile
 
@@ -282,7 +283,7 @@ def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch,
 def test_nothing_else_imports_tensorflow():
     script = "import sys, dcgan_jax.data.pack, dcgan_jax.data.sources as s; s.open_source('drawn:1'); "
     script += "sys.exit('tensorflow' in sys.modules)"
-    assert os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", script) == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 # ---- Bad input: one line that names the file or flag ----
@@ -326,6 +327,14 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
 def test_impossible_values_are_bad_input(data):
     with pytest.raises(BadInput, match="--data"):
         open_source(data)
+
+
+def test_two_entries_of_one_name_in_a_zip_are_two_pictures(tmp_path):
+    draw(tmp_path / "a.png", 7)
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for _ in range(2):
+            archive.write(tmp_path / "a.png", "a.png")
+    assert open_source(str(tmp_path / "faces.zip")).count == 2
 
 
 @pytest.mark.parametrize("table", ["list_eval_partition.txt", "list_attr_celeba.txt"])

@@ -180,3 +180,16 @@ def test_a_flat_critic_is_penalised_with_a_finite_gradient():
     value, slope = jax.value_and_grad(penalty)(0.0)
     assert_allclose(value, 4.0, rtol=1e-5)
     assert np.isfinite(slope)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_boundary_lies_between_the_best_logits_of_real_and_fake(name):
+    """Logits that D's loss pulls to: with the boundary right, a D that is right about every image is seen to be."""
+    real, fake = jnp.full(8, 0.4), jnp.full(8, 0.6)  # wrong way round, and not around 0
+    for _ in range(400):
+        pulls = jax.grad(lambda pair: LOSSES[name].d(*pair).mean())((real, fake))
+        real, fake = real - 0.5 * pulls[0], fake - 0.5 * pulls[1]
+    boundary = LOSSES[name].boundary
+    boundary = (real.mean() + fake.mean()) / 2 if boundary is None else boundary
+    assert (real > boundary).all()
+    assert (fake < boundary).all()

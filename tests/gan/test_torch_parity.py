@@ -114,7 +114,7 @@ def test_one_step_is_pytorchs(name, request):
     assert_tensors(name, 1, states[0], "value", atol=1e-6, rtol=0)
 
 
-def test_a_layout_error_would_be_seen():
+def test_the_entries_compared_would_show_a_flipped_kernel():
     run = inputs.RUNS["article"]
     weight = inputs.initial_parameters(run)["G"]["t_conv1.0.weight"]
     flipped = weight[:, :, ::-1, ::-1]

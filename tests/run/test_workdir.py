@@ -11,7 +11,7 @@ from dcgan_jax.cli import parse_config
 from dcgan_jax.config import BadInput, replace
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import workdir
-from dcgan_jax.run.workdir import open_run, read_config, write_json
+from dcgan_jax.run.workdir import go_on, open_run, read_config, write_json
 
 FACTS = {"fingerprint": "f1", "count": 1234, "source": {"name": "faces"}}
 OTHERS = {"fingerprint": "f2", "count": 56, "source": {"name": "cats"}}
@@ -88,6 +88,8 @@ def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change)
     run = open_run(config(tmp_path), FACTS)
     asked = config(tmp_path, *change.split())
     assert open_run(asked, FACTS) == run
+    assert read_config(run) == config(tmp_path)  # as it was: perhaps nothing is left to do
+    go_on(run, asked)
     assert read_config(run) == asked
 
 
