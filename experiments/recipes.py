@@ -2,8 +2,8 @@
 
     python experiments/recipes.py article --data CELEBA --face-score face_score.py --epochs 20 40 60
 
-For each number of epochs: 5,000 faces of the seeds 0..4999 from that checkpoint, scored by --face-score (Frechet distance and
-KID on MobileNetV2 features; not FID) against the first 5,000 pictures of the pack, and by our own sliced Wasserstein. Extra
+For each number of epochs: --count faces of the seeds 0, 1, 2 ... from that checkpoint, scored by --face-score (Frechet distance
+and KID on MobileNetV2 features; not FID) against as many first pictures of the pack, and by our own sliced Wasserstein. Extra
 flags for the trainer go behind `--`. Needs the project's own environment; interrupted, it goes on where it stopped.
 """
 
@@ -21,8 +21,6 @@ from dcgan_jax.config import images_per_step
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 
-COUNT = 5000
-
 
 def run(*command) -> str:
     print("+", *command, flush=True)
@@ -37,6 +35,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--face-score", required=True)
     parser.add_argument("--epochs", type=int, nargs="+", required=True)
+    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
     parser.add_argument("--workdir", default="runs/recipes")
     parser.add_argument("--name", default="")
     ask = parser.parse_args(own)
@@ -53,10 +52,10 @@ def main():
     for epochs in sorted(ask.epochs):
         step = epochs * steps_an_epoch
         faces = folder / f"faces-{step}.npy"
-        run(sys.executable, "-m", "dcgan_jax.sample", "--run", folder, "--count", COUNT, "--step", step, "--out", faces)
-        score = run(sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", COUNT)
+        run(sys.executable, "-m", "dcgan_jax.sample", "--run", folder, "--count", ask.count, "--step", step, "--out", faces)
+        score = run(sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", ask.count)
         frechet, kid = re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", score).groups()
-        run(sys.executable, "-m", "dcgan_jax.evaluate", "--run", folder, "--count", COUNT, "--step", step)
+        run(sys.executable, "-m", "dcgan_jax.evaluate", "--run", folder, "--count", ask.count, "--step", step)
         own_score = json.loads((folder / "scores.jsonl").read_text().splitlines()[-1])
         images = step * images_per_step(config)
         print(f"| `{ask.preset}` | {config.nets.size} px | {epochs} | {images:,} | {float(frechet):.1f} | {float(kid):.1f} | "

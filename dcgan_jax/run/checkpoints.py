@@ -32,7 +32,7 @@ def restore(checkpoints: ocp.CheckpointManager, step: int, like):
     leaves = vars(like)
     generator = {name: leaves[name] for name in GENERATOR}
     training = {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}
-    found = _restored(checkpoints, step, generator=generator, training=training)
+    found = _restored(Path(checkpoints.directory) / str(step), generator=generator, training=training)
     return like.replace(**found["generator"], **found["training"])
 
 
@@ -48,9 +48,9 @@ def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, 
         raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
     step = steps[-1] if step is None else step
     like = vars(placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])))
-    reader = ocp.CheckpointManagerOptions(read_only=True)  # beside a running training, or on a disk that cannot be written
-    with ocp.CheckpointManager((run / "checkpoints").absolute(), options=reader) as checkpoints:
-        found = _restored(checkpoints, step, generator={name: like[name] for name in GENERATOR})["generator"]
+    # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
+    where = (run / "checkpoints" / str(step)).absolute()
+    found = _restored(where, generator={name: like[name] for name in GENERATOR})["generator"]
     return step, found["ema_params"], found["ema_stats"]
 
 
@@ -65,12 +65,12 @@ def placed(shapes, sharding: jax.sharding.Sharding):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def _restored(checkpoints, step, **items):
-    where = Path(checkpoints.directory) / str(step)
+def _restored(where, **items):
     try:
         for name, like in items.items():
             _must_fit(where / name, like)
-        return checkpoints.restore(step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in items.items()}))
+        with ocp.StandardCheckpointer() as reader:
+            return {name: reader.restore(where / name, like) for name, like in items.items()}
     except BadInput:
         raise
     except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it

@@ -166,9 +166,9 @@ DAMAGE = [ValueError("cut\n\nshort"), OSError("gone"), KeyError("leaf"), Excepti
 
 @pytest.mark.parametrize("fault", DAMAGE, ids=lambda fault: type(fault).__name__)
 def test_whatever_orbax_raises_for_damaged_files_is_one_line_with_the_way_out(run, monkeypatch, fault):
-    def restore(self, step, **options):
+    def restore(self, directory, target):
         raise fault
-    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "restore", restore)
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "restore", restore)
     with pytest.raises(BadInput) as mistake:
         checkpoints.restore_generator(run, SHAPES)
     line = str(mistake.value)
