@@ -23,7 +23,7 @@ COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0),
     "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2),
-    "relativistic-average": tiny("article", loss="relativistic-average", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
+    "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
     "alternating": tiny("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
 TINY = {name: tiny(name) for name in PRESETS} | COMBINATIONS
@@ -74,7 +74,7 @@ GOLDEN = {
     "torch64": [(1.681181, 0.357607), (1.654118, 0.406659), (1.641425, 0.629029)],
     "carpedm20": [(1.417989, 0.557709), (1.356217, 0.555244), (1.254149, 0.651907)],
     "keras64": [(11.249359, 27.331326), (11.386477, 20.054092), (6.417891, 18.250664)],
-    "modern32": [(13.04353, 14.631416), (17.574095, 1.593196), (21.595089, 10.0639)],
+    "modern32": [(2.609454, 0.838966), (1.378198, 1.388832), (1.19881, 1.644868)],
 }
 
 
