@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import re
 import sys
 import typing
@@ -29,6 +30,9 @@ def run_verb(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: what was saved before is kept", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # who read, such as head, has gone: Python's own flush at the end must not fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):

@@ -2,6 +2,9 @@ import contextlib
 import dataclasses
 import io
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -185,3 +188,10 @@ def test_our_own_mistakes_keep_their_traceback():
         raise ValueError("ours")
     with pytest.raises(ValueError, match="ours"):
         cli.run_verb(main)
+
+
+def test_a_reader_that_goes_early_is_no_fault():
+    pipe = f"{sys.executable} -m dcgan_jax.train --help | head -1"
+    done = subprocess.run(pipe, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=120)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == ""
