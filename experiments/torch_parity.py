@@ -1,6 +1,6 @@
 """Records what PyTorch computes, for the JAX tests: writes tests/fixtures/torch_parity.npz.
 
-    /work/torchenv/bin/python experiments/torch_parity.py   (torch 2.13, CPU, one thread, 15 s)
+    python experiments/torch_parity.py   (in an environment with torch 2.13, CPU, one thread, 15 s)
 
 Run it again only when tests/parity_inputs.py or a recipe below changes. Inputs are not stored: `parity_inputs` makes
 them again bit for bit on either side, and its docstrings say how. Everything is in TORCH layouts, maps (B, C, H, W),
