@@ -10,6 +10,7 @@ import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax.config import BadInput, Split
+from dcgan_jax.data.batches import order
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
@@ -60,7 +61,7 @@ def main() -> int:
     step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
 
     # Any real pictures, but always the same for one count: their own order may be by person or class.
-    chosen = np.random.Generator(np.random.Philox(key=(ask.seed, ask.count))).permutation(len(packed.images))[:ask.count]
+    chosen = order(ask.seed, ask.count, len(packed.images))[:ask.count]
     real = packed.images[np.sort(chosen)]
     fake = draw_images(config.nets, params, stats, np.arange(ask.seed, ask.seed + ask.count))
     half = ask.count // 2

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcgan_jax.config import Config, Nets
+from dcgan_jax.config import Config, Nets, images_per_step
 from dcgan_jax.gan import losses
 from dcgan_jax.gan.augment import augment
 from dcgan_jax.gan.models import Discriminator, Generator
@@ -101,7 +101,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return real
 
     def update_d(state, real, key):
-        keys = dict(zip(D_STREAMS, jax.random.split(key, len(D_STREAMS)), strict=True))
+        keys = _named(key, D_STREAMS)
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
         fake, g_stats = generate(state.g_params, state.g_stats, latents)
@@ -124,8 +124,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
             g_stats_before = state.g_stats
             state, (metrics, latents, real) = update_d(state, real, key)
-        keys = [dict(zip(G_STREAMS, jax.random.split(key, len(G_STREAMS)), strict=True))
-                for key in jax.random.split(g_key, optimizer.g_steps)]
+        keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
         if optimizer.g_latents == "new":
             latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
             g_stats_before = state.g_stats
@@ -139,7 +138,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
         # computed and one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
-        keys = dict(zip(G_STREAMS, jax.random.split(g_key, len(G_STREAMS)), strict=True))
+        keys = _named(g_key, G_STREAMS)
         d_updated, (metrics, latents, real) = update_d(state, batch, d_key)
         g_updated, g_loss = update_g(state, latents, real, keys, state.g_stats)
         is_g_step, key = state.step % 2 == 0, state.key
@@ -172,14 +171,17 @@ def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -
     return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 
+def _named(key, streams):
+    return dict(zip(streams, jax.random.split(key, len(streams)), strict=True))
+
+
 def _ema(config, state):
     # Half-life in images, so that batch size does not change it, ramped so that the start is forgotten soon.
     # Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is from its published code.
     optimizer = config.optimizer
     if optimizer.ema_half_life_kimg == 0:
         return state.g_params
-    images_per_step = config.data.batch_size * optimizer.d_steps
-    images = state.step.astype(jnp.float32) * images_per_step
+    images = state.step.astype(jnp.float32) * images_per_step(config)
     half_life = jnp.minimum(optimizer.ema_half_life_kimg * 1000, images * optimizer.ema_ramp)
-    kept = 0.5 ** (images_per_step / jnp.maximum(half_life, 1e-8))
+    kept = 0.5 ** (images_per_step(config) / jnp.maximum(half_life, 1e-8))
     return jax.tree.map(lambda ema, new: new + kept * (ema - new), state.ema_params, state.g_params)

@@ -21,18 +21,13 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state) -> None:
     """Copies the state off the device, then writes in the background. A step that is already there is not written again."""
     if step in checkpoints.all_steps():
         return
-    leaves = vars(state)
-    checkpoints.save(step, args=ocp.args.Composite(
-        generator=ocp.args.StandardSave({name: leaves[name] for name in GENERATOR}),
-        training=ocp.args.StandardSave({name: leaf for name, leaf in leaves.items() if name not in GENERATOR})))
+    items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+    checkpoints.save(step, args=ocp.args.Composite(**items))
 
 
 def restore(checkpoints: ocp.CheckpointManager, step: int, like):
     """The state at a step. like: its shapes with their place on the devices, see `placed`. Raises BadInput."""
-    leaves = vars(like)
-    generator = {name: leaves[name] for name in GENERATOR}
-    training = {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}
-    found = _restored(Path(checkpoints.directory) / str(step), generator=generator, training=training)
+    found = _restored(Path(checkpoints.directory) / str(step), **_items(like))
     return like.replace(**found["generator"], **found["training"])
 
 
@@ -47,10 +42,10 @@ def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, 
     if step is not None and step not in steps:
         raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
     step = steps[-1] if step is None else step
-    like = vars(placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0])))
+    like = placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
     where = (run / "checkpoints" / str(step)).absolute()
-    found = _restored(where, generator={name: like[name] for name in GENERATOR})["generator"]
+    found = _restored(where, generator=_items(like)["generator"])["generator"]
     return step, found["ema_params"], found["ema_stats"]
 
 
@@ -63,6 +58,12 @@ def list_steps(run: Path) -> list[int]:
 def placed(shapes, sharding: jax.sharding.Sharding):
     """The shapes with their place on the devices: what a restore needs to know."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def _items(state):
+    leaves = vars(state)
+    return {"generator": {name: leaves[name] for name in GENERATOR},
+            "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}}
 
 
 def _restored(where, **items):
