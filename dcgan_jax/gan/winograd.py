@@ -41,7 +41,7 @@ MATRICES = {
         np.array([[1, 0], [1, 1], [1, -1], [0, 1]])),
 }
 # The transformed operands of one part of the batch: about what two cores' caches hold. More parts compile longer.
-PART_BYTES = 12 * 2**20
+PART_BYTES = 16 * 2**20
 MOST_PARTS = 8
 
 
@@ -121,14 +121,14 @@ def _data_products(x, taps, before):
     after = [4 * tiles + 2 * (taps - 1) - before - side for tiles, side in ((rows, height), (columns, width))]
     zero = np.zeros((), x.dtype)
     x = apart(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)]), x)
-    x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)  # folded but for the order of axes
+    x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
+    x = apart(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
 
     def windows(x, tiles, axis):
         return [lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(taps + 1)]
 
     def transform(x):
-        mixed = [part for row in _mix(data, windows(x, rows, 1)) for part in _mix(data, windows(row, columns, 3))]
-        return [part.transpose(0, 1, 3, 2, 4) for part in mixed]
+        return [part for row in _mix(data, windows(x, rows, 1)) for part in _mix(data, windows(row, columns, 2))]
 
     return [part.reshape(batch * rows * columns, 4 * channels) for part in apart(transform, x)]
 
