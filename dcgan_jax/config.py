@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from typing import Literal
@@ -34,6 +35,12 @@ class Run:
     """length in passes over the pictures"""
     kimg: float | None = None
     """length in thousands of real images shown"""
+    coordinator: str = ""
+    """several processes: address:port of the first one, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
+    processes: int = 1
+    """how many processes there are, where --coordinator is an address"""
+    process_id: int = 0
+    """which of them this one is, from 0"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +207,7 @@ GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in data
 # May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
 FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
-                  "keep_checkpoints", "grid_images", "tensorboard"}
+                  "keep_checkpoints", "grid_images", "tensorboard", "coordinator", "processes", "process_id"}
 
 
 def replace(config: Config, **changes) -> Config:
@@ -301,6 +308,12 @@ def check(config: Config) -> None:
              f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size")
     if nets.g_last_kernel and not nets.g_multipliers:
         raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
+    run = config.run
+    must(run.coordinator in ("", "auto") or re.fullmatch(r"[^:\s]+:\d+", run.coordinator), "coordinator", run.coordinator,
+         "give address:port, such as 10.0.0.1:1234, or auto")
+    must(run.processes > 0, "processes", run.processes, "must be above 0")
+    must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
+    must(run.processes == 1 or run.coordinator not in ("", "auto"), "processes", run.processes, "needs --coordinator address:port")
     must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,
          "a name is one folder inside --workdir, without /")
 

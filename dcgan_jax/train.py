@@ -10,7 +10,7 @@ from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import cache_dir, pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images, recalibrated
 from dcgan_jax.gan.state import finite_leaves, init_state, parameter_count
@@ -46,12 +46,15 @@ def main() -> int:
 
 def train(config: Config) -> int:
     """The whole run, start or resumption, to its end or a signal. Returns the exit code. Raises BadInput."""
+    devices.start(cache_dir())
+    devices.join(config.run)
     sharding = devices.shardings(config)
     k = devices.steps_per_dispatch(config)
-    if config.data.data == "drawn":
+    if config.data.data == "drawn" and devices.is_first():
         print("data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)")
     source = open_source(config.data.data, config.data.split)
-    packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict)
+    packed = devices.first_then_others(lambda: pack(
+        source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict))
     images_per_step = configuration.images_per_step(config)
     if len(packed.images) < images_per_step:
         device_count = sharding.state.mesh.size
@@ -61,7 +64,7 @@ def train(config: Config) -> int:
     total = configuration.total_steps(config, len(packed.images))
     if total > MAX_STEPS:
         raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
-    run = workdir.open_run(config, packed.index)
+    run = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
 
     shapes = jax.eval_shape(lambda: init_state(config))
     saved = checkpoints.manager(run, config.output.keep_checkpoints)
@@ -71,7 +74,8 @@ def train(config: Config) -> int:
         print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
         return 0
     if start:
-        workdir.go_on(run, config)
+        if devices.is_first():
+            workdir.go_on(run, config)
         state = checkpoints.restore(saved, start, checkpoints.placed(shapes, sharding.state))
     else:
         state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
@@ -80,11 +84,11 @@ def train(config: Config) -> int:
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
     step_program = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
-                           in_shardings=(sharding.state, sharding.batches), out_shardings=(sharding.state, None))
+                           in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
     renew_statistics = jax.jit(recalibrated(config), donate_argnames="state", out_shardings=sharding.state)
     are_finite = jax.jit(finite_leaves)
     logs = Logs(run, start=start, total=total, images_per_step=images_per_step, image_count=len(packed.images),
-                every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard)
+                every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard, silent=not devices.is_first())
     logs.say(f"{run}: {config.run.preset}, {config.nets.size} px, G {parameter_count(shapes.g_params):,} and D "
              f"{parameter_count(shapes.d_params):,} parameters, {len(packed.images):,} pictures, batch {config.data.batch_size}, "
              f"{total:,} steps, {devices.describe()}" + (f"; goes on from step {start:,}" if start else ""))
@@ -94,26 +98,30 @@ def train(config: Config) -> int:
         bad = [name for name, finite in jax.device_get(are_finite(state)).items() if not finite]
         if bad:
             raise NotFinite(f"step {step}: {bad[0]} holds a NaN or an infinity")
-        grid = draw_images(config.nets, state.ema_params, state.ema_stats, np.arange(config.output.grid_images))
-        pictures.save_grid(run / "samples" / f"{step:08d}.png", grid)
-        logs.flush()
-        pictures.save_losses(run / "losses.png", read_metrics(run))
-        pictures.save_report(run, config, packed.index, step, total)
+        if devices.is_first():
+            generator = jax.device_get((state.ema_params, state.ema_stats))  # from here no other process is needed
+            grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
+            pictures.save_grid(run / "samples" / f"{step:08d}.png", grid)
+            logs.flush()
+            pictures.save_losses(run / "losses.png", read_metrics(run))
+            pictures.save_report(run, config, packed.index, step, total)
         checkpoints.save(saved, step, state)
         return state
 
     late = []  # (steps, device metrics) dispatched but not yet read
     try:
         with Stop() as stop:
-            if not start:
+            if not start and devices.is_first():
                 reals = packed.images[batches.order(config.run.seed, 0, len(packed.images))[:pictures.REALS_SHOWN]]
                 pictures.save_grid(run / "reals.png", reals, columns=10)
+            if not start:
                 state = save(0, state)
             fed = feed(packed.images, order, batches.dispatches(start, total, k), sharding.batches)
             for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
                 state, metrics = step_program(state, batch)  # returns at once; the old state is donated, gone
                 late.append((steps, metrics))
-                stopping = stop.asked is not None  # looked at once: a signal between a save and the break would lose steps
+                # Looked at once: a signal between a save and the break would lose steps.
+                stopping = devices.any_process(stop.asked is not None)
                 saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
                 while len(late) > (0 if saving else 1):  # a save waits for its own numbers, nothing else does
                     logs.write(*late.pop(0))
@@ -129,9 +137,9 @@ def train(config: Config) -> int:
         logs.close()
         saved.close()  # waits for the last write
     if steps.stop < total:
-        print(f"stopped at step {steps.stop:,} of {total:,} and saved; the same command goes on: {command()}")
+        logs.say(f"stopped at step {steps.stop:,} of {total:,} and saved; the same command goes on: {command()}")
         return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
-    print(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
+    logs.say(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
     return 0
 
 

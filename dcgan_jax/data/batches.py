@@ -1,7 +1,7 @@
 """uint8 batches on the device(s), in an order that is a function of (seed, epoch): any step is reached without replay.
 
 Two feeds give the same batches: a tf.data stream that gathers from the pack ahead of the step, and a copy of all images
-on the device from which a compiled gather takes them.
+on the device from which a compiled gather takes them. With several processes each gathers the rows of its own devices.
 """
 
 import functools
@@ -55,24 +55,32 @@ def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], shardi
 
     tf.config.set_visible_devices([], "GPU")  # it only feeds: the accelerator's memory is JAX's
 
-    def gather(start, end):
-        return np.stack([images[order.indices(step)] for step in range(start, end)])
+    rows = _own_rows(sharding, order.images_per_step)
 
-    shape = (None, order.images_per_step, *images.shape[1:])
+    def gather(start, end):
+        return np.stack([images[order.indices(step)[rows]] for step in range(start, end)])
+
+    shape = (None, rows.stop - rows.start, *images.shape[1:])
     spans = tf.data.Dataset.from_generator(
         lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64))
     batches = spans.map(
         lambda span: tf.ensure_shape(tf.numpy_function(gather, [span[0], span[1]], tf.uint8), shape),
         num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(STREAM_AHEAD)
     for batch in batches.as_numpy_iterator():
-        yield jax.device_put(batch, sharding)
+        yield jax.make_array_from_process_local_data(sharding, batch, (len(batch), order.images_per_step, *images.shape[1:]))
+
+
+def _own_rows(sharding, count):
+    """The images of each step that this process's devices take: all of them where it is the only process."""
+    owned = [index[1].indices(count) for index in sharding.addressable_devices_indices_map((1, count)).values()]
+    return slice(min(start for start, _, _ in owned), max(stop for _, stop, _ in owned))
 
 
 def resident(images: np.ndarray, order: Order, dispatches: Iterator[range],
              sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
     """The same batches as `stream`, taken on the device from a copy of all images."""
     everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    copy = jax.device_put(np.asarray(images), everywhere)
+    copy = jax.make_array_from_callback(images.shape, everywhere, lambda _: np.asarray(images))
     take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
     for steps in dispatches:
         yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))

@@ -1,11 +1,101 @@
-"""Where arrays live: a `data` mesh axis over all devices; one device is a mesh of one."""
+"""Where arrays live: a `data` mesh axis over the devices of all processes; one device is a mesh of one."""
 
+import ctypes
+import hashlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dcgan_jax.config import BadInput, Config
+from dcgan_jax.config import BadInput, Config, Run
+
+# glibc's mallopt numbers, from malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+PROGRAM_CACHE_BYTES = 2**30
+
+
+def start(cache: Path) -> None:
+    """Settings that must stand before JAX starts: memory kept between steps, compiled programs kept between runs.
+
+    cache: the folder for programs; one that cannot be made is done without.
+    """
+    _keep_memory()
+    # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
+    # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.config.jax_compilation_cache_dir is None:  # else the user's own
+        programs = cache / "programs" / _machine()
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(programs))
+        jax.config.update("jax_compilation_cache_max_size", PROGRAM_CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _keep_memory():
+    # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
+    # again page by page: a quarter of the time of a small step (docs/speed.md).
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
+
+
+def _machine():
+    # Programs for one CPU can crash on another, and a home folder may be shared by both.
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+        facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        facts = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
+
+
+def join(run: Run) -> None:
+    """Joins the other processes of the run, before anything touches a device. Raises BadInput."""
+    if not run.coordinator:
+        return
+    try:
+        if run.coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(run.coordinator, run.processes, run.process_id)
+    except (RuntimeError, ValueError) as fault:
+        raise BadInput(f"--coordinator {run.coordinator}: {' '.join(str(fault).split())[:300]}; check that all processes were "
+                       "started, with one --coordinator and one --process-id each") from None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def first_then_others(function: Callable):
+    """function() in the first process, and when it is done there in the others: files are made by one, found by all."""
+    result = function() if is_first() else None
+    wait_for_all(function.__name__)
+    return result if is_first() else function()
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def any_process(here: bool) -> bool:
+    """Whether it is true in any process: all get the same answer and can act on it together."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
 class Shardings(NamedTuple):
@@ -17,14 +107,14 @@ class Shardings(NamedTuple):
 
 
 def shardings(config: Config) -> Shardings:
-    """For all devices of this process. Raises BadInput where they cannot share a batch evenly."""
-    count = len(jax.local_devices())
+    """For all devices of all processes. Raises BadInput where they cannot share a batch evenly."""
+    count = len(jax.devices())
     batch_size = config.data.batch_size
     if batch_size % count:
         lower, upper = batch_size // count * count, -(-batch_size // count) * count
         near = " or ".join(str(size) for size in (lower, upper) if size)
         raise BadInput(f"--batch-size {batch_size}: cannot be divided by {count} devices; nearest: {near}")
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.local_devices())
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices())
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "data")),
                      NamedSharding(mesh, PartitionSpec("data")))
 
@@ -40,6 +130,7 @@ def steps_per_dispatch(config: Config) -> int:
 
 
 def describe() -> str:
-    """'2 x cpu', '1 x NVIDIA H100' ..."""
-    devices = jax.local_devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
+    """'2 x cpu', '1 x NVIDIA H100', '8 x TPU v4 in 2 processes' ..."""
+    devices = jax.devices()
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{len(devices)} x {devices[0].device_kind}{processes}"

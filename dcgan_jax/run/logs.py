@@ -23,17 +23,18 @@ class Logs:
     """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
 
     def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int,
-                 tensorboard: bool):
+                 tensorboard: bool, silent: bool = False):
+        """silent: check the numbers and write nothing, as all processes but the first."""
         self.file = run / "metrics.jsonl"
+        self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
-        self._truncate(start)
-        self.lines = self.file.open("a")
+        self.lines = open(os.devnull, "a") if silent else self._opened(start)
         self.events = None
-        if tensorboard:
+        if tensorboard and not silent:
             from tensorboardX import SummaryWriter  # only where asked for: protobuf takes a moment to load
             self.events = SummaryWriter(str(run), purge_step=start + 1, flush_secs=30)
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and not silent
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal)
         self.said = time.monotonic()
         self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
@@ -66,11 +67,14 @@ class Logs:
 
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        if not self.silent:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def flush(self) -> None:
         """Lines on the disk: before a checkpoint of their step is."""
+        if self.silent:
+            return
         self.lines.flush()
         os.fsync(self.lines.fileno())
         if self.events:
@@ -95,11 +99,9 @@ class Logs:
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
-    def _truncate(self, start):
-        if not self.file.exists():
-            return
+    def _opened(self, start):
         kept = []
-        for line in self.file.read_text(errors="replace").splitlines():
+        for line in self.file.read_text(errors="replace").splitlines() if self.file.exists() else ():
             try:
                 if json.loads(line)["step"] > start:
                     break
@@ -108,6 +110,7 @@ class Logs:
             kept.append(line + "\n")
         with whole(self.file) as partial:
             partial.write_text("".join(kept))
+        return self.file.open("a")
 
 
 def read_metrics(run: Path) -> dict[str, list[float]]:

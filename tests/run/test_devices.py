@@ -27,8 +27,8 @@ def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(b
 
 
 def test_one_device_is_a_mesh_of_one(monkeypatch):
-    one = jax.local_devices()[:1]
-    monkeypatch.setattr(devices.jax, "local_devices", lambda: one)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(devices.jax, "devices", lambda: one)
     sharding = devices.shardings(config(batch_size=7))
     assert all(set(place.device_set) == set(one) for place in sharding)
     assert devices.describe() == "1 x cpu"
