@@ -313,7 +313,8 @@ def check(config: Config) -> None:
          "give address:port, such as 10.0.0.1:1234, or auto")
     must(run.processes > 0, "processes", run.processes, "must be above 0")
     must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
-    must(run.processes == 1 or run.coordinator not in ("", "auto"), "processes", run.processes, "needs --coordinator address:port")
+    by_hand = run.coordinator not in ("", "auto")
+    must(by_hand or run.processes == 1, "processes", run.processes, "needs --coordinator address:port")
     must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,
          "a name is one folder inside --workdir, without /")
 

@@ -1,4 +1,4 @@
-"""Several processes are one run: the same numbers as one process with all the devices, and checkpoints any number can go on from."""
+"""Several processes are one run: the numbers of one process with as many devices, and checkpoints for any number of them."""
 
 import os
 import re

@@ -11,7 +11,6 @@ GPU and TPU get `lax` everywhere, CPU `winograd` or, where channels are few, `pa
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from dcgan_jax.gan import patches, winograd

@@ -29,7 +29,7 @@ class Logs:
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
-        self.lines = open(os.devnull, "a") if silent else self._opened(start)
+        self.lines = Path(os.devnull).open("a") if silent else self._opened(start)
         self.events = None
         if tensorboard and not silent:
             from tensorboardX import SummaryWriter  # only where asked for: protobuf takes a moment to load

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity_inputs as inputs
 import pytest
+from conv_roles import operations
 from jax import lax
 from numpy.testing import assert_allclose
 from torch_weights import conv_kernel
@@ -130,9 +131,33 @@ def test_equals_lax_and_each_other(lax_case, law):
         assert_allclose(ours, theirs, atol=2e-5 * max(1, np.abs(theirs).max()), rtol=0)
 
 
+# ---- Backends
+
+
+@pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
-def test_bfloat16_in_gives_bfloat16_out_to_its_own_precision(function, reference):
-    x, kernel, y = normal(1, (2, 8, 8, 3)), normal(2, (5, 5, 3, 8)), normal(3, (2, 4, 4, 8))
+def test_other_backends_convolve_with_lax_alone_and_to_the_same_numbers(function, reference, large, monkeypatch):
+    x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
+    arrays = (x, kernel, y) if function is conv else (y, kernel, x)
+    function, reference = (partial(function, padding="same") for function in (function, reference))
+
+    def kinds():  # of products, in values, gradients and gradients of gradients
+        traced = operations(lambda *arrays: (with_gradients(function, *arrays),
+                                             jax.grad(partial(penalty, function), (0, 1))(*arrays)), *arrays)
+        return {operation.primitive.name for operation in traced} & {"dot_general", "conv_general_dilated"}
+
+    assert kinds() == {"dot_general"}
+    monkeypatch.setattr("dcgan_jax.gan.conv.jax.default_backend", lambda: "gpu")
+    assert kinds() == {"conv_general_dilated"}
+    ours, theirs = jax.jit(lambda *arrays: [with_gradients(each, *arrays) for each in (function, reference)])(*arrays)
+    for got, expected in zip(ours, theirs, strict=True):
+        assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("k, large", [(5, 3), (4, FEW_CHANNELS), (5, FEW_CHANNELS)])
+@pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
+def test_bfloat16_in_gives_bfloat16_out_to_its_own_precision(function, reference, k, large):
+    x, kernel, y = normal(1, (2, 8, 8, large)), normal(2, (k, k, large, 8)), normal(3, (2, 4, 4, 8))
     arrays = [array.astype(jnp.bfloat16) for array in ((x, kernel, y) if function is conv else (y, kernel, x))]
 
     @jax.jit
