@@ -11,6 +11,7 @@ GPU and TPU get `lax` everywhere, CPU `winograd` or, where channels are few, `pa
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from dcgan_jax.gan import patches, winograd
@@ -62,13 +63,13 @@ conv_transpose.defvjp(
 
 def _forward(x, kernel, padding):
     if jax.default_backend() == "cpu":
-        return _cpu(x.shape[3]).forward(x, kernel, pads(kernel.shape[0], padding)[0])
+        return _on_cpu(_cpu(x.shape[3]).forward, x, kernel, pads(kernel.shape[0], padding)[0])
     return _lax_forward(x, kernel, padding)
 
 
 def _input_gradient(y, kernel, padding):
     if jax.default_backend() == "cpu":
-        return _cpu(kernel.shape[2]).input_gradient(y, kernel, pads(kernel.shape[0], padding)[0])
+        return _on_cpu(_cpu(kernel.shape[2]).input_gradient, y, kernel, pads(kernel.shape[0], padding)[0])
     batch, h, w, _ = y.shape
     like = jax.ShapeDtypeStruct((batch, 2 * h, 2 * w, kernel.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: _lax_forward(x, kernel, padding), like)(y)[0]
@@ -76,13 +77,19 @@ def _input_gradient(y, kernel, padding):
 
 def _weight_gradient(x, dy, k, padding):
     if jax.default_backend() == "cpu":
-        return _cpu(x.shape[3]).weight_gradient(x, dy, k, pads(k, padding)[0])
+        return _on_cpu(_cpu(x.shape[3]).weight_gradient, x, dy, k, pads(k, padding)[0])
     like = jax.ShapeDtypeStruct((k, k, x.shape[3], dy.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, padding), like)(dy)[0]
 
 
 def _cpu(channels_large):
     return winograd if channels_large >= FEW_CHANNELS else patches
+
+
+def _on_cpu(role, a, b, *rest):
+    # bfloat16 saves a CPU nothing, and Winograd's sums of it would be rounded more than once.
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return role(a.astype(wide), b.astype(wide), *rest).astype(a.dtype)
 
 
 def _lax_forward(x, kernel, padding):

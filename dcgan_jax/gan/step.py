@@ -45,8 +45,11 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
     def generate(params, stats, latents):
-        images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
-        return images, new.get("batch_stats", {})
+        """Images, their pullback to params, the new statistics. Where D and G see the same fakes, one forward pass serves both."""
+        def forward(params):
+            images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
+            return images, new.get("batch_stats", {})
+        return jax.vjp(forward, params, has_aux=True)
 
     def discriminate(params, stats, images, augment_key, dropout_key):
         images = augment(augment_key, images, loss.augment)
@@ -85,13 +88,12 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)
 
-    def g_objective(params, stats, d_params, d_stats, latents, real, keys):
-        fake, stats = generate(params, stats, latents)
+    def g_objective(fake, d_params, d_stats, real, keys):
         real_logits = None
         if adversarial.g_needs_real:
             real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], keys["dropout_real"])
         fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], keys["dropout_fake"])
-        return adversarial.g(real_logits, fake_logits).mean(), (stats, d_stats)
+        return adversarial.g(real_logits, fake_logits).mean(), d_stats
 
     def prepare(real, key):  # (B, S, S, C) uint8 -> float32
         real = scale_pixels(real, nets)
@@ -104,43 +106,42 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         keys = _named(key, D_STREAMS)
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
-        fake, g_stats = generate(state.g_params, state.g_stats, latents)
+        fake, pullback, g_stats = generate(state.g_params, state.g_stats, latents)
         gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fake, keys)
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
-        return state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats), (metrics, latents, real)
+        state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
+        return state, metrics, real, latents, (fake, pullback)
 
-    def update_g(state, latents, real, keys, g_stats_before):
+    def update_g(state, fakes, real, keys):
+        fake, pullback = fakes
         objective = jax.value_and_grad(g_objective, has_aux=True)
-        (g_loss, (g_stats, d_stats)), gradients = objective(
-            state.g_params, g_stats_before, state.d_params, state.d_stats, latents, real, keys)
-        updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
-        state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt, g_stats=g_stats)
+        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, keys)
+        updates, g_opt = g_adam.update(*pullback(d_fake), state.g_opt, state.g_params)
+        state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
         return (state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state), g_loss
 
     def d_then_g(state, batch, d_key, g_key):
         batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
         # A Python loop: CPU convolutions are slow inside XLA's (see train_steps). The metrics are those of D's last update.
         for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
-            g_stats_before = state.g_stats
-            state, (metrics, latents, real) = update_d(state, real, key)
+            state, metrics, real, latents, fakes = update_d(state, real, key)
         keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
         if optimizer.g_latents == "new":
             latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
-            g_stats_before = state.g_stats
-        # With D's own latents the first forward pass of G is D's fakes once more: XLA computes it once, and G's running
-        # statistics count it once.
-        for update_keys in keys:
-            state, g_loss = update_g(state, latents, real, update_keys, g_stats_before)
-            g_stats_before = state.g_stats
+        for i, update_keys in enumerate(keys):
+            if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
+                *fakes, g_stats = generate(state.g_params, state.g_stats, latents)
+                state = state.replace(g_stats=g_stats)
+            state, g_loss = update_g(state, fakes, real, update_keys)
         return state, metrics | {"g_loss": g_loss}
 
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
         # computed and one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
         keys = _named(g_key, G_STREAMS)
-        d_updated, (metrics, latents, real) = update_d(state, batch, d_key)
-        g_updated, g_loss = update_g(state, latents, real, keys, state.g_stats)
+        d_updated, metrics, real, _, fakes = update_d(state, batch, d_key)
+        g_updated, g_loss = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, keys)
         is_g_step, key = state.step % 2 == 0, state.key
         # Without the key, which is the same in both and may not be used again.
         state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))

@@ -109,7 +109,7 @@ def _mix(matrix, parts):
 
 
 def _scaled(part, coefficient):
-    return part if coefficient == 1 else -part if coefficient == -1 else part * coefficient
+    return part if coefficient == 1 else -part if coefficient == -1 else part * np.asarray(coefficient, part.dtype)
 
 
 def _data_products(x, taps, before):

@@ -1,0 +1,296 @@
+"""Speed and memory on CPU beside PyTorch, and how both grow.
+
+    python experiments/bench.py step   --torch-python PYTHON     # the real loop, the bare step, PyTorch twice; peak memory
+    python experiments/bench.py cli    --torch-python PYTHON     # two lengths through the command line, difference of wall times
+    python experiments/bench.py start                            # first and second start to the first step
+    python experiments/bench.py growth --plot docs/images/growth.png
+
+PYTHON is an interpreter that has PyTorch and NumPy. Contestants run one at a time, in turns, each in its own process, and
+medians are compared: a machine's mood falls on all of them. Nothing else should run beside it.
+"""
+
+import argparse
+import json
+import math
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CASES = {"article": (128, 12), "torch64": (64, 3)}  # preset: (batch, steps a turn)
+PEERS = ("channels_last", "shipped")
+
+
+def flags(preset: str, batch: int, **more) -> list[str]:
+    more = {"preset": preset, "batch-size": batch, "data": "drawn:2048"} | more
+    return [part for name, value in more.items() for part in (f"--{name}", str(value))]
+
+
+# ---- Workers: they set up, then answer lines of stdin as torch_peer.serve says ----
+
+
+def bare(arguments: list[str]) -> None:
+    """The jitted step alone on one batch, as train.py compiles it."""
+    import jax
+    import numpy as np
+
+    from dcgan_jax import cli
+    from dcgan_jax import config as configuration
+    from dcgan_jax.data.pack import cache_dir
+    from dcgan_jax.gan.state import init_state
+    from dcgan_jax.gan.step import train_steps
+    from dcgan_jax.run import devices
+
+    devices.start(cache_dir())
+    config = cli.parse_config(arguments)
+    sharding = devices.shardings(config)
+    shape = (1, configuration.images_per_step(config), config.nets.size, config.nets.size, config.nets.channels)
+    batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), sharding.batches)
+    state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
+    program = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
+                      in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+
+    def step():
+        nonlocal state
+        state, metrics = program(state, batch)
+        jax.block_until_ready(metrics)
+
+    for _ in range(2):
+        step()
+    serve(step)
+
+
+def loop(arguments: list[str]) -> None:
+    """The whole of train.train: its feed is held at the turns."""
+    from dcgan_jax import cli, train
+    from dcgan_jax.data import batches
+
+    real_feed = batches.resident
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the trainer says is no answer
+
+    def held(*given):
+        left, since = 2, None
+        for batch in real_feed(*given):
+            if left == 0:
+                print(time.perf_counter() - since if since else "ready", file=answers, flush=True)
+                for line in sys.stdin:
+                    if line.strip() != "memory":
+                        left = int(line)
+                        break
+                    print(peak_bytes(), file=answers, flush=True)
+                else:
+                    os._exit(0)
+                since = time.perf_counter()
+            left -= 1
+            yield batch
+
+    batches.resident = held
+    train.train(cli.parse_config(arguments))
+
+
+def peak_bytes() -> int:
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def serve(step) -> None:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            print(peak_bytes(), flush=True)
+            continue
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - start, flush=True)
+
+
+class Worker:
+    """A contestant in its own process."""
+
+    def __init__(self, command, environment=None):
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True, env=os.environ | (environment or {}))
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"did not start: {' '.join(map(str, command))}")
+
+    def ask(self, line) -> float:
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds a step, one number a turn."""
+    for worker in workers.values():
+        worker.ask(steps)
+    taken = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            taken[name].append(worker.ask(steps) / steps)
+    return taken
+
+
+# ---- What is asked ----
+
+
+def bench_step(ask) -> None:
+    print("| | img/s | of PyTorch channels_last | peak memory |\n|---|---:|---:|---:|")
+    for preset, (batch, steps) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            given = flags(preset, batch, workdir=folder, steps=10**7) + ["--save-every-steps", str(10**7)]
+            workers = {f"torch {variant}": Worker([ask.torch_python, HERE / "torch_peer.py", preset, variant, "--serve"])
+                       for variant in PEERS}
+            workers |= {f"ours, {kind}": Worker([sys.executable, __file__, f"--{kind}-worker", *given])
+                        for kind in ("loop", "bare")}
+            taken = in_turns(workers, steps, ask.rounds)
+            medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+            for name, worker in workers.items():
+                peak = worker.ask("memory")
+                worker.close()
+                ratios = [a / b for a, b in zip(taken["torch channels_last"], taken[name], strict=True)]
+                print(f"| {preset}: {name} | {batch / medians[name]:.0f} | {statistics.median(ratios):.2f} | "
+                      f"{peak / 1e6:,.0f} MB |", flush=True)
+            overhead = [a / b - 1 for a, b in zip(taken["ours, loop"], taken["ours, bare"], strict=True)]
+            print(f"| {preset}: overhead of the loop | {statistics.median(overhead):+.1%} | | |", flush=True)
+
+
+def wall_s(command, environment=None) -> float:
+    start = time.perf_counter()
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   env=os.environ | (environment or {}))
+    return time.perf_counter() - start
+
+
+def bench_cli(ask) -> None:
+    print("| | img/s, ours | img/s, torch channels_last | ratio |\n|---|---:|---:|---:|")
+    for preset, (batch, steps) in CASES.items():
+        short, long = 2 * steps, 12 * steps + 2 * steps
+        ours, theirs = [], []
+        for _ in range(ask.rounds):
+            seconds = []
+            for count in (short, long):
+                with tempfile.TemporaryDirectory() as folder:
+                    given = flags(preset, batch, workdir=folder, steps=count)
+                    seconds.append(wall_s([sys.executable, "-m", "dcgan_jax.train", *given]))
+            ours.append((seconds[1] - seconds[0]) / (long - short))
+            seconds = [wall_s([ask.torch_python, HERE / "torch_peer.py", preset, "channels_last", "--steps", count])
+                       for count in (short, long)]
+            theirs.append((seconds[1] - seconds[0]) / (long - short))
+        a, b = statistics.median(ours), statistics.median(theirs)
+        print(f"| {preset} | {batch / a:.0f} | {batch / b:.0f} | {b / a:.2f} |", flush=True)
+
+
+def bench_start(ask) -> None:
+    """With no compiled program kept, and again: until a run of one step is done, its two saves and grids included."""
+    print("| a run of one step | first start | second start |\n|---|---:|---:|")
+    for preset, (batch, _) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            cache = {"DCGAN_JAX_CACHE": f"{folder}/cache"}
+            size = {"article": 32, "torch64": 64}[preset]
+            wall_s([sys.executable, "-m", "dcgan_jax.prepare", "--data", "drawn:2048", "--size", size, "--crop",
+                    {"article": "centre", "torch64": "torch"}[preset]], cache)
+            command = [sys.executable, "-m", "dcgan_jax.train", *flags(preset, batch, workdir=folder, steps=1), "--name"]
+            seconds = [wall_s([*command, turn], cache) for turn in range(1 + ask.rounds)]
+            print(f"| {preset} | {seconds[0]:.1f} s | {statistics.median(seconds[1:]):.1f} s |", flush=True)
+
+
+# Each series changes one thing of: 32 px, width 32, batch 64, one device.
+SERIES = {
+    "batch": {"batch-size": (16, 32, 64, 128, 256, 512, 1024)},
+    "size": {"size": (16, 32, 64, 128, 256)},
+    "width": {"width": (16, 32, 64, 128)},
+    "devices": {"JAX_NUM_CPU_DEVICES": (1, 2, 4)},
+    "processes": {"processes": (1, 2)},
+}
+
+
+def bench_growth(ask) -> None:
+    print("| series | value | ms a step | img/s | peak memory |\n|---|---:|---:|---:|---:|")
+    found = {}
+    for series, [(name, values)] in ((series, changes.items()) for series, changes in SERIES.items()):
+        for value in values:
+            batch = value if series == "batch" else 16 if series == "size" else 64
+            given = {"steps": 10**7} | ({} if series in ("devices", "processes") else {name: value})
+            given = flags("article", batch, **{key: part for key, part in given.items() if key != "batch-size"})
+            if series == "processes":
+                seconds, peak = one_run_s(given, value, batch), math.nan
+            else:
+                worker = Worker([sys.executable, __file__, "--bare-worker", *given],
+                                {name: str(value)} if series == "devices" else None)
+                steps = max(1, round(1.0 / worker.ask(1)))  # turns of about a second
+                seconds = statistics.median(worker.ask(steps) / steps for _ in range(ask.rounds))
+                peak = worker.ask("memory")
+                worker.close()
+            found.setdefault(series, []).append((value, seconds, peak))
+            memory = "" if math.isnan(peak) else f"{peak / 1e6:,.0f} MB"
+            print(f"| {series} | {value} | {seconds * 1e3:,.1f} | {batch / seconds:,.1f} | {memory} |", flush=True)
+    print("\n| series | step time grows with the power | over its upper half |\n|---|---:|---:|")
+    for series, points in found.items():
+        upper = points[len(points) // 2 - 1:]
+        print(f"| {series} | {exponent(points):.2f} | {exponent(upper):.2f} |")
+    if ask.plot:
+        plot(found, ask.plot)
+
+
+def exponent(points) -> float:
+    """The slope of log time over log value, by least squares."""
+    return statistics.linear_regression([math.log(value) for value, *_ in points], [math.log(s) for _, s, _ in points]).slope
+
+
+def one_run_s(given: list[str], processes: int, batch: int) -> float:
+    """Seconds a step of a short run by so many processes of one device each, as its own log has them."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+        free.close()
+        command = [sys.executable, "-m", "dcgan_jax.train", *given, "--workdir", folder, "--steps", "60"]
+        many = ["--coordinator", address, "--processes", str(processes), "--process-id"]
+        started = [subprocess.Popen(command + (many + [str(i)] if processes > 1 else []), stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL) for i in range(processes)]
+        for process in started:
+            process.wait()
+        last = Path(folder, "article", "metrics.jsonl").read_text().splitlines()[-1]
+        return batch / json.loads(last)["images_per_s"]
+
+
+def plot(found, path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3), layout="constrained")
+    for axis, (series, points) in zip(axes, found.items(), strict=True):
+        axis.loglog([value for value, *_ in points], [seconds * 1e3 for _, seconds, _ in points], "o-")
+        axis.set(xlabel=series, ylabel="ms a step", title=f"power {exponent(points):.2f}")
+        axis.set_xticks([value for value, *_ in points], [str(value) for value, *_ in points])
+        axis.minorticks_off()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    if len(sys.argv) > 1 and sys.argv[1] in ("--bare-worker", "--loop-worker"):
+        return {"--bare-worker": bare, "--loop-worker": loop}[sys.argv[1]](sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = {"step": bench_step, "cli": bench_cli, "start": bench_start, "growth": bench_growth}
+    parser.add_argument("what", choices=asked)
+    parser.add_argument("--torch-python", help="for step and cli")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--plot", help="for growth: a .png")
+    ask = parser.parse_args()
+    if ask.what in ("step", "cli") and not ask.torch_python:
+        parser.error(f"{ask.what} needs --torch-python")
+    asked[ask.what](ask)
+
+
+if __name__ == "__main__":
+    main()

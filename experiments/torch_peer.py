@@ -1,0 +1,115 @@
+"""PyTorch's DCGAN step on CPU, as its example ships it and at its best: what bench.py compares with.
+
+    python experiments/torch_peer.py torch64 channels_last --steps 20     # trains on random pictures, says nothing
+
+`torch64` is pytorch/examples dcgan/main.py (64 px, width 64, batch 64), `article` the article's networks (32 px, conv_dim 32,
+batch 128). `shipped` does what the sources do; `channels_last` adds the memory format that oneDNN prefers and leaves out D's
+weight gradients in G's step. With --serve it reads commands from bench.py. Needs PyTorch, which the project does not.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch_reference import ArticleDiscriminator, ArticleGenerator, adam, bce
+
+
+def generator64(width: int = 64) -> nn.Sequential:
+    """(B, 100, 1, 1) to (B, 3, 64, 64) in [-1, 1]."""
+    channels = [100, 8 * width, 4 * width, 2 * width, width]
+    layers = []
+    for level in range(4):
+        stride, padding = (1, 0) if level == 0 else (2, 1)
+        layers += [nn.ConvTranspose2d(channels[level], channels[level + 1], 4, stride, padding, bias=False),
+                   nn.BatchNorm2d(channels[level + 1]), nn.ReLU(True)]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def discriminator64(width: int = 64) -> nn.Sequential:
+    """(B, 3, 64, 64) to (B, 1, 1, 1) logits."""
+    layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+    for level in range(3):
+        fan_in = width * 2**level
+        layers += [nn.Conv2d(fan_in, 2 * fan_in, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * fan_in),
+                   nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False))
+
+
+def training(preset: str, variant: str):
+    """step(): one step of the preset on a fixed batch of random pictures."""
+    torch.manual_seed(0)
+    fast = variant == "channels_last"
+    memory = torch.channels_last if fast else torch.contiguous_format
+    if preset == "torch64":
+        g, d, batch, size = generator64(), discriminator64(), 64, 64
+    else:
+        g, d, batch, size = ArticleGenerator(), ArticleDiscriminator(), 128, 32
+    for module in (*g.modules(), *d.modules()):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+    g, d = g.to(memory_format=memory), d.to(memory_format=memory)
+    g_adam, d_adam = adam(g), adam(d)
+    reals = (torch.rand(batch, 3, size, size) * 2 - 1).contiguous(memory_format=memory)
+
+    def latents():
+        return torch.randn(batch, 100, 1, 1) if preset == "torch64" else torch.rand(batch, 100) * 2 - 1
+
+    def step():
+        d_adam.zero_grad()
+        real_loss = bce(d(reals), 1.0)
+        real_loss.backward()
+        if preset == "torch64" or not fast:  # the example's fakes serve G's step too; the article's G takes new latents
+            fakes = g(latents())
+        else:
+            with torch.no_grad():
+                fakes = g(latents())
+        fake_loss = bce(d(fakes.detach()), 0.0)
+        fake_loss.backward()
+        d_adam.step()
+        g_adam.zero_grad()
+        if preset == "article":
+            fakes = g(latents())
+        g_loss = bce(d(fakes), 1.0)
+        g_loss.backward(inputs=list(g.parameters()) if fast else None)
+        g_adam.step()
+        return real_loss.item() + fake_loss.item(), g_loss.item()
+
+    return step
+
+
+def serve(step, channel) -> None:
+    """Answers each line of stdin: a number of steps with the seconds they took, `memory` with the peak in bytes."""
+    print("ready", file=channel, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            peak = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+            print(int(peak.split()[1]) * 1024, file=channel, flush=True)
+            continue
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - start, file=channel, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset", choices=("article", "torch64"))
+    parser.add_argument("variant", choices=("shipped", "channels_last"))
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    ask = parser.parse_args()
+    torch.set_num_threads(ask.threads)
+    step = training(ask.preset, ask.variant)
+    if ask.serve:
+        step()
+        serve(step, sys.stdout)
+    for _ in range(ask.steps):
+        step()
+
+
+if __name__ == "__main__":
+    main()
