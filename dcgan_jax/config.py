@@ -58,7 +58,7 @@ class Data:
     flip: bool = False
     """mirror each real image with probability 1/2"""
     feed: Literal["auto", "stream", "resident"] = "auto"
-    """tf.data stream from the pack, or a copy of all images on the device; auto: resident where they fit"""
+    """tf.data stream from the pack, or all images on the device; auto: resident where they fit"""
     strict: bool = False
     """stop at the first picture that cannot be read"""
 

@@ -5,6 +5,7 @@ on the device from which a compiled gather takes them. With several processes ea
 """
 
 import functools
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 STREAM_AHEAD = 4  # batches gathered before they are asked for
-# A resident copy must leave room for the step: a quarter of an accelerator's memory, a fixed part of a host's.
+# A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is none: JAX takes the pack's
+# memory map itself, whose pages the kernel reads and drops at need.
 RESIDENT_SHARE = 0.25
-RESIDENT_HOST_BYTES = 2 * 2**30
 
 
 class Order(NamedTuple):
@@ -51,6 +52,7 @@ def dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[rang
 
 def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding) -> Iterator[jax.Array]:
     """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else it greets on stderr
     import tensorflow as tf  # only here: its import takes seconds, and nothing else of training needs it
 
     tf.config.set_visible_devices([], "GPU")  # it only feeds: the accelerator's memory is JAX's
@@ -78,18 +80,23 @@ def _own_rows(sharding, count):
 
 def resident(images: np.ndarray, order: Order, dispatches: Iterator[range],
              sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
-    """The same batches as `stream`, taken on the device from a copy of all images."""
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    copy = jax.make_array_from_callback(images.shape, everywhere, lambda _: np.asarray(images))
+    """The same batches as `stream`, taken on the device from all images: a copy, or on CPU the memory map itself."""
+    copy = everywhere(images, sharding)
     take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
     for steps in dispatches:
         yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))
+
+
+def everywhere(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """All images on each device of the sharding's mesh."""
+    replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.make_array_from_callback(images.shape, replicated, lambda _: np.asarray(images))
 
 
 def fits_resident(images: np.ndarray) -> bool:
     """Whether a copy of all images leaves the device room for the step."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return images.nbytes <= RESIDENT_HOST_BYTES
+        return True
     statistics = device.memory_stats() or {}
     return images.nbytes <= RESIDENT_SHARE * statistics.get("bytes_limit", 0)

@@ -48,11 +48,9 @@ def recalibrated(config: Config) -> Callable[[GanState], GanState]:
         if not state.ema_stats:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
-        batches = [one_batch(state, key) for key in keys]  # a Python loop, for the reason in train_steps
-        merged = {}
-        for name in state.ema_stats:
-            mean, var = (jnp.stack([batch[name][moment] for batch in batches]) for moment in ("mean", "var"))
-            merged[name] = {"mean": mean.mean(0), "var": var.mean(0) + mean.var(0)}
+        batches = jax.lax.map(lambda key: one_batch(state, key), keys)  # (8, C) each
+        merged = {name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
+                  for name, layer in batches.items()}
         return state.replace(ema_stats=merged)
 
     return recalibrate

@@ -45,7 +45,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
     def generate(params, stats, latents):
-        """Images, their pullback to params, the new statistics. Where D and G see the same fakes, one forward pass serves both."""
+        """Images, their pullback to params, new statistics: where D and G see the same fakes, one forward pass serves both."""
         def forward(params):
             images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
             return images, new.get("batch_stats", {})

@@ -28,7 +28,7 @@ def start(cache: Path) -> None:
     # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
     # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.config.jax_compilation_cache_dir is None:  # else the user's own
+    if not jax.config.jax_compilation_cache_dir:  # else the user's own
         programs = cache / "programs" / _machine()
         try:
             programs.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ class Logs:
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
-        self.lines = Path(os.devnull).open("a") if silent else self._opened(start)
+        self.lines = None if silent else self._opened(start)
         self.events = None
         if tensorboard and not silent:
             from tensorboardX import SummaryWriter  # only where asked for: protobuf takes a moment to load
@@ -46,6 +46,8 @@ class Logs:
             if not np.isfinite(values).all():
                 step = steps.start + 1 + int(np.argmin(np.isfinite(values)))
                 raise NotFinite(f"step {step}: {name} is {values[step - steps.start - 1]}")
+        if self.silent:
+            return
         now = time.monotonic()
         if self.rate_from is None:
             self.rate_from = steps.stop, now
@@ -82,7 +84,8 @@ class Logs:
 
     def close(self) -> None:
         self.bar.close()
-        self.lines.close()
+        if self.lines:
+            self.lines.close()
         if self.events:
             self.events.close()
 

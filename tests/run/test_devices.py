@@ -1,8 +1,15 @@
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
-from dcgan_jax.config import BadInput, Config, replace
+import dcgan_jax
+from dcgan_jax.config import BadInput, Config, Run, replace
 from dcgan_jax.run import devices
 
 
@@ -50,3 +57,68 @@ def test_dispatches_end_at_every_save(monkeypatch, backend, saves, asked, k):
 def test_steps_per_dispatch_that_would_jump_over_a_save_is_refused():
     with pytest.raises(BadInput, match="--steps-per-dispatch 3: .*--save-every-steps 500"):
         devices.steps_per_dispatch(config(steps_per_dispatch=3))
+
+
+# ---- Before JAX starts ----
+
+
+def fresh(code, **environment):
+    """Lines that the code prints in a process of its own, where JAX has not started."""
+    done = subprocess.run([sys.executable, "-c", f"from dcgan_jax.run import devices\nfrom pathlib import Path\n{code}"],
+                          cwd=Path(dcgan_jax.__file__).parents[1], env=os.environ | environment, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
+def test_memory_of_a_step_is_kept_for_the_next():
+    faults, = fresh("""
+import resource, numpy as np
+devices._keep_memory()
+np.ones(2**27, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**27, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+""")
+    assert int(faults) < 100  # of 32,768 pages
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+    compiles = """
+devices.start(Path("CACHE"))
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
+""".replace("CACHE", str(tmp_path))
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    fresh(compiles, **unset)
+    kept = sorted((tmp_path / "programs").glob("*/*-cache"))
+    assert kept
+    fresh(compiles, **unset)
+    assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # found, not made again under another name
+
+
+def test_a_cache_that_cannot_be_made_is_done_without_and_the_users_own_is_left_alone(tmp_path):
+    (tmp_path / "programs").touch()
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    says = f"devices.start(Path({str(tmp_path)!r}))\nimport jax\nprint(jax.config.jax_compilation_cache_dir)"
+    assert fresh(says, **unset) in (["None"], [""])
+    assert fresh(says, JAX_COMPILATION_CACHE_DIR="/own") == ["/own"]
+
+
+# ---- Several processes ----
+
+
+def test_one_process_alone_is_first_and_waits_for_nobody():
+    devices.join(Run())
+    assert devices.is_first()
+    assert devices.first_then_others(lambda: 7) == 7
+    devices.wait_for_all("here")
+    assert [devices.any_process(here) for here in (False, True)] == [False, True]
+
+
+def test_a_cluster_that_is_not_there_is_one_line():
+    with pytest.raises(BadInput, match="--coordinator auto: .*check that all processes were started"):
+        devices.join(Run(coordinator="auto"))

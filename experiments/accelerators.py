@@ -1,0 +1,207 @@
+"""The program that a GPU or TPU gets, checked without one: lowered for both, compiled where a compiler is, its work counted.
+
+    python experiments/accelerators.py                    # the first table, and the second by XLA's compiler for CPU: 20 s
+    pip install --no-deps --target compilers libtpu==0.0.42.1 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
+    PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # ten minutes on two cores
+
+The code asks jax.default_backend() while it is traced, and nothing else: patched, it makes lax convolutions and one lax.scan of
+--steps steps, with train.py's shardings and donation. First table: jax.export's modules. Second: the same program compiled, its
+work counted by image. CPU's compiler fuses less than an accelerator's and computes bfloat16 in float32: its FLOPs hold anywhere,
+its bytes do not. Those for an H100 and a TPU v5e (packages of jax 0.10.2) are the programs that would run there, and need no
+device. Of a GPU's program XLA counts nothing: its bytes are summed here over its kernels, its FLOPs are those by hand.
+FLOP a byte is of the FLOPs by hand less the taps that fall on padding, which XLA leaves out as well.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import re
+from collections import Counter
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jax.experimental import topologies
+
+from dcgan_jax.config import Config, images_per_step, replace
+from dcgan_jax.data.batches import Order
+from dcgan_jax.gan.models import d_widths, g_widths
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.step import train_steps
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.run import devices
+
+# What XLA's compiler has to know of an H100. Source: openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 } core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84942979072
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "u16": 2, "s16": 2, "f32": 4, "u32": 4, "s32": 4, "u64": 8, "s64": 8}
+
+
+@contextlib.contextmanager
+def pretending(platform: str, pretended: list | None = None):
+    """Inside, the code takes the default backend for that of `platform`, cuda or tpu, and its devices for those given."""
+    with mock.patch.object(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform)), \
+            mock.patch.object(jax, "devices", lambda: pretended) if pretended else contextlib.nullcontext():
+        yield
+
+
+def program(config: Config, steps: int):
+    """train.py's jitted program and its arguments' shapes."""
+    sharding = devices.shardings(config)
+    side = config.nets.size
+    batches = jax.ShapeDtypeStruct((steps, images_per_step(config), side, side, config.nets.channels), jnp.uint8)
+    jitted = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
+                     in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+    return jitted, (jax.eval_shape(lambda: init_state(config)), batches)
+
+
+def exported(config: Config, platform: str, steps: int) -> export.Exported:
+    """The program lowered for cuda or tpu."""
+    with pretending(platform):
+        jitted, shapes = program(config, steps)
+        return export.export(jitted, platforms=[platform])(*shapes)
+
+
+def compiled(config: Config, platform: str, steps: int, pretended: list | None = None, options: dict | None = None):
+    """The same, compiled for the devices given: this machine's CPU where there are none."""
+    with pretending(platform, pretended):
+        jitted, shapes = program(config, steps)
+        lowered = jitted.lower(*shapes)
+    return lowered.compile(compiler_options=options)
+
+
+def operations(module: str) -> Counter:
+    """How often each StableHLO operation stands in the module."""
+    return Counter(re.findall(r"\bstablehlo\.(\w+)", module))
+
+
+def convolutions(module: str) -> Counter:
+    """(role, dtype of the operands) -> how many. Down halves the side, up doubles it, weights is a weight gradient."""
+    found = Counter()
+    for line in module.splitlines():
+        if "stablehlo.convolution" in line:
+            role = "weights" if "rhs_dilate" in line else "up" if "lhs_dilate" in line else "down"
+            operands = re.search(r": \(tensor<(?:\d+x)*(\w+)>, tensor<(?:\d+x)*(\w+)>\) ->", line)
+            found[role, "/".join(sorted(set(operands.groups())))] += 1
+    return found
+
+
+def strided_in_hlo(text: str) -> int:
+    """Strided convolutions in a compiled program. TPU's has dense layers as convolutions, of no window; GPU's are cuDNN's."""
+    return len(re.findall(r" convolution\(.*window={[^}]*(?:stride|dilate)|__cudnn\$conv", text))
+
+
+def donated(module: str) -> int:
+    """Arguments whose memory the results may take."""
+    return len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", module))
+
+
+def to_host(module: str) -> list[str]:
+    """What would stop a device for its host: callbacks, infeed and outfeed, sends and receipts."""
+    return [name for name in (*re.findall(r"custom_call @([\w$.]+)", module), *operations(module))
+            if "callback" in name or name in ("infeed", "outfeed", "send", "recv")]
+
+
+def by_hand(config: Config) -> tuple[int, float, float]:
+    """Of one D and one G update of the plain losses: strided convolutions, GFLOP an image, and that less the taps on padding."""
+    nets = config.nets
+    g_passes = 3 + (config.optimizer.g_latents == "new")  # forward for each set of latents, input and weight gradient
+    d_passes = 8  # forward, input and weight gradient of reals and of fakes; forward and input gradient in G's update
+    flops = []
+    for padding in (0, nets.kernel - 2):
+        macs = []
+        for widths in (g_widths(nets)[::-1], d_widths(nets)):  # from the image inwards
+            layers = zip((nets.channels, *widths), widths, strict=False)
+            macs.append([(nets.kernel * nets.size // 2**i - padding)**2 * a * b for i, (a, b) in enumerate(layers, 1)])
+        g, d = macs
+        # The images themselves need no gradient in D's own update.
+        flops.append(2 * (g_passes * sum(g) + d_passes * sum(d) - 2 * d[0]) / 1e9)
+    return (g_passes + d_passes) * len(d) - 2, *flops
+
+
+def bytes_by_kernel(text: str) -> int:
+    """A GPU's program: what its kernels read and write in a turn of the loop, each its whole operands and results."""
+    body = re.search(r" while\(.*body=(%[\w.\-]+)", text[text.index("\nENTRY"):])[1]
+    start = text.index(f"\n{body} (")
+    sizes, total = {}, 0
+    for instruction in re.finditer(r"(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)", text[start:text.index("\n}", start)]):
+        name, shapes, operation, rest = instruction.groups()
+        sizes[name] = sum(BYTES[dtype] * math.prod(int(side) for side in shape.split(",") if side)
+                          for dtype, shape in re.findall(r"\b(pred|[us]\d+|b?f\d+)\[([\d,]*)\]", shapes))
+        if operation not in ("parameter", "constant", "tuple", "get-tuple-element", "bitcast"):
+            total += sizes[name] + sum(sizes.get(operand, 0) for operand in re.findall(r"%[\w.\-]+", rest.split("), ")[0]))
+    return total
+
+
+def compiler(name: str) -> tuple[str, list, dict | None]:
+    """(platform, its devices, options) of cpu, h100 or v5e; the last two need their packages and no device."""
+    if name == "h100":
+        described = topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=H100)
+        return "cuda", described.devices, {"xla_gpu_autotune_level": "0"}  # autotuning would measure
+    if name == "v5e":
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+        return "tpu", topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[:1], None
+    return "cuda", jax.devices("cpu")[:1], None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["article", "torch64"], choices=["article", "torch64"])
+    parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="steps a dispatch")
+    ask = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    configs = [replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
+               for preset in ask.presets for dtype in ("float32", "bfloat16")]
+
+    print("| preset | compute | for | module | while loops | convolutions: down, up, weights | their operands | custom calls | "
+          "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|")
+    for config in configs:
+        leaves = len(jax.tree.leaves(jax.eval_shape(lambda config=config: init_state(config))))
+        for platform in ("cuda", "tpu"):
+            lowered = exported(config, platform, ask.steps)
+            module, found = lowered.mlir_module(), Counter()
+            for (role, _), count in convolutions(module).items():
+                found[role] += count
+            calls = sorted(set(re.findall(r"custom_call @([\w$.]+)", module)))
+            print(f"| `{config.run.preset}` | {config.nets.compute_dtype} | {platform} | "
+                  f"{len(lowered.mlir_module_serialized) / 1e3:.0f} kB | {operations(module)['while']} | "
+                  f"{found.total()}: {found['down']}, {found['up']}, {found['weights']} | "
+                  f"{', '.join(sorted({dtype for _, dtype in convolutions(module)}))} | {', '.join(calls) or 'none'} | "
+                  f"{', '.join(to_host(module)) or 'nothing'} | {donated(module)} of {leaves} |", flush=True)
+
+    if ask.compilers:
+        print("\n| preset | compute | compiler | convolutions (by hand) | GFLOP an image | by hand | less padding | MB an image "
+              "| FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name in ask.compilers:
+        platform, pretended, options = compiler(name)
+        for config in configs:
+            count, flops, flops_inside = by_hand(config)
+            made = compiled(config, platform, ask.steps, pretended, options)
+            text, cost = made.as_text(), made.cost_analysis()  # the loop's body is counted once: one step
+            mb = (cost["bytes accessed"] if cost else bytes_by_kernel(text)) / ask.batch_size / 1e6
+            counted = f"{cost['flops'] / ask.batch_size / 1e9:.3f}" if cost else "not counted"
+            print(f"| `{config.run.preset}` | {config.nets.compute_dtype} | {name} | {strided_in_hlo(text)} ({count}) | "
+                  f"{counted} | {flops:.3f} | {flops_inside:.3f} | {mb:.1f} | {1e3 * flops_inside / mb:.0f} | "
+                  f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB |", flush=True)
+
+    for preset in ask.presets:
+        indices, side = Order(0, 202_599, ask.batch_size).indices(0).astype("int32"), PRESETS[preset].nets.size
+        print(f"\n`{preset}`, batch {ask.batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
+              f"stream {ask.batch_size * side**2 * 3:,} bytes of pictures")
+
+
+if __name__ == "__main__":
+    main()
