@@ -2,7 +2,7 @@
 
     python experiments/accelerators.py                    # the first table, and the second by XLA's compiler for CPU: 20 s
     pip install --no-deps --target compilers libtpu==0.0.42.1 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
-    PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # ten minutes on two cores
+    PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # three to ten minutes on two cores
 
 The code asks jax.default_backend() while it is traced, and nothing else: patched, it makes lax convolutions and one lax.scan of
 --steps steps, with train.py's shardings and donation. First table: jax.export's modules. Second: the same program compiled, its
