@@ -1,5 +1,6 @@
 """Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. The same command again goes on where the run stopped."""
 
+import functools
 import signal
 import sys
 
@@ -67,6 +68,7 @@ def train(config: Config) -> int:
     run = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
 
     shapes = jax.eval_shape(lambda: init_state(config))
+    placed = checkpoints.placed(shapes, sharding.state)
     saved = checkpoints.manager(run, config.output.keep_checkpoints)
     start = saved.latest_step() or 0
     if start >= total:
@@ -76,16 +78,21 @@ def train(config: Config) -> int:
     if start:
         if devices.is_first():
             workdir.go_on(run, config)
-        state = checkpoints.restore(saved, start, checkpoints.placed(shapes, sharding.state))
+        state = checkpoints.restore(saved, start, placed)
     else:
         state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
 
     order = batches.Order(config.run.seed, len(packed.images), images_per_step)
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
-    step_program = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
-                           in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
-    renew_statistics = jax.jit(recalibrated(config), donate_argnames="state", out_shardings=sharding.state)
+
+    @functools.cache  # one program, and one more where the last dispatch is shorter
+    def step_program(k):
+        batch = jax.ShapeDtypeStruct((k, images_per_step, *packed.images.shape[1:]), np.uint8)
+        return devices.compiled(train_steps(config, sharding.images), placed, batch, donate_argnames="state",
+                                in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+
+    renew_statistics = devices.compiled(recalibrated(config), placed, donate_argnames="state", out_shardings=sharding.state)
     are_finite = jax.jit(finite_leaves)
     logs = Logs(run, start=start, total=total, images_per_step=images_per_step, image_count=len(packed.images),
                 every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard, silent=not devices.is_first())
@@ -108,6 +115,8 @@ def train(config: Config) -> int:
         checkpoints.save(saved, step, state)
         return state
 
+    # An accelerator's numbers are read one dispatch late, so that it never waits for the host; a CPU's steps run in this thread.
+    behind = 0 if jax.default_backend() == "cpu" else 1
     late = []  # (steps, device metrics) dispatched but not yet read
     try:
         with Stop() as stop:
@@ -118,12 +127,12 @@ def train(config: Config) -> int:
                 state = save(0, state)
             fed = feed(packed.images, order, batches.dispatches(start, total, k), sharding.batches)
             for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
-                state, metrics = step_program(state, batch)  # returns at once; the old state is donated, gone
+                state, metrics = step_program(len(steps))(state, batch)  # returns at once; the old state is donated, gone
                 late.append((steps, metrics))
                 # Looked at once: a signal between a save and the break would lose steps.
                 stopping = devices.any_process(stop.asked is not None)
                 saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
-                while len(late) > (0 if saving else 1):  # a save waits for its own numbers, nothing else does
+                while len(late) > (0 if saving else behind):  # a save waits for its own numbers, nothing else does
                     logs.write(*late.pop(0))
                 if saving:
                     state = save(steps.stop, state)

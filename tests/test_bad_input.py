@@ -242,8 +242,8 @@ def test_a_place_that_is_taken(tmp_path, place):
 
 def test_one_device_takes_any_batch(tmp_path, monkeypatch):
     """The refusal of 7 above is the devices', not the recipe's."""
-    one = devices.jax.local_devices()[:1]
-    monkeypatch.setattr(devices.jax, "local_devices", lambda: one)
+    one = devices.jax.devices()[:1]
+    monkeypatch.setattr(devices.jax, "devices", lambda: one)
     assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
 
 
