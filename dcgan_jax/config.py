@@ -315,6 +315,7 @@ def check(config: Config) -> None:
     must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
     by_hand = run.coordinator not in ("", "auto")
     must(by_hand or run.processes == 1, "processes", run.processes, "needs --coordinator address:port")
+    must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
     must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,
          "a name is one folder inside --workdir, without /")
 

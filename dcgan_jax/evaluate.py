@@ -11,12 +11,12 @@ import numpy as np
 from dcgan_jax import cli
 from dcgan_jax.config import BadInput, Split
 from dcgan_jax.data.batches import order
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import cache_dir, pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality.scores import sliced_wasserstein
-from dcgan_jax.run import checkpoints, workdir
+from dcgan_jax.run import checkpoints, devices, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ def main() -> int:
     ask = cli.parse(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
     run = Path(ask.run)
     config = workdir.read_config(run)
+    devices.start(cache_dir())
     if ask.count < 2 or not 0 <= ask.seed <= 2**32 - ask.count:
         raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
     data = ask.data or config.data.data

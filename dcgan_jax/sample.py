@@ -9,9 +9,10 @@ import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax.config import BadInput
+from dcgan_jax.data.pack import cache_dir
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, pictures, workdir
+from dcgan_jax.run import checkpoints, devices, pictures, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ def main() -> int:
         raise BadInput(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
     run = Path(ask.run)
     config = workdir.read_config(run)
+    devices.start(cache_dir())
     step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
     images = draw_images(config.nets, params, stats, seeds)
     try:

@@ -73,7 +73,8 @@ def train(config: Config) -> int:
     start = saved.latest_step() or 0
     if start >= total:
         saved.close()
-        print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
+        if devices.is_first():
+            print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
         return 0
     if start:
         if devices.is_first():
@@ -85,8 +86,9 @@ def train(config: Config) -> int:
     order = batches.Order(config.run.seed, len(packed.images), images_per_step)
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
+    devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, packed.index["fingerprint"])
 
-    @functools.cache  # one program, and one more where the last dispatch is shorter
+    @functools.cache  # one program, and one more where the first or last dispatch is shorter
     def step_program(k):
         batch = jax.ShapeDtypeStruct((k, images_per_step, *packed.images.shape[1:]), np.uint8)
         return devices.compiled(train_steps(config, sharding.images), placed, batch, donate_argnames="state",
@@ -129,7 +131,7 @@ def train(config: Config) -> int:
             for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
                 state, metrics = step_program(len(steps))(state, batch)  # returns at once; the old state is donated, gone
                 late.append((steps, metrics))
-                # Looked at once: a signal between a save and the break would lose steps.
+                # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
                 stopping = devices.any_process(stop.asked is not None)
                 saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
                 while len(late) > (0 if saving else behind):  # a save waits for its own numbers, nothing else does

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 STREAM_AHEAD = 4  # batches gathered before they are asked for
-# A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is none: JAX takes the pack's
-# memory map itself, whose pages the kernel reads and drops at need.
+# A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is no copy: JAX takes the
+# pack's memory map itself; of more than half the memory, the step's own thread would read its pages again and again.
 RESIDENT_SHARE = 0.25
+RESIDENT_SHARE_CPU = 0.5
 
 
 class Order(NamedTuple):
@@ -97,6 +98,6 @@ def fits_resident(images: np.ndarray) -> bool:
     """Whether a copy of all images leaves the device room for the step."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return True
+        return images.nbytes <= RESIDENT_SHARE_CPU * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     statistics = device.memory_stats() or {}
     return images.nbytes <= RESIDENT_SHARE * statistics.get("bytes_limit", 0)

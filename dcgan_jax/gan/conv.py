@@ -5,7 +5,7 @@ on the small one, for the convolution and for its transpose alike, so that the t
 input gradient and three kernels (forward, input gradient, weight gradient) serve both functions and all their gradients.
 
 GPU and TPU get `lax` everywhere, CPU `winograd` or, where channels are few, `patches`: chosen when a program is traced.
-`lax` on CPU is slower in each role, up to ten times in the gradients (docs/speed.md).
+`lax` on CPU is slower in each role, up to five times (docs/speed.md).
 """
 
 import functools

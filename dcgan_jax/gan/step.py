@@ -45,11 +45,12 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
     def generate(params, stats, latents):
-        """Images, their pullback to params, new statistics: where D and G see the same fakes, one forward pass serves both."""
+        """(images, their pullback to params), new statistics: where D and G see the same fakes, one pass serves both."""
         def forward(params):
             images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
             return images, new.get("batch_stats", {})
-        return jax.vjp(forward, params, has_aux=True)
+        images, pullback, stats = jax.vjp(forward, params, has_aux=True)
+        return (images, pullback), stats
 
     def discriminate(params, stats, images, augment_key, dropout_key):
         images = augment(augment_key, images, loss.augment)
@@ -106,24 +107,25 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         keys = _named(key, D_STREAMS)
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
-        fake, pullback, g_stats = generate(state.g_params, state.g_stats, latents)
-        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fake, keys)
+        fakes, g_stats = generate(state.g_params, state.g_stats, latents)
+        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fakes[0], keys)
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
-        return state, metrics, real, latents, (fake, pullback)
+        return state, metrics, real, latents, fakes
 
     def update_g(state, fakes, real, keys):
         fake, pullback = fakes
         objective = jax.value_and_grad(g_objective, has_aux=True)
         (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, keys)
-        updates, g_opt = g_adam.update(*pullback(d_fake), state.g_opt, state.g_params)
+        [gradients] = pullback(d_fake)
+        updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
         state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
         return (state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state), g_loss
 
     def d_then_g(state, batch, d_key, g_key):
         batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
-        # A Python loop: CPU convolutions are slow inside XLA's (see train_steps). The metrics are those of D's last update.
+        # A Python loop: XLA's own CPU convolutions are slow inside one (see train_steps). The metrics are those of D's last update.
         for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
             state, metrics, real, latents, fakes = update_d(state, real, key)
         keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
@@ -131,14 +133,14 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
         for i, update_keys in enumerate(keys):
             if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
-                *fakes, g_stats = generate(state.g_params, state.g_stats, latents)
+                fakes, g_stats = generate(state.g_params, state.g_stats, latents)
                 state = state.replace(g_stats=g_stats)
             state, g_loss = update_g(state, fakes, real, update_keys)
         return state, metrics | {"g_loss": g_loss}
 
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
-        # computed and one is kept: XLA's CPU convolutions are some fifteen times slower inside a branch (measured).
+        # computed and one is kept: newmu's last convolution is XLA's own, on CPU fifteen times slower inside a branch.
         keys = _named(g_key, G_STREAMS)
         d_updated, metrics, real, _, fakes = update_d(state, batch, d_key)
         g_updated, g_loss = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, keys)
@@ -168,7 +170,7 @@ def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
-    # XLA's CPU convolutions are some twenty times slower inside a loop, even one of a single turn (measured).
+    # XLA's own CPU convolution, newmu's last, is some twenty times slower inside a loop, even of a single turn (measured).
     return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 

@@ -87,7 +87,7 @@ def _taps(k):
 
 
 def _tiles(pixels):
-    """Tiles of two outputs each along a side of the large image; the last may be half empty."""
+    """Tiles of two outputs each along a side of so many pixels of the large image; the last may be half empty."""
     return math.ceil(pixels / 4)
 
 
@@ -96,7 +96,7 @@ def _in_parts(part, arrays, shared, taps, image_shape, out):
     products = (taps + 1) ** 2
     image_bytes = 4 * products * _tiles(height) * _tiles(width) * (4 * channels + out)
     count = min(MOST_PARTS, batch, math.ceil(batch * image_bytes / PART_BYTES))
-    if count == 1:
+    if count == 1 or jax.device_count() > 1:  # with several devices a part would lie on some of them only
         return [part(*arrays, *shared)]
     edges = [batch * i // count for i in range(count + 1)]
     return [apart(part, *(lax.slice_in_dim(array, start, end) for array in arrays), *shared)
@@ -187,7 +187,8 @@ def _image(products, taps, y_shape, before):
     channels = products[0].shape[1] // 4
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
-    def overlapped(windows, axis):  # pixel i of tile t's window is pixel 2t + i of the side
+    # Entry i of tile t's window is pixel 2t + i: entries 0 and 1 are the tile's own pair, 2 and 3 the next tile's.
+    def overlapped(windows, axis):
         zero = np.zeros((), windows[0].dtype)
         pads = [[(0, 0, 0)] * axis + [pad] + [(0, 0, 0)] * (windows[0].ndim - axis - 1) for pad in ((0, 1, 0), (1, 0, 0))]
         both = []

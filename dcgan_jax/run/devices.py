@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import platform
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -44,9 +45,10 @@ def _keep_memory():
     # again page by page: a quarter of the time of a small step (docs/speed.md).
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
+        # An older glibc refuses more than 32 MiB; to set the others alone would fix the threshold at its lowest.
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
 
 
 def compiled(function: Callable, *shapes, **how) -> Callable:
@@ -80,8 +82,10 @@ def join(run: Run) -> None:
         else:
             jax.distributed.initialize(run.coordinator, run.processes, run.process_id)
     except (RuntimeError, ValueError) as fault:
-        raise BadInput(f"--coordinator {run.coordinator}: {' '.join(str(fault).split())[:300]}; check that all processes were "
-                       "started, with one --coordinator and one --process-id each") from None
+        remedy = ("give --coordinator address:port" if run.coordinator == "auto" else
+                  "check that all processes were started, with the same --coordinator and a --process-id each")
+        raise BadInput(f"--coordinator {run.coordinator}: {' '.join(str(fault).split())[:300]}; {remedy}") from None
+    any_process(False)  # connects the processes now: later they would not wait minutes for one that packs
 
 
 def is_first() -> bool:
@@ -90,16 +94,29 @@ def is_first() -> bool:
 
 
 def first_then_others(function: Callable):
-    """function() in the first process, and when it is done there in the others: files are made by one, found by all."""
-    result = function() if is_first() else None
-    wait_for_all(function.__name__)
-    return result if is_first() else function()
+    """function() in the first process, and when it is done there in the others: files are made by one, found by all.
+
+    Raises: BadInput in all processes where one raises it, so that none waits for ever.
+    """
+    result, fault = None, None
+    for firsts_turn in (True, False):
+        if is_first() == firsts_turn:
+            try:
+                result = function()
+            except BadInput as found:
+                fault = found
+        if any_process(fault is not None):
+            raise fault or BadInput("another process of this run could not start: see what it says")
+    return result
 
 
-def wait_for_all(name: str) -> None:
-    """Returns when every process has come here."""
+def must_agree(*facts) -> None:
+    """Raises BadInput where the facts, which decide what programs run when, are not the same in all processes."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        sums = multihost_utils.process_allgather(np.array(zlib.crc32(repr(facts).encode()), np.uint32))
+        if (sums != sums[0]).any():
+            raise BadInput("the processes of this run differ in flags, in pictures or in what they see in --workdir; "
+                           "start all with the same, on a folder that all share")
 
 
 def any_process(here: bool) -> bool:
@@ -125,7 +142,9 @@ def shardings(config: Config) -> Shardings:
         lower, upper = batch_size // count * count, -(-batch_size // count) * count
         near = " or ".join(str(size) for size in (lower, upper) if size)
         raise BadInput(f"--batch-size {batch_size}: cannot be divided by {count} devices; nearest: {near}")
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices())
+    # In the order of processes, not of a TPU's ring: a process feeds neighbouring rows.
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = jax.sharding.Mesh(np.array(ordered), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "data")),
                      NamedSharding(mesh, PartitionSpec("data")))
 

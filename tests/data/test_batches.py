@@ -107,7 +107,9 @@ def test_auto_keeps_images_on_the_device_only_where_they_leave_room(monkeypatch)
         monkeypatch.setattr(batches.jax, "local_devices", lambda: [device])
         return fits_resident(types.SimpleNamespace(nbytes=gigabytes * 2**30))
 
-    assert fits(300, "cpu")  # no copy there, as the next test shows
+    monkeypatch.setattr(batches.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21}.get)  # 8 GiB of memory
+    assert fits(3, "cpu")  # no copy there, as the next test shows
+    assert not fits(5, "cpu")
     assert fits(3, "gpu", bytes_limit=80 * 2**30)
     assert not fits(30, "gpu", bytes_limit=80 * 2**30)
     assert not fits(0.1, "gpu")  # a backend that tells nothing

@@ -55,6 +55,7 @@ def test_a_walk_over_uneven_parts_of_the_batch_changes_nothing(k, monkeypatch):
     [whole] = results(arrays, roles(winograd))
     image_bytes = 4 * PRODUCTS[k] * 2 * (4 * 16 + 5)  # products of 2 tiles, of 4C numbers in the data and O in the outputs
     monkeypatch.setattr(winograd, "PART_BYTES", 3 * image_bytes)
+    monkeypatch.setattr(winograd.jax, "device_count", lambda: 1)
     for role in ROLES:
         assert parts(role, k, batch=7) == [2, 2, 3]
     [walked] = results(arrays, roles(winograd))
@@ -66,6 +67,8 @@ def test_parts_are_even_and_no_more_than_there_are_images_or_than_compile_in_tim
     batch = 2 * winograd.MOST_PARTS + 3
     assert parts(role, 4, batch) == [batch]
     monkeypatch.setattr(winograd, "PART_BYTES", 1)
+    assert parts(role, 4, batch) == [batch]  # the tests' two devices share the batch: a part would be one's alone
+    monkeypatch.setattr(winograd.jax, "device_count", lambda: 1)
     assert parts(role, 4, batch=3) == [1, 1, 1]
     walked = parts(role, 4, batch)
     assert len(walked) == winograd.MOST_PARTS

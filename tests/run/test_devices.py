@@ -115,7 +115,7 @@ def test_one_process_alone_is_first_and_waits_for_nobody():
     devices.join(Run())
     assert devices.is_first()
     assert devices.first_then_others(lambda: 7) == 7
-    devices.wait_for_all("here")
+    devices.must_agree(1, "flag")
     assert [devices.any_process(here) for here in (False, True)] == [False, True]
 
 
