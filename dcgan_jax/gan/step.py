@@ -125,7 +125,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     def d_then_g(state, batch, d_key, g_key):
         batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
-        # A Python loop: XLA's own CPU convolutions are slow inside one (see train_steps). The metrics are those of D's last update.
+        # A Python loop: XLA's own CPU convolutions are slow inside one (see train_steps). The metrics are of D's last update.
         for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
             state, metrics, real, latents, fakes = update_d(state, real, key)
         keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
