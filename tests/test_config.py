@@ -138,6 +138,12 @@ def test_the_valid_config_passes():
     ({"d_multipliers": (1, 2, 4, 0)}, "--d-multipliers 1 2 4 0"),
     ({"g_last_kernel": 5}, "--g-last-kernel 5"),
     ({"g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1)}, "--g-multipliers 8 4 2 1"),
+    ({"coordinator": "host"}, "--coordinator host"),
+    ({"coordinator": "host:1234"}, "--processes 1"),
+    ({"processes": 2}, "--processes 2"),
+    ({"coordinator": "auto", "processes": 2}, "--processes 2"),
+    ({"processes": 0}, "--processes 0"),
+    ({"coordinator": "host:1234", "processes": 2, "process_id": 2}, "--process-id 2"),
     ({"name": "../up"}, "--name ../up"),
     ({"name": ".."}, "--name .."),
 ])

@@ -37,12 +37,13 @@ def finish(*processes):
     return [out for out, _ in ended]
 
 
-def start_two(parent, *arguments):
+def start_two(parent, *arguments, second=()):
+    """Two processes of two devices each; `second` are flags of the second alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     common = (*arguments, "--coordinator", address, "--processes", 2)
-    return [start(parent, 2, *common, "--process-id", i) for i in range(2)]
+    return [start(parent, 2, *common, "--process-id", 0), start(parent, 2, *common, "--process-id", 1, *second)]
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,21 @@ def test_any_number_of_processes_goes_on(two_processes, tmp_path):
                finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0]]
     assert all(f"goes on from step {stopped:,}" in out for out in outputs)
     equal(state_at(alone, stopped + 2), state_at(together, stopped + 2), atol=1e-4, rtol=1e-3)
+
+
+def test_processes_that_were_not_asked_the_same_all_refuse(tmp_path):
+    processes = start_two(tmp_path, "--steps", 4, second=("--save-every-steps", 2))
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 2
+        assert "error: the processes of this run differ in flags" in errors
+
+
+def test_a_fault_in_the_first_process_ends_the_second(tmp_path):
+    (tmp_path / "article").mkdir()
+    (tmp_path / "article" / "other.txt").touch()  # the folder is no run: the first process refuses it
+    first, second = start_two(tmp_path, "--steps", 4)
+    errors = [process.communicate(timeout=240)[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [2, 2]
+    assert "exists and is no run" in errors[0]
+    assert "another process of this run could not start" in errors[1]

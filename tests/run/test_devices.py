@@ -120,5 +120,5 @@ def test_one_process_alone_is_first_and_waits_for_nobody():
 
 
 def test_a_cluster_that_is_not_there_is_one_line():
-    with pytest.raises(BadInput, match="--coordinator auto: .*check that all processes were started"):
+    with pytest.raises(BadInput, match="--coordinator auto: .*give --coordinator address:port"):
         devices.join(Run(coordinator="auto"))
