@@ -148,7 +148,7 @@ def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, l
 
 def bench_step(ask) -> None:
     print("| | img/s | of PyTorch channels_last | peak memory |\n|---|---:|---:|---:|")
-    for preset, (batch, steps) in CASES.items():
+    for preset, (batch, steps) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             given = flags(preset, batch, workdir=folder, steps=10**7) + ["--save-every-steps", str(10**7)]
             workers = {f"torch {variant}": Worker([ask.torch_python, HERE / "torch_peer.py", preset, variant, "--serve"])
@@ -176,7 +176,7 @@ def wall_s(command, environment=None) -> float:
 
 def bench_cli(ask) -> None:
     print("| | img/s, ours | img/s, torch channels_last | ratio |\n|---|---:|---:|---:|")
-    for preset, (batch, steps) in CASES.items():
+    for preset, (batch, steps) in ask.cases.items():
         short, long = 2 * steps, 12 * steps + 2 * steps
         ours, theirs = [], []
         for _ in range(ask.rounds):
@@ -196,7 +196,7 @@ def bench_cli(ask) -> None:
 def bench_start(ask) -> None:
     """With no compiled program kept, and again: until the first step is done (step 0's grid before it), and the whole run."""
     print("| to the end of the first step (of a run of one step) | first start | second start |\n|---|---:|---:|")
-    for preset, (batch, _) in CASES.items():
+    for preset, (batch, _) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             cache = {"DCGAN_JAX_CACHE": f"{folder}/cache"}
             size = {"article": 32, "torch64": 64}[preset]
@@ -297,11 +297,13 @@ def main() -> None:
     asked = {"step": bench_step, "cli": bench_cli, "start": bench_start, "growth": bench_growth}
     parser.add_argument("what", choices=asked)
     parser.add_argument("--torch-python", help="for step and cli")
+    parser.add_argument("--presets", nargs="+", choices=CASES, default=list(CASES), help="for step, cli and start")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--plot", help="for growth: a .png")
     ask = parser.parse_args()
     if ask.what in ("step", "cli") and not ask.torch_python:
         parser.error(f"{ask.what} needs --torch-python")
+    ask.cases = {preset: CASES[preset] for preset in ask.presets}
     asked[ask.what](ask)
 
 
