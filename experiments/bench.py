@@ -31,7 +31,7 @@ def flags(preset: str, batch: int, **more) -> list[str]:
     return [part for name, value in more.items() for part in (f"--{name}", str(value))]
 
 
-# ---- Workers: they set up, then answer lines of stdin as torch_peer.serve says ----
+# ---- Workers: they set up, then answer lines of stdin as `serve` says ----
 
 
 def bare(arguments: list[str]) -> None:
@@ -101,6 +101,7 @@ def peak_bytes() -> int:
 
 
 def serve(step) -> None:
+    """Answers each line of stdin: a number of steps with the seconds they took, `memory` with the peak in bytes."""
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":

@@ -8,11 +8,9 @@ weight gradients in G's step. With --serve it reads commands from bench.py. Need
 """
 
 import argparse
-import sys
-import time
-from pathlib import Path
 
 import torch
+from bench import serve
 from torch import nn
 from torch_reference import ArticleDiscriminator, ArticleGenerator, adam, bce
 
@@ -80,20 +78,6 @@ def training(preset: str, variant: str):
     return step
 
 
-def serve(step, channel) -> None:
-    """Answers each line of stdin: a number of steps with the seconds they took, `memory` with the peak in bytes."""
-    print("ready", file=channel, flush=True)
-    for line in sys.stdin:
-        if line.strip() == "memory":
-            peak = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
-            print(int(peak.split()[1]) * 1024, file=channel, flush=True)
-            continue
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(time.perf_counter() - start, file=channel, flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=("article", "torch64"))
@@ -106,7 +90,7 @@ def main() -> None:
     step = training(ask.preset, ask.variant)
     if ask.serve:
         step()
-        serve(step, sys.stdout)
+        serve(step)
     for _ in range(ask.steps):
         step()
 
