@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -13,26 +15,44 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput, Config
+from dcgan_jax.config import BadInput, Config, printable
 from dcgan_jax.presets import PRESETS
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
+# The disk, not the program: full, over quota, read-only, gone, unmounted.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN)
 
 
 def run_verb(main: Callable[[], int | None]) -> None:
-    """Runs a verb and exits: 0, or what it returns; 2 with one line where the input is at fault; 130 after Ctrl-C."""
+    """Runs a verb and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
+    143 after SIGTERM."""
+    def terminate(number, frame):
+        raise KeyboardInterrupt(128 + number)  # files that are half made are removed on the way out
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(main())
     except BadInput as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except MemoryError as fault:
+        print(f"error: out of memory ({printable(str(fault), 200) or 'the machine has no more'}): ask for less at a time, "
+              "such as a smaller --count or --batch-size", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
         print("interrupted: what was saved before is kept", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(stop.args[0] if stop.args else INTERRUPTED)
     except BrokenPipeError:  # who read, such as head, has gone: Python's own flush at the end must not fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as fault:
+        if fault.errno not in DISK_FAULTS:
+            raise
+        print(f"error: {fault.filename or 'the disk'}: {fault.strerror}; what was written before is kept", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):

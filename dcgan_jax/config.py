@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import re
+import reprlib
+import sys
 import types
 import typing
 from typing import Literal
@@ -10,6 +12,15 @@ from typing import Literal
 
 class BadInput(Exception):
     """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""
+
+    def __str__(self):
+        return printable(super().__str__())
+
+
+def printable(text: str, most: int = 2000) -> str:
+    """The text as one line, cut to `most` characters, of which none moves a terminal's cursor: it may quote a stranger's file."""
+    text = " ".join(text[:most].split())
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 Split = Literal["train", "valid", "test", "all"]
@@ -190,8 +201,22 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
+class Guard:
+    """What is watched, and what happens when it goes wrong."""
+
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """a NaN or an infinity: stop, or go on from the last checkpoint with other random numbers"""
+    max_rollbacks: int = 3
+    """rollbacks of one run, after which a NaN stops it all the same"""
+    held_out: int = 64
+    """pictures kept from training, to see whether D learns them by heart; a twentieth of the pictures at most"""
+    debug: bool = False
+    """check every step for NaN, name the layer where one comes from, look for PRNG keys used twice and leaked tracers; slow"""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
-    """A run: six groups of fields, flat on the command line and in `replace`."""
+    """A run: seven groups of fields, flat on the command line and in `replace`."""
 
     run: Run = Run()
     data: Data = Data()
@@ -199,6 +224,7 @@ class Config:
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     output: Output = Output()
+    guard: Guard = Guard()
 
 
 GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
@@ -207,7 +233,18 @@ GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in data
 # May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
 FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
-                  "keep_checkpoints", "grid_images", "tensorboard", "coordinator", "processes", "process_id"}
+                  "keep_checkpoints", "grid_images", "tensorboard", "coordinator", "processes", "process_id",
+                  "on_nan", "max_rollbacks", "debug"}
+
+
+# More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
+AT_MOST = {
+    "epochs": 1e9, "kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,
+    "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
+    "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
+    "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
+    "max_rollbacks": 10**6, "held_out": 10**6}
+MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
 
 
 def replace(config: Config, **changes) -> Config:
@@ -236,10 +273,10 @@ def from_flat(values: dict, where: str) -> Config:
     changes = {}
     for name, value in values.items():
         if name not in hints:
-            raise BadInput(f"{where}: unknown field {name!r}; it was written by another version or edited by hand")
+            raise BadInput(f"{where}: unknown field {reprlib.repr(name)}; it was written by another version or edited by hand")
         value = tuple(value) if isinstance(value, list) else value
         if not _fits(value, hints[name]):
-            raise BadInput(f"{where}: {name} cannot be {value!r}")
+            raise BadInput(f"{where}: {name} cannot be {reprlib.repr(value)}")
         changes[name] = value
     return replace(Config(), **changes)
 
@@ -253,7 +290,7 @@ def _fits(value, hint) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # also of whole numbers too long for a float
     return type(value) is hint
 
 
@@ -294,6 +331,10 @@ def check(config: Config) -> None:
                          (optimizer, ["l2", "adam_eps", "ema_half_life_kimg"]), (output, ["steps_per_dispatch"])):
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
+    for name, most in AT_MOST.items():
+        value = getattr(getattr(config, GROUP_OF[name]), name)
+        must(value is None or value <= most, name, value, f"must be at most {most:,.0f}")
+    must(len(set(config.loss.augment)) == len(config.loss.augment), "augment", " ".join(config.loss.augment), "name each once")
     alternating = optimizer.updates == "alternating"
     one_each = optimizer.d_steps == optimizer.g_steps == 1
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
@@ -306,17 +347,23 @@ def check(config: Config) -> None:
         multipliers = getattr(nets, name)
         must(not multipliers or (len(multipliers) == want and min(multipliers) > 0), name, " ".join(map(str, multipliers)),
              f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size")
+    for multipliers in (nets.g_multipliers, nets.d_multipliers):
+        widest = max(multipliers, default=2 ** (levels - 1))
+        must(nets.width * widest <= MAX_CHANNELS, "width", nets.width,
+             f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give --width "
+             f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers")
     if nets.g_last_kernel and not nets.g_multipliers:
         raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
     run = config.run
-    must(run.coordinator in ("", "auto") or re.fullmatch(r"[^:\s]+:\d+", run.coordinator), "coordinator", run.coordinator,
+    address = re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
+    must(run.coordinator in ("", "auto") or address, "coordinator", run.coordinator,
          "give address:port, such as 10.0.0.1:1234, or auto")
     must(run.processes > 0, "processes", run.processes, "must be above 0")
     must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
     by_hand = run.coordinator not in ("", "auto")
     must(by_hand or run.processes == 1, "processes", run.processes, "needs --coordinator address:port")
     must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
-    must("/" not in config.run.name and config.run.name not in (".", ".."), "name", config.run.name,
+    must(not re.search("[/\0]", run.name) and run.name not in (".", ".."), "name", run.name,
          "a name is one folder inside --workdir, without /")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -52,9 +53,13 @@ def main() -> int:
         raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
     data = ask.data or config.data.data
     source = open_source(data, ask.split or ("all" if ask.data else config.data.split))
-    packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    trained_on = workdir.read_data_facts(run)["fingerprint"]
-    if not ask.data and not ask.split and packed.index["fingerprint"] != trained_on:
+    trained_on = workdir.read_data_facts(run)
+    is_own = not ask.data and not ask.split
+    # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
+    found = source.count + len(source.refused)
+    is_other = is_own and trained_on.get("found", found) != found
+    packed = None if is_other else pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    if is_other or (is_own and not workdir.same_pictures(trained_on, packed.index)):
         raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
     if len(packed.images) < ask.count:
         raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another "
@@ -74,6 +79,8 @@ def main() -> int:
             "floor": round(floor, 3), "floor_count": half}
     file = Path(ask.out) if ask.out else run / "scores.jsonl"
     try:
+        if not ask.out and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
+            raise BadInput(f"{file}: is a link, or no file; remove it, or give another --out")
         with file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
     except OSError as fault:

@@ -1,6 +1,7 @@
 """Draws faces from a run: python -m dcgan_jax.sample --run runs/article --count 96 --out samples.png"""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import BadInput, printable
 from dcgan_jax.data.pack import cache_dir
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
@@ -34,13 +35,14 @@ class Sample:
 
 
 SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
+MAX_COUNT = 1_000_000  # they are drawn into one array: 12 GB at 64 px
 
 
 def main() -> int:
     ask = cli.parse(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
     seeds = parse_seeds(ask)
     out = Path(ask.out)
-    if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or out.is_file()):
+    if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
         raise BadInput(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
     run = Path(ask.run)
     config = workdir.read_config(run)
@@ -71,18 +73,21 @@ def write(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
 
 def parse_seeds(ask: Sample) -> np.ndarray:
     """(N,) uint32 from --seeds, or from --count and --seed. Raises BadInput."""
-    if ask.count < 1:
-        raise BadInput(f"--count {ask.count}: must be above 0")
-    spans = []
+    if not 0 < ask.count <= MAX_COUNT:
+        raise BadInput(f"--count {ask.count}: give 1 to {MAX_COUNT:,}")
+    spans, count = [], 0
     for part in ask.seeds.split(",") if ask.seeds else [f"{ask.seed}-{ask.seed + ask.count - 1}"]:
         first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not dash)):
-            raise BadInput(f"--seeds {ask.seeds}: {part.strip()!r} is no seed and no range; write 7,12,40-47" if ask.seeds
-                           else f"--seed {ask.seed}: seeds are whole numbers from 0 to {SEEDS - 1}")
+        if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
+            raise BadInput(f"--seeds {printable(ask.seeds, 200)}: {printable(part.strip(), 50)!r} is no seed and no range; write "
+                           "7,12,40-47" if ask.seeds else f"--seed {ask.seed}: seeds are whole numbers from 0 to {SEEDS - 1}")
         span = range(int(first), int(last or first) + 1)
-        if not span or span.stop > SEEDS or len(span) > 10**7:
+        if not span or span.stop > SEEDS or len(span) > MAX_COUNT:
             raise BadInput(f"--{'seeds' if ask.seeds else 'seed'} {part.strip()}: seeds are whole numbers from 0 to {SEEDS - 1}, "
-                           "ranges rise and hold at most 10,000,000")
+                           f"ranges rise and hold at most {MAX_COUNT:,}")
+        count += len(span)
+        if count > MAX_COUNT:
+            raise BadInput(f"--seeds {printable(ask.seeds, 200)}: more than {MAX_COUNT:,} in all; draw them in parts")
         spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
     return np.concatenate(spans)
 

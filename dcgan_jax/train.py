@@ -3,6 +3,7 @@
 import functools
 import signal
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -11,25 +12,36 @@ from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import cache_dir, pack
+from dcgan_jax.data.pack import cache_dir, pack, suspicions
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.judging import judged
+from dcgan_jax.gan.origin import first_nan
 from dcgan_jax.gan.sampling import draw_images, recalibrated
 from dcgan_jax.gan.state import finite_leaves, init_state, parameter_count
 from dcgan_jax.gan.step import train_steps
+from dcgan_jax.quality import trouble
 from dcgan_jax.run import checkpoints, devices, pictures, workdir
-from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
+from dcgan_jax.run.logs import Logs, NotFinite, read_metrics, read_troubles
 
 MAX_STEPS = 2**31 - 1  # the step is an int32
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+JUDGED = 64  # training pictures, and samples, that trouble is looked for in at a save
+ROLLED_BACK = "rolled-back"
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the step under way is finished and saved. A second Ctrl-C stops at once, to the last save."""
+    """Ctrl-C, SIGTERM and a closed terminal: the step under way is finished and saved. A second Ctrl-C stops at once, to the
+    last save."""
 
     def __init__(self):
         self.asked: signal.Signals | None = None
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        in_main = threading.current_thread() is threading.main_thread()  # Python takes signals nowhere else
+        self.before = {number: signal.getsignal(number) for number in SIGNALS if in_main}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:  # as nohup leaves it
+                signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *fault):
@@ -49,6 +61,8 @@ def train(config: Config) -> int:
     """The whole run, start or resumption, to its end or a signal. Returns the exit code. Raises BadInput."""
     devices.start(cache_dir())
     devices.join(config.run)
+    if config.guard.debug:
+        devices.check_strictly()
     sharding = devices.shardings(config)
     k = devices.steps_per_dispatch(config)
     if config.data.data == "drawn" and devices.is_first():
@@ -56,99 +70,171 @@ def train(config: Config) -> int:
     source = open_source(config.data.data, config.data.split)
     packed = devices.first_then_others(lambda: pack(
         source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict))
-    images_per_step = configuration.images_per_step(config)
-    if len(packed.images) < images_per_step:
+    order = batches.Order(config.run.seed, len(packed.images), configuration.images_per_step(config), config.guard.held_out)
+    if order.trained_on < order.images_per_step:
         device_count = sharding.state.mesh.size
-        fits = max(1, len(packed.images) // config.optimizer.d_steps // device_count) * device_count
-        raise BadInput(f"--data {config.data.data}: {len(packed.images)} pictures, fewer than the {images_per_step} of one step; "
-                       f"give more, or --batch-size {fits} at most")
-    total = configuration.total_steps(config, len(packed.images))
+        fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
+        raise BadInput(f"--data {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
+                       f"step; give more, or --batch-size {fits} at most")
+    total = configuration.total_steps(config, order.trained_on)
     if total > MAX_STEPS:
         raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
-    run = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
+    run, lock = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
+    try:
+        return _train(config, run, packed, order, total, k, sharding)
+    except (MemoryError, jax.errors.JaxRuntimeError) as fault:
+        if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
+            raise
+        raise BadInput(f"{run}: out of memory; {checkpoints.left(run)}. Give a smaller --batch-size, --width or --size") from None
+    except OSError as fault:
+        raise BadInput(f"{run}: {fault.filename or 'the disk'}: {fault.strerror or fault}; {checkpoints.left(run)}. Make room, or "
+                       "the folder writable, and give the same command again") from None
+    finally:
+        if lock:
+            lock.release()
 
+
+def _train(config, run, packed, order, total, k, sharding):
     shapes = jax.eval_shape(lambda: init_state(config))
     placed = checkpoints.placed(shapes, sharding.state)
-    saved = checkpoints.manager(run, config.output.keep_checkpoints)
-    start = saved.latest_step() or 0
+    start, state = checkpoints.newest(run, placed) or (0, None)
     if start >= total:
-        saved.close()
         if devices.is_first():
             print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
         return 0
-    if start:
-        if devices.is_first():
-            workdir.go_on(run, config)
-        state = checkpoints.restore(saved, start, placed)
-    else:
-        state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
-
-    order = batches.Order(config.run.seed, len(packed.images), images_per_step)
+    changed = workdir.differences(run) if start else ""
+    process = devices.in_first(lambda: workdir.go_on(run, config))
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
     devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, packed.index["fingerprint"])
+    debug, images = config.guard.debug, packed.images
 
     @functools.cache  # one program, and one more where the first or last dispatch is shorter
     def step_program(k):
-        batch = jax.ShapeDtypeStruct((k, images_per_step, *packed.images.shape[1:]), np.uint8)
-        return devices.compiled(train_steps(config, sharding.images), placed, batch, donate_argnames="state",
+        batch = jax.ShapeDtypeStruct((k, order.images_per_step, *images.shape[1:]), np.uint8)
+        return devices.compiled(train_steps(config, sharding.images), placed, batch, checked=debug,
+                                donate_argnames=() if debug else "state",  # debug looks at the state before once more
                                 in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
 
     renew_statistics = devices.compiled(recalibrated(config), placed, donate_argnames="state", out_shardings=sharding.state)
     are_finite = jax.jit(finite_leaves)
-    logs = Logs(run, start=start, total=total, images_per_step=images_per_step, image_count=len(packed.images),
-                every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard, silent=not devices.is_first())
-    logs.say(f"{run}: {config.run.preset}, {config.nets.size} px, G {parameter_count(shapes.g_params):,} and D "
-             f"{parameter_count(shapes.d_params):,} parameters, {len(packed.images):,} pictures, batch {config.data.batch_size}, "
-             f"{total:,} steps, {devices.describe()}" + (f"; goes on from step {start:,}" if start else ""))
+    judge = jax.jit(judged(config))
+    trained_on = batches.kept(order.image_count, order.held_out)
+    # Pictures that samples are compared with, spread over the set, which may be sorted; and some that D has never seen.
+    reals = images[trained_on[np.linspace(0, len(trained_on) - 1, min(JUDGED, len(trained_on))).astype(int)]]
+    unseen = images[batches.held_out(order.image_count, order.held_out)]
+
+    def open_logs(start):
+        return Logs(run, start=start, total=total, images_per_step=order.images_per_step, image_count=order.trained_on,
+                    every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard,
+                    silent=not devices.is_first())
+
+    def first_bad(state):
+        return next((name for name, finite in jax.device_get(are_finite(state)).items() if not finite), None)
+
+    def must_be_finite(step, state):
+        bad = first_bad(state)
+        if bad:
+            raise NotFinite(f"step {step}: {bad} holds a NaN or an infinity")
+
+    def with_another_key(state, times):  # each time another; no step is folded in as so large a number
+        fold = jax.jit(lambda key: jax.random.fold_in(key, np.uint32(2**31 + times)), out_shardings=sharding.state)
+        return state.replace(key=fold(state.key)) if times else state
+
+    def rollbacks(since=0):
+        return sum(kind == ROLLED_BACK and step >= since for step, kind, _ in read_troubles(run))
+
+    def show(step, state):
+        """All that a save is for people: only in the first process, and before the checkpoint, which counts on the log's lines."""
+        workdir.must_still_be_ours(run, process)
+        generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
+        grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
+        pictures.save_grid(run / "samples" / f"{step:08d}.png", grid)
+        logs.flush()
+        logits = judge(*discriminator, np.concatenate([reals, unseen, grid[:JUDGED]]))
+        on_reals, on_unseen, on_samples = np.split(logits, [len(reals), len(reals) + len(unseen)])
+        metrics = read_metrics(run)
+        logs.trouble(step, trouble.found(metrics, grid, reals, on_reals, on_unseen, on_samples))
+        logs.flush()
+        pictures.save_losses(run / "losses.png", metrics)
+        pictures.thin(run / "samples", config.output.save_every_steps)
+        pictures.save_report(run, config, packed.index, step, total, read_troubles(run), suspicions(packed.index))
 
     def save(step, state):
         state = renew_statistics(state)
-        bad = [name for name, finite in jax.device_get(are_finite(state)).items() if not finite]
-        if bad:
-            raise NotFinite(f"step {step}: {bad[0]} holds a NaN or an infinity")
-        if devices.is_first():
-            generator = jax.device_get((state.ema_params, state.ema_stats))  # from here no other process is needed
-            grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
-            pictures.save_grid(run / "samples" / f"{step:08d}.png", grid)
-            logs.flush()
-            pictures.save_losses(run / "losses.png", read_metrics(run))
-            pictures.save_report(run, config, packed.index, step, total)
-        checkpoints.save(saved, step, state)
+        must_be_finite(step, state)
+        devices.in_first(lambda: show(step, state))
+        saved.save(step, state)
         return state
 
     # An accelerator's numbers are read one dispatch late, so that it never waits for the host; a CPU's steps run in this thread.
-    behind = 0 if jax.default_backend() == "cpu" else 1
-    late = []  # (steps, device metrics) dispatched but not yet read
-    try:
-        with Stop() as stop:
-            if not start and devices.is_first():
-                reals = packed.images[batches.order(config.run.seed, 0, len(packed.images))[:pictures.REALS_SHOWN]]
-                pictures.save_grid(run / "reals.png", reals, columns=10)
-            if not start:
-                state = save(0, state)
-            fed = feed(packed.images, order, batches.dispatches(start, total, k), sharding.batches)
-            for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
-                state, metrics = step_program(len(steps))(state, batch)  # returns at once; the old state is donated, gone
-                late.append((steps, metrics))
-                # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
-                stopping = devices.any_process(stop.asked is not None)
-                saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
+    behind = 0 if jax.default_backend() == "cpu" or debug else 1
+
+    def go_on(start, state):
+        """Steps until the end, a signal, or a NaN, which is NotFinite. Returns the step it came to."""
+        late = []  # (steps, device metrics) dispatched but not yet read
+        if not start:
+            state = save(0, state)
+        fed = feed(images, order, batches.dispatches(start, total, k), sharding.batches)
+        for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
+            before = state if debug else None
+            state, metrics = step_program(len(steps))(state, batch)  # returns at once; the old state is donated, gone
+            late.append((steps, metrics))
+            # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
+            stopping = devices.any_process(stop.asked is not None)
+            saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
+            try:
                 while len(late) > (0 if saving else behind):  # a save waits for its own numbers, nothing else does
                     logs.write(*late.pop(0))
-                if saving:
-                    state = save(steps.stop, state)
-                    logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
-                if stopping:
+                if debug:
+                    must_be_finite(steps.stop, state)
+            except NotFinite as fault:
+                leaf = f"first in {first_nan(config, before, batch[0])}" if debug else f"first leaf: {first_bad(state) or 'none yet'}"
+                raise NotFinite(f"{fault} ({leaf})") from None
+            if saving:
+                state = save(steps.stop, state)
+                logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
+            if stopping:
+                break
+        saved.settle()
+        return steps.stop
+
+    logs = open_logs(start)
+    logs.say(f"{run}: {config.run.preset}, {config.nets.size} px, G {parameter_count(shapes.g_params):,} and D "
+             f"{parameter_count(shapes.d_params):,} parameters, {order.trained_on:,} pictures, batch {config.data.batch_size}, "
+             f"{total:,} steps, {devices.describe()}" + (f"; goes on from step {start:,}" if start else ""))
+    if changed:
+        logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")
+    if debug:
+        logs.say("debug: every step is looked at; expect less than half the speed")
+    saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints, logs.say)
+    try:
+        with Stop() as stop:
+            if not start:
+                state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
+                shown = images[trained_on[batches.order(config.run.seed, 0, len(trained_on))[:pictures.REALS_SHOWN]]]
+                devices.in_first(lambda: pictures.save_grid(run / "reals.png", shown, columns=10))
+            while True:
+                try:
+                    reached = go_on(start, with_another_key(state, rollbacks(since=start)))
                     break
-    except NotFinite as fault:
-        raise BadInput(f"{run}: {fault}; the checkpoint of step {saved.latest_step()} is good. Try a lower --lr or another "
-                       "--seed under another --name") from None
+                except NotFinite as fault:
+                    saved.settle()
+                    start = checkpoints.list_steps(run)[-1]
+                    if config.guard.on_nan == "stop" or rollbacks() >= config.guard.max_rollbacks:
+                        gone = f" after {rollbacks()} rollbacks" if rollbacks() else ""
+                        raise BadInput(f"{run}: {fault}{gone}; the checkpoint of step {start} is good. Try a lower --lr, --on-nan "
+                                       "rollback, or another --seed under another --name") from None
+                    words = f"{fault}: went back to step {start} and on with other random numbers"
+                    logs.close()
+                    logs = open_logs(start)
+                    devices.in_first(lambda: (logs.trouble(start, {ROLLED_BACK: words}), logs.flush()))
+                    start, state = checkpoints.newest(run, placed, logs.say)
     finally:
         logs.close()
-        saved.close()  # waits for the last write
-    if steps.stop < total:
-        logs.say(f"stopped at step {steps.stop:,} of {total:,} and saved; the same command goes on: {command()}")
+        saved.close()  # waits for a write that is under way
+    if reached < total:
+        logs.say(f"stopped at step {reached:,} of {total:,} and saved; the same command goes on: {command()}")
         return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
     logs.say(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
     return 0

@@ -85,7 +85,7 @@ def test_a_question_that_has_no_answer_is_one_line_and_writes_nothing(run, argum
 
 def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
     facts = json.loads((run / "data.json").read_text())
-    (run / "data.json").write_text(json.dumps(facts | {"fingerprint": "another"}))
+    (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = refusal(evaluate, "--run", run, "--count", 20)
     assert "no longer holds the pictures" in line
     assert "--data" in line

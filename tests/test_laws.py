@@ -148,13 +148,14 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "config": set(),
     "presets": {"config"},
     "cli": {"config", "presets"},
-    "data": {"data", "config"},
-    "run": {"run", "config"},
+    "jsonfile": set(),
+    "data": {"data", "config", "jsonfile"},
+    "run": {"run", "config", "jsonfile"},
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
 }
 VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
-FOR_VERBS = {"cli", "config", "presets", *ROOMS}
+FOR_VERBS = {"cli", "config", "presets", "jsonfile", *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

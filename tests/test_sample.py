@@ -89,7 +89,7 @@ def test_lists_and_ranges(asked, seeds):
     (("--seeds", "x"), ["--seeds x", "'x'", "7,12,40-47"]), (("--seeds", "1,,2"), ["--seeds 1,,2"]),
     (("--seeds", ","), ["--seeds ,"]), (("--seeds", "1.5"), ["1.5"]),
     (("--seeds", "9-3"), ["9-3", "ranges rise"]), (("--seeds", "3-"), ["3-"]),
-    (("--seeds=-3",), ["-3"]), (("--seeds", "4294967296"), ["4294967295"]), (("--seeds", "0-4294967295"), ["10,000,000"]),
+    (("--seeds=-3",), ["-3"]), (("--seeds", "4294967296"), ["4294967295"]), (("--seeds", "0-4294967295"), ["1,000,000"]),
     (("--seed", "-1"), ["--seed -1", "4294967295"]), (("--seed", "4294967295", "--count", "2"), ["--seed", "4294967295"]),
     (("--count", "0"), ["--count 0"]), (("--count", "-4"), ["--count -4"]), (("--count", "many"), ["--count", "many"])], ids=str)
 def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):

@@ -2,12 +2,13 @@ import json
 import re
 import signal
 
+import filelock
 import jax
 import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import DATA, STEPS, copied, files, metrics, refusal, train_toy, whole
+from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train_toy, whole
 
 from dcgan_jax import train
 from dcgan_jax.cli import parse_config
@@ -15,7 +16,7 @@ from dcgan_jax.config import BadInput
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run.checkpoints import list_steps
-from dcgan_jax.run.logs import Logs
+from dcgan_jax.run.logs import Logs, read_troubles
 from dcgan_jax.run.pictures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.workdir import read_config
 
@@ -41,7 +42,7 @@ def test_a_run_leaves_all_that_explains_it():
     found = {path.name for path in whole().run.iterdir()}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
     assert found - events == {"config.json", "environment.json", "data.json", "reals.png", "samples", "losses.png", "report.html",
-                              "metrics.jsonl", "checkpoints"}
+                              "metrics.jsonl", "checkpoints", "lock"}
     assert len(events) == 1
 
 
@@ -90,7 +91,7 @@ def test_data_facts_are_those_of_the_pack():
 
 def test_what_is_said_is_what_there_is():
     lines = whole().done.out.splitlines()
-    assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 85 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
+    assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
     assert [line for line in lines if line.startswith("saved")] == [
         f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)]
     assert lines[-1] == f"done: 12 steps. Faces: {whole().run}/samples/00000012.png; all of it: {whole().run}/report.html"
@@ -149,7 +150,7 @@ def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatc
     monkeypatch.setattr(Logs, "write", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
-    assert f"{run}: step {at}: d_loss is nan; the checkpoint of step 12 is good. Try a lower --lr" in line
+    assert f"{run}: step {at}: d_loss is nan (first leaf: none yet); the checkpoint of step 12 is good. Try a lower --lr" in line
     assert files(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     assert [numbers["step"] for numbers in metrics(run)] == list(range(2, at, 2))
@@ -175,7 +176,126 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
     assert [numbers["step"] for numbers in metrics(run)] == list(range(2, 15, 2))
 
 
+TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
+
+
 def test_a_learning_rate_far_too_high_is_one_line(tmp_path):
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--lr", "1e30")
-    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity); the checkpoint of step 0 is good", line)
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
+    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is good", line)
     assert list_steps(tmp_path / "article") == [0]
+
+
+def test_rolling_back_is_bounded_and_recorded(tmp_path):
+    arguments = (*toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--on-nan", "rollback", "--max-rollbacks", 2)
+    done = call(train, "--workdir", tmp_path, *arguments)
+    assert done.code == 2
+    assert done.out.count("went back to step 0 and on with other random numbers") == 2
+    assert "after 2 rollbacks; the checkpoint of step 0 is good" in done.err
+    assert [kind for _, kind, _ in read_troubles(tmp_path / "article")] == ["rolled-back"] * 2
+
+
+def poisoned_once(monkeypatch, at):
+    """The numbers of a step are a NaN the first time it is reached."""
+    real, times = Logs.write, []
+
+    def write(self, steps, values):
+        if steps.stop == at and not times:
+            times.append(at)
+            values = values | {"g_loss": np.full(len(steps), np.nan)}
+        real(self, steps, values)
+    monkeypatch.setattr(Logs, "write", write)
+
+
+def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        poisoned_once(patch, STEPS + 3)
+        done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
+    assert done.code == 0, done
+    (step, kind, words), = read_troubles(run)
+    assert (step, kind) == (STEPS, "rolled-back")
+    assert "step 15: g_loss is nan (first leaf: none yet): went back to step 12" in words
+    straight = copied(whole().run, tmp_path / "straight")
+    assert train_toy(tmp_path / "straight", steps=STEPS + 4).code == 0
+    ours, theirs = (toy_run.state_at(each, STEPS + 4) for each in (run, straight))
+    assert any((ours[path] != theirs[path]).any() for path in ours if path.startswith("g_params"))
+    assert (ours["key"] != theirs["key"]).any()
+
+
+def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch):
+    killed = copied(run, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        poisoned_once(patch, STEPS + 3)
+        assert train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4).code == 0
+    # What a kill after the record and before the next save leaves.
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    end = next(at for at, line in enumerate(lines) if "rolled-back" in line) + 1
+    (killed / "metrics.jsonl").write_text("".join(lines[:end]))
+    assert train_toy(tmp_path / "killed", "--on-nan", "rollback", steps=STEPS + 4).code == 0
+    ours, theirs = (toy_run.state_at(each, STEPS + 4) for each in (run, killed))
+    for path in ours:
+        assert np.array_equal(ours[path], theirs[path]), path
+    assert metrics(run) == metrics(killed)
+
+
+# ---- Debug ----
+
+
+def test_debug_names_the_layer_where_the_nan_comes_from(tmp_path):
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--debug")
+    assert re.search(r"\(first in update_[dg]/.*(Discriminator|Generator).* \(\w+\)\)", line), line
+
+
+def test_debug_gives_the_same_run(tmp_path):
+    done = train_toy(tmp_path, "--debug")
+    assert "debug: every step is looked at" in done.out
+    ours, theirs = (toy_run.state_at(each, STEPS) for each in (tmp_path / "article", whole().run))
+    for path in ours:
+        assert np.array_equal(ours[path], theirs[path]), path
+
+
+# ---- Two at once ----
+
+
+def test_a_second_process_on_a_run_is_refused_and_changes_nothing(run, tmp_path):
+    lock = filelock.FileLock(run / "lock")
+    with lock:
+        before = files(run)
+        line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+        assert re.search(rf"{run} is being trained by another process \(process \d+ on .*\): wait for it", line)
+        assert files(run) == before
+    assert train_toy(tmp_path, steps=STEPS + 1).code == 0
+
+
+def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, monkeypatch):
+    """As it can be on a filesystem that ignores locks."""
+    real = Logs.write
+
+    def write(self, steps, values):
+        if steps.stop == STEPS + 2:
+            environment = json.loads((run / "environment.json").read_text())
+            (run / "environment.json").write_text(json.dumps(environment | {"process": "process 1 on elsewhere"}))
+        real(self, steps, values)
+    monkeypatch.setattr(Logs, "write", write)
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+    assert "another process (process 1 on elsewhere) has taken this run over; this one stops without saving" in line
+    assert list_steps(run) == [4, 8, 12]
+
+
+# ---- A damaged checkpoint ----
+
+
+def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path):
+    run = copied(whole().run, tmp_path)
+    file = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    done = train_toy(tmp_path)
+    assert done.code == 0
+    assert "warning: the checkpoint of step 12 is broken (" in done.out
+    assert "goes on from step 8" in done.out
+    ours, theirs = (toy_run.state_at(each, STEPS) for each in (run, whole().run))
+    for path in ours:
+        assert np.array_equal(ours[path], theirs[path]), path
+    assert metrics(run) == metrics(whole().run)
+    assert (run / "broken-checkpoints" / "12").is_dir()

@@ -130,9 +130,8 @@ def state_at(run: Path, step: int) -> dict[str, np.ndarray]:
     """All leaves of a checkpoint, by path."""
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    with checkpoints.manager(run, keep=100) as saved:
-        like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-        return tiny.leaves(checkpoints.restore(saved, step, like))
+    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    return tiny.leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
 
 
 def metrics(run: Path) -> list[dict]:

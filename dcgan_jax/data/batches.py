@@ -20,19 +20,48 @@ RESIDENT_SHARE = 0.25
 RESIDENT_SHARE_CPU = 0.5
 
 
+HELD_OUT_SHARE = 20  # one picture of so many may be held out: small sets need theirs
+
+
 class Order(NamedTuple):
     """What decides which images a step sees."""
 
     seed: int
-    image_count: int
+    image_count: int  # with those held out
     images_per_step: int
+    held_out: int = 0  # as `most` of the function of that name
+
+    @property
+    def trained_on(self) -> int:
+        """Images of an epoch: all but those held out."""
+        return len(kept(self.image_count, self.held_out))
 
     def indices(self, step: int) -> np.ndarray:
-        """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation less its last partial batch."""
-        steps_per_epoch = self.image_count // self.images_per_step
+        """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation of the images that are not held
+        out, less its last partial batch.
+        """
+        steps_per_epoch = self.trained_on // self.images_per_step
         epoch, position = divmod(step, steps_per_epoch)
         start = position * self.images_per_step
-        return order(self.seed, epoch, self.image_count)[start:start + self.images_per_step]
+        permutation = order(self.seed, epoch, self.trained_on)
+        return kept(self.image_count, self.held_out)[permutation[start:start + self.images_per_step]]
+
+
+def held_out(image_count: int, most: int) -> np.ndarray:
+    """(min(most, image_count // 20),) int64 positions, ascending, of images that no step sees.
+
+    Spread evenly, as a set may be sorted by class or person; without the seed, as runs are compared on the same images.
+    """
+    count = min(most, image_count // HELD_OUT_SHARE)
+    return (2 * np.arange(count, dtype=np.int64) + 1) * image_count // (2 * max(count, 1))
+
+
+@functools.lru_cache(maxsize=2)
+def kept(image_count: int, most: int) -> np.ndarray:
+    """All other positions, int64, ascending."""
+    positions = np.delete(np.arange(image_count, dtype=np.int64), held_out(image_count, most))
+    positions.flags.writeable = False  # it is shared by all callers
+    return positions
 
 
 @functools.lru_cache(maxsize=2)  # the present epoch and, for a stream that runs ahead, the next

@@ -5,7 +5,10 @@ fingerprint of all that made it: source, split, size, channels, crop.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
 import json
 import os
@@ -13,6 +16,7 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,18 +25,28 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from tqdm import tqdm
 
-from dcgan_jax.config import BadInput
-from dcgan_jax.data.sources import Source, digest
+from dcgan_jax import jsonfile
+from dcgan_jax.config import BadInput, printable
+from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, digest, map_npy
 
-FORMAT = 1  # raise it whenever the same source would pack to other pixels
+PIXELS = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then ask for them
+FORMAT = 2  # raise it whenever index.json says other things: packs are made again, and runs go on
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and its like: they run programs
-MAX_PICTURE_PIXELS = 80_000_000  # 240 MB as RGB, for each thread
+MAX_PICTURE_SIDE = 2**18  # PIL's filter takes 16 bytes for each pixel of a side, at any height
+# A picture above either is decoded while no other such is: it takes up to 1.5 GB, which not every thread may have.
+LARGE_PIXELS, LARGE_BYTES = 8_000_000, 16 * 2**20
+MAX_SCANNED_PIXELS = 4_000_000_000  # pixels times scans of a progressive JPEG, which has ten; thousands would take hours
 MAX_BAD_SHARE = 0.05
 CHUNK_BYTES = 4 * 2**20  # of packed pixels: what a thread does at a time
 TEMP = ".packing@"  # then pid@host@random
 STALE_AFTER_S = 24 * 3600
+SPREAD_OF = 2000  # pictures: enough for a mean over thousands of pixels, and a second's work at most
+# Measured at 16 to 128 px: drawn faces 43 to 49, CelebA 50 to 70 with its crop; one photograph saved at qualities 30 to 95: 4.
+ALIKE_BELOW = 8  # grey levels
+FEW = 50  # pictures: so few can be looked at, and may be grey or alike by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,20 +92,34 @@ CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) ->
 FOR_ANY_PICTURE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
 
 
-def _decode(payload: bytes | np.ndarray, channels: int, size: int) -> Image.Image:
-    """A file's bytes, or uint8 (H, W) or (H, W, 3 or 4), as an upright RGB or L image. Raises: anything."""
+def _decode(payload: bytes | np.ndarray, channels: int, size: int, alone: Callable[[], None] = lambda: None) -> Image.Image:
+    """A file's bytes, or uint8 (H, W) or (H, W, 3 or 4), as an upright RGB or L image. Raises: anything.
+
+    alone: called before more than LARGE_PIXELS are decoded.
+    """
     if isinstance(payload, np.ndarray):
         image = Image.fromarray(payload)
     elif not payload:
         raise ValueError("empty")
     else:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads the header alone
-        if image.width * image.height > MAX_PICTURE_PIXELS:
+        pixels = image.width * image.height
+        if pixels > MAX_PICTURE_PIXELS or max(image.size) > MAX_PICTURE_SIDE:
             raise ValueError(f"{image.width} x {image.height} pixels: too large")
+        is_jpeg = isinstance(image, JpegImageFile)
+        if is_jpeg and pixels * payload.count(b"\xff\xda") > MAX_SCANNED_PIXELS:  # the marker before each scan
+            raise ValueError(f"{image.width} x {image.height} pixels in too many scans")
         image.draft(None, (4 * size, 4 * size))  # a JPEG photo is decoded at 1/2 to 1/8, still 4 times the size we want
+        # A progressive one is kept whole as coefficients at any scale.
+        if max(image.width * image.height, pixels if image.info.get("progressive") else 0) > LARGE_PIXELS:
+            alone()
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits in any of PIL's spellings, which convert() would clip at 255
-        image = Image.fromarray(np.round(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+        wide = np.array(image, np.int32)
+        np.clip(wide, 0, 65535, out=wide)
+        wide += 128  # then // rounds: 257 is odd
+        wide //= 257
+        image = Image.fromarray(wide.astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")
     elif image.has_transparency_data:
@@ -105,6 +133,11 @@ class _Chunk(NamedTuple):
     kept: list[int]  # their positions in the source
     bad: list[tuple[str, str]]  # names and reasons of the others
     upscaled: int
+    digests: list[bytes]  # of each good one's pixels
+    grey: int  # how many have R = G = B throughout; 0 where there is one channel
+
+
+_LARGE = threading.RLock()
 
 
 def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop: str) -> _Chunk:
@@ -113,22 +146,42 @@ def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop
         pixels = source.draw(np.array(positions), size)
         if channels == 1:
             pixels = np.asarray(Image.fromarray(pixels.reshape(-1, size, 3)).convert("L")).reshape(-1, size, size, 1)
-        return _Chunk(pixels, list(positions), [], 0)
+        return _Chunk(pixels, list(positions), [], 0, *_looks(pixels))
     pixels, kept, bad, upscaled = np.empty((len(positions), size, size, channels), np.uint8), [], [], 0
     for position in positions:
-        try:
-            image = _decode(source.read(position), channels, size)
-        except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
-            why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-            bad.append((source.label(position), why.splitlines()[0]))
-            continue
-        box = CROPS[crop](*image.size, size)
-        upscaled += min(box[2] - box[0], box[3] - box[1]) < size
-        # PIL's bilinear filter widens with the reduction: it does not alias.
-        small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        with contextlib.ExitStack() as held:
+            alone = functools.partial(held.enter_context, _LARGE)
+            try:
+                if source.size_bytes(position) > LARGE_BYTES:
+                    alone()
+                image = _decode(source.read(position), channels, size, alone)
+            except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
+                why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+                bad.append((source.label(position), printable(why, 200)))
+                continue
+            box = CROPS[crop](*image.size, size)
+            upscaled += min(box[2] - box[0], box[3] - box[1]) < size
+            # PIL's bilinear filter widens with the reduction: it does not alias.
+            small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        del image  # before the next is read
         pixels[len(kept)] = np.asarray(small).reshape(size, size, channels)
         kept.append(position)
-    return _Chunk(pixels[: len(kept)], kept, bad, upscaled)
+    pixels = pixels[: len(kept)]
+    return _Chunk(pixels, kept, bad, upscaled, *_looks(pixels))
+
+
+def _looks(pixels: np.ndarray) -> tuple[list[bytes], int]:
+    """Digests of (n, S, S, C) pictures, and how many of them are grey in three channels."""
+    digests = [hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest() for picture in pixels]
+    if pixels.shape[-1] == 1:
+        return digests, 0
+    # Every eighth pixel clears nearly all of them for an eighth of an eighth of the time.
+    maybe = [picture for picture in pixels if _is_grey(picture[::8, ::8])]
+    return digests, sum(map(_is_grey, maybe))
+
+
+def _is_grey(picture: np.ndarray) -> bool:
+    return bool((picture == picture[..., :1]).all())
 
 
 # ---- All pictures, into the cache ----
@@ -153,7 +206,7 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
     used = "drawn" if source.draw else crop if source.is_celeba or crop in FOR_ANY_PICTURE else "centre"
     if used == "centre" != crop:
         _warn(f"{source.name} is not aligned CelebA: its centre squares are used, not the crop {crop}")
-    fingerprint = digest(FORMAT, source.fingerprint, size, channels, used)
+    fingerprint = digest(PIXELS, source.fingerprint, size, channels, used)
     path = cache_dir() / "packs" / fingerprint[:16]
     try:
         packed = _open(path, fingerprint)
@@ -189,7 +242,25 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
         _warn(f"skipped {some}: {_list(index['skipped_first'])}")
     if index["upscaled"]:
         _warn(f"{index['upscaled']} of {index['count']} pictures of {source.name} are smaller than {size} px: enlarged")
+    for line in suspicions(index):
+        _warn(f"{source.name}: {line}")
     return packed
+
+
+def suspicions(index: dict) -> list[str]:
+    """What looks wrong with the pictures of an index.json, one line each with its number and what to try; [] where nothing."""
+    count, lines = index["count"], []
+    if count < FEW or index.get("format", 1) < 2:  # older ones, such as a run's data.json, do not say
+        return lines
+    if index["spread"] < ALIKE_BELOW:
+        lines.append(f"the {count:,} pictures are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
+                     " faces by 50 to 70): G can only learn this one; look at preview.png, and try another --data or --crop")
+    if index["channels"] == 3 and index["grey"] >= 0.99:
+        lines.append(f"{index['grey']:.1%} of the {count:,} pictures are grey: try --channels 1, which spends nothing on colours")
+    if index["duplicates"] >= 1000 or index["duplicates"] > 0.1 * count:
+        lines.append(f"{index['duplicates']:,} of {count:,} pictures are the same as an earlier one, pixel for pixel: D learns"
+                     " them by heart sooner; remove the copies")
+    return lines
 
 
 def _warn(line: str) -> None:
@@ -209,6 +280,7 @@ def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool
     """Fills temp with images.npy, index.json and, where the source has attributes, attributes.npy. Raises: as pack."""
     size, channels, start = facts["size"], facts["channels"], time.monotonic()
     kept, bad, upscaled, found = [], list(source.refused), 0, source.count + len(source.refused)
+    digests, grey = [], 0
     if shutil.disk_usage(temp).free < source.count * size * size * channels:
         raise OSError("the disk is too full")
     is_terminal = sys.stderr.isatty()
@@ -223,6 +295,8 @@ def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool
             kept += chunk.kept
             bad += chunk.bad
             upscaled += chunk.upscaled
+            digests += chunk.digests
+            grey += chunk.grey
             if strict:
                 _stop_if_strict(bad)
             if len(bad) > MAX_BAD_SHARE * found:
@@ -245,12 +319,27 @@ def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool
         "skipped": len(bad),
         "skipped_first": bad[:10],
         "upscaled": upscaled,
+        "pixels": hashlib.sha256(b"".join(digests)).hexdigest(),  # of what the networks see, wherever it lay
+        "duplicates": len(digests) - len(set(digests)),
+        "grey": grey / max(len(kept), 1),
+        "spread": _spread(np.lib.format.open_memmap(temp / "images.npy", mode="r")),
         "attributes": names,
         "source": {name: getattr(source, name) for name in ("kind", "name", "split", "is_celeba", "fingerprint")},
     }
     (temp / "index.json").write_text(json.dumps(index, indent=1))
     if progress and not is_terminal:
         print(f"packed {len(kept)} pictures in {time.monotonic() - start:.1f} s", file=sys.stderr)
+
+
+def _spread(images: np.ndarray) -> float:
+    """The mean over pixels of the standard deviation over pictures, in grey levels, of SPREAD_OF of them or all."""
+    shown = np.linspace(0, len(images) - 1, min(SPREAD_OF, len(images))).astype(int)
+    mean, square = np.zeros((2, *images.shape[1:]))
+    for at in shown:  # one at a time: all of them would be gigabytes at 256 px
+        picture = images[at].astype(float)
+        mean += picture / len(shown)
+        square += picture**2 / len(shown)
+    return float(np.sqrt(np.maximum(square - mean**2, 0)).mean())  # rounding may leave -1e-12
 
 
 def _write_header(file, shape: tuple[int, ...]) -> int:
@@ -275,16 +364,36 @@ def _chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Ch
         pool.shutdown(cancel_futures=True)
 
 
+INDEX = {"format": int, "fingerprint": str, "size": int, "channels": int, "crop": str, "count": int, "found": int, "ignored": int,
+         "skipped": int, "skipped_first": list, "upscaled": int, "pixels": str, "duplicates": int, "grey": float,
+         "spread": float, "attributes": list, "source": dict}
+SOURCE = {"kind": str, "name": str, "split": str, "is_celeba": bool, "fingerprint": str}
+
+
+def _is_index(index: dict) -> bool:
+    """Whether an index.json holds all that _write puts there, so that none of its readers stumbles later."""
+    def holds(values, kinds):
+        return all(type(values.get(name)) is kind for name, kind in kinds.items())
+
+    return (holds(index, INDEX) and holds(index["source"], SOURCE) and all(type(name) is str for name in index["attributes"])
+            and all(type(pair) is list and list(map(type, pair)) == [str, str] for pair in index["skipped_first"]))
+
+
 def _open(path: Path, fingerprint: str) -> Packed | None:
     """The pack at path, or None where there is none; a broken one is removed."""
     if not path.exists():
         return None
     try:
-        index = json.loads((path / "index.json").read_text())
-        images = np.lib.format.open_memmap(path / "images.npy", mode="r")  # raises if the file is too short
+        index = jsonfile.read(path / "index.json")
+        images = map_npy(path / "images.npy")  # raises if the file is too short
         shape = (index["count"], index["size"], index["size"], index["channels"])
         if index["fingerprint"] != fingerprint or images.shape != shape or images.dtype != np.uint8:
             raise ValueError("its index tells of another pack")
+        if index["format"] != FORMAT:  # an older program's: its pixels are good, its index says less
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        if not _is_index(index):
+            raise ValueError("its index is not as it was written")
         return Packed(images, index, path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _warn(f"the pack {path} is broken ({error}): making it again")

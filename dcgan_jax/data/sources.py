@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import re
+import stat
+import struct
 import threading
 import zipfile
 from collections import Counter
@@ -26,7 +28,11 @@ from dcgan_jax.data import drawn_faces
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 MAX_FILE_BYTES = 256 * 2**20  # no photograph is larger; a zip entry that says so is a bomb
+MAX_PICTURE_PIXELS = 80_000_000  # 240 MB as RGB
+MAX_TABLE_BYTES, MAX_TABLE_LINE_BYTES, MAX_ATTRIBUTES = 64 * 2**20, 2**16, 256  # CelebA's: 26 MB, 600 bytes, 40
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates the others, a millionfold, without a bound
 DRAWN_COUNT, DRAWN_SEED = 20_000, 0  # one fixed set of faces: the run's own seed must not change its data
+MAX_DRAWN = 10_000_000
 ALIGNED = "img_align_celeba"
 CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
@@ -50,6 +56,7 @@ class Source:
     draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     is_celeba: bool = False  # aligned CelebA at any scale: the published crops apply
     names: Sequence[str] = ()
+    size_bytes: Callable[[int], int] = lambda position: 0  # what `read` will take, where that may be much
     refused: tuple[tuple[str, str], ...] = ()  # (name, reason) of what looked like a picture and is not among the count
     ignored: int = 0  # files that are not pictures
     attributes: Callable[[], Attributes | None] = lambda: None  # None where no file covers every picture
@@ -83,6 +90,8 @@ def open_source(data: str, split: str = "all") -> Source:
         path = next((p for p in (*inside, *(p.with_suffix(".zip") for p in inside)) if p.exists()), path)
         if path.is_dir():
             return _open_files(path, None, _folder_entries(path), split)
+        if not path.is_file():  # a pipe would be waited for, a device may have no end
+            raise BadInput(f"--data {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
         if path.suffix.lower() == ".npy":
             return _open_npy(path, split)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
@@ -153,7 +162,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         )
     try:
         return zipfile.ZipFile(path)  # stays open as long as the source
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error) as error:
         size_bytes = path.stat().st_size
         raise BadInput(f"--data {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
 
@@ -161,9 +170,26 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")
-        is_out = re.match("/|[A-Za-z]:/", name) or ".." in name.split("/")
-        if not info.is_dir():  # zipfile never gives more than file_size bytes and checks the CRC
-            yield _Entry(name, info, info.file_size, info.CRC, "a path out of the zip" if is_out else "")
+        problem = ""
+        if re.match("/|[A-Za-z]:/", name) or ".." in name.split("/"):
+            problem = "a path out of the zip"
+        elif info.flag_bits & 1:
+            problem = "encrypted"
+        elif info.compress_type not in METHODS:
+            problem = f"compression method {info.compress_type}, which is not read"
+        if not info.is_dir():
+            yield _Entry(name, info, info.file_size, info.CRC, problem)
+
+
+def _read_file(place: Path) -> bytes:
+    """A picture's bytes. Raises: anything, such as for what grew, vanished or became a pipe since it was listed."""
+    with open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("no longer a plain file")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError("grew too large for a picture")
+    return content
 
 
 def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_Entry], split: str) -> Source:
@@ -196,18 +222,22 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         if partition is None or not is_celeba:
             where = f"{path} has no list_eval_partition.txt in it or beside it"
             raise BadInput(f"--split {split}: {where}; put it there or pass --split all")
-        codes = {_stem(row[0]): row[1] for row in partition.rows() if len(row) == 2}
+        listed = {_stem(entry.name) for entry in found}
+        codes = {_stem(row[0]): row[1] for row in partition.rows() if len(row) == 2 and _stem(row[0]) in listed}
         found = [entry for entry in found if codes.get(_stem(entry.name)) == str(SPLITS.index(split))]
         if not found:
             raise BadInput(f"--split {split}: {partition.name} puts no picture of {path} there; pass another split")
 
     names, places, lock = [entry.name for entry in found], [entry.place for entry in found], threading.Lock()
+    sizes = [entry.size_bytes for entry in found]
 
     def read(position: int) -> bytes:
         if archive is None:
-            return places[position].read_bytes()
-        with lock:  # zipfile's own locks have holes before Python 3.13; inflating is short beside decoding
-            return archive.read(places[position])
+            return _read_file(places[position])
+        # zipfile's own locks have holes before Python 3.13; inflating is short beside decoding
+        with lock, archive.open(places[position]) as file:
+            # Not read() alone: it inflates all there is before it cuts to the size that the zip tells. Checks the CRC.
+            return file.read(places[position].file_size)
 
     return Source(
         kind="celeba" if is_celeba else "folder" if archive is None else "zip",
@@ -218,6 +248,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         read=read,
         is_celeba=is_celeba,
         names=names,
+        size_bytes=sizes.__getitem__,
         refused=tuple(refused),
         ignored=ignored.total(),
         attributes=lambda: _celeba_attributes(attributes, names) if is_celeba and attributes else None,
@@ -235,21 +266,31 @@ class _Table(NamedTuple):
     open: Callable[[], BinaryIO]
 
     def rows(self) -> Iterator[list[str]]:
-        with self.open() as file:
-            for number, line in enumerate(file):
-                if number == 0 and line.lstrip().lower().startswith((b"<html", b"<!doctype html")):
-                    raise BadInput(
-                        f"{self.name} is a web page, not CelebA's table: delete it and download it again from {CELEBA_PAGE}")
-                yield line.decode("utf-8", "replace").replace(",", " ").split()
+        """Raises: BadInput where it is none of CelebA's tables."""
+        size_bytes = 0
+        try:
+            with self.open() as file:
+                while line := file.readline(MAX_TABLE_LINE_BYTES):
+                    if not size_bytes and line.lstrip().lower().startswith((b"<html", b"<!doctype html")):
+                        raise ValueError("a web page")
+                    size_bytes += len(line)
+                    if len(line) == MAX_TABLE_LINE_BYTES or size_bytes > MAX_TABLE_BYTES:
+                        raise ValueError("too large")
+                    yield line.decode("utf-8", "replace").replace(",", " ").split()
+        except Exception as error:  # noqa: BLE001 - a broken zip entry makes zipfile raise nearly anything
+            why = "a web page" if str(error) == "a web page" else f"not whole ({(str(error) or repr(error)).splitlines()[0]})"
+            raise BadInput(f"{_one_line(self.name)} is {why}, not CelebA's table: delete it and download it again from "
+                           f"{CELEBA_PAGE}") from error
 
 
 def _find_table(stem: str, path: Path, archive: zipfile.ZipFile | None) -> _Table | None:
     names = (f"{stem}.txt", f"{stem}.csv")
     for info in archive.infolist() if archive else ():
-        if info.filename.rpartition("/")[2] in names:
+        if info.filename.rpartition("/")[2] in names and info.compress_type in METHODS:
             return _Table(info.filename, True, functools.partial(archive.open, info))
     for file in (folder / name for folder in (path, *path.absolute().parents[:2]) for name in names):
-        if file.is_file():
+        # Not a link out of its folder; a pipe is no file.
+        if file.is_file() and os.path.dirname(os.path.realpath(file)) == os.path.realpath(file.parent):
             return _Table(str(file), file.parent == path, functools.partial(open, file, "rb"))
     return None
 
@@ -261,7 +302,9 @@ def _stem(name: str) -> str:
 def _celeba_attributes(table: _Table, names: Sequence[str]) -> Attributes | None:
     rows = table.rows()
     header = next((row for row in rows if len(row) > 1), [])  # the .txt opens with a count, the .csv with image_id
-    header = tuple(header[1:] if header[:1] == ["image_id"] else header)
+    header = tuple(map(_one_line, header[1:] if header[:1] == ["image_id"] else header))
+    if len(header) > MAX_ATTRIBUTES:
+        raise BadInput(f"{_one_line(table.name)} names {len(header):,} attributes, CelebA's has 40: delete it, or get it anew")
     position = {_stem(name): at for at, name in enumerate(names)}
     values, seen = np.zeros((len(names), len(header)), np.uint8), np.zeros(len(names), bool)
     for name, *fields in filter(None, rows):
@@ -274,20 +317,33 @@ def _celeba_attributes(table: _Table, names: Sequence[str]) -> Attributes | None
 # ---- What has no files of its own ----
 
 
+def map_npy(path: Path) -> np.memmap:
+    """The array of a .npy, mapped read-only; never unpickled. Raises: OSError, ValueError of one line where it is not whole."""
+    try:
+        with np.errstate(over="raise"):
+            return np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NumPy parses the header as Python literals, which fail in many ways
+        raise ValueError(" ".join((str(error) or type(error).__name__).split())[:200]) from error
+
+
 def _open_npy(path: Path, split: str) -> Source:
     _needs_no_split(path, split)
     try:
-        images = np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects, maps instead of reading
-    except (ValueError, EOFError, OverflowError) as error:
-        why = str(error).splitlines()[0]
+        images = map_npy(path)
+    except ValueError as error:
+        why = str(error)
         raise BadInput(f"--data {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
         remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise BadInput(f"--data {path} holds {images.dtype}, not uint8: {remedy}")
+        raise BadInput(f"--data {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
     axes = images.shape
     # (H, W, 3) is one picture whose first axis was forgotten, not H pictures three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
         raise BadInput(f"--data {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
+    if axes[1] * axes[2] > MAX_PICTURE_PIXELS:
+        raise BadInput(f"--data {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
     images = images[..., 0] if axes[3:] == (1,) else images
     stat = path.stat()
     return Source(
@@ -297,13 +353,15 @@ def _open_npy(path: Path, split: str) -> Source:
         count=axes[0],
         fingerprint=digest(path.name, axes, stat.st_size, stat.st_mtime_ns),
         read=lambda position: np.ascontiguousarray(images[position]),
+        size_bytes=lambda position: images[position].nbytes,
     )
 
 
 def _open_drawn(data: str, count: str, split: str) -> Source:
     _needs_no_split(data, split)
-    if data != "drawn" and not (re.fullmatch("[0-9]{1,9}", count) and int(count) > 0):
-        raise BadInput(f"--data {data}: drawn:COUNT takes a whole number of faces from 1, such as drawn:{DRAWN_COUNT}")
+    if data != "drawn" and not (re.fullmatch("[0-9]{1,9}", count) and 0 < int(count) <= MAX_DRAWN):
+        raise BadInput(f"--data {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as "
+                       f"drawn:{DRAWN_COUNT}")
     number = int(count or DRAWN_COUNT)
     # A few faces stand for the program that draws them: a change of their looks changes the fingerprint by itself.
     sample = drawn_faces.draw_faces(DRAWN_SEED, np.arange(16), 16).tobytes()

@@ -33,7 +33,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
     Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8; metrics, () float32 each:
-        d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), d_penalty where one is configured.
+        d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), g_grad_norm (Euclidean length of G's whole
+        gradient; g_loss and it are of G's last update), d_penalty where one is configured.
     """
     nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
     generator, discriminator = Generator(nets), Discriminator(nets)
@@ -59,8 +60,10 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return logits, new.get("batch_stats", {})
 
     def d_objective(params, stats, real, fake, keys):
-        real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
-        fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], keys["dropout_fake"])
+        with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
+            real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
+        with jax.named_scope("fake"):
+            fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], keys["dropout_fake"])
         if loss.loss == "bce":
             adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
         else:
@@ -103,6 +106,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             real = jnp.where(mirrored, real[:, :, ::-1], real)
         return real
 
+    @jax.named_scope("update_d")
     def update_d(state, real, key):
         keys = _named(key, D_STREAMS)
         real = prepare(real, keys["flip"])
@@ -114,6 +118,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
         return state, metrics, real, latents, fakes
 
+    @jax.named_scope("update_g")
     def update_g(state, fakes, real, keys):
         fake, pullback = fakes
         objective = jax.value_and_grad(g_objective, has_aux=True)
@@ -121,7 +126,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         [gradients] = pullback(d_fake)
         updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
         state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
-        return (state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state), g_loss
+        state = state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state
+        return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
 
     def d_then_g(state, batch, d_key, g_key):
         batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
@@ -135,19 +141,19 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
                 fakes, g_stats = generate(state.g_params, state.g_stats, latents)
                 state = state.replace(g_stats=g_stats)
-            state, g_loss = update_g(state, fakes, real, update_keys)
-        return state, metrics | {"g_loss": g_loss}
+            state, g_metrics = update_g(state, fakes, real, update_keys)
+        return state, metrics | g_metrics
 
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
         # computed and one is kept: newmu's last convolution is XLA's own, on CPU fifteen times slower inside a branch.
         keys = _named(g_key, G_STREAMS)
         d_updated, metrics, real, _, fakes = update_d(state, batch, d_key)
-        g_updated, g_loss = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, keys)
+        g_updated, g_metrics = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, keys)
         is_g_step, key = state.step % 2 == 0, state.key
         # Without the key, which is the same in both and may not be used again.
         state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
-        return state.replace(key=key), metrics | {"g_loss": g_loss}
+        return state.replace(key=key), metrics | g_metrics
 
     def step(state: GanState, batch: jax.Array) -> tuple[GanState, dict[str, jax.Array]]:
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))

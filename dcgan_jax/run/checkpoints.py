@@ -1,38 +1,151 @@
-"""Orbax checkpoints of the whole state, and of the generator alone for those who only draw."""
+"""Orbax checkpoints of the whole state, each with the digests of its arrays: what is read is what was saved, or is not used.
 
+Digests are of values and come to the disk with them; a list of the files' own follows when the checkpoint has been read back.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from dcgan_jax import jsonfile
 from dcgan_jax.config import BadInput
+from dcgan_jax.run import devices
+from dcgan_jax.run.workdir import write_json
 
-# What drawing needs; the rest of the state is the "training" item of a checkpoint.
+# What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
 GENERATOR = ("ema_params", "ema_stats")
+FILES = "files.json"  # in a checkpoint: what it held when it was read back
+BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
 
 
-def manager(run: Path, keep: int) -> ocp.CheckpointManager:
-    """Writes in the background, keeps the newest `keep` and removes the older ones after."""
-    return ocp.CheckpointManager(
-        (run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+class Damaged(Exception):
+    """A checkpoint does not hold what was saved: the message says why, on one line."""
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state) -> None:
-    """Copies the state off the device, then writes in the background. A step that is already there is not written again."""
-    if step in checkpoints.all_steps():
-        return
-    items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-    checkpoints.save(step, args=ocp.args.Composite(**items))
+class Checkpoints:
+    """A run's checkpoints. Saves go on in the background; an old one is removed only when a newer one has been read back."""
+
+    def __init__(self, run: Path, keep: int, say: Callable[[str], None] = print):
+        """keep: newest verified ones kept. say: where a broken checkpoint is reported. Opened after `newest`, which tidies up."""
+        _silence()
+        self.run, self.keep, self.say = run, keep, say
+        self.unverified = None  # (step, items as they are read back, digests) of the save under way
+        self.manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=True))
+
+    def save(self, step: int, state) -> None:
+        """Copies the state off the device, then writes in the background. Raises BadInput where the save before failed.
+
+        A step that is already there is not written again.
+        """
+        self.settle()
+        if step in self.manager.all_steps():
+            return
+        items = _items(state)
+        digests = {name: _leaves(item, _digest) for name, item in items.items()}
+        on_host = jax.tree.map(lambda leaf: np.empty(_stored(leaf).shape, _stored(leaf).dtype), items)  # takes no memory yet
+        try:
+            self.manager.save(step, args=ocp.args.Composite(
+                digests=ocp.args.JsonSave({"items": digests, "sha256": _digest_of_json(digests)}),
+                **{name: ocp.args.StandardSave(item) for name, item in items.items()}))
+        except Exception as fault:  # a full disk is a ValueError of TensorStore's, or an OSError
+            self._failed(step, fault)
+        self.unverified = step, on_host, digests
+
+    def settle(self) -> None:
+        """Waits for the save under way, reads it back, and removes those that are too old now. Raises BadInput."""
+        if self.unverified is None:
+            return
+        (step, on_host, digests), self.unverified = self.unverified, None
+        try:
+            self.manager.wait_until_finished()
+        except Exception as fault:
+            self._failed(step, fault)
+        try:
+            if _read_digests(self._path(step)) != digests:
+                raise Damaged("its digests are others")
+            _must_equal(_restored(self._path(step), **on_host), digests)
+            if devices.is_first():
+                write_json(self._path(step) / FILES, _files(self._path(step)))
+        except Damaged as fault:
+            raise BadInput(f"{self._path(step)}: was written and does not come back as it was ({fault}): check the disk; "
+                           "the same command goes on from the checkpoint before") from None
+        for old in sorted(self.manager.all_steps())[:-self.keep]:
+            self.manager.delete(old)
+
+    def close(self) -> None:
+        """To be called in any case; waits for nothing that `settle` has not waited for."""
+        try:
+            self.manager.close()
+        except Exception as fault:
+            self._failed(self.unverified[0] if self.unverified else "?", fault)
+
+    def _path(self, step):
+        return self.run / "checkpoints" / str(step)
+
+    def _failed(self, step, fault):
+        for half in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)  # it would keep a full disk full
+        raise BadInput(f"{self.run}: step {step} cannot be saved: {_reason(fault)}; {left(self.run)}. Make room, or the folder "
+                       "writable, and give the same command again") from None
 
 
-def restore(checkpoints: ocp.CheckpointManager, step: int, like):
-    """The state at a step. like: its shapes with their place on the devices, see `placed`. Raises BadInput."""
-    found = _restored(Path(checkpoints.directory) / str(step), **_items(like))
+def newest(run: Path, like, say: Callable[[str], None] = print):
+    """(step, state) of the newest whole checkpoint, or None where there is none. Broken ones are said, and set aside by name.
+
+    like: the state's shapes with their place on the devices, see `placed`. To be called in all processes.
+    Raises: BadInput where no checkpoint is whole (then all are left where they are), or where they are another network's.
+    """
+    steps, damaged = list_steps(run)[::-1], {}
+    for step in steps:
+        path, fault, found = run / "checkpoints" / str(step), None, None
+        try:
+            found = restore(path, like)
+        except Damaged as why:
+            fault = why
+        if not devices.any_process(fault is not None):
+            break
+        damaged[step] = fault or "another process could not read it"
+    else:
+        if not steps:
+            return None
+        raise BadInput(f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore one "
+                       f"from a copy of the run, or move {run} away to begin again")
+    for broken, why in damaged.items():
+        aside = run / BROKEN / str(broken)
+        if devices.is_first():
+            aside.parent.mkdir(exist_ok=True)
+            while aside.exists():
+                aside = aside.with_name(aside.name + "-again")
+            (run / "checkpoints" / str(broken)).rename(aside)
+        say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
+    devices.any_process(False)  # all see the folder as it is now
+    return step, found
+
+
+def restore(path: Path, like):
+    """The state in the checkpoint at path, verified. Raises: Damaged, and BadInput where it is of other networks."""
+    _files_must_be_whole(path)
+    digests = _read_digests(path)
+    items = _items(like)
+    for name, item in items.items():
+        _must_fit(path, digests[name], item)
+    found = _restored(path, **items)
+    _must_equal(found, digests)
     return like.replace(**found["generator"], **found["training"])
 
 
-def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, dict, dict]:
-    """(step, ema_params, ema_stats) of the newest checkpoint, or of the one asked for; nothing else is read.
+def restore_generator(run: Path, shapes, step: int | None = None,
+                      say: Callable[[str], None] = print) -> tuple[int, dict, dict]:
+    """(step, ema_params, ema_stats) of the newest whole checkpoint, or of the one asked for; nothing else is read or changed.
 
     shapes: the whole state's, from jax.eval_shape. Raises: BadInput where there is no such checkpoint.
     """
@@ -41,16 +154,28 @@ def restore_generator(run: Path, shapes, step: int | None = None) -> tuple[int, 
         raise BadInput(f"{run}: no checkpoint yet; train it first, or wait for its first save")
     if step is not None and step not in steps:
         raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
-    step = steps[-1] if step is None else step
     like = placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    item = {"generator": _items(like)["generator"]}
     # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
-    where = (run / "checkpoints" / str(step)).absolute()
-    found = _restored(where, generator=_items(like)["generator"])["generator"]
-    return step, found["ema_params"], found["ema_stats"]
+    for at in steps[::-1] if step is None else [step]:
+        path = run / "checkpoints" / str(at)
+        try:
+            _files_must_be_whole(path, "generator", "digests")
+            digests = _read_digests(path)
+            _must_fit(path, digests["generator"], item["generator"])
+            found = _restored(path, **item)
+            _must_equal(found, digests)
+            return at, found["generator"]["ema_params"], found["generator"]["ema_stats"]
+        except Damaged as fault:
+            if step is None and at != steps[0]:
+                say(f"warning: the checkpoint of step {at} is broken ({fault}): an older one is used")
+                continue
+            raise BadInput(f"{path}: {fault}; give another --step, or restore it from a copy of the run") from None
+    raise AssertionError("the loop returns or raises")
 
 
 def list_steps(run: Path) -> list[int]:
-    """Steps that have a whole checkpoint, ascending; Orbax renames one into place when it is whole."""
+    """Steps that have a checkpoint, ascending; Orbax renames one into place when it is whole."""
     folder = run / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
@@ -66,33 +191,107 @@ def _items(state):
             "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}}
 
 
-def _restored(where, **items):
+# ---- Digests ----
+
+
+def _leaves(tree, tell):
+    """Path -> what `tell` says of each array."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tell(_stored(leaf))
+            for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _stored(leaf):
+    """An array or its shape as it lies in a checkpoint: keys as their words."""
+    if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
+
+
+def _kind(leaf) -> str:
+    return f"{leaf.dtype} {leaf.shape}"
+
+
+def _digest(leaf) -> str:
+    """'float32 (4, 4, 8, 16) 5f3a...': what the array is, and the SHA-256 of its numbers."""
+    numbers = np.ascontiguousarray(leaf)
+    return f"{_kind(leaf)} {hashlib.sha256(numbers.reshape(-1).view(np.uint8)).hexdigest()}"
+
+
+def _files(path) -> dict[str, str]:
+    """Name below path -> SHA-256, of every file but that which keeps them."""
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(path.rglob("*")) if file.is_file() and file.name != FILES}
+
+
+def _files_must_be_whole(path, *items):
+    # Before Orbax reads a damaged file, whose threads then say so on stderr at length. A kill between a write and its reading
+    # back leaves a checkpoint without this list; the digests of its arrays still guard it.
+    if not (path / FILES).exists():
+        return
     try:
-        for name, like in items.items():
-            _must_fit(where / name, like)
-        with ocp.StandardCheckpointer() as reader:
-            return {name: reader.restore(where / name, like) for name, like in items.items()}
-    except BadInput:
-        raise
-    except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
-        raise BadInput(f"{where}: cannot be restored ({' '.join(str(fault).split())[:300]}); if its files are damaged, move this "
-                       "folder away and the checkpoint before it is used") from fault
+        kept, there = jsonfile.read(path / FILES), _files(path)
+        differing = [name for name in kept if kept[name] != there.get(name) and (not items or name.split("/")[0] in items)]
+    except (OSError, ValueError, TypeError, AttributeError) as fault:
+        raise Damaged(f"{FILES} cannot be read: {_reason(fault)}") from None
+    if differing:
+        raise Damaged(f"{differing[0]} is {'not as it was written' if differing[0] in there else 'missing'}")
 
 
-def _must_fit(item, like):
-    # Before reading: Orbax does not say which leaf has another shape, and casts another dtype silently.
-    there, here = _leaves(ocp.StandardCheckpointHandler().metadata(item)), _leaves(like)
-    for path in here | there:
-        if there.get(path) != here.get(path):
-            raise BadInput(f"{item.parent}: {path} is {there.get(path, 'absent')} there, {here.get(path, 'absent')} here: "
+def _digest_of_json(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _read_digests(path) -> dict[str, dict[str, str]]:
+    """Item -> path of a leaf -> its digest. Raises Damaged."""
+    try:
+        kept = json.loads((path / "digests" / "metadata").read_text())  # where Orbax's JsonSave writes
+        whole = _digest_of_json(kept["items"]) == kept["sha256"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as fault:
+        raise Damaged(f"its digests cannot be read: {fault.__class__.__name__}") from None
+    if not whole:
+        raise Damaged("its digests are not as they were written")
+    return kept["items"]
+
+
+def _must_fit(path, digests, like):
+    here = _leaves(like, _kind)
+    there = {leaf: digest.rpartition(" ")[0] for leaf, digest in digests.items()}
+    for leaf in here | there:
+        if there.get(leaf) != here.get(leaf):
+            raise BadInput(f"{path}: {leaf} is {there.get(leaf, 'absent')} there, {here.get(leaf, 'absent')} here: "
                            "config.json is not this checkpoint's")
 
 
-def _leaves(tree):
-    """Path -> dtype and shape, as 'float32 (4, 4, 8, 16)', of arrays or of what Orbax tells of them."""
-    def stored(leaf):  # keys lie there as their words
-        return jax.eval_shape(jax.random.key_data, leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+def _must_equal(found, digests):
+    for name, item in found.items():
+        for leaf, digest in _leaves(item, _digest).items():
+            if digest != digests[name].get(leaf):
+                raise Damaged(f"{leaf} is not as it was saved")
 
-    found = {jax.tree_util.keystr(path, simple=True, separator="/"): stored(leaf)
-             for path, leaf in jax.tree.leaves_with_path(tree) if hasattr(leaf, "shape")}
-    return {path: f"{leaf.dtype} {leaf.shape}" for path, leaf in found.items()}
+
+def _silence():
+    # Orbax and its event loops log the tracebacks of faults that it also raises.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _restored(path, **items):
+    _silence()
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return {name: reader.restore((path / name).absolute(), like) for name, like in items.items()}
+    except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
+        raise Damaged(_reason(fault)) from fault
+
+
+def _reason(fault) -> str:
+    """The disk's own words where it was the disk, else the beginning of what was raised."""
+    text = " ".join(str(fault).split())
+    found = re.search(r"([A-Z][^:\[\]]+) \[os_error_code=", text)
+    return found[1] if found else text[:200] or type(fault).__name__
+
+
+def left(run: Path) -> str:
+    """What a run that ends here has, in words."""
+    steps = list_steps(run)
+    return f"the checkpoint of step {steps[-1]} is kept" if steps else "no step was saved yet"

@@ -40,6 +40,12 @@ def start(cache: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def check_strictly() -> None:
+    """JAX's own checks, for --debug: they raise its errors, with a traceback, where the program is at fault."""
+    jax.config.update("jax_debug_key_reuse", True)
+    jax.config.update("jax_check_tracer_leaks", True)
+
+
 def _keep_memory():
     # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
     # again page by page: a quarter of the time of a small step (docs/speed.md).
@@ -51,11 +57,13 @@ def _keep_memory():
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
 
 
-def compiled(function: Callable, *shapes, **how) -> Callable:
-    """jax.jit(function, **how), compiled now for these shapes.
+def compiled(function: Callable, *shapes, checked: bool = False, **how) -> Callable:
+    """jax.jit(function, **how), compiled now for these shapes; checked: at its first call, where JAX looks for keys used twice.
 
     What the compiler freed goes back to the kernel here, before the program takes memory of its own: the peak is that much lower.
     """
+    if checked:
+        return jax.jit(function, **how)
     program = jax.jit(function, **how).lower(*shapes).compile()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -110,6 +118,20 @@ def first_then_others(function: Callable):
     return result
 
 
+def in_first(function: Callable):
+    """function() in the first process alone; its result there, None elsewhere. Raises: BadInput in all where it raises one,
+    and where the disk fails it."""
+    result, fault = None, None
+    if is_first():
+        try:
+            result = function()
+        except (BadInput, OSError) as found:
+            fault = found
+    if any_process(fault is not None):
+        raise fault or BadInput("the first process of this run could not go on: see what it says")
+    return result
+
+
 def must_agree(*facts) -> None:
     """Raises BadInput where the facts, which decide what programs run when, are not the same in all processes."""
     if jax.process_count() > 1:
@@ -152,6 +174,8 @@ def shardings(config: Config) -> Shardings:
 def steps_per_dispatch(config: Config) -> int:
     """Steps in one call of the compiled program: more than one hides the host's overhead from an accelerator."""
     asked, between_saves = config.output.steps_per_dispatch, config.output.save_every_steps
+    if config.guard.debug:
+        return 1  # each step's numbers are looked at before the next
     if asked and between_saves % asked:
         raise BadInput(f"--steps-per-dispatch {asked}: must divide --save-every-steps {between_saves}")
     if asked:

@@ -1,15 +1,18 @@
 """A run's numbers: metrics.jsonl (each line the values of its own step), TensorBoard events, and one progress bar."""
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from dcgan_jax.config import BadInput
 from dcgan_jax.run.workdir import whole
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -30,12 +33,10 @@ class Logs:
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
         self.lines = None if silent else self._opened(start)
-        self.events = None
-        if tensorboard and not silent:
-            from tensorboardX import SummaryWriter  # only where asked for: protobuf takes a moment to load
-            self.events = SummaryWriter(str(run), purge_step=start + 1, flush_secs=30)
+        self.events = _Events(run, start) if tensorboard and not silent else None
         self.terminal = sys.stderr.isatty() and not silent
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal)
+        self.troubles: list[str] = []  # what the bar shows beside the numbers
         self.said = time.monotonic()
         self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
 
@@ -63,15 +64,25 @@ class Logs:
                 line["images_per_s"] = round(images_per_s, 1)
             self.lines.write(json.dumps(line) + "\n")
             if self.events:
-                for name, value in values.items():
-                    self.events.add_scalar(name, value, step)
+                self.events.write(step, values)
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
+
+    def trouble(self, step: int, found: dict[str, str]) -> None:
+        """What is wrong at a save, kind -> words: each a line of the log, in the bar until the next save, and said when it is new."""
+        if self.silent:
+            return
+        for kind, words in found.items():
+            self.lines.write(json.dumps({"step": step, "trouble": kind, "words": words}) + "\n")
+            if kind not in self.troubles:
+                self.say(f"warning: step {step:,}: {words}")
+        self.troubles = list(found)
 
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
         if not self.silent:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+            with self._while_somebody_reads():
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
 
     def flush(self) -> None:
         """Lines on the disk: before a checkpoint of their step is."""
@@ -83,42 +94,109 @@ class Logs:
             self.events.flush()
 
     def close(self) -> None:
-        self.bar.close()
-        if self.lines:
-            self.lines.close()
-        if self.events:
-            self.events.close()
+        """Whatever a checkpoint needs was flushed before it; what a full disk does not take here belongs to later steps."""
+        for file in filter(None, (self.lines, self.events)):
+            with contextlib.suppress(OSError):
+                file.close()
+        with self._while_somebody_reads():
+            self.bar.close()
+
+    @contextlib.contextmanager
+    def _while_somebody_reads(self) -> Iterator[None]:
+        # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words.
+        try:
+            yield
+        except OSError:
+            self.terminal, self.bar.disable = False, True
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Python's own flush at the end must not fail either
 
     def _show(self, steps, values, images_per_s, now):
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
         speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
-        shown = (f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
-                 f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
+        shown = "".join(f"[{kind}]  " for kind in self.troubles)
+        shown += (f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
+                  f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
         if self.terminal:
-            self.bar.set_postfix_str(shown, refresh=False)
-            self.bar.update(len(steps))
+            with self._while_somebody_reads():
+                self.bar.set_postfix_str(shown, refresh=False)
+                self.bar.update(len(steps))
         elif now - self.said >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
             self.said = now
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
     def _opened(self, start):
-        kept = []
-        for line in self.file.read_text(errors="replace").splitlines() if self.file.exists() else ():
-            try:
-                if json.loads(line)["step"] > start:
+        kept, last = [], 0
+        with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
+            for line in lines:
+                row = _row(line)
+                # A line cut by a crash, and what follows it, belongs to steps that were not saved.
+                if row is None or not last <= row["step"] <= start or not line.endswith("\n"):
                     break
-            except (ValueError, TypeError, KeyError):  # a line cut by a crash: it and what follows belong to steps not saved
-                break
-            kept.append(line + "\n")
+                kept.append(line)
+                last = row["step"]
         with whole(self.file) as partial:
             partial.write_text("".join(kept))
         return self.file.open("a")
 
 
-def read_metrics(run: Path) -> dict[str, list[float]]:
-    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line."""
+class _Events:
+    """TensorBoard's file, written in this thread: tensorboardX's own writer has another, which dies on a full disk and hangs us."""
+
+    def __init__(self, run, start):
+        from tensorboardX.event_file_writer import EventsWriter  # only where asked for: protobuf takes a moment to load
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self.event, self.scalar = Event, scalar
+        # The step in the name: a clock that was set back must not overwrite an earlier file.
+        self.file = EventsWriter(str(run / "events"), filename_suffix=f".{start}")
+        # TensorBoard forgets what an earlier, killed process wrote of these steps.
+        self.file.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step, values):
+        for name, value in values.items():
+            self.file.write_event(self.event(wall_time=time.time(), step=step, summary=self.scalar(name, value)))
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+
+
+def _row(line: str) -> dict | None:
+    """A line of metrics.jsonl: numbers, or the words of a trouble, of a step. None where it is neither."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**31):
+        return None
+    is_trouble = row.keys() == {"step", "trouble", "words"} and isinstance(row["trouble"], str) and isinstance(row["words"], str)
+    are_numbers = all(type(value) is float or (type(value) is int and abs(value) < 2**53) for value in row.values())
+    return row if is_trouble or are_numbers else None
+
+
+def _rows(run: Path) -> Iterator[dict]:
     file = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    if not os.path.exists(file):
+        return
+    with file.open(errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            row = _row(line)
+            if row is None:
+                raise BadInput(f"{file}: line {number} holds no numbers of a step; remove it and what follows")
+            yield row
+
+
+def read_metrics(run: Path) -> dict[str, list[float]]:
+    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line. Raises BadInput."""
+    rows = [row for row in _rows(run) if "trouble" not in row]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name, math.nan) for row in rows] for name in names}
+
+
+def read_troubles(run: Path) -> list[tuple[int, str, str]]:
+    """(step, kind, words) of each trouble that was found, in order. Raises BadInput."""
+    return [(row["step"], row["trouble"], row["words"]) for row in _rows(run) if "trouble" in row]

@@ -12,6 +12,7 @@ from dcgan_jax.run.workdir import whole
 REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
 GAP_PX = 2
+DENSE, SPARSE = 20, 100  # sample grids kept: all of the first saves, and of the later ones at most so many
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -38,6 +39,20 @@ def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> Non
     save_png(path, grid(images, columns), scale=max(1, 96 // images.shape[1]))
 
 
+def thin(samples: Path, save_every_steps: int) -> None:
+    """Removes grids of a long run: the first DENSE saves and the newest stay, and of the others every 2nd, 4th ... so that at
+    most SPARSE remain. Which stay depends on the steps alone, so a run that was interrupted keeps the same.
+    """
+    steps = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}
+    newest = max(steps, default=0)
+    every = save_every_steps
+    while newest / every > SPARSE:
+        every *= 2
+    for step, file in steps.items():
+        if step > DENSE * save_every_steps and step % every and step != newest:
+            file.unlink(missing_ok=True)
+
+
 def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     """Both nets' losses over the steps, raw and smoothed, as the article plots them."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
@@ -60,19 +75,29 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
         figure.savefig(partial, format="png", dpi=110)
 
 
-def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int) -> None:
-    """report.html: open it in a browser. A first version: the pictures in the order they came, and what was asked."""
+def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int, troubles: list[tuple[int, str, str]],
+                doubts: list[str]) -> None:
+    """report.html: open it in a browser. A first version: the pictures in the order they came, and what was asked.
+
+    troubles: (step, kind, words) in order; of one kind the newest words are shown, with the steps it was seen from and to.
+    doubts: what is suspicious about the pictures.
+    """
     def figure(file, caption):
         return f"<figure><img src='{html.escape(file)}' loading=lazy><figcaption>{html.escape(caption)}</figcaption></figure>"
 
     grids = sorted((run / "samples").glob("*.png"), reverse=True)
     samples = "".join(figure(f"samples/{grid.name}", f"step {int(grid.stem)}") for grid in grids)
     fields = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config).items())
+    seen = {kind: [at for at, other, _ in troubles if other == kind] for _, kind, _ in troubles}
+    newest = {kind: words for _, kind, words in troubles}
+    warnings = "".join(f"<li><b>{html.escape(kind)}</b>, steps {steps[0]} to {steps[-1]}: {html.escape(newest[kind])}"
+                       for kind, steps in seen.items()) + "".join(f"<li><b>pictures</b>: {html.escape(line)}" for line in doubts)
     facts = f"{data_facts['count']:,} pictures: {data_facts['source']['name']}"
     page = f"""<!doctype html><meta charset=utf-8><title>{html.escape(config.run.name)}</title>
 <style>body{{font:16px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}img{{max-width:100%;image-rendering:pixelated}}
 figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
 <h1>{html.escape(config.run.name)}: step {step} of {total}</h1><p>Trained on {html.escape(facts)}.</p>
+{f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else ""}
 {figure("losses.png", "losses of both networks") if (run / "losses.png").exists() else ""}
 <h2>Samples, newest first: the same seeds each time</h2>{samples}
 <h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}

@@ -5,46 +5,108 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from dcgan_jax import config as configuration
+from dcgan_jax import jsonfile
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.run import devices
 
-OWN = ("samples", "data.json", "environment.json", "config.json")  # what open_run makes; with the last the folder is a run
+LOCK = "lock"
+OWN = (LOCK, "samples", "data.json", "environment.json", "config.json")  # what open_run makes; with the last the folder is a run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
-def open_run(config: Config, data_facts: dict) -> Path:
+def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock | None]:
     """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
 
     data_facts: index.json of the pack. What a run there says of itself is left as it is; `go_on` brings it up to date.
-    Raises BadInput where the run that is there had other pictures, other networks or
-    another recipe, naming the fields, and where the folder cannot be written.
+    Returns: its path, and the lock that the first process of the run holds until it releases it or dies (none in others).
+    Raises: BadInput where the run that is there had other pictures, other networks or another recipe, naming the fields; where
+    another process trains it; and where the folder cannot be written.
     """
     path = Path(config.run.workdir) / config.run.name
     try:
-        is_run = (path / "config.json").exists()
-        if is_run:
-            _must_agree(path, config, data_facts)
-        elif path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
-            raise BadInput(f"{path}: exists and is no run; give another --name")
+        _must_be_ours(path, config, data_facts)
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        if not is_run:  # perhaps over the files of a start that did not come to its config.json
-            write_json(path / "data.json", data_facts)
-            go_on(path, config)
+        lock = _lock(path) if devices.is_first() else None
+        try:
+            if not _must_be_ours(path, config, data_facts):  # once more: another may have made it meanwhile
+                write_json(path / "data.json", data_facts)  # perhaps over the files of a start that did not come to its config.json
+                go_on(path, config)
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
     except OSError as fault:
         raise BadInput(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
-    return path
+    return path, lock
 
 
-def go_on(path: Path, config: Config) -> None:
-    """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run."""
-    write_json(path / "environment.json", _environment())
+def _must_be_ours(path, config, data_facts) -> bool:
+    """Whether a run is there. Raises BadInput where it, or what else is there, is not the one that is asked for."""
+    if (path / "config.json").exists():
+        _must_agree(path, config, data_facts)
+        return True
+    if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
+        raise BadInput(f"{path}: exists and is no run; give another --name")
+    return False
+
+
+def _lock(path):
+    # flock, which the kernel drops when its owner dies. Where a filesystem has none, filelock makes a file that tells the owner's
+    # host and process: a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
+    lock = filelock.FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        owner = _read_environment(path).get("process", "unknown")
+        raise BadInput(f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
+                       ) from None
+    return lock
+
+
+def go_on(path: Path, config: Config) -> str:
+    """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run.
+
+    Returns: the name of this process there, which `must_still_be_ours` compares.
+    """
+    environment = _environment()
+    write_json(path / "environment.json", environment)
     write_json(path / "config.json", configuration.flat(config))
+    return environment["process"]
+
+
+def must_still_be_ours(path: Path, process: str) -> None:
+    """Raises BadInput where another process has taken the run over, as it can on a filesystem that ignores locks."""
+    now = read_json(path / "environment.json").get("process")
+    if now != process:
+        raise BadInput(f"{path}: another process ({now}) has taken this run over; this one stops without saving")
+
+
+def differences(path: Path) -> str:
+    """What ran the run until now and is another thing here, such as 'jax 0.10.2 -> 0.12.0'; empty where nothing is."""
+    def told(environment):
+        packages = environment.get("packages")
+        return (packages if isinstance(packages, dict) else {}) | {"devices:": environment.get("devices")}
+
+    before, now = told(_read_environment(path)), told(_environment())
+    return ", ".join(f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name) not in (None, now[name]))
+
+
+def _read_environment(path):
+    # It only informs: a run is not refused for what is wrong in it.
+    try:
+        found = read_json(path / "environment.json")
+    except BadInput:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_config(path: Path) -> Config:
@@ -64,15 +126,25 @@ def read_config(path: Path) -> Config:
 def read_data_facts(path: Path) -> dict:
     """What data.json of the run at path says of its pictures. Raises BadInput."""
     facts = read_json(path / "data.json")
-    if not isinstance(facts, dict) or not {"fingerprint", "count", "source"} <= facts.keys():
+    found = facts if isinstance(facts, dict) else {}
+    source = found.get("source")
+    told = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
+    if not (all(isinstance(text, str) for text in told) and type(found.get("count")) is int and found["count"] > 0):
         raise BadInput(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
     return facts
 
 
+def same_pictures(one: dict, other: dict) -> bool:
+    """Whether two packs' facts tell of the same pixels in the same order, wherever the files lay and whatever their dates."""
+    if "pixels" in one and "pixels" in other:
+        return one["pixels"] == other["pixels"]
+    return one["fingerprint"] == other["fingerprint"]  # a run of an earlier version
+
+
 def read_json(file: Path):
-    """Its value. Raises BadInput where it is no JSON."""
+    """Its value. Raises BadInput where it is no JSON, or none of ours by size or depth."""
     try:
-        return json.loads(file.read_text())
+        return jsonfile.read(file)
     except (ValueError, OSError) as fault:
         raise BadInput(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
@@ -89,6 +161,8 @@ def whole(file: Path) -> Iterator[Path]:
     partial = file.with_name(file.name + ".partial")
     try:
         yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())  # else a power cut could leave the new name with nothing in it
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
@@ -104,7 +178,7 @@ def _must_agree(path, config, data_facts):
         raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
                        "move it away")
     before = read_data_facts(path)
-    if before["fingerprint"] != data_facts["fingerprint"]:
+    if not same_pictures(before, data_facts):
         raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
                        f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give "
                        "another --name, or move it away")
@@ -124,7 +198,9 @@ def _environment():
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # one of the TensorFlows is always absent
-    return {"command": sys.argv, "python": platform.python_version(), "platform": platform.platform(),
+    # The random part: two containers may have the same host name and process number.
+    process = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
+    return {"command": sys.argv, "process": process, "python": platform.python_version(), "platform": platform.platform(),
             "devices": devices.describe(), "packages": versions, "commit": _commit()}
 
 

@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 
 from dcgan_jax.config import Config, replace
 from dcgan_jax.data import batches
-from dcgan_jax.data.batches import Order, dispatches, fits_resident, order
+from dcgan_jax.data.batches import Order, dispatches, fits_resident, held_out, kept, order
 from dcgan_jax.run import devices
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -62,6 +62,48 @@ def test_a_step_needs_nothing_but_its_number():
     assert_array_equal(Order(5, 53, 8).indices(23), in_a_row[23])
 
 
+# ---- Held-out images ----
+
+
+@given(count=st.integers(0, 5000), most=st.integers(0, 100))
+def test_held_out_and_kept_are_all_images_once(count, most):
+    away, rest = held_out(count, most), kept(count, most)
+    assert away.dtype == rest.dtype == np.int64
+    assert len(away) == min(most, count // 20)
+    assert_array_equal(np.sort(np.concatenate([away, rest])), np.arange(count))
+    assert (np.diff(rest) > 0).all()
+
+
+@given(count=st.integers(20, 5000), most=st.integers(1, 100))
+def test_held_out_images_are_spread_evenly(count, most):
+    # A set sorted by class: each of as many equal stretches as there are held-out images gives one of its middle.
+    away = held_out(count, most)
+    stretch = count / len(away)
+    assert (np.abs(away - (np.arange(len(away)) + 0.5) * stretch) <= 1).all()
+
+
+@given(seed=SEEDS, count=st.integers(20, 300), most=st.integers(0, 30), share=st.integers(1, 10))
+def test_no_step_sees_a_held_out_image_and_an_epoch_sees_all_others(seed, count, most, share):
+    asked = Order(seed, count, share, held_out=most)
+    away = set(held_out(count, most).tolist())
+    assert asked.trained_on == count - len(away)
+    per_epoch = asked.trained_on // share
+    for epoch in range(2):
+        seen = np.concatenate([asked.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
+        assert not away & set(seen.tolist())
+        assert len(set(seen.tolist())) == len(seen) == per_epoch * share
+
+
+def test_what_is_kept_comes_in_the_order_of_as_many_images():
+    asked = Order(7, 1000, 20, held_out=50)
+    assert_array_equal(np.concatenate([asked.indices(step) for step in range(47)]), kept(1000, 50)[order(7, 0, 950)[:940]])
+
+
+def test_nothing_held_out_changes_no_order():
+    assert_array_equal(Order(7, 1000, 100, held_out=0).indices(13), order(7, 1, 1000)[300:400])
+    assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), order(7, 0, 19)[:5])  # too few to spare one
+
+
 # ---- Dispatches ----
 
 
@@ -82,7 +124,7 @@ def pictures(count):
 
 
 def test_stream_and_resident_are_the_same_batches():
-    images, asked = pictures(53), Order(3, 53, 8)  # 6 steps an epoch
+    images, asked = pictures(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = devices.shardings(replace(Config(), batch_size=8)).batches
     for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
         spans = list(dispatches(start, total, k))

@@ -59,7 +59,8 @@ def test_five_steps_stay_finite_in_one_trace(config):
     for path, leaf in leaves(states[-1]).items():
         assert np.isfinite(leaf).all(), path
     penalised = config.loss.r1_gamma + config.loss.r2_gamma + config.loss.gp_weight > 0
-    assert set(metrics[0]) == {"d_loss", "g_loss", "d_real_hits", "d_fake_hits"} | ({"d_penalty"} if penalised else set())
+    names = {"d_loss", "g_loss", "d_real_hits", "d_fake_hits", "g_grad_norm"}
+    assert set(metrics[0]) == names | ({"d_penalty"} if penalised else set())
     for now in metrics:
         assert all(np.isfinite(value) for value in now.values())
         assert 0 <= now["d_real_hits"] <= 1
@@ -299,6 +300,17 @@ def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
     assert_allclose(state.d_params["w"], 0.6, rtol=1e-5)
     assert_allclose(metrics["g_loss"], -0.6 * 0.2, rtol=1e-5)
     assert_allclose(state.g_opt[0].mu["w"], 0.5 * -0.6, rtol=1e-5)
+    assert_allclose(metrics["g_grad_norm"], 0.6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch64", "article", "newmu"])
+def test_gs_gradient_norm_is_of_the_gradient_that_adam_took(name):
+    config = TINY[name]
+    states, metrics = five_steps(config)
+    [adam] = [part for part in states[1].g_opt if hasattr(part, "mu")]
+    taken = jax.tree.leaves(leaves(adam.mu))  # (1 - beta1) of the first gradient, plus newmu's L2
+    norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in taken)) / (1 - config.optimizer.beta1)
+    assert_allclose(metrics[0]["g_grad_norm"], norm, rtol=1e-3 if config.optimizer.l2 else 1e-5)
 
 
 def test_the_smoothed_label_reaches_d_alone(one_pixel_step):

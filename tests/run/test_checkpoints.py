@@ -1,5 +1,8 @@
 import contextlib
+import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +29,27 @@ def placed(sharding=None):
     return checkpoints.placed(SHAPES, sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
 
 
+@contextlib.contextmanager
+def opened(run, keep=3):
+    saved = checkpoints.Checkpoints(run, keep)
+    try:
+        yield saved
+        saved.settle()
+    finally:
+        saved.close()
+
+
 def saved_at(run, *steps, keep=3):
-    with checkpoints.manager(run, keep) as saved:
+    with opened(run, keep) as saved:
         for step in steps:
-            checkpoints.save(saved, step, state(step))
+            saved.save(step, state(step))
     return run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with a checkpoint of step 4, only read."""
-    return saved_at(tmp_path_factory.mktemp("run"), 4)
-
-
-@contextlib.contextmanager
-def opened(run):
-    with checkpoints.manager(run, 3) as saved:
-        yield saved
+    """A run with checkpoints of steps 2 and 4, only read."""
+    return saved_at(tmp_path_factory.mktemp("run"), 2, 4)
 
 
 def equal(ours, theirs):
@@ -53,16 +60,19 @@ def equal(ours, theirs):
         assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
+def restored(run, step, like=None):
+    return checkpoints.restore(run / "checkpoints" / str(step), like or placed())
+
+
 # ---- Whole states ----
 
 
 def test_a_state_without_statistics_comes_back(tmp_path):
     config = tiny.tiny("article", g_norm="none", d_norm="none")
-    with checkpoints.manager(tmp_path, 3) as saved:
-        checkpoints.save(saved, 1, tiny.fresh_state(config))
     with opened(tmp_path) as saved:
-        like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), devices.shardings(config).state)
-        equal(checkpoints.restore(saved, 1, like), tiny.fresh_state(config))
+        saved.save(1, tiny.fresh_state(config))
+    like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), devices.shardings(config).state)
+    equal(restored(tmp_path, 1, like), tiny.fresh_state(config))
 
 
 @pytest.mark.parametrize("where", ["one device", "two devices"])
@@ -70,8 +80,8 @@ def test_a_state_comes_back_leaf_for_leaf_wherever_it_is_placed(run, where):
     two = devices.shardings(CONFIG).state
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
     place = one if where == "one device" else two
-    with opened(run) as saved:
-        back = checkpoints.restore(saved, 4, placed(place))
+    step, back = checkpoints.newest(run, placed(place))
+    assert step == 4
     equal(back, state(4))
     assert all(leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf in jax.tree.leaves(back))
     assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
@@ -80,26 +90,44 @@ def test_a_state_comes_back_leaf_for_leaf_wherever_it_is_placed(run, where):
 def test_the_newest_three_are_kept(tmp_path):
     saved_at(tmp_path, 0, 2, 4, 6, 8)
     assert checkpoints.list_steps(tmp_path) == [4, 6, 8]
-    with opened(tmp_path) as saved:
-        assert saved.latest_step() == 8
-        equal(checkpoints.restore(saved, 6, placed()), state(6))
+    equal(restored(tmp_path, 6), state(6))
 
 
 def test_a_save_copies_the_state_before_it_returns(tmp_path):
     """The next step is donated the very buffers while they are being written."""
-    with checkpoints.manager(tmp_path, 3) as saved:
-        gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state(2))
-        checkpoints.save(saved, 2, gone)
-        jax.tree.map(lambda leaf: leaf.delete(), gone)
     with opened(tmp_path) as saved:
-        equal(checkpoints.restore(saved, 2, placed()), state(2))
+        gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state(2))
+        saved.save(2, gone)
+        jax.tree.map(lambda leaf: leaf.delete(), gone)
+    equal(restored(tmp_path, 2), state(2))
 
 
 def test_a_step_that_is_there_is_not_written_again(run):
     with opened(run) as saved:
-        checkpoints.save(saved, 4, state(99))
-    with opened(run) as saved:
-        equal(checkpoints.restore(saved, 4, placed()), state(4))
+        saved.save(4, state(99))
+    equal(restored(run, 4), state(4))
+
+
+def test_an_old_one_goes_only_when_a_newer_one_has_been_read_back(tmp_path, monkeypatch):
+    with opened(tmp_path, keep=1) as saved:
+        saved.save(2, state(2))
+        saved.save(4, state(4))
+        assert 2 in checkpoints.list_steps(tmp_path)  # that of step 4 may be on the disk by now, but nobody has looked at it
+        saved.settle()
+        assert checkpoints.list_steps(tmp_path) == [4]
+
+
+def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no_older_one(tmp_path):
+    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2, keep=1), 1)
+    try:
+        saved.save(4, state(4))
+        saved.manager.wait_until_finished()
+        harm(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
+        with pytest.raises(BadInput, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
+            saved.settle()
+    finally:
+        saved.close()
+    assert 2 in checkpoints.list_steps(tmp_path)
 
 
 # ---- The generator alone ----
@@ -123,13 +151,14 @@ def test_a_step_can_be_asked_for(tmp_path):
 
 
 def test_a_step_that_is_not_there_names_those_that_are(run):
-    with pytest.raises(BadInput, match=r"--step 3: .* has 4"):
+    with pytest.raises(BadInput, match=r"--step 3: .* has 2, 4"):
         checkpoints.restore_generator(run, SHAPES, 3)
 
 
 def test_reading_changes_no_file(run):
     before = sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*"))
     checkpoints.restore_generator(run, SHAPES)
+    checkpoints.newest(run, placed())
     assert sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
@@ -140,6 +169,7 @@ def test_reading_changes_no_file(run):
 def test_no_whole_checkpoint_is_one_line(tmp_path, made):
     tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last is what a kill in the midst of writing leaves
     assert checkpoints.list_steps(tmp_path) == []
+    assert checkpoints.newest(tmp_path, placed()) is None
     with pytest.raises(BadInput, match="no checkpoint yet"):
         checkpoints.restore_generator(tmp_path, SHAPES)
 
@@ -152,36 +182,151 @@ def test_no_whole_checkpoint_is_one_line(tmp_path, made):
     ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here")], ids=str)
 def test_other_networks_are_one_line_that_names_the_leaf(run, all_of_it, changes, says):
     other = jax.eval_shape(lambda: init_state(tiny.tiny("article", **changes)))
-    with opened(run) as saved, pytest.raises(BadInput) as mistake:
+    with pytest.raises(BadInput) as mistake:
         if all_of_it:
-            checkpoints.restore(saved, 4, checkpoints.placed(other, devices.shardings(CONFIG).state))
+            checkpoints.newest(run, checkpoints.placed(other, devices.shardings(CONFIG).state))
         else:
             checkpoints.restore_generator(run, other)
     assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
     assert "config.json is not this checkpoint's" in str(mistake.value)
+    assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
 
 
-DAMAGE = [ValueError("cut\n\nshort"), OSError("gone"), KeyError("leaf"), Exception("what Orbax raises for a cut data file")]
+def data_file(checkpoint: Path) -> Path:
+    """The largest file: the numbers of the training item."""
+    return max((file for file in checkpoint.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
 
 
-@pytest.mark.parametrize("fault", DAMAGE, ids=lambda fault: type(fault).__name__)
-def test_whatever_orbax_raises_for_damaged_files_is_one_line_with_the_way_out(run, monkeypatch, fault):
-    def restore(self, directory, target):
-        raise fault
-    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointer, "restore", restore)
-    with pytest.raises(BadInput) as mistake:
-        checkpoints.restore_generator(run, SHAPES)
-    line = str(mistake.value)
-    assert str(run / "checkpoints" / "4") in line
-    assert "move this folder away" in line
-    assert "\n" not in line
+def harm(checkpoint: Path, how: str) -> None:
+    file = data_file(checkpoint)
+    content = bytearray(file.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "truncate":
+        file.write_bytes(content[:len(content) // 2])
+    elif how == "missing":
+        file.unlink()
+    elif how == "empty file":
+        file.write_bytes(b"")
+    elif how == "empty":
+        shutil.rmtree(checkpoint)
+        checkpoint.mkdir()
+    elif how == "zeros":  # what a power cut leaves of blocks that were not written yet
+        file.write_bytes(bytes(len(content)))
+    elif how == "digests":
+        digests = checkpoint / "digests" / "metadata"
+        digests.write_text(digests.read_text().replace("a", "b", 1))
 
 
-@pytest.mark.parametrize("lost", ["generator", "generator/_METADATA"])
-def test_a_checkpoint_that_lost_files_is_one_line_and_left_for_its_owner(run, tmp_path, lost):
+HARM = ["flip", "truncate", "missing", "empty file", "empty", "zeros", "digests"]
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
-    path = copy / "checkpoints" / "4" / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(BadInput, match="move this folder away"):
-        checkpoints.restore_generator(copy, SHAPES)
-    assert checkpoints.list_steps(copy) == [4]
+    harm(copy / "checkpoints" / "4", how)
+    held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
+    said = []
+    step, back = checkpoints.newest(copy, placed(), said.append)
+    assert step == 2
+    equal(back, state(2))
+    aside = copy / "broken-checkpoints" / "4"
+    line, = said
+    assert "checkpoint of step 4 is broken (" in line
+    assert line.endswith(f"set aside as {aside}; goes on from step 2")
+    assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
+    saved_at(copy, 4)  # the step comes again
+    assert checkpoints.newest(copy, placed())[0] == 4
+    harm(copy / "checkpoints" / "4", how)  # and is harmed again: the first one is not overwritten
+    checkpoints.newest(copy, placed(), said.append)
+    assert sorted(path.name for path in aside.parent.iterdir()) == ["4", "4-again"]
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path, how):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    generator = copy / "checkpoints" / "4" / "generator"
+    harm(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*"))
+    said = []
+    step, params, _ = checkpoints.restore_generator(copy, SHAPES, say=said.append)
+    assert step == 2
+    equal(params, state(2).ema_params)
+    assert "checkpoint of step 4 is broken (" in said[0]
+    with pytest.raises(BadInput, match="checkpoints/4: .*give another --step"):
+        checkpoints.restore_generator(copy, SHAPES, 4)
+    assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
+
+
+def test_where_none_is_whole_all_stay_where_they_are(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for step in "24":
+        harm(copy / "checkpoints" / step, "flip")
+    with pytest.raises(BadInput, match=r"none of its 2 checkpoints is whole \(step 4: "):
+        checkpoints.newest(copy, placed())
+    assert checkpoints.list_steps(copy) == [2, 4]
+    assert not (copy / "broken-checkpoints").exists()
+
+
+def test_every_byte_that_matters_is_looked_at(run, tmp_path):
+    """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
+    files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
+    places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
+    found = {2: 0, 4: 0}
+    for i, (file, at) in enumerate(places):
+        copy = shutil.copytree(run, tmp_path / str(i), copy_function=os.link)
+        harmed = copy / file.relative_to(run)
+        content = bytearray(harmed.read_bytes())
+        content[at] ^= 1 << i % 8
+        harmed.unlink()
+        harmed.write_bytes(content)
+        step, back = checkpoints.newest(copy, placed(), lambda line: None)
+        equal(back, state(step))
+        found[step] += 1
+        shutil.rmtree(copy)
+    assert found == {2: len(places), 4: 0}
+
+
+# Orbax's threads complain of damaged files after their loop is closed; a user meets that only after a kill and a broken disk at once.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", HARM)
+def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "4" / checkpoints.FILES).unlink()
+    harm(copy / "checkpoints" / "4", how)
+    step, back = checkpoints.newest(copy, placed(), lambda line: None)
+    assert step == 2
+    equal(back, state(2))
+
+
+def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', json.dumps({"items": {}, "sha256": "x"})):
+        (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
+        assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2
+
+
+# ---- A disk that takes no more ----
+
+FULL = ("RESOURCE_EXHAUSTED: Error writing \"a/0.0\" in OCDBT database at local file \"x\": Failed to write 2619163 bytes to file 4:"
+        " No space left on device [os_error_code='28'] [source locations='...']")
+
+
+@pytest.mark.parametrize("where", ["save", "wait_until_finished"])
+def test_a_full_disk_is_one_line_that_tells_what_is_kept(tmp_path, monkeypatch, where):
+    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 3)
+
+    def full(*args, **kwargs):
+        raise ValueError(FULL)
+    half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
+    try:
+        monkeypatch.setattr(saved.manager, where, full)
+        with pytest.raises(BadInput) as mistake:
+            saved.save(4, state(4))
+            half.mkdir(exist_ok=True)
+            saved.settle()
+    finally:
+        monkeypatch.undo()
+        saved.close()
+    assert str(mistake.value).startswith(f"{tmp_path}: step 4 cannot be saved: No space left on device; the checkpoint of step 2 is kept")

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from dcgan_jax.config import Config, replace
-from dcgan_jax.run.pictures import GAP_PX, grid, save_grid, save_losses, save_png, save_report
+from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, grid, save_grid, save_losses, save_png, save_report, thin
 
 FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
 
@@ -62,7 +62,7 @@ def full_disk(*args, **kwargs):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
     write = {"png": lambda: save_png(tmp_path / "file", noise(1)[0]),
              "losses": lambda: save_losses(tmp_path / "file", {}),
-             "report": lambda: save_report(tmp_path, Config(), FACTS, 1, 2)}[what]
+             "report": lambda: save_report(tmp_path, Config(), FACTS, 1, 2, [], [])}[what]
     file = tmp_path / ("report.html" if what == "report" else "file")
     file.write_bytes(b"the old one")
     monkeypatch.setattr(os, "replace", full_disk)  # all is written, and the last moment fails
@@ -107,14 +107,49 @@ def test_the_report_shows_grids_newest_first_and_every_setting(tmp_path):
     (tmp_path / "samples").mkdir()
     for step in (0, 500, 12000):
         save_png(tmp_path / "samples" / f"{step:08d}.png", noise(1)[0])
-    save_report(tmp_path, config, FACTS, 12000, 20000)
+    save_report(tmp_path, config, FACTS, 12000, 20000,
+                [(500, "g-collapsed", "old words"), (1000, "g-collapsed", "<new> words")], ["all grey"])
     page = (tmp_path / "report.html").read_text()
     places = [page.index(f"samples/{step:08d}.png") for step in (12000, 500, 0)]
     assert places == sorted(places)
     assert "step 12000 of 20000" in page
     assert "12,345 pictures: my &lt;faces&gt; &amp; more" in page
-    assert "<b>" not in page  # a name is no markup
+    assert "<b>: step" not in page  # a name is no markup
     assert "<td>lr</td><td>0.0123</td>" in page
+    assert "g-collapsed</b>, steps 500 to 1000: &lt;new&gt; words" in page
+    assert "old words" not in page
+    assert "all grey" in page
     assert "reals.png" in page
     assert "losses.png" not in page  # there is none yet
     assert "http" not in page  # nothing is fetched when it is opened
+
+
+def grids_after(folder, saves, interruptions=()):
+    """Steps of the grids left after so many saves, each followed by a thinning."""
+    folder.mkdir()
+    for step in sorted({*range(0, 500 * saves + 1, 500), *interruptions}):
+        (folder / f"{step:08d}.png").touch()
+        thin(folder, 500)
+    return sorted(int(path.stem) for path in folder.iterdir())
+
+
+def test_grids_of_a_long_run_are_dense_at_first_then_thinned(tmp_path):
+    assert grids_after(tmp_path / "short", DENSE) == list(range(0, 500 * DENSE + 1, 500))
+    kept = grids_after(tmp_path / "long", 1001)
+    assert kept[:DENSE + 1] == list(range(0, 500 * DENSE + 1, 500))
+    assert kept[-1] == 500 * 1001  # the newest, wherever it falls
+    assert len(kept) <= DENSE + SPARSE + 2
+    gaps = np.diff(kept[DENSE + 1:-1])
+    assert set(gaps) == {500 * 16}
+
+
+def test_thinning_leaves_the_same_grids_however_the_run_was_stopped(tmp_path):
+    stopped = grids_after(tmp_path / "stopped", 400, interruptions=(123_456, 7_777))
+    assert [step for step in stopped if step != 7_777] == grids_after(tmp_path / "whole", 400)
+
+
+def test_thinning_touches_nothing_else(tmp_path):
+    for name in ("mine.png", "00000500.txt", "notes"):
+        (tmp_path / name).touch()
+    thin(tmp_path, 1)
+    assert len(list(tmp_path.iterdir())) == 3

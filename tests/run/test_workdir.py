@@ -11,7 +11,7 @@ from dcgan_jax.cli import parse_config
 from dcgan_jax.config import BadInput, replace
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import workdir
-from dcgan_jax.run.workdir import go_on, open_run, read_config, write_json
+from dcgan_jax.run.workdir import go_on, read_config, write_json
 
 FACTS = {"fingerprint": "f1", "count": 1234, "source": {"name": "faces"}}
 OTHERS = {"fingerprint": "f2", "count": 56, "source": {"name": "cats"}}
@@ -19,6 +19,13 @@ OTHERS = {"fingerprint": "f2", "count": 56, "source": {"name": "cats"}}
 
 def config(parent, *arguments):
     return parse_config(["--workdir", str(parent), "--name", "a", *arguments])
+
+
+def open_run(config, facts):
+    """The run's path; its lock is given back at once."""
+    path, lock = workdir.open_run(config, facts)
+    lock.release()
+    return path
 
 
 def refused(config, facts=FACTS):
@@ -44,7 +51,7 @@ def test_a_run_tells_what_was_asked_what_ran_it_and_on_which_pictures(tmp_path, 
     monkeypatch.setattr(sys, "argv", ["train", "--workdir", "x"])
     run = open_run(config(tmp_path, "--lr", "0.5"), FACTS)
     assert run == tmp_path / "a"
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "data.json", "environment.json", "samples"]
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "data.json", "environment.json", "lock", "samples"]
     assert json.loads((run / "data.json").read_text()) == FACTS
     assert json.loads((run / "config.json").read_text())["lr"] == 0.5
     environment = json.loads((run / "environment.json").read_text())

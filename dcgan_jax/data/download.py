@@ -1,0 +1,311 @@
+"""Fetches a zip of pictures: what stands under its name is whole, what is not yet lies beside it as .partial and is resumed.
+
+Over urllib3, because no library does it all: pooch 1.9 and TFDS do not resume; huggingface_hub 2.4 and pypdl 1.5 do, but without
+If-Range; none has a guard against a slow drip, a look at the disk, a lock between processes and a say in which host answers.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urljoin
+
+import urllib3
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+from urllib3.exceptions import HTTPError
+
+from dcgan_jax import jsonfile
+from dcgan_jax.config import BadInput, printable
+from dcgan_jax.data.sources import ALIGNED, CELEBA_PAGE
+
+CHUNK_BYTES = 2**18
+REDIRECTS = 5
+PROGRESS_BYTES = 8 * 2**20  # a try that brings as much was no failure
+BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error)
+
+
+class Published(NamedTuple):
+    """A zip, and what its owner says of it."""
+
+    name: str
+    url: str  # where a program gets it; "" where none can
+    page: str  # where a person gets it
+    sha256: str = ""  # "" and 0 where nobody tells
+    size_bytes: int = 0
+
+
+ARTICLE = ("https://s3.amazonaws.com/video.udacity-data.com/topher/2018/November/5be7eb6f_processed-celeba-small/"
+           "processed-celeba-small.zip")
+PUBLISHED = {
+    "article": Published("processed-celeba-small.zip", ARTICLE, ARTICLE),
+    "celeba": Published(f"{ALIGNED}.zip", "", CELEBA_PAGE, "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
+                        1_443_490_838),  # as TFDS records them
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds of a download."""
+
+    connect_s: float = 15
+    read_s: float = 60  # without a byte
+    tries: int = 6  # in a row
+    backoff_s: float = 1  # before the second try; twice that before the third, and so on
+    wait_s: float = 120  # the longest; a server that asks for more is asked no more
+    slow_bytes_per_s: float = 2000  # slower over a window is as good as closed
+    slow_window_s: float = 60
+    file_bytes: int = 32 * 2**30
+    lock_s: float = 6 * 3600  # for another process that downloads the same
+
+
+class _Again(Exception):
+    """What another try may mend, and the least seconds before it."""
+
+    def __init__(self, why: str, after_s: float = 0):
+        super().__init__(why)
+        self.after_s = after_s
+
+
+class _Job(NamedTuple):
+    file: Published
+    partial: Path
+    note: Path  # JSON beside the partial: of which version of which file it is the beginning
+    limits: Limits
+
+    def refusal(self, why: str) -> BadInput:
+        """For what no other try mends. Of the url only the host is told: the rest may hold a token."""
+        return BadInput(f"{_parsed(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page} and"
+                        " pass it as --data")
+
+
+def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
+    """The path folder/file.name, fetched from file.url unless it is there. Called again it goes on, even after kill -9.
+
+    Raises: BadInput for what does not come, comes from elsewhere, is not the file or no whole zip, or finds no room.
+    """
+    _parsed(file.url)
+    target = folder / file.name
+    job = _Job(file, folder / f"{file.name}.partial", folder / f"{file.name}.partial.json", limits)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(target, limits.lock_s):
+            if target.exists():
+                if fault := _fault(target, file.sha256):
+                    raise BadInput(f"{target}: is there and {fault}; move it away, or pass it as --data if you trust it")
+                _say(f"{target} is there already: not downloaded again")
+            else:
+                _fetch(job)
+                if fault := _fault(job.partial, file.sha256):
+                    job.partial.unlink()
+                    raise job.refusal(f"what came {fault}: try again")
+                with open(job.partial, "rb+") as written:
+                    os.fsync(written.fileno())  # else a power cut could leave a whole-looking file of zeros
+                os.replace(job.partial, target)
+            job.note.unlink(missing_ok=True)
+    except (OSError, NotImplementedError) as error:  # the second: a disk without locks
+        raise BadInput(f"{folder} cannot take {file.name}: {error.strerror if isinstance(error, OSError) and error.strerror else error};"
+                       " free some space and give the same command, which goes on, or another folder with --to") from error
+    return target
+
+
+def through_tfds() -> str:
+    """The --data value of CelebA once TFDS has downloaded and prepared it. Raises: BadInput for any of its failures."""
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
+        tfds.builder("celeb_a").download_and_prepare()
+    except Exception as error:  # noqa: BLE001 - quotas, checksums, missing packages, disks: TFDS has an error for each
+        raise BadInput(f"--download celeba: TFDS could not ({printable(f'{type(error).__name__}: {error}', 160)}); download"
+                       f" {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as --data, or a mirror as --url") from error
+    return "tfds:celeb_a"
+
+
+def _say(line: str) -> None:
+    tqdm.write(printable(line), file=sys.stderr)
+
+
+def _parsed(url: str, base: str = "") -> urllib3.util.Url:
+    try:
+        parts = urllib3.util.parse_url(urljoin(base, url))
+        (parts.host or "").encode("idna")  # as connecting will, where it would look like a network fault
+    except ValueError:
+        raise BadInput("--url: that, or where it leads, is no address; give one such as https://host/pictures.zip") from None
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise BadInput(f"--url: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
+    if parts.auth:
+        raise BadInput("--url: holds a user name or password; download the file yourself and pass it as --data")
+    return parts
+
+
+def _locked(target: Path, longest_s: float):
+    lock = FileLock(f"{target}.lock")
+    for wait_s in (0, longest_s):
+        try:
+            return lock.acquire(timeout=wait_s)
+        except Timeout:
+            if not wait_s:
+                _say(f"waiting for another process that downloads {target}")
+    raise BadInput(f"{target}: another process has held it for {longest_s:.0f} s; stop that one, or give another folder with --to")
+
+
+def _fault(path: Path, sha256: str) -> str:
+    """What is wrong with a file that should be whole, "" where nothing is."""
+    if sha256:
+        with open(path, "rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != sha256:
+            return f"has the sha256 {found}, not {sha256}"
+    try:
+        zipfile.ZipFile(path).close()
+    except BAD_ZIP as error:
+        return f"is no whole zip ({printable(str(error), 100)})"
+    return ""
+
+
+def _fetch(job: _Job) -> None:
+    """Fills the partial, in as many tries as the limits allow. Raises: BadInput, OSError."""
+    failures, best, start = 0, _resumable(job)[0], time.monotonic()
+    is_terminal = sys.stderr.isatty()
+    if not is_terminal:
+        _say(f"downloading {job.file.name} from {_parsed(job.file.url).host}, {best / 1e6:,.1f} MB are there")
+    with tqdm(desc=job.file.name, unit="B", unit_scale=True, disable=not is_terminal) as bar:
+        while True:
+            try:
+                _try(job, bar)
+                break
+            except (_Again, HTTPError) as error:
+                why, after_s = printable(str(error), 200), getattr(error, "after_s", 0)
+            have = _resumable(job)[0]
+            # Only what no try before had is progress: a server that starts anew and breaks off each time would never end.
+            failures = 1 if have >= best + PROGRESS_BYTES else failures + 1
+            best = max(best, have)
+            wait_s = max(after_s, min(job.limits.backoff_s * 2 ** (failures - 1), job.limits.wait_s))
+            if failures >= job.limits.tries or wait_s > job.limits.wait_s:
+                raise job.refusal(f"{why}{f' and asks to wait {after_s:,.0f} s' if after_s else ''}, after {failures} tries;"
+                                  f" give the same command later, which goes on from {have / 1e6:,.1f} MB")
+            _say(f"{job.file.name}: {why}; trying again in {wait_s:.0f} s")
+            time.sleep(wait_s)
+    if not is_terminal:
+        _say(f"downloaded {job.partial.stat().st_size / 1e6:,.1f} MB in {time.monotonic() - start:.1f} s")
+
+
+def _resumable(job: _Job) -> tuple[int, dict]:
+    """How many bytes of the partial can be gone on from, and its note; 0 and {} where there are none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        note, have = jsonfile.read(job.note), job.partial.stat().st_size
+        if note["url"] == _hidden(job.file.url) and note["validator"] and (note["length"] is None or have <= note["length"]):
+            return have, note
+    return 0, {}
+
+
+def _hidden(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()  # what follows the host may be a token, which is not for the disk
+
+
+def _validator(headers) -> str:
+    """What If-Range may ask for: a strong ETag, else the date."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def _try(job: _Job, bar: tqdm) -> None:
+    """One request; what comes goes to the end of the partial. Raises: _Again, HTTPError, and what _fetch does."""
+    have, note = _resumable(job)
+    if have and have == note["length"]:
+        return  # killed between its last byte and its name
+    headers = {"Accept-Encoding": "identity", "User-Agent": "dcgan_jax"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
+    timeout = urllib3.Timeout(connect=job.limits.connect_s, read=job.limits.read_s)
+    with urllib3.PoolManager(timeout=timeout, retries=False) as pool, _answer(job, pool, headers) as answer:
+        if answer.status == 206 and not (have and _goes_on(answer.headers, have, note)):
+            job.note.unlink(missing_ok=True)
+            raise _Again("the file has changed there")
+        if answer.status == 200:  # the whole: nothing to resume, a server that cannot, or another version
+            have, note = 0, {"url": _hidden(job.file.url), "validator": _validator(answer.headers), "length": answer.length_remaining}
+        _must_fit(job, note["length"], have)
+        data = answer.read1(CHUNK_BYTES, decode_content=False)
+        is_page = "text/html" in answer.headers.get("Content-Type", "").lower()
+        if is_page or (not have and data.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))):
+            raise job.refusal("sends a web page, not the file, as Google Drive does when its quota is used up")
+        if not have:  # emptied before the note changes: an old half never stands beside a new note
+            job.partial.write_bytes(b"")
+            job.note.write_text(json.dumps(note))
+        bar.total, bar.n = note["length"], have
+        since, then = time.monotonic(), have
+        with open(job.partial, "ab") as partial:
+            while data:
+                partial.write(data)
+                have += len(data)
+                bar.update(len(data))
+                if have > job.limits.file_bytes:  # of a length that was not told
+                    _must_fit(job, have, have)
+                seconds = time.monotonic() - since
+                if seconds >= job.limits.slow_window_s:
+                    if have - then < job.limits.slow_bytes_per_s * seconds:
+                        raise _Again(f"sends only {(have - then) / seconds:,.0f} bytes a second")
+                    since, then = time.monotonic(), have
+                data = answer.read1(CHUNK_BYTES, decode_content=False)
+    if have != (note["length"] or have):
+        raise _Again(f"closed after {have:,} of {note['length']:,} bytes")
+
+
+def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:
+    """The answer of status 200 or 206, after redirects on the same host. Raises: as _try."""
+    url = job.file.url
+    for _ in range(REDIRECTS + 1):
+        answer = pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        where = answer.get_redirect_location()
+        if not where:
+            break
+        answer.close()
+        before, after = _parsed(url), _parsed(where, url)
+        if after.host != before.host:
+            raise job.refusal(f"redirects to another host, {after.host}; if you trust that one, give the address there as --url")
+        if (before.scheme, after.scheme) == ("https", "http"):
+            raise job.refusal("redirects from https to http, where anyone between can change the file")
+        url = after.url
+    else:
+        raise job.refusal(f"redirects more than {REDIRECTS} times")
+    if answer.status in (200, 206):
+        return answer
+    answer.close()
+    why = f"answers {answer.status} {answer.reason or ''}".rstrip()
+    if answer.status == 416:
+        job.note.unlink(missing_ok=True)  # the partial is longer than the file: it was another version's
+    elif answer.status not in (408, 425, 429) and answer.status < 500:
+        raise job.refusal(why)
+    after_s = None
+    with contextlib.suppress(ValueError, OverflowError, HTTPError):  # neither seconds nor a date
+        after_s = urllib3.Retry().get_retry_after(answer)
+    raise _Again(why, after_s or 0)
+
+
+def _goes_on(headers, have: int, note: dict) -> bool:
+    """Whether a 206 is the rest of the partial: some servers send one whatever If-Range says."""
+    found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", headers.get("Content-Range", ""))
+    return (found is not None and int(found[1]) == have and (note["length"] is None or found[2] in ("*", str(note["length"])))
+            and _validator(headers) in ("", note["validator"]))
+
+
+def _must_fit(job: _Job, length: int | None, have: int) -> None:
+    if length and length != (job.file.size_bytes or length):
+        raise job.refusal(f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; if you trust this one, give its own"
+                          " --sha256, or none")
+    if length and length > job.limits.file_bytes:
+        raise job.refusal(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")
+    free = shutil.disk_usage(job.partial.parent).free
+    if length and length - have > free:
+        raise OSError(f"{(length - have) / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")

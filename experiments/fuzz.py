@@ -1,0 +1,552 @@
+"""Harmed inputs through every reader: each must end in success or in BadInput, soon and in little memory.
+
+    python experiments/fuzz.py --count 2400 --seed 0 [--reader NAME] [--keep FOLDER]
+    python experiments/fuzz.py --reader NAME --replay FOLDER/NAME-17.bin
+
+A child process reads; this one watches its time and memory, and starts another after a hang or a crash. Inputs are a
+function of the seed. What fails is kept as a file, with its traceback beside it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dcgan_jax import cli, evaluate, prepare, presets, sample
+from dcgan_jax import config as configuration
+from dcgan_jax.config import BadInput, Config
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, logs, pictures, workdir
+
+LIMIT_S, LIMIT_MB = 30.0, 2048
+
+
+class Reader(NamedTuple):
+    """What may come from a stranger, as bytes, and the code of ours that meets it."""
+
+    valid: bytes  # is accepted, or the rest would prove nothing
+    inputs: st.SearchStrategy[bytes]
+    read: Callable[[bytes], Any]
+
+
+# ---- Harm ----
+
+NUMBERS = [0, 1, -1, 2, 3, 7, 33, 2**15, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**12, 10**30, 10**400, -(10**400),
+           0.0, 0.5, -0.5, 1e-300, 1e300, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan")]
+TEXTS = ["", " ", "\0", "\ud800", "\u202e", "\x1b[2J", "☃", "é", "..", "../..", "/", "/etc/passwd", "a" * 300, "a" * 70_000,
+         "%s%n", "{}", "__import__('os').abort()", "!!python/object/apply:os.abort []", "9" * 5000, "1_000", "٣", "0x10", "1e3", "nan",
+         "inf", "None", "True", "-", "--", "--help", "=", "drawn:3", "tfds:", "~", "a\nb", "1,2", "1-", "-5"]
+DEEP = "a place for 100,000 brackets"
+
+
+def harmed(valid: bytes) -> st.SearchStrategy[bytes]:
+    """Bits turned, bytes cut, put in, taken out, doubled, zeroed, or overwritten by extreme integers: up to four times."""
+    last = len(valid) - 1
+    at = st.one_of(st.integers(0, min(last, 128)), st.integers(0, last))  # headers are short, and decide most
+    extremes = [value.to_bytes(width, order) for width in (1, 2, 4, 8) for order in ("little", "big")
+                for value in (0, 1, 2 ** (8 * width - 1) - 1, 2 ** (8 * width - 1), 2 ** (8 * width) - 1)]
+    edits = st.tuples(st.sampled_from(["flip", "cut", "insert", "delete", "double", "zero", "extreme"]), at, st.integers(1, 64),
+                      st.binary(min_size=1, max_size=16), st.sampled_from(extremes))
+    return st.lists(edits, min_size=1, max_size=4).map(lambda edits: _edited(valid, edits))
+
+
+def _edited(data, edits):
+    for kind, at, length, new, extreme in edits:
+        before, after = data[:at], data[at:]
+        if kind == "flip":
+            data = before + bytes([after[0] ^ 1 << length % 8]) + after[1:] if after else before
+        elif kind == "zero":
+            data = before + bytes(len(after[:length])) + after[length:]
+        elif kind == "extreme":
+            data = before + extreme + after[len(extreme):]
+        else:
+            data = before + {"cut": b"", "insert": new + after, "delete": after[length:], "double": after[:length] + after}[kind]
+    return data
+
+
+def harmed_json(valid) -> st.SearchStrategy[bytes]:
+    """Any value in place of a node, nodes gone or renamed; deep nesting; or the text harmed byte by byte."""
+    places = list(_places(valid))
+    anything = st.one_of(
+        st.sampled_from([*NUMBERS, *TEXTS, None, True, False, [], {}, DEEP, ["color"] * 1000, [1] * 1000]),
+        st.integers(), st.floats(),
+        st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+                     max_leaves=9))
+    edits = st.tuples(st.sampled_from(places), st.sampled_from(["replace"] * 6 + ["remove", "rename"]), anything)
+    structural = st.lists(edits, min_size=1, max_size=3).map(lambda edits: _written(valid, edits))
+    return st.one_of(structural, structural, structural, harmed(json.dumps(valid, indent=1).encode()))
+
+
+def _places(value, path=()):
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        yield from _places(child, (*path, name))
+
+
+def _written(valid, edits) -> bytes:
+    whole = {"": json.loads(json.dumps(valid))}
+    for path, kind, new in edits:
+        parent, name = whole, ""
+        with contextlib.suppress(LookupError, TypeError):  # an earlier edit took the place away
+            for step in path:
+                parent, name = parent[name], step
+            if kind == "replace" or isinstance(parent, list) or parent is whole:
+                parent[name] = new
+            elif kind == "remove":
+                del parent[name]
+            else:
+                parent[str(new)[:99]] = parent.pop(name)
+    return json.dumps(whole[""]).replace(json.dumps(DEEP), "[" * 100_000 + "]" * 100_000).encode()
+
+
+def command_lines(cls) -> st.SearchStrategy[bytes]:
+    """Lists of a verb's own flags, misspelt ones and bare words, each with any value, as JSON."""
+    flags = sorted(cli._flags(cls)) + ["sise", "", "help", "run.seed", "h"]
+    values = st.one_of(st.sampled_from([str(value) for value in NUMBERS if abs(value) < 1e300 or value != value] + TEXTS),
+                       st.integers(-5, 300).map(str), st.text(max_size=9), st.sampled_from([*presets.PRESETS]))
+    one = st.tuples(st.sampled_from(flags), st.lists(values, max_size=3), st.booleans()).map(
+        lambda drawn: [f"--{drawn[0]}={' '.join(drawn[1])}"] if drawn[2] else [f"--{drawn[0]}", *drawn[1]])
+    lists = st.lists(one | values.map(lambda value: [value]), max_size=5)
+    return lists.map(lambda lists: json.dumps([word for words in lists for word in words]).encode())
+
+
+# ---- Readers ----
+
+
+FORMS = {  # suffix -> PIL's name and options
+    "jpg": ("JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}),
+    "jpeg": ("JPEG", {"progressive": True}), "png": ("PNG", {}), "gif": ("GIF", {"save_all": True}), "webp": ("WEBP", {"save_all": True}),
+    "bmp": ("BMP", {}),
+    "tif": ("TIFF", {"compression": "tiff_deflate"}), "tiff": ("TIFF", {}), "ppm": ("PPM", {}), "jp2": ("JPEG2000", {})}
+
+
+def _packed(path, split="all"):
+    shutil.rmtree(Path(os.environ["DCGAN_JAX_CACHE"]) / "packs", ignore_errors=True)
+    pack(open_source(str(path), split), size=16, channels=3, crop="torch", progress=False)
+
+
+def _noise(mode="RGB"):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 18, 3), np.uint8))
+    return image.convert(mode)
+
+
+def _picture(home, form):
+    format, options = FORMS[form]
+    file, mode = io.BytesIO(), "P" if form == "gif" else "RGBA" if form == "webp" else "RGB"
+    if options.get("save_all"):
+        options = options | {"append_images": [_noise(mode).rotate(90)]}
+    _noise(mode).save(file, format, **options)
+    folder, archive = home / form, home / f"{form}.zip"
+    folder.mkdir()
+
+    def read(payload):
+        (folder / f"1.{form}").write_bytes(payload)
+        if len(payload) % 2:
+            return _packed(folder)
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.write(folder / f"1.{form}", f"1.{form}")
+        return _packed(archive)
+
+    return Reader(file.getvalue(), harmed(file.getvalue()), read)
+
+
+def _celeba(folder):
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{at:06}.png" for at in range(3)]
+    for name in names:
+        _noise().save(folder / "img_align_celeba" / name)
+    (folder / "list_eval_partition.txt").write_text("".join(f"{name} {at}\n" for at, name in enumerate(names)))
+    (folder / "list_attr_celeba.txt").write_text("3\nSmiling Young\n" + "".join(f"{name}  1 -1\n" for name in names))
+    return folder
+
+
+def _table(home, name):
+    folder = _celeba(home / name.partition(".")[0])
+    valid = (folder / name).read_bytes()
+
+    def read(payload):
+        (folder / name).write_bytes(payload)
+        with contextlib.suppress(BadInput):  # where no picture is in it
+            open_source(str(folder), "train")
+        _packed(folder)
+
+    big = st.sampled_from([b"3\n" + b"a " * 30_000 + b"\n", valid * 1000, b"a" * 2**20, b"\n" * 2**20, b"a,\n" * 2**19])
+    return Reader(valid, st.one_of(harmed(valid), harmed(valid), harmed(valid), big), read)
+
+
+def _zip(home):
+    folder, path = _celeba(home / "zipped"), home / "celeba.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, file.relative_to(folder).as_posix())
+    valid = path.read_bytes()
+    directory = valid.index(b"PK\1\2")
+
+    def read(payload):
+        path.write_bytes(payload)
+        _packed(path, "train" if len(payload) % 2 else "all")
+
+    # The directory at the end is what zipfile believes.
+    return Reader(valid, st.one_of(harmed(valid), harmed(valid[directory:]).map(lambda end: valid[:directory] + end)), read)
+
+
+def _npy(home):
+    file = io.BytesIO()
+    np.save(file, np.zeros((3, 20, 18, 3), np.uint8))
+
+    def read(payload):
+        (home / "a.npy").write_bytes(payload)
+        _packed(home / "a.npy")
+
+    return Reader(file.getvalue(), harmed(file.getvalue()), read)
+
+
+def _npy_header(home):
+    whole = st.integers(0, 99) | st.sampled_from([number for number in NUMBERS if abs(number) < 1e300] + [True, "1"])
+    shapes = st.lists(whole, max_size=70).map(tuple) | st.tuples(whole, whole, whole, st.sampled_from([1, 3, 4])) | whole
+    kinds = st.sampled_from(["|u1", "|O", "<f8", "|V9", "S0", "|u1\0", "\ud800", "(2,)u1", [], (), [()], [("a", "|O")],
+                             [("a", "|u1")] * 999, ("|u1", (-1,)), {}, None, 3, b"|u1", "u1,O"])
+    plain = st.builds(lambda *parts: repr(dict(zip(("descr", "fortran_order", "shape"), parts, strict=True))),
+                      kinds, st.sampled_from([False, True, 0, None, "no"]), shapes)
+    odd = st.sampled_from(["", "{", "(" * 9000, "-" * 9000 + "1", "[" * 99 + "]" * 99, "{[]: 1}", "{1: 2, 'a': 3}", "'a' * 9",
+                           "\0", "\n", "__import__('os').abort()",
+                           "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (1,)}",
+                           "{" + "'a': 1, " * 1200 + "}", "1" * 9000, "0x" + "f" * 9000, '"""', "L" * 50, "{'shape': 3L}"])
+
+    def header(text, version):
+        text = text.encode("utf-8", "surrogatepass")
+        length = len(text).to_bytes(2 if version == 1 else 4, "little")
+        return b"\x93NUMPY" + bytes([version, 0]) + length + text + bytes(5000)
+
+    reader = _npy(home)
+    return Reader(reader.valid, st.builds(header, plain | plain | odd, st.sampled_from([1, 2, 3, 0, 255])), reader.read)
+
+
+def _index(home):
+    folder = _celeba(home / "indexed")
+    _packed(folder)
+    (file,) = (home / "cache").glob("packs/*/index.json")
+    kept, valid = home / "kept-pack", json.loads(file.read_text())
+    shutil.copytree(file.parent, kept)
+
+    def read(payload):
+        shutil.copytree(kept, file.parent, dirs_exist_ok=True)
+        file.write_bytes(payload)
+        with mock.patch.object(sys, "argv", ["prepare", "--data", str(folder), "--size", "16", "--crop", "torch"]):
+            prepare.main()
+
+    return Reader(file.read_bytes(), harmed_json(valid), read)
+
+
+@functools.cache
+def _run(home) -> dict[str, Reader]:
+    run = home / "run"
+    config = configuration.replace(presets.PRESETS["article"], size=16, width=4, batch_size=2, workdir=str(home), name="run",
+                                   g_multipliers=(2, 1), d_multipliers=(1, 2), augment=("color",))
+    facts = {"fingerprint": "f", "pixels": "p", "count": 100, "found": 100, "source": {"name": "faces", "fingerprint": "s"}}
+    shapes = jax.eval_shape(lambda: init_state(config))
+    workdir.open_run(config, facts)[1].release()
+    saved = checkpoints.Checkpoints(run, keep=1)
+    saved.save(4, jax.jit(lambda: init_state(config))())
+    saved.settle()
+    saved.close()
+    numbers = {"images": 2, "d_loss": 0.5, "g_loss": 1.5, "d_real_hits": 0.5, "d_fake_hits": 1.0}
+    lines = [{"step": step} | numbers for step in (1, 2, 3)]
+    lines.append({"step": 3, "trouble": "D has won", "words": "its hits are 1.0"})
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def replaced(file, then):
+        def read(payload):
+            valid = file.read_bytes() if file.exists() else None
+            file.write_bytes(payload)
+            try:
+                then()
+            finally:
+                file.unlink(missing_ok=True) if valid is None else file.write_bytes(valid)
+        return read
+
+    def read_config():
+        found = workdir.read_config(run)
+        jax.eval_shape(lambda: init_state(found))
+        configuration.total_steps(found, 10**6)
+
+    def agree():
+        workdir.open_run(config, facts)[1].release()
+
+    def read_lines():
+        before = (run / "metrics.jsonl").read_bytes()
+        opened = logs.Logs(run, start=2, total=9, images_per_step=2, image_count=100, every_steps=1, tensorboard=False)
+        opened.close()
+        (run / "metrics.jsonl").write_bytes(before)
+        logs.read_troubles(run)
+        found = logs.read_metrics(run)
+        pictures.save_losses(run / "losses.png", found)
+
+    def file_reader(name, inputs, then, valid=None):
+        return {name: Reader(valid or (run / name).read_bytes(), inputs, replaced(run / name, then))}
+
+    line = st.one_of([harmed_json(line) for line in lines])
+    metrics = st.one_of(harmed(text), line.map(lambda line: text + line + b"\n" + text), line)
+    return (file_reader("config.json", harmed_json(configuration.flat(config)), read_config)
+            | file_reader("data.json", harmed_json(facts), agree)
+            | file_reader("environment.json", harmed_json(json.loads((run / "environment.json").read_text())),
+                          lambda: workdir.differences(run))
+            | file_reader("metrics.jsonl", metrics, read_lines, text)
+            | _checkpoint(run, shapes, replaced))
+
+
+def _checkpoint(run, shapes, replaced):
+    folder = run / "checkpoints" / "4"
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+
+    def restored():
+        checkpoints.restore_generator(run, shapes, say=lambda line: None)
+
+    def inputs(at):
+        valid = files[at].read_bytes()
+        try:
+            value = json.loads(valid)
+        except ValueError:
+            return harmed(valid or b"\0").map(lambda content: bytes([at]) + content)
+        strategy = harmed_json(value)
+        if files[at].parent.name == "digests":  # sealed anew, as who edits by hand would
+            strategy |= harmed_json(value["items"]).map(_sealed)
+        return strategy.map(lambda content: bytes([at]) + content)
+
+    valid = bytes(1) + files[0].read_bytes()
+    return {"checkpoint": Reader(valid, st.one_of([inputs(at) for at in range(len(files))]),
+                                 lambda payload: replaced(files[payload[0]], restored)(payload[1:]))}
+
+
+def _sealed(content):
+    try:
+        items = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    return json.dumps({"items": items, "sha256": checkpoints._digest_of_json(items)}).encode()
+
+
+def _flags(verb, cls):
+    def read(payload):
+        ask = cli.parse(cls, json.loads(payload))
+        if verb is sample:
+            sample.parse_seeds(ask)
+
+    return Reader(b'["--run", "runs"]' if verb is not prepare else b'["--data", "drawn"]', command_lines(cls), read)
+
+
+_seeds = st.one_of(st.text("0123456789,- ", max_size=40), st.text(max_size=20), st.sampled_from(TEXTS),
+                   st.lists(st.integers(-2, 2**33).map(str) | st.sampled_from(["0-999999", "5-", "-", "٣", "²"]), max_size=99).map(",".join))
+
+
+READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a folder, where each harmed one takes its place
+    **{form: functools.partial(_picture, form=form) for form in FORMS},
+    "zip": _zip, "npy": _npy, "npy header": _npy_header,
+    "partition": functools.partial(_table, name="list_eval_partition.txt"),
+    "attributes": functools.partial(_table, name="list_attr_celeba.txt"), "index.json": _index,
+    **{name: lambda home, name=name: _run(home)[name] for name in
+       ("config.json", "data.json", "environment.json", "metrics.jsonl", "checkpoint")},
+    "train flags": lambda _: Reader(b"[]", command_lines(Config), lambda payload: cli.parse_config(json.loads(payload))),
+    "sample flags": lambda _: _flags(sample, sample.Sample), "evaluate flags": lambda _: _flags(evaluate, evaluate.Evaluate),
+    "prepare flags": lambda _: _flags(prepare, prepare.Prepare),
+    "seeds": lambda _: Reader(b'"1,5-7"', _seeds.map(lambda text: json.dumps(text).encode()), lambda payload: sample.parse_seeds(
+        sample.Sample(run="", seeds=json.loads(payload))))}
+
+
+# ---- Running ----
+
+
+@dataclasses.dataclass
+class Row:
+    """How one reader did."""
+
+    reader: str
+    inputs: int = 0
+    refused: int = 0
+    accepted: int = 0
+    tracebacks: int = 0  # crashes among them
+    hangs: int = 0
+    slowest_s: float = 0.0
+    peak_mb: float = 0.0  # of the whole child while it read for this reader; its libraries alone are some 400
+
+    @property
+    def is_good(self) -> bool:
+        return not self.tracebacks and not self.hangs and self.peak_mb < LIMIT_MB
+
+
+def outcome(reader: Reader, payload: bytes) -> tuple[str, str]:
+    """('accepted' | 'refused' | 'tracebacks', the line or the traceback)."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            reader.read(payload)
+    except BadInput as mistake:
+        return "refused", str(mistake)
+    except SystemExit as stop:
+        return ("accepted", "") if stop.code in (0, None) else ("tracebacks", traceback.format_exc())
+    except BaseException:
+        return "tracebacks", traceback.format_exc()
+    return "accepted", ""
+
+
+def drive(inputs: st.SearchStrategy[bytes], count: int, seed_: int, each: Callable[[bytes], None]) -> None:
+    """each(input) for `count` inputs that follow from the seed."""
+    @seed(seed_)
+    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(inputs)
+    def run(payload):
+        each(payload)
+
+    run()
+
+
+def _child(pipe, names, count, seed_, skip):
+    """Reads for each of the names; `skip` inputs of the first were read before."""
+    with tempfile.TemporaryDirectory(prefix="dcgan_jax-fuzz-") as home:
+        os.environ["DCGAN_JAX_CACHE"] = f"{home}/cache"
+        for name in names:
+            reader, number = READERS[name](Path(home)), 0
+            kind, words = outcome(reader, reader.valid)
+            if kind != "accepted":
+                raise RuntimeError(f"{name}: its valid input is refused: {words}")
+            _reset_peak()
+
+            def each(payload, name=name, reader=reader):
+                nonlocal number, skip
+                number += 1
+                if skip:
+                    skip -= 1
+                    return
+                pipe.send(("begin", name, number, payload))
+                start = time.monotonic()
+                kind, words = outcome(reader, payload)
+                pipe.send(("end", kind, words, time.monotonic() - start, _peak_mb()))
+
+            drive(reader.inputs, count, seed_, each)
+            skip = 0
+        pipe.send(("done",))
+
+
+def _reset_peak():
+    with contextlib.suppress(OSError):  # a kernel without it: the peak is then of all readers so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _resident_mb(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LIMIT_S) -> list[Row]:
+    """`count` inputs in all, evenly over the readers of these names. What fails lies in `keep`."""
+    rows, each, skip = {name: Row(name) for name in names}, -(-count // len(names)), 0
+    context, left = multiprocessing.get_context("spawn"), list(names)
+
+    def fail(row, number, payload, kind, words):
+        setattr(row, kind, getattr(row, kind) + 1)
+        keep.mkdir(parents=True, exist_ok=True)
+        file = keep / f"{row.reader.replace(' ', '-')}-{number}.bin"
+        file.write_bytes(payload)
+        file.with_suffix(".txt").write_text(words)
+        print(f"{row.reader}: {kind}: {file}: {(words.strip().splitlines() or [''])[-1][:160]}", file=sys.stderr)
+
+    while left:
+        here, there = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(there, left, each, seed, skip))
+        child.start()
+        there.close()
+        doing = None
+        try:
+            while True:
+                if not here.poll(0.2):
+                    if doing and (time.monotonic() - doing[3] > limit_s or _resident_mb(child.pid) > LIMIT_MB):
+                        row, number, payload, start = doing
+                        took, mb = time.monotonic() - start, _resident_mb(child.pid)
+                        row.slowest_s, row.peak_mb = max(row.slowest_s, took), max(row.peak_mb, mb)
+                        fail(row, number, payload, "hangs", f"{took:.0f} s, {mb:.0f} MB")
+                        break
+                    continue
+                message = here.recv()
+                if message[0] == "done":
+                    left, doing = [], None
+                    break
+                if message[0] == "begin":
+                    row = rows[message[1]]
+                    row.inputs += 1
+                    doing = row, message[2], message[3], time.monotonic()
+                else:
+                    (row, number, payload, _), (_, kind, words, seconds, mb) = doing, message
+                    doing = None
+                    row.slowest_s, row.peak_mb = max(row.slowest_s, seconds), max(row.peak_mb, mb)
+                    if kind == "tracebacks":
+                        fail(row, number, payload, kind, words)
+                    else:
+                        setattr(row, kind, getattr(row, kind) + 1)
+        except EOFError:  # the child died
+            child.join()
+            if not doing:
+                raise RuntimeError(f"the reading process ended with {child.exitcode}") from None
+            fail(*doing[:3], "tracebacks", f"the process died with {child.exitcode}")
+        if doing:
+            child.kill()
+        child.join()
+        if doing:
+            left, skip = left[left.index(doing[0].reader):], doing[1]
+    return list(rows.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reader", action="append", help="only this one; may be given again")
+    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
+    parser.add_argument("--replay", type=Path)
+    ask = parser.parse_args()
+    if ask.replay:
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["DCGAN_JAX_CACHE"] = f"{home}/cache"
+            print(*outcome(READERS[ask.reader[0]](Path(home)), ask.replay.read_bytes()))
+        return 0
+    start = time.monotonic()
+    rows = run(ask.count, ask.seed, ask.reader or list(READERS), ask.keep)
+    columns = [field.name for field in dataclasses.fields(Row)]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    for row in rows:
+        print("| " + " | ".join(f"{value:.2f}" if isinstance(value, float) else str(value) for value in vars(row).values()), "|")
+    peak_mb = max(row.peak_mb for row in rows)
+    print(f"\n{sum(row.inputs for row in rows)} inputs in {time.monotonic() - start:.0f} s, peak {peak_mb:.0f} MB")
+    return 0 if all(row.is_good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
