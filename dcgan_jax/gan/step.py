@@ -64,10 +64,11 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
         with jax.named_scope("fake"):
             fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], keys["dropout_fake"])
-        if loss.loss == "bce":
-            adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
-        else:
-            adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
+        with jax.named_scope("loss"):
+            if loss.loss == "bce":
+                adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
+            else:
+                adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
         boundary = adversarial.boundary
         if boundary is None:
             boundary = (real_logits.mean() + fake_logits.mean()) / 2
@@ -76,7 +77,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         if penalised:
             # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
             def critic(images, augment_key, dropout_key):
-                return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
+                with jax.named_scope("penalty"):
+                    return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
             penalty = 0.0
             if loss.r1_gamma > 0:
                 r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
@@ -95,9 +97,12 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     def g_objective(fake, d_params, d_stats, real, keys):
         real_logits = None
         if adversarial.g_needs_real:
-            real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], keys["dropout_real"])
-        fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], keys["dropout_fake"])
-        return adversarial.g(real_logits, fake_logits).mean(), d_stats
+            with jax.named_scope("real"):
+                real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], keys["dropout_real"])
+        with jax.named_scope("fake"):
+            fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], keys["dropout_fake"])
+        with jax.named_scope("loss"):
+            return adversarial.g(real_logits, fake_logits).mean(), d_stats
 
     def prepare(real, key):  # (B, S, S, C) uint8 -> float32
         real = scale_pixels(real, nets)

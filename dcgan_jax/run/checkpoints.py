@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,9 +271,16 @@ def _must_equal(found, digests):
 
 
 def _silence():
-    # Orbax and its event loops log the tracebacks of faults that it also raises.
+    # Orbax and its event loops log the tracebacks of faults that it also raises, and TensorStore's threads call loops that are
+    # closed by then.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+    if getattr(before, "__name__", "") != "unless_loop_closed":
+        def unless_loop_closed(fault):
+            if str(fault.exc_value) != "Event loop is closed":
+                before(fault)
+        sys.unraisablehook = unless_loop_closed
 
 
 def _restored(path, **items):

@@ -3,11 +3,13 @@
 import ctypes
 import hashlib
 import platform
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -29,15 +31,29 @@ def start(cache: Path) -> None:
     # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
     # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # What it cannot keep or read it compiles again: a full disk is not worth a word here.
+    warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
     if not jax.config.jax_compilation_cache_dir:  # else the user's own
         programs = cache / "programs" / _machine()
         try:
             programs.mkdir(parents=True, exist_ok=True)
         except OSError:
             return
+        _sweep(programs)
         jax.config.update("jax_compilation_cache_dir", str(programs))
         jax.config.update("jax_compilation_cache_max_size", PROGRAM_CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _sweep(programs):
+    # JAX writes a program and then its date, in place: one without a date was cut by a kill, and would never be written again.
+    try:
+        with filelock.FileLock(programs / ".lockfile", timeout=10):  # JAX's own, so that nobody is writing one now
+            for program in programs.glob("*-cache"):
+                if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+                    program.unlink(missing_ok=True)
+    except (OSError, filelock.Timeout):
+        return  # what cannot be swept is compiled again each time
 
 
 def check_strictly() -> None:

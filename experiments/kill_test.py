@@ -1,0 +1,122 @@
+"""SIGKILLs a run at random moments until it is done, and compares it with one that nobody touched.
+
+    python experiments/kill_test.py --kills 100
+
+Each life of a run is the same command in a process group of its own, killed after a random time between 0 and a little more than
+a life needs for some saves. A run that is done before all kills are spent is compared and followed by another, which
+begins without packs and without compiled programs, so that many first starts are hit as well. Every third kill is aimed:
+it comes as soon as a file appears that is only there in a dangerous moment.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, workdir
+
+FLAGS = ("--data", "drawn:3000", "--size", "16", "--width", "8", "--batch-size", "16", "--save-every-steps", "25", "--log-every-steps",
+         "5", "--grid-images", "16", "--steps", "300")
+# Below the run's or the cache's folder: half a pack, half a checkpoint, half a file, a program just written.
+DANGEROUS = ("cache/packs/.packing@*", "runs/*/checkpoints/*.orbax-checkpoint-tmp*", "runs/*/*.partial", "runs/*/samples/*.partial",
+             "cache/programs/*/*-cache", "runs/*/checkpoints/*/generator")
+
+
+def life(place: Path, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
+    """Starts the command; kills its group after so long, or when the nth file of that pattern is seen. Returns its exit code."""
+    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(place / "runs"), "--name", "r", *FLAGS]
+    with (place / "output.txt").open("ab") as output:
+        process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output,
+                                   env=os.environ | {"DCGAN_JAX_CACHE": str(place / "cache")})
+    end, there, appeared = time.monotonic() + (after_s or 120), set(place.glob(at)) if at else set(), 0
+    while process.poll() is None and time.monotonic() < end:
+        if at:
+            before, there = there, set(place.glob(at))
+            appeared += len(there - before)
+            if appeared >= nth:
+                break
+        time.sleep(0.001 if at else min(0.01, max(0, end - time.monotonic())))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def outcome(run: Path) -> dict[str, bytes]:
+    """What must be the same: the last state's leaves, the numbers but for the speed, the pictures, and that nothing half is left."""
+    step = checkpoints.list_steps(run)[-1]
+    like = checkpoints.placed(jax.eval_shape(lambda: init_state(workdir.read_config(run))),
+                              jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    state = checkpoints.restore(run / "checkpoints" / str(step), like)
+    state = state.replace(key=jax.random.key_data(state.key))
+    found = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found["metrics.jsonl"] = repr([{name: value for name, value in row.items() if name != "images_per_s"} for row in rows]).encode()
+    found |= {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.rglob("*.png"))}
+    halves = [str(path) for path in run.rglob("*") if ".partial" in path.name or "orbax-checkpoint-tmp" in path.name]
+    return found | {"steps": repr(checkpoints.list_steps(run)).encode(), "halves": repr(halves).encode()}
+
+
+def survive(place: Path, kills, log=print) -> int:
+    """Lives until the run is done; kills: an iterator of arguments of `life`. Returns how many were spent."""
+    spent = 0
+    while True:
+        how = next(kills, None)
+        code = life(place, **(how or {}))
+        if code == 0:
+            return spent
+        if code != -signal.SIGKILL or how is None:
+            raise SystemExit(f"a life ended with {code}: {(place / 'output.txt').read_text()[-2000:]}")
+        spent += 1
+        steps = checkpoints.list_steps(place / "runs" / "r")
+        log(f"kill {spent}: {how}; step {steps[-1] if steps else None} is saved")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    chance, place, start = random.Random(asked.seed), Path(tempfile.mkdtemp(prefix="kill_test-")), time.monotonic()
+    (place / "whole").mkdir()
+    assert life(place / "whole") == 0
+    began = time.monotonic()
+    expected = outcome(place / "whole" / "runs" / "r")
+    left, runs, total, different = asked.kills, 0, 0, 0
+
+    def draw():
+        nonlocal left
+        while left:
+            left -= 1
+            yield ({"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if left % 3 == 0
+                   else {"after_s": chance.uniform(0, 8)})
+
+    kills = draw()
+    while left:
+        runs += 1
+        here = place / f"run{runs}"
+        here.mkdir()
+        total += survive(here, kills)
+        found = outcome(here / "runs" / "r")
+        wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+        different += bool(wrong)
+        print(f"run {runs}: {total} kills so far; {len(expected)} things compared; different: {wrong or 'none'}", flush=True)
+        if not wrong:
+            shutil.rmtree(here)
+    print(f"{total} kills over {runs} runs in {time.monotonic() - began:.0f} s (and {began - start:.0f} s for the whole one): "
+          f"{different} runs differ")
+    raise SystemExit(bool(different))
+
+
+if __name__ == "__main__":
+    main()

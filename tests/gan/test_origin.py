@@ -1,0 +1,87 @@
+"""The place where a NaN comes from, for NaNs that were put into a known place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import fresh_state, pictures, tiny
+
+from dcgan_jax.gan.origin import first_nan
+from dcgan_jax.gan.state import GanState
+from dcgan_jax.gan.step import train_step
+
+CONFIG = tiny("torch64")
+HUGE = 1e30  # finite; two of them multiplied are not
+
+
+def changed(state: GanState, path: str, change) -> GanState:
+    """The state with one leaf, given as g_params/up1/kernel, changed."""
+    def at(keys, leaf):
+        return change(leaf) if jax.tree_util.keystr(keys, simple=True, separator="/") == path else leaf
+    return jax.tree.map_with_path(at, state)
+
+
+def origin(config=CONFIG, *changes):
+    state = fresh_state(config)
+    for path, change in changes:
+        before, state = state, changed(state, path, change)
+        assert any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)), path
+    return first_nan(config, state, pictures(config))
+
+
+@pytest.mark.parametrize("config", [
+    CONFIG,
+    tiny("newmu", loss="relativistic-average", augment=("color", "translation", "cutout"), r1_gamma=1.0, r2_gamma=1.0),
+    tiny("article", loss="hinge", gp_weight=10.0, d_steps=2, g_steps=2, d_norm="none", d_dropout=0.2, compute_dtype="bfloat16"),
+], ids=["torch64", "newmu", "article"])
+def test_a_healthy_step_has_none(config):
+    assert origin(config) == "nowhere"
+
+
+@pytest.mark.parametrize("path", ["g_params/up1/kernel", "d_params/down2_norm/scale", "g_stats/head_norm/var", "ema_params/image/kernel"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_leaf_that_is_bad_before_the_step(path, value):
+    assert origin(CONFIG, (path, lambda leaf: leaf.at[..., 0].set(value))) == f"{path}, before the step"
+
+
+@pytest.mark.parametrize("path, where", [
+    ("g_params/head/kernel", "G's head_norm, in D's update"),  # the values pass the layer, their squares do not pass BN
+    ("g_params/up1/kernel", "G's up1_norm, in D's update"),
+    ("d_params/down2/kernel", "D's down2_norm on reals, in D's update"),
+    ("d_params/head/kernel", "the gradient of D's down2_norm on fakes, in D's update"),
+])
+def test_a_weight_that_overflows_in_the_next_layer(path, where):
+    assert origin(CONFIG, (path, lambda leaf: jnp.full_like(leaf, HUGE))).startswith(f"{where} (")
+
+
+def test_weights_that_overflow_in_their_own_layer():
+    config = tiny("keras64")  # no BN that would shrink what the layer before made
+    huge = ((f"d_params/down{i}/kernel", lambda leaf: jnp.full_like(leaf, HUGE)) for i in (1, 2))
+    assert origin(config, *huge).startswith("D's down2 on reals, in D's update (")
+
+
+def test_a_learning_rate_so_high_that_ds_update_overflows():
+    assert origin(tiny("torch64", d_lr=1e38)).split(" (")[0] in ("D's down2 on fakes, in G's update", "D's down2_norm on fakes, in G's update")
+    config = tiny("torch64", d_lr=1e38)
+    assert origin(config, ("d_params/down1/kernel", lambda leaf: jnp.full_like(leaf, 3e38))).endswith("x")
+
+
+def test_a_loss_that_overflows():
+    config = tiny("keras64", loss="least-squares")  # squares a logit
+    assert origin(config, ("d_params/head/bias", lambda leaf: leaf + HUGE)).startswith("D's loss, in D's update (")
+
+
+def test_gs_gradient():
+    # A norm's scale of 1e25 on 1e25 weights... 
+    where = origin(CONFIG, ("g_params/up1_norm/scale", lambda leaf: leaf * HUGE))
+    assert where == "x"
+
+
+def test_the_state_can_be_used_again():
+    state = fresh_state(CONFIG)
+    before = jax.random.key_data(jax.random.clone(state.key))
+    state = state.replace(key=jax.random.clone(state.key))
+    first_nan(CONFIG, state, pictures(CONFIG))
+    state, _ = jax.jit(train_step(CONFIG))(state, pictures(CONFIG))  # jax_debug_key_reuse would raise
+    assert int(state.step) == 1
+    assert np.array_equal(jax.random.key_data(state.key), before)
