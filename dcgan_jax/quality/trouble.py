@@ -34,8 +34,8 @@ def _d_has_won(metrics, window):
     now, usual = np.median(window["g_grad_norm"]), np.median(metrics["g_grad_norm"])
     if min(real, fake) < WON_HITS or VANISHED * usual < now < EXPLODED * usual:
         return None
-    return (f"D has won: it knows {real:.1%} of real and {fake:.1%} of drawn pictures, and G's gradient norm is {now:.3g} where it "
-            f"was {usual:.3g}; try a lower --d-lr, --real-label 0.9, --augment color translation cutout, or another --loss")
+    return (f"D has won: it knows {real:.1%} of real and {fake:.1%} of drawn pictures, and G's gradient norm is {now:.3g} where "
+            f"it was {usual:.3g}; try a lower --d-lr, --real-label 0.9, --augment color translation cutout, or another --loss")
 
 
 def pairwise_distance(images: np.ndarray) -> float:
@@ -52,8 +52,8 @@ def _g_collapsed(samples, reals):
     ours, theirs = pairwise_distance(samples), pairwise_distance(reals)
     if ours > COLLAPSED * theirs:
         return None
-    return (f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training pictures by {theirs:.1f}; go back to an "
-            "earlier checkpoint, or try a lower --lr, a larger --batch-size, or --loss relativistic-paired with --r1-gamma 1")
+    return (f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training pictures by {theirs:.1f}; go back to "
+            "an earlier checkpoint, or try a lower --lr, a larger --batch-size, or --loss relativistic-paired with --r1-gamma 1")
 
 
 def _losses_frozen(window):
@@ -74,5 +74,5 @@ def _memorising(on_reals, on_held_out, on_samples):
         return None
     middle = (real + fake) / 2
     return (f"D learns the pictures by heart: it takes {np.mean(on_reals > middle):.0%} of training pictures for real and only "
-            f"{np.mean(on_held_out > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, --augment "
-            "color translation cutout, more pictures, or stop earlier")
+            f"{np.mean(on_held_out > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
+            "--augment color translation cutout, more pictures, or stop earlier")

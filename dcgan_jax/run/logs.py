@@ -68,7 +68,7 @@ class Logs:
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
 
     def trouble(self, step: int, found: dict[str, str]) -> None:
-        """What is wrong at a save, kind -> words: each a line of the log, in the bar until the next save, and said when it is new."""
+        """What is wrong at a save, kind -> words: a line of the log each, in the bar until the next save, said when it is new."""
         if self.silent:
             return
         for kind, words in found.items():
@@ -141,7 +141,7 @@ class Logs:
 
 
 class _Events:
-    """TensorBoard's file, written in this thread: tensorboardX's own writer has another, which dies on a full disk and hangs us."""
+    """TensorBoard's file, written in this thread: tensorboardX's writer has one of its own, which a full disk ends, hanging us."""
 
     def __init__(self, run, start):
         from tensorboardX.event_file_writer import EventsWriter  # only where asked for: protobuf takes a moment to load

@@ -38,7 +38,7 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
         lock = _lock(path) if devices.is_first() else None
         try:
             if not _must_be_ours(path, config, data_facts):  # once more: another may have made it meanwhile
-                write_json(path / "data.json", data_facts)  # perhaps over the files of a start that did not come to its config.json
+                write_json(path / "data.json", data_facts)  # perhaps over the files of a start without a config.json
                 go_on(path, config)
         except BaseException:
             if lock:
