@@ -87,8 +87,8 @@ def train(config: Config) -> int:
             raise
         raise BadInput(f"{run}: out of memory; {checkpoints.left(run)}. Give a smaller --batch-size, --width or --size") from None
     except OSError as fault:
-        raise BadInput(f"{run}: {fault.filename or 'the disk'}: {fault.strerror or fault}; {checkpoints.left(run)}. Make room, or "
-                       "the folder writable, and give the same command again") from None
+        raise BadInput(f"{run}: {fault.filename or 'the disk'}: {fault.strerror or fault}; {checkpoints.left(run)}. Make room, "
+                       "or the folder writable, and give the same command again") from None
     finally:
         if lock:
             lock.release()
@@ -145,7 +145,7 @@ def _train(config, run, packed, order, total, k, sharding):
         return sum(kind == ROLLED_BACK and step >= since for step, kind, _ in read_troubles(run))
 
     def show(step, state):
-        """All that a save is for people: only in the first process, and before the checkpoint, which counts on the log's lines."""
+        """What a save is for people. In the first process only, and before the checkpoint, which counts on the log's lines."""
         workdir.must_still_be_ours(run, process)
         generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
         grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
@@ -189,8 +189,8 @@ def _train(config, run, packed, order, total, k, sharding):
                 if debug:
                     must_be_finite(steps.stop, state)
             except NotFinite as fault:
-                leaf = f"first in {first_nan(config, before, batch[0])}" if debug else f"first leaf: {first_bad(state) or 'none yet'}"
-                raise NotFinite(f"{fault} ({leaf})") from None
+                place = first_nan(config, before, batch[0]) if debug else first_bad(state) or "none yet"
+                raise NotFinite(f"{fault} (first {'in' if debug else 'leaf:'} {place})") from None
             if saving:
                 state = save(steps.stop, state)
                 logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
@@ -223,12 +223,12 @@ def _train(config, run, packed, order, total, k, sharding):
                     start = checkpoints.list_steps(run)[-1]
                     if config.guard.on_nan == "stop" or rollbacks() >= config.guard.max_rollbacks:
                         gone = f" after {rollbacks()} rollbacks" if rollbacks() else ""
-                        raise BadInput(f"{run}: {fault}{gone}; the checkpoint of step {start} is good. Try a lower --lr, --on-nan "
-                                       "rollback, or another --seed under another --name") from None
-                    words = f"{fault}: went back to step {start} and on with other random numbers"
+                        raise BadInput(f"{run}: {fault}{gone}; the checkpoint of step {start} is good. Try a lower --lr, "
+                                       "--on-nan rollback, or another --seed under another --name") from None
                     logs.close()
                     logs = open_logs(start)
-                    devices.in_first(lambda: (logs.trouble(start, {ROLLED_BACK: words}), logs.flush()))
+                    logs.trouble(start, {ROLLED_BACK: f"{fault}: went back to step {start} and on with other random numbers"})
+                    devices.in_first(logs.flush)
                     start, state = checkpoints.newest(run, placed, logs.say)
     finally:
         logs.close()

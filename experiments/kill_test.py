@@ -26,11 +26,11 @@ import numpy as np
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, workdir
 
-FLAGS = ("--data", "drawn:3000", "--size", "16", "--width", "8", "--batch-size", "16", "--save-every-steps", "25", "--log-every-steps",
-         "5", "--grid-images", "16", "--steps", "300")
+FLAGS = ("--data", "drawn:3000", "--size", "16", "--width", "8", "--batch-size", "16", "--save-every-steps", "25",
+         "--log-every-steps", "5", "--grid-images", "16", "--steps", "300")
 # Below the run's or the cache's folder: half a pack, half a checkpoint, half a file, a program just written.
-DANGEROUS = ("cache/packs/.packing@*", "runs/*/checkpoints/*.orbax-checkpoint-tmp*", "runs/*/*.partial", "runs/*/samples/*.partial",
-             "cache/programs/*/*-cache", "runs/*/checkpoints/*/generator")
+DANGEROUS = ("cache/packs/.packing@*", "runs/*/checkpoints/*.orbax-checkpoint-tmp*", "runs/*/*.partial",
+             "runs/*/samples/*.partial", "cache/programs/*/*-cache", "runs/*/checkpoints/*/generator")
 
 
 def life(place: Path, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
@@ -53,7 +53,7 @@ def life(place: Path, after_s: float | None = None, at: str | None = None, nth: 
 
 
 def outcome(run: Path) -> dict[str, bytes]:
-    """What must be the same: the last state's leaves, the numbers but for the speed, the pictures, and that nothing half is left."""
+    """What must be the same: the last state, the numbers but for the speed, the pictures; and nothing half may be left."""
     step = checkpoints.list_steps(run)[-1]
     like = checkpoints.placed(jax.eval_shape(lambda: init_state(workdir.read_config(run))),
                               jax.sharding.SingleDeviceSharding(jax.devices()[0]))
@@ -61,7 +61,8 @@ def outcome(run: Path) -> dict[str, bytes]:
     state = state.replace(key=jax.random.key_data(state.key))
     found = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found["metrics.jsonl"] = repr([{name: value for name, value in row.items() if name != "images_per_s"} for row in rows]).encode()
+    numbers = [{name: value for name, value in row.items() if name != "images_per_s"} for row in rows]
+    found["metrics.jsonl"] = repr(numbers).encode()
     found |= {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.rglob("*.png"))}
     halves = [str(path) for path in run.rglob("*") if ".partial" in path.name or "orbax-checkpoint-tmp" in path.name]
     return found | {"steps": repr(checkpoints.list_steps(run)).encode(), "halves": repr(halves).encode()}

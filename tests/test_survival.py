@@ -17,8 +17,9 @@ from dcgan_jax.run.checkpoints import list_steps
 from experiments import kill_test
 
 REPOSITORY = Path(dcgan_jax.__file__).parents[1]
-KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": "runs/*/checkpoints/*.orbax-checkpoint-tmp*"},
-         {"at": "runs/*/checkpoints/*.orbax-checkpoint-tmp*", "nth": 3}, {"at": "runs/*/samples/*.partial", "nth": 2}]
+HALF_A_SAVE = "runs/*/checkpoints/*.orbax-checkpoint-tmp*"
+KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE},
+         {"at": HALF_A_SAVE, "nth": 3}, {"at": "runs/*/samples/*.partial", "nth": 2}]
 
 
 @pytest.fixture

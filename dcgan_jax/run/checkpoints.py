@@ -118,8 +118,8 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
     else:
         if not steps:
             return None
-        raise BadInput(f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore one "
-                       f"from a copy of the run, or move {run} away to begin again")
+        raise BadInput(f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore "
+                       f"one from a copy of the run, or move {run} away to begin again")
     for broken, why in damaged.items():
         aside = run / BROKEN / str(broken)
         if devices.is_first():

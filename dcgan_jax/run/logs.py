@@ -141,7 +141,7 @@ class Logs:
 
 
 class _Events:
-    """TensorBoard's file, written in this thread: tensorboardX's writer has one of its own, which a full disk ends, hanging us."""
+    """TensorBoard's file, written in this thread: tensorboardX's writer has one of its own, which a full disk ends and hangs."""
 
     def __init__(self, run, start):
         from tensorboardX.event_file_writer import EventsWriter  # only where asked for: protobuf takes a moment to load

@@ -288,7 +288,7 @@ def test_every_byte_that_matters_is_looked_at(run, tmp_path):
     assert found == {2: len(places), 4: 0}
 
 
-# Orbax's threads complain of damaged files after their loop is closed; a user meets that only after a kill and a broken disk at once.
+# Orbax's threads complain of damaged files after their loop is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", HARM)
 def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
@@ -309,8 +309,8 @@ def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
 
 # ---- A disk that takes no more ----
 
-FULL = ("RESOURCE_EXHAUSTED: Error writing \"a/0.0\" in OCDBT database at local file \"x\": Failed to write 2619163 bytes to file 4:"
-        " No space left on device [os_error_code='28'] [source locations='...']")
+FULL = ("RESOURCE_EXHAUSTED: Error writing \"a/0.0\" in OCDBT database at local file \"x\": Failed to write 2619163 bytes to "
+        "file 4: No space left on device [os_error_code='28'] [source locations='...']")
 
 
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
@@ -329,4 +329,5 @@ def test_a_full_disk_is_one_line_that_tells_what_is_kept(tmp_path, monkeypatch, 
     finally:
         monkeypatch.undo()
         saved.close()
-    assert str(mistake.value).startswith(f"{tmp_path}: step 4 cannot be saved: No space left on device; the checkpoint of step 2 is kept")
+    says = f"{tmp_path}: step 4 cannot be saved: No space left on device; the checkpoint of step 2 is kept"
+    assert str(mistake.value).startswith(says)
