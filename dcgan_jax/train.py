@@ -154,7 +154,7 @@ def _train(config, run, packed, order, total, k, sharding):
         logits = judge(*discriminator, np.concatenate([reals, unseen, grid[:JUDGED]]))
         on_reals, on_unseen, on_samples = np.split(logits, [len(reals), len(reals) + len(unseen)])
         metrics = read_metrics(run)
-        logs.trouble(step, trouble.found(metrics, grid, reals, on_reals, on_unseen, on_samples))
+        logs.trouble(step, trouble.found(metrics, grid, reals, on_reals, on_unseen, on_samples, config.loss.loss))
         logs.flush()
         pictures.save_losses(run / "losses.png", metrics)
         pictures.thin(run / "samples", config.output.save_every_steps)

@@ -9,6 +9,7 @@ it comes as soon as a file appears that is only there in a dangerous moment.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -93,17 +94,15 @@ def main():
     assert life(place / "whole") == 0
     began = time.monotonic()
     expected = outcome(place / "whole" / "runs" / "r")
-    left, runs, total, different = asked.kills, 0, 0, 0
+    runs, total, different = 0, 0, 0
 
     def draw():
-        nonlocal left
-        while left:
-            left -= 1
-            yield ({"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if left % 3 == 0
+        for number in itertools.count():
+            yield ({"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if number % 3 == 0
                    else {"after_s": chance.uniform(0, 8)})
 
     kills = draw()
-    while left:
+    while total < asked.kills:
         runs += 1
         here = place / f"run{runs}"
         here.mkdir()

@@ -242,7 +242,7 @@ def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_
 
 def test_debug_names_the_layer_where_the_nan_comes_from(tmp_path):
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--debug")
-    assert re.search(r"\(first in update_[dg]/.*(Discriminator|Generator).* \(\w+\)\)", line), line
+    assert re.search(r"\(first in .*[DG]'s \w+( on (reals|fakes))?( in the penalty)?, in [DG]'s update \(\w+\)\)", line), line
 
 
 def test_debug_gives_the_same_run(tmp_path):

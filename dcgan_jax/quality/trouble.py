@@ -1,67 +1,106 @@
 """What the numbers and the pictures of a run say is wrong with it, in words and with what to try. Pure, and careful: it is
-silent while there is little to judge by."""
+silent while there is little to judge by. What each threshold lies between was measured by experiments/trouble.py (RESULTS.md).
+"""
+
+import bisect
 
 import numpy as np
 
-WINDOW_LINES = 50  # of metrics.jsonl: 500 steps at the default interval
+WINDOW_STEPS, LEAST_LINES = 500, 20  # judged are the last lines of metrics.jsonl that cover so many steps, and at least so many
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
-WON_HITS = 0.995  # share of real and of fake pictures that D knows, over the window
-VANISHED, EXPLODED = 0.1, 10.0  # G's gradient norm against the run's own median
-COLLAPSED = 0.25  # mean distance between two samples over that between two training pictures
-FROZEN = 1e-3  # spread of a loss over the window, in its own size
-LEAST_HELD_OUT = 16  # fewer say nothing about D
-MEMORISED = 0.6  # r_v: 0 where D takes held-out pictures for training ones, 1 where it takes them for fakes
+# Share of reals and of fakes that D knows: 1.000 where D is given 50 times G's step size; at most 0.985 of both in healthy runs.
+WON_HITS = 0.995
+# G's gradient norm against that of the run's first lines: 0.3 to 3 in healthy runs.
+VANISHED, EXPLODED = 0.05, 20.0
+# Distance between samples over that between training pictures: 0.03 to 0.12 in collapsed runs, 0.3 of an untrained G, 0.7 to
+# 1.1 in healthy runs.
+COLLAPSED = 0.2
+# Standard deviation of G's gradient norm over the window, in its mean: 0.02 to 0.06 where nothing but the batch changes (batch
+# 128 to 16), 0.2 to 0.7 in healthy runs. Losses do not tell: their own noise may be as large as what they say, or their mean 0.
+FROZEN = 0.1
+COMPARED = 64  # samples and training pictures
+LEAST_HELD_OUT = 8
+# r_v: 0 where D takes held-out pictures for training ones, 1 where it takes them for fakes. At most 0.1 in healthy runs; with
+# 300 pictures it passes 0.5 after 300 epochs.
+MEMORISED = 0.5
+SURE = 4.0  # standard errors by which the logits must differ: at every save it is asked anew
 
 
 def found(metrics: dict[str, list[float]], samples: np.ndarray, reals: np.ndarray, on_reals: np.ndarray, on_held_out: np.ndarray,
-          on_samples: np.ndarray) -> dict[str, str]:
+          on_samples: np.ndarray, loss: str = "bce") -> dict[str, str]:
     """Kind -> one line, of what is wrong now.
 
     Args: metrics, columns of metrics.jsonl until now; samples (n, S, S, C) and reals (m, S, S, C) uint8: G's grid and training
-        pictures; on_reals, on_held_out, on_samples: D's logits, with running statistics, for training pictures, for some that
-        were never trained on, and for samples.
+        pictures; on_reals, on_held_out, on_samples: (any number,) D's logits, with running statistics, for training pictures,
+        for some that were never trained on, and for samples; loss, the adversarial loss's name.
+    Returns: of d-has-won, g-collapsed, losses-frozen, memorising those that are seen. The same for the same arguments.
     """
-    if not metrics.get("images") or metrics["images"][-1] < LEAST_IMAGES or len(metrics["images"]) < WINDOW_LINES:
+    steps = metrics.get("step", [])
+    if len(steps) < LEAST_LINES or steps[-1] < WINDOW_STEPS or metrics["images"][-1] < LEAST_IMAGES:
         return {}
-    window = {name: np.array(values[-WINDOW_LINES:], float) for name, values in metrics.items()}
-    judged = {"d-has-won": _d_has_won(metrics, window), "g-collapsed": _g_collapsed(samples, reals),
+    start = min(bisect.bisect_right(steps, steps[-1] - WINDOW_STEPS), len(steps) - LEAST_LINES)
+    if "g_grad_norm" not in metrics:  # an older version's
+        metrics = metrics | {"g_grad_norm": [np.nan] * len(steps)}
+    window = {name: np.array(values[start:], float) for name, values in metrics.items()}
+    first = np.array(metrics["g_grad_norm"][:LEAST_LINES], float)
+    judged = {"d-has-won": _d_has_won(window, first, loss), "g-collapsed": _g_collapsed(samples[:COMPARED], reals[:COMPARED]),
               "losses-frozen": _losses_frozen(window), "memorising": _memorising(on_reals, on_held_out, on_samples)}
     return {kind: words for kind, words in judged.items() if words}
 
 
-def _d_has_won(metrics, window):
+def _d_has_won(window, first, loss):
     real, fake = window["d_real_hits"].mean(), window["d_fake_hits"].mean()
-    now, usual = np.median(window["g_grad_norm"]), np.median(metrics["g_grad_norm"])
-    if min(real, fake) < WON_HITS or VANISHED * usual < now < EXPLODED * usual:
+    first, now = np.median(first), np.median(window["g_grad_norm"])
+    lost = not VANISHED * first < now < EXPLODED * first
+    # A critic is meant to know all pictures (arXiv:1701.07875, section 3); what it gives G is the gradient.
+    if min(real, fake) < WON_HITS or (loss == "wasserstein" and not lost) or np.isnan(now):
         return None
-    return (f"D has won: it knows {real:.1%} of real and {fake:.1%} of drawn pictures, and G's gradient norm is {now:.3g} where "
-            f"it was {usual:.3g}; try a lower --d-lr, --real-label 0.9, --augment color translation cutout, or another --loss")
+    return (f"D has won: over the last {_span(window)} it knew {real:.1%} of real and {fake:.1%} of drawn pictures, and G's "
+            f"gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
+            "--augment color translation cutout")
 
 
 def pairwise_distance(images: np.ndarray) -> float:
-    """Mean root-mean-square difference in grey levels between two of (N, S, S, C) uint8 pictures, seen at 8 x 8 pixels."""
-    side = images.shape[1]
-    small = images.astype(np.float64).reshape(len(images), 8, side // 8, 8, side // 8, -1).mean((2, 4)).reshape(len(images), -1)
-    squares = np.maximum(((small[:, None] - small[None]) ** 2).mean(-1), 0)
-    return float(np.sqrt(squares)[np.triu_indices(len(images), 1)].mean())
+    """Mean over pairs of (N, S, S, C) uint8 pictures of their root-mean-square difference, in grey levels.
+
+    After the use of pairs' similarity against collapse by Odena et al. 2017, arXiv:1610.09585, section 4.2.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float64)  # in which sums of squares of bytes are exact, in any order
+    products = flat @ flat.T
+    lengths = np.diag(products)
+    squares = lengths[:, None] + lengths[None] - 2 * products
+    return float(np.sqrt(squares / flat.shape[1])[np.triu_indices(len(flat), 1)].mean())
 
 
 def _g_collapsed(samples, reals):
     if min(len(samples), len(reals)) < 8:
         return None
     ours, theirs = pairwise_distance(samples), pairwise_distance(reals)
-    if ours > COLLAPSED * theirs:
+    if ours >= COLLAPSED * theirs:
         return None
     return (f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training pictures by {theirs:.1f}; go back to "
             "an earlier checkpoint, or try a lower --lr, a larger --batch-size, or --loss relativistic-paired with --r1-gamma 1")
 
 
 def _losses_frozen(window):
-    spreads = {name: np.ptp(window[name]) / max(np.abs(window[name]).mean(), 1e-12) for name in ("d_loss", "g_loss")}
-    if max(spreads.values()) > FROZEN:
+    spread = window["g_grad_norm"].std() / max(abs(window["g_grad_norm"].mean()), 1e-30)
+    if not spread < FROZEN or any(_moved(window[name]) for name in ("d_loss", "g_loss")):
         return None
-    return (f"the losses stand still: over {WINDOW_LINES} lines D's varied by {spreads['d_loss']:.2%} and G's by "
-            f"{spreads['g_loss']:.2%}; try a higher --lr, and look at reals.png for pictures that are all the same")
+    told = ", ".join(f"{whose} {window[name].mean():.3g} +- {window[name].std():.2g}"
+                     for name, whose in (("d_loss", "D's loss"), ("g_loss", "G's loss"), ("g_grad_norm", "G's gradient norm")))
+    return (f"the losses stand still: over the last {_span(window)} {told}; try a higher --lr, and look at reals.png for "
+            "pictures that are all the same")
+
+
+def _moved(values):
+    """Whether the window's halves differ by more than its noise."""
+    before, after = np.array_split(values, 2)
+    noise = np.hypot(before.std() / len(before) ** 0.5, after.std() / len(after) ** 0.5)
+    return abs(after.mean() - before.mean()) > SURE * noise
+
+
+def _span(window):
+    return f"{window['step'][-1] - window['step'][0]:,.0f} steps"
 
 
 def _memorising(on_reals, on_held_out, on_samples):
@@ -69,10 +108,10 @@ def _memorising(on_reals, on_held_out, on_samples):
     if min(map(len, (on_reals, on_held_out, on_samples))) < LEAST_HELD_OUT:
         return None
     real, unseen, fake = (float(np.mean(logits)) for logits in (on_reals, on_held_out, on_samples))
-    noise = 2 * np.hypot(np.std(on_reals) / len(on_reals) ** 0.5, np.std(on_held_out) / len(on_held_out) ** 0.5)
-    if real - unseen < noise or real <= fake or (real - unseen) / (real - fake) < MEMORISED:
+    noise = np.hypot(np.std(on_reals) / len(on_reals) ** 0.5, np.std(on_held_out) / len(on_held_out) ** 0.5)
+    if real - unseen < SURE * noise or real <= fake or real - unseen < MEMORISED * (real - fake):
         return None
-    middle = (real + fake) / 2
+    middle = (real + fake) / 2  # the loss's own boundary is of batch statistics
     return (f"D learns the pictures by heart: it takes {np.mean(on_reals > middle):.0%} of training pictures for real and only "
             f"{np.mean(on_held_out > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
             "--augment color translation cutout, more pictures, or stop earlier")
