@@ -61,7 +61,7 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     axes = figure.add_subplot()
     steps = np.array(metrics.get("step", []))
     for name, label, colour in (("d_loss", "discriminator", "tab:blue"), ("g_loss", "generator", "tab:orange")):
-        values = np.array(metrics.get(name, []))
+        values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # lines edited by hand may lack it
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         window = max(1, round(len(values) * SMOOTHED_OVER))
         if len(values) >= window > 0:
