@@ -207,7 +207,7 @@ def _train(config, run, packed, order, total, k, sharding):
         logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")
     if debug:
         logs.say("debug: every step is looked at; expect less than half the speed")
-    saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints, logs.say)
+    saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints)
     try:
         with Stop() as stop:
             if not start:

@@ -84,8 +84,8 @@ class _Job(NamedTuple):
 
     def refusal(self, why: str) -> BadInput:
         """For what no other try mends. Of the url only the host is told: the rest may hold a token."""
-        return BadInput(f"{_parsed(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page} and"
-                        " pass it as --data")
+        return BadInput(f"{_parsed(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page}"
+                        " and pass it as --data")
 
 
 def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
@@ -113,7 +113,7 @@ def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
                 os.replace(job.partial, target)
             job.note.unlink(missing_ok=True)
     except (OSError, NotImplementedError) as error:  # the second: a disk without locks
-        raise BadInput(f"{folder} cannot take {file.name}: {error.strerror if isinstance(error, OSError) and error.strerror else error};"
+        raise BadInput(f"{folder} cannot take {file.name}: {getattr(error, 'strerror', None) or error};"
                        " free some space and give the same command, which goes on, or another folder with --to") from error
     return target
 
@@ -157,7 +157,7 @@ def _locked(target: Path, longest_s: float):
         except Timeout:
             if not wait_s:
                 _say(f"waiting for another process that downloads {target}")
-    raise BadInput(f"{target}: another process has held it for {longest_s:.0f} s; stop that one, or give another folder with --to")
+    raise BadInput(f"{target}: another process has held it for {longest_s:.0f} s; stop it, or give another folder with --to")
 
 
 def _fault(path: Path, sha256: str) -> str:
@@ -234,7 +234,8 @@ def _try(job: _Job, bar: tqdm) -> None:
             job.note.unlink(missing_ok=True)
             raise _Again("the file has changed there")
         if answer.status == 200:  # the whole: nothing to resume, a server that cannot, or another version
-            have, note = 0, {"url": _hidden(job.file.url), "validator": _validator(answer.headers), "length": answer.length_remaining}
+            have = 0
+            note = {"url": _hidden(job.file.url), "validator": _validator(answer.headers), "length": answer.length_remaining}
         _must_fit(job, note["length"], have)
         data = answer.read1(CHUNK_BYTES, decode_content=False)
         is_page = "text/html" in answer.headers.get("Content-Type", "").lower()
@@ -302,7 +303,7 @@ def _goes_on(headers, have: int, note: dict) -> bool:
 
 def _must_fit(job: _Job, length: int | None, have: int) -> None:
     if length and length != (job.file.size_bytes or length):
-        raise job.refusal(f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; if you trust this one, give its own"
+        raise job.refusal(f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; to trust it, give its own"
                           " --sha256, or none")
     if length and length > job.limits.file_bytes:
         raise job.refusal(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")

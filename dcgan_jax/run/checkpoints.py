@@ -34,10 +34,10 @@ class Damaged(Exception):
 class Checkpoints:
     """A run's checkpoints. Saves go on in the background; an old one is removed only when a newer one has been read back."""
 
-    def __init__(self, run: Path, keep: int, say: Callable[[str], None] = print):
-        """keep: newest verified ones kept. say: where a broken checkpoint is reported. Opened after `newest`, which tidies up."""
+    def __init__(self, run: Path, keep: int):
+        """keep: newest verified ones kept."""
         _silence()
-        self.run, self.keep, self.say = run, keep, say
+        self.run, self.keep = run, keep
         self.unverified = None  # (step, items as they are read back, digests) of the save under way
         self.manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True))
@@ -48,8 +48,11 @@ class Checkpoints:
         A step that is already there is not written again.
         """
         self.settle()
-        if step in self.manager.all_steps():
+        there = list_steps(self.run)
+        if step in there:
             return
+        if there != sorted(self.manager.all_steps()):
+            self.manager.reload()  # `newest` has set one aside: the manager would think this step saved, and say nothing
         items = _items(state)
         digests = {name: _leaves(item, _digest) for name, item in items.items()}
         on_host = jax.tree.map(lambda leaf: np.empty(_stored(leaf).shape, _stored(leaf).dtype), items)  # takes no memory yet
@@ -79,11 +82,11 @@ class Checkpoints:
         except Damaged as fault:
             raise BadInput(f"{self._path(step)}: was written and does not come back as it was ({fault}): check the disk; "
                            "the same command goes on from the checkpoint before") from None
-        for old in sorted(self.manager.all_steps())[:-self.keep]:
+        for old in list_steps(self.run)[:-self.keep]:
             self.manager.delete(old)
 
     def close(self) -> None:
-        """To be called in any case; waits for nothing that `settle` has not waited for."""
+        """To be called in any case; waits for a write that is under way, and does not read it back."""
         try:
             self.manager.close()
         except Exception as fault:
@@ -134,13 +137,7 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
 
 def restore(path: Path, like):
     """The state in the checkpoint at path, verified. Raises: Damaged, and BadInput where it is of other networks."""
-    _files_must_be_whole(path)
-    digests = _read_digests(path)
-    items = _items(like)
-    for name, item in items.items():
-        _must_fit(path, digests[name], item)
-    found = _restored(path, **items)
-    _must_equal(found, digests)
+    found = _verified(path, _items(like))
     return like.replace(**found["generator"], **found["training"])
 
 
@@ -161,12 +158,8 @@ def restore_generator(run: Path, shapes, step: int | None = None,
     for at in steps[::-1] if step is None else [step]:
         path = run / "checkpoints" / str(at)
         try:
-            _files_must_be_whole(path, "generator", "digests")
-            digests = _read_digests(path)
-            _must_fit(path, digests["generator"], item["generator"])
-            found = _restored(path, **item)
-            _must_equal(found, digests)
-            return at, found["generator"]["ema_params"], found["generator"]["ema_stats"]
+            found = _verified(path, item, "generator", "digests")["generator"]
+            return at, found["ema_params"], found["ema_stats"]
         except Damaged as fault:
             if step is None and at != steps[0]:
                 say(f"warning: the checkpoint of step {at} is broken ({fault}): an older one is used")
@@ -195,6 +188,20 @@ def _items(state):
 # ---- Digests ----
 
 
+def _verified(path, items, *parts) -> dict:
+    """The items of a checkpoint, like those given. parts: the only folders whose files are looked at (none: all).
+
+    Raises: Damaged, and BadInput where it is of other networks.
+    """
+    _files_must_be_whole(path, *parts)
+    digests = _read_digests(path)
+    for name, item in items.items():
+        _must_fit(path, digests[name], item)
+    found = _restored(path, **items)
+    _must_equal(found, digests)
+    return found
+
+
 def _leaves(tree, tell):
     """Path -> what `tell` says of each array."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tell(_stored(leaf))
@@ -218,20 +225,24 @@ def _digest(leaf) -> str:
     return f"{_kind(leaf)} {hashlib.sha256(numbers.reshape(-1).view(np.uint8)).hexdigest()}"
 
 
-def _files(path) -> dict[str, str]:
-    """Name below path -> SHA-256, of every file but that which keeps them."""
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(path.rglob("*")) if file.is_file() and file.name != FILES}
+def _files(path, *parts) -> dict[str, str]:
+    """Name below path -> SHA-256, of every file in these folders (none: in all) but that which keeps them."""
+    names = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file() and file.name != FILES}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in names.items() if _is_of(name, parts)}
 
 
-def _files_must_be_whole(path, *items):
+def _is_of(name, parts):
+    return not parts or name.split("/")[0] in parts
+
+
+def _files_must_be_whole(path, *parts):
     # Before Orbax reads a damaged file, whose threads then say so on stderr at length. A kill between a write and its reading
     # back leaves a checkpoint without this list; the digests of its arrays still guard it.
     if not (path / FILES).exists():
         return
     try:
-        kept, there = jsonfile.read(path / FILES), _files(path)
-        differing = [name for name in kept if kept[name] != there.get(name) and (not items or name.split("/")[0] in items)]
+        kept, there = jsonfile.read(path / FILES), _files(path, *parts)
+        differing = [name for name in kept if _is_of(name, parts) and kept[name] != there.get(name)]
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         raise Damaged(f"{FILES} cannot be read: {_reason(fault)}") from None
     if differing:
@@ -245,9 +256,9 @@ def _digest_of_json(value) -> str:
 def _read_digests(path) -> dict[str, dict[str, str]]:
     """Item -> path of a leaf -> its digest. Raises Damaged."""
     try:
-        kept = json.loads((path / "digests" / "metadata").read_text())  # where Orbax's JsonSave writes
+        kept = jsonfile.read(path / "digests" / "metadata")  # where Orbax's JsonSave writes
         whole = _digest_of_json(kept["items"]) == kept["sha256"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as fault:
+    except (OSError, ValueError, TypeError, KeyError) as fault:
         raise Damaged(f"its digests cannot be read: {fault.__class__.__name__}") from None
     if not whole:
         raise Damaged("its digests are not as they were written")
@@ -271,16 +282,17 @@ def _must_equal(found, digests):
 
 
 def _silence():
-    # Orbax and its event loops log the tracebacks of faults that it also raises, and TensorStore's threads call loops that are
-    # closed by then.
+    # Orbax and its event loops log the tracebacks of faults that it also raises; TensorStore's threads call loops that are
+    # closed by then, and coroutines that were left complain when they are collected.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
-    if getattr(before, "__name__", "") != "unless_loop_closed":
-        def unless_loop_closed(fault):
-            if str(fault.exc_value) != "Event loop is closed":
+    if getattr(before, "__name__", "") != "unless_orbaxs":
+        def unless_orbaxs(fault):
+            code = getattr(fault.object, "cr_code", None)
+            if str(fault.exc_value) != "Event loop is closed" and "/orbax/" not in getattr(code, "co_filename", ""):
                 before(fault)
-        sys.unraisablehook = unless_loop_closed
+        sys.unraisablehook = unless_orbaxs
 
 
 def _restored(path, **items):

@@ -120,31 +120,26 @@ def is_first() -> bool:
 def first_then_others(function: Callable):
     """function() in the first process, and when it is done there in the others: files are made by one, found by all.
 
-    Raises: BadInput in all processes where one raises it, so that none waits for ever.
+    Raises: BadInput in all processes where it, or the disk, fails one, so that none waits for ever.
     """
-    result, fault = None, None
-    for firsts_turn in (True, False):
-        if is_first() == firsts_turn:
-            try:
-                result = function()
-            except BadInput as found:
-                fault = found
-        if any_process(fault is not None):
-            raise fault or BadInput("another process of this run could not start: see what it says")
-    return result
+    firsts, others = _turn(function, is_first()), _turn(function, not is_first())
+    return firsts if is_first() else others
 
 
 def in_first(function: Callable):
-    """function() in the first process alone; its result there, None elsewhere. Raises: BadInput in all where it raises one,
-    and where the disk fails it."""
+    """function() in the first process alone; its result there, None elsewhere. Raises: as first_then_others."""
+    return _turn(function, is_first())
+
+
+def _turn(function, is_ours):
     result, fault = None, None
-    if is_first():
+    if is_ours:
         try:
             result = function()
         except (BadInput, OSError) as found:
             fault = found
     if any_process(fault is not None):
-        raise fault or BadInput("the first process of this run could not go on: see what it says")
+        raise fault or BadInput("another process of this run could not start or go on: see what it says")
     return result
 
 

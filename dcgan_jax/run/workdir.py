@@ -92,11 +92,9 @@ def must_still_be_ours(path: Path, process: str) -> None:
 
 def differences(path: Path) -> str:
     """What ran the run until now and is another thing here, such as 'jax 0.10.2 -> 0.12.0'; empty where nothing is."""
-    def told(environment):
-        packages = environment.get("packages")
-        return (packages if isinstance(packages, dict) else {}) | {"devices:": environment.get("devices")}
-
-    before, now = told(_read_environment(path)), told(_environment())
+    found = _read_environment(path)
+    before = found["packages"] if isinstance(found.get("packages"), dict) else {}
+    before, now = before | {"devices:": found.get("devices")}, _packages() | {"devices:": devices.describe()}
     return ", ".join(f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name) not in (None, now[name]))
 
 
@@ -191,17 +189,21 @@ def _flag(name, value):
     return f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def _environment():
+def _packages():
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue  # one of the TensorFlows is always absent
+    return versions
+
+
+def _environment():
     # The random part: two containers may have the same host name and process number.
     process = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
     return {"command": sys.argv, "process": process, "python": platform.python_version(), "platform": platform.platform(),
-            "devices": devices.describe(), "packages": versions, "commit": _commit()}
+            "devices": devices.describe(), "packages": _packages(), "commit": _commit()}
 
 
 def _commit():

@@ -130,6 +130,18 @@ def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no
     assert 2 in checkpoints.list_steps(tmp_path)
 
 
+def test_a_step_that_was_set_aside_meanwhile_is_written_again(tmp_path):
+    """As when a run rolls back and finds its newest checkpoint broken."""
+    with opened(saved_at(tmp_path, 2)) as saved:
+        saved.save(4, state(4))
+        saved.settle()
+        harm(tmp_path / "checkpoints" / "4", "flip")
+        assert checkpoints.newest(tmp_path, placed(), lambda line: None)[0] == 2
+        saved.save(4, state(4))
+    assert checkpoints.list_steps(tmp_path) == [2, 4]
+    equal(restored(tmp_path, 4), state(4))
+
+
 # ---- The generator alone ----
 
 
@@ -288,8 +300,6 @@ def test_every_byte_that_matters_is_looked_at(run, tmp_path):
     assert found == {2: len(places), 4: 0}
 
 
-# Orbax's threads complain of damaged files after their loop is closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", HARM)
 def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
