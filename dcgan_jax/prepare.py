@@ -1,15 +1,22 @@
-"""Packs pictures for training and shows what it found: python -m dcgan_jax.prepare --data PATH --size 64"""
+"""Packs pictures for training and shows what it found: python -m dcgan_jax.prepare --data PATH --size 64
+
+With --download instead of --data it fetches them first.
+"""
 
 import dataclasses
+import re
+import shlex
 import sys
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput, Config, Crop, Split
-from dcgan_jax.data.pack import pack
+from dcgan_jax.config import BadInput, Config, Crop, Split, printable
+from dcgan_jax.data import download
+from dcgan_jax.data.pack import cache_dir, pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import pictures
 
@@ -20,8 +27,16 @@ SHOWN = 60
 class Prepare:
     """Decodes, crops and resizes pictures once, into the cache that training reads."""
 
-    data: str
+    data: str = ""
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
+    download: Literal["", "article", "celeba"] = ""
+    """in place of --data: article, the article's zip (89,931 faces of 64 px); celeba, all 202,599 through TFDS, or from --url"""
+    url: str = ""
+    """http(s) address of that zip, where you know another one"""
+    sha256: str = ""
+    """what the zip's must be, 64 hexadecimal digits; none: any zip is taken. Left out: the published one, where there is one"""
+    to: str = ""
+    """folder of the download; left out: downloads/ in the cache"""
     size: int = 64
     """image side in pixels, a power of two from 16 to 256"""
     channels: Literal[1, 3] = 3
@@ -36,8 +51,10 @@ class Prepare:
 
 def main() -> int:
     ask = cli.parse(Prepare, sys.argv[1:], prog="python -m dcgan_jax.prepare")
+    _check(ask)
     configuration.check(configuration.replace(Config(), size=ask.size, steps=1))
-    source = open_source(ask.data, ask.split)
+    data = _downloaded(ask) if ask.download else ask.data
+    source = open_source(data, ask.split)
     packed = pack(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)
     index = packed.index
     preview = packed.path / "preview.png"
@@ -54,7 +71,34 @@ def main() -> int:
     if index["attributes"]:
         print(f"  {len(index['attributes'])} attributes: {', '.join(index['attributes'][:8])} ...")
     print(f"  pack {packed.path}\n  look at {preview}")
+    if ask.download:
+        print(f"  train on it with --data {shlex.quote(data)}")
     return 0
+
+
+def _check(ask: Prepare) -> None:
+    """Raises: BadInput for flags that say too little, or too much."""
+    if bool(ask.data) == bool(ask.download):
+        raise BadInput("prepare needs one of --data PATH and --download article|celeba" + (", not both" if ask.data else ""))
+    if ask.data and (ask.url or ask.sha256 or ask.to):
+        raise BadInput("--url, --sha256 and --to are of --download: leave them out, or --data")
+    if not re.fullmatch("|none|[0-9a-f]{64}", ask.sha256.lower()):
+        raise BadInput(f"--sha256 {printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
+    if ask.download == "celeba" and not ask.url and (ask.sha256 or ask.to):
+        raise BadInput("--download celeba without --url goes through TFDS, which checks what comes and has a folder of its own "
+                       "(TFDS_DATA_DIR): leave out --sha256 and --to, or give --url")
+
+
+def _downloaded(ask: Prepare) -> str:
+    """The --data value of what --download asks for, which is there then. Raises: BadInput."""
+    if ask.download == "celeba" and not ask.url:
+        return download.through_tfds()
+    file = download.PUBLISHED[ask.download]
+    if ask.url:
+        file = file._replace(url=ask.url)
+    if ask.sha256:  # another file than the published one, as who asks knows
+        file = file._replace(sha256=ask.sha256.lower().replace("none", ""), size_bytes=0)
+    return str(download.download(file, Path(ask.to) if ask.to else cache_dir() / "downloads"))
 
 
 def entry() -> None:

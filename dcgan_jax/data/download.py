@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urljoin
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from filelock import FileLock, Timeout
@@ -120,6 +122,8 @@ def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
 
 def through_tfds() -> str:
     """The --data value of CelebA once TFDS has downloaded and prepared it. Raises: BadInput for any of its failures."""
+    _say("TFDS fetches celeb_a from Google Drive, 1.4 GB, into its own folder")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each of its retries
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -186,7 +190,8 @@ def _fetch(job: _Job) -> None:
                 _try(job, bar)
                 break
             except (_Again, HTTPError) as error:
-                why, after_s = printable(str(error), 200), getattr(error, "after_s", 0)
+                words = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", str(error))  # the host is told anyway
+                why, after_s = printable(words, 200), getattr(error, "after_s", 0)
             have = _resumable(job)[0]
             # Only what no try before had is progress: a server that starts anew and breaks off each time would never end.
             failures = 1 if have >= best + PROGRESS_BYTES else failures + 1
@@ -229,7 +234,7 @@ def _try(job: _Job, bar: tqdm) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
     timeout = urllib3.Timeout(connect=job.limits.connect_s, read=job.limits.read_s)
-    with urllib3.PoolManager(timeout=timeout, retries=False) as pool, _answer(job, pool, headers) as answer:
+    with _pool(job.file.url, timeout=timeout, retries=False) as pool, _answer(job, pool, headers) as answer:
         if answer.status == 206 and not (have and _goes_on(answer.headers, have, note)):
             job.note.unlink(missing_ok=True)
             raise _Again("the file has changed there")
@@ -261,6 +266,13 @@ def _try(job: _Job, bar: tqdm) -> None:
                 data = answer.read1(CHUNK_BYTES, decode_content=False)
     if have != (note["length"] or have):
         raise _Again(f"closed after {have:,} of {note['length']:,} bytes")
+
+
+def _pool(url: str, **options) -> urllib3.PoolManager:
+    """Through the proxy that the environment names for that address, if it names one."""
+    parts = _parsed(url)
+    proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)
+    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
 def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:
