@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 from toy_run import call, refusal
 
 from dcgan_jax import prepare
+from dcgan_jax.data.download import PUBLISHED
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 
@@ -90,3 +92,52 @@ def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says)
 
 def test_data_is_asked_for():
     assert "--data" in refusal(prepare)
+
+
+# ---- --download ----
+
+
+@pytest.fixture
+def fetched(folder, monkeypatch):
+    """What download() was asked for; it gives a zip of the folder's pictures."""
+    asked = []
+
+    def download(file, to):
+        asked.append((file, to))
+        return Path(shutil.make_archive(str(folder.parent / "faces"), "zip", folder))
+
+    monkeypatch.setattr("dcgan_jax.data.download.download", download)
+    return asked
+
+
+def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, folder):
+    done = prepared("--download", "article", "--size", 16)
+    assert "40 pictures packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
+    (file, to), = fetched
+    assert file == PUBLISHED["article"] and to == cache / "downloads"
+
+
+@pytest.mark.parametrize(("flags", "sha256", "size_bytes"), [
+    ([], PUBLISHED["celeba"].sha256, PUBLISHED["celeba"].size_bytes), (["--sha256", "A" * 64], "a" * 64, 0),
+    (["--sha256", "none"], "", 0)])
+def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched, tmp_path, flags, sha256, size_bytes):
+    prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
+    (file, to), = fetched
+    assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)
+    assert file.name == "img_align_celeba.zip" and to == tmp_path / "to"
+
+
+def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
+    monkeypatch.setattr("dcgan_jax.data.download.through_tfds", lambda: str(folder))
+    assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ([], "--data PATH and --download"), (["--data", "drawn", "--download", "article"], "not both"),
+    (["--data", "drawn", "--url", "https://host/x"], "leave them out"), (["--download", "faces"], "--download"),
+    (["--download", "article", "--sha256", "abc"], "64 hexadecimal digits"),
+    (["--download", "article", "--url", "ftp://host/x"], "ftp is not downloaded"),
+    (["--download", "celeba", "--to", "x"], "TFDS_DATA_DIR"), (["--download", "celeba", "--sha256", "none"], "or give --url")])
+def test_flags_of_a_download_that_say_too_little_or_too_much(flags, words, cache):
+    assert words in refusal(prepare, *flags)
+    assert not cache.exists()

@@ -279,7 +279,8 @@ def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.Base
     """The answer of status 200 or 206, after redirects on the same host. Raises: as _try."""
     url = job.file.url
     for _ in range(REDIRECTS + 1):
-        answer = pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+        answer = pool.request("GET", url, headers=headers, redirect=False, preload_content=False,
+                              enforce_content_length=False)  # _try tells it in plain words
         where = answer.get_redirect_location()
         if not where:
             break

@@ -177,7 +177,7 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             problem = "encrypted"
         elif info.compress_type not in METHODS:
             problem = f"compression method {info.compress_type}, which is not read"
-        if not info.is_dir():
+        if not name.endswith("/"):  # info.is_dir() fails where a name is empty
             yield _Entry(name, info, info.file_size, info.CRC, problem)
 
 

@@ -257,12 +257,14 @@ def _read_digests(path) -> dict[str, dict[str, str]]:
     """Item -> path of a leaf -> its digest. Raises Damaged."""
     try:
         kept = jsonfile.read(path / "digests" / "metadata")  # where Orbax's JsonSave writes
-        whole = _digest_of_json(kept["items"]) == kept["sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as fault:
+        items = kept["items"]
+        whole = _digest_of_json(items) == kept["sha256"]
+        texts = all(isinstance(text, str) for name in ("generator", "training") for text in items[name].values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as fault:
         raise Damaged(f"its digests cannot be read: {fault.__class__.__name__}") from None
-    if not whole:
+    if not (whole and texts):
         raise Damaged("its digests are not as they were written")
-    return kept["items"]
+    return items
 
 
 def _must_fit(path, digests, like):

@@ -139,6 +139,15 @@ def test_zip_entries_that_lead_out_or_claim_absurd_sizes_are_refused_and_named(t
     }  # fmt: skip
 
 
+def test_a_zip_entry_without_a_name_is_ignored(tmp_path):
+    path = tmp_path / "nameless.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fine.png", b"x")
+        archive.writestr("x", b"x")
+        archive.getinfo("x").filename = ""
+    assert open_source(str(path)).names == ["fine.png"]
+
+
 # ---- CelebA as people have it ----
 
 

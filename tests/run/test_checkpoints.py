@@ -312,7 +312,10 @@ def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(ru
 
 def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
-    for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', json.dumps({"items": {}, "sha256": "x"})):
+    sealed = [{"items": items, "sha256": checkpoints._digest_of_json(items)} for items in
+              ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})]
+    for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
+        (copy / "checkpoints" / "4" / checkpoints.FILES).unlink(missing_ok=True)
         (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
         assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2
 

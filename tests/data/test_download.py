@@ -1,0 +1,508 @@
+"""Against a server that misbehaves: whatever it does, the file is whole under its name, or there is one line with a remedy."""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from dcgan_jax.config import BadInput
+from dcgan_jax.data import download as downloads
+from dcgan_jax.data.download import Limits, Published, download
+
+QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=0.3)
+LONG = 3_000_000  # bytes, some dozen chunks
+
+
+def zipped(length=LONG, seed=0):
+    """A zip of one member of noise, some `length` bytes long."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("noise", np.random.default_rng(seed).bytes(length))
+    return content.getvalue()
+
+
+BODY = zipped()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers the nth request by the nth of `answers`, the later ones by the last: functions of the handler."""
+
+    daemon_threads = True
+
+    def __init__(self, *answers):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers, self.asked = answers, []
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/faces.zip?token=secret"
+
+    @property
+    def ranges(self):
+        return [headers.get("Range") for headers in self.asked]
+
+    def handle_error(self, request, client_address):
+        pass  # who asked has gone
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.server.asked.append(self.headers)
+        answers = self.server.answers
+        answers[min(len(self.server.asked), len(answers)) - 1](self)
+
+    def start(self, status, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+
+@pytest.fixture
+def serve():
+    running = []
+
+    def started(*answers):
+        running.append(Server(*answers))
+        return running[-1]
+
+    yield started
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+# ---- Answers ----
+
+
+def well(body=BODY, etag='"one"', cut=None, **headers):
+    """All of the body, or the range that is asked for; closed after `cut` bytes."""
+    def answer(handler):
+        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        start = int(asked[1]) if asked and handler.headers.get("If-Range") == etag else 0
+        rest = body[start:]
+        where = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
+        handler.start(206 if start else 200, Content_Length=len(rest), ETag=etag, **where, **headers)
+        handler.wfile.write(rest[:cut])
+    return answer
+
+
+def status(code, body=b"", **headers):
+    def answer(handler):
+        handler.start(code, Content_Length=len(body), **headers)
+        handler.wfile.write(body)
+    return answer
+
+
+def page(kind="text/html; charset=utf-8"):
+    return status(200, b"<!DOCTYPE html><html>Quota exceeded</html>", Content_Type=kind)
+
+
+def without_ranges(body=BODY, cut=None, **headers):
+    def answer(handler):
+        handler.start(200, Content_Length=len(body), **headers)
+        handler.wfile.write(body[:cut])
+    return answer
+
+
+def without_length(body=BODY):
+    def answer(handler):
+        handler.start(200)
+        handler.wfile.write(body)
+    return answer
+
+
+def redirect(where, code=302):
+    return status(code, Location=where)
+
+
+def drip(handler):
+    handler.start(200, Content_Length=len(BODY), ETag='"one"')
+    for byte in BODY[:600]:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.005)
+
+
+def silence(handler):
+    handler.start(200, Content_Length=len(BODY), ETag='"one"')
+    handler.wfile.write(BODY[:1000])
+    time.sleep(1.5)
+
+
+def ends_at_once(handler):
+    handler.connection.close()
+
+
+def nonsense(handler):
+    handler.wfile.write(b"\0\1\2 this is not HTTP\r\n\r\n")
+
+
+def file_of(server, body=BODY, sha256="", size_bytes=0):
+    return Published("faces.zip", server.url, "https://faces.example/page", sha256, size_bytes)
+
+
+def fetched(server, folder, limits=QUICK, **facts):
+    path = download(file_of(server, **facts), folder, limits)
+    assert path == folder / "faces.zip"
+    assert sorted(os.listdir(folder)) in (["faces.zip"], ["faces.zip", "faces.zip.lock"])
+    return path.read_bytes()
+
+
+def refusal(server, folder, limits=QUICK, **facts):
+    with pytest.raises(BadInput) as raised:
+        download(file_of(server, **facts), folder, limits)
+    line = str(raised.value)
+    assert "\n" not in line and "secret" not in line, line
+    assert not (folder / "faces.zip").exists()
+    return line
+
+
+def by_hand(line):
+    """The line names the host, and how to do without us."""
+    return line.startswith("127.0.0.1: ") and "in a browser from https://faces.example/page and pass it as --data" in line
+
+
+# ---- What works ----
+
+
+def test_a_whole_file_comes_under_its_name_and_is_not_asked_for_again(serve, tmp_path, capfd):
+    server = serve(well())
+    sha256 = hashlib.sha256(BODY).hexdigest()
+    for _ in range(2):
+        assert fetched(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
+    assert len(server.asked) == 1
+    said = capfd.readouterr().err
+    assert "downloading faces.zip from 127.0.0.1, 0.0 MB are there" in said and "is there already" in said
+    assert "secret" not in said
+
+
+def test_one_closed_midway_goes_on_where_it_was(serve, tmp_path):
+    server = serve(well(cut=1_000_000), well(cut=900_000), well())
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges == [None, "bytes=1000000-", "bytes=1900000-"]
+    assert server.asked[1]["If-Range"] == '"one"' and server.asked[0]["Accept-Encoding"] == "identity"
+
+
+def test_the_next_command_goes_on_where_the_last_gave_up(serve, tmp_path):
+    server = serve(well(cut=500_000), status(503), status(503), well())
+    line = refusal(server, tmp_path)
+    assert by_hand(line) and "503" in line and "after 3 tries" in line and "goes on from 0.5 MB" in line
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges[-1] == "bytes=500000-"
+
+
+def test_a_server_without_ranges_sends_all_again(serve, tmp_path):
+    server = serve(without_ranges(cut=500_000, ETag='"one"'), without_ranges(ETag='"one"'))
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges == [None, "bytes=500000-"]
+
+
+def test_what_has_no_version_is_begun_anew(serve, tmp_path):
+    server = serve(without_ranges(cut=500_000), without_ranges())
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges == [None, None]
+
+
+def test_no_length_is_no_hindrance(serve, tmp_path):
+    assert fetched(serve(without_length()), tmp_path) == BODY
+
+
+@pytest.mark.parametrize("ignores_if_range", [False, True])
+def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, ignores_if_range):
+    new = zipped(seed=1)
+
+    def stubborn(handler):  # sends the rest of the new file though the old one was begun
+        start = int(handler.headers["Range"][6:-1])
+        where = f"bytes {start}-{len(new) - 1}/{len(new)}"
+        handler.start(206, Content_Length=len(new) - start, Content_Range=where, ETag='"two"')
+        handler.wfile.write(new[start:])
+
+    server = serve(well(cut=700_000), *([stubborn] if ignores_if_range else []), well(new, '"two"'))
+    assert fetched(server, tmp_path) == new
+    assert server.ranges[1] == "bytes=700000-"
+
+
+def test_a_range_of_another_place_is_not_taken(serve, tmp_path):
+    def shifted(handler):
+        handler.start(206, Content_Length=100, Content_Range=f"bytes 0-99/{len(BODY)}", ETag='"one"')
+        handler.wfile.write(BODY[:100])
+
+    assert fetched(serve(well(cut=700_000), shifted, well()), tmp_path) == BODY
+
+
+def test_a_range_beyond_the_end_begins_anew(serve, tmp_path):
+    assert fetched(serve(well(cut=700_000), status(416), well()), tmp_path) == BODY
+
+
+def test_another_url_does_not_go_on_from_this_one(serve, tmp_path):
+    refusal(serve(well(cut=700_000)), tmp_path, Limits(tries=1))
+    other = serve(well(zipped(seed=1)))
+    assert fetched(other, tmp_path) == zipped(seed=1)
+    assert other.ranges == [None]
+
+
+@pytest.mark.parametrize("fault", [status(500), status(503, Retry_After="0"), status(429, Retry_After="1"), status(408),
+                                   ends_at_once, nonsense, silence])
+def test_what_passes_is_tried_again(serve, tmp_path, fault):
+    limits = Limits(connect_s=2, read_s=0.5, tries=3, backoff_s=0.01, wait_s=1)
+    assert fetched(serve(fault, well()), tmp_path, limits) == BODY
+
+
+def test_tries_that_bring_much_are_no_failures(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "PROGRESS_BYTES", 400_000)
+    assert fetched(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
+
+
+def test_a_redirect_on_the_same_host_is_followed(serve, tmp_path):
+    server = serve(redirect("/elsewhere.zip"), well())
+    assert fetched(server, tmp_path) == BODY
+
+
+def test_a_proxy_of_the_environment_is_asked(serve, tmp_path, monkeypatch):
+    proxy = serve(well())
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    path = download(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
+    assert path.read_bytes() == BODY and proxy.asked[0]["Host"] == "faces.invalid"
+
+
+# ---- What is refused, in one line, with the way by hand ----
+
+
+@pytest.mark.parametrize("answer", [page(), page("application/zip")], ids=["said", "not said"])
+def test_a_web_page_is_told_as_what_it_is_and_not_kept(serve, tmp_path, answer):
+    server = serve(answer)
+    line = refusal(server, tmp_path)
+    assert by_hand(line) and "a web page" in line and "quota" in line
+    assert len(server.asked) == 1 and not (tmp_path / "faces.zip.partial").exists()
+
+
+def test_a_web_page_in_the_middle_leaves_what_had_come(serve, tmp_path):
+    server = serve(well(cut=500_000), page(), well())
+    assert "a web page" in refusal(server, tmp_path)
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges == [None, "bytes=500000-", "bytes=500000-"]
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
+def test_what_no_try_mends_is_not_tried_again(serve, tmp_path, code):
+    server = serve(status(code))
+    line = refusal(server, tmp_path)
+    assert by_hand(line) and str(code) in line and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    (status(500), "500"), (status(429, Retry_After="3600"), "3,600 s"), (ends_at_once, ""), (nonsense, ""),
+    (silence, "timed out"), (well(cut=10), "closed after 30 of"), (without_ranges(cut=0), "closed after 0 of"),
+    (without_ranges(cut=1000), "closed after 1,000 of")])
+def test_what_never_comes_ends_after_bounded_tries(serve, tmp_path, answer, words):
+    server = serve(answer)
+    line = refusal(server, tmp_path, Limits(connect_s=1, read_s=0.3, tries=3, backoff_s=0.01, wait_s=1))
+    assert by_hand(line) and words in line and 1 <= len(server.asked) <= 3
+
+
+def test_nobody_there(serve, tmp_path):
+    server = serve(well())
+    server.shutdown()
+    server.server_close()
+    line = refusal(server, tmp_path)
+    assert by_hand(line) and "refused" in line
+
+
+def test_a_slow_drip_is_as_good_as_closed(serve, tmp_path):
+    start = time.monotonic()
+    line = refusal(serve(drip), tmp_path, Limits(tries=2, backoff_s=0.01, slow_window_s=0.2))
+    assert by_hand(line) and "bytes a second" in line and time.monotonic() - start < 20
+
+
+def test_a_wrong_hash_is_not_kept(serve, tmp_path):
+    line = refusal(serve(well()), tmp_path, sha256="0" * 64)
+    assert by_hand(line) and "has the sha256 " + hashlib.sha256(BODY).hexdigest() in line
+    assert not (tmp_path / "faces.zip.partial").exists()
+
+
+def test_a_wrong_length_is_refused_before_it_is_fetched(serve, tmp_path):
+    line = refusal(serve(well()), tmp_path, sha256="0" * 64, size_bytes=len(BODY) + 1)
+    assert by_hand(line) and f"offers {len(BODY):,} bytes, the published file has {len(BODY) + 1:,}" in line
+    assert not (tmp_path / "faces.zip.partial").exists()
+
+
+@pytest.mark.parametrize("body", [b"no zip", b"", BODY[: len(BODY) // 2], b"PK\5\6" + bytes(9)])
+def test_what_is_no_whole_zip_is_not_kept(serve, tmp_path, body):
+    line = refusal(serve(well(body)), tmp_path)
+    assert by_hand(line) and "is no whole zip" in line
+    assert not (tmp_path / "faces.zip.partial").exists()
+
+
+def test_more_than_we_ever_download(serve, tmp_path):
+    limits = Limits(file_bytes=1_000_000)
+    assert by_hand(refusal(serve(well()), tmp_path, limits))
+    assert by_hand(refusal(serve(without_length()), tmp_path, limits))  # it is seen while it comes
+
+
+def test_a_redirect_to_another_host_is_not_followed(serve, tmp_path):
+    elsewhere = serve(well())
+    where = f"http://localhost:{elsewhere.server_port}/faces.zip"
+    line = refusal(serve(redirect(where)), tmp_path)
+    assert by_hand(line) and "another host, localhost" in line and "--url" in line and not elsewhere.asked
+
+
+@pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://a:b@127.0.0.1/x"])
+def test_a_redirect_to_what_is_no_web_address(serve, tmp_path, where):
+    assert "--url" in refusal(serve(redirect(where)), tmp_path)
+
+
+def test_a_circle_of_redirects(serve, tmp_path):
+    server = serve(redirect("/again.zip"))
+    assert by_hand(refusal(server, tmp_path)) and len(server.asked) == downloads.REDIRECTS + 1
+
+
+@pytest.mark.parametrize("url", ["", "faces.zip", "file:///etc/passwd", "ftp://host/x", "http://", "https://user:secret@host/x",
+                                 "http://[::1", "http://" + "a" * 300 + "/x", "http://xn--\x00/x"])
+def test_an_address_that_is_none(tmp_path, url):
+    with pytest.raises(BadInput, match="--url") as raised:
+        download(Published("faces.zip", url, "page"), tmp_path, QUICK)
+    assert "secret" not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+# ---- The disk ----
+
+
+def test_a_file_of_that_name_which_is_another(serve, tmp_path):
+    (tmp_path / "faces.zip").write_bytes(b"mine")
+    server = serve(well())
+    with pytest.raises(BadInput, match="is there and is no whole zip.*move it away"):
+        download(file_of(server), tmp_path, QUICK)
+    assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.asked
+
+
+def test_a_disk_without_room_is_seen_before(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
+    line = refusal(serve(well()), tmp_path)
+    assert "3 MB are needed, 1 MB are free" in line and "--to" in line
+
+
+def test_a_disk_that_fills_meanwhile_and_then_has_room(serve, tmp_path):
+    server = serve(well())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+        line = refusal(server, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert f"{tmp_path} cannot take faces.zip" in line and "--to" in line and "same command" in line
+    assert fetched(server, tmp_path) == BODY
+    assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
+
+
+def test_a_folder_that_cannot_be(serve, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--to" in refusal(serve(well()), tmp_path / "file")
+
+
+@pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"url": 1, "validator": 2, "length": 3}'])
+def test_a_note_that_tells_nothing_is_not_believed(serve, tmp_path, note):
+    (tmp_path / "faces.zip.partial").write_bytes(b"half")
+    (tmp_path / "faces.zip.partial.json").write_bytes(note)
+    server = serve(well())
+    assert fetched(server, tmp_path) == BODY and server.ranges == [None]
+
+
+def test_another_process_that_downloads_the_same_is_waited_for(serve, tmp_path):
+    tmp_path.joinpath("faces.zip.lock").touch()
+    with FileLock(tmp_path / "faces.zip.lock"):
+        line = refusal(serve(well()), tmp_path)
+    assert "another process" in line and "--to" in line
+
+
+# ---- Kills ----
+
+
+CHILD = """import json, sys; from pathlib import Path
+from dcgan_jax.data.download import Published, download, Limits
+download(Published("faces.zip", sys.argv[1], "page", sys.argv[2]), Path(sys.argv[3]), Limits(backoff_s=0.01))"""
+
+
+def slowly(handler):
+    """As well(), in pieces with a pause between them, so that a kill meets it midway."""
+    start = int(re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-"))[1])
+    where = {"Content_Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"} if start else {}
+    handler.start(206 if start else 200, Content_Length=len(BODY) - start, ETag='"one"', **where)
+    for at in range(start, len(BODY), 100_000):
+        handler.wfile.write(BODY[at:at + 100_000])
+        time.sleep(0.01)
+
+
+def test_kill_9_at_any_moment_and_the_same_command_goes_on(serve, tmp_path):
+    server = serve(slowly)
+    command = [sys.executable, "-c", CHILD, server.url, hashlib.sha256(BODY).hexdigest(), str(tmp_path)]
+    partial, chance = tmp_path / "faces.zip.partial", np.random.default_rng(0)
+    for bytes_ in chance.integers(1, LONG, 4):  # each as soon as so much is there
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        while child.poll() is None and not (partial.exists() and partial.stat().st_size >= bytes_):
+            time.sleep(0.002)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        assert (tmp_path / "faces.zip").exists() or json.loads((tmp_path / "faces.zip.partial.json").read_text())
+    assert fetched(server, tmp_path) == BODY
+    assert any(server.ranges)
+
+
+def test_killed_between_its_last_byte_and_its_name(serve, tmp_path):
+    server = serve(well(cut=len(BODY) - 1))
+    refusal(server, tmp_path, Limits(tries=1))
+    with (tmp_path / "faces.zip.partial").open("ab") as partial:
+        partial.write(BODY[-1:])
+    assert fetched(server, tmp_path) == BODY and len(server.asked) == 1
+
+
+# ---- TFDS ----
+
+
+def test_a_failure_of_tfds_is_one_line(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class Builder:
+        def download_and_prepare(self):
+            raise ValueError("Artifact https://drive.google.com/uc?id=1\nhas wrong checksum")
+
+    monkeypatch.setattr(tfds, "builder", lambda name: Builder())
+    with pytest.raises(BadInput) as raised:
+        downloads.through_tfds()
+    line = str(raised.value)
+    assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "--url" in line
+
+
+def test_what_tfds_prepared_is_named_for_data(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class Builder(NamedTuple):
+        name: str
+
+        def download_and_prepare(self):
+            asked.append(self.name)
+
+    asked = []
+    monkeypatch.setattr(tfds, "builder", Builder)
+    assert downloads.through_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
