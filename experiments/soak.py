@@ -1,0 +1,99 @@
+"""Trains on drawn faces for an hour and watches what it holds: memory, open files, threads, disk, speed. A table and a plot.
+
+    taskset -c 1 python experiments/soak.py --minutes 60 --out runs/soak
+
+The run is the trainer's own, with far more saves, grids and log lines than usual. Asked of the system (Linux) every five
+seconds; the first tenth, in which it packs, compiles and fills its buffers, is drawn but not judged.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+FLAGS = ("--save-every-steps", "50", "--log-every-steps", "5", "--steps", "1000000")
+EVERY_S = 5
+WATCHED = ("memory_mb", "open_files", "threads", "disk_mb", "disk_files")
+
+
+def seen(pid: int, run: Path) -> dict[str, float]:
+    """What the process holds now, and its run's folder."""
+    process = Path(f"/proc/{pid}")
+    fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    sizes = []
+    for folder, _, names in os.walk(run):
+        for name in names:
+            try:
+                sizes.append(os.stat(os.path.join(folder, name)).st_size)
+            except FileNotFoundError:  # renamed into place meanwhile
+                continue
+    return {"memory_mb": int(fields["VmRSS"].split()[0]) / 1024, "open_files": len(os.listdir(process / "fd")),
+            "threads": int(fields["Threads"]), "disk_mb": sum(sizes) / 1e6, "disk_files": len(sizes)}
+
+
+def watch(command: list[str], run: Path, minutes: float) -> tuple[list[dict], int]:
+    """Rows, each with its seconds since the start, and the exit code after the Ctrl-C with which it ends."""
+    process, start, rows = subprocess.Popen(command), time.monotonic(), []
+    try:
+        while time.monotonic() - start < 60 * minutes and process.poll() is None:
+            rows.append({"s": time.monotonic() - start} | seen(process.pid, run))
+            time.sleep(EVERY_S)
+    finally:
+        process.send_signal(signal.SIGINT)
+    return rows, process.wait()
+
+
+def speeds(run: Path) -> np.ndarray:
+    """(lines, 2): images trained on, images/s."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return np.array([(line["images"], line["images_per_s"]) for line in lines if line.get("images_per_s")])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
+    asked, more = parser.parse_known_args()
+    run = asked.out / "soak"
+    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(asked.out), "--name", "soak", *FLAGS, *more]
+    rows, code = watch(command, run, asked.minutes)
+    speed = speeds(run)
+    (asked.out / "soak.json").write_text(json.dumps(rows))
+
+    judged = [row for row in rows if row["s"] > 0.1 * rows[-1]["s"]]
+    hours = np.array([row["s"] for row in judged]) / 3600
+    tenth = max(1, len(judged) // 10)
+    print(f"{rows[-1]['s'] / 60:.1f} minutes, {int(speed[-1, 0]):,} images, exit code {code}\n")
+    print("| | first tenth judged, median | last tenth, median | most | growth an hour |\n|---|---:|---:|---:|---:|")
+    for name in WATCHED:
+        values = np.array([row[name] for row in judged])
+        slope = np.polyfit(hours, values, 1)[0]
+        print(f"| {name} | {np.median(values[:tenth]):,.1f} | {np.median(values[-tenth:]):,.1f} | {values.max():,.1f} "
+              f"| {slope:+,.2f} |")
+    late = speed[len(speed) // 10:]
+    tenth = max(1, len(late) // 10)
+    first, last = np.median(late[:tenth, 1]), np.median(late[-tenth:, 1])
+    print(f"| img/s | {first:,.0f} | {last:,.0f} | {late[:, 1].max():,.0f} | ratio {last / first:.3f} |")
+
+    figure, axes = plt.subplots(len(WATCHED) + 1, 1, figsize=(8, 11), sharex=False, layout="constrained")
+    for axis, name in zip(axes, WATCHED, strict=False):
+        axis.plot([row["s"] / 60 for row in rows], [row[name] for row in rows], linewidth=1)
+        axis.set(ylabel=name, ylim=(0, None))
+    axes[-2].set(xlabel="minutes")
+    axes[-1].plot(speed[:, 0] / 1000, speed[:, 1], linewidth=0.5)
+    axes[-1].set(ylabel="img/s", xlabel="thousand images", ylim=(0, None))
+    figure.savefig(asked.out / "soak.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main()
