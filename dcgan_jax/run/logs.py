@@ -126,15 +126,19 @@ class Logs:
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
     def _opened(self, start):
-        kept, last = [], 0
+        kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
-            for line in lines:
+            for number, line in enumerate(lines, 1):
                 row = _row(line)
-                # A line cut by a crash, and what follows it, belongs to steps that were not saved.
-                if row is None or not last <= row["step"] <= start or not line.endswith("\n"):
+                if row is None or not line.endswith("\n"):
+                    broken = broken or number  # cut by a crash: it belongs to steps that were not saved
+                elif not last <= row["step"] <= start:
                     break
-                kept.append(line)
-                last = row["step"]
+                elif broken:  # no crash does that, and what follows is not to be lost
+                    raise BadInput(f"{self.file}: line {broken} holds no numbers of a step; remove it")
+                else:
+                    kept.append(line)
+                    last = row["step"]
         with whole(self.file) as partial:
             partial.write_text("".join(kept))
         return self.file.open("a")

@@ -15,7 +15,7 @@ import filelock
 
 from dcgan_jax import config as configuration
 from dcgan_jax import jsonfile
-from dcgan_jax.config import BadInput, Config
+from dcgan_jax.config import BadInput, Config, printable
 from dcgan_jax.run import devices
 
 LOCK = "lock"
@@ -113,12 +113,23 @@ def read_config(path: Path) -> Config:
     if not os.path.exists(file):  # os.path: also false, not an error, for names no disk takes
         runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if os.path.isdir(path) else []
         raise BadInput(f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else ""))
+    _must_stay_inside(path)
     config = configuration.from_flat(read_json(file), str(file))
     try:
         configuration.check(config)
     except BadInput as fault:
         raise BadInput(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
+
+
+def _must_stay_inside(path):
+    # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere.
+    inside = os.path.realpath(path) + os.sep
+    for folder, folders, names in os.walk(path):
+        for name in folders + names:
+            link = os.path.join(folder, name)
+            if os.path.islink(link) and not os.path.realpath(link).startswith(inside):
+                raise BadInput(f"{printable(link)}: is a link out of the run, which is not followed; move what it points to here")
 
 
 def read_data_facts(path: Path) -> dict:

@@ -56,7 +56,7 @@ HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step i
     (4, "", [2, 4]),
     (0, "", []),
     (8, '{"step": 8, "d_lo', [2, 4, 6]),  # cut by a crash
-    (8, '\0\0\0\0\n{"step": 8}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows is no better
+    (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows was not saved
     (8, "[8]\n", [2, 4, 6]),
     (8, "8\n", [2, 4, 6]),
     (8, '{"d_loss": 1}\n', [2, 4, 6]),
@@ -68,6 +68,14 @@ def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, star
     assert [line["step"] for line in wrote(tmp_path)] == kept
     assert HELD.startswith((tmp_path / "metrics.jsonl").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_broken_line_before_saved_ones_is_refused_and_nothing_dropped(tmp_path):
+    text = HELD.replace("\n", "\ngarbage\n", 1)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(BadInput, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
+        opened(tmp_path, start=8)
+    assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
 def test_what_is_written_after_going_on_follows_what_was_kept(tmp_path):
