@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from dcgan_jax.config import BadInput
 from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
 
 NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
