@@ -1,7 +1,9 @@
 """What ends a process or a disk must not end a run. The long version of the kills: experiments/kill_test.py."""
 
+import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import toy_run
-from toy_run import FLAGS, STEPS, copied, metrics, train_toy, whole
+from toy_run import FLAGS, STEPS, call, copied, metrics, refusal, train_toy, whole
 
 import dcgan_jax
+from dcgan_jax import evaluate, sample, train
+from dcgan_jax.run import checkpoints
 from dcgan_jax.run.checkpoints import list_steps
 from experiments import kill_test
 
@@ -101,3 +105,159 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
     code, _, err = ended(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
     assert not list((toy_run.CACHE / "packs").glob(".packing@*"))
+
+
+# ---- Signals ----
+
+
+def training(process, run, step):
+    """Waits until the checkpoint of that step is there."""
+    while not (run / "checkpoints" / str(step)).exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path, number, code):
+    process = started(tmp_path, "--steps", 1_000_000)
+    run = tmp_path / "article"
+    while not (run / "reals.png").exists():  # made before the first step is compiled
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    found, out, err = ended(process)
+    assert (found, err) == (code, [])
+    assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
+
+
+def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
+    process = started(tmp_path, "--steps", 1_000_000)
+    run = tmp_path / "article"
+    while not list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+        assert process.poll() is None
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = ended(process)
+    assert (code, err) == (0, [])
+    last = list_steps(run)[-1]
+    assert f"stopped at step {last} of" in out
+    assert not list(run.rglob("*.orbax-checkpoint-tmp*")) and (run / "checkpoints" / str(last) / "files.json").exists()
+
+
+def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_path):
+    process = started(tmp_path, "--steps", 1_000_000)
+    run = tmp_path / "article"
+    training(process, run, 8)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 130 and len(err) <= 1, err
+    last = list_steps(run)[-1]
+    assert f"goes on from step {last}" in train_toy(tmp_path, steps=last + 4).out
+
+
+def test_sigterm_twice_is_as_once(tmp_path):
+    process = started(tmp_path, "--steps", 1_000_000)
+    run = tmp_path / "article"
+    training(process, run, 8)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = ended(process)
+    assert (code, err) == (0, []) and f"stopped at step {list_steps(run)[-1]} of" in out
+
+
+# ---- A disk that is read-only, another place, another time, another version ----
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a tmpfs of so many bytes at a new folder; skips where that is not allowed."""
+    mounted = []
+
+    def mount(size_bytes):
+        place = tmp_path / f"disk{len(mounted)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", place]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path):
+    place = mount(50_000_000)
+    run = copied(whole().run, place)
+    before = toy_run.files(run)
+    subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+    line = refusal(train, "--workdir", place, *FLAGS, "--steps", STEPS + 8)
+    assert "Read-only" in line and str(place) in line
+    assert call(sample, "--run", run, "--count", 4, "--out", tmp_path / "out.png").code == 0
+    assert call(evaluate, "--run", run, "--count", 16, "--out", tmp_path / "scores.jsonl").code == 0
+    assert "Read-only" in refusal(train, "--workdir", place / "new", *FLAGS, "--steps", STEPS)
+    assert toy_run.files(run) == before
+    subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+    assert train_toy(place, steps=STEPS + 8).code == 0
+
+
+def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
+    """A real one, smaller than the saves that are to be kept."""
+    place = mount(1_200_000)
+    process = started(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
+    code, _, err = ended(process)
+    assert (code, len(err)) == (2, 1), err
+    run = place / "article"
+    assert str(run) in err[0] and "No space left on device" in err[0]
+    last = list_steps(run)[-1]
+    subprocess.run(["mount", "-o", "remount,size=50000000", place], check=True)
+    again = train_toy(place, steps=last + 4)
+    assert again.code == 0 and f"goes on from step {last}" in again.out
+    straight = tmp_path / "straight"
+    assert train_toy(straight, steps=last + 4).code == 0
+    assert metrics(run) == metrics(straight / "article")
+
+
+def test_a_run_that_was_moved_goes_on_exactly(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(copied(whole().run, tmp_path), tmp_path / "elsewhere" / "renamed")
+    moved = train_toy(tmp_path / "elsewhere", "--name", "renamed", steps=STEPS + 8)
+    assert (moved.code, moved.faults) == (0, [])
+    straight = copied(whole().run, tmp_path / "straight")
+    assert train_toy(tmp_path / "straight", steps=STEPS + 8).code == 0
+    assert metrics(tmp_path / "elsewhere" / "renamed") == metrics(straight)
+
+
+@pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
+    run = copied(whole().run, tmp_path)
+    straight = copied(whole().run, tmp_path / "straight")
+    assert train_toy(tmp_path / "straight", steps=STEPS + 8).code == 0
+    now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
+
+    def then_jumps(saved):  # forth and back, whenever no save is under way
+        settle(saved)
+        offsets.append(jump_s - offsets[-1])
+
+    monkeypatch.setattr(time, "time", lambda: now() + offsets[-1])
+    monkeypatch.setattr(checkpoints.Checkpoints, "settle", then_jumps)
+    for file in run.rglob("*"):
+        os.utime(file, (now() + jump_s, now() + jump_s))
+    done = train_toy(tmp_path, steps=STEPS + 8)
+    assert (done.code, done.faults) == (0, []) and len(offsets) > 2
+    assert metrics(run) == metrics(straight)
+    assert list_steps(run) == list_steps(straight)
+
+
+def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
+    run = copied(whole().run, tmp_path)
+    environment = json.loads((run / "environment.json").read_text())
+    now = environment["packages"]["jax"]
+    environment["packages"]["jax"] = "0.4.1"
+    (run / "environment.json").write_text(json.dumps(environment))
+    done = train_toy(tmp_path, steps=STEPS + 2)
+    assert done.code == 0 and f"jax 0.4.1 -> {now}" in done.out + done.err
+    assert json.loads((run / "environment.json").read_text())["packages"]["jax"] == now
