@@ -39,7 +39,7 @@ RUNS = (
     Run("celeba-article", 1100, "", celeba=True),
     Run("celeba-modern32", 1000, "--preset modern32", celeba=True),
     Run("celeba-torch32", 1500, "--preset torch32", celeba=True),
-    Run("celeba-torch64", 600, "--preset torch64", celeba=True),
+    Run("celeba-torch64", 300, "--preset torch64", celeba=True),
     Run("celeba-no-bn", 1000, "--preset keras64 --size 32 --g-multipliers 4 4 8 --d-multipliers 1 2", celeba=True),
 )
 

@@ -357,6 +357,23 @@ def test_the_first_frame_of_an_animation_is_taken():
         assert_array_equal(still[4, 4], [200, 0, 0])
 
 
+def test_one_pixel_becomes_a_plain_picture():
+    assert_array_equal(one(encoded(Image.new("RGB", (1, 1), (200, 10, 20))), 8), np.full((8, 8, 3), (200, 10, 20)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_of_a_very_long_picture_the_centre_square_is_taken(form, is_tall):
+    shape = (30_000, 32, 3) if is_tall else (32, 30_000, 3)
+    middle = (slice(14_984, 15_016), slice(None)) if is_tall else (slice(None), slice(14_984, 15_016))
+    long = np.zeros(shape, np.uint8)
+    long[middle] = np.kron(COLOUR, np.ones((4, 4, 1), np.uint8))
+    picture = encoded(Image.fromarray(long), form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
+    # At the edges a JPEG's blocks, which do not begin at the square's corner, hold something of the black beside it.
+    inner = slice(8, 24) if form == "JPEG" else slice(None)
+    assert_allclose(one(picture, 32, crop="centre")[inner, inner], long[middle][inner, inner], atol=3 if form == "JPEG" else 0)
+
+
 def test_a_photo_decoded_at_reduced_scale_is_the_photo():
     photo = Image.fromarray(drawn_faces.draw_faces(1, np.arange(1), 512)[0])  # 512 px to 16: decoded at 1/8
     expected = np.asarray(photo.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
@@ -477,3 +494,40 @@ def test_memory_is_bounded_by_the_chunks_in_flight(tmp_path, monkeypatch):
     for done, _ in enumerate(pack_module._chunks(open_source("drawn:500"), 16, 3, "drawn"), start=1):
         assert len(begun) <= done + (os.cpu_count() or 1) + 3
     assert len(begun) == 500
+
+
+# ---- Pictures that look wrong as a whole ----
+
+
+def noise(count, channels=3):
+    shades = np.random.default_rng(0).integers(0, 256, (count, 16, 16, channels), np.uint8)
+    return np.broadcast_to(shades, (count, 16, 16, 3))
+
+
+def alike(count):
+    return noise(1).repeat(count, 0) // 2 + np.random.default_rng(1).integers(0, 4, (count, 16, 16, 1), np.uint8)
+
+
+def repeated(count):
+    return noise(count)[np.arange(count) % (count - count // 5)]  # a fifth are copies
+
+
+@pytest.mark.parametrize(("images", "words"), [
+    (noise(500), None), (alike(500), "500 pictures are nearly alike (they differ by"), (noise(500, 1), "100.0% of the 500"),
+    (repeated(500), "100 of 500 pictures are the same as an earlier one"), (noise(1), None)])
+def test_pictures_that_look_wrong_are_told_with_a_number_each_time(tmp_path, capsys, images, words):
+    np.save(tmp_path / "images.npy", images)
+    for _ in range(2):  # packed, then found
+        index = packed(tmp_path / "images.npy", progress=False).index
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert told == [f"warning: images.npy: {line}" for line in pack_module.suspicions(index)]
+        assert len(told) == (words is not None)
+        assert words is None or words in told[0]
+
+
+def test_drawn_and_real_faces_look_right(tmp_path):
+    assert pack_module.suspicions(packed("drawn:2000", size=16, progress=False).index) == []
+    if os.path.isdir(REAL_FACES):
+        with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
+            archive.extractall(tmp_path, [f"img_align_celeba/{number:06}.jpg" for number in range(1, 401)])
+        assert pack_module.suspicions(packed(tmp_path, progress=False).index) == []
