@@ -41,8 +41,8 @@ def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path,
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def started(parent, *arguments):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "DCGAN_JAX_CACHE": str(toy_run.CACHE)}
+def started(parent, *arguments, devices=2):
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "DCGAN_JAX_CACHE": str(toy_run.CACHE)}
     command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -261,3 +261,10 @@ def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
     done = train_toy(tmp_path, steps=STEPS + 2)
     assert done.code == 0 and f"jax 0.4.1 -> {now}" in done.out + done.err
     assert json.loads((run / "environment.json").read_text())["packages"]["jax"] == now
+
+
+def test_another_number_of_devices_is_said_and_goes_on(tmp_path):
+    run = copied(whole().run, tmp_path)
+    code, out, err = ended(started(tmp_path, "--steps", STEPS + 2, devices=1))
+    assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out
+    assert list_steps(run)[-1] == STEPS + 2

@@ -33,6 +33,27 @@ def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(b
         devices.shardings(config(batch_size=batch_size))
 
 
+def test_debugging_finds_keys_that_are_used_twice_and_leaked_tracers(monkeypatch):
+    def reuse(key):
+        return jax.random.normal(key) + jax.random.uniform(key)
+
+    kept, before = [], {name: getattr(jax.config, name) for name in ("jax_debug_key_reuse", "jax_check_tracer_leaks")}
+    try:
+        for name in before:
+            jax.config.update(name, False)
+        jax.jit(lambda x: kept.append(x) or x)(1.0)
+        jax.jit(reuse)(jax.random.key(0))
+        devices.check_strictly()
+        jax.clear_caches()
+        with pytest.raises(jax.errors.KeyReuseError):
+            jax.jit(reuse)(jax.random.key(0))
+        with pytest.raises(Exception, match="Leaked trace"):
+            jax.jit(lambda x: kept.append(x) or x)(1.0)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 def test_one_device_is_a_mesh_of_one(monkeypatch):
     one = jax.devices()[:1]
     monkeypatch.setattr(devices.jax, "devices", lambda: one)
