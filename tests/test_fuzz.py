@@ -1,12 +1,11 @@
 """A few hundred of experiments/fuzz.py's inputs, the same ones in each run."""
 
-import sys
-from pathlib import Path
+import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import fuzz  # noqa: E402
+from experiments import fuzz
 
 
+@pytest.mark.integration
 def test_harmed_inputs_end_in_success_or_in_one_line(tmp_path):
     rows = fuzz.run(count=15 * len(fuzz.READERS), seed=2, names=list(fuzz.READERS), keep=tmp_path)
     assert sum(row.inputs for row in rows) >= 300

@@ -1,6 +1,7 @@
 """Several processes are one run: the numbers of one process with as many devices, and checkpoints for any number of them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from toy_run import FLAGS, metrics, state_at
 import dcgan_jax
 from dcgan_jax.run.checkpoints import list_steps
 
+pytestmark = pytest.mark.integration
 REPOSITORY = Path(dcgan_jax.__file__).parents[1]
 
 
@@ -94,8 +96,9 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(two_processes):
 def test_only_the_first_process_speaks_and_writes(two_processes):
     run, stopped, (first, second) = two_processes
     assert "4 x cpu in 2 processes" in first
-    # Gloo, which carries JAX's sums between CPU processes, greets from C++.
-    assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
+    # Gloo, which carries JAX's sums between CPU processes, greets from C++, sometimes in pieces.
+    greeting = r"\[Gloo\] Rank \d is connected to \d peer ranks\. Expected number of connected peer ranks is : \d"
+    assert re.sub(greeting.replace(" ", r"\s+"), "", second).strip() == ""
     assert (run / "samples" / f"{stopped:08d}.png").exists()
     steps = [line["step"] for line in metrics(run)]
     assert steps == sorted(set(steps))  # a second writer would have doubled the lines

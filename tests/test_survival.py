@@ -20,6 +20,7 @@ from dcgan_jax.run import checkpoints
 from dcgan_jax.run.checkpoints import list_steps
 from experiments import kill_test
 
+pytestmark = pytest.mark.integration
 REPOSITORY = Path(dcgan_jax.__file__).parents[1]
 HALF_A_SAVE = "runs/*/checkpoints/*.orbax-checkpoint-tmp*"
 KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE},
