@@ -1,6 +1,7 @@
 """Trains on drawn faces for an hour and watches what it holds: memory, open files, threads, disk, speed. A table and a plot.
 
     taskset -c 1 python experiments/soak.py --minutes 60 --out runs/soak
+    python experiments/soak.py --minutes 0 --out runs/soak         # again the table and the plot of the one that is there
 
 The run is the trainer's own, with far more saves, grids and log lines than usual. Asked of the system (Linux) every five
 seconds; the first tenth, in which it packs, compiles and fills its buffers, is drawn but not judged.
@@ -53,10 +54,14 @@ def watch(command: list[str], run: Path, minutes: float) -> tuple[list[dict], in
     return rows, process.wait()
 
 
-def speeds(run: Path) -> np.ndarray:
-    """(lines, 2): images trained on, images/s."""
+def speeds(run: Path, windows: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds since the second dispatch, and images/s, of so many windows with as many lines each."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return np.array([(line["images"], line["images_per_s"]) for line in lines if line.get("images_per_s")])
+    told = np.array([(line["images"], line["images_per_s"]) for line in lines if line.get("images_per_s")])
+    images = told[:, 0] - lines[0]["images"]
+    seconds = images / told[:, 1]  # the log tells the mean since then
+    at = np.linspace(len(told) // 20, len(told) - 1, windows + 1).astype(int)
+    return seconds[at[1:]], np.diff(images[at]) / np.diff(seconds[at])
 
 
 def main():
@@ -66,32 +71,32 @@ def main():
     asked, more = parser.parse_known_args()
     run = asked.out / "soak"
     command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(asked.out), "--name", "soak", *FLAGS, *more]
-    rows, code = watch(command, run, asked.minutes)
-    speed = speeds(run)
-    (asked.out / "soak.json").write_text(json.dumps(rows))
+    kept = asked.out / "soak.json"
+    if asked.minutes:
+        rows, code = watch(command, run, asked.minutes)
+        kept.write_text(json.dumps({"rows": rows, "code": code}))
+    found = json.loads(kept.read_text())
+    rows, (seconds, speed) = found["rows"], speeds(run)
 
     judged = [row for row in rows if row["s"] > 0.1 * rows[-1]["s"]]
     hours = np.array([row["s"] for row in judged]) / 3600
     tenth = max(1, len(judged) // 10)
-    print(f"{rows[-1]['s'] / 60:.1f} minutes, {int(speed[-1, 0]):,} images, exit code {code}\n")
+    print(f"{rows[-1]['s'] / 60:.1f} minutes, exit code {found['code']}\n")
     print("| | first tenth judged, median | last tenth, median | most | growth an hour |\n|---|---:|---:|---:|---:|")
     for name in WATCHED:
         values = np.array([row[name] for row in judged])
         slope = np.polyfit(hours, values, 1)[0]
         print(f"| {name} | {np.median(values[:tenth]):,.1f} | {np.median(values[-tenth:]):,.1f} | {values.max():,.1f} "
               f"| {slope:+,.2f} |")
-    late = speed[len(speed) // 10:]
-    tenth = max(1, len(late) // 10)
-    first, last = np.median(late[:tenth, 1]), np.median(late[-tenth:, 1])
-    print(f"| img/s | {first:,.0f} | {last:,.0f} | {late[:, 1].max():,.0f} | ratio {last / first:.3f} |")
+    first, last = np.median(speed[:5]), np.median(speed[-5:])
+    print(f"| img/s | {first:,.0f} | {last:,.0f} | {speed.max():,.0f} | ratio {last / first:.3f} |")
 
     figure, axes = plt.subplots(len(WATCHED) + 1, 1, figsize=(8, 11), sharex=False, layout="constrained")
     for axis, name in zip(axes, WATCHED, strict=False):
         axis.plot([row["s"] / 60 for row in rows], [row[name] for row in rows], linewidth=1)
         axis.set(ylabel=name, ylim=(0, None))
-    axes[-2].set(xlabel="minutes")
-    axes[-1].plot(speed[:, 0] / 1000, speed[:, 1], linewidth=0.5)
-    axes[-1].set(ylabel="img/s", xlabel="thousand images", ylim=(0, None))
+    axes[-1].plot(seconds / 60, speed, linewidth=1)
+    axes[-1].set(ylabel="img/s", xlabel="minutes", ylim=(0, None))
     figure.savefig(asked.out / "soak.png", dpi=100)
 
 
