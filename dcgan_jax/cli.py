@@ -20,8 +20,9 @@ from dcgan_jax.presets import PRESETS
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
-# The disk, not the program: full, over quota, read-only, gone, unmounted.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN)
+# The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN,
+               errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 def run_verb(main: Callable[[], int | None]) -> None:

@@ -69,7 +69,7 @@ def main() -> int:
           f"{packed.images.nbytes / 1e6:,.1f} MB")
     print(f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored")
     if index["attributes"]:
-        print(f"  {len(index['attributes'])} attributes: {', '.join(index['attributes'][:8])} ...")
+        print(f"  {len(index['attributes'])} attributes: {printable(', '.join(index['attributes'][:8]), 200)} ...")
     print(f"  pack {packed.path}\n  look at {preview}")
     if ask.download:
         print(f"  train on it with --data {shlex.quote(data)}")

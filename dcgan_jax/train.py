@@ -99,6 +99,9 @@ def _train(config, run, packed, order, total, k, sharding):
     placed = checkpoints.placed(shapes, sharding.state)
     start, state = checkpoints.newest(run, placed) or (0, None)
     if start >= total:
+        saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints)
+        saved.tidy()  # it may have been killed before it could
+        saved.close()
         if devices.is_first():
             print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
         return 0
@@ -220,16 +223,15 @@ def _train(config, run, packed, order, total, k, sharding):
                     break
                 except NotFinite as fault:
                     saved.settle()
-                    start = checkpoints.list_steps(run)[-1]
                     if config.guard.on_nan == "stop" or rollbacks() >= config.guard.max_rollbacks:
                         gone = f" after {rollbacks()} rollbacks" if rollbacks() else ""
-                        raise BadInput(f"{run}: {fault}{gone}; the checkpoint of step {start} is good. Try a lower --lr, "
+                        raise BadInput(f"{run}: {fault}{gone}; {checkpoints.left(run)}. Try a lower --lr, "
                                        "--on-nan rollback, or another --seed under another --name") from None
+                    start, state = checkpoints.newest(run, placed, logs.say)
                     logs.close()
                     logs = open_logs(start)
                     logs.trouble(start, {ROLLED_BACK: f"{fault}: went back to step {start} and on with other random numbers"})
                     devices.in_first(logs.flush)
-                    start, state = checkpoints.newest(run, placed, logs.say)
     finally:
         logs.close()
         saved.close()  # waits for a write that is under way

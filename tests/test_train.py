@@ -150,7 +150,7 @@ def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatc
     monkeypatch.setattr(Logs, "write", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
-    assert f"{run}: step {at}: d_loss is nan (first leaf: none yet); the checkpoint of step 12 is good. Try a lower --lr" in line
+    assert f"{run}: step {at}: d_loss is nan (first leaf: none yet); the checkpoint of step 12 is kept. Try a lower --lr" in line
     assert files(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     assert [numbers["step"] for numbers in metrics(run)] == list(range(2, at, 2))
@@ -168,7 +168,7 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
     monkeypatch.setattr(train, "train_steps", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
-    assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is good" in line
+    assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is kept" in line
     assert files(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     monkeypatch.undo()
@@ -181,7 +181,7 @@ TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
 
 def test_a_learning_rate_far_too_high_is_one_line(tmp_path):
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
-    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is good", line)
+    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is kept", line)
     assert list_steps(tmp_path / "article") == [0]
 
 
@@ -190,7 +190,7 @@ def test_rolling_back_is_bounded_and_recorded(tmp_path):
     done = call(train, "--workdir", tmp_path, *arguments)
     assert done.code == 2
     assert done.out.count("went back to step 0 and on with other random numbers") == 2
-    assert "after 2 rollbacks; the checkpoint of step 0 is good" in done.err
+    assert "after 2 rollbacks; the checkpoint of step 0 is kept" in done.err
     assert [kind for _, kind, _ in read_troubles(tmp_path / "article")] == ["rolled-back"] * 2
 
 

@@ -250,7 +250,7 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
 def suspicions(index: dict) -> list[str]:
     """What looks wrong with the pictures of an index.json, one line each with its number and what to try; [] where nothing."""
     count, lines = index["count"], []
-    if count < FEW or index.get("format", 1) < 2:  # older ones, such as a run's data.json, do not say
+    if count < FEW:
         return lines
     if index["spread"] < ALIKE_BELOW:
         lines.append(f"the {count:,} pictures are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
@@ -268,7 +268,7 @@ def _warn(line: str) -> None:
 
 
 def _list(bad: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{name} ({why})" for name, why in bad[:10])
+    return printable(", ".join(f"{name} ({why})" for name, why in bad[:10]))
 
 
 def _stop_if_strict(bad: list[tuple[str, str]]) -> None:

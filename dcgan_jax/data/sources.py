@@ -319,6 +319,8 @@ def _celeba_attributes(table: _Table, names: Sequence[str]) -> Attributes | None
 
 def map_npy(path: Path) -> np.memmap:
     """The array of a .npy, mapped read-only; never unpickled. Raises: OSError, ValueError of one line where it is not whole."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise ValueError("no plain file")
     try:
         with np.errstate(over="raise"):
             return np.lib.format.open_memmap(path, mode="r")

@@ -7,6 +7,7 @@ import bisect
 
 import numpy as np
 
+JUDGED_BY = ("step", "images", "d_loss", "g_loss", "d_real_hits", "d_fake_hits", "g_grad_norm")
 WINDOW_STEPS, LEAST_LINES = 500, 20  # judged are the last lines of metrics.jsonl that cover so many steps, and at least so many
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
 # Share of reals and of fakes that D knows: 1.000 where D is given 50 times G's step size; at most 0.985 of both in healthy runs.
@@ -37,13 +38,12 @@ def found(metrics: dict[str, list[float]], samples: np.ndarray, reals: np.ndarra
     Returns: of d-has-won, g-collapsed, losses-frozen, memorising those that are seen. The same for the same arguments.
     """
     steps = metrics.get("step", [])
-    if len(steps) < LEAST_LINES or steps[-1] < WINDOW_STEPS or metrics["images"][-1] < LEAST_IMAGES:
+    columns = {name: np.array(metrics.get(name, [np.nan] * len(steps)), float) for name in JUDGED_BY}
+    if len(steps) < LEAST_LINES or steps[-1] < WINDOW_STEPS or columns["images"][-1] < LEAST_IMAGES:
         return {}
     start = min(bisect.bisect_right(steps, steps[-1] - WINDOW_STEPS), len(steps) - LEAST_LINES)
-    if "g_grad_norm" not in metrics:  # an older version's
-        metrics = metrics | {"g_grad_norm": [np.nan] * len(steps)}
-    window = {name: np.array(values[start:], float) for name, values in metrics.items()}
-    first = np.array(metrics["g_grad_norm"][:LEAST_LINES], float)
+    window = {name: values[start:] for name, values in columns.items()}
+    first = columns["g_grad_norm"][:LEAST_LINES]
     judged = {"d-has-won": _d_has_won(window, first, loss), "g-collapsed": _g_collapsed(samples[:COMPARED], reals[:COMPARED]),
               "losses-frozen": _losses_frozen(window), "memorising": _memorising(on_reals, on_held_out, on_samples)}
     return {kind: words for kind, words in judged.items() if words}

@@ -3,9 +3,11 @@
 Digests are of values and come to the disk with them; a list of the files' own follows when the checkpoint has been read back.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dcgan_jax import jsonfile
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import BadInput, printable
 from dcgan_jax.run import devices
 from dcgan_jax.run.workdir import write_json
 
@@ -25,6 +27,8 @@ from dcgan_jax.run.workdir import write_json
 GENERATOR = ("ema_params", "ema_stats")
 FILES = "files.json"  # in a checkpoint: what it held when it was read back
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
+# What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
+NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 class Damaged(Exception):
@@ -77,12 +81,16 @@ class Checkpoints:
             if _read_digests(self._path(step)) != digests:
                 raise Damaged("its digests are others")
             _must_equal(_restored(self._path(step), **on_host), digests)
-            if devices.is_first():
-                write_json(self._path(step) / FILES, _files(self._path(step)))
         except Damaged as fault:
             raise BadInput(f"{self._path(step)}: was written and does not come back as it was ({fault}): check the disk; "
                            "the same command goes on from the checkpoint before") from None
-        for old in list_steps(self.run)[:-self.keep]:
+        self.tidy()
+
+    def tidy(self) -> None:
+        """To be called where the newest one has been read: lists its files, sends them to the disk, then removes old ones."""
+        steps = list_steps(self.run)
+        devices.in_first(lambda: _seal(self._path(steps[-1])))  # all have looked before the first removes any
+        for old in steps[:-self.keep]:
             self.manager.delete(old)
 
     def close(self) -> None:
@@ -124,15 +132,17 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
         raise BadInput(f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore "
                        f"one from a copy of the run, or move {run} away to begin again")
     for broken, why in damaged.items():
-        aside = run / BROKEN / str(broken)
-        if devices.is_first():
-            aside.parent.mkdir(exist_ok=True)
-            while aside.exists():
-                aside = aside.with_name(aside.name + "-again")
-            (run / "checkpoints" / str(broken)).rename(aside)
+        aside = devices.in_first(lambda broken=broken: _set_aside(run, broken))
         say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
-    devices.any_process(False)  # all see the folder as it is now
     return step, found
+
+
+def _set_aside(run, step) -> Path:
+    aside = run / BROKEN / str(step)
+    aside.parent.mkdir(exist_ok=True)
+    while aside.exists():
+        aside = aside.with_name(aside.name + "-again")
+    return (run / "checkpoints" / str(step)).rename(aside)
 
 
 def restore(path: Path, like):
@@ -235,6 +245,18 @@ def _is_of(name, parts):
     return not parts or name.split("/")[0] in parts
 
 
+def _seal(path):
+    """Writes the list of its files, and waits until all is on the disk: Orbax flushes the arrays, not their descriptions."""
+    if not (path / FILES).exists():
+        write_json(path / FILES, _files(path))
+    for place in [path, *path.rglob("*"), path.parent]:
+        opened = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
 def _files_must_be_whole(path, *parts):
     # Before Orbax reads a damaged file, whose threads then say so on stderr at length. A kill between a write and its reading
     # back leaves a checkpoint without this list; the digests of its arrays still guard it.
@@ -244,9 +266,10 @@ def _files_must_be_whole(path, *parts):
         kept, there = jsonfile.read(path / FILES), _files(path, *parts)
         differing = [name for name in kept if _is_of(name, parts) and kept[name] != there.get(name)]
     except (OSError, ValueError, TypeError, AttributeError) as fault:
+        _pass_on(fault)
         raise Damaged(f"{FILES} cannot be read: {_reason(fault)}") from None
     if differing:
-        raise Damaged(f"{differing[0]} is {'not as it was written' if differing[0] in there else 'missing'}")
+        raise Damaged(f"{printable(differing[0], 200)} is {'not as it was written' if differing[0] in there else 'missing'}")
 
 
 def _digest_of_json(value) -> str:
@@ -260,7 +283,10 @@ def _read_digests(path) -> dict[str, dict[str, str]]:
         items = kept["items"]
         whole = _digest_of_json(items) == kept["sha256"]
         texts = all(isinstance(text, str) for name in ("generator", "training") for text in items[name].values())
+    except FileNotFoundError:
+        raise Damaged("it has no digests: they are missing, or it was written by an earlier version") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as fault:
+        _pass_on(fault)
         raise Damaged(f"its digests cannot be read: {fault.__class__.__name__}") from None
     if not (whole and texts):
         raise Damaged("its digests are not as they were written")
@@ -303,17 +329,27 @@ def _restored(path, **items):
         with ocp.StandardCheckpointer() as reader:
             return {name: reader.restore((path / name).absolute(), like) for name, like in items.items()}
     except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
+        _pass_on(fault)
         raise Damaged(_reason(fault)) from fault
+
+
+def _pass_on(fault) -> None:
+    """Raises it again where it tells of this machine, now, and not of the checkpoint."""
+    is_full = isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault)
+    if is_full or isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
+        raise fault
 
 
 def _reason(fault) -> str:
     """The disk's own words where it was the disk, else the beginning of what was raised."""
-    text = " ".join(str(fault).split())
+    text = printable(str(fault))
     found = re.search(r"([A-Z][^:\[\]]+) \[os_error_code=", text)
     return found[1] if found else text[:200] or type(fault).__name__
 
 
 def left(run: Path) -> str:
     """What a run that ends here has, in words."""
+    if not run.is_dir():
+        return "the folder is not there any more"
     steps = list_steps(run)
     return f"the checkpoint of step {steps[-1]} is kept" if steps else "no step was saved yet"

@@ -16,6 +16,7 @@ from dcgan_jax.config import BadInput
 from dcgan_jax.run.workdir import whole
 
 PLAIN_LINE_EVERY_S = 10.0
+MAX_LINE = 2**16  # characters of metrics.jsonl; ours have some hundred
 
 
 class NotFinite(Exception):
@@ -80,7 +81,7 @@ class Logs:
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
         if not self.silent:
-            with self._while_somebody_reads():
+            with self._while_somebody_reads("stdout"):
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
 
@@ -98,17 +99,18 @@ class Logs:
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
-        with self._while_somebody_reads():
+        with self._while_somebody_reads("stderr"):
             self.bar.close()
 
     @contextlib.contextmanager
-    def _while_somebody_reads(self) -> Iterator[None]:
-        # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words.
+    def _while_somebody_reads(self, stream: str) -> Iterator[None]:
+        # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words there.
         try:
             yield
         except OSError:
-            self.terminal, self.bar.disable = False, True
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - Python's own flush at the end must not fail either
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - Python's own flush at the end must not fail either
+            if stream == "stderr":
+                self.terminal, self.bar.disable = False, True
 
     def _show(self, steps, values, images_per_s, now):
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
@@ -117,7 +119,7 @@ class Logs:
         shown += (f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
                   f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
         if self.terminal:
-            with self._while_somebody_reads():
+            with self._while_somebody_reads("stderr"):
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(len(steps))
         elif now - self.said >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
@@ -128,7 +130,7 @@ class Logs:
     def _opened(self, start):
         kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(_lines(lines), 1):
                 row = _row(line)
                 if row is None or not line.endswith("\n"):
                     broken = broken or number  # cut by a crash: it belongs to steps that were not saved
@@ -169,6 +171,10 @@ class _Events:
         self.file.close()
 
 
+def _lines(opened) -> Iterator[str]:
+    return iter(lambda: opened.readline(MAX_LINE), "")
+
+
 def _row(line: str) -> dict | None:
     """A line of metrics.jsonl: numbers, or the words of a trouble, of a step. None where it is neither."""
     try:
@@ -187,7 +193,7 @@ def _rows(run: Path) -> Iterator[dict]:
     if not os.path.exists(file):
         return
     with file.open(errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_lines(lines), 1):
             row = _row(line)
             if row is None:
                 raise BadInput(f"{file}: line {number} holds no numbers of a step; remove it and what follows")

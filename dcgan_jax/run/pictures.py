@@ -85,7 +85,8 @@ def save_report(run: Path, config: Config, data_facts: dict, step: int, total: i
     def figure(file, caption):
         return f"<figure><img src='{html.escape(file)}' loading=lazy><figcaption>{html.escape(caption)}</figcaption></figure>"
 
-    grids = sorted((run / "samples").glob("*.png"), reverse=True)
+    # A cloud drive or a person may have put other pictures there.
+    grids = sorted((grid for grid in (run / "samples").glob("*.png") if grid.stem.isdecimal()), reverse=True)
     samples = "".join(figure(f"samples/{grid.name}", f"step {int(grid.stem)}") for grid in grids)
     fields = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config).items())
     seen = {kind: [at for at, other, _ in troubles if other == kind] for _, kind, _ in troubles}

@@ -1,11 +1,13 @@
 """The run directory explains itself: what was asked, what ran it, which pictures; and it tells a resumption from a mistake."""
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ from dcgan_jax import jsonfile
 from dcgan_jax.config import BadInput, Config, printable
 from dcgan_jax.run import devices
 
-LOCK = "lock"
-OWN = (LOCK, "samples", "data.json", "environment.json", "config.json")  # what open_run makes; with the last the folder is a run
+LOCK, MARKER = "lock", "lock.owner"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+# What open_run makes; with the last the folder is a run.
+OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
@@ -37,6 +41,8 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
         (path / "samples").mkdir(parents=True, exist_ok=True)
         lock = _lock(path) if devices.is_first() else None
         try:
+            if lock:
+                _sweep(path)
             if not _must_be_ours(path, config, data_facts):  # once more: another may have made it meanwhile
                 write_json(path / "data.json", data_facts)  # perhaps over the files of a start without a config.json
                 go_on(path, config)
@@ -54,22 +60,37 @@ def _must_be_ours(path, config, data_facts) -> bool:
     if (path / "config.json").exists():
         _must_agree(path, config, data_facts)
         return True
+    _must_stay_inside(path)
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise BadInput(f"{path}: exists and is no run; give another --name")
     return False
 
 
 def _lock(path):
-    # flock, which the kernel drops when its owner dies. Where a filesystem has none, filelock makes a file that tells the owner's
-    # host and process: a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
+    # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
+    # a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
-        lock.acquire()
+        try:
+            lock.acquire()
+        except OSError as fault:
+            if fault.errno not in NO_LOCKS:
+                raise
+            lock = filelock.SoftFileLock(path / MARKER, timeout=0)
+            lock.acquire()
     except filelock.Timeout:
         owner = _read_environment(path).get("process", "unknown")
         raise BadInput(f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
                        ) from None
     return lock
+
+
+def _sweep(path):
+    """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
+    for half in path.rglob("*.partial"):
+        half.unlink(missing_ok=True)
+    for half in (path / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def go_on(path: Path, config: Config) -> str:
@@ -95,7 +116,8 @@ def differences(path: Path) -> str:
     found = _read_environment(path)
     before = found["packages"] if isinstance(found.get("packages"), dict) else {}
     before, now = before | {"devices:": found.get("devices")}, _packages() | {"devices:": devices.describe()}
-    return ", ".join(f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name) not in (None, now[name]))
+    return ", ".join(f"{name} {printable(str(before[name]), 100)} -> {now[name]}" for name in now
+                     if before.get(name) not in (None, now[name]))
 
 
 def _read_environment(path):
@@ -123,13 +145,16 @@ def read_config(path: Path) -> Config:
 
 
 def _must_stay_inside(path):
-    # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere.
+    # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere,
+    # nor wait for ever for what comes out of a pipe.
     inside = os.path.realpath(path) + os.sep
     for folder, folders, names in os.walk(path):
         for name in folders + names:
-            link = os.path.join(folder, name)
-            if os.path.islink(link) and not os.path.realpath(link).startswith(inside):
-                raise BadInput(f"{printable(link)}: is a link out of the run, which is not followed; move what it points to here")
+            there = os.path.join(folder, name)
+            if os.path.islink(there) and not os.path.realpath(there).startswith(inside):
+                raise BadInput(f"{printable(there)}: is a link out of the run, not followed; move here what it points to")
+            if os.path.exists(there) and not (os.path.isfile(there) or os.path.isdir(there)):
+                raise BadInput(f"{printable(there)}: is neither a file nor a folder; remove it")
 
 
 def read_data_facts(path: Path) -> dict:
@@ -145,9 +170,7 @@ def read_data_facts(path: Path) -> dict:
 
 def same_pictures(one: dict, other: dict) -> bool:
     """Whether two packs' facts tell of the same pixels in the same order, wherever the files lay and whatever their dates."""
-    if "pixels" in one and "pixels" in other:
-        return one["pixels"] == other["pixels"]
-    return one["fingerprint"] == other["fingerprint"]  # a run of an earlier version
+    return one.get("pixels") == other["pixels"]
 
 
 def read_json(file: Path):

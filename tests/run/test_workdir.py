@@ -13,8 +13,8 @@ from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import workdir
 from dcgan_jax.run.workdir import go_on, read_config, write_json
 
-FACTS = {"fingerprint": "f1", "count": 1234, "source": {"name": "faces"}}
-OTHERS = {"fingerprint": "f2", "count": 56, "source": {"name": "cats"}}
+FACTS = {"fingerprint": "f1", "pixels": "p1", "count": 1234, "source": {"name": "faces"}}
+OTHERS = {"fingerprint": "f2", "pixels": "p2", "count": 56, "source": {"name": "cats"}}
 
 
 def config(parent, *arguments):
