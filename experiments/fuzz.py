@@ -333,14 +333,20 @@ def _checkpoint(run, shapes, replaced):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     seal = folder / checkpoints.FILES
+    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def restored():
         with contextlib.suppress(BadInput):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
+        with contextlib.suppress(BadInput, checkpoints.Damaged):
+            checkpoints.restore(folder, like)
         kept = seal.read_bytes() if seal.exists() else None
         seal.unlink(missing_ok=True)  # as a stranger would, who wants the rest to be looked at
         try:
-            checkpoints.restore_generator(run, shapes, say=lambda line: None)
+            with contextlib.suppress(BadInput):
+                checkpoints.restore_generator(run, shapes, say=lambda line: None)
+            with contextlib.suppress(checkpoints.Damaged):
+                checkpoints.restore(folder, like)
         finally:
             if kept is not None:
                 seal.write_bytes(kept)

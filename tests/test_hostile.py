@@ -3,6 +3,7 @@
 Each test plants a canary where careless code would wake it.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -16,9 +17,10 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import FLAGS, STEPS, call, copied, files, refusal, whole
+from toy_run import FLAGS, STEPS, call, copied, files, refusal, state_at, whole
 
 from dcgan_jax import evaluate, prepare, sample, train
+from dcgan_jax.config import BadInput
 from dcgan_jax.run import checkpoints
 
 
@@ -111,6 +113,8 @@ def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
         line = call(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
+        with contextlib.suppress(checkpoints.Damaged, BadInput):
+            state_at(run, STEPS)  # what a training reads
         file.write_bytes(kept)
         (last / checkpoints.FILES).write_bytes(seal)
 

@@ -237,6 +237,23 @@ def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_
     assert metrics(run) == metrics(killed)
 
 
+def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path, monkeypatch):
+    data = next(file for file in (run / "checkpoints" / str(STEPS) / "generator").rglob("*") if file.is_file())
+    poisoned_once(monkeypatch, STEPS + 3)
+    really = Logs.write
+
+    def breaking(self, steps, values):
+        if steps.stop == STEPS + 3 and data.exists():  # the first time
+            data.write_bytes(b"")
+        really(self, steps, values)
+    monkeypatch.setattr(Logs, "write", breaking)
+    done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
+    assert done.code == 0 and "set aside" in done.out
+    (step, kind, words), = read_troubles(run)
+    assert (step, kind) == (8, "rolled-back") and "went back to step 8" in words
+    assert [row["step"] for row in metrics(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
+
+
 # ---- Trouble ----
 
 

@@ -21,7 +21,7 @@ from dcgan_jax.config import BadInput, Config, printable
 from dcgan_jax.run import devices
 
 LOCK, MARKER = "lock", "lock.owner"
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # What open_run makes; with the last the folder is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
@@ -69,7 +69,7 @@ def _must_be_ours(path, config, data_facts) -> bool:
 def _lock(path):
     # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
     # a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
-    lock = filelock.FileLock(path / LOCK, timeout=0)
+    lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # it would, with a warning, for one of NO_LOCKS
     try:
         try:
             lock.acquire()

@@ -135,6 +135,14 @@ def test_a_broken_pack_is_made_again_with_a_warning(tmp_path, capsys, harm):
     assert "broken" in line and str(good.path) in line
 
 
+def test_a_pipe_in_a_pack_is_not_waited_for(tmp_path, capsys):
+    path = packed(folder(tmp_path)).path
+    (path / "images.npy").unlink()
+    os.mkfifo(path / "images.npy")
+    assert len(packed(tmp_path / "in").images) == 40
+    assert "no plain file" in capsys.readouterr().err
+
+
 def test_a_killed_packer_leaves_no_pack_and_the_next_one_cleans_up(tmp_path, cache):
     folder(tmp_path)
     script = f"""

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -115,6 +116,55 @@ def test_an_old_one_goes_only_when_a_newer_one_has_been_read_back(tmp_path, monk
         assert 2 in checkpoints.list_steps(tmp_path)  # that of step 4 may be on the disk by now, but nobody has looked at it
         saved.settle()
         assert checkpoints.list_steps(tmp_path) == [4]
+
+
+def test_all_of_it_is_sent_to_the_disk_before_an_old_one_goes(tmp_path, monkeypatch):
+    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 1)
+    done, fsync, delete = [], os.fsync, saved.manager.delete
+
+    def sent(opened):
+        done.append(os.readlink(f"/proc/self/fd/{opened}"))
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", sent)
+    monkeypatch.setattr(saved.manager, "delete", lambda step: (done.append(step), delete(step)))
+    saved.save(4, state(4))
+    saved.settle()
+    saved.close()
+    new = tmp_path / "checkpoints" / "4"
+    before = done[:done.index(2)]
+    assert {str(place) for place in [new, new.parent, *new.rglob("*")]} <= {*before}
+
+
+def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path):
+    run = saved_at(tmp_path, 2, 4, keep=2)
+    (run / "checkpoints" / "4" / checkpoints.FILES).unlink()
+    saved = checkpoints.Checkpoints(run, 1)
+    saved.tidy()
+    saved.close()
+    assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checkpoints.FILES).exists()
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ESTALE, "Stale file handle"), PermissionError(errno.EACCES, "Permission denied"),
+                                   MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+@pytest.mark.parametrize("where", ["dcgan_jax.jsonfile.read", "orbax.checkpoint.StandardCheckpointer.restore"])
+def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, fault, where):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = sorted(path for path in copy.rglob("*"))
+
+    def fails(*args, **kwargs):
+        raise fault
+
+    if not ("jsonfile" in where and not isinstance(fault, OSError)):  # files are read before memory is taken
+        monkeypatch.setattr(where, fails)
+        with pytest.raises(type(fault)):
+            checkpoints.newest(copy, placed(), lambda line: None)
+    assert sorted(path for path in copy.rglob("*")) == before
+
+
+def test_a_run_that_has_gone_is_told_as_gone(tmp_path):
+    assert checkpoints.left(tmp_path) == "no step was saved yet"
+    assert checkpoints.left(tmp_path / "unmounted") == "the folder is not there any more"
 
 
 def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no_older_one(tmp_path):

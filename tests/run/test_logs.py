@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -69,6 +70,30 @@ def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, star
     assert [line["step"] for line in wrote(tmp_path)] == kept
     assert HELD.startswith((tmp_path / "metrics.jsonl").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_line_without_an_end_is_read_in_pieces(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(HELD + '{"step": 8, "x": ' + "1" * 3_000_000)
+    opened(tmp_path, start=8).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == HELD
+
+
+def test_nobody_reads_stdout_but_stderr_still_tells(tmp_path, monkeypatch, capsys):
+    logs = opened(tmp_path)
+
+    def gone(*args, **kwargs):
+        raise BrokenPipeError
+
+    before = sys.stdout
+    monkeypatch.setattr("dcgan_jax.run.logs.tqdm.write", gone)
+    try:
+        logs.say("nobody hears")
+        print("error: heard", file=sys.stderr)
+        logs.close()
+    finally:
+        nowhere, sys.stdout = sys.stdout, before
+        nowhere.close()
+    assert capsys.readouterr().err == "error: heard\n"
 
 
 def test_a_broken_line_before_saved_ones_is_refused_and_nothing_dropped(tmp_path):

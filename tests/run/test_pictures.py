@@ -153,3 +153,11 @@ def test_thinning_touches_nothing_else(tmp_path):
         (tmp_path / name).touch()
     thin(tmp_path, 1)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_report_shows_our_grids_alone(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for name in ("00000012.png", "00000012 (1).png", "._00000012.png", "best.png"):  # a cloud drive's, a Mac's, a person's
+        (tmp_path / "samples" / name).touch()
+    save_report(tmp_path, Config(), FACTS, 12, 12, [], [])
+    assert (tmp_path / "report.html").read_text().count("samples/") == 1

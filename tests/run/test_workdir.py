@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shlex
 import sys
 
@@ -240,3 +241,61 @@ def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
     open_run(config(tmp_path), FACTS)
     with pytest.raises(BadInput, match=f"did you mean {tmp_path / 'a'}"):
         read_config(tmp_path)
+
+
+# ---- What is left, what is no file, what strangers wrote ----
+
+
+def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    halves = [run / name for name in ("checkpoints/5003.orbax-checkpoint-tmp", "samples/00005003.png.partial",
+                                      "losses.png.partial", "checkpoints/5000/files.json.partial")]
+    for half in halves:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.touch() if half.suffix == ".partial" else half.mkdir()
+    (run / "samples" / "00005000.png").touch()
+    open_run(config(tmp_path), FACTS)
+    assert not any(half.exists() for half in halves) and (run / "samples" / "00005000.png").exists()
+
+
+def test_nothing_is_swept_while_another_process_trains(tmp_path):
+    run, lock = workdir.open_run(config(tmp_path), FACTS)
+    (run / "losses.png.partial").touch()
+    with lock, pytest.raises(BadInput, match="is being trained by another process"):
+        workdir.open_run(config(tmp_path), FACTS)
+    assert (run / "losses.png.partial").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
+    def none(*args):
+        raise OSError(code, os.strerror(code))
+    monkeypatch.setattr("fcntl.flock", none)
+    run, lock = workdir.open_run(config(tmp_path), FACTS)
+    with pytest.raises(BadInput, match="is being trained by another process"):
+        workdir.open_run(config(tmp_path), FACTS)
+    lock.release()
+    open_run(config(tmp_path), FACTS)  # freed
+
+
+def test_a_pipe_in_a_run_is_not_waited_for(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    os.mkfifo(run / "metrics.jsonl")
+    for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
+        with pytest.raises(BadInput, match="metrics.jsonl: is neither a file nor a folder"):
+            read()
+
+
+def test_a_link_out_of_what_is_no_run_yet_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="samples: is a link out of the run"):
+        open_run(config(tmp_path, "--name", "r"), FACTS)
+
+
+def test_a_strangers_environment_cannot_move_the_cursor(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
+    said = workdir.differences(run)
+    assert said.startswith("jax ") and said.isprintable() and len(said) < 300
