@@ -1,10 +1,10 @@
 """SIGKILLs a run at random moments until it is done, and compares it with one that nobody touched.
 
-    python experiments/kill_test.py --kills 100
+    python experiments/kill_test.py --kills 100 --steps 6000
 
 Each life of a run is the same command in a process group of its own, killed after a random time between 0 and a little more than
 a life needs for some saves. A run that is done before all kills are spent is compared and followed by another, which
-begins without packs and without compiled programs, so that many first starts are hit as well. Every third kill is aimed:
+begins without packs and without compiled programs: with fewer --steps, more first starts are hit. Every third kill is aimed:
 it comes as soon as a file appears that is only there in a dangerous moment.
 """
 
@@ -34,13 +34,13 @@ DANGEROUS = ("cache/packs/.packing@*", "runs/*/checkpoints/*.orbax-checkpoint-tm
              "runs/*/samples/*.partial", "cache/programs/*/*-cache", "runs/*/checkpoints/*/generator")
 
 
-def life(place: Path, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
+def life(place: Path, *more: str, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
     """Starts the command; kills its group after so long, or when the nth file of that pattern is seen. Returns its exit code."""
-    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(place / "runs"), "--name", "r", *FLAGS]
+    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(place / "runs"), "--name", "r", *FLAGS, *more]
     with (place / "output.txt").open("ab") as output:
         process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output,
                                    env=os.environ | {"DCGAN_JAX_CACHE": str(place / "cache")})
-    end, there, appeared = time.monotonic() + (after_s or 120), set(place.glob(at)) if at else set(), 0
+    end, there, appeared = time.monotonic() + (after_s or 600), set(place.glob(at)) if at else set(), 0
     while process.poll() is None and time.monotonic() < end:
         if at:
             before, there = there, set(place.glob(at))
@@ -69,12 +69,12 @@ def outcome(run: Path) -> dict[str, bytes]:
     return found | {"steps": repr(checkpoints.list_steps(run)).encode(), "halves": repr(halves).encode()}
 
 
-def survive(place: Path, kills, log=print) -> int:
+def survive(place: Path, kills, *more: str, log=print) -> int:
     """Lives until the run is done; kills: an iterator of arguments of `life`. Returns how many were spent."""
     spent = 0
     while True:
         how = next(kills, None)
-        code = life(place, **(how or {}))
+        code = life(place, *more, **(how or {}))
         if code == 0:
             return spent
         if code != -signal.SIGKILL or how is None:
@@ -87,11 +87,13 @@ def survive(place: Path, kills, log=print) -> int:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", default="300")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    more = ("--steps", asked.steps)
     chance, place, start = random.Random(asked.seed), Path(tempfile.mkdtemp(prefix="kill_test-")), time.monotonic()
     (place / "whole").mkdir()
-    assert life(place / "whole") == 0
+    assert life(place / "whole", *more) == 0
     began = time.monotonic()
     expected = outcome(place / "whole" / "runs" / "r")
     runs, total, different = 0, 0, 0
@@ -106,7 +108,7 @@ def main():
         runs += 1
         here = place / f"run{runs}"
         here.mkdir()
-        total += survive(here, kills)
+        total += survive(here, itertools.islice(kills, asked.kills - total), *more)
         found = outcome(here / "runs" / "r")
         wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
         different += bool(wrong)

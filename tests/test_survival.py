@@ -48,6 +48,16 @@ def started(parent, *arguments, devices=2):
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def until(process, seen, longest_s=120):
+    """Waits until something is seen while the process lives."""
+    end = time.monotonic() + longest_s
+    while not seen():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.001)
+
+
 def ended(process):
     out, err = process.communicate(timeout=240)
     return process.returncode, out, [line for line in err.splitlines() if not line.startswith(("packing ", "packed "))]
@@ -73,9 +83,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
 
 def test_a_workdir_that_vanishes_is_one_line(tmp_path):
     process = started(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 200)
-    while not (tmp_path / "drive" / "article" / "checkpoints" / "200").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "200").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
     code, _, err = ended(process)
     assert (code, len(err)) == (2, 1), err
@@ -86,9 +94,7 @@ def test_a_workdir_that_vanishes_is_one_line(tmp_path):
 
 def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
     process = started(tmp_path, "--steps", 1_000_000)
-    while not (tmp_path / "article" / "checkpoints" / "4").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
     process.stdout.close()  # nobody reads any more
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=120) == 0
@@ -99,9 +105,7 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
 
 def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
     process = started(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
-    while not list((toy_run.CACHE / "packs").glob(".packing@*")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*")))
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
@@ -111,20 +115,11 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
 # ---- Signals ----
 
 
-def training(process, run, step):
-    """Waits until the checkpoint of that step is there."""
-    while not (run / "checkpoints" / str(step)).exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path, number, code):
     process = started(tmp_path, "--steps", 1_000_000)
     run = tmp_path / "article"
-    while not (run / "reals.png").exists():  # made before the first step is compiled
-        assert process.poll() is None
-        time.sleep(0.001)
+    until(process, lambda: (run / "reals.png").exists())  # made before the first step is compiled
     process.send_signal(number)
     found, out, err = ended(process)
     assert (found, err) == (code, [])
@@ -134,9 +129,7 @@ def test_a_signal_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_pat
 def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
     process = started(tmp_path, "--steps", 1_000_000)
     run = tmp_path / "article"
-    while not list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
-        assert process.poll() is None
-        time.sleep(0.0005)
+    until(process, lambda: list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
     process.send_signal(signal.SIGTERM)
     code, out, err = ended(process)
     assert (code, err) == (0, [])
@@ -148,7 +141,7 @@ def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
 def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_path):
     process = started(tmp_path, "--steps", 1_000_000)
     run = tmp_path / "article"
-    training(process, run, 8)
+    until(process, lambda: (run / "checkpoints" / "8").exists())
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     code, _, err = ended(process)
@@ -160,7 +153,7 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_pa
 def test_sigterm_twice_is_as_once(tmp_path):
     process = started(tmp_path, "--steps", 1_000_000)
     run = tmp_path / "article"
-    training(process, run, 8)
+    until(process, lambda: (run / "checkpoints" / "8").exists())
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     code, out, err = ended(process)

@@ -18,8 +18,9 @@ VANISHED, EXPLODED = 0.05, 20.0
 # 1.1 in healthy runs.
 COLLAPSED = 0.2
 # Standard deviation of G's gradient norm over the window, in its mean: 0.02 to 0.06 where nothing but the batch changes (batch
-# 128 to 16), 0.2 to 0.7 in healthy runs. Losses do not tell: their own noise may be as large as what they say, or their mean 0.
-FROZEN = 0.1
+# 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in one gone on to ten times its length. Losses do not tell: their own noise
+# may be as large as what they say, or their mean 0.
+FROZEN = 0.075
 COMPARED = 64  # samples and training pictures
 LEAST_HELD_OUT = 8
 # r_v: 0 where D takes held-out pictures for training ones, 1 where it takes them for fakes. At most 0.1 in healthy runs; with
