@@ -21,7 +21,7 @@ from dcgan_jax.gan.state import finite_leaves, init_state, parameter_count
 from dcgan_jax.gan.step import train_steps
 from dcgan_jax.quality import trouble
 from dcgan_jax.run import checkpoints, devices, pictures, workdir
-from dcgan_jax.run.logs import Logs, NotFinite, read_metrics, read_troubles
+from dcgan_jax.run.logs import Logs, NotFinite, read_troubles
 
 MAX_STEPS = 2**31 - 1  # the step is an int32
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -156,12 +156,11 @@ def _train(config, run, packed, order, total, k, sharding):
         logs.flush()
         logits = judge(*discriminator, np.concatenate([reals, unseen, grid[:JUDGED]]))
         on_reals, on_unseen, on_samples = np.split(logits, [len(reals), len(reals) + len(unseen)])
-        metrics = read_metrics(run)
-        logs.trouble(step, trouble.found(metrics, grid, reals, on_reals, on_unseen, on_samples, config.loss.loss))
+        logs.trouble(step, trouble.found(logs.metrics, grid, reals, on_reals, on_unseen, on_samples, config.loss.loss))
         logs.flush()
-        pictures.save_losses(run / "losses.png", metrics)
+        pictures.save_losses(run / "losses.png", logs.metrics)
         pictures.thin(run / "samples", config.output.save_every_steps)
-        pictures.save_report(run, config, packed.index, step, total, read_troubles(run), suspicions(packed.index))
+        pictures.save_report(run, config, packed.index, step, total, logs.found, suspicions(packed.index))
 
     def save(step, state):
         state = renew_statistics(state)

@@ -43,14 +43,14 @@ def seen(pid: int, run: Path) -> dict[str, float]:
 
 
 def watch(command: list[str], run: Path, minutes: float) -> tuple[list[dict], int]:
-    """Rows, each with its seconds since the start, and the exit code after the Ctrl-C with which it ends."""
+    """Rows, each with its seconds since the start, and the exit code after the SIGTERM with which it ends."""
     process, start, rows = subprocess.Popen(command), time.monotonic(), []
     try:
         while time.monotonic() - start < 60 * minutes and process.poll() is None:
             rows.append({"s": time.monotonic() - start} | seen(process.pid, run))
             time.sleep(EVERY_S)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
     return rows, process.wait()
 
 

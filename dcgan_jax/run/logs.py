@@ -33,6 +33,8 @@ class Logs:
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
+        self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` tells it; empty where silent
+        self.found: list[tuple[int, str, str]] = []  # as `read_troubles` tells it
         self.lines = None if silent else self._opened(start)
         self.events = _Events(run, start) if tensorboard and not silent else None
         self.terminal = sys.stderr.isatty() and not silent
@@ -63,6 +65,7 @@ class Logs:
             line = {"step": step, "images": step * self.images_per_step} | values
             if images_per_s is not None:
                 line["images_per_s"] = round(images_per_s, 1)
+            self._add(line)
             self.lines.write(json.dumps(line) + "\n")
             if self.events:
                 self.events.write(step, values)
@@ -73,7 +76,9 @@ class Logs:
         if self.silent:
             return
         for kind, words in found.items():
-            self.lines.write(json.dumps({"step": step, "trouble": kind, "words": words}) + "\n")
+            line = {"step": step, "trouble": kind, "words": words}
+            self._add(line)
+            self.lines.write(json.dumps(line) + "\n")
             if kind not in self.troubles:
                 self.say(f"warning: step {step:,}: {words}")
         self.troubles = list(found)
@@ -127,6 +132,14 @@ class Logs:
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
+    def _add(self, row):
+        if "trouble" in row:
+            self.found.append((row["step"], row["trouble"], row["words"]))
+            return
+        count = len(self.metrics.get("step", ()))
+        for name in self.metrics | row:
+            self.metrics.setdefault(name, [math.nan] * count).append(row.get(name, math.nan))
+
     def _opened(self, start):
         kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
@@ -140,6 +153,7 @@ class Logs:
                     raise BadInput(f"{self.file}: line {broken} holds no numbers of a step; remove it")
                 else:
                     kept.append(line)
+                    self._add(row)
                     last = row["step"]
         with whole(self.file) as partial:
             partial.write_text("".join(kept))

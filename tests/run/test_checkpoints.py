@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import gc
 import json
 import os
 import shutil
@@ -160,6 +161,20 @@ def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, fault
         with pytest.raises(type(fault)):
             checkpoints.newest(copy, placed(), lambda line: None)
     assert sorted(path for path in copy.rglob("*")) == before
+
+
+def test_saves_leave_nothing_in_memory(tmp_path):
+    def lists():
+        gc.collect()
+        return sum(type(thing) is list for thing in gc.get_objects())
+
+    with opened(tmp_path, keep=1) as saved:
+        for step in range(1, 4):
+            saved.save(step, state(step))
+        before = lists()
+        for step in range(4, 10):
+            saved.save(step, state(step))
+        assert lists() - before < 6 * 10  # of TensorStore's answers they were 48 a save
 
 
 def test_a_run_that_has_gone_is_told_as_gone(tmp_path):

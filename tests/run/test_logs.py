@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.config import BadInput
-from dcgan_jax.run.logs import Logs, NotFinite, read_metrics
+from dcgan_jax.run.logs import Logs, NotFinite, read_metrics, read_troubles
 
 NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
 
@@ -70,6 +70,18 @@ def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, star
     assert [line["step"] for line in wrote(tmp_path)] == kept
     assert HELD.startswith((tmp_path / "metrics.jsonl").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_what_a_log_knows_is_what_its_file_says(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(HELD)
+    for start in (6, 10):  # gone on, then opened once more
+        logs = opened(tmp_path, start=start)
+        logs.write(range(start, start + 4), {name: np.linspace(0, 1, 4) / 3 for name in (*NAMES, "g_grad_norm")})
+        logs.trouble(start + 4, {"g-collapsed": "words"})
+        logs.flush()
+        np.testing.assert_equal(logs.metrics, read_metrics(tmp_path))
+        assert logs.found == read_troubles(tmp_path) and len(logs.found) >= 1
+        logs.close()
 
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path):
