@@ -1,6 +1,6 @@
 """What the numbers and the pictures of a run say is wrong with it, in words and with what to try. Pure, and careful: it is
-silent while there is little to judge by. What each threshold lies between was measured while this was written, in short runs;
-experiments/trouble.py repeats it, and has not been run whole yet.
+silent while there is little to judge by. What each threshold lies between was measured in runs made to fail and in healthy ones
+(experiments/trouble.py; RESULTS.md, "Survival").
 """
 
 import bisect
