@@ -22,7 +22,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN,
-               errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+               errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def run_verb(main: Callable[[], int | None]) -> None:

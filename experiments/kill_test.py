@@ -100,8 +100,9 @@ def main():
 
     def draw():
         for number in itertools.count():
-            yield ({"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if number % 3 == 0
-                   else {"after_s": chance.uniform(0, 8)})
+            # A moment that does not come, such as a pack's when it is made, is not waited for until the run is done.
+            aimed = {"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if number % 3 == 0 else {}
+            yield {"after_s": chance.uniform(0, 16 if aimed else 8)} | aimed
 
     kills = draw()
     while total < asked.kills:

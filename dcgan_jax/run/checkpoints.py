@@ -29,6 +29,7 @@ GENERATOR = ("ema_params", "ema_stats")
 FILES = "files.json"  # in a checkpoint: what it held when it was read back
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
 # What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
+NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of filesystems that cannot, such as some 9p
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
@@ -119,11 +120,15 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
     """
     steps, damaged = list_steps(run)[::-1], {}
     for step in steps:
-        path, fault, found = run / "checkpoints" / str(step), None, None
+        path, fault, now, found = run / "checkpoints" / str(step), None, None, None
         try:
             found = restore(path, like)
         except Damaged as why:
             fault = why
+        except (OSError, MemoryError) as why:
+            now = why
+        if devices.any_process(now is not None):
+            raise now or BadInput(f"{path}: another process of this run cannot read it: see what it says")
         if not devices.any_process(fault is not None):
             break
         damaged[step] = fault or "another process could not read it"
@@ -134,6 +139,8 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
                        f"one from a copy of the run, or move {run} away to begin again")
     for broken, why in damaged.items():
         aside = devices.in_first(lambda broken=broken: _set_aside(run, broken))
+        if not devices.is_first():
+            continue
         say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
     return step, found
 
@@ -238,7 +245,11 @@ def _digest(leaf) -> str:
 
 def _files(path, *parts) -> dict[str, str]:
     """Name below path -> SHA-256, of every file in these folders (none: in all) but that which keeps them."""
-    names = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if file.is_file() and file.name != FILES}
+    def refuse(fault):  # an unreadable folder is not an empty one
+        raise fault
+
+    found = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names)
+    names = {str(file.relative_to(path)): file for file in found if file.name not in (FILES, f"{FILES}.partial")}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in names.items() if _is_of(name, parts)}
 
 
@@ -254,6 +265,9 @@ def _seal(path):
         opened = os.open(place, os.O_RDONLY)
         try:
             os.fsync(opened)
+        except OSError as fault:
+            if not (place.is_dir() and fault.errno in NO_FOLDER_FLUSH):
+                raise
         finally:
             os.close(opened)
 
@@ -339,9 +353,13 @@ def _restored(path, **items):
 
 def _pass_on(fault) -> None:
     """Raises it again where it tells of this machine, now, and not of the checkpoint."""
-    is_full = isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault)
-    if is_full or isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
+    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
         raise fault
+    if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault):
+        raise MemoryError(_reason(fault)) from None
+    told = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore's way, in a ValueError
+    if told and int(told[1]) in NOT_NOW:
+        raise OSError(int(told[1]), _reason(fault)) from None
 
 
 def _reason(fault) -> str:

@@ -199,7 +199,7 @@ def _row(line: str) -> dict | None:
         return None
     is_trouble = row.keys() == {"step", "trouble", "words"} and isinstance(row["trouble"], str) and isinstance(row["words"], str)
     are_numbers = all(type(value) is float or (type(value) is int and abs(value) < 2**53) for value in row.values())
-    return row if is_trouble or are_numbers else None
+    return row if is_trouble or (are_numbers and "trouble" not in row) else None
 
 
 def _rows(run: Path) -> Iterator[dict]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -60,9 +61,9 @@ def _must_be_ours(path, config, data_facts) -> bool:
     if (path / "config.json").exists():
         _must_agree(path, config, data_facts)
         return True
-    _must_stay_inside(path)
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise BadInput(f"{path}: exists and is no run; give another --name")
+    _must_stay_inside(path)
     return False
 
 
@@ -76,7 +77,7 @@ def _lock(path):
         except OSError as fault:
             if fault.errno not in NO_LOCKS:
                 raise
-            lock = filelock.SoftFileLock(path / MARKER, timeout=0)
+            lock = filelock.SoftFileLock(path / MARKER, timeout=1)  # its first look only removes what a dead owner left
             lock.acquire()
     except filelock.Timeout:
         owner = _read_environment(path).get("process", "unknown")
@@ -87,8 +88,10 @@ def _lock(path):
 
 def _sweep(path):
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
-    for half in path.rglob("*.partial"):
-        half.unlink(missing_ok=True)
+    ours = re.compile(r"(config|data|environment)\.json|metrics\.jsonl|(reals|losses|\d{8,})\.png|report\.html|files\.json")
+    for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
+        if ours.fullmatch(half.name.removesuffix(".partial")) and half.is_file():
+            half.unlink(missing_ok=True)
     for half in (path / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(half, ignore_errors=True)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.config import BadInput
+from dcgan_jax.run import logs
 from dcgan_jax.run.logs import Logs, NotFinite, read_metrics, read_troubles
 
 NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
@@ -61,6 +62,7 @@ HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step i
     (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows was not saved
     (8, "[8]\n", [2, 4, 6]),
     (8, "8\n", [2, 4, 6]),
+    (8, '{"step": 8, "trouble": 1}\n', [2, 4, 6]),
     (8, '{"d_loss": 1}\n', [2, 4, 6]),
     (8, '{"step": "8"}\n', [2, 4, 6]),
     (8, b"\xff\xfe", [2, 4, 6])])
@@ -85,7 +87,9 @@ def test_what_a_log_knows_is_what_its_file_says(tmp_path):
 
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(HELD + '{"step": 8, "x": ' + "1" * 3_000_000)
+    (tmp_path / "metrics.jsonl").write_text(HELD + '{"step": 8, "x": ' + "1" * 300_000)
+    with (tmp_path / "metrics.jsonl").open() as lines:
+        assert max(map(len, logs._lines(lines))) == logs.MAX_LINE
     opened(tmp_path, start=8).close()
     assert (tmp_path / "metrics.jsonl").read_text() == HELD
 

@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import shlex
+import signal
+import subprocess
 import sys
 
 import jax
@@ -253,9 +255,12 @@ def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
     for half in halves:
         half.parent.mkdir(parents=True, exist_ok=True)
         half.touch() if half.suffix == ".partial" else half.mkdir()
-    (run / "samples" / "00005000.png").touch()
+    for mine in ("samples/00005000.png", "notes.partial", "samples/mine.png.partial"):
+        (run / mine).touch()
+    (run / "data.json.partial").mkdir()
     open_run(config(tmp_path), FACTS)
     assert not any(half.exists() for half in halves) and (run / "samples" / "00005000.png").exists()
+    assert (run / "notes.partial").exists() and (run / "samples" / "mine.png.partial").exists()
 
 
 def test_nothing_is_swept_while_another_process_trains(tmp_path):
@@ -264,6 +269,13 @@ def test_nothing_is_swept_while_another_process_trains(tmp_path):
     with lock, pytest.raises(BadInput, match="is being trained by another process"):
         workdir.open_run(config(tmp_path), FACTS)
     assert (run / "losses.png.partial").exists()
+
+
+OWNER = """import os, signal, sys, filelock
+os.mkdir(sys.argv[1])
+lock = filelock.SoftFileLock(sys.argv[1] + "/lock.owner")
+lock.acquire()
+os.kill(os.getpid(), signal.SIGKILL)"""
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -276,6 +288,15 @@ def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, co
         workdir.open_run(config(tmp_path), FACTS)
     lock.release()
     open_run(config(tmp_path), FACTS)  # freed
+
+
+def test_a_marker_of_a_dead_owner_does_not_stand_in_the_way(tmp_path, monkeypatch):
+    def none(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    child = subprocess.run([sys.executable, "-c", OWNER, tmp_path / "r"], check=False)
+    assert child.returncode == -signal.SIGKILL and (tmp_path / "r" / "lock.owner").exists()
+    monkeypatch.setattr("fcntl.flock", none)
+    open_run(config(tmp_path, "--name", "r"), FACTS)
 
 
 def test_a_pipe_in_a_run_is_not_waited_for(tmp_path):
