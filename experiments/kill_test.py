@@ -1,6 +1,6 @@
 """SIGKILLs a run at random moments until it is done, and compares it with one that nobody touched.
 
-    python experiments/kill_test.py --kills 100 --steps 6000
+    python experiments/kill_test.py --kills 100 --steps 4000
 
 Each life of a run is the same command in a process group of its own, killed after a random time between 0 and a little more than
 a life needs for some saves. A run that is done before all kills are spent is compared and followed by another, which
