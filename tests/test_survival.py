@@ -23,6 +23,11 @@ from experiments import kill_test
 pytestmark = pytest.mark.integration
 REPOSITORY = Path(dcgan_jax.__file__).parents[1]
 HALF_A_SAVE = "runs/*/checkpoints/*.orbax-checkpoint-tmp*"
+# A suite that was started by nohup, or in a shell's background, would hand on that signals are ignored.
+HEARING = """import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE},
          {"at": HALF_A_SAVE, "nth": 3}, {"at": "runs/*/samples/*.partial", "nth": 2}]
 
@@ -44,7 +49,7 @@ def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path,
 
 def started(parent, *arguments, devices=2):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "DCGAN_JAX_CACHE": str(toy_run.CACHE)}
-    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
+    command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -59,7 +64,10 @@ def until(process, seen, longest_s=120):
 
 
 def ended(process):
-    out, err = process.communicate(timeout=240)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
     return process.returncode, out, [line for line in err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
@@ -97,7 +105,10 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
     process.stdout.close()  # nobody reads any more
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=120) == 0
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        process.kill()
     process.stderr.close()
     last = metrics(tmp_path / "article")[-1]["step"]
     assert 0 <= list_steps(tmp_path / "article")[-1] - last < 2
