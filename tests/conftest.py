@@ -12,3 +12,10 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")  # (B,) against (B, 1) logits would silently make (B, B)
 jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(autouse=True)
+def no_strictness_left():
+    """--debug, in this process, makes JAX stricter for good; a test that traces with values from outside is no leak."""
+    yield
+    jax.config.update("jax_check_tracer_leaks", False)
