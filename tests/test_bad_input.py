@@ -15,6 +15,8 @@ from toy_run import FLAGS, STEPS, call, copied, files, refusal, train_toy, whole
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.run import devices
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.config import BadInput
 from dcgan_jax.run import checkpoints
 
+pytestmark = pytest.mark.integration
+
 
 class Canary:
     """Makes its folder when it is unpickled."""

@@ -38,6 +38,7 @@ def equals_the_whole(run):
 # ---- Resume is exact ----
 
 
+@pytest.mark.integration
 def test_the_whole_run_is_worth_comparing_with():
     states = [state_at(whole().run, step) for step in (4, 8, 12)]
     for path, leaf in states[2].items():
@@ -47,6 +48,7 @@ def test_the_whole_run_is_worth_comparing_with():
             assert (leaf != states[1][path]).any(), path
 
 
+@pytest.mark.integration
 def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, monkeypatch):
     """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""
     with monkeypatch.context() as patch:
@@ -85,6 +87,7 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
     equals_the_whole(tmp_path / "article")
 
 
+@pytest.mark.integration
 def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(tmp_path):
     """And it makes no difference how often it was saved on the way."""
     assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
@@ -111,6 +114,7 @@ cli.run_verb(train.main)
 """
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_COMPILATION_CACHE_DIR": str(toy_run.CACHE / "xla")}
     killed = subprocess.run(

@@ -20,6 +20,8 @@ from dcgan_jax.run.logs import Logs, read_troubles
 from dcgan_jax.run.pictures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.workdir import read_config
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(tmp_path):
