@@ -11,6 +11,8 @@ from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.quality.scores import sliced_wasserstein
 from dcgan_jax.run import checkpoints, workdir
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(tmp_path):

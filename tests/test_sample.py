@@ -8,6 +8,8 @@ from dcgan_jax import sample
 from dcgan_jax.run.pictures import GAP_PX, grid
 from dcgan_jax.sample import Sample, parse_seeds
 
+pytestmark = pytest.mark.integration
+
 
 def drawn(out, *arguments):
     """--out out of the toy run with these arguments."""
