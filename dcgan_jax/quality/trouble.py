@@ -55,7 +55,7 @@ def _d_has_won(window, first, loss):
     first, now = np.median(first), np.median(window["g_grad_norm"])
     lost = not VANISHED * first < now < EXPLODED * first
     # A critic is meant to know all pictures (arXiv:1701.07875, section 3); what it gives G is the gradient.
-    if min(real, fake) < WON_HITS or (loss == "wasserstein" and not lost) or np.isnan(now):
+    if not np.minimum(real, fake) >= WON_HITS or (loss == "wasserstein" and not lost) or np.isnan(now):
         return None
     return (f"D has won: over the last {_span(window)} it knew {real:.1%} of real and {fake:.1%} of drawn pictures, and G's "
             f"gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
@@ -98,7 +98,7 @@ def _moved(values):
     """Whether the window's halves differ by more than its noise."""
     before, after = np.array_split(values, 2)
     noise = np.hypot(before.std() / len(before) ** 0.5, after.std() / len(after) ** 0.5)
-    return abs(after.mean() - before.mean()) > SURE * noise
+    return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, of lines that lack it, does not stand still
 
 
 def _span(window):
