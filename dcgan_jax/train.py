@@ -100,7 +100,7 @@ def _train(config, run, packed, order, total, k, sharding):
     start, state = checkpoints.newest(run, placed) or (0, None)
     if start >= total:
         saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints)
-        saved.tidy()  # killed before it could
+        saved.tidy()  # the last life may have been killed before it did
         saved.close()
         if devices.is_first():
             print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")

@@ -335,18 +335,19 @@ def _checkpoint(run, shapes, replaced):
     seal = folder / checkpoints.FILES
     like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
-    def restored():
+    def read():  # as drawing does, and as a training does
         with contextlib.suppress(BadInput):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
-        with contextlib.suppress(BadInput, checkpoints.Damaged):
+        with contextlib.suppress(checkpoints.Damaged):
             checkpoints.restore(folder, like)
+
+    def restored():
+        with contextlib.suppress(BadInput):
+            read()
         kept = seal.read_bytes() if seal.exists() else None
         seal.unlink(missing_ok=True)  # as a stranger would, who wants the rest to be looked at
         try:
-            with contextlib.suppress(BadInput):
-                checkpoints.restore_generator(run, shapes, say=lambda line: None)
-            with contextlib.suppress(checkpoints.Damaged):
-                checkpoints.restore(folder, like)
+            read()
         finally:
             if kept is not None:
                 seal.write_bytes(kept)

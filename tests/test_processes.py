@@ -1,32 +1,19 @@
 """Several processes are one run: the numbers of one process with as many devices, and checkpoints for any number of them."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_run
 from numpy.testing import assert_allclose, assert_array_equal
-from toy_run import FLAGS, metrics, state_at
+from toy_run import metrics, start_toy, state_at
 
-import dcgan_jax
 from dcgan_jax.run.checkpoints import list_steps
 
 pytestmark = pytest.mark.integration
-REPOSITORY = Path(dcgan_jax.__file__).parents[1]
-
-
-def start(parent, device_count, *arguments):
-    # XLA_FLAGS are conftest.py's; the compiled programs are those of no other test, and small.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(toy_run.CACHE)}
-    command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(*processes):
@@ -45,7 +32,7 @@ def start_two(parent, *arguments, second=()):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     common = (*arguments, "--coordinator", address, "--processes", 2)
-    return [start(parent, 2, *common, "--process-id", 0), start(parent, 2, *common, "--process-id", 1, *second)]
+    return [start_toy(parent, *common, "--process-id", 0), start_toy(parent, *common, "--process-id", 1, *second)]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +51,7 @@ def two_processes(tmp_path_factory):
 def one_process(two_processes, tmp_path_factory):
     """The run of one process with four devices, of as many steps."""
     parent = tmp_path_factory.mktemp("one")
-    finish(start(parent, 4, "--steps", two_processes[1]))
+    finish(start_toy(parent, "--steps", two_processes[1], device_count=4))
     return parent / "article"
 
 
@@ -107,7 +94,7 @@ def test_only_the_first_process_speaks_and_writes(two_processes):
 def test_any_number_of_processes_goes_on(two_processes, tmp_path):
     run, stopped, _ = two_processes
     alone, together = (toy_run.copied(run, tmp_path / name) for name in ("alone", "together"))
-    outputs = [finish(start(alone.parent, 1, "--steps", stopped + 2))[0],
+    outputs = [finish(start_toy(alone.parent, "--steps", stopped + 2, device_count=1))[0],
                finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0]]
     assert all(f"goes on from step {stopped:,}" in out for out in outputs)
     equal(state_at(alone, stopped + 2), state_at(together, stopped + 2), atol=1e-4, rtol=1e-3)

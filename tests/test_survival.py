@@ -6,28 +6,19 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import toy_run
-from toy_run import FLAGS, STEPS, call, copied, metrics, refusal, train_toy, whole
+from toy_run import FLAGS, STEPS, call, copied, metrics, refusal, start_toy, train_toy, whole
 
-import dcgan_jax
 from dcgan_jax import evaluate, sample, train
 from dcgan_jax.run import checkpoints
 from dcgan_jax.run.checkpoints import list_steps
 from experiments import kill_test
 
 pytestmark = pytest.mark.integration
-REPOSITORY = Path(dcgan_jax.__file__).parents[1]
 HALF_A_SAVE = "runs/*/checkpoints/*.orbax-checkpoint-tmp*"
-# A suite that was started by nohup, or in a shell's background, would hand on that signals are ignored.
-HEARING = """import os, signal, sys
-for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE},
          {"at": HALF_A_SAVE, "nth": 3}, {"at": "runs/*/samples/*.partial", "nth": 2}]
 
@@ -47,12 +38,6 @@ def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path,
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def started(parent, *arguments, devices=2):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "DCGAN_JAX_CACHE": str(toy_run.CACHE)}
-    command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def until(process, seen, longest_s=120):
     """Waits until something is seen while the process lives."""
     end = time.monotonic() + longest_s
@@ -61,6 +46,19 @@ def until(process, seen, longest_s=120):
             process.kill()
             raise AssertionError(process.communicate())
         time.sleep(0.001)
+
+
+def signalled(tmp_path, seen, *numbers):
+    """(run, exit code, stdout, lines of stderr) of a run without end that gets these signals as soon as seen(run)."""
+    process, run = start_toy(tmp_path, "--steps", 1_000_000), tmp_path / "article"
+    until(process, lambda: seen(run))
+    for number in numbers:
+        process.send_signal(number)
+    return run, *ended(process)
+
+
+def eight_are_saved(run):
+    return (run / "checkpoints" / "8").exists()
 
 
 def ended(process):
@@ -76,7 +74,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     run = copied(whole().run, tmp_path)
     largest = max(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
     before = toy_run.files(run / "checkpoints")
-    full = started(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
+    full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
     code, _, err = ended(full)
     assert (code, len(err)) == (2, 1), err
@@ -90,7 +88,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
 
 
 def test_a_workdir_that_vanishes_is_one_line(tmp_path):
-    process = started(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 200)
+    process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 200)
     until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "200").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
     code, _, err = ended(process)
@@ -101,7 +99,7 @@ def test_a_workdir_that_vanishes_is_one_line(tmp_path):
 
 
 def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
-    process = started(tmp_path, "--steps", 1_000_000)
+    process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
     process.stdout.close()  # nobody reads any more
     process.send_signal(signal.SIGHUP)
@@ -115,7 +113,7 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
 
 
 def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
-    process = started(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
+    process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
     until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*")))
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
@@ -128,21 +126,19 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path, number, code):
-    process = started(tmp_path, "--steps", 1_000_000)
-    run = tmp_path / "article"
-    until(process, lambda: (run / "reals.png").exists())  # made before the first step is compiled
-    process.send_signal(number)
-    found, out, err = ended(process)
+    def compiles(run):  # or is about to
+        return (run / "reals.png").exists()
+
+    run, found, out, err = signalled(tmp_path, compiles, number)
     assert (found, err) == (code, [])
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
 
 def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
-    process = started(tmp_path, "--steps", 1_000_000)
-    run = tmp_path / "article"
-    until(process, lambda: list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
-    process.send_signal(signal.SIGTERM)
-    code, out, err = ended(process)
+    def saves(run):
+        return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+
+    run, code, out, err = signalled(tmp_path, saves, signal.SIGTERM)
     assert (code, err) == (0, [])
     last = list_steps(run)[-1]
     assert f"stopped at step {last} of" in out
@@ -150,24 +146,14 @@ def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
 
 
 def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_path):
-    process = started(tmp_path, "--steps", 1_000_000)
-    run = tmp_path / "article"
-    until(process, lambda: (run / "checkpoints" / "8").exists())
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    code, _, err = ended(process)
+    run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
     assert f"goes on from step {last}" in train_toy(tmp_path, steps=last + 4).out
 
 
 def test_sigterm_twice_is_as_once(tmp_path):
-    process = started(tmp_path, "--steps", 1_000_000)
-    run = tmp_path / "article"
-    until(process, lambda: (run / "checkpoints" / "8").exists())
-    process.send_signal(signal.SIGTERM)
-    process.send_signal(signal.SIGTERM)
-    code, out, err = ended(process)
+    run, code, out, err = signalled(tmp_path, eight_are_saved, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (0, []) and f"stopped at step {list_steps(run)[-1]} of" in out
 
 
@@ -212,7 +198,7 @@ def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path
 def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
     """A real one, smaller than the saves that are to be kept."""
     place = mount(1_200_000)
-    process = started(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
+    process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
     code, _, err = ended(process)
     assert (code, len(err)) == (2, 1), err
     run = place / "article"
@@ -270,6 +256,6 @@ def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
 
 def test_another_number_of_devices_is_said_and_goes_on(tmp_path):
     run = copied(whole().run, tmp_path)
-    code, out, err = ended(started(tmp_path, "--steps", STEPS + 2, devices=1))
+    code, out, err = ended(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
     assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out
     assert list_steps(run)[-1] == STEPS + 2

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import tiny
 
+import dcgan_jax
 from dcgan_jax import cli, train
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, workdir
@@ -65,6 +67,22 @@ def call(verb, *arguments) -> Done:
 def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Done:
     """The toy run parent/article to `steps`."""
     return call(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
+
+
+# A suite that was started by nohup, or in a shell's background, would hand on that signals are ignored.
+HEARING = """import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
+
+
+def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Popen:
+    """The toy run parent/article in a process of its own, whose length the arguments give."""
+    # XLA_FLAGS are conftest.py's; the compiled programs are those of no other test, and small.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
+    command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=Path(dcgan_jax.__file__).parents[1], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def refusal(verb, *arguments) -> str:

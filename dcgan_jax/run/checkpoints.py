@@ -28,8 +28,8 @@ from dcgan_jax.run.workdir import write_json
 GENERATOR = ("ema_params", "ema_stats")
 FILES = "files.json"  # in a checkpoint: what it held when it was read back
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
-# What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of filesystems that cannot, such as some 9p
+# What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
@@ -120,15 +120,7 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
     """
     steps, damaged = list_steps(run)[::-1], {}
     for step in steps:
-        path, fault, now, found = run / "checkpoints" / str(step), None, None, None
-        try:
-            found = restore(path, like)
-        except Damaged as why:
-            fault = why
-        except (OSError, MemoryError) as why:
-            now = why
-        if devices.any_process(now is not None):
-            raise now or BadInput(f"{path}: another process of this run cannot read it: see what it says")
+        found, fault = devices.in_all(lambda step=step: _tried(run / "checkpoints" / str(step), like))
         if not devices.any_process(fault is not None):
             break
         damaged[step] = fault or "another process could not read it"
@@ -139,10 +131,17 @@ def newest(run: Path, like, say: Callable[[str], None] = print):
                        f"one from a copy of the run, or move {run} away to begin again")
     for broken, why in damaged.items():
         aside = devices.in_first(lambda broken=broken: _set_aside(run, broken))
-        if not devices.is_first():
-            continue
-        say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
+        if devices.is_first():
+            say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
     return step, found
+
+
+def _tried(path, like):
+    """(state, None), or (None, what is broken)."""
+    try:
+        return restore(path, like), None
+    except Damaged as fault:
+        return None, fault
 
 
 def _set_aside(run, step) -> Path:

@@ -120,7 +120,7 @@ def is_first() -> bool:
 def first_then_others(function: Callable):
     """function() in the first process, and when it is done there in the others: files are made by one, found by all.
 
-    Raises: BadInput in all processes where it, or the disk, fails one, so that none waits for ever.
+    Raises: BadInput in all processes where it, the disk or the memory fails one, so that none waits for ever.
     """
     firsts, others = _turn(function, is_first()), _turn(function, not is_first())
     return firsts if is_first() else others
@@ -131,12 +131,17 @@ def in_first(function: Callable):
     return _turn(function, is_first())
 
 
+def in_all(function: Callable):
+    """function() in every process, each its own result. Raises: as first_then_others."""
+    return _turn(function, is_ours=True)
+
+
 def _turn(function, is_ours):
     result, fault = None, None
     if is_ours:
         try:
             result = function()
-        except (BadInput, OSError) as found:
+        except (BadInput, OSError, MemoryError) as found:
             fault = found
     if any_process(fault is not None):
         raise fault or BadInput("another process of this run could not start or go on: see what it says")

@@ -136,9 +136,7 @@ class Logs:
         if "trouble" in row:
             self.found.append((row["step"], row["trouble"], row["words"]))
             return
-        count = len(self.metrics.get("step", ()))
-        for name in self.metrics | row:
-            self.metrics.setdefault(name, [math.nan] * count).append(row.get(name, math.nan))
+        _extend(self.metrics, row)
 
     def _opened(self, start):
         kept, last, broken = [], 0, 0
@@ -214,11 +212,19 @@ def _rows(run: Path) -> Iterator[dict]:
             yield row
 
 
+def _extend(columns, row):
+    count = len(columns.get("step", ()))
+    for name in columns | row:
+        columns.setdefault(name, [math.nan] * count).append(row.get(name, math.nan))
+
+
 def read_metrics(run: Path) -> dict[str, list[float]]:
     """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line. Raises BadInput."""
-    rows = [row for row in _rows(run) if "trouble" not in row]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name, math.nan) for row in rows] for name in names}
+    columns = {}
+    for row in _rows(run):
+        if "trouble" not in row:
+            _extend(columns, row)
+    return columns
 
 
 def read_troubles(run: Path) -> list[tuple[int, str, str]]:

@@ -33,7 +33,7 @@ def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(b
         devices.shardings(config(batch_size=batch_size))
 
 
-def test_debugging_finds_keys_that_are_used_twice_and_leaked_tracers(monkeypatch):
+def test_debugging_finds_keys_that_are_used_twice_and_leaked_tracers():
     def reuse(key):
         return jax.random.normal(key) + jax.random.uniform(key)
 
@@ -135,7 +135,7 @@ def test_a_cache_that_cannot_be_made_is_done_without_and_the_users_own_is_left_a
 def test_one_process_alone_is_first_and_waits_for_nobody():
     devices.join(Run())
     assert devices.is_first()
-    assert devices.first_then_others(lambda: 7) == 7
+    assert [turn(lambda: 7) for turn in (devices.first_then_others, devices.in_first, devices.in_all)] == [7, 7, 7]
     devices.must_agree(1, "flag")
     assert [devices.any_process(here) for here in (False, True)] == [False, True]
 

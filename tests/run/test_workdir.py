@@ -278,11 +278,15 @@ lock.acquire()
 os.kill(os.getpid(), signal.SIGKILL)"""
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
+def without_flock(monkeypatch, code):
     def none(*args):
         raise OSError(code, os.strerror(code))
     monkeypatch.setattr("fcntl.flock", none)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
+    without_flock(monkeypatch, code)
     run, lock = workdir.open_run(config(tmp_path), FACTS)
     with pytest.raises(BadInput, match="is being trained by another process"):
         workdir.open_run(config(tmp_path), FACTS)
@@ -291,11 +295,9 @@ def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, co
 
 
 def test_a_marker_of_a_dead_owner_does_not_stand_in_the_way(tmp_path, monkeypatch):
-    def none(*args):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     child = subprocess.run([sys.executable, "-c", OWNER, tmp_path / "r"], check=False)
     assert child.returncode == -signal.SIGKILL and (tmp_path / "r" / "lock.owner").exists()
-    monkeypatch.setattr("fcntl.flock", none)
+    without_flock(monkeypatch, errno.ENOLCK)
     open_run(config(tmp_path, "--name", "r"), FACTS)
 
 
