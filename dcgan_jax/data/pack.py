@@ -214,8 +214,8 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path.parent)
             temp = path.parent / f"{TEMP}{os.getpid()}@{socket.gethostname()}@{secrets.token_hex(4)}"
-            temp.mkdir()
             try:
+                temp.mkdir()  # in here: a signal may come right behind it
                 facts = {"format": FORMAT, "fingerprint": fingerprint, "size": size, "channels": channels, "crop": used}
                 _write(temp, source, facts, strict, progress)
                 try:

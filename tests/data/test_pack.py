@@ -9,6 +9,7 @@ import threading
 import time
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,21 @@ def test_ctrl_c_leaves_nothing(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(pack_module, "_pack_chunk", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packed(folder(tmp_path))
+    assert packs(cache) == []
+
+
+def test_a_signal_right_behind_the_first_folder_leaves_nothing(tmp_path, cache, monkeypatch):
+    make = Path.mkdir
+
+    def interrupted(path, *rest, **more):
+        make(path, *rest, **more)
+        if path.name.startswith(pack_module.TEMP):
+            raise SystemExit(143)
+
+    source = folder(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(SystemExit):
+        packed(source)
     assert packs(cache) == []
 
 
