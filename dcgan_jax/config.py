@@ -104,8 +104,18 @@ class Nets:
     """BN (and activation) after G's first layer: per channel, per unit before the reshape, or neither"""
     g_norm: Literal["batch", "none"] = "batch"
     """BN in G's hidden up-samplings"""
-    d_norm: Literal["batch", "none"] = "batch"
-    """BN in D, never in its first layer"""
+    d_norm: Literal["batch", "spectral", "none"] = "batch"
+    """D's normalisation: BN, never in its first layer; or every layer's weights divided by their largest singular value"""
+    g_modulation: bool = False
+    """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
+    residual: bool = False
+    """each level of both nets adds its input, resized, through a 1x1 convolution"""
+    image_skips: bool = False
+    """G draws an image at every level and adds them up, each enlarged"""
+    box_kernels: bool = False
+    """kernels are 3x3, made 4x4 by a 2x2 box: enlarging to equal pixels and averaging, at the cost of the plain k4"""
+    minibatch_std: bool = False
+    """D also sees how much its last feature map varies over the batch"""
     g_activation: Literal["relu", "leaky"] = "relu"
     """G's hidden activation; D's is always leaky with slope 0.2"""
     g_output: Literal["tanh", "sigmoid"] = "tanh"
@@ -118,8 +128,8 @@ class Nets:
     """bias in D's last layer"""
     d_dropout: float = 0.0
     """share dropped before D's last layer"""
-    init: Literal["normal", "truncated", "glorot"] = "normal"
-    """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform"""
+    init: Literal["normal", "truncated", "glorot", "he"] = "normal"
+    """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform; He normal, which keeps the scale"""
     gamma_init_std: float = 0.0
     """BN gains start at N(1, this)"""
     bn_momentum: float = 0.9
@@ -144,6 +154,8 @@ class Loss:
     """weight of R1, the gradient penalty on real images"""
     r2_gamma: float = 0.0
     """weight of R2, the gradient penalty on fake images"""
+    penalty_every_steps: int = 1
+    """penalties are computed every so many steps, and weigh as many times more"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
 
@@ -164,6 +176,14 @@ class Optimizer:
     """Adam's epsilon"""
     adam_eps_hat: bool = False
     """epsilon beside the uncorrected root, as torch7, TF1 and Keras place it"""
+    lr_warmup_kimg: float = 0.0
+    """step sizes rise evenly from 0 over so many thousand images"""
+    lr_decay: Literal["none", "linear", "cosine"] = "none"
+    """how step sizes fall to 0 at the run's end, which needs --steps or --kimg"""
+    lr_decay_share: float = 1.0
+    """share of the run, at its end, over which they fall"""
+    clip_norm: float = 0.0
+    """longest gradient of a net, in the Euclidean norm; longer ones are cut to it; 0: no limit"""
     l2: float = 0.0
     """L2 added to the gradient of every parameter, before Adam"""
     updates: Literal["d-then-g", "alternating"] = "d-then-g"
@@ -241,6 +261,7 @@ FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", 
 AT_MOST = {
     "epochs": 1e9, "kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,
     "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
+    "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
     "max_rollbacks": 10**6, "held_out": 10**6}
@@ -311,7 +332,8 @@ def check(config: Config) -> None:
             if isinstance(value, float):
                 must(math.isfinite(value), field.name, value, "give a finite number")
     for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]),
-                         (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp"]),
+                         (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
+                         (config.loss, ["penalty_every_steps"]),
                          (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images"])):
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
@@ -328,7 +350,8 @@ def check(config: Config) -> None:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
     for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma"]), (nets, ["gamma_init_std", "bn_epsilon"]),
-                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg"]), (output, ["steps_per_dispatch"])):
+                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
+                         (output, ["steps_per_dispatch"])):
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
     for name, most in AT_MOST.items():
@@ -339,6 +362,16 @@ def check(config: Config) -> None:
     one_each = optimizer.d_steps == optimizer.g_steps == 1
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
     must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
+    decays = optimizer.lr_decay != "none"
+    must(not decays or config.run.epochs is None, "lr_decay", optimizer.lr_decay, "needs the length as --steps or --kimg")
+    must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
+    must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share, "needs --lr-decay")
+    penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
+    every = config.loss.penalty_every_steps
+    must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
+    must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")
+    must(not nets.g_modulation or nets.g_norm == "batch" or nets.head_norm != "none", "g_modulation", nets.g_modulation,
+         "modulates G's BN, of which there is none: needs --g-norm batch")
     smooth = config.loss.real_label
     must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
     levels = int(math.log2(nets.size // nets.base_px))

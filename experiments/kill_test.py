@@ -2,8 +2,9 @@
 
     python experiments/kill_test.py --kills 100 --steps 4000
 
-Each life of a run is the same command in a process group of its own, killed after a random time between 0 and a little more than
-a life needs for some saves. A run that is done before all kills are spent is compared and followed by another, which
+Each life of a run is the same command in a process group of its own, killed after a random time between 0 and twice what a life
+needs to make its first saves here, which is measured first. A run that is done before all kills are spent is compared and
+followed by another, which
 begins without packs and without compiled programs: with fewer --steps, more first starts are hit. Every third kill is aimed:
 it comes as soon as a file appears that is only there in a dangerous moment.
 """
@@ -81,7 +82,7 @@ def survive(place: Path, kills, *more: str, log=print) -> int:
             raise SystemExit(f"a life ended with {code}: {(place / 'output.txt').read_text()[-2000:]}")
         spent += 1
         steps = checkpoints.list_steps(place / "runs" / "r")
-        log(f"kill {spent}: {how}; step {steps[-1] if steps else None} is saved")
+        log(f"kill {spent}: {how}; step {steps[-1] if steps else None} is saved", flush=True)
 
 
 def main():
@@ -94,6 +95,14 @@ def main():
     chance, place, start = random.Random(asked.seed), Path(tempfile.mkdtemp(prefix="kill_test-")), time.monotonic()
     (place / "whole").mkdir()
     assert life(place / "whole", *more) == 0
+    (place / "short").mkdir()
+    lives = []
+    for _ in range(2):  # the second finds pack and programs
+        shutil.rmtree(place / "short" / "runs", ignore_errors=True)
+        lives.append(time.monotonic())
+        assert life(place / "short", "--steps", "100") == 0
+    most_s = 2 * (time.monotonic() - lives[-1])
+    print(f"kills come within {most_s:.1f} s", flush=True)
     began = time.monotonic()
     expected = outcome(place / "whole" / "runs" / "r")
     runs, total, different = 0, 0, 0
@@ -102,7 +111,7 @@ def main():
         for number in itertools.count():
             # A moment that does not come, such as a pack's when it is made, is not waited for until the run is done.
             aimed = {"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if number % 3 == 0 else {}
-            yield {"after_s": chance.uniform(0, 16 if aimed else 8)} | aimed
+            yield {"after_s": chance.uniform(0, 2 * most_s if aimed else most_s)} | aimed
 
     kills = draw()
     while total < asked.kills:

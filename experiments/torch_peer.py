@@ -4,7 +4,8 @@
 
 `torch64` is pytorch/examples dcgan/main.py (64 px, width 64, batch 64), `article` the article's networks (32 px, conv_dim 32,
 batch 128). `shipped` does what the sources do; `channels_last` adds the memory format that oneDNN prefers and leaves out D's
-weight gradients in G's step. With --serve it reads commands from bench.py. Needs PyTorch, which the project does not.
+weight gradients in G's step; `bfloat16` is that under autocast. With --serve it reads commands from bench.py. Needs PyTorch,
+which the project does not.
 """
 
 import argparse
@@ -36,24 +37,27 @@ def discriminator64(width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False))
 
 
-def training(preset: str, variant: str):
+def training(preset: str, variant: str, device: str = "cpu", batch: int | None = None):
     """step(): one step of the preset on a fixed batch of random pictures."""
     torch.manual_seed(0)
-    fast = variant == "channels_last"
+    torch.backends.cudnn.benchmark = True  # as the example does
+    fast = variant != "shipped"
     memory = torch.channels_last if fast else torch.contiguous_format
     if preset == "torch64":
-        g, d, batch, size = generator64(), discriminator64(), 64, 64
+        g, d, batch, size = generator64(), discriminator64(), batch or 64, 64
     else:
-        g, d, batch, size = ArticleGenerator(), ArticleDiscriminator(), 128, 32
+        g, d, batch, size = ArticleGenerator(), ArticleDiscriminator(), batch or 128, 32
     for module in (*g.modules(), *d.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
-    g, d = g.to(memory_format=memory), d.to(memory_format=memory)
+    g, d = g.to(device, memory_format=memory), d.to(device, memory_format=memory)
     g_adam, d_adam = adam(g), adam(d)
-    reals = (torch.rand(batch, 3, size, size) * 2 - 1).contiguous(memory_format=memory)
+    reals = (torch.rand(batch, 3, size, size, device=device) * 2 - 1).contiguous(memory_format=memory)
 
     def latents():
-        return torch.randn(batch, 100, 1, 1) if preset == "torch64" else torch.rand(batch, 100) * 2 - 1
+        if preset == "torch64":
+            return torch.randn(batch, 100, 1, 1, device=device)
+        return torch.rand(batch, 100, device=device) * 2 - 1
 
     def step():
         d_adam.zero_grad()
@@ -75,19 +79,28 @@ def training(preset: str, variant: str):
         g_adam.step()
         return real_loss.item() + fake_loss.item(), g_loss.item()
 
-    return step
+    if variant != "bfloat16":
+        return step
+
+    def half():
+        with torch.autocast(device, torch.bfloat16):
+            return step()
+
+    return half
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=("article", "torch64"))
-    parser.add_argument("variant", choices=("shipped", "channels_last"))
+    parser.add_argument("variant", choices=("shipped", "channels_last", "bfloat16"))
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--device", default="cpu", help="cuda: the accelerator")
+    parser.add_argument("--batch-size", type=int, help="another than the source's")
     parser.add_argument("--threads", type=int, default=2)
     ask = parser.parse_args()
     torch.set_num_threads(ask.threads)
-    step = training(ask.preset, ask.variant)
+    step = training(ask.preset, ask.variant, ask.device, ask.batch_size)
     if ask.serve:
         step()
         serve(step)

@@ -11,6 +11,8 @@ from dcgan_jax.gan import conv as convolutions
 
 NORMAL = nn.initializers.normal(0.02)
 # Cut at 2 sd and not rescaled, like TensorFlow's: the sd that results is 0.0176 (T13).
+HE = nn.initializers.he_normal()  # He et al. 2015, arXiv:1502.01852
+LECUN = nn.initializers.lecun_normal()
 TRUNCATED = nn.initializers.truncated_normal(0.02)
 LEAKY_SLOPE = 0.2
 
@@ -35,8 +37,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        init = {"normal": NORMAL, "truncated": TRUNCATED, "glorot": nn.initializers.glorot_uniform()}[self.nets.init]
-        kernel = self.param("kernel", init, (self.nets.kernel, self.nets.kernel, x.shape[3], self.features))
+        init = {"normal": NORMAL, "truncated": TRUNCATED, "glorot": nn.initializers.glorot_uniform(), "he": HE}[self.nets.init]
+        side = 3 if self.nets.box_kernels else self.nets.kernel
+        kernel = self.param("kernel", init, (side, side, x.shape[3], self.features))
+        kernel = _boxed(kernel) / 2 if self.nets.box_kernels else kernel  # / 2: the outputs vary as those of the 3x3 kernel
         x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding)
         return _biased(self, x) if self.nets.conv_bias else x
 
@@ -49,10 +53,21 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        init = nn.initializers.glorot_uniform() if self.nets.init == "glorot" else NORMAL
-        kernel = self.param("kernel", init, (self.nets.kernel, self.nets.kernel, self.features, x.shape[3]))
+        side = 3 if self.nets.box_kernels else self.nets.kernel
+        # Of a strided kernel's taps an output pixel takes one in four; of the boxed 3x3 all nine.
+        he = nn.initializers.variance_scaling(2.0 if self.nets.box_kernels else 8.0, "fan_in", "normal", in_axis=3, out_axis=2)
+        init = {"glorot": nn.initializers.glorot_uniform(), "he": he}.get(self.nets.init, NORMAL)
+        kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
+        kernel = _boxed(kernel) if self.nets.box_kernels else kernel
         x = convolutions.conv_transpose(x, kernel.astype(x.dtype), self.nets.padding)
         return _biased(self, x) if self.nets.conv_bias else x
+
+
+def _boxed(kernel):
+    """(3, 3, ...) -> (4, 4, ...), the sum of its four shifts: a 3x3 convolution before a 2x2 sum, or after nearest-neighbour
+    enlarging, in one. Source: Karras et al. 2018, arXiv:1710.10196, its published code's fused layers.
+    """
+    return sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
 
 
 def _biased(module, x):
@@ -72,30 +87,49 @@ class Generator(nn.Module):
         """
         nets = self.nets
         dtype = jnp.dtype(nets.compute_dtype)
-        init = nn.initializers.glorot_uniform() if nets.init == "glorot" else NORMAL
+        init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
         activate = nn.relu if nets.g_activation == "relu" else leaky_relu
         head, *hidden = g_widths(nets)
+
+        def norm(x, name):
+            if not nets.g_modulation:
+                return _norm(nets, train, name)(x)
+            # Source: Chen et al. 2019, arXiv:1810.01365, section 2, with affine functions of the latent.
+            gains = nn.Dense(2 * x.shape[-1], dtype=jnp.float32, kernel_init=NORMAL, name=f"{name}_gain")(latents)
+            gain, bias = jnp.split(gains.reshape(len(x), *[1] * (x.ndim - 2), -1), 2, axis=-1)
+            return (1 + gain) * _norm(nets, train, name, affine=False)(x) + bias
+
+        def drawn(x, name):
+            return nn.Dense(nets.channels, False, dtype=jnp.float32, kernel_init=LECUN, name=name)(x)
 
         # torch's k4 s1 convolution of a 1x1 image is this dense layer under another name.
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
         x = nn.Dense(head * nets.base_px**2, nets.g_head_bias, dtype=jnp.float32, kernel_init=init, name="head")(latents)
         if nets.head_norm == "unit":
-            x = activate(_norm(nets, train, "head_norm")(x))
+            x = activate(norm(x, "head_norm"))
         x = x.reshape(-1, nets.base_px, nets.base_px, head)  # (B, 4, 4, C)
         if nets.head_norm == "channel":
-            x = activate(_norm(nets, train, "head_norm")(x))
+            x = activate(norm(x, "head_norm"))
         x = x.astype(dtype)
+        image = drawn(x, "head_image") if nets.image_skips else None
         for i, features in enumerate(hidden):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
+            before = x
             x = ConvTranspose(features, nets, name=f"up{i + 1}")(x)
             if nets.g_norm == "batch":
-                x = _norm(nets, train, f"up{i + 1}_norm")(x).astype(dtype)
+                x = norm(x, f"up{i + 1}_norm").astype(dtype)
+            if nets.residual:
+                x += enlarged(nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"up{i + 1}_skip")(before))
             x = activate(x)
+            if nets.image_skips:
+                image = enlarged(image) + drawn(x, f"up{i + 1}_image")
         if nets.g_last_kernel == 0:
             x = ConvTranspose(nets.channels, nets, name="image")(x)  # (B, S, S, channels)
         else:
             x = nn.Conv(nets.channels, (nets.g_last_kernel,) * 2, padding="SAME", use_bias=nets.conv_bias, dtype=dtype,
                         kernel_init=init, name="image")(x)
         x = x.astype(jnp.float32)
+        if nets.image_skips:  # Source: Karras et al. 2020, arXiv:1912.04958, section 4.1
+            x += image if nets.g_last_kernel else enlarged(image)
         return nn.tanh(x) if nets.g_output == "tanh" else nn.sigmoid(x)
 
 
@@ -116,16 +150,58 @@ class Discriminator(nn.Module):
             raise ValueError(f"D takes {(nets.size, nets.size, nets.channels)} images, not {images.shape[1:]}")
         x = images.astype(dtype)
         for i, features in enumerate(d_widths(nets)):  # (B, S/2, S/2, C), (B, S/4, S/4, 2C) ...
-            x = Conv(features, nets, name=f"down{i + 1}")(x)
+            before = x
+            x = self._normed(Conv(features, nets, name=f"down{i + 1}"), x, train)
             if nets.d_norm == "batch" and i > 0:
                 x = _norm(nets, train, f"down{i + 1}_norm")(x).astype(dtype)
+            if nets.residual:
+                skip = nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"down{i + 1}_skip")
+                x = (x + self._normed(skip, halved(before), train)) / 2**0.5
             x = leaky_relu(x)
+        if nets.minibatch_std:
+            x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
         x = x.reshape(x.shape[0], -1)  # (B, base_px * base_px * C)
         if nets.d_dropout > 0:
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
-        init = nn.initializers.glorot_uniform() if nets.init == "glorot" else NORMAL
-        logits = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")(x)
-        return logits.squeeze(1)
+        init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
+        head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")
+        return self._normed(head, x, train).squeeze(1)
+
+    def _normed(self, layer, x, train):
+        """layer(x), with its weights divided by their spectral norm where the recipe says so; its sign is the layer's own.
+
+        Source: Miyato et al. 2018, arXiv:1802.05957, algorithm 1.
+        """
+        if self.nets.d_norm != "spectral":
+            return layer(x)
+        return nn.SpectralNorm(layer, name=f"{layer.name}_norm")(x, update_stats=train)
+
+    def _minibatch_std(self, x, train):
+        """(B, h, w, C) -> (B, h, w, 1): how much the features vary over the batch, on average; its running mean if not train.
+
+        Source: Karras et al. 2018, arXiv:1710.10196, section 3. The running mean keeps a picture's logit its own.
+        """
+        running = self.variable("batch_stats", "minibatch_std", jnp.zeros, ())
+        if train:
+            # The root's slope is infinite at 0, where a leaky unit's features may all be alike.
+            std = jnp.sqrt(x.astype(jnp.float32).var(0) + 1e-8).mean()
+            if not self.is_initializing():
+                running.value = self.nets.bn_momentum * running.value + (1 - self.nets.bn_momentum) * std
+        else:
+            std = running.value
+        return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
+
+
+def enlarged(x: jax.Array) -> jax.Array:
+    """(B, h, w, C) -> (B, 2h, 2w, C): each pixel four times."""
+    batch, h, w, channels = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (batch, h, 2, w, 2, channels)).reshape(batch, 2 * h, 2 * w, channels)
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """(B, 2h, 2w, C) -> (B, h, w, C): the mean of four pixels."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -133,10 +209,10 @@ def leaky_relu(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
-def _norm(nets, train, name):
+def _norm(nets, train, name, affine=True):
     # float32 statistics whatever the compute dtype. Gains N(1, sd): flax's initialisers are all around 0 (T6).
     def gain_init(key, shape, dtype):
         return 1 + nets.gamma_init_std * jax.random.normal(key, shape, dtype)
 
     return nn.BatchNorm(use_running_average=not train, momentum=nets.bn_momentum, epsilon=nets.bn_epsilon,
-                        dtype=jnp.float32, scale_init=gain_init, name=name)
+                        dtype=jnp.float32, scale_init=gain_init, use_scale=affine, use_bias=affine, name=name)

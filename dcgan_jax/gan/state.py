@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dcgan_jax.config import Config
+from dcgan_jax.config import Config, images_per_step, total_steps
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.optimizer import adam
 
@@ -45,7 +45,15 @@ def init_state(config: Config) -> GanState:
 def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """G's and D's Adam."""
     optimizer = config.optimizer
-    return adam(optimizer, optimizer.lr), adam(optimizer, optimizer.lr if optimizer.d_lr is None else optimizer.d_lr)
+    steps = 0 if optimizer.lr_decay == "none" else total_steps(config, 0)  # a decay's length is known without the pictures
+    halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step
+
+    def one(lr, updates_a_step):
+        updates = updates_a_step * steps // halves
+        return adam(optimizer, lr, updates, images_per_step(config) * halves / updates_a_step)
+
+    return (one(optimizer.lr, optimizer.g_steps),
+            one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps))
 
 
 def parameter_count(params: dict) -> int:

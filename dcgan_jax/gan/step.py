@@ -59,7 +59,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                                           rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None)
         return logits, new.get("batch_stats", {})
 
-    def d_objective(params, stats, real, fake, keys):
+    def d_objective(params, stats, real, fake, keys, step):
         with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
             real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
         with jax.named_scope("fake"):
@@ -79,17 +79,24 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             def critic(images, augment_key, dropout_key):
                 with jax.named_scope("penalty"):
                     return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
-            penalty = 0.0
-            if loss.r1_gamma > 0:
-                r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
-                penalty += loss.r1_gamma / 2 * r1.mean()
-            if loss.r2_gamma > 0:
-                r2 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_fake"], keys["dropout_fake"]), fake)
-                penalty += loss.r2_gamma / 2 * r2.mean()
-            if loss.gp_weight > 0:
-                mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
-                gp = losses.gradient_penalty(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real, fake, mix)
-                penalty += loss.gp_weight * gp.mean()
+            def penalty():
+                terms = []
+                if loss.r1_gamma > 0:
+                    r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
+                    terms.append(loss.r1_gamma / 2 * r1.mean())
+                if loss.r2_gamma > 0:
+                    r2 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_fake"], keys["dropout_fake"]), fake)
+                    terms.append(loss.r2_gamma / 2 * r2.mean())
+                if loss.gp_weight > 0:
+                    mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
+                    gp = losses.gradient_penalty(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real, fake, mix)
+                    terms.append(loss.gp_weight * gp.mean())
+                return loss.penalty_every_steps * sum(terms)
+
+            if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
+                penalty = jax.lax.cond(step % loss.penalty_every_steps == 0, penalty, lambda: jnp.zeros(()))
+            else:
+                penalty = penalty()
             metrics["d_penalty"] = penalty
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)
@@ -117,7 +124,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
         fakes, g_stats = generate(state.g_params, state.g_stats, latents)
-        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fakes[0], keys)
+        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fakes[0], keys,
+                                                                           state.step)
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)

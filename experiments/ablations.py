@@ -1,0 +1,243 @@
+"""What each change to a recipe is worth: one change at a time, scored, appended to a file; goes on where it stopped.
+
+    python experiments/ablations.py --data CELEBA --face-score face_score.py --out runs/ablations.jsonl --rows first32
+
+Each row trains in this process with train.py's own parts (order, step, average, recalibration), without checkpoints, then draws
+--count faces of the seeds 0, 1, 2 ... and scores them by --face-score (Frechet distance and KID on MobileNetV2 features; not FID)
+against as many first pictures of the pack, and by our sliced Wasserstein. Programs of coming rows compile in threads meanwhile.
+--table prints what is there. Lengths are in images, so a row's cost in time is told beside it: compare at equal wall time too.
+"""
+
+import argparse
+import concurrent.futures
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dcgan_jax import config as configuration
+from dcgan_jax.config import Config, images_per_step, replace
+from dcgan_jax.data import batches
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.sampling import draw_images, recalibrated
+from dcgan_jax.gan.state import init_state, parameter_count
+from dcgan_jax.gan.step import train_steps
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.run import devices, pictures
+
+BASES = {
+    "base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True),
+}
+ALL = ("color", "translation", "cutout")
+NO_BN = {"d_norm": "none", "init": "he"}
+# set -> base and row -> changes; the first row is the base itself.
+ROWS = {"first32": ("base32", {
+    "base": {},
+    "lr falls, linear": {"lr_decay": "linear"},
+    "hinge, spectral norm": {"loss": "hinge", "d_norm": "spectral"},
+    "spectral norm": {"d_norm": "spectral"},
+    "G modulated": {"g_modulation": True},
+    "residual": {"residual": True},
+    "image skips": {"image_skips": True},
+    "box kernels": {"box_kernels": True},
+    "minibatch std": {"minibatch_std": True},
+    "D without BN, R1 0.1": NO_BN | {"r1_gamma": 0.1},
+    "D without BN, R1 1": NO_BN | {"r1_gamma": 1.0},
+    "pairs, R1 R2 0.1, no BN in D": NO_BN | {"loss": "relativistic-paired", "r1_gamma": 0.1, "r2_gamma": 0.1},
+    "relativistic average": {"loss": "relativistic-average"},
+    "pairs": {"loss": "relativistic-paired"},
+    "width 64": {"width": 64},
+    "width 48": {"width": 48},
+    "G twice as wide": {"g_multipliers": (8, 4, 2)},
+    "D twice as wide": {"d_multipliers": (2, 4, 8)},
+    "lr 1e-3": {"lr": 1e-3},
+    "lr 1e-3, linear": {"lr": 1e-3, "lr_decay": "linear"},
+    "d_lr 2.5e-4": {"d_lr": 2.5e-4},
+    "d_lr 1e-3": {"d_lr": 1e-3},
+    "beta1 0": {"beta1": 0.0},
+    "beta2 0.99": {"beta2": 0.99},
+    "ema 5": {"ema_half_life_kimg": 5.0},
+    "ema 30": {"ema_half_life_kimg": 30.0},
+    "batch 32": {"batch_size": 32},
+    "batch 128": {"batch_size": 128},
+    "translation": {"augment": ("translation",)},
+    "translation, cutout, color": {"augment": ALL},
+    "G's first layer with BN": {"head_norm": "channel"},
+    "normal latents": {"latent_law": "normal"},
+    "same latents": {"g_latents": "same"},
+    "no flip": {"flip": False},
+    "He init": {"init": "he"},
+    "R1 0.1 with BN": {"r1_gamma": 0.1},
+    "two D steps": {"d_steps": 2},
+    "dropout 0.2": {"d_dropout": 0.2},
+    "from 2 px": {"base_px": 2},
+})}
+
+
+class Score:
+    """Frechet distance and KID of the face score tool, its network compiled once."""
+
+    def __init__(self, tool: str, reals: np.ndarray, size: int = 128):
+        spec = importlib.util.spec_from_file_location("face_score", tool)
+        self.tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.tool)
+        weights = self.tool.load_weights()
+
+        @jax.jit
+        def features(images):  # (B, S, S, 3) uint8 -> (B, 1280)
+            images = jax.image.resize(images.astype(jnp.float32) / 255, (len(images), size, size, 3), "bilinear")
+            return self.tool.mobilenet(weights, images)
+
+        self.network, self.reals = features, None
+        self.reals = self._features(reals)
+
+    def _features(self, images, batch=100):
+        parts = []
+        for start in range(0, len(images), batch):
+            some = images[start:start + batch]
+            padded = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
+            parts.append(np.asarray(self.network(padded))[:len(some)])
+        return np.concatenate(parts).astype(np.float64)
+
+    def __call__(self, faces: np.ndarray) -> dict[str, float]:
+        ours = self._features(faces)
+        return {"frechet": self.tool.frechet(ours, self.reals), "kid_x1e3": 1e3 * self.tool.kid(ours, self.reals)}
+
+
+class Training:
+    """One row: `compile` may run in any thread, `run` trains and draws."""
+
+    def __init__(self, config: Config, images: np.ndarray, steps_a_dispatch: int):
+        self.config, self.images, self.k = config, images, steps_a_dispatch
+        self.order = batches.Order(config.run.seed, len(images), images_per_step(config), config.guard.held_out)
+        self.total = configuration.total_steps(config, self.order.trained_on)
+        self.sharding = devices.shardings(config)
+
+    def compile(self):
+        config, sharding = self.config, self.sharding
+        shapes = jax.eval_shape(lambda: init_state(config))
+        self.parameters = parameter_count(shapes.g_params), parameter_count(shapes.d_params)
+        jitted = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
+                         in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+        lengths = {len(steps) for steps in batches.dispatches(0, self.total, self.k)}
+        side, channels = config.nets.size, config.nets.channels
+        self.programs = {k: jitted.lower(shapes, jax.ShapeDtypeStruct(
+            (k, images_per_step(config), side, side, channels), np.uint8)).compile() for k in lengths}
+        self.init = jax.jit(lambda: init_state(config), out_shardings=sharding.state).lower().compile()
+        self.renew = jax.jit(recalibrated(config), out_shardings=sharding.state).lower(shapes).compile()
+        return self
+
+    def run(self, count: int) -> tuple[np.ndarray, float]:
+        """(count, S, S, C) uint8 faces, and the seconds that the steps took."""
+        state = self.init()
+        fed = batches.resident(self.images, self.order, batches.dispatches(0, self.total, self.k), self.sharding.batches)
+        first, start = True, time.monotonic()
+        for steps, batch in zip(batches.dispatches(0, self.total, self.k), fed, strict=True):
+            state, metrics = self.programs[len(steps)](state, batch)
+            if first:
+                jax.block_until_ready(metrics)
+                first, start, done = False, time.monotonic(), len(steps)
+        jax.block_until_ready(state.ema_params)
+        seconds = (time.monotonic() - start) * self.total / max(self.total - done, 1)
+        state = self.renew(state)
+        generator = jax.device_get((state.ema_params, state.ema_stats))
+        return draw_images(self.config.nets, *generator, np.arange(count)), seconds
+
+
+def show(file: Path) -> None:
+    """The table of what is there: a line a row, its scores of all seeds."""
+    rows = {}
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        rows.setdefault((row["base"], row["size"], row["kimg"], row["name"]), []).append(row)
+    print("| base | px | kimg | change | Frechet, by seed | mean | KID x 1000 | sliced Wasserstein | G + D parameters | img/s |")
+    print("|---|---:|---:|---|---|---:|---:|---:|---:|---:|")
+    for (base, size, kimg, name), found in rows.items():
+        seeds = ", ".join(f"{row['frechet']:.1f}" for row in found)
+        means = {key: statistics.mean(row[key] for row in found) for key in ("frechet", "kid_x1e3", "sliced", "images_per_s")}
+        print(f"| {base} | {size} | {kimg:.0f} | {name} | {seeds} | {means['frechet']:.1f} | "
+              f"{means['kid_x1e3']:.1f} | {means['sliced']:.1f} | "
+              f"{found[0]['g_parameters'] / 1e6:.2f} + {found[0]['d_parameters'] / 1e6:.2f} M | {means['images_per_s']:,.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data")
+    parser.add_argument("--face-score")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations.jsonl"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--only", nargs="+", default=[], help="rows of these names")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kimg", type=float, help="another length than the bases'")
+    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
+    parser.add_argument("--steps-a-dispatch", type=int, help="none: 1 on CPU, which lays them out in a row, 50 elsewhere")
+    parser.add_argument("--compile-ahead", type=int, default=1, help="rows compiled at once, in threads")
+    parser.add_argument("--until-s", type=float, default=float("inf"), help="no row is begun after so many seconds")
+    parser.add_argument("--faces", type=Path, help="folder for a grid of each row's faces")
+    parser.add_argument("--table", action="store_true", help="only print what --out holds")
+    ask = parser.parse_args()
+    began = time.monotonic()
+    if ask.table:
+        return show(ask.out)
+
+    ask.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["base"], row["name"], row["kimg"], row["seed"]) for row in map(json.loads, ask.out.read_text().splitlines())
+            } if ask.out.exists() else set()
+    asked = []
+    for seed in ask.seeds:
+        for base, rows in (ROWS[name] for name in ask.rows):
+            for name, changes in rows.items():
+                config = replace(BASES[base], **changes, seed=seed)
+                config = replace(config, kimg=ask.kimg) if ask.kimg else config
+                configuration.check(config)
+                if (not ask.only or name in ask.only) and (base, name, config.run.kimg, seed) not in done:
+                    asked.append((base, name, config))
+    k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
+    packs, scores = {}, {}
+    for size, crop in {(config.nets.size, config.data.crop) for *_, config in asked}:
+        packs[size, crop] = pack(open_source(ask.data), size=size, channels=3, crop=crop).images
+        scores[size, crop] = Score(ask.face_score, packs[size, crop][:ask.count])
+
+    def scored(base, name, training, faces, seconds):
+        config = training.config
+        key = config.nets.size, config.data.crop
+        row = {"base": base, "name": name, "seed": config.run.seed, "size": config.nets.size, "kimg": config.run.kimg,
+               **scores[key](faces), "sliced": sliced_wasserstein(packs[key][:ask.count], faces)["mean"],
+               "g_parameters": training.parameters[0], "d_parameters": training.parameters[1],
+               "images_per_s": config.run.kimg * 1e3 / seconds, "device": devices.describe(), "count": ask.count}
+        with ask.out.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        print(f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {config.run.seed}:  {row['frechet']:.1f}  "
+              f"sliced {row['sliced']:.1f}  {row['images_per_s']:,.0f} img/s", flush=True)
+        if ask.faces:
+            ask.faces.mkdir(parents=True, exist_ok=True)
+            pictures.save_grid(ask.faces / f"{base}-{name.replace(' ', '_')}-{config.run.seed}.png", faces[:64])
+
+    with concurrent.futures.ThreadPoolExecutor(ask.compile_ahead) as threads, concurrent.futures.ThreadPoolExecutor(1) as scorer:
+        ready = [threads.submit(Training(config, packs[config.nets.size, config.data.crop], k).compile)
+                 for *_, config in asked]
+        late = []
+        for base, name, _ in asked:
+            if time.monotonic() - began > ask.until_s:
+                threads.shutdown(cancel_futures=True)
+                break
+            training = ready.pop(0).result()
+            late.append(scorer.submit(scored, base, name, training, *training.run(ask.count)))
+            training.programs = None
+            if jax.default_backend() == "cpu":
+                late[-1].result()  # else the scores would take the next row's cores
+        for score in late:
+            score.result()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Speed on one CUDA GPU beside PyTorch on it, in turns.
+
+    python experiments/gpu.py --presets torch64 article --batch-sizes 64 128 512 1024
+
+Ours is the program that train.py dispatches, ten steps of it at a time, with the batches gathered on the device from all
+pictures; PyTorch's (torch_peer.py) is the published step on one fixed batch: as shipped, with channels_last, and that under
+bfloat16 autocast.
+PyTorch is taken from this interpreter, or from --torch-python. Medians of --rounds turns. Nothing else should run beside it.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch works beside it
+
+import jax
+import numpy as np
+from ablations import Training
+from bench import Worker
+
+from dcgan_jax.config import replace
+from dcgan_jax.data import batches
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.run import devices
+
+STEPS = 10  # a dispatch
+VARIANTS = ("shipped", "channels_last", "bfloat16")
+
+
+class Ours:
+    """Answers `ask` as a Worker does: seconds for so many steps."""
+
+    def __init__(self, preset: str, batch: int, dtype: str, images: np.ndarray):
+        config = replace(PRESETS[preset], batch_size=batch, compute_dtype=dtype, kimg=None, epochs=None, steps=10**6, held_out=0)
+        training = Training(config, images, STEPS)
+        training.total = STEPS * 10**5
+        self.training = training.compile()
+        self.state = self.training.init()
+        self.fed = batches.resident(images, training.order, batches.dispatches(0, training.total, STEPS),
+                                    training.sharding.batches)
+
+    def ask(self, steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps // STEPS):
+            self.state, metrics = self.training.programs[STEPS](self.state, next(self.fed))
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["torch64", "article"], choices=["torch64", "article"])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
+    parser.add_argument("--steps", type=int, default=200, help="steps a turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-python", default=sys.executable)
+    ask = parser.parse_args()
+    print(f"{devices.describe()}, jax {jax.__version__}\n\n| | batch | img/s | ms a step | of PyTorch as shipped |\n"
+          "|---|---:|---:|---:|---:|")
+    for preset in ask.presets:
+        side = PRESETS[preset].nets.size
+        images = np.random.default_rng(0).integers(0, 256, (8192, side, side, 3), np.uint8)
+        for batch in ask.batch_sizes:
+            peer = [ask.torch_python, Path(__file__).parent / "torch_peer.py", preset]
+            more = ["--serve", "--device", "cuda", "--batch-size", batch]
+            with ThreadPoolExecutor(8) as pool:
+                made = {f"torch, {variant}": pool.submit(Worker, [*peer, variant, *more]) for variant in VARIANTS}
+                made |= {f"ours, {dtype}": pool.submit(Ours, preset, batch, dtype, images) for dtype in ("float32", "bfloat16")}
+                workers = {name: worker.result() for name, worker in made.items()}
+            taken = {name: [] for name in workers}
+            for turn in range(ask.rounds + 1):
+                for name, worker in workers.items():
+                    seconds = worker.ask(ask.steps) / ask.steps
+                    if turn:  # the first one warms up
+                        taken[name].append(seconds)
+            for name, seconds in taken.items():
+                ratio = statistics.median(a / b for a, b in zip(taken["torch, shipped"], seconds, strict=True))
+                median = statistics.median(seconds)
+                print(f"| {preset}: {name} | {batch} | {batch / median:,.0f} | {1e3 * median:.2f} | {ratio:.1f} |", flush=True)
+            for worker in workers.values():
+                if isinstance(worker, Worker):
+                    worker.close()
+
+
+if __name__ == "__main__":
+    main()
