@@ -36,6 +36,8 @@ from dcgan_jax.run import devices, pictures
 BASES = {
     "base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True),
 }
+WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
+BASES["wide32"] = replace(BASES["base32"], **WIDE, loss="relativistic-average", batch_size=32, lr=1e-3, kimg=550.0)
 ALL = ("color", "translation", "cutout")
 NO_BN = {"d_norm": "none", "init": "he"}
 # set -> base and row -> changes; the first row is the base itself.
@@ -79,6 +81,26 @@ ROWS = {"first32": ("base32", {
     "two D steps": {"d_steps": 2},
     "dropout 0.2": {"d_dropout": 0.2},
     "from 2 px": {"base_px": 2},
+}), "second32": ("wide32", {  # lengths of equal time on two cores, by the costs of a step measured there
+    "base": {},
+    "batch 64": {"batch_size": 64, "kimg": 400.0},
+    "lr 5e-4": {"lr": 5e-4},
+    "translation": {"augment": ("translation",)},
+    "D wider inside": {"d_multipliers": (1, 4, 8), "kimg": 440.0},
+    "width 64 as well": {"width": 64, "g_multipliers": (4, 2, 1), "kimg": 360.0},
+    "d_lr 5e-4": {"d_lr": 5e-4},
+    "lr falls at the end": {"lr_decay": "linear", "lr_decay_share": 0.3},
+    "G's first layer with BN": {"head_norm": "channel"},
+    "G wider at 4 px": {"g_multipliers": (16, 4, 2), "kimg": 500.0},
+    "bce": {"loss": "bce"},
+    "lr 2e-3": {"lr": 2e-3},
+    "minibatch std": {"minibatch_std": True},
+    "batch 16": {"batch_size": 16, "lr": 5e-4},
+    "ema 30": {"ema_half_life_kimg": 30.0},
+    "normal latents": {"latent_law": "normal"},
+    "residual": {"residual": True},
+    "dropout 0.3": {"d_dropout": 0.3},
+    "color": {"augment": ("color",)},
 })}
 
 

@@ -41,7 +41,7 @@ def life(place: Path, *more: str, after_s: float | None = None, at: str | None =
     with (place / "output.txt").open("ab") as output:
         process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output,
                                    env=os.environ | {"DCGAN_JAX_CACHE": str(place / "cache")})
-    end, there, appeared = time.monotonic() + (after_s or 600), set(place.glob(at)) if at else set(), 0
+    end, there, appeared = time.monotonic() + (after_s or 3600), set(place.glob(at)) if at else set(), 0
     while process.poll() is None and time.monotonic() < end:
         if at:
             before, there = there, set(place.glob(at))
