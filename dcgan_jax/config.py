@@ -257,6 +257,12 @@ FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", 
                   "on_nan", "max_rollbacks", "debug"}
 
 
+def free_to_change(config: Config) -> set[str]:
+    """The fields in which a resumption of this run may differ from it."""
+    # Step sizes that fall to 0 at the end are a function of the length.
+    return FREE_TO_CHANGE - ({"steps", "kimg"} if config.optimizer.lr_decay != "none" else set())
+
+
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
 AT_MOST = {
     "epochs": 1e9, "kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,

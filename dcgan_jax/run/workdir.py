@@ -205,7 +205,8 @@ def whole(file: Path) -> Iterator[Path]:
 
 def _must_agree(path, config, data_facts):
     asked, found = configuration.flat(config), configuration.flat(read_config(path))
-    differing = [name for name in asked if name not in configuration.FREE_TO_CHANGE and asked[name] != found[name]]
+    free = configuration.free_to_change(config)
+    differing = [name for name in asked if name not in free and asked[name] != found[name]]
     if differing:
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
         flags = " ".join(_flag(name, found[name]) for name in differing[:4])

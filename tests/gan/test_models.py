@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import fresh_state, leaves, tiny
 
 from dcgan_jax.config import Config, Nets, check, replace
-from dcgan_jax.gan.models import Discriminator, Generator
+from dcgan_jax.gan.models import Conv, ConvTranspose, Discriminator, Generator, enlarged, halved
 from dcgan_jax.gan.state import init_state, parameter_count
 from dcgan_jax.presets import PRESETS
 
@@ -171,3 +171,114 @@ def test_glorot_is_uniform_within_its_bound():
     bound = np.sqrt(6 / (16 * (16 + 32)))
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     assert_sd(kernel, bound / np.sqrt(3))
+
+
+# ---- parts that no published preset has
+
+
+@pytest.mark.parametrize("channels", [3, 16])  # both of the CPU's kernels
+def test_boxed_kernels_are_a_3x3_convolution_beside_enlarging_or_averaging(channels):
+    nets = Nets(size=16, box_kernels=True)
+    keys = jax.random.split(jax.random.key(0), 4)
+    small, large = jax.random.normal(keys[0], (2, 8, 8, 5)), jax.random.normal(keys[1], (2, 16, 16, channels))
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    up, down = ConvTranspose(channels, nets), Conv(5, nets)
+    up_params, down_params = up.init(keys[2], small), down.init(keys[3], large)
+    # The kernel of a transposed convolution is laid out as that of the convolution: mirrored, its channels exchanged.
+    kernel = up_params["params"]["kernel"][::-1, ::-1].swapaxes(2, 3)
+    assert_allclose(jax.jit(up.apply)(up_params, small), plain(enlarged(small), kernel), atol=1e-5)
+    # Half of a sum over 2x2 is twice their mean.
+    averaged = 2 * halved(plain(large, down_params["params"]["kernel"]))
+    assert_allclose(jax.jit(down.apply)(down_params, large), averaged, atol=1e-5)
+
+
+def test_enlarging_and_halving_undo_each_other():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    assert_allclose(halved(enlarged(x)), x, rtol=1e-6)
+    assert_array_equal(enlarged(x)[:, 1::2, ::2], x)
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_he_weights_keep_the_scale_of_what_passes(box):
+    nets = Nets(size=32, width=64, init="he", box_kernels=box, conv_bias=False)
+    keys = jax.random.split(jax.random.key(0), 4)
+    small, large = jax.random.normal(keys[0], (4, 16, 16, 128)), jax.random.normal(keys[1], (4, 32, 32, 64))
+    for layer, x, key in ((ConvTranspose(64, nets), small, keys[2]), (Conv(128, nets), large, keys[3])):
+        y = jax.jit(layer.apply)(jax.jit(layer.init)(key, x), x)[:, 2:-2, 2:-2]  # the border sees padding
+        assert_allclose(jnp.square(y).mean(), 2.0, rtol=0.1)  # of which a ReLU passes a half
+
+
+def ds(config, params, stats, images, train=True):
+    """(logits, new statistics)."""
+    apply = jax.jit(lambda p, s, x: Discriminator(config.nets).apply({"params": p, "batch_stats": s}, x, train=train,
+                                                                     mutable="batch_stats"))
+    logits, new = apply(params, stats, images)
+    return logits, new.get("batch_stats", {})
+
+
+SPECTRAL = tiny("torch64", d_norm="spectral", residual=True)
+
+
+def test_a_spectral_norm_makes_the_scale_of_weights_meaningless():
+    state, images = fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    scaled = jax.tree.map_with_path(lambda path, leaf: leaf * (1 + len(path[-2].key)), state.d_params)
+    logits = ds(SPECTRAL, state.d_params, state.d_stats, images)[0]
+    assert_allclose(ds(SPECTRAL, scaled, state.d_stats, images)[0], logits, rtol=1e-4)
+
+
+def test_the_spectral_norm_is_the_largest_singular_value_and_is_kept():
+    state, images = fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
+    stats = state.d_stats
+    for _ in range(60):
+        _, stats = ds(SPECTRAL, state.d_params, stats, images)
+    for name in ("down1", "down2", "down2_skip", "head"):
+        kernel = np.asarray(state.d_params[name]["kernel"])
+        largest = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)[0]
+        assert_allclose(stats[f"{name}_norm"][f"{name}/kernel/sigma"], largest, rtol=2e-2)
+    assert all(np.array_equal(a, b) for a, b in zip(
+        jax.tree.leaves(stats), jax.tree.leaves(ds(SPECTRAL, state.d_params, stats, images, train=False)[1]), strict=True))
+
+
+def test_a_modulated_generator_with_dead_modulation_is_the_plain_one():
+    plain, modulated = tiny("article"), tiny("article", g_modulation=True)
+    ours, theirs = fresh_state(modulated), fresh_state(plain)
+    gains = {name for name in ours.g_params if name.endswith("_gain")}
+    assert gains == {"up1_norm_gain"}  # the article has no BN in its first layer
+    params = {name: leaf for name, leaf in theirs.g_params.items()} | {
+        name: jax.tree.map(jnp.zeros_like, ours.g_params[name]) for name in gains}
+    params.pop("up1_norm")  # a gain of 1 and a bias of 0, as at the start
+    latents = jax.random.normal(jax.random.key(0), (4, 100))
+
+    def images(config, params, stats):
+        return jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=True,
+                                                                    mutable="batch_stats")[0])(params, stats, latents)
+
+    assert_allclose(images(modulated, params, ours.g_stats), images(plain, theirs.g_params, theirs.g_stats), atol=1e-6)
+    alive = images(modulated, params | {name: jax.tree.map(jnp.ones_like, ours.g_params[name]) for name in gains}, ours.g_stats)
+    assert np.abs(alive - images(plain, theirs.g_params, theirs.g_stats)).max() > 1e-2
+
+
+def test_images_of_all_levels_are_added_enlarged():
+    config = tiny("torch64", image_skips=True)
+    state = fresh_state(config)
+    params = state.g_params | {"image": jax.tree.map(jnp.zeros_like, state.g_params["image"])}
+    params["up1_image"] = jax.tree.map(jnp.zeros_like, params["up1_image"])
+    latents = jax.random.normal(jax.random.key(0), (4, 100))
+    images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
+        params, state.g_stats, latents)
+    assert_allclose(images, enlarged(enlarged(images[:, ::4, ::4])), atol=1e-6)  # only the 4x4 image is left, and it is there
+    assert images.std() > 1e-3
+
+
+def test_a_batch_of_the_same_pictures_has_no_deviation_and_a_logit_is_its_pictures_own_outside_training():
+    config = tiny("torch64", minibatch_std=True, d_norm="none", init="he")
+    state, images = fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    alike, varied = (ds(config, state.d_params, state.d_stats, x)[1]["minibatch_std"] for x in (images[:1].repeat(4, 0), images))
+    assert alike < 1e-4 < 1e-2 < varied
+    _, stats = ds(config, state.d_params, state.d_stats, images)
+    whole, alone = (ds(config, state.d_params, stats, x, train=False)[0][0] for x in (images, images[:1]))
+    assert_allclose(whole, alone, rtol=1e-5)
+    assert abs(ds(config, state.d_params, stats, images)[0][0] - whole) > 1e-6  # in training the batch counts

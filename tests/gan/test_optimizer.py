@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dcgan_jax.config import Optimizer
-from dcgan_jax.gan.optimizer import adam
+from dcgan_jax.gan.optimizer import adam, lr_share
 
 FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 
@@ -59,3 +59,37 @@ def test_l2_is_part_of_the_gradient_before_the_moments(hat):
         params = params + np.asarray(updates)
         by_hand.append(params)
     assert_allclose(path(Optimizer(l2=0.1, adam_eps_hat=hat), gradients, start), np.stack(by_hand), rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay, middle", [("linear", 0.5), ("cosine", 0.5)])
+def test_the_step_size_falls_from_the_whole_to_nothing(decay, middle):
+    optimizer = Optimizer(lr_decay=decay)
+    shares = [float(lr_share(optimizer, count, 100, 64)) for count in range(101)]
+    assert_allclose([shares[0], shares[50], shares[100]], [1, middle, 0], atol=1e-6)
+    assert shares == sorted(shares, reverse=True)
+    late = Optimizer(lr_decay=decay, lr_decay_share=0.2)
+    assert_allclose([lr_share(late, count, 100, 64) for count in (0, 80, 90, 100)], [1, 1, middle, 0], atol=1e-6)
+
+
+def test_the_warm_up_is_in_images_and_no_update_is_lost():
+    optimizer = Optimizer(lr_warmup_kimg=1.0)
+    shares = [float(lr_share(optimizer, count, 0, 250)) for count in range(6)]
+    assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_updates_are_made_with_the_share_of_the_step_size():
+    optimizer = Optimizer(lr_decay="linear", beta1=0.0, beta2=0.0)  # without moments a step is the sign of the gradient
+    transform = adam(optimizer, 1.0, updates=4)
+    state, updates = transform.init(jnp.zeros(())), []
+    for _ in range(5):
+        update, state = transform.update(jnp.ones(()), state)
+        updates.append(float(update))
+    assert_allclose(updates, [-1, -0.75, -0.5, -0.25, 0], atol=1e-6)
+
+
+def test_long_gradients_are_cut_before_the_moments_and_short_ones_are_not():
+    transform = adam(Optimizer(clip_norm=1.0), 1.0)
+    for gradient, taken in ((np.array([3.0, 4.0]), [0.6, 0.8]), (np.array([0.3, 0.4]), [0.3, 0.4])):
+        _, state = transform.update(jnp.asarray(gradient), transform.init(jnp.zeros(2)))
+        [mu] = [part.mu for part in state if hasattr(part, "mu")]
+        assert_allclose(mu, 0.5 * np.array(taken), rtol=1e-6)

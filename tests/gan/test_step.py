@@ -24,6 +24,8 @@ COMBINATIONS = {
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0),
     "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
+    "own": tiny("article", loss="hinge", d_norm="spectral", residual=True, image_skips=True, box_kernels=True, minibatch_std=True,
+                g_modulation=True, init="he", clip_norm=10.0, lr_warmup_kimg=0.01, r1_gamma=0.1, penalty_every_steps=2),
     "alternating": tiny("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
 TINY = {name: tiny(name) for name in PRESETS} | COMBINATIONS
@@ -291,6 +293,20 @@ def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, pe
     if changes:
         assert_allclose(metrics["d_penalty"], penalty, rtol=1e-4)
     assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + pull), rtol=1e-4)  # beta1 is 0.5
+
+
+def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
+    batch = np.full((4, 16, 16, 3), 255, np.uint8)
+    config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
+    plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5) for every in (1, 4))
+    assert_allclose(lazy[1]["d_penalty"], 4 * plain[1]["d_penalty"], rtol=1e-5)  # step 0
+    assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
+    steps = compiled(tiny("torch64", r1_gamma=1.0, penalty_every_steps=2))
+    state, found = fresh_state(tiny("torch64", r1_gamma=1.0, penalty_every_steps=2)), []
+    for _ in range(4):
+        state, metrics = steps(state, pictures(config))
+        found.append(metrics["d_penalty"] > 0)
+    assert found == [True, False, True, False]
 
 
 def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
