@@ -167,6 +167,7 @@ class Discriminator(nn.Module):
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")
         return self._normed(head, x, train).squeeze(1)
 
+    @nn.nowrap  # else the place of a NaN would be told with this name
     def _normed(self, layer, x, train):
         """layer(x), with its weights divided by their spectral norm where the recipe says so; its sign is the layer's own.
 
@@ -176,6 +177,7 @@ class Discriminator(nn.Module):
             return layer(x)
         return nn.SpectralNorm(layer, name=f"{layer.name}_norm")(x, update_stats=train)
 
+    @nn.nowrap
     def _minibatch_std(self, x, train):
         """(B, h, w, C) -> (B, h, w, 1): how much the features vary over the batch, on average; its running mean if not train.
 

@@ -322,3 +322,10 @@ def test_a_strangers_environment_cannot_move_the_cursor(tmp_path):
     write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
     said = workdir.differences(run)
     assert said.startswith("jax ") and said.isprintable() and len(said) < 300
+
+
+def test_a_run_whose_step_size_falls_at_its_end_keeps_its_length(tmp_path):
+    open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
+    message = refused(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
+    assert "steps 100 there, 200 asked. Continue it with --steps 100" in message
+    open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
