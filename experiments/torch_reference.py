@@ -140,8 +140,9 @@ def main() -> None:
     parser.add_argument("--out", default="samples.npy")
     parser.add_argument("--count", type=int, default=5000, help="samples to write")
     parser.add_argument("--ema-half-life-kimg", type=float, help="average G's weights; samples come from the average")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of wall time, after which no epoch is begun")
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    began, args = time.perf_counter(), parser.parse_args()
     torch.set_num_threads(args.threads)
 
     images = np.load(args.data, mmap_mode="r")
@@ -160,6 +161,8 @@ def main() -> None:
     steps_per_epoch = len(images) // BATCH
     for epoch in range(args.epochs):
         start, d_sum, g_sum = time.perf_counter(), 0.0, 0.0
+        if start - began > 60 * args.minutes:
+            break
         shuffled = order.permutation(len(images))
         for step in range(steps_per_epoch):
             chosen = np.sort(shuffled[step * BATCH : (step + 1) * BATCH])  # sorted for the disk; a batch has no order
