@@ -1,6 +1,7 @@
 """Distances between two sets of pictures. Pure functions on NumPy arrays: no files, no clocks, no global randomness."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -147,3 +148,139 @@ def _check(real, fake, seed, patches_per_image, directions) -> None:
         raise ValueError(
             f"seed {seed} must be at least 0; patches_per_image {patches_per_image}, directions {directions} at least 1"
         )
+
+
+# ---- Of features: (N, D) float, one row a picture, from any network ----
+
+
+class Moments(NamedTuple):
+    """What a set's features are like: enough for the Frechet distance, and small whatever the set."""
+
+    count: int
+    mean: np.ndarray  # (D,) float64
+    covariance: np.ndarray  # (D, D) float64, unbiased: over count - 1
+
+
+def moments(features: np.ndarray) -> Moments:
+    """Of (N, D) features, N at least 2. Raises ValueError for fewer, and for a NaN or an infinity."""
+    features = _features(features, least=2)
+    mean = features.mean(0)
+    centred = features - mean
+    return Moments(len(features), mean, centred.T @ centred / (len(features) - 1))
+
+
+def merged(one: Moments, other: Moments) -> Moments:
+    """The moments of both sets together, so that a set can be taken in parts of any size.
+
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
+    """
+    count, apart = one.count + other.count, other.mean - one.mean
+    scatter = (one.count - 1) * one.covariance + (other.count - 1) * other.covariance
+    scatter += np.outer(apart, apart) * (one.count * other.count / count)
+    return Moments(count, one.mean + apart * (other.count / count), scatter / (count - 1))
+
+
+def frechet(one: Moments, other: Moments) -> float:
+    """Frechet distance of the two normal distributions, squared as usual: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2).
+
+    FID where the features are Inception's. Biased upwards by some constant over N: compare at equal N only, or
+    see `frechet_at_infinity`. Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
+    """
+    # tr (C1 C2)^1/2 is the sum of the roots of the eigenvalues of the symmetric R C2 R, R the root of C1: no complex rest.
+    values, vectors = np.linalg.eigh(one.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    common = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other.covariance @ root), 0)).sum()
+    return float(np.square(one.mean - other.mean).sum() + np.trace(one.covariance) + np.trace(other.covariance) - 2 * common)
+
+
+def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, points: int = 15) -> float:
+    """The Frechet distance that infinitely many fakes would have, by a line over 1 / N through `points` smaller sets.
+
+    Args: fake, (N, D) features, N at least 2 D, of which sets of N / 10 to N are drawn with `seed`. The bias by the count of
+    reals stays. Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
+    """
+    fake = _features(fake, least=20)
+    random = np.random.Generator(np.random.Philox(seed))
+    counts = np.linspace(len(fake) / 10, len(fake), points).astype(int)
+    found = [frechet(real, moments(fake[random.permutation(len(fake))[:count]])) for count in counts]
+    slope, at_infinity = np.polyfit(1 / counts, found, 1)
+    return float(at_infinity)
+
+
+def kid(real: np.ndarray, fake: np.ndarray, *, seed: int = 0, subsets: int = 100, subset_size: int = 1000) -> dict[str, float]:
+    """Kernel distance: the unbiased squared MMD with the kernel (x.y / D + 1)^3. Around 0, also below, for equal distributions.
+
+    Args: real, fake, (N, D) and (M, D) features. The mean over `subsets` pairs of random subsets of subset_size, or of the
+        smaller set's size. Unlike the Frechet distance its expectation does not depend on N.
+    Returns: {"kid": mean, "kid_sd": standard deviation over subsets}. Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
+    """
+    real, fake = _features(real, least=2), _features(fake, least=2)
+    size, random = min(subset_size, len(real), len(fake)), np.random.Generator(np.random.Philox(seed))
+    found = []
+    for _ in range(subsets):
+        x, y = (features[random.permutation(len(features))[:size]] for features in (real, fake))
+        xx, yy, xy = (_cubic(a, b) for a, b in ((x, x), (y, y), (x, y)))
+        within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (size * (size - 1))
+        found.append(within - 2 * xy.mean())
+    return {"kid": float(np.mean(found)), "kid_sd": float(np.std(found))}
+
+
+def _cubic(x, y):
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage: do fakes lie where reals are, and do they reach all of it.
+
+    Args: real, fake, (N, D) and (M, D) features, more than `neighbours` each. Compare at equal N and M only.
+    Returns: precision, the share of fakes inside some real's ball (its radius reaches its own nth neighbour); recall, the
+        same with the roles exchanged; density, how many such balls a fake lies in, in `neighbours` (may pass 1); coverage, the
+        share of reals with a fake in their ball.
+    Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3; Naeem et al. 2020, arXiv:2002.09797, section 3.
+    """
+    real, fake = (_features(features, least=neighbours + 1) for features in (real, fake))
+    real_radii, fake_radii = (_radii(features, neighbours) for features in (real, fake))
+    inside_some, balls, recalled, covered = 0, 0, np.zeros(len(real), bool), np.zeros(len(real), bool)
+    for start in range(0, len(fake), _ROWS_AT_ONCE):
+        distances = _distances(fake[start:start + _ROWS_AT_ONCE], real)  # (m, N)
+        in_ball = distances <= real_radii
+        inside_some += in_ball.any(1).sum()
+        balls += in_ball.sum()
+        covered |= in_ball.any(0)
+        recalled |= (distances <= fake_radii[start:start + _ROWS_AT_ONCE, None]).any(0)
+    return {"precision": float(inside_some / len(fake)), "recall": float(recalled.mean()),
+            "density": float(balls / (neighbours * len(fake))), "coverage": float(covered.mean())}
+
+
+def nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(positions in others, distances), (N,) each: of each row of (N, D) the nearest row of (M, D)."""
+    features, others = _features(features, least=1), _features(others, least=1)
+    positions, distances = [], []
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        found = _distances(features[start:start + _ROWS_AT_ONCE], others)
+        positions.append(found.argmin(1))
+        distances.append(found.min(1))
+    return np.concatenate(positions), np.concatenate(distances)
+
+
+_ROWS_AT_ONCE = 512  # bounds the distances held: 512 x 50,000 float64 is 0.2 GB
+
+
+def _radii(features, neighbours):
+    """(N,): each row's distance to its nth nearest other row."""
+    parts = (_distances(features[start:start + _ROWS_AT_ONCE], features) for start in range(0, len(features), _ROWS_AT_ONCE))
+    return np.concatenate([np.partition(part, neighbours, axis=1)[:, neighbours] for part in parts])  # the nearest is itself
+
+
+def _distances(x, y):
+    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
+    return np.sqrt(np.maximum(squares, 0))
+
+
+def _features(features, least):
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or len(features) < least or not features.shape[1]:
+        raise ValueError(f"features are {features.shape}: (N, D) with N at least {least} is needed")
+    if not np.isfinite(features).all():
+        raise ValueError(f"the features of picture {int(np.argmin(np.isfinite(features).all(1)))} hold a NaN or an infinity")
+    return features

@@ -1,5 +1,6 @@
 """Laws of the scores, on drawn pictures; nothing here is read from disk."""
 
+import functools
 from itertools import pairwise
 from math import gamma, pi, sqrt
 
@@ -8,7 +9,19 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from dcgan_jax.quality import scores
-from dcgan_jax.quality.scores import laplacian_pyramid, projected_distance, sliced_wasserstein
+from dcgan_jax.quality.scores import (
+    Moments,
+    frechet,
+    frechet_at_infinity,
+    kid,
+    laplacian_pyramid,
+    manifolds,
+    merged,
+    moments,
+    nearest,
+    projected_distance,
+    sliced_wasserstein,
+)
 
 
 def draw(count, side=32, channels=3, seed=0):
@@ -243,3 +256,119 @@ def test_a_flat_picture_has_empty_bands():
 def test_a_side_that_does_not_halve_to_the_smallest_is_named(side, smallest):
     with pytest.raises(ValueError, match=f"{side} .* {smallest}"):
         laplacian_pyramid(np.zeros((1, side, side, 3)), smallest)
+
+
+# ---- of features
+
+
+def normal(count, dimensions=8, seed=0, mean=0.0, sd=1.0):
+    return mean + sd * np.random.default_rng(seed).standard_normal((count, dimensions))
+
+
+def frechet_of(one, other):
+    return frechet(moments(one), moments(other))
+
+
+def test_the_frechet_distance_of_normal_distributions_in_closed_form():
+    # Diagonal: sum of (m1 - m2)^2 + (s1 - s2)^2. With a common rotation the same.
+    m1, m2 = np.array([0.0, 1.0, -2.0]), np.array([0.5, 1.0, 1.0])
+    s1, s2 = np.array([1.0, 2.0, 0.5]), np.array([1.5, 0.5, 0.5])
+    expected = np.square(m1 - m2).sum() + np.square(s1 - s2).sum()
+    turn = np.linalg.qr(normal(3, 3))[0]
+    for r in (np.eye(3), turn):
+        one, other = (Moments(9, r @ m, r @ np.diag(s**2) @ r.T) for m, s in ((m1, s1), (m2, s2)))
+        assert_allclose(frechet(one, other), expected, rtol=1e-9)
+        assert_allclose(frechet(other, one), expected, rtol=1e-9)
+
+
+def test_the_frechet_distance_in_another_way():
+    # The trace of the root is the nuclear norm of the product of the centred features.
+    a, b = normal(300, 6) @ normal(6, 6, seed=1), normal(200, 6, seed=2, mean=1)
+    xa, xb = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    cross = np.linalg.svd(xa @ xb.T, compute_uv=False).sum()
+    assert_allclose(frechet_of(a, b), np.square(a.mean(0) - b.mean(0)).sum() + (xa**2).sum() + (xb**2).sum() - 2 * cross)
+
+
+def test_moments_are_numpys_and_parts_make_the_whole():
+    features = normal(100, 5, mean=1e3)
+    whole = moments(features)
+    assert_allclose(whole.covariance, np.cov(features, rowvar=False), rtol=1e-9)
+    parts = functools.reduce(merged, map(moments, np.split(features, [2, 40, 41 + 2, 90])))
+    assert parts.count == whole.count
+    assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    assert_allclose(parts.covariance, whole.covariance, rtol=1e-9)
+
+
+SCORES = {"frechet": frechet_of, "kid": lambda a, b: kid(a, b, subsets=10)["kid"]}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_distance_grows_with_what_is_wrong(score):
+    real = normal(600)
+    shifted = [SCORES[score](real, normal(600, seed=1, mean=mean)) for mean in (0, 0.3, 0.6, 1.2)]
+    shrunk = [SCORES[score](real, normal(600, seed=1, sd=sd)) for sd in (1, 0.8, 0.5, 0.1)]  # samples that vary too little
+    assert shifted == sorted(shifted) and shrunk == sorted(shrunk)
+    assert shifted[1] > 2 * shifted[0] and shrunk[1] > 2 * abs(shrunk[0])
+
+
+def test_of_equal_sets_the_frechet_distance_is_0_and_kid_around_0():
+    a = normal(500)
+    assert abs(frechet_of(a, a)) < 1e-9
+    found = kid(a, normal(500, seed=1), subset_size=100)
+    assert abs(found["kid"]) < 3 * found["kid_sd"] / np.sqrt(10)  # subsets of 500 overlap: as of some ten, not a hundred
+
+
+def test_kid_by_its_definition_on_two_small_sets():
+    x, y = normal(4, 3), normal(4, 3, seed=1)
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    expected = sum(k(x[i], x[j]) + k(y[i], y[j]) for i, j in pairs if i != j) / 12 - 2 * sum(k(x[i], y[j]) for i, j in pairs) / 16
+    assert_allclose(kid(x, y, subsets=3)["kid"], expected, rtol=1e-12)
+
+
+def test_more_fakes_lower_the_frechet_distance_and_its_extrapolation_is_near_the_truth():
+    real = moments(normal(20_000))
+    fakes = normal(2000, seed=1)
+    small, large = frechet(real, moments(fakes[:200])), frechet(real, moments(fakes))
+    assert small > 4 * large > 0  # all of it bias, but for the count of reals
+    assert abs(frechet_at_infinity(real, fakes)) < large / 2
+
+
+def test_manifolds_of_equal_sets_and_of_sets_apart():
+    a = normal(400)
+    same = manifolds(a, a)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+    assert 1 <= same["density"] < 1.5  # each is in its own ball as well
+    apart = manifolds(a, normal(400, seed=1, mean=100))
+    assert set(apart.values()) == {0.0}
+
+
+def test_precision_falls_with_bad_fakes_and_recall_with_missing_ones():
+    real = np.concatenate([normal(300), normal(300, seed=1, mean=20)])
+    half_missing = manifolds(real, normal(600, seed=2))
+    half_bad = manifolds(real, np.concatenate([normal(200, seed=2), normal(200, seed=3, mean=20), normal(400, seed=4, mean=-50)]))
+    assert half_missing["precision"] > 0.9 and half_missing["coverage"] < 0.55 and half_missing["recall"] < 0.55
+    assert 0.4 < half_bad["precision"] < 0.55 and half_bad["recall"] > 0.8
+
+
+def test_manifolds_by_counting():
+    real, fake = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[0.5], [4.5], [30.0]])
+    # Radii to the first neighbour: 1, 1, 2, 7 of reals; 4, 4, 25.5 of fakes.
+    found = manifolds(real, fake, neighbours=1)
+    assert found == {"precision": 2 / 3, "density": (2 + 2) / 3, "coverage": 1.0, "recall": 1.0}
+
+
+def test_the_nearest_rows():
+    others = normal(700, 3, seed=1)
+    positions, distances = nearest(others[[5, 600, 7]] + 1e-3, others)
+    assert list(positions) == [5, 600, 7]
+    assert_allclose(distances, np.sqrt(3) * 1e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("features", [np.zeros((1, 4)), np.zeros(4), np.zeros((4, 0)), np.full((4, 4), np.nan)])
+def test_features_that_cannot_be_compared_are_refused(features):
+    with pytest.raises(ValueError, match="features"):
+        moments(features)
+    with pytest.raises(ValueError, match="features"):
+        kid(features, np.zeros((4, 4)))
