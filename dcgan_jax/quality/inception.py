@@ -1,0 +1,179 @@
+"""The Inception-v3 of the original FID (2015 weights) as a pure function of the widely used weight file's own names.
+
+It is not torchvision's: average pools leave padding out, the last block pools by maximum, pictures are resized by TensorFlow
+1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the quirks from the TensorFlow graph
+inception-2015-12-05 that Heusel et al. 2017, arXiv:1706.08500, measured with. Held layer by layer against an independent
+implementation (experiments/inception_parity.py).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+SIDE = 299  # pixels
+FEATURES = 2048
+BN_EPSILON = 1e-3
+LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "Mixed_5b", "Mixed_5c", "Mixed_5d",
+          "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Name in the weight file -> shape, (O, I, kh, kw) or (O,): what `folded` needs; the file holds more."""
+    found = {}
+    for name, (inputs, outputs, rows, columns) in _CONVS.items():
+        found[f"{name}.conv.weight"] = outputs, inputs, rows, columns
+        found |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return found
+
+
+def folded(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32, each BN with its running statistics inside its convolution.
+
+    Raises: ValueError naming the first array that is missing or has another shape.
+    """
+    for name, shape in shapes().items():
+        if name not in weights:
+            raise ValueError(f"{name} is missing: these are not the FID Inception's weights")
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} is {weights[name].shape}, not {shape}: these are not the FID Inception's weights")
+    layers = {}
+    for name in _CONVS:
+        kernel, gain, bias, mean, variance = (
+            np.asarray(weights[f"{name}.{part}"], np.float64)
+            for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"))
+        gain = gain / np.sqrt(variance + BN_EPSILON)
+        layers[name] = (kernel.transpose(2, 3, 1, 0) * gain).astype(np.float32), (bias - mean * gain).astype(np.float32)
+    return layers
+
+
+def features(layers: dict[str, tuple], images: jax.Array, every_layer: bool = False):
+    """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `folded`.
+
+    every_layer: also each of LAYERS' outputs, name -> (B, h, w, C).
+    """
+    x = (resized(images) - 128) / 128
+    return _network(layers, x, every_layer)
+
+
+def resized(images: jax.Array) -> jax.Array:
+    """(B, H, W, C) uint8 -> (B, 299, 299, C) float32 in [0, 255] by TensorFlow 1's resize_bilinear.
+
+    Output pixel i lies at i * H / 299: not at pixel centres, and reducing does not average.
+    """
+    x = images.astype(jnp.float32)
+    for axis in (1, 2):
+        side = x.shape[axis]
+        at = np.arange(SIDE) * (side / SIDE)
+        low = np.floor(at).astype(int)
+        share = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(4)])
+        below, above = jnp.take(x, low, axis), jnp.take(x, np.minimum(low + 1, side - 1), axis)
+        x = below + (above - below) * share
+    return x
+
+
+def _network(layers, x, every_layer=False):
+    """x (B, S, S, 3) float32 in [-1, 1], S at least 75."""
+    outputs = {}
+
+    def conv(x, name, stride=1, same=True):
+        kernel, bias = layers[name]
+        rows, columns = kernel.shape[:2]
+        padding = [(rows // 2,) * 2, (columns // 2,) * 2] if same else "VALID"
+        x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
+
+    def row(x, name, *parts):
+        for part in parts:
+            x = conv(x, f"{name}.{part}")
+        return x
+
+    def pooled(x, name):
+        return conv(_average(x), f"{name}.branch_pool")
+
+    def a(x, name):
+        return [row(x, name, "branch1x1"), row(x, name, "branch5x5_1", "branch5x5_2"),
+                row(x, name, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"), pooled(x, name)]
+
+    def b(x, name):
+        deep = row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
+        return [conv(x, f"{name}.branch3x3", 2, same=False), conv(deep, f"{name}.branch3x3dbl_3", 2, same=False), _maximum(x, 2)]
+
+    def c(x, name):
+        return [row(x, name, "branch1x1"), row(x, name, *(f"branch7x7_{i}" for i in range(1, 4))),
+                row(x, name, *(f"branch7x7dbl_{i}" for i in range(1, 6))), pooled(x, name)]
+
+    def d(x, name):
+        deep = row(x, name, *(f"branch7x7x3_{i}" for i in range(1, 4)))
+        return [conv(row(x, name, "branch3x3_1"), f"{name}.branch3x3_2", 2, same=False),
+                conv(deep, f"{name}.branch7x7x3_4", 2, same=False), _maximum(x, 2)]
+
+    def e(x, name):
+        wide, deep = row(x, name, "branch3x3_1"), row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
+        last = conv(_maximum(x, 1), f"{name}.branch_pool") if name == "Mixed_7c" else pooled(x, name)
+        return [row(x, name, "branch1x1"), *(row(wide, name, f"branch3x3_2{i}") for i in "ab"),
+                *(row(deep, name, f"branch3x3dbl_3{i}") for i in "ab"), last]
+
+    for name in LAYERS:
+        if name.startswith("Conv2d"):
+            x = conv(x, name, stride=2 if name == "Conv2d_1a_3x3" else 1, same=name == "Conv2d_2b_3x3")
+        else:
+            block = a if name[:7] == "Mixed_5" else b if name == "Mixed_6a" else c if name[:7] == "Mixed_6" else (
+                d if name == "Mixed_7a" else e)
+            x = jnp.concatenate(block(x, name), 3)
+        outputs[name] = x
+        if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
+            x = _maximum(x, 2)
+    x = x.mean((1, 2))
+    return (x, outputs) if every_layer else x
+
+
+def _maximum(x, stride):
+    """3x3; with stride 1 the size is kept."""
+    padding = ((0, 0), (0, 0)) if stride == 2 else ((1, 1), (1, 1))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), *padding, (0, 0)))
+
+
+def _average(x):
+    """3x3, size kept, of the pixels that are there: padding does not count."""
+    def total(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def _convs():
+    """Layer -> (inputs, outputs, kernel rows, kernel columns)."""
+    found = {"Conv2d_1a_3x3": (3, 32, 3, 3), "Conv2d_2a_3x3": (32, 32, 3, 3), "Conv2d_2b_3x3": (32, 64, 3, 3),
+             "Conv2d_3b_1x1": (64, 80, 1, 1), "Conv2d_4a_3x3": (80, 192, 3, 3)}
+
+    def add(block, branch, inputs, *layers):
+        # One layer keeps the branch's name; several are numbered.
+        for i, (outputs, rows, columns) in enumerate(layers, 1):
+            found[f"{block}.{branch}_{i}" if len(layers) > 1 else f"{block}.{branch}"] = inputs, outputs, rows, columns
+            inputs = outputs
+
+    for block, inputs, pool in (("Mixed_5b", 192, 32), ("Mixed_5c", 256, 64), ("Mixed_5d", 288, 64)):
+        add(block, "branch1x1", inputs, (64, 1, 1))
+        add(block, "branch5x5", inputs, (48, 1, 1), (64, 5, 5))
+        add(block, "branch3x3dbl", inputs, (64, 1, 1), (96, 3, 3), (96, 3, 3))
+        add(block, "branch_pool", inputs, (pool, 1, 1))
+    add("Mixed_6a", "branch3x3", 288, (384, 3, 3))
+    add("Mixed_6a", "branch3x3dbl", 288, (64, 1, 1), (96, 3, 3), (96, 3, 3))
+    for block, inner in (("Mixed_6b", 128), ("Mixed_6c", 160), ("Mixed_6d", 160), ("Mixed_6e", 192)):
+        add(block, "branch1x1", 768, (192, 1, 1))
+        add(block, "branch7x7", 768, (inner, 1, 1), (inner, 1, 7), (192, 7, 1))
+        add(block, "branch7x7dbl", 768, (inner, 1, 1), (inner, 7, 1), (inner, 1, 7), (inner, 7, 1), (192, 1, 7))
+        add(block, "branch_pool", 768, (192, 1, 1))
+    add("Mixed_7a", "branch3x3", 768, (192, 1, 1), (320, 3, 3))
+    add("Mixed_7a", "branch7x7x3", 768, (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3))
+    for block, inputs in (("Mixed_7b", 1280), ("Mixed_7c", 2048)):
+        add(block, "branch1x1", inputs, (320, 1, 1))
+        found[f"{block}.branch3x3_1"] = inputs, 384, 1, 1
+        found |= {f"{block}.branch3x3_2a": (384, 384, 1, 3), f"{block}.branch3x3_2b": (384, 384, 3, 1)}
+        found |= {f"{block}.branch3x3dbl_1": (inputs, 448, 1, 1), f"{block}.branch3x3dbl_2": (448, 384, 3, 3)}
+        found |= {f"{block}.branch3x3dbl_3a": (384, 384, 1, 3), f"{block}.branch3x3dbl_3b": (384, 384, 3, 1)}
+        add(block, "branch_pool", inputs, (192, 1, 1))
+    return found
+
+
+_CONVS = _convs()

@@ -1,0 +1,52 @@
+"""The FID Inception against an independent implementation, layer by layer; see experiments/inception_parity.py."""
+
+import functools
+from pathlib import Path
+
+import inception_inputs as inputs
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from dcgan_jax.quality import inception
+
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "inception.npz", allow_pickle=False)
+
+
+@functools.cache
+def outputs():
+    """(features (2, 2048), layer -> output)."""
+    layers = inception.folded(inputs.weights(inception.shapes()))
+    network = jax.jit(functools.partial(inception.features, every_layer=True))
+    return jax.device_get(network(layers, inputs.pictures()))
+
+
+@pytest.mark.parametrize("layer", inception.LAYERS)
+def test_each_layer_equals_torch_fidelitys(layer):
+    # Sums of up to 3,456 products in another order, through up to 20 layers.
+    assert_allclose(inputs.told(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
+
+
+def test_the_features_equal_torch_fidelitys():
+    features, _ = outputs()
+    assert features.shape == (2, inception.FEATURES)
+    assert_allclose(features, FIXTURE["features"], rtol=1e-3, atol=1e-3)
+    assert np.abs(features[0] - features[1]).mean() > 1e-2  # the two pictures differ by far more
+
+
+def test_resizing_is_tensorflow_1s_not_at_pixel_centres():
+    row = np.array([0, 100, 200], np.uint8).reshape(1, 1, 3, 1)
+    wide = np.asarray(inception.resized(np.broadcast_to(row, (1, 3, 3, 1))))[0, 0, :, 0]
+    assert_allclose(wide, np.minimum(np.arange(299) * (3 / 299), 2) * 100, rtol=1e-5)
+    same = np.random.default_rng(0).integers(0, 256, (1, 299, 299, 3), np.uint8)
+    assert_allclose(inception.resized(same), same)
+
+
+def test_weights_that_are_others_are_refused_by_name():
+    shapes = inception.shapes()
+    zeros = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match="Mixed_7c.branch_pool.conv.weight is missing"):
+        inception.folded({name: array for name, array in zeros.items() if name != "Mixed_7c.branch_pool.conv.weight"})
+    with pytest.raises(ValueError, match=r"Conv2d_1a_3x3.bn.bias is \(3,\), not \(32,\)"):
+        inception.folded(zeros | {"Conv2d_1a_3x3.bn.bias": np.zeros(3, np.float32)})
