@@ -109,7 +109,7 @@ class Nets:
     g_modulation: bool = False
     """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
     residual: bool = False
-    """each level of both nets adds its input, resized, through a 1x1 convolution"""
+    """each level but G's last adds its input, resized, through a 1x1 convolution"""
     image_skips: bool = False
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
@@ -131,9 +131,9 @@ class Nets:
     init: Literal["normal", "truncated", "glorot", "he"] = "normal"
     """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform; He normal, which keeps the scale"""
     gamma_init_std: float = 0.0
-    """BN gains start at N(1, this)"""
+    """BN gains start at N(1, this); modulated ones at 1"""
     bn_momentum: float = 0.9
-    """share of BN's running statistics kept a step (PyTorch counts the other share: 0.1)"""
+    """share of running statistics kept a step (PyTorch counts the other share: 0.1)"""
     bn_epsilon: float = 1e-5
     """added to BN's variance"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -155,7 +155,7 @@ class Loss:
     r2_gamma: float = 0.0
     """weight of R2, the gradient penalty on fake images"""
     penalty_every_steps: int = 1
-    """penalties are computed every so many steps, and weigh as many times more"""
+    """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
 
@@ -375,13 +375,14 @@ def check(config: Config) -> None:
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
     every = config.loss.penalty_every_steps
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
+    must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")
-    must(not nets.g_modulation or nets.g_norm == "batch" or nets.head_norm != "none", "g_modulation", nets.g_modulation,
-         "modulates G's BN, of which there is none: needs --g-norm batch")
     smooth = config.loss.real_label
     must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
     levels = int(math.log2(nets.size // nets.base_px))
     must(levels >= 1, "base_px", nets.base_px, f"must be below --size {nets.size}")
+    has_bn = nets.head_norm != "none" or (nets.g_norm == "batch" and levels > 1)
+    must(has_bn or not nets.g_modulation, "g_modulation", nets.g_modulation, "modulates G's BN, of which there is none")
     for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
         multipliers = getattr(nets, name)
         must(not multipliers or (len(multipliers) == want and min(multipliers) > 0), name, " ".join(map(str, multipliers)),

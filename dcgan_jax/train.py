@@ -103,7 +103,9 @@ def _train(config, run, packed, order, total, k, sharding):
         saved.tidy()  # the last life may have been killed before it did
         saved.close()
         if devices.is_first():
-            print(f"{run} is complete: step {start} of {total}. More: give a larger --steps, --epochs or --kimg")
+            longer = "give a larger --steps, --epochs or --kimg"
+            more = longer if config.optimizer.lr_decay == "none" else "its step size has fallen to 0: give another --name"
+            print(f"{run} is complete: step {start} of {total}. More: {more}")
         return 0
     changed = workdir.differences(run) if start else ""
     process = devices.in_first(lambda: workdir.go_on(run, config))

@@ -5,7 +5,8 @@
 Each row trains in this process with train.py's own parts (order, step, average, recalibration), without checkpoints, then draws
 --count faces of the seeds 0, 1, 2 ... and scores them by --face-score (Frechet distance and KID on MobileNetV2 features; not FID)
 against as many first pictures of the pack, and by our sliced Wasserstein. Programs of coming rows compile in threads meanwhile.
---table prints what is there. Lengths are in images, so a row's cost in time is told beside it: compare at equal wall time too.
+--table prints what is there. Lengths are in images. The speed
+beside a row is a hint only, of a machine that compiles and scores other rows meanwhile: compare at equal wall time too.
 """
 
 import argparse
@@ -39,13 +40,14 @@ BASES = {
 WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
 BASES["wide32"] = replace(BASES["base32"], **WIDE, loss="relativistic-average", batch_size=32, lr=1e-3, kimg=550.0)
 ALL = ("color", "translation", "cutout")
-NO_BN = {"d_norm": "none", "init": "he"}
+NO_BN = {"d_norm": "none", "init": "he", "conv_bias": True}
+SPECTRAL = {"d_norm": "spectral", "conv_bias": True}
 # set -> base and row -> changes; the first row is the base itself.
 ROWS = {"first32": ("base32", {
     "base": {},
     "lr falls, linear": {"lr_decay": "linear"},
-    "hinge, spectral norm": {"loss": "hinge", "d_norm": "spectral"},
-    "spectral norm": {"d_norm": "spectral"},
+    "hinge, spectral norm": SPECTRAL | {"loss": "hinge"},
+    "spectral norm": SPECTRAL,
     "G modulated": {"g_modulation": True},
     "residual": {"residual": True},
     "image skips": {"image_skips": True},
@@ -118,7 +120,7 @@ class Score:
             images = jax.image.resize(images.astype(jnp.float32) / 255, (len(images), size, size, 3), "bilinear")
             return self.tool.mobilenet(weights, images)
 
-        self.network, self.reals = features, None
+        self.network = features
         self.reals = self._features(reals)
 
     def _features(self, images, batch=100):
@@ -174,6 +176,12 @@ class Training:
         return draw_images(self.config.nets, *generator, np.arange(count)), seconds
 
 
+def recipe(config: Config) -> str:
+    """What differs from the defaults: a row is done where this was scored, whatever its name."""
+    return json.dumps({name: value for name, value in configuration.flat(config).items()
+                       if value != configuration.flat(Config())[name]})
+
+
 def show(file: Path) -> None:
     """The table of what is there: a line a row, its scores of all seeds."""
     rows = {}
@@ -211,8 +219,13 @@ def main():
         return show(ask.out)
 
     ask.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {(row["base"], row["name"], row["kimg"], row["seed"]) for row in map(json.loads, ask.out.read_text().splitlines())
-            } if ask.out.exists() else set()
+    if not (ask.data and ask.face_score):
+        parser.error("--data and --face-score are needed but for --table")
+    unknown = set(ask.only) - {name for rows in ask.rows for name in ROWS[rows][1]}
+    if unknown:
+        parser.error(f"--only {sorted(unknown)[0]!r}: no such row")
+    done = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
+    done = {(row["recipe"], row["count"]) for row in done}
     asked = []
     for seed in ask.seeds:
         for base, rows in (ROWS[name] for name in ask.rows):
@@ -220,7 +233,7 @@ def main():
                 config = replace(BASES[base], **changes, seed=seed)
                 config = replace(config, kimg=ask.kimg) if ask.kimg else config
                 configuration.check(config)
-                if (not ask.only or name in ask.only) and (base, name, config.run.kimg, seed) not in done:
+                if (not ask.only or name in ask.only) and (recipe(config), ask.count) not in done:
                     asked.append((base, name, config))
     k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
     packs, scores = {}, {}
@@ -234,7 +247,8 @@ def main():
         row = {"base": base, "name": name, "seed": config.run.seed, "size": config.nets.size, "kimg": config.run.kimg,
                **scores[key](faces), "sliced": sliced_wasserstein(packs[key][:ask.count], faces)["mean"],
                "g_parameters": training.parameters[0], "d_parameters": training.parameters[1],
-               "images_per_s": config.run.kimg * 1e3 / seconds, "device": devices.describe(), "count": ask.count}
+               "recipe": recipe(config), "count": ask.count,
+               "images_per_s": config.run.kimg * 1e3 / seconds, "device": devices.describe()}
         with ask.out.open("a") as out:
             out.write(json.dumps(row) + "\n")
         print(f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {config.run.seed}:  {row['frechet']:.1f}  "

@@ -59,34 +59,34 @@ def training(preset: str, variant: str, device: str = "cpu", batch: int | None =
             return torch.randn(batch, 100, 1, 1, device=device)
         return torch.rand(batch, 100, device=device) * 2 - 1
 
+    def forward():  # one for each forward pass: autocast keeps its copies of weights until it is left
+        return torch.autocast(device, torch.bfloat16, enabled=variant == "bfloat16")
+
     def step():
         d_adam.zero_grad()
-        real_loss = bce(d(reals), 1.0)
+        with forward():
+            real_loss = bce(d(reals), 1.0)
         real_loss.backward()
         if preset == "torch64" or not fast:  # the example's fakes serve G's step too; the article's G takes new latents
-            fakes = g(latents())
-        else:
-            with torch.no_grad():
+            with forward():
                 fakes = g(latents())
-        fake_loss = bce(d(fakes.detach()), 0.0)
+        else:
+            with torch.no_grad(), forward():
+                fakes = g(latents())
+        with forward():
+            fake_loss = bce(d(fakes.detach()), 0.0)
         fake_loss.backward()
         d_adam.step()
         g_adam.zero_grad()
-        if preset == "article":
-            fakes = g(latents())
-        g_loss = bce(d(fakes), 1.0)
+        with forward():
+            if preset == "article":
+                fakes = g(latents())
+            g_loss = bce(d(fakes), 1.0)
         g_loss.backward(inputs=list(g.parameters()) if fast else None)
         g_adam.step()
         return real_loss.item() + fake_loss.item(), g_loss.item()
 
-    if variant != "bfloat16":
-        return step
-
-    def half():
-        with torch.autocast(device, torch.bfloat16):
-            return step()
-
-    return half
+    return step
 
 
 def main() -> None:

@@ -140,6 +140,8 @@ def test_the_valid_config_passes():
     ({"lr_decay": "linear", "lr_decay_share": 1.5}, "--lr-decay-share 1.5"),
     ({"lr_decay": "linear", "lr_decay_share": 0.0}, "--lr-decay-share 0.0"),
     ({"clip_norm": -1.0}, "--clip-norm -1.0"),
+    ({"penalty_every_steps": 3, "r1_gamma": 1.0, "updates": "alternating"}, "--penalty-every-steps 3"),
+    ({"g_modulation": True, "head_norm": "none", "size": 16, "base_px": 8}, "--g-modulation True"),
     ({"box_kernels": True, "kernel": 5}, "--box-kernels True"),
     ({"g_modulation": True, "g_norm": "none", "head_norm": "none"}, "--g-modulation True"),
     ({"updates": "alternating", "g_steps": 2}, "--updates alternating"),

@@ -1,5 +1,7 @@
+import hashlib
 import json
 
+import inception_inputs
 import numpy as np
 import pytest
 from toy_run import DATA, call, copied, files, refusal, whole
@@ -8,6 +10,7 @@ from dcgan_jax import evaluate
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.quality import inception
 from dcgan_jax.quality.scores import sliced_wasserstein
 from dcgan_jax.run import checkpoints, workdir
 
@@ -101,3 +104,23 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
     _, (line,) = scored(run, "--count", 30, "--data", "drawn:60")
     assert line["real"] == "60 drawn faces"
     assert "--split" in refusal(evaluate, "--run", run, "--count", 30, "--data", "drawn:60", "--split", "valid")
+
+
+def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path):
+    arrays = inception_inputs.weights(inception.shapes())
+    np.savez(tmp_path / "weights.npz", **arrays)
+    said, (_, line) = scored(run, "--count", 20, "--inception", tmp_path / "weights.npz")
+    assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 20, 12, 10)
+    assert line["weights_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    assert {"fid", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
+    assert line["values"]["fid"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
+    for part in (f"FID {line['values']['fid']:.2f}", f"floor {line['floor']:.2f} at N 10"):
+        assert part in said
+
+
+def test_weights_that_are_none_are_one_line(run, tmp_path):
+    np.savez(tmp_path / "others.npz", a=np.zeros(3))
+    assert "are not the FID Inception's weights" in refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
+    assert "No such file" in refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
+    (tmp_path / "cut.pth").write_bytes(b"PK")
+    assert "is no .npz, .safetensors or .pth" in refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")

@@ -71,7 +71,11 @@ def assert_same_run(state, expected):
 PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none")
 
 
-@pytest.mark.parametrize("config", [CONFIG, PENALISED], ids=["torch64", "penalised"])
+OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=True, minibatch_std=True, g_modulation=True,
+           r1_gamma=1.0, penalty_every_steps=2)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN], ids=["torch64", "penalised", "own"])
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

@@ -100,7 +100,7 @@ def squared_gradient_norm(critic: Callable[[jax.Array], jax.Array], images: jax.
     Args: critic, images (B, S, S, C) -> logits (B,); images, float32. Returns: (B,) float32.
     Source: Mescheder et al. 2018, arXiv:1801.04406, section 4.1.
     """
-    gradient = jax.grad(lambda x: critic(x).sum())(images)  # logit i depends on image i: the sum's gradient is each one's own
+    gradient = jax.grad(lambda x: critic(x).sum())(images)  # but for statistics of the batch logit i is of image i
     return jnp.square(gradient).sum((1, 2, 3))
 
 

@@ -10,9 +10,9 @@ from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
 
 NORMAL = nn.initializers.normal(0.02)
-# Cut at 2 sd and not rescaled, like TensorFlow's: the sd that results is 0.0176 (T13).
 HE = nn.initializers.he_normal()  # He et al. 2015, arXiv:1502.01852
 LECUN = nn.initializers.lecun_normal()
+# Cut at 2 sd and not rescaled, like TensorFlow's: the sd that results is 0.0176 (T13).
 TRUNCATED = nn.initializers.truncated_normal(0.02)
 LEAKY_SLOPE = 0.2
 
@@ -71,7 +71,9 @@ def _boxed(kernel):
 
 
 def _biased(module, x):
-    return x + module.param("bias", nn.initializers.zeros, (1, 1, 1, x.shape[3])).astype(x.dtype)
+    # A spectral norm takes whatever has two axes for weights, and divides by their largest singular value.
+    shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
+    return x + module.param("bias", nn.initializers.zeros, shape).reshape(1, 1, 1, -1).astype(x.dtype)
 
 
 class Generator(nn.Module):
@@ -128,7 +130,7 @@ class Generator(nn.Module):
             x = nn.Conv(nets.channels, (nets.g_last_kernel,) * 2, padding="SAME", use_bias=nets.conv_bias, dtype=dtype,
                         kernel_init=init, name="image")(x)
         x = x.astype(jnp.float32)
-        if nets.image_skips:  # Source: Karras et al. 2020, arXiv:1912.04958, section 4.1
+        if nets.image_skips:  # Source: Karras et al. 2020, arXiv:1912.04958, section 4.1; there bilinear, and without tanh
             x += image if nets.g_last_kernel else enlarged(image)
         return nn.tanh(x) if nets.g_output == "tanh" else nn.sigmoid(x)
 
@@ -181,14 +183,14 @@ class Discriminator(nn.Module):
     def _minibatch_std(self, x, train):
         """(B, h, w, C) -> (B, h, w, 1): how much the features vary over the batch, on average; its running mean if not train.
 
-        Source: Karras et al. 2018, arXiv:1710.10196, section 3. The running mean keeps a picture's logit its own.
+        Source: Karras et al. 2018, arXiv:1710.10196, section 3, where convolutions follow: here the head does, so it moves all
+        logits of a batch alike. The running mean keeps a picture's logit its own.
         """
         running = self.variable("batch_stats", "minibatch_std", jnp.zeros, ())
         if train:
             # The root's slope is infinite at 0, where a leaky unit's features may all be alike.
             std = jnp.sqrt(x.astype(jnp.float32).var(0) + 1e-8).mean()
-            if not self.is_initializing():
-                running.value = self.nets.bn_momentum * running.value + (1 - self.nets.bn_momentum) * std
+            running.value = self.nets.bn_momentum * running.value + (1 - self.nets.bn_momentum) * std
         else:
             std = running.value
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))

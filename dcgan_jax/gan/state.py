@@ -19,7 +19,7 @@ class GanState:
     g_params: dict
     g_stats: dict  # BN's running means and variances; empty without BN
     d_params: dict
-    d_stats: dict
+    d_stats: dict  # BN's as well, or the spectral norm's vectors and values, or how much a batch varies
     g_opt: optax.OptState
     d_opt: optax.OptState
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
@@ -46,10 +46,10 @@ def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.Grad
     """G's and D's Adam."""
     optimizer = config.optimizer
     steps = 0 if optimizer.lr_decay == "none" else total_steps(config, 0)  # a decay's length is known without the pictures
-    halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step
+    halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
     def one(lr, updates_a_step):
-        updates = updates_a_step * steps // halves
+        updates = max(1, -(-updates_a_step * steps // halves))
         return adam(optimizer, lr, updates, images_per_step(config) * halves / updates_a_step)
 
     return (one(optimizer.lr, optimizer.g_steps),

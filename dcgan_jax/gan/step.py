@@ -34,7 +34,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
     Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8; metrics, () float32 each:
         d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), g_grad_norm (Euclidean length of G's whole
-        gradient; g_loss and it are of G's last update), d_penalty where one is configured.
+        gradient; g_loss and it are of G's last update), d_penalty where one is configured (0 in the steps between lazy ones).
     """
     nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
     generator, discriminator = Generator(nets), Discriminator(nets)
@@ -79,7 +79,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             def critic(images, augment_key, dropout_key):
                 with jax.named_scope("penalty"):
                     return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
-            def penalty():
+            def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
                     r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
@@ -94,9 +94,11 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                 return loss.penalty_every_steps * sum(terms)
 
             if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
-                penalty = jax.lax.cond(step % loss.penalty_every_steps == 0, penalty, lambda: jnp.zeros(()))
+                is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
+                with jax.named_scope("penalty"):
+                    penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
             else:
-                penalty = penalty()
+                penalty = penalties()
             metrics["d_penalty"] = penalty
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)

@@ -229,6 +229,12 @@ def test_a_spectral_norm_makes_the_scale_of_weights_meaningless():
     assert_allclose(ds(SPECTRAL, scaled, state.d_stats, images)[0], logits, rtol=1e-4)
 
 
+def test_a_spectral_norm_is_of_weights_not_of_biases():
+    state = fresh_state(tiny("torch64", d_norm="spectral", conv_bias=True))
+    assert {path.split("/")[-2] for path in leaves(state.d_stats)} == {"kernel"}
+    assert state.d_params["down1"]["bias"].shape == (4,)
+
+
 def test_the_spectral_norm_is_the_largest_singular_value_and_is_kept():
     state, images = fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats

@@ -61,14 +61,14 @@ def test_l2_is_part_of_the_gradient_before_the_moments(hat):
     assert_allclose(path(Optimizer(l2=0.1, adam_eps_hat=hat), gradients, start), np.stack(by_hand), rtol=1e-6)
 
 
-@pytest.mark.parametrize("decay, middle", [("linear", 0.5), ("cosine", 0.5)])
-def test_the_step_size_falls_from_the_whole_to_nothing(decay, middle):
+@pytest.mark.parametrize("decay, quarter", [("linear", 0.75), ("cosine", 0.853553)])
+def test_the_step_size_falls_from_the_whole_to_nothing(decay, quarter):
     optimizer = Optimizer(lr_decay=decay)
     shares = [float(lr_share(optimizer, count, 100, 64)) for count in range(101)]
-    assert_allclose([shares[0], shares[50], shares[100]], [1, middle, 0], atol=1e-6)
+    assert_allclose([shares[at] for at in (0, 25, 50, 75, 100)], [1, quarter, 0.5, 1 - quarter, 0], atol=1e-6)
     assert shares == sorted(shares, reverse=True)
     late = Optimizer(lr_decay=decay, lr_decay_share=0.2)
-    assert_allclose([lr_share(late, count, 100, 64) for count in (0, 80, 90, 100)], [1, 1, middle, 0], atol=1e-6)
+    assert_allclose([lr_share(late, count, 100, 64) for count in (0, 80, 85, 90, 100)], [1, 1, quarter, 0.5, 0], atol=1e-6)
 
 
 def test_the_warm_up_is_in_images_and_no_update_is_lost():

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.testing import assert_array_equal
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from tiny import fresh_state, leaves, tiny
 
 from dcgan_jax.config import Run, replace
@@ -77,3 +78,18 @@ def test_a_leaf_that_is_not_finite_is_told_by_its_path():
         params = state.d_params | {"down1": {"kernel": state.d_params["down1"]["kernel"].at[0, 0, 0, 0].set(bad)}}
         finite = finite_leaves(state.replace(d_params=params))
         assert [path for path, ok in finite.items() if not ok] == ["d_params/down1/kernel"]
+
+
+@pytest.mark.parametrize("changes, steps, g, d", [
+    ({}, 4, [1, 0.75, 0.5, 0.25], [1, 0.75, 0.5, 0.25]),
+    ({"d_steps": 2}, 2, [1, 0.5], [1, 0.75, 0.5, 0.25]),
+    ({"updates": "alternating"}, 3, [1, 0.5], [1, 0.5]),  # G, D, G: nobody's last update is of size 0
+    ({"updates": "alternating"}, 1, [1], [1]),
+])
+def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
+    config = replace(CONFIG, steps=steps, lr=1.0, lr_decay="linear", beta1=0.0, beta2=0.0, **changes)
+    for transform, shares in zip(optimizers(config), (g, d), strict=True):
+        state = transform.init(jnp.zeros(()))
+        for share in shares:
+            update, state = transform.update(jnp.ones(()), state)
+            assert_allclose(update, -share, atol=1e-6)

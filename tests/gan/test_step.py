@@ -258,10 +258,10 @@ def one_pixel_step(monkeypatch):
     monkeypatch.setattr(step, "Generator", OnePixel)
     monkeypatch.setattr(step, "Discriminator", OnePixel)
 
-    def run(config, batch, g, d):
+    def run(config, batch, g, d, at=0):
         g_params, d_params = {"w": jnp.float32(g)}, {"w": jnp.float32(d)}
         g_adam, d_adam = optimizers(config)
-        state = GanState(step=jnp.int32(0), key=jax.random.key(0), g_params=g_params, g_stats={}, d_params=d_params, d_stats={},
+        state = GanState(step=jnp.int32(at), key=jax.random.key(0), g_params=g_params, g_stats={}, d_params=d_params, d_stats={},
                          g_opt=g_adam.init(g_params), d_opt=d_adam.init(d_params), ema_params=g_params, ema_stats={})
         return jax.jit(step.train_step(config))(state, batch)
 
@@ -298,13 +298,14 @@ def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, pe
 def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
-    plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5) for every in (1, 4))
-    assert_allclose(lazy[1]["d_penalty"], 4 * plain[1]["d_penalty"], rtol=1e-5)  # step 0
+    plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3)
+                   for every in (1, 4))
+    assert_allclose(lazy[1]["d_penalty"], 4 * plain[1]["d_penalty"], rtol=1e-5)
     assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
 
 
 def test_lazy_penalties_come_every_second_step():
-    assert [metrics["d_penalty"] > 0 for metrics in five_steps(TINY["own"])[1]] == [True, False, True, False, True]
+    assert [metrics["d_penalty"] > 0 for metrics in five_steps(TINY["own"])[1]] == [False, True, False, True, False]
 
 
 def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
