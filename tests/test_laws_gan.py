@@ -71,7 +71,7 @@ def assert_same_run(state, expected):
 PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none")
 
 
-OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=True, minibatch_std=True, g_modulation=True,
+OWN = tiny("article", loss="hinge", d_norm="spectral", residual=True, minibatch_std=True, g_modulation=True,
            r1_gamma=1.0, penalty_every_steps=2)
 
 
