@@ -106,7 +106,8 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
     assert "--split" in refusal(evaluate, "--run", run, "--count", 30, "--data", "drawn:60", "--split", "valid")
 
 
-def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path):
+def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "FEATURES_AT_ONCE", 8)
     arrays = inception_inputs.weights(inception.shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = scored(run, "--count", 20, "--inception", tmp_path / "weights.npz")

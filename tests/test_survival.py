@@ -1,5 +1,6 @@
 """What ends a process or a disk must not end a run. The long version of the kills: experiments/kill_test.py."""
 
+import functools
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import toy_run
@@ -25,7 +27,7 @@ KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2},
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--steps", "200"))
+    monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "60"))
 
 
 def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path, small):
@@ -57,6 +59,15 @@ def signalled(tmp_path, seen, *numbers):
     return run, *ended(process)
 
 
+@functools.cache
+def straight() -> Path:
+    """The toy run that goes on from its end for 8 more steps, with nothing in its way; only read."""
+    parent = toy_run.CACHE / "straight"
+    run = copied(whole().run, parent)
+    assert train_toy(parent, steps=STEPS + 8).code == 0
+    return run
+
+
 def eight_are_saved(run):
     return (run / "checkpoints" / "8").exists()
 
@@ -70,21 +81,20 @@ def ended(process):
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(tmp_path):
-    """No file may grow beyond what half a checkpoint needs: as a full disk, for whoever runs the tests."""
+    """No file may grow to what the description of a checkpoint needs: as a full disk, for whoever runs the tests."""
     run = copied(whole().run, tmp_path)
-    largest = max(file.stat().st_size for file in (run / "checkpoints").rglob("*") if file.is_file())
+    # Not the arrays' files: how TensorStore's threads share the arrays out among them differs from save to save.
+    needed = (run / "checkpoints" / "12" / "training" / "_METADATA").stat().st_size
     before = toy_run.files(run / "checkpoints")
     full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
-    resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+    resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (needed - 1, needed - 1))
     code, _, err = ended(full)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith(f"error: {run}: ")
     assert "the checkpoint of step 12 is kept. Make room" in err[0]
     assert toy_run.files(run / "checkpoints") == before
     assert train_toy(tmp_path, steps=STEPS + 8).code == 0
-    straight = copied(whole().run, tmp_path / "straight")
-    assert train_toy(tmp_path / "straight", steps=STEPS + 8).code == 0
-    assert metrics(run) == metrics(straight)
+    assert metrics(run) == metrics(straight())
 
 
 def test_a_workdir_that_vanishes_is_one_line(tmp_path):
@@ -217,16 +227,13 @@ def test_a_run_that_was_moved_goes_on_exactly(tmp_path):
     shutil.move(copied(whole().run, tmp_path), tmp_path / "elsewhere" / "renamed")
     moved = train_toy(tmp_path / "elsewhere", "--name", "renamed", steps=STEPS + 8)
     assert (moved.code, moved.faults) == (0, [])
-    straight = copied(whole().run, tmp_path / "straight")
-    assert train_toy(tmp_path / "straight", steps=STEPS + 8).code == 0
-    assert metrics(tmp_path / "elsewhere" / "renamed") == metrics(straight)
+    assert metrics(tmp_path / "elsewhere" / "renamed") == metrics(straight())
 
 
-@pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
-def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    jump_s = 10 * 365 * 86400
     run = copied(whole().run, tmp_path)
-    straight = copied(whole().run, tmp_path / "straight")
-    assert train_toy(tmp_path / "straight", steps=STEPS + 8).code == 0
+    assert straight()
     now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
 
     def then_jumps(saved):  # forth and back, whenever no save is under way
@@ -239,8 +246,8 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
         os.utime(file, (now() + jump_s, now() + jump_s))
     done = train_toy(tmp_path, steps=STEPS + 8)
     assert (done.code, done.faults) == (0, []) and len(offsets) > 2
-    assert metrics(run) == metrics(straight)
-    assert list_steps(run) == list_steps(straight)
+    assert metrics(run) == metrics(straight())
+    assert list_steps(run) == list_steps(straight())
 
 
 def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
