@@ -3,8 +3,9 @@
 import os
 import signal
 
-# A suite that was started in a shell's background would inherit that Ctrl-C is ignored.
+# A suite that was started in a shell's background would inherit that Ctrl-C is ignored, and hand it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before jax starts. Most of the tests' time is XLA compiling programs that run once on toy nets; without LLVM's optimiser that
 # takes half as long. Laws hold at any level; goldens and parity are compared with tolerances that cover both.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"

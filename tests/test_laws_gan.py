@@ -58,12 +58,15 @@ def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch)
 def assert_same_run(state, expected):
     """To float tolerance: sums in another order, and Adam's first steps, whose size is the rate whatever the gradient's."""
     expected = leaves(expected)
+    # Batch norm takes away what the bias before it adds: that gradient is 0 but for rounding, which Adam enlarges to its step.
+    means = [path for path in expected if path.endswith("_norm/mean")]
+    idle = [path.replace("_stats/", "_params/").replace("_norm/mean", "/bias") for path in means]
     for path, leaf in leaves(state).items():
         if path.startswith(("g_params", "d_params", "ema_params")):
             # A gradient within rounding of 0 may send a weight the other way: 2 steps of 2e-4 each way, for a few weights.
             gap = np.abs(leaf - expected[path])
             assert gap.max() <= 9e-4, path
-            assert np.mean(gap > 1e-5) < 0.02, path
+            assert path in idle or np.mean(gap > 1e-5) < 0.02, path
         else:
             assert_allclose(leaf, expected[path], rtol=1e-3, atol=1e-5 * max(1, np.abs(expected[path]).max()), err_msg=path)
 
@@ -71,7 +74,7 @@ def assert_same_run(state, expected):
 PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none")
 
 
-OWN = tiny("article", loss="hinge", d_norm="spectral", residual=True, minibatch_std=True, g_modulation=True,
+OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=True, minibatch_std=True, g_modulation=True,
            r1_gamma=1.0, penalty_every_steps=2)
 
 

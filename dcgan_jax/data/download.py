@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import struct
 import sys
 import time
 import zipfile
@@ -28,12 +27,11 @@ from urllib3.exceptions import HTTPError
 
 from dcgan_jax import jsonfile
 from dcgan_jax.config import BadInput, printable
-from dcgan_jax.data.sources import ALIGNED, CELEBA_PAGE
+from dcgan_jax.data.sources import ALIGNED, BAD_ZIP, CELEBA_PAGE
 
 CHUNK_BYTES = 2**18
 REDIRECTS = 5
 PROGRESS_BYTES = 8 * 2**20  # a try that brings as much was no failure
-BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error)
 
 
 class Published(NamedTuple):

@@ -31,6 +31,8 @@ MAX_FILE_BYTES = 256 * 2**20  # no photograph is larger; a zip entry that says s
 MAX_PICTURE_PIXELS = 80_000_000  # 240 MB as RGB
 MAX_TABLE_BYTES, MAX_TABLE_LINE_BYTES, MAX_ATTRIBUTES = 64 * 2**20, 2**16, 256  # CelebA's: 26 MB, 600 bytes, 40
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates the others, a millionfold, without a bound
+# What zipfile raises where bytes are no zip, or are made to harm.
+BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error)
 DRAWN_COUNT, DRAWN_SEED = 20_000, 0  # one fixed set of faces: the run's own seed must not change its data
 MAX_DRAWN = 10_000_000
 ALIGNED = "img_align_celeba"
@@ -162,7 +164,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         )
     try:
         return zipfile.ZipFile(path)  # stays open as long as the source
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error) as error:
+    except BAD_ZIP as error:
         size_bytes = path.stat().st_size
         raise BadInput(f"--data {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
 

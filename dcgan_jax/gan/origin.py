@@ -26,7 +26,7 @@ def first_nan(config: Config, state: GanState, batch: jax.Array) -> str:
     Returns: such as "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or "the gradient
         of G's up1, in G's update (mul)", where a gradient is of all that its layer passes back and of its parameters; "nowhere"
         where the step is finite.
-    Compiles a step of its own, which takes as long as the other one's.
+    Compiles a step of its own, which takes four times as long as the other one's (37 s for `article` on two cores).
     """
     bad = next((name for name, finite in finite_leaves(state).items() if not finite), None)
     if bad:

