@@ -218,6 +218,14 @@ class Output:
     """steps in one call of the compiled program; 0: 1 on CPU, 10 on accelerators"""
     tensorboard: bool = True
     """write TensorBoard events"""
+    score_every_kimg: float = 0.0
+    """thousands of images between scores, each with a checkpoint, of which the best is kept; 0: none"""
+    score_by: str = "sliced-wasserstein"
+    """what scores: sliced-wasserstein, FILE.py:FUNCTION of your own, or the FID Inception's weights (.pth, .npz, .safetensors)"""
+    score_count: int = 2000
+    """faces, and real pictures, a score"""
+    score_share: float = 0.05
+    """share of the time that scores may take; one that would pass it is left out"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +262,7 @@ GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in data
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
 FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
                   "keep_checkpoints", "grid_images", "tensorboard", "coordinator", "processes", "process_id",
-                  "on_nan", "max_rollbacks", "debug"}
+                  "on_nan", "max_rollbacks", "debug", "score_every_kimg", "score_by", "score_count", "score_share"}
 
 
 def free_to_change(config: Config) -> set[str]:
@@ -340,7 +348,7 @@ def check(config: Config) -> None:
     for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]),
                          (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
                          (config.loss, ["penalty_every_steps"]),
-                         (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images"])):
+                         (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images", "score_share"])):
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
     must(optimizer.d_lr is None or optimizer.d_lr > 0, "d_lr", optimizer.d_lr, "must be above 0")
@@ -357,7 +365,7 @@ def check(config: Config) -> None:
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
     for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma"]), (nets, ["gamma_init_std", "bn_epsilon"]),
                          (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
-                         (output, ["steps_per_dispatch"])):
+                         (output, ["steps_per_dispatch", "score_every_kimg"])):
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
     for name, most in AT_MOST.items():
@@ -394,6 +402,8 @@ def check(config: Config) -> None:
              f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers")
     if nets.g_last_kernel and not nets.g_multipliers:
         raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
+    must(output.score_count > 1, "score_count", output.score_count, "must be at least 2")
+    must(output.score_share <= 1, "score_share", output.score_share, "must be at most 1")
     run = config.run
     address = re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
     must(run.coordinator in ("", "auto") or address, "coordinator", run.coordinator,

@@ -1,27 +1,28 @@
-"""Scores a run, with or without a pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
+"""Scores a run or pictures, with or without a pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput, Split
-from dcgan_jax.data.batches import order
-from dcgan_jax.data.pack import cache_dir, pack
+from dcgan_jax.config import BadInput, Crop, Split
+from dcgan_jax.data import download
+from dcgan_jax.data.batches import held_out, kept, order
+from dcgan_jax.data.pack import Packed, cache_dir, pack, side_of_squares
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.quality import inception
-from dcgan_jax.quality.scores import frechet, kid, manifolds, moments, sliced_wasserstein
-from dcgan_jax.run import checkpoints, devices, weights, workdir
+from dcgan_jax.quality import scores
+from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
 
-FEATURES_AT_ONCE = 50  # pictures in the Inception: 0.5 GB
+SHOWN = 12  # samples beside their nearest training pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,35 +32,171 @@ class Evaluate:
     Compare only at equal count and size, and beside the floor that is printed: one half of the real pictures against the
     other, at half the count. It sees texture and shape, not brightness or contrast.
 
-    With --inception also FID, KID, precision, recall, density and coverage on the original FID's features.
+    With --inception also FID, KID, precision, recall, density and coverage on the original FID's features, with --features
+    the same on those of a function of your own.
     """
 
     run: str
-    """the run's folder, as runs/article"""
+    """the run's folder, as runs/article; or pictures in its place: a folder, .zip or .npy of squares, all of one size"""
+    against: str = ""
+    """another run, or other pictures, scored too: says whether the difference is more than noise"""
     data: str = ""
     """real pictures; empty: those the run was trained on"""
     split: Split | None = None
     """part of a partitioned set; none: the run's own part of its own pictures, all of others"""
+    crop: Crop | None = None
+    """square of each real picture; none: as the run was trained, the centre for pictures"""
     count: int = 5000
     """images from each side; a score says nothing at another count"""
     seed: int = 0
     """first of the seeds that are drawn, and the seed of the score's own choices"""
-    step: int | None = None
-    """checkpoint to score; none: the newest"""
+    repeats: int = 1
+    """scores, each of --count other seeds or pictures: gives an interval"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to score; none: the newest; best: by the scores of its training"""
     inception: str = ""
-    """the FID Inception's weights, pt_inception-2015-12-05-6726825d.pth or its arrays as .npz or .safetensors; empty: no FID"""
+    """the FID Inception's weights, pt_inception-2015-12-05-6726825d.pth or its arrays as .npz or .safetensors; download: from
+    GitHub, 95 MB, once; empty: no FID"""
+    features: str = ""
+    """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D), run as it is"""
+    infinity: bool = False
+    """also the Frechet distance that infinitely many faces would have, by a line over 1 / N"""
+    neighbours: bool = False
+    """also the training pictures nearest to the run's faces, as neighbours.png in the run and numbers"""
     out: str = ""
-    """file that gets the numbers as one more line of JSON; empty: scores.jsonl in the run"""
+    """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for pictures"""
+
+
+class Side(NamedTuple):
+    """What is scored: a run's faces or pictures."""
+
+    name: str
+    facts: dict  # of every line
+    shape: tuple[int, int]  # S, C
+    draw: Callable[[int, int], np.ndarray]  # (first, count) -> (count, S, S, C) uint8
+    most: int  # pictures there are
+    config: object = None  # a run's
 
 
 def main() -> int:
     ask = cli.parse(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
-    run = Path(ask.run)
-    config = workdir.read_config(run)
     devices.start(cache_dir())
-    if ask.count < 2 or not 0 <= ask.seed <= 2**32 - ask.count:
-        raise BadInput(f"--count {ask.count} --seed {ask.seed}: at least 2 images, from seeds of 0 to {2**32 - 1}")
-    layers, weights_sha256 = _inception(Path(ask.inception)) if ask.inception else (None, None)
+    if ask.count < 2 or ask.repeats < 1 or not 0 <= ask.seed <= 2**32 - ask.count * ask.repeats:
+        raise BadInput(f"--count {ask.count} --seed {ask.seed} --repeats {ask.repeats}: at least 2 images, from seeds of 0 to "
+                       f"{2**32 - 1}")
+    if ask.infinity and not (ask.inception or ask.features):
+        raise BadInput("--infinity: needs --inception or --features")
+    networks = [features.open_network(_inception(ask.inception), "inception")] if ask.inception else []
+    networks += [features.open_network(ask.features, "features")] if ask.features else []
+    places = [place for place in (ask.run, ask.against) if place]
+    runs = {place: _run(Path(place), ask) for place in places if _is_run(place)}
+    channels = next(iter(runs.values())).shape[1] if runs else 3
+    sides = [runs.get(place) or _pictures(place, ask, channels) for place in places]
+    packed = _reals(ask, sides[0])
+    for side in sides:
+        crops = {one.config.data.crop for one in (side, sides[0]) if one.config}
+        if side.shape != sides[0].shape or len(crops) > 1:
+            raise BadInput(f"--against {side.name}: has other sizes, channels or crops than {sides[0].name}: their scores do not "
+                           "compare")
+        if side.most < ask.count * ask.repeats:
+            raise BadInput(f"--count {ask.count} --repeats {ask.repeats}: {side.name} has {side.most} pictures")
+    if len(packed.images) < ask.count:
+        there = len(packed.images)
+        raise BadInput(f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
+                       f"another quantity, so ask for --count {there} yourself")
+    if ask.neighbours and not sides[0].config:
+        raise BadInput(f"--neighbours: {ask.run} is no run, and its training pictures are not known")
+
+    # Any real pictures, but always the same for one count: their own order may be by person or class.
+    chosen = np.sort(order(ask.seed, ask.count, len(packed.images))[:ask.count])
+    lines, means = [], {}
+    for side in sides:
+        of = {"count": ask.count, "real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"],
+              "size": side.shape[0]} | side.facts
+        for repeat in range(ask.repeats):
+            first = ask.seed + repeat * ask.count
+            found = [_sliced(ask, packed, chosen, side, first)]
+            found += [_by_features(ask, network, packed, chosen, side, first) for network in networks]
+            for line, said in found:
+                lines.append(line | of | {"seeds" if side.config else "pictures": [first, first + ask.count - 1]})
+                means.setdefault(line["score"], {}).setdefault(side.name, []).append(_main_number(line))
+                print(f"{side.name}: {said}")
+    for score, by_side in means.items():
+        for name, values in by_side.items():
+            if len(values) > 1:
+                mean, half = scores.interval(values)
+                print(f"{name}: {score}: {mean:.2f} +- {half:.2f} (95 % of {len(values)} sets)")
+        if len(sides) == 2 and ask.repeats > 1:
+            gap, half = scores.interval_of_difference(*by_side.values())
+            print(f"{score}: {sides[0].name} - {sides[1].name}: {gap:.2f} +- {half:.2f}: "
+                  + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs"))
+    if ask.neighbours:
+        line, said = _neighbours(ask, networks, packed, sides[0])
+        lines.append(line | sides[0].facts)
+        print(said)
+    file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sides[0].config else None
+    if file:
+        _append(file, lines, is_asked=bool(ask.out))
+        print(f"written to {file}")
+    return 0
+
+
+def _main_number(line):
+    return line["values"].get("mean", line["values"].get("frechet"))
+
+
+def _append(file, lines, is_asked):
+    try:
+        if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
+            raise BadInput(f"{file}: is a link, or no file; remove it, or give another --out")
+        with file.open("a") as opened:
+            opened.writelines(json.dumps(line) + "\n" for line in lines)
+    except OSError as fault:
+        raise BadInput(f"{file}: {fault.strerror}; give an --out that can be written") from None
+
+
+# ---- What is compared ----
+
+
+def _inception(place: str) -> str:
+    return str(download.download(download.INCEPTION, cache_dir() / "weights")) if place == "download" else place
+
+
+def _is_run(place: str) -> bool:
+    return os.path.exists(Path(place) / "config.json") or not os.path.exists(place)  # what is missing is told as a run
+
+
+def _pictures(place: str, ask: Evaluate, channels: int) -> Side:
+    source = open_source(place)
+    side = side_of_squares(source)
+    if side not in (16, 32, 64, 128, 256):
+        raise BadInput(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
+    drawn = pack(source, size=side, channels=channels, crop="centre", doubt=False)
+    facts = {"fake": drawn.index["source"]["name"], "fake_fingerprint": drawn.index["fingerprint"]}
+    return Side(place, facts, (side, channels), lambda first, count: drawn.images[first - ask.seed:first - ask.seed + count],
+                len(drawn.images))
+
+
+def _run(run: Path, ask: Evaluate) -> Side:
+    config = workdir.read_config(run)
+    at = scoring.best(run) if ask.step == "best" else ask.step
+    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), at)
+
+    def draw(first, count):
+        return draw_images(config.nets, params, stats, np.arange(first, first + count))
+
+    return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config)
+
+
+def _reals(ask: Evaluate, side: Side) -> Packed:
+    size, channels = side.shape
+    if not side.config:
+        if not ask.data:
+            raise BadInput(f"--run {ask.run}: is no run, so give --data: the real pictures it is compared with")
+        return pack(open_source(ask.data, ask.split or "all"), size=size, channels=channels, crop=ask.crop or "centre")
+    run, config = Path(ask.run), side.config
+    if ask.crop not in (None, config.data.crop):
+        raise BadInput(f"--crop {ask.crop}: {run} was trained with --crop {config.data.crop}, and other crops do not compare")
     data = ask.data or config.data.data
     source = open_source(data, ask.split or ("all" if ask.data else config.data.split))
     trained_on = workdir.read_data_facts(run)
@@ -67,74 +204,97 @@ def main() -> int:
     # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
     found = source.count + len(source.refused)
     is_other = is_own and trained_on.get("found", found) != found
-    packed = None if is_other else pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    packed = None if is_other else pack(source, size=size, channels=channels, crop=config.data.crop)
     if is_other or (is_own and not workdir.same_pictures(trained_on, packed.index)):
         raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
-    if len(packed.images) < ask.count:
-        raise BadInput(f"--count {ask.count}: {data} has {len(packed.images)} pictures; a score of fewer images is another "
-                       f"quantity, so ask for --count {len(packed.images)} yourself")
-    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
-
-    # Any real pictures, but always the same for one count: their own order may be by person or class.
-    chosen = order(ask.seed, ask.count, len(packed.images))[:ask.count]
-    real = packed.images[np.sort(chosen)]
-    fake = draw_images(config.nets, params, stats, np.arange(ask.seed, ask.seed + ask.count))
-    half = ask.count // 2
-    scores = sliced_wasserstein(real, fake, seed=ask.seed)
-    floor = sliced_wasserstein(real[0:2 * half:2], real[1:2 * half:2], seed=ask.seed)["mean"]
-    of = {"step": step, "count": ask.count, "seeds": [ask.seed, ask.seed + ask.count - 1],
-          "real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"], "size": config.nets.size}
-    found = [{"score": "sliced_wasserstein_x1e3"} | of | {"values": {name: round(value, 3) for name, value in scores.items()},
-                                                          "floor": round(floor, 3), "floor_count": half}]
-    if layers:
-        on_real, on_fake = (_features(layers, images) for images in (real, fake))
-        values = {"fid": frechet(moments(on_real), moments(on_fake)), **kid(on_real, on_fake, seed=ask.seed),
-                  **manifolds(on_real, on_fake)}
-        floor_fid = frechet(moments(on_real[0:2 * half:2]), moments(on_real[1:2 * half:2]))
-        found.append({"score": "inception"} | of | {
-            "values": values, "floor": floor_fid, "floor_count": half, "resize": "TensorFlow 1 bilinear to 299 px",
-            "weights_sha256": weights_sha256})
-    file = Path(ask.out) if ask.out else run / "scores.jsonl"
-    try:
-        if not ask.out and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
-            raise BadInput(f"{file}: is a link, or no file; remove it, or give another --out")
-        with file.open("a") as lines:
-            lines.writelines(json.dumps(line) + "\n" for line in found)
-    except OSError as fault:
-        raise BadInput(f"{file}: {fault.strerror}; give an --out that can be written") from None
-    levels = "  ".join(f"{name} px {value:.2f}" for name, value in scores.items() if name != "mean")
-    print(f"sliced Wasserstein x1e3, step {step:,}, N {ask.count}, seeds {ask.seed}..{ask.seed + ask.count - 1}: "
-          f"mean {scores['mean']:.2f}  ({levels}); floor {floor:.2f} at N {half}; {file}")
-    if layers:
-        print(f"FID {values['fid']:.2f} (floor {floor_fid:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
-              f"{1e3 * values['kid_sd']:.2f}, " + ", ".join(
-                  f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage")))
-    return 0
+    return packed
 
 
-def _inception(file: Path) -> tuple[dict, str]:
-    """The network's layers, and the file's SHA-256, of which the published one's begins with its name's last part."""
-    try:
-        layers = inception.folded(weights.read(file))
-        with open(file, "rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    except ValueError as fault:
-        raise BadInput(f"--inception {file}: {fault}") from None
-    promised = file.stem.rpartition("-")[2]
-    if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
-        raise BadInput(f"--inception {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as its name says: get it anew")
-    return layers, sha256
+# ---- Scores ----
 
 
-def _features(layers, images: np.ndarray) -> np.ndarray:
-    """(N, S, S, C) uint8 -> (N, 2048) float32."""
-    network, parts = jax.jit(inception.features), []
-    for start in range(0, len(images), FEATURES_AT_ONCE):
-        some = images[start:start + FEATURES_AT_ONCE]
-        padded = np.zeros((FEATURES_AT_ONCE, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
-        padded[:len(some)] = some  # grey pictures three times
-        parts.append(np.asarray(network(layers, padded))[:len(some)])
-    return np.concatenate(parts)
+def _sliced(ask, packed, chosen, side, first):
+    some = min(ask.count, scoring.SOME)  # of more its patches would take gigabytes
+    real, fake = packed.images[chosen[:some]], side.draw(first, some)
+    half = some // 2
+    values = scores.sliced_wasserstein(real, fake, seed=ask.seed)
+    floor = scores.sliced_wasserstein(real[0:2 * half:2], real[1:2 * half:2], seed=ask.seed)["mean"]
+    levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
+    said = (f"sliced Wasserstein x1e3{_at(side)}, N {some}, {_which(side, first, some)}: mean {values['mean']:.2f}  ({levels}); "
+            f"floor {floor:.2f} at N {half}")
+    return {"score": "sliced_wasserstein_x1e3", "of_count": some, "floor": round(floor, 3), "floor_count": half,
+            "values": {name: round(value, 3) for name, value in values.items()}}, said
+
+
+def _by_features(ask, network, packed, chosen, side, first):
+    keep = ask.count if ask.infinity else scoring.SOME
+    real = scoring.reference(network, scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references"), keep)
+
+    def parts() -> Iterator[np.ndarray]:
+        for some in scoring.in_parts(np.arange(ask.count)):
+            yield side.draw(first + int(some[0]), len(some))
+
+    fake = scoring.seen(network, parts(), keep)
+    half = len(real.some) // 2
+    values = scoring.compared(*(of._replace(some=of.some[:scoring.SOME]) for of in (real, fake)), ask.seed)
+    floor = scores.frechet(scores.moments(real.some[0:2 * half:2]), scores.moments(real.some[1:2 * half:2]))
+    distance = "FID" if network.name == "inception" else f"Frechet distance by {network.name}"
+    if ask.infinity:
+        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, fake.some, seed=ask.seed)
+    said = (f"{distance} {values['frechet']:.2f} (floor {floor:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
+            f"{1e3 * values['kid_sd']:.2f}, " + ", ".join(
+                f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
+            + (f", {distance} at infinity {values['frechet_at_infinity']:.2f}" if ask.infinity else ""))
+    return {"score": "inception" if network.name == "inception" else "features", "network": network.name,
+            "network_sha256": network.sha256, "resize": network.resize, "floor": floor, "floor_count": half,
+            "values": values}, said
+
+
+def _at(side):
+    return f", step {side.facts['step']:,}" if side.config else ""
+
+
+def _which(side, first, count):
+    return f"{'seeds' if side.config else 'pictures'} {first}..{first + count - 1}"
+
+
+# ---- Memory ----
+
+
+def _neighbours(ask, networks, packed, side):
+    """The training pictures that the run's faces are nearest to, and whether nearer than fresh pictures are."""
+    config, images = side.config, packed.images
+    if ask.data or ask.split:
+        raise BadInput("--neighbours: is of the run's own pictures; leave --data and --split out")
+    most = config.guard.held_out
+    training, fresh = kept(len(images), most), held_out(len(images), most)
+    if not len(fresh):
+        raise BadInput(f"--neighbours: {ask.run} held no pictures out (--held-out {most} of {len(images)}) to compare with")
+    samples = side.draw(ask.seed, min(ask.count, scoring.PART))
+    spaces = {"pixels": lambda some: some.reshape(len(some), -1).astype(np.float32) / 255}
+    # In a network's features as many training pictures as asked for: all would take hours.
+    spaces |= {network.name: network.features for network in networks}
+    values, rows = {}, [samples]
+    for name, space in spaces.items():
+        looked_at = training if name == "pixels" else training[order(ask.seed, 0, len(training))[:ask.count]]
+        found = scores.memorisation(space(samples), space(images[fresh]),
+                                    (space(some) for some in scoring.parts_of(images, looked_at)), seed=ask.seed)
+        values[name] = {"to_training_over_to_held_out": found.ratio, "samples_over_held_out_to_training": found.to_training,
+                        "training_count": len(looked_at), "held_out_count": len(fresh)}
+        rows.append(images[looked_at[found.nearest]])
+        if name == "pixels":
+            suspicious = np.argsort(found.distances, kind="stable")[:SHOWN]
+    file = Path(ask.run) / "neighbours.png"
+    if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
+        raise BadInput(f"{file}: is a link, or no file; remove it")
+    pictures.save_grid(file, np.concatenate([row[suspicious] for row in rows]), columns=SHOWN)
+    said = "; ".join(
+        f"by {name} {found['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
+        f"pictures are, and {found['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
+        for name, found in values.items())
+    return {"score": "memorisation", "samples": len(samples), "values": values}, (
+        f"{side.name}: its faces are {said}; copies would be far below 1. {file}: the {len(suspicious)} faces nearest to a "
+        f"training picture, and under each the nearest by {', then by '.join(spaces)}")
 
 
 def entry() -> None:

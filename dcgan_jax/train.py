@@ -20,7 +20,7 @@ from dcgan_jax.gan.sampling import draw_images, recalibrated
 from dcgan_jax.gan.state import finite_leaves, init_state, parameter_count
 from dcgan_jax.gan.step import train_steps
 from dcgan_jax.quality import trouble
-from dcgan_jax.run import checkpoints, devices, pictures, workdir
+from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 from dcgan_jax.run.logs import Logs, NotFinite, read_troubles
 
 MAX_STEPS = 2**31 - 1  # the step is an int32
@@ -99,7 +99,7 @@ def _train(config, run, packed, order, total, k, sharding):
     placed = checkpoints.placed(shapes, sharding.state)
     start, state = checkpoints.newest(run, placed) or (0, None)
     if start >= total:
-        saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints)
+        saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints, scoring.best)
         saved.tidy()  # the last life may have been killed before it did
         saved.close()
         if devices.is_first():
@@ -111,7 +111,9 @@ def _train(config, run, packed, order, total, k, sharding):
     process = devices.in_first(lambda: workdir.go_on(run, config))
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
-    devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, packed.index["fingerprint"])
+    devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, config.output.score_every_kimg,
+                       packed.index["fingerprint"])
+    scorer = _scorer(config, run, packed) if config.output.score_every_kimg else None
     debug, images = config.guard.debug, packed.images
 
     @functools.cache  # one program, and one more where the first or last dispatch is shorter
@@ -149,8 +151,9 @@ def _train(config, run, packed, order, total, k, sharding):
     def rollbacks(since=0):
         return sum(kind == ROLLED_BACK and step >= since for step, kind, _ in read_troubles(run))
 
-    def show(step, state):
-        """What a save is for people. In the first process only, and before the checkpoint, which counts on the log's lines."""
+    def show(step, state, scored):
+        """What a save is for people, and its score. In the first process only, and before the checkpoint, which counts on the
+        log's lines."""
         workdir.must_still_be_ours(run, process)
         generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
         grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
@@ -160,14 +163,17 @@ def _train(config, run, packed, order, total, k, sharding):
         on_reals, on_unseen, on_samples = np.split(logits, [len(reals), len(reals) + len(unseen)])
         logs.trouble(step, trouble.found(logs.metrics, grid, reals, on_reals, on_unseen, on_samples, config.loss.loss))
         logs.flush()
+        if scored:
+            logs.say(scorer.score(step, *generator))
+            pictures.save_scores(run / "scores.png", scoring.curve(run), scorer.by)
         pictures.save_losses(run / "losses.png", logs.metrics)
         pictures.thin(run / "samples", config.output.save_every_steps)
         pictures.save_report(run, config, packed.index, step, total, logs.found, suspicions(packed.index))
 
-    def save(step, state):
+    def save(step, state, scored=False):
         state = renew_statistics(state)
         must_be_finite(step, state)
-        devices.in_first(lambda: show(step, state))
+        devices.in_first(lambda: show(step, state, scored))
         saved.save(step, state)
         return state
 
@@ -186,7 +192,9 @@ def _train(config, run, packed, order, total, k, sharding):
             late.append((steps, metrics))
             # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
             stopping = devices.any_process(stop.asked is not None)
-            saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping
+            # The first process's clock decides for all whether there is time for a score.
+            scored = scorer and scorer.is_asked(steps, total) and devices.any_process(devices.is_first() and scorer.has_time())
+            saving = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or stopping or scored
             try:
                 while len(late) > (0 if saving else behind):  # a save waits for its own numbers, nothing else does
                     logs.write(*late.pop(0))
@@ -196,7 +204,7 @@ def _train(config, run, packed, order, total, k, sharding):
                 place = first_nan(config, before, batch[0]) if debug else first_bad(state) or "none yet"
                 raise NotFinite(f"{fault} (first {'in' if debug else 'leaf:'} {place})") from None
             if saving:
-                state = save(steps.stop, state)
+                state = save(steps.stop, state, scored)
                 logs.say(f"saved step {steps.stop:,}: {run / 'samples' / f'{steps.stop:08d}.png'}")
             if stopping:
                 break
@@ -211,7 +219,7 @@ def _train(config, run, packed, order, total, k, sharding):
         logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")
     if debug:
         logs.say("debug: every step is looked at; expect less than half the speed")
-    saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints)
+    saved = checkpoints.Checkpoints(run, config.output.keep_checkpoints, scoring.best)
     try:
         with Stop() as stop:
             if not start:
@@ -241,6 +249,15 @@ def _train(config, run, packed, order, total, k, sharding):
         return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
     logs.say(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
     return 0
+
+
+def _scorer(config, run, packed):
+    count = config.output.score_count
+    if len(packed.images) < count:
+        raise BadInput(f"--score-count {count}: there are {len(packed.images)} pictures; ask for as many at most")
+    chosen = np.sort(batches.order(0, count, len(packed.images))[:count])  # as evaluate chooses
+    reals = scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references")
+    return scoring.Scorer(config, run, reals, functools.partial(draw_images, config.nets))
 
 
 def command() -> str:

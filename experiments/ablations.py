@@ -39,6 +39,7 @@ BASES = {
 }
 WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
 BASES["wide32"] = replace(BASES["base32"], **WIDE, loss="relativistic-average", batch_size=32, lr=1e-3, kimg=550.0)
+BASES["width64"] = replace(BASES["wide32"], width=64, g_multipliers=(), lr=5e-4, minibatch_std=True, kimg=360.0)
 ALL = ("color", "translation", "cutout")
 NO_BN = {"d_norm": "none", "init": "he", "conv_bias": True}
 SPECTRAL = {"d_norm": "spectral", "conv_bias": True}
@@ -103,6 +104,23 @@ ROWS = {"first32": ("base32", {
     "residual": {"residual": True},
     "dropout 0.3": {"d_dropout": 0.3},
     "color": {"augment": ("color",)},
+}), "third32": ("width64", {
+    "base": {},
+    "bce": {"loss": "bce", "kimg": 400.0},
+    "lr 3e-4": {"lr": 3e-4},
+    "d_lr 1e-3": {"d_lr": 1e-3},
+    "dropout 0.3": {"d_dropout": 0.3},
+    "D half as wide": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 550.0},
+    "hinge, spectral norm": SPECTRAL | {"loss": "hinge", "kimg": 400.0},
+    "color": {"augment": ("color",)},
+    "residual": {"residual": True, "kimg": 340.0},
+    "R1 0.1, every 8 steps": {"r1_gamma": 0.1, "penalty_every_steps": 8, "kimg": 320.0},
+    "ema 20": {"ema_half_life_kimg": 20.0},
+    "beta2 0.99": {"beta2": 0.99},
+    "width 96": {"width": 96, "kimg": 180.0},
+    "batch 64": {"batch_size": 64, "kimg": 400.0},
+    "G modulated": {"g_modulation": True},
+    "same latents not": {"g_latents": "new", "kimg": 300.0},
 })}
 
 

@@ -4,15 +4,16 @@ import json
 import inception_inputs
 import numpy as np
 import pytest
+from PIL import Image
 from toy_run import DATA, call, copied, files, refusal, whole
 
-from dcgan_jax import evaluate
+from dcgan_jax import evaluate, sample
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.quality import inception
 from dcgan_jax.quality.scores import sliced_wasserstein
-from dcgan_jax.run import checkpoints, workdir
+from dcgan_jax.run import checkpoints, features, workdir
 
 pytestmark = pytest.mark.integration
 
@@ -107,15 +108,15 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
 
 
 def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "FEATURES_AT_ONCE", 8)
+    monkeypatch.setattr(features, "AT_ONCE", 8)
     arrays = inception_inputs.weights(inception.shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = scored(run, "--count", 20, "--inception", tmp_path / "weights.npz")
     assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 20, 12, 10)
-    assert line["weights_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
-    assert {"fid", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
-    assert line["values"]["fid"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
-    for part in (f"FID {line['values']['fid']:.2f}", f"floor {line['floor']:.2f} at N 10"):
+    assert line["network_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    assert {"frechet", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
+    assert line["values"]["frechet"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
+    for part in (f"FID {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 10"):
         assert part in said
 
 
@@ -125,3 +126,96 @@ def test_weights_that_are_none_are_one_line(run, tmp_path):
     assert "No such file" in refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK")
     assert "is no .npz, .safetensors or .pth" in refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
+
+
+# ---- A function of one's own, pictures, two sides, memory ----
+
+NET = """
+import numpy as np
+def features(images):  # (B, S, S, 3) uint8 -> the means of 4 x 4 blocks
+    b, s, _, c = images.shape
+    return images.reshape(b, 4, s // 4, 4, s // 4, c).mean((2, 4)).reshape(b, -1)
+def three(images):
+    return images[:3]
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    return f"{tmp_path / 'net.py'}:features"
+
+
+def test_a_network_of_ones_own_is_told_by_place_and_hash(run, net, tmp_path):
+    said, (_, line) = scored(run, "--count", 40, "--features", net, "--infinity")
+    assert (line["score"], line["network"]) == ("features", net)
+    assert line["network_sha256"] == hashlib.sha256(NET.encode()).hexdigest()
+    assert line["values"].keys() >= {"frechet", "kid", "coverage", "frechet_at_infinity"}
+    assert f"Frechet distance by {net} {line['values']['frechet']:.2f}" in said
+
+
+@pytest.mark.parametrize("place, says", [
+    ("nowhere.py:f", "No such file"), ("net.py:nothing", "has no function nothing"), ("net.py:three", "it must give"),
+    ("net.py:1", "FILE.py:FUNCTION")])
+def test_a_network_that_is_none_is_one_line(run, net, tmp_path, monkeypatch, place, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refusal(evaluate, "--run", run, "--count", 20, "--features", place)
+
+
+def test_a_runs_faces_score_the_same_from_a_file_and_from_a_folder(run, net, tmp_path):
+    _, own = scored(run, "--count", 60, "--features", net)
+    data = ["--data", DATA, "--count", 60, "--features", net]
+    for out in ("faces.npy", "faces/"):
+        assert call(sample, "--run", run, "--count", 60, "--out", tmp_path / out).code == 0
+        done = call(evaluate, "--run", tmp_path / out, *data, "--out", tmp_path / f"{out.strip('/')}.jsonl")
+        assert (done.code, done.faults) == (0, []), done
+        lines = [json.loads(line) for line in (tmp_path / f"{out.strip('/')}.jsonl").read_text().splitlines()]
+        assert [line["values"] for line in lines] == [line["values"] for line in own]
+        assert [line["pictures"] for line in lines] == [[0, 59]] * 2
+
+
+def test_two_sides_differ_or_it_is_called_noise(run, net, tmp_path):
+    assert call(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
+    question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]
+    said, _ = scored(run, "--against", tmp_path / "others.npy", *question)
+    assert said.count("noise") == 2
+    assert "more than" not in said
+    np.save(tmp_path / "black.npy", np.zeros((60, 16, 16, 3), np.uint8))
+    said, _ = scored(run, "--against", tmp_path / "black.npy", *question)
+    assert f"features: {run} - {tmp_path / 'black.npy'}: -" in said
+    assert said.count("more than the noise") == 2
+    assert "(95 % of 3 sets)" in said
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (("--against", "big.npy", "--data", DATA), "do not compare"), (("--repeats", 0), "--repeats 0"),
+    (("--infinity",), "--infinity"), (("--crop", "torch"), "--crop torch"), (("--neighbours", "--data", DATA), "--neighbours")])
+def test_sides_that_do_not_compare_are_one_line(run, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))
+    assert says in refusal(evaluate, "--run", run, "--count", 20, *arguments)
+
+
+def test_pictures_are_squares_of_one_size_and_enough(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", np.zeros((10, 16, 16, 3), np.uint8))
+    assert "give --data" in refusal(evaluate, "--run", "few.npy", "--count", 10)
+    assert "has 10 pictures" in refusal(evaluate, "--run", "few.npy", "--count", 20, "--data", DATA)
+    assert "is no run" in refusal(evaluate, "--run", "few.npy", "--count", 10, "--data", DATA, "--neighbours")
+    (tmp_path / "mixed").mkdir()
+    for side, name in ((16, "a"), (20, "b")):
+        Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{name}.png")
+    assert "b.png: is 20 x 20, not 16 x 16" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
+    (tmp_path / "mixed" / "b.png").write_bytes(b"no picture")
+    assert "b.png: is no picture" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
+
+
+def test_neighbours_are_a_picture_and_numbers(run, net):
+    said, lines = scored(run, "--count", 40, "--features", net, "--neighbours")
+    values = lines[-1]["values"]
+    assert lines[-1]["score"] == "memorisation" and values.keys() == {"pixels", net}
+    assert values["pixels"]["training_count"] == 81 and values["pixels"]["held_out_count"] == 4
+    assert all(found["to_training_over_to_held_out"] > 0.5 for found in values.values())
+    with Image.open(run / "neighbours.png") as picture:
+        assert picture.width > 3.8 * picture.height  # twelve faces, under each its two neighbours
+    assert "neighbours.png" in said

@@ -154,7 +154,7 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "cli": {"config", "presets"},
     "jsonfile": set(),
     "data": {"data", "config", "jsonfile"},
-    "run": {"run", "config", "jsonfile"},
+    "run": {"run", "quality", "config", "jsonfile"},
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
 }

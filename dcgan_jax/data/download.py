@@ -35,13 +35,16 @@ PROGRESS_BYTES = 8 * 2**20  # a try that brings as much was no failure
 
 
 class Published(NamedTuple):
-    """A zip, and what its owner says of it."""
+    """A file, and what its owner says of it."""
 
     name: str
     url: str  # where a program gets it; "" where none can
     page: str  # where a person gets it
     sha256: str = ""  # "" and 0 where nobody tells
     size_bytes: int = 0
+    flag: str = "--data"  # that takes the file
+    is_zip: bool = True
+    kept_at: str = ""  # the domain that the url may redirect to, beside its own host
 
 
 ARTICLE = ("https://s3.amazonaws.com/video.udacity-data.com/topher/2018/November/5be7eb6f_processed-celeba-small/"
@@ -51,6 +54,11 @@ PUBLISHED = {
     "celeba": Published(f"{ALIGNED}.zip", "", CELEBA_PAGE, "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74",
                         1_443_490_838),  # as TFDS records them
 }
+# The FID Inception as pytorch-fid distributes it; torch-fidelity's file is the same, byte for byte.
+WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+INCEPTION = Published(
+    WEIGHTS.rpartition("/")[2], WEIGHTS, WEIGHTS, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", 95_628_359,
+    "--inception", is_zip=False, kept_at="githubusercontent.com")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,7 @@ class _Job(NamedTuple):
     def refusal(self, why: str) -> BadInput:
         """For what no other try mends. Of the url only the host is told: the rest may hold a token."""
         return BadInput(f"{_parsed(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page}"
-                        " and pass it as --data")
+                        f" and pass it as {self.file.flag}")
 
 
 def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
@@ -100,12 +108,12 @@ def download(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(target, limits.lock_s):
             if target.exists():
-                if fault := _fault(target, file.sha256):
-                    raise BadInput(f"{target}: is there and {fault}; move it away, or pass it as --data if you trust it")
+                if fault := _fault(target, file):
+                    raise BadInput(f"{target}: is there and {fault}; move it away, or pass it as {file.flag} if you trust it")
                 _say(f"{target} is there already: not downloaded again")
             else:
                 _fetch(job)
-                if fault := _fault(job.partial, file.sha256):
+                if fault := _fault(job.partial, file):
                     job.partial.unlink()
                     raise job.refusal(f"what came {fault}: try again")
                 with open(job.partial, "rb+") as written:
@@ -162,13 +170,15 @@ def _locked(target: Path, longest_s: float):
     raise BadInput(f"{target}: another process has held it for {longest_s:.0f} s; stop it, or give another folder with --to")
 
 
-def _fault(path: Path, sha256: str) -> str:
+def _fault(path: Path, file: Published) -> str:
     """What is wrong with a file that should be whole, "" where nothing is."""
-    if sha256:
+    if file.sha256:
         with open(path, "rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != sha256:
-            return f"has the sha256 {found}, not {sha256}"
+        if found != file.sha256:
+            return f"has the sha256 {found}, not {file.sha256}"
+    if not file.is_zip:
+        return ""
     try:
         zipfile.ZipFile(path).close()
     except BAD_ZIP as error:
@@ -274,7 +284,7 @@ def _pool(url: str, **options) -> urllib3.PoolManager:
 
 
 def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:
-    """The answer of status 200 or 206, after redirects on the same host. Raises: as _try."""
+    """The answer of status 200 or 206, after redirects on the same host or to where the file is kept. Raises: as _try."""
     url = job.file.url
     for _ in range(REDIRECTS + 1):
         answer = pool.request("GET", url, headers=headers, redirect=False, preload_content=False,
@@ -284,7 +294,8 @@ def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.Base
             break
         answer.close()
         before, after = _parsed(url), _parsed(where, url)
-        if after.host != before.host:
+        ours = after.host == before.host or (job.file.kept_at and after.host.endswith(f".{job.file.kept_at}"))
+        if not ours:
             raise job.refusal(f"redirects to another host, {after.host}; if you trust that one, give the address there as --url")
         if (before.scheme, after.scheme) == ("https", "http"):
             raise job.refusal("redirects from https to http, where anyone between can change the file")

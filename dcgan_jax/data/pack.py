@@ -128,6 +128,28 @@ def _decode(payload: bytes | np.ndarray, channels: int, size: int, alone: Callab
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def side_of_squares(source: Source) -> int:
+    """The side in pixels of the source's pictures, which are squares of one size; only their headers are read.
+
+    Raises: BadInput naming the first that is not.
+    """
+    if source.draw:
+        raise BadInput(f"{source.name}: have no size of their own")
+    side = 0
+    for position in range(source.count):
+        try:
+            picture = source.read(position)
+            width, height = (picture.shape[1::-1] if isinstance(picture, np.ndarray) else
+                             Image.open(io.BytesIO(picture), formats=FORMATS).size)
+        except Exception as fault:  # noqa: BLE001 - as in _pack_chunk
+            raise BadInput(f"{source.label(position)}: is no picture ({printable(str(fault), 200)}); remove it") from None
+        side = side or width
+        if not width == height == side:
+            raise BadInput(f"{source.label(position)}: is {width} x {height}, not {side} x {side}: pictures that are scored must "
+                           "be squares, all of one size")
+    return side
+
+
 class _Chunk(NamedTuple):
     pixels: np.ndarray  # (n, S, S, C) uint8, the good ones
     kept: list[int]  # their positions in the source
@@ -193,7 +215,8 @@ def cache_dir() -> Path:
     return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "dcgan_jax"
 
 
-def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True) -> Packed:
+def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True,
+         doubt: bool = True) -> Packed:
     """The source's pictures as one memory map: from the cache if they are there, else decoded now.
 
     Args:
@@ -201,6 +224,7 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
         crop: a key of CROPS. Published ones are for aligned CelebA; others get the centre square, with a warning.
         strict: stop at the first bad picture. Otherwise they are skipped, up to MAX_BAD_SHARE.
         progress: a bar on a terminal, two lines elsewhere. Warnings are printed in any case.
+        doubt: also say what is suspicious about them as training pictures.
     Raises: BadInput for too many bad pictures, and where the cache cannot be written.
     """
     used = "drawn" if source.draw else crop if source.is_celeba or crop in FOR_ANY_PICTURE else "centre"
@@ -242,7 +266,7 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
         _warn(f"skipped {some}: {_list(index['skipped_first'])}")
     if index["upscaled"]:
         _warn(f"{index['upscaled']} of {index['count']} pictures of {source.name} are smaller than {size} px: enlarged")
-    for line in suspicions(index):
+    for line in suspicions(index) if doubt else ():
         _warn(f"{source.name}: {line}")
     return packed
 

@@ -1,9 +1,11 @@
 """Distances between two sets of pictures. Pure functions on NumPy arrays: no files, no clocks, no global randomness."""
 
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 PATCH = 7  # pixels a side, arXiv:1710.10196 section 5
 _IMAGES_AT_ONCE = 64  # keeps a chunk's pyramid (3 MB at 64 px) in cache; the result does not depend on it
@@ -261,6 +263,64 @@ def nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
         positions.append(found.argmin(1))
         distances.append(found.min(1))
     return np.concatenate(positions), np.concatenate(distances)
+
+
+class Memorisation(NamedTuple):
+    """Whether samples are nearer to training pictures than they would be to others."""
+
+    ratio: float  # mean distance to the nearest training picture over that to the nearest held-out one, of as many of each
+    to_training: float  # mean distance of samples to the nearest of all training pictures over that of held-out pictures
+    nearest: np.ndarray  # (M,) position of each sample's nearest training picture
+    distances: np.ndarray  # (M,) to it
+
+
+def memorisation(samples: np.ndarray, held_out: np.ndarray, training: Iterable[np.ndarray], *, seed: int = 0) -> Memorisation:
+    """Both ratios are about 1 for samples that are as new as held-out pictures, smaller for copies.
+
+    Args: samples (M, D), held_out (H, D), training: parts of (n, D) each, in order, pixels or features. The nearest of many
+        is nearer than the nearest of few, so `ratio` is with H training pictures, drawn anew with `seed` for each of the
+        parts that hold as many; of a copy it sees little where H is a small share. `to_training` is with all of them.
+    Raises: ValueError where no part holds H pictures. Source: the question of Meehan et al. 2020, arXiv:2004.05675.
+    """
+    samples, held_out = _features(samples, least=1), _features(held_out, least=1)
+    random = np.random.Generator(np.random.Philox(seed))
+    best, distances, from_held_out, few, start = None, None, None, [], 0
+    for part in training:
+        part = _features(part, least=1)
+        positions, found = nearest(samples, part)
+        if best is None:
+            best, distances, from_held_out = positions, found, nearest(held_out, part)[1]
+        else:
+            best = np.where(found < distances, positions + start, best)
+            distances = np.minimum(distances, found)
+            from_held_out = np.minimum(from_held_out, nearest(held_out, part)[1])
+        if len(part) >= len(held_out):
+            few.append(nearest(samples, part[random.permutation(len(part))[:len(held_out)]])[1].mean())
+        start += len(part)
+    if not few:
+        raise ValueError(f"no part of the training pictures holds as many as are held out, {len(held_out)}")
+    return Memorisation(float(np.mean(few) / nearest(samples, held_out)[1].mean()),
+                        float(distances.mean() / from_held_out.mean()), best, distances)
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """(mean, half the width of Student's interval of it), of two independent values or more."""
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(half)
+
+
+def interval_of_difference(some: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """(mean of some - mean of others, half the width of Welch's interval of it), two independent values or more of each.
+
+    Source: Welch 1947, "The generalization of Student's problem when several different population variances are involved".
+    """
+    errors = [np.var(values, ddof=1) / len(values) for values in (some, others)]
+    variance = sum(errors)
+    gap = float(np.mean(some) - np.mean(others))
+    if not variance:
+        return gap, 0.0
+    freedom = variance**2 / sum(error**2 / (len(values) - 1) for error, values in zip(errors, (some, others), strict=True))
+    return gap, float(stats.t.ppf((1 + confidence) / 2, freedom) * variance**0.5)
 
 
 _ROWS_AT_ONCE = 512  # bounds the distances held: 512 x 50,000 float64 is 0.2 GB

@@ -40,10 +40,10 @@ class Damaged(Exception):
 class Checkpoints:
     """A run's checkpoints. Saves go on in the background; an old one is removed only when a newer one has been read back."""
 
-    def __init__(self, run: Path, keep: int):
-        """keep: newest verified ones kept."""
+    def __init__(self, run: Path, keep: int, best: Callable[[Path], int | None] = lambda run: None):
+        """keep: newest verified ones kept; best: the step of one more that is kept, whatever its age."""
         _silence()
-        self.run, self.keep = run, keep
+        self.run, self.keep, self.best = run, keep, best
         self.unverified = None  # (step, items as they are read back, digests) of the save under way
         self.manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(
             enable_async_checkpointing=True))
@@ -92,8 +92,10 @@ class Checkpoints:
         """To be called where the newest one has been read: lists its files, sends them to the disk, then removes old ones."""
         steps = list_steps(self.run)
         devices.in_first(lambda: _seal(self._path(steps[-1])))  # all have looked before the first removes any
+        best = devices.in_all(lambda: self.best(self.run))
         for old in steps[:-self.keep]:
-            self.manager.delete(old)
+            if old != best:
+                self.manager.delete(old)
 
     def close(self) -> None:
         """To be called in any case; waits for a write that is under way, and does not read it back."""

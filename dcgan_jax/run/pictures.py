@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcgan_jax.config import Config, flat
+from dcgan_jax.config import Config, flat, printable
 from dcgan_jax.run.workdir import whole
 
 REALS_SHOWN = 20  # as the article does
@@ -75,6 +75,20 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
         figure.savefig(partial, format="png", dpi=110)
 
 
+def save_scores(path: Path, curve: dict[int, float], by: str) -> None:
+    """Step -> score as a line."""
+    from matplotlib.figure import Figure  # as above
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.add_subplot()
+    steps = sorted(curve)
+    axes.plot(steps, [curve[step] for step in steps], marker="o")
+    axes.set(xlabel="step", ylabel=printable(by, 60), title="Smaller is better")
+    axes.grid(alpha=0.3)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
 def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int, troubles: list[tuple[int, str, str]],
                 doubts: list[str]) -> None:
     """report.html: open it in a browser. A first version: the pictures in the order they came, and what was asked.
@@ -99,6 +113,7 @@ def save_report(run: Path, config: Config, data_facts: dict, step: int, total: i
 figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
 <h1>{html.escape(config.run.name)}: step {step} of {total}</h1><p>Trained on {html.escape(facts)}.</p>
 {f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else ""}
+{figure("scores.png", "scores while training") if (run / "scores.png").exists() else ""}
 {figure("losses.png", "losses of both networks") if (run / "losses.png").exists() else ""}
 <h2>Samples, newest first: the same seeds each time</h2>{samples}
 <h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}

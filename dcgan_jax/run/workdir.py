@@ -88,7 +88,8 @@ def _lock(path):
 
 def _sweep(path):
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
-    ours = re.compile(r"(config|data|environment)\.json|metrics\.jsonl|(reals|losses|\d{8,})\.png|report\.html|files\.json")
+    pictures = r"(reals|losses|scores|neighbours|\d{8,})\.png"
+    ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html|files\.json")
     for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
         if ours.fullmatch(half.name.removesuffix(".partial")) and half.is_file():
             half.unlink(missing_ok=True)

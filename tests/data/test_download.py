@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -506,3 +507,24 @@ def test_what_tfds_prepared_is_named_for_data(monkeypatch):
     asked = []
     monkeypatch.setattr(tfds, "builder", Builder)
     assert downloads.through_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
+
+
+def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_path, monkeypatch):
+    body = b"weights" * 1000
+    keeper = serve(well(body=body))
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **how: real("127.0.0.1", *more, **how))
+    front = serve(redirect(f"http://a.kept.example:{keeper.server_port}/weights?token=secret"))
+    file = Published("weights.pth", front.url, "https://page", hashlib.sha256(body).hexdigest(), flag="--inception", is_zip=False)
+    with pytest.raises(BadInput, match="redirects to another host, a.kept.example.*pass it as --inception") as raised:
+        download(file, tmp_path, QUICK)
+    assert "secret" not in str(raised.value)
+    path = download(file._replace(kept_at="kept.example"), tmp_path, QUICK)
+    assert path.read_bytes() == body
+    with pytest.raises(BadInput, match="weights2.pth"):  # the hash still decides
+        download(file._replace(kept_at="kept.example", name="weights2.pth", sha256="0" * 64), tmp_path, QUICK)
+
+
+def test_the_inceptions_weights_are_what_their_name_promises():
+    file = downloads.INCEPTION
+    assert file.url.endswith(f"{file.sha256[:8]}.pth") and file.name == "pt_inception-2015-12-05-6726825d.pth"

@@ -372,3 +372,38 @@ def test_features_that_cannot_be_compared_are_refused(features):
         moments(features)
     with pytest.raises(ValueError, match="features"):
         kid(features, np.zeros((4, 4)))
+
+
+# ---- Memory and intervals ----
+
+
+@pytest.mark.parametrize("copied, low, high", [(0.0, 0.9, 1.1), (0.5, 0.35, 0.65), (1.0, 0.0, 0.01)])
+def test_copies_of_training_pictures_are_told(copied, low, high):
+    random = np.random.default_rng(0)
+    training, held_out, new = (random.normal(size=(count, 8)) for count in (600, 200, 100))
+    chosen = random.permutation(600)[:100]
+    samples = np.where(np.arange(100)[:, None] < copied * 100, training[chosen], new)
+    found = scores.memorisation(samples, held_out, np.split(training, 3), seed=1)
+    assert low <= found.to_training <= high
+    assert (found.nearest[:int(copied * 100)] == chosen[:int(copied * 100)]).all()
+    whole = scores.memorisation(samples, held_out, [training], seed=1)
+    assert_allclose(found.to_training, whole.to_training)  # however it is parted
+    assert_array_equal(found.nearest, whole.nearest)
+
+
+def test_of_as_many_training_pictures_as_are_held_out_copies_are_nearer():
+    random = np.random.default_rng(0)
+    training, held_out = random.normal(size=(2, 200, 8))
+    assert scores.memorisation(training, held_out, [training]).ratio < 0.01
+    assert 0.95 < scores.memorisation(random.normal(size=(200, 8)), held_out, [training]).ratio < 1.05
+    with pytest.raises(ValueError, match="as many as are held out, 200"):
+        scores.memorisation(training, held_out, [training[:199]])
+
+
+def test_an_interval_holds_the_mean_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    held = [abs(mean - 3) <= half for mean, half in (scores.interval(random.normal(3, 2, 4)) for _ in range(2000))]
+    assert 0.93 < np.mean(held) < 0.97
+    gaps = [scores.interval_of_difference(random.normal(3, 2, 4), random.normal(1, 1, 3)) for _ in range(2000)]
+    assert 0.92 < np.mean([abs(gap - 2) <= half for gap, half in gaps]) < 0.98
+    assert scores.interval_of_difference([1.0, 1.0], [3.0, 3.0]) == (-2, 0)

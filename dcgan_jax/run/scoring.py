@@ -1,0 +1,177 @@
+"""Sets of pictures by their features, in parts, so that 50,000 need no memory; and the scores of a run in training."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dcgan_jax.config import Config, images_per_step
+from dcgan_jax.quality import scores
+from dcgan_jax.quality.scores import Moments
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.features import Network, open_network
+from dcgan_jax.run.workdir import whole
+
+PART = 1000  # pictures at a time
+SOME = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
+KEPT = ("count", "mean", "covariance", "some")
+
+
+class Reals(NamedTuple):
+    """Real pictures that others are compared with."""
+
+    images: np.ndarray  # (N, S, S, C) uint8, a memory map
+    chosen: np.ndarray  # positions of those that count
+    index: dict  # the pack's
+    cache: Path  # folder for what networks saw in them
+
+
+class Seen(NamedTuple):
+    """What a network saw in a set."""
+
+    moments: Moments  # of all
+    some: np.ndarray  # (SOME at most, D) float32: the first
+
+
+def seen(network: Network, parts: Iterable[np.ndarray], keep: int = SOME) -> Seen:
+    """parts: (n, S, S, C) uint8 each, two pictures or more; keep: features to be kept."""
+    moments, some, kept = None, [], 0
+    for part in parts:
+        features = network.features(part)
+        moments = scores.merged(moments, scores.moments(features)) if moments else scores.moments(features)
+        some.append(features[:keep - kept])
+        kept += len(some[-1])
+    return Seen(moments, np.concatenate(some))
+
+
+def parts_of(images: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The chosen rows of a memory map, in their order, PART or so at a time."""
+    for some in in_parts(chosen):
+        yield images[some]
+
+
+def in_parts(positions: np.ndarray) -> list[np.ndarray]:
+    """Even ones: none of a single picture."""
+    return np.array_split(positions, -(-len(positions) // PART))
+
+
+def reference(network: Network, reals: Reals, keep: int = SOME) -> Seen:
+    """What the network sees in real pictures: from the cache, or found now and kept there.
+
+    The key is of the pixels, the network's file and the choice.
+    """
+    facts = [1, reals.index["fingerprint"], network.name.rpartition(":")[2], network.sha256, min(keep, len(reals.chosen)),
+             hashlib.sha256(np.ascontiguousarray(reals.chosen, np.int64)).hexdigest()]
+    file = reals.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.npz"
+    kept = _read(file)
+    if kept:
+        return kept
+    found = seen(network, parts_of(reals.images, reals.chosen), keep)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(file.parent).free > 2 * (found.some.nbytes + found.moments.covariance.nbytes):
+            with whole(file) as partial, partial.open("wb") as opened:
+                np.savez(opened, count=found.moments.count, mean=found.moments.mean, covariance=found.moments.covariance,
+                         some=found.some)
+    except OSError:
+        return found  # a cache that takes nothing only costs time
+    return found
+
+
+def _read(file: Path) -> Seen | None:
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            count, mean, covariance, some = (arrays[name] for name in KEPT)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut: it is made again
+        return None
+    return Seen(Moments(int(count), mean, covariance), some)
+
+
+def compared(real: Seen, fake: Seen, seed: int) -> dict[str, float]:
+    """Frechet distance of all; KID, precision, recall, density and coverage of the first SOME."""
+    return {"frechet": scores.frechet(real.moments, fake.moments), **scores.kid(real.some, fake.some, seed=seed),
+            **scores.manifolds(real.some, fake.some)}
+
+
+# ---- While training ----
+
+FILE = "scores.jsonl"
+MAX_LINE = 2**16
+OF = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
+
+
+class Scorer:
+    """A run's scores while it trains. Their time is bounded: one that would pass its share is left out."""
+
+    def __init__(self, config: Config, run: Path, reals: Reals, draw: Callable[[dict, dict, np.ndarray], np.ndarray]):
+        """draw: (params, stats, seeds) -> uint8 faces. Raises BadInput where what scores cannot be opened."""
+        self.config, self.run, self.reals, self.draw = config, run, reals, draw
+        self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
+        self.network = None if self.by == "sliced-wasserstein" else open_network(self.by, "score-by")
+        self.seeds = np.arange(len(reals.chosen))
+        self.began, self.spent_s, self.last_s = time.monotonic(), 0.0, 0.0
+
+    def is_asked(self, steps: range, total: int) -> bool:
+        """Whether a score belongs at the end of these steps, a function of the steps alone."""
+        before, after = (step * images_per_step(self.config) // self.every_images for step in (steps.start, steps.stop))
+        return after > before or steps.stop == total
+
+    def has_time(self) -> bool:
+        """Whether another score stays within its share of the time until now; the first always does."""
+        elapsed_s = time.monotonic() - self.began
+        return not self.last_s or self.spent_s + self.last_s <= self.config.output.score_share * elapsed_s
+
+    def score(self, step: int, params: dict, stats: dict) -> str:
+        """Adds a line to scores.jsonl; returns what there is to say."""
+        start = time.monotonic()
+        fakes = self.draw(params, stats, self.seeds)
+        if self.network:
+            real = reference(self.network, self.reals)
+            value = scores.frechet(real.moments, seen(self.network, parts_of(fakes, self.seeds)).moments)
+        else:
+            value = scores.sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
+        self.last_s = time.monotonic() - start
+        self.spent_s += self.last_s
+        share = self.spent_s / (time.monotonic() - self.began)
+        line = {"score": "training", "step": step, "value": value, "by": self.by,
+                "sha256": self.network.sha256 if self.network else "", "count": len(self.seeds),
+                "real": self.reals.index["source"]["name"], "real_fingerprint": self.reals.index["fingerprint"],
+                "seeds": [0, len(self.seeds) - 1], "size": self.config.nets.size, "seconds": round(self.last_s, 1)}
+        with (self.run / FILE).open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        return (f"score of step {step:,}: {value:.2f} by {self.by}, N {len(self.seeds)} ({self.last_s:.1f} s; scores took "
+                f"{share:.1%} of the time)")
+
+
+def curve(run: Path) -> dict[int, float]:
+    """Step -> score in training, of those that compare with the last one. Lines of other kinds, or by other hands, are passed."""
+    found = []
+    if not os.path.isfile(run / FILE):
+        return {}
+    with (run / FILE).open(errors="replace") as lines:
+        for text in iter(lambda: lines.readline(MAX_LINE), ""):
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if (isinstance(line, dict) and line.get("score") == "training" and type(line.get("step")) is int
+                    and type(line.get("value")) is float and math.isfinite(line["value"])):
+                found.append(line)
+    return {line["step"]: line["value"] for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
+
+
+def best(run: Path) -> int | None:
+    """The step of the best score in training that has a checkpoint; None where there is none."""
+    there = set(list_steps(run))
+    found = {step: value for step, value in curve(run).items() if step in there}
+    return min(found, key=found.get, default=None)
