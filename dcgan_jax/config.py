@@ -158,6 +158,11 @@ class Loss:
     """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
+    augment_target: float = 0.0
+    """they act with a probability that follows D: it rises while D is right on more than (1 + this) / 2 of real images, and
+    falls while on fewer; 0: they always act"""
+    augment_adapt_kimg: float = 100.0
+    """thousands of images in which that probability can rise from 0 to 1"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +352,7 @@ def check(config: Config) -> None:
                 must(math.isfinite(value), field.name, value, "give a finite number")
     for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]),
                          (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
-                         (config.loss, ["penalty_every_steps"]),
+                         (config.loss, ["penalty_every_steps", "augment_adapt_kimg"]),
                          (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images", "score_share"])):
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
@@ -372,6 +377,9 @@ def check(config: Config) -> None:
         value = getattr(getattr(config, GROUP_OF[name]), name)
         must(value is None or value <= most, name, value, f"must be at most {most:,.0f}")
     must(len(set(config.loss.augment)) == len(config.loss.augment), "augment", " ".join(config.loss.augment), "name each once")
+    target = config.loss.augment_target
+    must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
+    must(config.loss.augment or not target, "augment_target", target, "needs --augment")
     alternating = optimizer.updates == "alternating"
     one_each = optimizer.d_steps == optimizer.g_steps == 1
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")

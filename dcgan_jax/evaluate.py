@@ -179,8 +179,8 @@ def _pictures(place: str, ask: Evaluate, channels: int) -> Side:
 
 def _run(run: Path, ask: Evaluate) -> Side:
     config = workdir.read_config(run)
-    at = scoring.best(run) if ask.step == "best" else ask.step
-    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), at)
+    shapes = jax.eval_shape(lambda: init_state(config))
+    step, params, stats = checkpoints.restore_generator(run, shapes, scoring.asked(run, ask.step))
 
     def draw(first, count):
         return draw_images(config.nets, params, stats, np.arange(first, first + count))

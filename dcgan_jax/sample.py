@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from dcgan_jax.config import BadInput, printable
 from dcgan_jax.data.pack import cache_dir
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, devices, pictures, workdir
+from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Sample:
     """instead of --count and --seed: a list of seeds and ranges, as 7,12,40-47"""
     out: str = "samples.png"
     """a sheet (.png), an array (.npy: uint8 N,H,W,C) or a folder/ of PNGs named by seed"""
-    step: int | None = None
-    """checkpoint to draw from; none: the newest"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to draw from; none: the newest; best: by the scores of its training"""
 
 
 SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
@@ -47,7 +48,8 @@ def main() -> int:
     run = Path(ask.run)
     config = workdir.read_config(run)
     devices.start(cache_dir())
-    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)), ask.step)
+    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)),
+                                                         scoring.asked(run, ask.step))
     images = draw_images(config.nets, params, stats, seeds)
     try:
         write(out, images, seeds)

@@ -40,6 +40,7 @@ BASES = {
 WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
 BASES["wide32"] = replace(BASES["base32"], **WIDE, loss="relativistic-average", batch_size=32, lr=1e-3, kimg=550.0)
 BASES["width64"] = replace(BASES["wide32"], width=64, g_multipliers=(), lr=5e-4, minibatch_std=True, kimg=360.0)
+BASES["ten32"] = replace(BASES["width64"], width=48, loss="bce", d_lr=1e-3, kimg=320.0)
 ALL = ("color", "translation", "cutout")
 NO_BN = {"d_norm": "none", "init": "he", "conv_bias": True}
 SPECTRAL = {"d_norm": "spectral", "conv_bias": True}
@@ -121,6 +122,21 @@ ROWS = {"first32": ("base32", {
     "batch 64": {"batch_size": 64, "kimg": 400.0},
     "G modulated": {"g_modulation": True},
     "same latents not": {"g_latents": "new", "kimg": 300.0},
+}), "fourth32": ("ten32", {  # as much as ten minutes allow on two slow cores
+    "base": {},
+    "G 64, D 32": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 285.0},
+    "width 64": {"width": 64, "kimg": 190.0},
+    "lr 1e-3": {"lr": 1e-3},
+    "lr 5e-4": {"d_lr": None},
+    "G 64 but for 16 px, D 32": {"width": 32, "g_multipliers": (8, 4, 1), "kimg": 325.0},
+    "batch 16": {"batch_size": 16, "kimg": 290.0},
+    "width 32": {"width": 32, "kimg": 500.0},
+    "dropout 0.3": {"d_dropout": 0.3},
+    "residual": {"residual": True, "kimg": 300.0},
+    "beta2 0.99": {"beta2": 0.99},
+    "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
+    "d_lr 2e-3": {"d_lr": 2e-3},
+    "two latents": {"g_latents": "new", "kimg": 270.0},
 })}
 
 

@@ -10,7 +10,7 @@ import toy_run
 from PIL import Image
 from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train_toy, whole
 
-from dcgan_jax import train
+from dcgan_jax import sample, train
 from dcgan_jax.cli import parse_config
 from dcgan_jax.config import BadInput
 from dcgan_jax.data.pack import pack
@@ -343,3 +343,34 @@ def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path
         assert np.array_equal(ours[path], theirs[path]), path
     assert metrics(run) == metrics(whole().run)
     assert (run / "broken-checkpoints" / "12").is_dir()
+
+
+# ---- Scores while training ----
+
+
+def test_scores_change_nothing_else_and_the_best_checkpoint_is_kept(tmp_path):
+    flags = ["--score-every-kimg", 0.032, "--score-count", 60, "--score-share", 1, "--keep-checkpoints", 1]
+    done = train_toy(tmp_path, *flags)
+    assert (done.code, done.faults) == (0, []), done
+    run = tmp_path / "article"
+    assert metrics(run) == metrics(whole().run)
+    lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # of 2 x 8 pictures each
+    assert all(line["by"] == "sliced-wasserstein" and line["count"] == 60 for line in lines)
+    best = min(lines, key=lambda line: line["value"])["step"]
+    assert list_steps(run) == sorted({best, 12})
+    assert f"score of step 4: {lines[1]['value']:.2f} by sliced-wasserstein, N 60" in done.out
+    assert "scores.png" in (run / "report.html").read_text() and (run / "scores.png").exists()
+    done = call(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
+    assert f"of step {best}" in done.out
+    again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # goes on, and keeps what was best
+    assert again.code == 0
+    last = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
+    assert list_steps(run) == sorted({last["step"], best if last["value"] >= lines[best // 2 - 1]["value"] else last["step"]})
+
+
+def test_a_score_that_cannot_be_is_said_before_the_first_step(tmp_path):
+    asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
+    assert "--score-count 2000" in refusal(train, *asked)
+    assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")
+    assert "there is no score" in refusal(sample, "--run", whole().run, "--step", "best")

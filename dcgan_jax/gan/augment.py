@@ -46,10 +46,27 @@ def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
 AUGMENTATIONS = {"color": color, "translation": translation, "cutout": cutout}
 
 
-def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """The named augmentations one after the other, each with its own key. images (B, S, S, C) float32, shape kept."""
+def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...], probability: jax.Array | None = None) -> jax.Array:
+    """The named augmentations one after the other, each with its own key. images (B, S, S, C) float32, shape kept.
+
+    probability: () with which each acts on each image; None: always.
+    """
     if not names:
         return images
     for name, name_key in zip(names, jax.random.split(key, len(names)), strict=True):
-        images = AUGMENTATIONS[name](name_key, images)
+        if probability is None:
+            images = AUGMENTATIONS[name](name_key, images)
+        else:
+            acts_key, name_key = jax.random.split(name_key)
+            acts = jax.random.bernoulli(acts_key, probability, (images.shape[0], 1, 1, 1))
+            images = jnp.where(acts, AUGMENTATIONS[name](name_key, images), images)
     return images
+
+
+def adapted(probability: jax.Array, real_hits: jax.Array, target: float, share: float) -> jax.Array:
+    """The probability after a batch: up by `share` where D is surer of real images than target, down where less, in [0, 1].
+
+    Args: real_hits, () share of real images that D took for real, of whose sign r_t = 2 real_hits - 1 is the mean.
+    Source: Karras et al. 2020, arXiv:2006.06676, section 3.1 (r_t; there each 4 batches).
+    """
+    return jnp.clip(probability + share * jnp.sign(2 * real_hits - 1 - target), 0, 1)

@@ -24,6 +24,7 @@ class GanState:
     d_opt: optax.OptState
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
     ema_stats: dict  # BN statistics that belong to ema_params; `sampling.recalibrated` renews them
+    augment_p: jax.Array | None = None  # () float32: probability of each augmentation, where it adapts itself
 
 
 def init_state(config: Config) -> GanState:
@@ -39,7 +40,8 @@ def init_state(config: Config) -> GanState:
         g_params=g["params"], g_stats=g_stats, d_params=d["params"], d_stats=d_stats,
         g_opt=g_adam.init(g["params"]), d_opt=d_adam.init(d["params"]),
         # Copies: donated buffers must not be shared between leaves.
-        ema_params=jax.tree.map(jnp.copy, g["params"]), ema_stats=jax.tree.map(jnp.copy, g_stats))
+        ema_params=jax.tree.map(jnp.copy, g["params"]), ema_stats=jax.tree.map(jnp.copy, g_stats),
+        augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None)
 
 
 def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -12,7 +12,7 @@ import optax
 
 from dcgan_jax.config import Config, Nets, images_per_step
 from dcgan_jax.gan import losses
-from dcgan_jax.gan.augment import augment
+from dcgan_jax.gan.augment import adapted, augment
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.sampling import draw_latents
 from dcgan_jax.gan.state import GanState, optimizers
@@ -34,7 +34,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
     Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8; metrics, () float32 each:
         d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), g_grad_norm (Euclidean length of G's whole
-        gradient; g_loss and it are of G's last update), d_penalty where one is configured (0 in the steps between lazy ones).
+        gradient; g_loss and it are of G's last update), d_penalty where one is configured (0 in the steps between lazy ones),
+        augment_p where it adapts itself.
     """
     nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
     generator, discriminator = Generator(nets), Discriminator(nets)
@@ -53,17 +54,17 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         images, pullback, stats = jax.vjp(forward, params, has_aux=True)
         return (images, pullback), stats
 
-    def discriminate(params, stats, images, augment_key, dropout_key):
-        images = augment(augment_key, images, loss.augment)
+    def discriminate(params, stats, images, augment_key, augment_p, dropout_key):
+        images = augment(augment_key, images, loss.augment, augment_p)
         logits, new = discriminator.apply({"params": params, "batch_stats": stats}, images, train=True, mutable="batch_stats",
                                           rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None)
         return logits, new.get("batch_stats", {})
 
-    def d_objective(params, stats, real, fake, keys, step):
+    def d_objective(params, stats, real, fake, keys, augment_p, step):
         with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
-            real_logits, stats = discriminate(params, stats, real, keys["augment_real"], keys["dropout_real"])
+            real_logits, stats = discriminate(params, stats, real, keys["augment_real"], augment_p, keys["dropout_real"])
         with jax.named_scope("fake"):
-            fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], keys["dropout_fake"])
+            fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], augment_p, keys["dropout_fake"])
         with jax.named_scope("loss"):
             if loss.loss == "bce":
                 adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
@@ -78,7 +79,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
             def critic(images, augment_key, dropout_key):
                 with jax.named_scope("penalty"):
-                    return discriminate(params, stats, images, jax.random.clone(augment_key), jax.random.clone(dropout_key))[0]
+                    return discriminate(params, stats, images, jax.random.clone(augment_key), augment_p,
+                                        jax.random.clone(dropout_key))[0]
             def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
@@ -103,13 +105,14 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)
 
-    def g_objective(fake, d_params, d_stats, real, keys):
+    def g_objective(fake, d_params, d_stats, real, keys, augment_p):
         real_logits = None
         if adversarial.g_needs_real:
             with jax.named_scope("real"):
-                real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], keys["dropout_real"])
+                real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], augment_p,
+                                                    keys["dropout_real"])
         with jax.named_scope("fake"):
-            fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], keys["dropout_fake"])
+            fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], augment_p, keys["dropout_fake"])
         with jax.named_scope("loss"):
             return adversarial.g(real_logits, fake_logits).mean(), d_stats
 
@@ -126,18 +129,22 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
         fakes, g_stats = generate(state.g_params, state.g_stats, latents)
-        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(state.d_params, state.d_stats, real, fakes[0], keys,
-                                                                           state.step)
+        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(
+            state.d_params, state.d_stats, real, fakes[0], keys, state.augment_p, state.step)
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
+        if loss.augment_target > 0:
+            share = batch_size / (1000 * loss.augment_adapt_kimg)
+            state = state.replace(augment_p=adapted(state.augment_p, metrics["d_real_hits"], loss.augment_target, share))
+            metrics["augment_p"] = state.augment_p
         return state, metrics, real, latents, fakes
 
     @jax.named_scope("update_g")
     def update_g(state, fakes, real, keys):
         fake, pullback = fakes
         objective = jax.value_and_grad(g_objective, has_aux=True)
-        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, keys)
+        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, keys, state.augment_p)
         [gradients] = pullback(d_fake)
         updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
         state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)

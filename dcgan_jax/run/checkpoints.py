@@ -199,7 +199,7 @@ def placed(shapes, sharding: jax.sharding.Sharding):
 
 
 def _items(state):
-    leaves = vars(state)
+    leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # what the recipe has no use for
     return {"generator": {name: leaves[name] for name in GENERATOR},
             "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}}
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax.config import Config, images_per_step
+from dcgan_jax.config import BadInput, Config, images_per_step
 from dcgan_jax.quality import scores
 from dcgan_jax.quality.scores import Moments
 from dcgan_jax.run.checkpoints import list_steps
@@ -175,3 +175,13 @@ def best(run: Path) -> int | None:
     there = set(list_steps(run))
     found = {step: value for step, value in curve(run).items() if step in there}
     return min(found, key=found.get, default=None)
+
+
+def asked(run: Path, step: int | str | None) -> int | None:
+    """The step that --step means: a number, none for the newest, or "best". Raises BadInput where there is no score."""
+    if step != "best":
+        return step
+    found = best(run)
+    if found is None:
+        raise BadInput(f"--step best: there is no score in {run} of a step that it has; train it with --score-every-kimg")
+    return found

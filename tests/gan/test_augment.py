@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dcgan_jax.gan.augment import AUGMENTATIONS, augment
+from dcgan_jax.gan.augment import AUGMENTATIONS, adapted, augment
 
 BATCH, SIDE = 64, 16
 KEY = 5
@@ -133,3 +133,28 @@ def test_none_is_the_identity_and_several_follow_in_the_order_named_with_a_key_e
     keys = jax.random.split(jax.random.clone(key), 2)
     by_hand = AUGMENTATIONS["cutout"](keys[1], AUGMENTATIONS["translation"](keys[0], images))
     assert_array_equal(augment(key, images, ("translation", "cutout")), by_hand)
+
+
+# ---- With a probability ----
+
+
+@pytest.mark.parametrize("probability, low, high", [(0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 0.9, 1)])
+def test_a_probability_is_the_share_of_images_that_change(probability, low, high):
+    images = np.tile(pictures(), (8, 1, 1, 1))
+    out = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color",), jnp.float32(probability))
+    assert low <= (out != images).any((1, 2, 3)).mean() <= high
+
+
+def test_augmentations_are_left_out_independently():
+    images = np.tile(pictures(), (8, 1, 1, 1))
+    half = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color", "cutout"), jnp.float32(0.5))
+    cut = (np.asarray(half) == 0).any((1, 2, 3))
+    unchanged = (half == images).all((1, 2, 3))
+    assert 0.15 < unchanged.mean() < 0.35 and 0.4 < cut.mean() < 0.6
+
+
+@pytest.mark.parametrize("before, hits, after", [
+    (0.5, 0.9, 0.51), (0.5, 0.7, 0.49), (0.5, 0.8, 0.5), (0.995, 1.0, 1.0), (0.0, 0.2, 0.0)])
+def test_the_probability_follows_d(before, hits, after):
+    """The target 0.6 is met where D is right on four of five real images."""
+    assert_allclose(adapted(jnp.float32(before), jnp.float32(hits), 0.6, 0.01), after, atol=1e-6)

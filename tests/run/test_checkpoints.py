@@ -69,8 +69,11 @@ def restored(run, step, like=None):
 # ---- Whole states ----
 
 
-def test_a_state_without_statistics_comes_back(tmp_path):
-    config = tiny.tiny("article", g_norm="none", d_norm="none")
+@pytest.mark.parametrize("changes", [
+    {"g_norm": "none", "d_norm": "none"}, {"d_norm": "spectral", "minibatch_std": True},
+    {"augment": ("color",), "augment_target": 0.6}], ids=["no statistics", "D's own", "an adaptive probability"])
+def test_states_of_other_recipes_come_back(tmp_path, changes):
+    config = tiny.tiny("article", **changes)
     with opened(tmp_path) as saved:
         saved.save(1, tiny.fresh_state(config))
     like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), devices.shardings(config).state)
@@ -191,6 +194,22 @@ def test_saves_leave_nothing_in_memory(tmp_path):
         for step in range(4, 10):
             saved.save(step, state(step))
         assert lists() - before < 6 * 20  # of TensorStore's answers they were 48 a save; JAX's caches add up to 10
+
+
+def test_the_best_one_outlives_newer_ones(tmp_path):
+    best = [None]
+    saved = checkpoints.Checkpoints(tmp_path, 2, lambda run: best[0])
+    for step in (1, 2, 3, 4):
+        saved.save(step, state(step))
+        best[0] = best[0] or step
+    saved.settle()
+    assert checkpoints.list_steps(tmp_path) == [1, 3, 4]
+    best[0] = 4
+    saved.save(5, state(5))
+    saved.settle()
+    saved.close()
+    assert checkpoints.list_steps(tmp_path) == [4, 5]
+    equal(restored(tmp_path, 4), state(4))
 
 
 def test_a_run_that_has_gone_is_told_as_gone(tmp_path):
