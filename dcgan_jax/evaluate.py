@@ -17,11 +17,14 @@ from dcgan_jax.data import download
 from dcgan_jax.data.batches import held_out, kept, order
 from dcgan_jax.data.pack import Packed, cache_dir, pack, side_of_squares
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.judging import d_features
 from dcgan_jax.gan.sampling import draw_images
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import scores
+from dcgan_jax.quality.probe import linear_probe
 from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
 
+FITTED, TESTED = 4000, 2000  # pictures of a probe
 SHOWN = 12  # samples beside their nearest training pictures
 
 
@@ -63,6 +66,8 @@ class Evaluate:
     """also the Frechet distance that infinitely many faces would have, by a line over 1 / N"""
     neighbours: bool = False
     """also the training pictures nearest to the run's faces, as neighbours.png in the run and numbers"""
+    probe: bool = False
+    """also how much of the pictures' known attributes a linear probe reads in D's features, in an untrained D's and in pixels"""
     out: str = ""
     """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for pictures"""
 
@@ -104,8 +109,9 @@ def main() -> int:
         there = len(packed.images)
         raise BadInput(f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
                        f"another quantity, so ask for --count {there} yourself")
-    if ask.neighbours and not sides[0].config:
-        raise BadInput(f"--neighbours: {ask.run} is no run, and its training pictures are not known")
+    for flag in ("neighbours", "probe"):
+        if getattr(ask, flag) and not sides[0].config:
+            raise BadInput(f"--{flag}: {ask.run} is no run, and its networks and training pictures are not known")
 
     # Any real pictures, but always the same for one count: their own order may be by person or class.
     chosen = np.sort(order(ask.seed, ask.count, len(packed.images))[:ask.count])
@@ -132,6 +138,10 @@ def main() -> int:
                   + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs"))
     if ask.neighbours:
         line, said = _neighbours(ask, networks, packed, sides[0])
+        lines.append(line | sides[0].facts)
+        print(said)
+    if ask.probe:
+        line, said = _probe(ask, packed, sides[0])
         lines.append(line | sides[0].facts)
         print(said)
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sides[0].config else None
@@ -295,6 +305,45 @@ def _neighbours(ask, networks, packed, side):
     return {"score": "memorisation", "samples": len(samples), "values": values}, (
         f"{side.name}: its faces are {said}; copies would be far below 1. {file}: the {len(suspicious)} faces nearest to a "
         f"training picture, and under each the nearest by {', then by '.join(spaces)}")
+
+
+# ---- D as a representation ----
+
+
+def _probe(ask, packed, side):
+    """Accuracy on pictures that the probe was not fitted to; D has seen most of them, but no attribute."""
+    names = packed.index["attributes"]
+    if not names:
+        raise BadInput(f"--probe: {packed.index['source']['name']} come without attributes; give --data that has some, as CelebA "
+                       "with list_attr_celeba.txt or drawn faces")
+    labels = np.load(packed.path / "attributes.npy", allow_pickle=False)
+    fitted, tested = np.split(order(ask.seed, 0, len(labels))[:FITTED + TESTED], [min(FITTED, len(labels) * 2 // 3)])
+    config, run = side.config, Path(ask.run)
+    shapes = jax.eval_shape(lambda: init_state(config))
+    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    trained = checkpoints.restore_whole(run, like, side.facts["step"])
+    untrained = jax.jit(lambda: init_state(config))()
+    program = jax.jit(d_features(config))
+
+    def seen_by(state):
+        def see(some):
+            return np.concatenate([np.asarray(program(state.d_params, state.d_stats, packed.images[part]))
+                                   for part in np.array_split(some, -(-len(some) // 100))])
+        return see
+
+    views = {"D": seen_by(trained), "untrained D": seen_by(untrained),
+             "pixels": lambda some: packed.images[some].reshape(len(some), -1) / np.float32(255)}
+    found = {name: linear_probe(see(fitted), labels[fitted], see(tested), labels[tested]) for name, see in views.items()}
+    accuracy = {name: dict(zip(names, map(float, one.accuracy), strict=True)) for name, one in found.items()}
+    accuracy["most frequent"] = dict(zip(names, map(float, found["D"].most_frequent), strict=True))
+    means = {name: float(np.mean(list(values.values()))) for name, values in accuracy.items()}
+    balanced = {name: float(np.nanmean(one.balanced)) for name, one in found.items()}
+    rows = [f"{'attribute':22}" + "".join(f"{name:>15}" for name in accuracy)]
+    rows += [f"{name:22}" + "".join(f"{values[name]:15.3f}" for values in accuracy.values()) for name in names]
+    rows += [f"{'mean':22}" + "".join(f"{value:15.3f}" for value in means.values())]
+    rows += [f"{'balanced mean':22}" + "".join(f"{value:15.3f}" for value in balanced.values()) + f"{0.5:15.3f}"]
+    return {"score": "probe", "fitted": len(fitted), "tested": len(tested), "values": {
+        "accuracy": accuracy, "mean": means, "balanced_mean": balanced}}, "\n".join(rows)
 
 
 def entry() -> None:

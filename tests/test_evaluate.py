@@ -219,3 +219,12 @@ def test_neighbours_are_a_picture_and_numbers(run, net):
     with Image.open(run / "neighbours.png") as picture:
         assert picture.width > 3.8 * picture.height  # twelve faces, under each its two neighbours
     assert "neighbours.png" in said
+
+
+def test_d_as_a_representation_is_a_table(run):
+    said, lines = scored(run, "--count", 20, "--probe")
+    values = lines[-1]["values"]
+    assert (lines[-1]["score"], lines[-1]["fitted"], lines[-1]["tested"]) == ("probe", 56, 29)
+    assert values["mean"].keys() == {"D", "untrained D", "pixels", "most frequent"}
+    assert all(0 <= share <= 1 for one in values["accuracy"].values() for share in one.values())
+    assert "balanced mean" in said and all(name in said for name in values["accuracy"]["D"])

@@ -1,8 +1,9 @@
-"""What D thinks of pictures as they are: no augmentation, no dropout, running statistics."""
+"""What D thinks of pictures, and sees in them, as they are: no augmentation, no dropout, running statistics."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from dcgan_jax.config import Config
 from dcgan_jax.gan.models import Discriminator
@@ -21,3 +22,22 @@ def judged(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
         return discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), train=False)
 
     return judge
+
+
+def d_features(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
+    """f(d_params, d_stats, images (N, S, S, C) uint8) -> (N, P) float32: each layer's features, the largest in each cell of a
+    grid as fine as D's last feature map, one layer after the other. Pure: jit it. Source: arXiv:1511.06434, section 5.1.
+    """
+    discriminator, cells = Discriminator(config.nets), config.nets.base_px
+
+    def features(params, stats, images):
+        _, found = discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), train=False,
+                                       mutable="intermediates")
+        pooled = []
+        for x in found["intermediates"]["features"]:  # (N, S/2, S/2, C), (N, S/4, S/4, 2C) ...
+            count, side, _, channels = x.shape
+            cell = side // cells
+            pooled.append(x.reshape(count, cells, cell, cells, cell, channels).max((2, 4)).reshape(count, -1))
+        return jnp.concatenate(pooled, 1).astype(jnp.float32)
+
+    return features

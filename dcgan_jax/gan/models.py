@@ -160,6 +160,7 @@ class Discriminator(nn.Module):
                 skip = nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"down{i + 1}_skip")
                 x = (x + self._normed(skip, halved(before), train)) / 2**0.5
             x = leaky_relu(x)
+            self.sow("intermediates", "features", x)  # nothing, but for judging.py's d_features
         if nets.minibatch_std:
             x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
         x = x.reshape(x.shape[0], -1)  # (B, base_px * base_px * C)

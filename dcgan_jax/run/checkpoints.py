@@ -187,6 +187,15 @@ def restore_generator(run: Path, shapes, step: int | None = None,
     raise AssertionError("the loop returns or raises")
 
 
+def restore_whole(run: Path, like, step: int):
+    """The state of one step. Raises: BadInput where it is damaged, or of other networks."""
+    path = run / "checkpoints" / str(step)
+    try:
+        return restore(path, like)
+    except Damaged as fault:
+        raise BadInput(f"{path}: {fault}; give another --step, or restore it from a copy of the run") from None
+
+
 def list_steps(run: Path) -> list[int]:
     """Steps that have a checkpoint, ascending; Orbax renames one into place when it is whole."""
     folder = run / "checkpoints"

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, pictures, tiny
 
-from dcgan_jax.gan.judging import judged
+from dcgan_jax.gan.judging import d_features, judged
 from dcgan_jax.gan.models import Discriminator
 
 
@@ -52,3 +52,17 @@ def test_pixels_are_scaled_to_gs_range(name):
 
     wanted = Discriminator(config.nets).apply({"params": state.d_params, "batch_stats": state.d_stats}, scaled, train=False)
     assert_allclose(logits, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_each_layers_largest_in_a_grid():
+    """Of a white pixel in a corner of a black picture, by a D of two layers that is linear but for its activations."""
+    config = tiny("article")
+    state = fresh_state(config)
+    see = jax.jit(d_features(config))
+    found = np.asarray(see(state.d_params, state.d_stats, IMAGES))
+    assert found.shape == (8, 4 * 4 * (4 + 8)) and found.dtype == np.float32
+    changed = IMAGES.copy()
+    changed[:, :2, :2] = 255 - changed[:, :2, :2]
+    moved = (np.asarray(see(state.d_params, state.d_stats, changed)) != found).reshape(8, -1)
+    first = moved[:, :4 * 4 * 4].reshape(8, 4, 4, 4)
+    assert first[:, 0, 0].any() and not first[:, 1:].any() and not first[:, :, 1:].any()
