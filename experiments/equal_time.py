@@ -1,0 +1,112 @@
+"""What recipes reach in the same wall time on the same machine, one after the other: a row each, appended, once.
+
+    python experiments/equal_time.py --data CELEBA --face-score face_score.py --minutes 10 -- --preset best32 -- --preset article
+
+Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
+--torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache, unless
+--warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves. Then --count faces of the seeds 0, 1 ... are
+scored by --face-score against as many first pictures of the pack, and by our sliced Wasserstein.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_jax.cli import parse_config
+from dcgan_jax.config import images_per_step
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.run.checkpoints import list_steps
+
+
+def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
+    """(faces, images it was shown, its pack)."""
+    config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
+    packed = pack(open_source(ask.data, config.data.split), size=config.nets.size, channels=3, crop=config.data.crop)
+    command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
+               "--save-every-steps", 10**9, *flags, "--kimg", 10**6]
+    environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
+    began = time.monotonic()
+    process = subprocess.Popen([str(part) for part in command], env=environment)
+    try:
+        process.wait(60 * ask.minutes - (time.monotonic() - began))
+        raise SystemExit(f"{' '.join(flags)}: ended by itself with {process.returncode}")
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        if process.wait(300):
+            raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}") from None
+    faces = folder / "faces.npy"
+    subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces],
+                   check=True)
+    return faces, list_steps(folder / "run")[-1] * images_per_step(config), packed
+
+
+def torchs(flags: list[str], ask, folder: Path):
+    """The same of PyTorch's reference."""
+    packed = pack(open_source(ask.data), size=32, channels=3, crop=PRESETS["article"].data.crop)
+    faces = folder / "faces.npy"
+    said = subprocess.run(
+        [ask.torch_python, Path(__file__).with_name("torch_reference.py"), packed.path / "images.npy", "--epochs", "1000000",
+         "--minutes", str(ask.minutes), "--count", str(ask.count), "--out", faces, *flags],
+        check=True, stdout=subprocess.PIPE, text=True).stdout
+    epochs = int(re.findall(r"epoch (\d+)", said)[-1])
+    return faces, epochs * (len(packed.images) // 128) * 128, packed
+
+
+def main():
+    groups, parts = [], sys.argv[1:]
+    while "--" in parts:
+        at = len(parts) - 1 - parts[::-1].index("--")
+        groups.insert(0, parts[at + 1:])
+        parts = parts[:at]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--face-score", required=True)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--warm", action="store_true", help="take compiled programs from the user's cache")
+    parser.add_argument("--torch-python", help="an interpreter with PyTorch, for groups that begin with the word torch")
+    parser.add_argument("--out", type=Path, default=Path("runs/equal_time.jsonl"))
+    parser.add_argument("--faces", type=Path, help="folder that keeps each row's faces")
+    ask = parser.parse_args(parts)
+    ask.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
+    done = {(row["flags"], row["seed"], row["minutes"]) for row in rows}
+    for seed in ask.seeds:
+        for flags in groups:
+            words = " ".join(flags)
+            if (words, seed, ask.minutes) in done:
+                continue
+            with tempfile.TemporaryDirectory() as temporary:
+                make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
+                faces, images, packed = make([*rest, "--seed", str(seed)], ask, Path(temporary))
+                said = subprocess.run([sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
+                                      check=True, stdout=subprocess.PIPE, text=True).stdout
+                frechet, kid = map(float, re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", said).groups())
+                sliced = sliced_wasserstein(packed.images[:ask.count], np.load(faces))["mean"]
+                if ask.faces:
+                    ask.faces.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
+            rows.append({"flags": words, "seed": seed, "minutes": ask.minutes, "images": images, "frechet": frechet,
+                         "kid_x1e3": kid, "sliced": sliced, "count": ask.count})
+            with ask.out.open("a") as out:
+                out.write(json.dumps(rows[-1]) + "\n")
+            print(f"| `{words}` | {seed} | {ask.minutes:g} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",
+                  flush=True)
+
+
+if __name__ == "__main__":
+    main()
