@@ -137,6 +137,8 @@ ROWS = {"first32": ("base32", {
     "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
     "d_lr 2e-3": {"d_lr": 2e-3},
     "two latents": {"g_latents": "new", "kimg": 270.0},
+    "no flip": {"flip": False},
+    "leaky G": {"g_activation": "leaky"},
 })}
 
 
