@@ -173,11 +173,19 @@ def _inception(place: str) -> str:
 
 
 def _is_run(place: str) -> bool:
-    return os.path.exists(Path(place) / "config.json") or not os.path.exists(place)  # what is missing is told as a run
+    """Whether it is told as a run: what is one, and what is neither one nor pictures."""
+    path = Path(place)
+    if os.path.isdir(place):
+        entries = os.listdir(place)
+        return "config.json" in entries or not entries or any(path.glob("*/config.json"))
+    return not os.path.exists(place) or (path.is_file() and path.suffix.lower() not in (".zip", ".npy"))
 
 
 def _pictures(place: str, ask: Evaluate, channels: int) -> Side:
-    source = open_source(place)
+    try:
+        source = open_source(place)
+    except BadInput as error:
+        raise BadInput(str(error).removeprefix("--data ")) from error  # it was --run or --against that named the place
     side = side_of_squares(source)
     if side not in (16, 32, 64, 128, 256):
         raise BadInput(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
