@@ -75,7 +75,7 @@ PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=
 
 
 OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=True, minibatch_std=True, g_modulation=True,
-           r1_gamma=1.0, penalty_every_steps=2, augment=("color",), augment_target=0.6, augment_adapt_kimg=0.1)
+           augment=("color",), augment_target=0.6, augment_adapt_kimg=0.1)
 
 
 @pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN], ids=["torch64", "penalised", "own"])

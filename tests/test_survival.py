@@ -21,20 +21,19 @@ from experiments import kill_test
 
 pytestmark = pytest.mark.integration
 HALF_A_SAVE = "runs/*/checkpoints/*.orbax-checkpoint-tmp*"
-KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE},
-         {"at": "runs/*/samples/*.partial", "nth": 2}]
+KILLS = [{"at": "cache/packs/.packing@*"}, {"at": "runs/*/*.partial", "nth": 2}, {"at": HALF_A_SAVE}]
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "60"))
+    monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "40"))
 
 
 def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path, small):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     assert kill_test.life(tmp_path / "whole") == 0
-    assert kill_test.survive(tmp_path / "killed", iter(KILLS)) >= 3  # a moment may pass unseen
+    assert kill_test.survive(tmp_path / "killed", iter(KILLS)) >= 2  # a moment may pass unseen
     ours, theirs = (kill_test.outcome(tmp_path / name / "runs" / "r") for name in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
@@ -98,8 +97,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
 
 
 def test_a_workdir_that_vanishes_is_one_line(tmp_path):
-    process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 200)
-    until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "200").exists())
+    process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 20)
+    until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "20").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
     code, _, err = ended(process)
     assert (code, len(err)) == (2, 1), err
@@ -134,21 +133,20 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
 # ---- Signals ----
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_signal_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path, number, code):
+def test_ctrl_c_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path):
     def compiles(run):  # or is about to
         return (run / "reals.png").exists()
 
-    run, found, out, err = signalled(tmp_path, compiles, number)
-    assert (found, err) == (code, [])
+    run, code, out, err = signalled(tmp_path, compiles, signal.SIGINT)
+    assert (code, err) == (130, [])
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
 
-def test_a_signal_during_a_save_ends_with_that_save_whole(tmp_path):
+def test_sigterm_during_a_save_ends_with_that_save_whole_however_often_it_comes(tmp_path):
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
-    run, code, out, err = signalled(tmp_path, saves, signal.SIGTERM)
+    run, code, out, err = signalled(tmp_path, saves, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (0, [])
     last = list_steps(run)[-1]
     assert f"stopped at step {last} of" in out
@@ -160,11 +158,6 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_pa
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
     assert f"goes on from step {last}" in train_toy(tmp_path, steps=last + 4).out
-
-
-def test_sigterm_twice_is_as_once(tmp_path):
-    run, code, out, err = signalled(tmp_path, eight_are_saved, signal.SIGTERM, signal.SIGTERM)
-    assert (code, err) == (0, []) and f"stopped at step {list_steps(run)[-1]} of" in out
 
 
 # ---- A disk that is read-only, another place, another time, another version ----
@@ -207,7 +200,7 @@ def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path
 
 def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
     """A real one, smaller than the saves that are to be kept."""
-    place = mount(1_200_000)
+    place = mount(950_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
     code, _, err = ended(process)
     assert (code, len(err)) == (2, 1), err

@@ -285,7 +285,7 @@ def test_trouble_is_judged_by_the_runs_own_pictures_and_told_everywhere(tmp_path
 
 
 def test_debug_names_the_layer_where_the_nan_comes_from(tmp_path):
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--debug")
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--d-steps", 1, "--debug")
     assert re.search(r"\(first in .*[DG]'s \w+( on (reals|fakes))?( in the penalty)?, in [DG]'s update \(\w+\)\)", line), line
 
 
