@@ -100,6 +100,8 @@ class Nets:
     """numbers a latent"""
     latent_law: Literal["normal", "uniform"] = "normal"
     """N(0, 1) or U(-1, 1)"""
+    condition: str = ""
+    """attributes of the pictures, as Smiling,Male, that G is asked for and D is told; all: every one they have; empty: none"""
     head_norm: Literal["channel", "unit", "none"] = "channel"
     """BN (and activation) after G's first layer: per channel, per unit before the reshape, or neither"""
     g_norm: Literal["batch", "none"] = "batch"
@@ -284,6 +286,7 @@ AT_MOST = {
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
     "max_rollbacks": 10**6, "held_out": 10**6}
+MAX_CONDITIONS = 256
 MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
 
 
@@ -388,6 +391,9 @@ def check(config: Config) -> None:
     must(not decays or config.run.epochs is None, "lr_decay", optimizer.lr_decay, "needs the length as --steps or --kimg")
     must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
     must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share, "needs --lr-decay")
+    asked = conditions(nets)
+    must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
+    must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
     every = config.loss.penalty_every_steps
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
@@ -423,6 +429,11 @@ def check(config: Config) -> None:
     must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
     must(not re.search("[/\0]", run.name) and run.name not in (".", ".."), "name", run.name,
          "a name is one folder inside --workdir, without /")
+
+
+def conditions(nets: Nets) -> tuple[str, ...]:
+    """Names of the attributes that the networks are conditioned on."""
+    return tuple(nets.condition.split(",")) if nets.condition else ()
 
 
 def images_per_step(config: Config) -> int:

@@ -12,16 +12,16 @@ import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput, Crop, Split
+from dcgan_jax.config import BadInput, Crop, Split, conditions
 from dcgan_jax.data import download
 from dcgan_jax.data.batches import held_out, kept, order
-from dcgan_jax.data.pack import Packed, cache_dir, pack, side_of_squares
+from dcgan_jax.data.pack import Packed, cache_dir, labels, pack, side_of_squares
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.judging import d_features
-from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.gan.sampling import draw_images, labels_of
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import scores
-from dcgan_jax.quality.probe import linear_probe
+from dcgan_jax.quality.probe import fitted, linear_probe, told
 from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
 
 FITTED, TESTED = 4000, 2000  # pictures of a probe
@@ -68,6 +68,9 @@ class Evaluate:
     """also the training pictures nearest to the run's faces, as neighbours.png in the run and numbers"""
     probe: bool = False
     """also how much of the pictures' known attributes a linear probe reads in D's features, in an untrained D's and in pixels"""
+    asked: bool = False
+    """also, of a conditional run, how often its faces have the attributes they were asked to have, by a linear probe that was
+    fitted to real pictures, on --features (none: an untrained D's and the pixels)"""
     out: str = ""
     """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for pictures"""
 
@@ -81,6 +84,7 @@ class Side(NamedTuple):
     draw: Callable[[int, int], np.ndarray]  # (first, count) -> (count, S, S, C) uint8
     most: int  # pictures there are
     config: object = None  # a run's
+    asked: Callable[[int, int], np.ndarray | None] = lambda first, count: None  # (count, A): what those faces are asked to be
 
 
 def main() -> int:
@@ -109,7 +113,7 @@ def main() -> int:
         there = len(packed.images)
         raise BadInput(f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
                        f"another quantity, so ask for --count {there} yourself")
-    for flag in ("neighbours", "probe"):
+    for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sides[0].config:
             raise BadInput(f"--{flag}: {ask.run} is no run, and its networks and training pictures are not known")
 
@@ -142,6 +146,10 @@ def main() -> int:
         print(said)
     if ask.probe:
         line, said = _probe(ask, packed, sides[0])
+        lines.append(line | sides[0].facts)
+        print(said)
+    if ask.asked:
+        line, said = _asked(ask, networks, packed, sides[0])
         lines.append(line | sides[0].facts)
         print(said)
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sides[0].config else None
@@ -198,12 +206,15 @@ def _pictures(place: str, ask: Evaluate, channels: int) -> Side:
 def _run(run: Path, ask: Evaluate) -> Side:
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    step, params, stats = checkpoints.restore_generator(run, shapes, scoring.asked(run, ask.step))
+    step, params, stats, table = checkpoints.restore_generator(run, shapes, scoring.asked(run, ask.step))
+
+    def asked(first, count):
+        return labels_of(table, np.arange(first, first + count))
 
     def draw(first, count):
-        return draw_images(config.nets, params, stats, np.arange(first, first + count))
+        return draw_images(config.nets, params, stats, np.arange(first, first + count), asked(first, count))
 
-    return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config)
+    return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config, asked)
 
 
 def _reals(ask: Evaluate, side: Side) -> Packed:
@@ -324,24 +335,15 @@ def _probe(ask, packed, side):
     if not names:
         raise BadInput(f"--probe: {packed.index['source']['name']} come without attributes; give --data that has some, as CelebA "
                        "with list_attr_celeba.txt or drawn faces")
-    labels = np.load(packed.path / "attributes.npy", allow_pickle=False)
-    fitted, tested = np.split(order(ask.seed, 0, len(labels))[:FITTED + TESTED], [min(FITTED, len(labels) * 2 // 3)])
+    values = labels(packed, "all")[1]
+    fit, test = _fit_and_test(ask, values)
     config, run = side.config, Path(ask.run)
     shapes = jax.eval_shape(lambda: init_state(config))
     like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     trained = checkpoints.restore_whole(run, like, side.facts["step"])
-    untrained = jax.jit(lambda: init_state(config))()
-    program = jax.jit(d_features(config))
-
-    def seen_by(state):
-        def see(some):
-            return np.concatenate([np.asarray(program(state.d_params, state.d_stats, packed.images[part]))
-                                   for part in np.array_split(some, -(-len(some) // 100))])
-        return see
-
-    views = {"D": seen_by(trained), "untrained D": seen_by(untrained),
-             "pixels": lambda some: packed.images[some].reshape(len(some), -1) / np.float32(255)}
-    found = {name: linear_probe(see(fitted), labels[fitted], see(tested), labels[tested]) for name, see in views.items()}
+    views = {"D": _seen_by(config, trained), "untrained D": _untrained(config), "pixels": _pixels}
+    found = {name: linear_probe(see(packed.images[fit]), values[fit], see(packed.images[test]), values[test])
+             for name, see in views.items()}
     accuracy = {name: dict(zip(names, map(float, one.accuracy), strict=True)) for name, one in found.items()}
     accuracy["most frequent"] = dict(zip(names, map(float, found["D"].most_frequent), strict=True))
     means = {name: float(np.mean(list(values.values()))) for name, values in accuracy.items()}
@@ -350,8 +352,56 @@ def _probe(ask, packed, side):
     rows += [f"{name:22}" + "".join(f"{values[name]:15.3f}" for values in accuracy.values()) for name in names]
     rows += [f"{'mean':22}" + "".join(f"{value:15.3f}" for value in means.values())]
     rows += [f"{'balanced mean':22}" + "".join(f"{value:15.3f}" for value in balanced.values()) + f"{0.5:15.3f}"]
-    return {"score": "probe", "fitted": len(fitted), "tested": len(tested), "values": {
+    return {"score": "probe", "fitted": len(fit), "tested": len(test), "values": {
         "accuracy": accuracy, "mean": means, "balanced_mean": balanced}}, "\n".join(rows)
+
+
+def _fit_and_test(ask, values):
+    """Positions of the pictures that a probe is fitted to, and of others."""
+    return np.split(order(ask.seed, 0, len(values))[:FITTED + TESTED], [min(FITTED, len(values) * 2 // 3)])
+
+
+def _seen_by(config, state):
+    program = jax.jit(d_features(config))
+
+    def see(images):
+        return np.concatenate([np.asarray(program(state.d_params, state.d_stats, part))
+                               for part in np.array_split(images, -(-len(images) // 100))])
+
+    return see
+
+
+def _untrained(config):
+    return _seen_by(config, jax.jit(lambda: init_state(config))())
+
+
+def _pixels(images):
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+# ---- What was asked for ----
+
+
+def _asked(ask, networks, packed, side):
+    """How often faces have what they were asked to have, as a probe that knows real pictures sees it."""
+    names = conditions(side.config.nets)
+    if not names:
+        raise BadInput(f"--asked: {ask.run} was trained without --condition")
+    values = labels(packed, side.config.nets.condition)[1]
+    fit, test = _fit_and_test(ask, values)
+    untrained = _untrained(side.config)
+    by, see = (networks[-1].name, networks[-1].features) if networks else (
+        "an untrained D and pixels", lambda images: np.concatenate([untrained(images), _pixels(images)], 1))
+    says = fitted(see(packed.images[fit]), values[fit])
+    count = min(ask.count, TESTED)
+    wanted = side.asked(ask.seed, count)
+    found = {"faces": told(says(see(side.draw(ask.seed, count))), wanted, values[fit]),
+             "real pictures": told(says(see(packed.images[test])), values[test], values[fit])}
+    balanced = {name: dict(zip(names, map(float, one.balanced), strict=True)) for name, one in found.items()}
+    rows = [f"{'balanced accuracy of':22}" + "".join(f"{name:>15}" for name in balanced)]
+    rows += [f"{name:22}" + "".join(f"{of[name]:15.3f}" for of in balanced.values()) for name in names]
+    said = f"{side.name}: what was asked for, found in {count} faces by {by} (0.5: by chance)\n" + "\n".join(rows)
+    return {"score": "asked", "by": by, "fitted": len(fit), "tested": len(test), "faces": count, "values": balanced}, said
 
 
 def entry() -> None:

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput, printable
-from dcgan_jax.data.pack import cache_dir
-from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.config import BadInput, conditions, printable
+from dcgan_jax.data.pack import cache_dir, nearest
+from dcgan_jax.gan.sampling import draw_images, labels_of
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 
@@ -29,6 +29,8 @@ class Sample:
     """first seed"""
     seeds: str = ""
     """instead of --count and --seed: a list of seeds and ranges, as 7,12,40-47"""
+    condition: str = ""
+    """of a conditional run, what all faces are to be, as Smiling=1,Male=0; the rest is asked as often as in its pictures"""
     out: str = "samples.png"
     """a sheet (.png), an array (.npy: uint8 N,H,W,C) or a folder/ of PNGs named by seed"""
     step: int | Literal["best"] | None = None
@@ -48,9 +50,14 @@ def main() -> int:
     run = Path(ask.run)
     config = workdir.read_config(run)
     devices.start(cache_dir())
-    step, params, stats = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)),
-                                                         scoring.asked(run, ask.step))
-    images = draw_images(config.nets, params, stats, seeds)
+    names = conditions(config.nets)
+    wanted = parse_condition(ask.condition, names, run)
+    step, params, stats, table = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)),
+                                                               scoring.asked(run, ask.step))
+    labels = labels_of(table, seeds)
+    for name, value in wanted.items():
+        labels[:, names.index(name)] = value
+    images = draw_images(config.nets, params, stats, seeds, labels)
     try:
         write(out, images, seeds)
     except OSError as fault:
@@ -92,6 +99,21 @@ def parse_seeds(ask: Sample) -> np.ndarray:
             raise BadInput(f"--seeds {printable(ask.seeds, 200)}: more than {MAX_COUNT:,} in all; draw them in parts")
         spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
     return np.concatenate(spans)
+
+
+def parse_condition(condition: str, names: tuple[str, ...], run: Path) -> dict[str, int]:
+    """Attribute -> 0 or 1, of a run with attributes of these names. Raises BadInput."""
+    if condition and not names:
+        raise BadInput(f"--condition {printable(condition, 100)}: {run} was trained without --condition")
+    wanted = {}
+    for part in condition.split(",") if condition else ():
+        name, _, value = part.rpartition("=")
+        if value not in ("0", "1"):
+            raise BadInput(f"--condition {printable(part, 100)}: write attributes with 1 or 0, as {names[0]}=1")
+        if name not in names:
+            raise BadInput(f"--condition {printable(name, 100)}: {run} was not trained on it; {nearest(name, names)}")
+        wanted[name] = int(value)
+    return wanted
 
 
 def entry() -> None:

@@ -12,12 +12,12 @@ from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import cache_dir, pack, suspicions
+from dcgan_jax.data.pack import cache_dir, labels, pack, suspicions
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.judging import judged
 from dcgan_jax.gan.origin import first_nan
-from dcgan_jax.gan.sampling import draw_images, recalibrated
-from dcgan_jax.gan.state import finite_leaves, init_state, parameter_count
+from dcgan_jax.gan.sampling import draw_images, labels_of, recalibrated
+from dcgan_jax.gan.state import LABELS, finite_leaves, init_state, parameter_count
 from dcgan_jax.gan.step import train_steps
 from dcgan_jax.quality import trouble
 from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
@@ -70,6 +70,9 @@ def train(config: Config) -> int:
     source = open_source(config.data.data, config.data.split)
     packed = devices.first_then_others(lambda: pack(
         source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict))
+    if config.nets.condition:  # by name, that the run's networks do not depend on what "all" will mean
+        config = configuration.replace(config, condition=",".join(labels(packed, config.nets.condition)[0]))
+        configuration.check(config)
     order = batches.Order(config.run.seed, len(packed.images), configuration.images_per_step(config), config.guard.held_out)
     if order.trained_on < order.images_per_step:
         device_count = sharding.state.mesh.size
@@ -113,12 +116,14 @@ def _train(config, run, packed, order, total, k, sharding):
     feed = batches.resident if use_resident else batches.stream
     devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, config.output.score_every_kimg,
                        packed.index["fingerprint"])
-    scorer = _scorer(config, run, packed) if config.output.score_every_kimg else None
     debug, images = config.guard.debug, packed.images
+    conditional = bool(config.nets.condition)
+    known = labels(packed, config.nets.condition)[1] if conditional else None  # (N, A)
 
     @functools.cache  # one program, and one more where the first or last dispatch is shorter
     def step_program(k):
         batch = jax.ShapeDtypeStruct((k, order.images_per_step, *images.shape[1:]), np.uint8)
+        batch = (batch, jax.ShapeDtypeStruct((k, order.images_per_step, known.shape[1]), np.uint8)) if conditional else batch
         return devices.compiled(train_steps(config, sharding.images), placed, batch, checked=debug,
                                 donate_argnames=() if debug else "state",  # debug looks at the state before once more
                                 in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
@@ -128,8 +133,18 @@ def _train(config, run, packed, order, total, k, sharding):
     judge = jax.jit(judged(config))
     trained_on = batches.kept(order.image_count, order.held_out)
     # Pictures that samples are compared with, spread over the set, which may be sorted; and some that D has never seen.
-    reals = images[trained_on[np.linspace(0, len(trained_on) - 1, min(JUDGED, len(trained_on))).astype(int)]]
-    unseen = images[batches.held_out(order.image_count, order.held_out)]
+    of_reals = trained_on[np.linspace(0, len(trained_on) - 1, min(JUDGED, len(trained_on))).astype(int)]
+    of_unseen = batches.held_out(order.image_count, order.held_out)
+    reals, unseen = images[of_reals], images[of_unseen]
+    shuffled = trained_on[batches.order(config.run.seed, 0, len(trained_on))]
+    asked = known[np.resize(shuffled, LABELS)] if conditional else None  # what samples are to be, as often as the pictures are
+    of_grid = labels_of(asked, np.arange(config.output.grid_images))
+    of_judged = np.concatenate([known[of_reals], known[of_unseen], of_grid[:JUDGED]]) if conditional else None
+
+    def draw(params, stats, seeds):
+        return draw_images(config.nets, params, stats, seeds, labels_of(asked, seeds))
+
+    scorer = _scorer(config, run, packed, draw) if config.output.score_every_kimg else None
 
     def open_logs(start):
         return Logs(run, start=start, total=total, images_per_step=order.images_per_step, image_count=order.trained_on,
@@ -156,10 +171,10 @@ def _train(config, run, packed, order, total, k, sharding):
         log's lines."""
         workdir.must_still_be_ours(run, process)
         generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
-        grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images))
+        grid = draw_images(config.nets, *generator, np.arange(config.output.grid_images), of_grid)
         pictures.save_grid(run / "samples" / f"{step:08d}.png", grid)
         logs.flush()
-        logits = judge(*discriminator, np.concatenate([reals, unseen, grid[:JUDGED]]))
+        logits = judge(*discriminator, np.concatenate([reals, unseen, grid[:JUDGED]]), of_judged)
         on_reals, on_unseen, on_samples = np.split(logits, [len(reals), len(reals) + len(unseen)])
         logs.trouble(step, trouble.found(logs.metrics, grid, reals, on_reals, on_unseen, on_samples, config.loss.loss))
         logs.flush()
@@ -186,6 +201,8 @@ def _train(config, run, packed, order, total, k, sharding):
         if not start:
             state = save(0, state)
         fed = feed(images, order, batches.dispatches(start, total, k), sharding.batches)
+        if conditional:
+            fed = batches.labelled(fed, known, order, batches.dispatches(start, total, k), sharding.batches)
         for steps, batch in zip(batches.dispatches(start, total, k), fed, strict=True):
             before = state if debug else None
             state, metrics = step_program(len(steps))(state, batch)  # returns at once; the old state is donated, gone
@@ -201,7 +218,8 @@ def _train(config, run, packed, order, total, k, sharding):
                 if debug:
                     must_be_finite(steps.stop, state)
             except NotFinite as fault:
-                place = first_nan(config, before, batch[0]) if debug else first_bad(state) or "none yet"
+                first = jax.tree.map(lambda batches: batches[0], batch)
+                place = first_nan(config, before, first) if debug else first_bad(state) or "none yet"
                 raise NotFinite(f"{fault} (first {'in' if debug else 'leaf:'} {place})") from None
             if saving:
                 state = save(steps.stop, state, scored)
@@ -223,8 +241,8 @@ def _train(config, run, packed, order, total, k, sharding):
     try:
         with Stop() as stop:
             if not start:
-                state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
-                shown = images[trained_on[batches.order(config.run.seed, 0, len(trained_on))[:pictures.REALS_SHOWN]]]
+                state = jax.jit(lambda: init_state(config, asked), out_shardings=sharding.state)()
+                shown = images[shuffled[:pictures.REALS_SHOWN]]
                 devices.in_first(lambda: pictures.save_grid(run / "reals.png", shown, columns=10))
             while True:
                 try:
@@ -251,13 +269,13 @@ def _train(config, run, packed, order, total, k, sharding):
     return 0
 
 
-def _scorer(config, run, packed):
+def _scorer(config, run, packed, draw):
     count = config.output.score_count
     if len(packed.images) < count:
         raise BadInput(f"--score-count {count}: there are {len(packed.images)} pictures; ask for as many at most")
     chosen = np.sort(batches.order(0, count, len(packed.images))[:count])  # as evaluate chooses
     reals = scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references")
-    return scoring.Scorer(config, run, reals, functools.partial(draw_images, config.nets))
+    return scoring.Scorer(config, run, reals, draw)
 
 
 def command() -> str:

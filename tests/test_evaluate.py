@@ -55,7 +55,7 @@ def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run
     """With all pictures asked for, no choice of them is left to make."""
     _, (line,) = scored(run, "--count", 85)
     config = workdir.read_config(run)
-    _, params, stats = checkpoints.restore_generator(run, evaluate.jax.eval_shape(lambda: evaluate.init_state(config)))
+    _, params, stats, _ = checkpoints.restore_generator(run, evaluate.jax.eval_shape(lambda: evaluate.init_state(config)))
     real = pack(open_source(DATA), size=16, channels=3, crop="centre").images
     want = sliced_wasserstein(np.asarray(real), draw_images(config.nets, params, stats, np.arange(85)), seed=0)
     assert line["values"] == {name: round(value, 3) for name, value in want.items()}

@@ -117,6 +117,14 @@ def resident(images: np.ndarray, order: Order, dispatches: Iterator[range],
         yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))
 
 
+def labelled(fed: Iterator[jax.Array], labels: np.ndarray, order: Order, dispatches: Iterator[range],
+             sharding: jax.sharding.Sharding) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """What a feed gives, each with the labels of its images, (k, images_per_step, A) uint8; labels: (N, A) of all images."""
+    for batch, steps in zip(fed, dispatches, strict=True):
+        rows = np.stack([labels[order.indices(step)] for step in steps])
+        yield batch, jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
+
+
 def everywhere(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
     """All images on each device of the sharding's mesh."""
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())

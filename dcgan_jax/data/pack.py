@@ -7,6 +7,7 @@ fingerprint of all that made it: source, split, size, channels, crop.
 import collections
 import contextlib
 import dataclasses
+import difflib
 import functools
 import hashlib
 import io
@@ -18,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from dcgan_jax.config import BadInput, printable
 from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, digest, map_npy
 
 PIXELS = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then ask for them
-FORMAT = 2  # raise it whenever index.json says other things: packs are made again, and runs go on
+FORMAT = 3  # raise it whenever index.json says other things: packs are made again, and runs go on
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and its like: they run programs
 MAX_PICTURE_SIDE = 2**18  # PIL's filter takes 16 bytes for each pixel of a side, at any height
 # A picture above either is decoded while no other such is: it takes up to 1.5 GB, which not every thread may have.
@@ -269,6 +270,30 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
     for line in suspicions(index) if doubt else ():
         _warn(f"{source.name}: {line}")
     return packed
+
+
+def labels(packed: Packed, condition: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """(names, (N, A) uint8 of 0 and 1) of the attributes in `condition`, names with commas between, or all.
+
+    Raises: BadInput where the pictures do not have them.
+    """
+    there, name = packed.index["attributes"], packed.index["source"]["name"]
+    if not there:
+        raise BadInput(f"--condition {condition}: {name} come without attributes; give --data that has some: CelebA with "
+                       "list_attr_celeba.txt, drawn faces, or a folder for each class")
+    names = tuple(there) if condition == "all" else tuple(condition.split(","))
+    for asked in names:
+        if asked not in there:
+            raise BadInput(f"--condition {printable(asked, 100)}: {name} have no such attribute; {nearest(asked, there)}")
+    values = np.load(packed.path / "attributes.npy", allow_pickle=False)
+    return names, values[:, [there.index(asked) for asked in names]]
+
+
+def nearest(asked: str, there: Sequence[str]) -> str:
+    """What to say of a name that is none of those there."""
+    lower = {name.lower(): name for name in there}
+    near = [lower[name] for name in difflib.get_close_matches(asked.lower(), lower, n=3, cutoff=0.4)]
+    return printable(f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there)}", 500)
 
 
 def suspicions(index: dict) -> list[str]:

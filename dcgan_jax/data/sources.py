@@ -253,8 +253,20 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         size_bytes=sizes.__getitem__,
         refused=tuple(refused),
         ignored=ignored.total(),
-        attributes=lambda: _celeba_attributes(attributes, names) if is_celeba and attributes else None,
+        attributes=lambda: _celeba_attributes(attributes, names) if is_celeba and attributes else _classes(names),
     )
+
+
+def _classes(names: Sequence[str]) -> Attributes | None:
+    """An attribute a folder, where below the folder that holds them all every picture is in one of several."""
+    above = os.path.commonpath([name.rpartition("/")[0] or "." for name in names])
+    inside = [name if above == "." else name[len(above) + 1:] for name in names]
+    found = [name.partition("/")[0] if "/" in name else "" for name in inside]
+    classes = sorted(set(found))
+    if "" in classes or not 1 < len(classes) <= MAX_ATTRIBUTES:
+        return None
+    values = np.array(found)[:, None] == np.array(classes)
+    return tuple(_one_line(name).replace(",", "_") for name in classes), values.astype(np.uint8)  # commas part names in flags
 
 
 # ---- CelebA's tables ----

@@ -5,21 +5,22 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dcgan_jax.config import Config
+from dcgan_jax.config import Config, conditions
 from dcgan_jax.gan.models import Discriminator
 from dcgan_jax.gan.step import scale_pixels
 
 
-def judged(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
-    """f(d_params, d_stats, images (N, S, S, C) uint8) -> (N,) float32 logits, each of its own picture alone. Pure: jit it.
+def judged(config: Config) -> Callable[..., jax.Array]:
+    """f(d_params, d_stats, images (N, S, S, C) uint8, labels (N, A) or None) -> (N,) float32 logits, each of its own picture
+    alone. Pure: jit it.
 
     With BN they are not the logits of training, where each kind of picture is normalised by its own batch: compare logits
     of several kinds with each other, not with the loss's boundary.
     """
     discriminator = Discriminator(config.nets)
 
-    def judge(params, stats, images):
-        return discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), train=False)
+    def judge(params, stats, images, labels=None):
+        return discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), False, labels)
 
     return judge
 
@@ -31,7 +32,9 @@ def d_features(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
     discriminator, cells = Discriminator(config.nets), config.nets.base_px
 
     def features(params, stats, images):
-        _, found = discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), train=False,
+        asked = conditions(config.nets)
+        labels = jnp.zeros((len(images), len(asked))) if asked else None  # the features come before them
+        _, found = discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), False, labels,
                                        mutable="intermediates")
         pooled = []
         for x in found["intermediates"]["features"]:  # (N, S/2, S/2, C), (N, S/4, S/4, 2C) ...

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcgan_jax.config import Nets
+from dcgan_jax.config import Nets, conditions
 from dcgan_jax.gan import conv as convolutions
 
 NORMAL = nn.initializers.normal(0.02)
@@ -82,9 +82,10 @@ class Generator(nn.Module):
     nets: Nets
 
     @nn.compact
-    def __call__(self, latents: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, latents: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
         """latents (B, latent_dim) float32 -> images (B, S, S, C) float32 in G's output range.
 
+        labels: (B, A) of 0 and 1, the attributes asked for, where the recipe is conditional.
         train: normalise by the batch's statistics and update the running ones ("batch_stats"), else use the running ones.
         """
         nets = self.nets
@@ -92,6 +93,8 @@ class Generator(nn.Module):
         init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
         activate = nn.relu if nets.g_activation == "relu" else leaky_relu
         head, *hidden = g_widths(nets)
+        if nets.condition:
+            latents = jnp.concatenate([latents, _signs(labels)], 1)  # (B, latent_dim + A)
 
         def norm(x, name):
             if not nets.g_modulation:
@@ -141,10 +144,11 @@ class Discriminator(nn.Module):
     nets: Nets
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
         """images (B, S, S, C) float32 in G's output range -> logits (B,) float32, before any sigmoid.
 
         train: as for Generator; with d_dropout above 0 it also takes a "dropout" key.
+        labels: (B, A) of 0 and 1, the attributes that the images are to have, where the recipe is conditional.
         """
         nets = self.nets
         dtype = jnp.dtype(nets.compute_dtype)
@@ -168,7 +172,13 @@ class Discriminator(nn.Module):
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
         init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")
-        return self._normed(head, x, train).squeeze(1)
+        logits = self._normed(head, x, train).squeeze(1)
+        if nets.condition:
+            # Source: Miyato and Koyama 2018, arXiv:1802.05637, equation 3, with a row of V an attribute. The root, which is not
+            # there, keeps a step of Adam's from moving the logits the more, the more attributes there are.
+            shown = nn.Dense(len(conditions(nets)), False, dtype=jnp.float32, kernel_init=init, name="condition")
+            logits += (self._normed(shown, x, train) * _signs(labels)).sum(1) / len(conditions(nets)) ** 0.5
+        return logits
 
     @nn.nowrap  # else the place of a NaN would be told with this name
     def _normed(self, layer, x, train):
@@ -195,6 +205,10 @@ class Discriminator(nn.Module):
         else:
             std = running.value
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
+
+
+def _signs(labels):
+    return 2 * labels.astype(jnp.float32) - 1
 
 
 def enlarged(x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ MOVES = ("broadcast_in_dim", "concatenate", "copy", "dynamic_slice", "gather", "
 def first_nan(config: Config, state: GanState, batch: jax.Array) -> str:
     """The leaf of the state before the step, or else the layer and operation, where the first NaN or infinity appears.
 
-    Args: state before the step; batch (images_per_step, S, S, C) uint8. Neither is donated, no key of the state is spent.
+    Args: state before the step; batch, as train_step takes it. Neither is donated, no key of the state is spent.
     Returns: such as "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or "the gradient
         of G's up1, in G's update (mul)", where a gradient is of all that its layer passes back and of its parameters; "nowhere"
         where the step is finite.

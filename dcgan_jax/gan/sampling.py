@@ -9,10 +9,10 @@ import numpy as np
 
 from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
-from dcgan_jax.gan.state import GanState
+from dcgan_jax.gan.state import LABELS, GanState
 
 RECALIBRATION_BATCHES = 8
-RECALIBRATION_BATCH = 128
+RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
 # All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
 # order, and an image must not depend on how many were asked for.
 DRAWN_AT_ONCE = 64
@@ -39,16 +39,17 @@ def recalibrated(config: Config) -> Callable[[GanState], GanState]:
     # Momentum 0: after a pass the "running" statistics are that batch's own.
     generator = Generator(Nets(**(vars(config.nets) | {"bn_momentum": 0.0})))
 
-    def one_batch(state, key):
+    def one_batch(state, key, labels):
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
         latents = draw_latents(key, RECALIBRATION_BATCH, config.nets)
-        return generator.apply(variables, latents, train=True, mutable="batch_stats")[1].get("batch_stats", {})
+        return generator.apply(variables, latents, True, labels, mutable="batch_stats")[1].get("batch_stats", {})
 
     def recalibrate(state: GanState) -> GanState:
         if not state.ema_stats:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
-        batches = jax.lax.map(lambda key: one_batch(state, key), keys)  # (8, C) each
+        labels = None if state.labels is None else state.labels.reshape(RECALIBRATION_BATCHES, RECALIBRATION_BATCH, -1)
+        batches = jax.lax.map(lambda each: one_batch(state, *each), (keys, labels))  # (8, C) each
         merged = {name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
                   for name, layer in batches.items()}
         return state.replace(ema_stats=merged)
@@ -56,29 +57,39 @@ def recalibrated(config: Config) -> Callable[[GanState], GanState]:
     return recalibrate
 
 
-def sample(nets: Nets) -> Callable[[dict, dict, jax.Array], jax.Array]:
-    """f(ema_params, ema_stats, seeds (B,) uint32) -> (B, S, S, C) uint8; image i is a function of seed i alone.
+def labels_of(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
+    """(N, A) uint8: what the faces of these seeds are asked to be, by the state's `labels`; None where there are none."""
+    return None if table is None else np.asarray(table)[np.asarray(seeds) % len(table)]
+
+
+def sample(nets: Nets) -> Callable[..., jax.Array]:
+    """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
+    and of what it is asked to be, alone.
 
     Each seed makes its own latent, and stored statistics keep a face independent of its neighbours in the batch.
     """
     generator = Generator(nets)
 
-    def draw(params, stats, seeds):
+    def draw(params, stats, seeds, labels=None):
         latents = jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])(seeds)  # (B, latent_dim)
-        images = generator.apply({"params": params, "batch_stats": stats}, latents, train=False)
+        images = generator.apply({"params": params, "batch_stats": stats}, latents, False, labels)
         return to_pixels(images, nets)
 
     return draw
 
 
-def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray) -> np.ndarray:
-    """seeds (N,) uint32 -> (N, S, S, C) uint8 on the host, byte for byte the same in any batching of the seeds."""
+def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """seeds (N,) uint32 -> (N, S, S, C) uint8 on the host, byte for byte the same in any batching of the seeds.
+
+    labels: (N, A) of 0 and 1, where the recipe is conditional; `labels_of` gives a run's own.
+    """
     draw = _compiled_sample(nets)
     batches = []
     for start in range(0, len(seeds), DRAWN_AT_ONCE):
         some = np.asarray(seeds[start:start + DRAWN_AT_ONCE], np.uint32)
-        padded = np.pad(some, (0, DRAWN_AT_ONCE - len(some)))
-        batches.append(np.asarray(draw(params, stats, padded))[:len(some)])
+        missing = DRAWN_AT_ONCE - len(some)
+        asked = None if labels is None else np.pad(labels[start:start + DRAWN_AT_ONCE], ((0, missing), (0, 0)))
+        batches.append(np.asarray(draw(params, stats, np.pad(some, (0, missing)), asked))[:len(some)])
     return np.concatenate(batches)
 
 

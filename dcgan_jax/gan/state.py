@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dcgan_jax.config import Config, images_per_step, total_steps
+from dcgan_jax.config import Config, conditions, images_per_step, total_steps
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.optimizer import adam
 
@@ -25,14 +25,24 @@ class GanState:
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
     ema_stats: dict  # BN statistics that belong to ema_params; `sampling.recalibrated` renews them
     augment_p: jax.Array | None = None  # () float32: probability of each augmentation, where it adapts itself
+    labels: jax.Array | None = None  # (LABELS, A) uint8, where G is conditional: what samples are asked to be, unless told
 
 
-def init_state(config: Config) -> GanState:
-    """The state before step 0, a function of config.run.seed. Pure: jit it, or jax.eval_shape it for the shapes."""
+LABELS = 1024
+
+
+def init_state(config: Config, labels: jax.Array | None = None) -> GanState:
+    """The state before step 0, a function of config.run.seed. Pure: jit it, or jax.eval_shape it for the shapes.
+
+    labels: (LABELS, A) of 0 and 1, drawn from the training set's; none: zeros, where the recipe is conditional.
+    """
     key, g_key, d_key = jax.random.split(jax.random.key(config.run.seed), 3)
     nets = config.nets
-    g = Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), train=False)
-    d = Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), train=False)
+    if nets.condition and labels is None:
+        labels = jnp.zeros((LABELS, len(conditions(nets))), jnp.uint8)
+    one = None if labels is None else labels[:1]
+    g = Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one)
+    d = Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one)
     g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
     g_adam, d_adam = optimizers(config)
     return GanState(
@@ -41,7 +51,8 @@ def init_state(config: Config) -> GanState:
         g_opt=g_adam.init(g["params"]), d_opt=d_adam.init(d["params"]),
         # Copies: donated buffers must not be shared between leaves.
         ema_params=jax.tree.map(jnp.copy, g["params"]), ema_stats=jax.tree.map(jnp.copy, g_stats),
-        augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None)
+        augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None,
+        labels=None if labels is None else jnp.asarray(labels, jnp.uint8))
 
 
 def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -32,7 +32,9 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     """One training step of this config, as a pure function to be jitted once.
 
     Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
-    Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8; metrics, () float32 each:
+    Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8, or that and the pictures' labels,
+        (images_per_step, A) uint8 of 0 and 1, where the recipe is conditional: fakes are asked to be what the real pictures
+        of their batch are, so that D meets each kind as often in both; metrics, () float32 each:
         d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), g_grad_norm (Euclidean length of G's whole
         gradient; g_loss and it are of G's last update), d_penalty where one is configured (0 in the steps between lazy ones),
         augment_p where it adapts itself.
@@ -46,25 +48,25 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     def split_over_devices(x):
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
-    def generate(params, stats, latents):
+    def generate(params, stats, latents, labels):
         """(images, their pullback to params), new statistics: where D and G see the same fakes, one pass serves both."""
         def forward(params):
-            images, new = generator.apply({"params": params, "batch_stats": stats}, latents, train=True, mutable="batch_stats")
+            images, new = generator.apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")
             return images, new.get("batch_stats", {})
         images, pullback, stats = jax.vjp(forward, params, has_aux=True)
         return (images, pullback), stats
 
-    def discriminate(params, stats, images, augment_key, augment_p, dropout_key):
+    def discriminate(params, stats, images, labels, augment_key, augment_p, dropout_key):
         images = augment(augment_key, images, loss.augment, augment_p)
-        logits, new = discriminator.apply({"params": params, "batch_stats": stats}, images, train=True, mutable="batch_stats",
+        logits, new = discriminator.apply({"params": params, "batch_stats": stats}, images, True, labels, mutable="batch_stats",
                                           rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None)
         return logits, new.get("batch_stats", {})
 
-    def d_objective(params, stats, real, fake, keys, augment_p, step):
+    def d_objective(params, stats, real, fake, labels, keys, augment_p, step):
         with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
-            real_logits, stats = discriminate(params, stats, real, keys["augment_real"], augment_p, keys["dropout_real"])
+            real_logits, stats = discriminate(params, stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"])
         with jax.named_scope("fake"):
-            fake_logits, stats = discriminate(params, stats, fake, keys["augment_fake"], augment_p, keys["dropout_fake"])
+            fake_logits, stats = discriminate(params, stats, fake, labels, keys["augment_fake"], augment_p, keys["dropout_fake"])
         with jax.named_scope("loss"):
             if loss.loss == "bce":
                 adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
@@ -79,7 +81,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
             def critic(images, augment_key, dropout_key):
                 with jax.named_scope("penalty"):
-                    return discriminate(params, stats, images, jax.random.clone(augment_key), augment_p,
+                    return discriminate(params, stats, images, labels, jax.random.clone(augment_key), augment_p,
                                         jax.random.clone(dropout_key))[0]
             def penalties():
                 terms = []
@@ -105,14 +107,15 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)
 
-    def g_objective(fake, d_params, d_stats, real, keys, augment_p):
+    def g_objective(fake, d_params, d_stats, real, labels, keys, augment_p):
         real_logits = None
         if adversarial.g_needs_real:
             with jax.named_scope("real"):
-                real_logits, d_stats = discriminate(d_params, d_stats, real, keys["augment_real"], augment_p,
+                real_logits, d_stats = discriminate(d_params, d_stats, real, labels, keys["augment_real"], augment_p,
                                                     keys["dropout_real"])
         with jax.named_scope("fake"):
-            fake_logits, d_stats = discriminate(d_params, d_stats, fake, keys["augment_fake"], augment_p, keys["dropout_fake"])
+            fake_logits, d_stats = discriminate(d_params, d_stats, fake, labels, keys["augment_fake"], augment_p,
+                                                keys["dropout_fake"])
         with jax.named_scope("loss"):
             return adversarial.g(real_logits, fake_logits).mean(), d_stats
 
@@ -124,13 +127,13 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return real
 
     @jax.named_scope("update_d")
-    def update_d(state, real, key):
+    def update_d(state, real, labels, key):
         keys = _named(key, D_STREAMS)
         real = prepare(real, keys["flip"])
         latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
-        fakes, g_stats = generate(state.g_params, state.g_stats, latents)
+        fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
         gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(
-            state.d_params, state.d_stats, real, fakes[0], keys, state.augment_p, state.step)
+            state.d_params, state.d_stats, real, fakes[0], labels, keys, state.augment_p, state.step)
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
@@ -141,10 +144,10 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return state, metrics, real, latents, fakes
 
     @jax.named_scope("update_g")
-    def update_g(state, fakes, real, keys):
+    def update_g(state, fakes, real, labels, keys):
         fake, pullback = fakes
         objective = jax.value_and_grad(g_objective, has_aux=True)
-        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, keys, state.augment_p)
+        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, labels, keys, state.augment_p)
         [gradients] = pullback(d_fake)
         updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
         state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
@@ -152,35 +155,37 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
 
     def d_then_g(state, batch, d_key, g_key):
-        batches = batch.reshape(optimizer.d_steps, batch_size, *batch.shape[1:])
+        batches = jax.tree.map(lambda x: x.reshape(optimizer.d_steps, batch_size, *x.shape[1:]), batch)
         # A Python loop: XLA's own CPU convolutions are slow inside one (see train_steps). The metrics are of D's last update.
-        for real, key in zip(batches, jax.random.split(d_key, optimizer.d_steps), strict=True):
-            state, metrics, real, latents, fakes = update_d(state, real, key)
+        for i, key in enumerate(jax.random.split(d_key, optimizer.d_steps)):
+            real, labels = jax.tree.map(lambda x, i=i: x[i], batches)
+            state, metrics, real, latents, fakes = update_d(state, real, labels, key)
         keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
         if optimizer.g_latents == "new":
             latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
         for i, update_keys in enumerate(keys):
             if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
-                fakes, g_stats = generate(state.g_params, state.g_stats, latents)
+                fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
                 state = state.replace(g_stats=g_stats)
-            state, g_metrics = update_g(state, fakes, real, update_keys)
+            state, g_metrics = update_g(state, fakes, real, labels, update_keys)
         return state, metrics | g_metrics
 
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
         # computed and one is kept: newmu's last convolution is XLA's own, on CPU fifteen times slower inside a branch.
         keys = _named(g_key, G_STREAMS)
-        d_updated, metrics, real, _, fakes = update_d(state, batch, d_key)
-        g_updated, g_metrics = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, keys)
+        real, labels = batch
+        d_updated, metrics, real, _, fakes = update_d(state, real, labels, d_key)
+        g_updated, g_metrics = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, labels, keys)
         is_g_step, key = state.step % 2 == 0, state.key
         # Without the key, which is the same in both and may not be used again.
         state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
         return state.replace(key=key), metrics | g_metrics
 
-    def step(state: GanState, batch: jax.Array) -> tuple[GanState, dict[str, jax.Array]]:
+    def step(state: GanState, batch: jax.Array | tuple[jax.Array, jax.Array]) -> tuple[GanState, dict[str, jax.Array]]:
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         update = alternating if optimizer.updates == "alternating" else d_then_g
-        state, metrics = update(state, batch, d_key, g_key)
+        state, metrics = update(state, batch if nets.condition else (batch, None), d_key, g_key)
         state = state.replace(step=state.step + 1)
         return state.replace(ema_params=_ema(config, state)), metrics
 
@@ -188,13 +193,13 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
 
 def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
-    """The scan of train_step: f(state, batches (k, images_per_step, S, S, C) uint8) -> (state, metrics of (k,))."""
+    """The scan of train_step: f(state, its batches stacked, (k, images_per_step, S, S, C)) -> (state, metrics of (k,))."""
     step = train_step(config, sharding)
 
     def in_a_row(state, batches):
         metrics = []
-        for batch in batches:
-            state, metric = step(state, batch)
+        for i in range(len(jax.tree.leaves(batches)[0])):
+            state, metric = step(state, jax.tree.map(lambda x, i=i: x[i], batches))
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 

@@ -1,5 +1,6 @@
 """A linear probe: how much of known attributes a straight line in some features tells."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +17,29 @@ class Probe(NamedTuple):
 
 
 def linear_probe(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray) -> Probe:
-    """Ridge regression to +-1 for all attributes at once, its strength the one with the best accuracy left one out.
+    """The probe of `fitted` on pictures it was not fitted to.
 
-    Args: features (N, D), test_features (M, D) float; labels (N, A), test_labels (M, A) of 0 and 1. N decides the cost, N^3.
-    Raises: ValueError for shapes that do not fit. Source: the evaluation of Radford et al. 2016, arXiv:1511.06434, section 5.1
-        (there an L2-SVM); leaving one out in closed form: Allen 1974, "The relationship between variable selection and data
-        augmentation and a method for prediction".
+    Args: features (N, D), test_features (M, D) float; labels (N, A), test_labels (M, A) of 0 and 1.
+    Raises: ValueError for shapes that do not fit.
     """
-    if not (features.ndim == labels.ndim == 2 and features.shape[1:] == test_features.shape[1:] and len(features) == len(labels)
-            and labels.shape[1:] == test_labels.shape[1:] and len(test_features) == len(test_labels)):
-        raise ValueError(f"features {features.shape} and {test_features.shape}, labels {labels.shape} and {test_labels.shape}")
-    features, test_features = features.astype(np.float64), test_features.astype(np.float64)
+    return told(fitted(features, labels)(test_features), test_labels, labels)
+
+
+def fitted(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """f(features (M, D)) -> (M, A) bool, which attributes a straight line in the features says are there.
+
+    Ridge regression to +-1 for all attributes at once, its strength the one with the best accuracy left one out.
+    Args: features (N, D) float; labels (N, A) of 0 and 1. N decides the cost, N^3.
+    Raises: ValueError for shapes that do not fit, here or when called. Source: the evaluation of Radford et al. 2016,
+        arXiv:1511.06434, section 5.1 (there an L2-SVM); leaving one out in closed form: Allen 1974, "The relationship between
+        variable selection and data augmentation and a method for prediction".
+    """
+    if not (features.ndim == labels.ndim == 2 and len(features) == len(labels)):
+        raise ValueError(f"features {features.shape}, labels {labels.shape}")
+    features = features.astype(np.float64)
     mean, spread = features.mean(0), features.std(0)
     spread = np.where(spread > 1e-6 * max(spread.max(), 1e-30), spread, np.inf)  # what never varies tells nothing
-    x, x_test = (features - mean) / spread, (test_features - mean) / spread
+    x = (features - mean) / spread
     signs = 2.0 * labels - 1
     middle = signs.mean(0)
     y = signs - middle
@@ -38,14 +48,26 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, test_features: np.nda
     turned, squares, best = vectors.T @ y, np.square(vectors), None
     for strength in STRENGTHS * max(np.trace(kernel) / len(x), 1e-30):
         shrunk = values.clip(0) / (values.clip(0) + strength)
-        fitted, leverage = vectors @ (shrunk[:, None] * turned), squares @ shrunk + 1 / len(x)
-        left_out = signs - (y - fitted) / np.maximum(1 - leverage, 1e-9)[:, None]
+        near, leverage = vectors @ (shrunk[:, None] * turned), squares @ shrunk + 1 / len(x)
+        left_out = signs - (y - near) / np.maximum(1 - leverage, 1e-9)[:, None]
         right = np.mean((left_out > 0) == (labels > 0))
         if best is None or right > best[0]:
             best = right, strength
-    weights = vectors @ (turned / (values.clip(0) + best[1])[:, None])  # (N, A)
-    said = x_test @ (x.T @ weights) + middle > 0
-    has = test_labels > 0
+    weights = x.T @ (vectors @ (turned / (values.clip(0) + best[1])[:, None]))  # (D, A)
+
+    def says(features):
+        if features.shape[1:] != mean.shape:
+            raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
+        return (features.astype(np.float64) - mean) / spread @ weights + middle > 0
+
+    return says
+
+
+def told(said: np.ndarray, labels: np.ndarray, fitted_to: np.ndarray) -> Probe:
+    """How much of labels (M, A) what a probe said (M, A) tells; fitted_to (N, A): the labels it was fitted to."""
+    if said.shape != labels.shape:
+        raise ValueError(f"said {said.shape}, labels {labels.shape}")
+    has = labels > 0
     with np.errstate(invalid="ignore"):
         balanced = (np.sum(said & has, 0) / has.sum(0) + np.sum(~said & ~has, 0) / (~has).sum(0)) / 2
-    return Probe(np.mean(said == has, 0), balanced, np.mean((middle > 0) == has, 0))
+    return Probe(np.mean(said == has, 0), balanced, np.mean((fitted_to.mean(0) > 0.5) == has, 0))

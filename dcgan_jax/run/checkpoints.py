@@ -25,7 +25,7 @@ from dcgan_jax.run import devices
 from dcgan_jax.run.workdir import write_json
 
 # What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
-GENERATOR = ("ema_params", "ema_stats")
+GENERATOR = ("ema_params", "ema_stats", "labels")
 FILES = "files.json"  # in a checkpoint: what it held when it was read back
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of filesystems that cannot, such as some 9p
@@ -161,8 +161,8 @@ def restore(path: Path, like):
 
 
 def restore_generator(run: Path, shapes, step: int | None = None,
-                      say: Callable[[str], None] = print) -> tuple[int, dict, dict]:
-    """(step, ema_params, ema_stats) of the newest whole checkpoint, or of the one asked for; nothing else is read or changed.
+                      say: Callable[[str], None] = print) -> tuple[int, dict, dict, np.ndarray | None]:
+    """(step, ema_params, ema_stats, labels) of the newest whole checkpoint, or of the one asked for; nothing else is read.
 
     shapes: the whole state's, from jax.eval_shape. Raises: BadInput where there is no such checkpoint.
     """
@@ -178,7 +178,7 @@ def restore_generator(run: Path, shapes, step: int | None = None,
         path = run / "checkpoints" / str(at)
         try:
             found = _verified(path, item, "generator", "digests")["generator"]
-            return at, found["ema_params"], found["ema_stats"]
+            return at, found["ema_params"], found["ema_stats"], found.get("labels")
         except Damaged as fault:
             if step is None and at != steps[0]:
                 say(f"warning: the checkpoint of step {at} is broken ({fault}): an older one is used")
@@ -209,7 +209,7 @@ def placed(shapes, sharding: jax.sharding.Sharding):
 
 def _items(state):
     leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # what the recipe has no use for
-    return {"generator": {name: leaves[name] for name in GENERATOR},
+    return {"generator": {name: leaves[name] for name in GENERATOR if name in leaves},
             "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR}}
 
 

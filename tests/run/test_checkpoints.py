@@ -248,7 +248,7 @@ def test_a_step_that_was_set_aside_meanwhile_is_written_again(tmp_path):
 def test_the_generator_alone_is_the_whole_states_and_reads_nothing_else(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, their optimisers, the key
-    step, params, stats = checkpoints.restore_generator(copy, SHAPES)
+    step, params, stats, _ = checkpoints.restore_generator(copy, SHAPES)
     assert step == 4
     equal(params, state(4).ema_params)
     equal(stats, state(4).ema_stats)
@@ -257,7 +257,7 @@ def test_the_generator_alone_is_the_whole_states_and_reads_nothing_else(run, tmp
 def test_a_step_can_be_asked_for(tmp_path):
     saved_at(tmp_path, 2, 10)
     assert checkpoints.restore_generator(tmp_path, SHAPES)[0] == 10
-    step, params, _ = checkpoints.restore_generator(tmp_path, SHAPES, 2)
+    step, params, *_ = checkpoints.restore_generator(tmp_path, SHAPES, 2)
     assert step == 2
     equal(params, state(2).ema_params)
 
@@ -362,7 +362,7 @@ def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path
     harm(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
     before = sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*"))
     said = []
-    step, params, _ = checkpoints.restore_generator(copy, SHAPES, say=said.append)
+    step, params, *_ = checkpoints.restore_generator(copy, SHAPES, say=said.append)
     assert step == 2
     equal(params, state(2).ema_params)
     assert "checkpoint of step 4 is broken (" in said[0]

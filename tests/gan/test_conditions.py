@@ -1,0 +1,118 @@
+"""Laws of conditional recipes: attributes reach both networks, through every part of the step, and no other recipe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy.testing import assert_allclose, assert_array_equal
+from tiny import compiled, fresh_state, leaves, pictures, tiny
+
+from dcgan_jax.gan.judging import d_features, judged
+from dcgan_jax.gan.models import Discriminator, Generator
+from dcgan_jax.gan.sampling import draw_images, labels_of, recalibrated
+from dcgan_jax.gan.state import LABELS, init_state
+from dcgan_jax.gan.step import train_step, train_steps
+
+CONFIG = tiny("article", condition="Smiling,Male,Hat", g_latents="same")
+TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
+BATCH = pictures(CONFIG), TABLE[:4]
+
+
+def test_the_rest_of_the_networks_starts_as_without_attributes():
+    ours, theirs = leaves(fresh_state(CONFIG).d_params), leaves(fresh_state(tiny("article", g_latents="same")).d_params)
+    assert ours.keys() - theirs.keys() == {"condition/kernel"}
+    for path in theirs:
+        assert_array_equal(ours[path], theirs[path], err_msg=path)
+    assert fresh_state(tiny("article", g_latents="same")).labels is None
+
+
+def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
+    """Miyato and Koyama 2018, equation 3, in numpy."""
+    state = fresh_state(CONFIG)
+    d = Discriminator(CONFIG.nets)
+    variables = {"params": state.d_params, "batch_stats": state.d_stats}
+    images = jnp.asarray(BATCH[0], jnp.float32) / 127.5 - 1
+    logits, found = d.apply(variables, images, False, BATCH[1], mutable="intermediates")
+    seen = np.asarray(found["intermediates"]["features"][-1]).reshape(4, -1)
+    plain = seen @ np.asarray(state.d_params["head"]["kernel"])[:, 0] + np.asarray(state.d_params["head"]["bias"])
+    told = np.sum(seen @ np.asarray(state.d_params["condition"]["kernel"]) * (2.0 * BATCH[1] - 1), 1) / 3**0.5
+    assert_allclose(logits, plain + told, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"g_modulation": True}], ids=["plain", "modulated"])
+def test_g_draws_another_face_for_other_attributes(changes):
+    config = tiny("article", condition="Smiling,Male,Hat", **changes)
+    state, latents = fresh_state(config), jnp.ones((2, 100)) / 2
+    images = Generator(config.nets).apply({"params": state.g_params, "batch_stats": state.g_stats}, latents, False,
+                                          np.array([[0, 0, 1], [1, 0, 1]]))
+    assert np.abs(images[0] - images[1]).max() > 1e-4
+
+
+PENALISED = tiny("article", condition="Smiling,Male,Hat", d_norm="spectral", minibatch_std=True, d_steps=2, r1_gamma=1.0, flip=True,
+                 gp_weight=1.0, loss="relativistic-average", d_dropout=0.1)
+
+
+@pytest.mark.parametrize("config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED],
+                         ids=["d-then-g", "alternating", "penalised"])
+def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
+    before = fresh_state(config)
+    batch = pictures(config), TABLE[:len(pictures(config))]
+    after, metrics = compiled(config)(before, batch)
+    after, metrics = compiled(config)(after, batch)  # alternating: G's, then D's
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert np.abs(after.d_params["condition"]["kernel"] - before.d_params["condition"]["kernel"]).max() > 0
+    head = np.abs(after.g_params["head"]["kernel"] - before.g_params["head"]["kernel"])
+    assert head.shape[0] == config.nets.latent_dim + 3 and head[-3:].max() > 0
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+    assert compiled(config).traces == 1
+
+
+def test_the_step_depends_on_the_labels():
+    ours, theirs = (compiled(CONFIG)(fresh_state(CONFIG), (BATCH[0], labels))[1] for labels in (BATCH[1], 1 - BATCH[1]))
+    assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
+
+
+def test_two_steps_in_a_call_and_two_devices_are_the_same():
+    other = pictures(CONFIG, 1), TABLE[4:8]
+    expected, _ = compiled(CONFIG)(compiled(CONFIG)(fresh_state(CONFIG), BATCH)[0], other)
+    stacked = tuple(np.stack(parts) for parts in zip(BATCH, other, strict=True))
+    state, _ = jax.jit(train_steps(CONFIG))(fresh_state(CONFIG), stacked)
+    for path, leaf in leaves(state).items():
+        assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    step = jax.jit(train_step(CONFIG, split), in_shardings=(whole, split), out_shardings=(whole, whole))
+    _, metrics = step(jax.device_put(fresh_state(CONFIG), whole), jax.device_put(BATCH, split))
+    assert_allclose(metrics["d_loss"], compiled(CONFIG)(fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
+
+
+def test_samples_are_asked_what_the_table_says_unless_told():
+    state = jax.jit(lambda: init_state(CONFIG, TABLE))()
+    assert_array_equal(state.labels, TABLE)
+    state = jax.jit(recalibrated(CONFIG))(state)
+    seeds = np.array([0, 5, LABELS + 5])
+    labels = labels_of(state.labels, seeds)
+    assert_array_equal(labels, TABLE[[0, 5, 5]])
+    generator = jax.device_get((state.ema_params, state.ema_stats))
+    drawn = draw_images(CONFIG.nets, *generator, seeds, labels)
+    assert_array_equal(draw_images(CONFIG.nets, *generator, seeds[1:2], labels[1:2])[0], drawn[1])
+    flipped = draw_images(CONFIG.nets, *generator, seeds, 1 - labels)
+    assert (drawn != flipped).any((1, 2, 3)).all()
+
+
+def test_statistics_are_of_the_attributes_that_are_drawn():
+    ours, theirs = (jax.jit(recalibrated(CONFIG))(jax.jit(lambda table=table: init_state(CONFIG, table))())
+                    for table in (TABLE, np.ones_like(TABLE)))
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(*map(jax.tree.leaves, (ours.ema_stats, theirs.ema_stats)), strict=True))
+
+
+def test_judging_and_features():
+    state = fresh_state(CONFIG)
+    judge = jax.jit(judged(CONFIG))
+    ours, theirs = (judge(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))
+    assert ours.shape == (4,) and np.abs(ours - theirs).max() > 0
+    plain = tiny("article", g_latents="same")
+    seen = jax.jit(d_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
+    there = fresh_state(plain)
+    assert_allclose(seen, jax.jit(d_features(plain))(there.d_params, there.d_stats, BATCH[0]), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,116 @@
+"""Runs that draw what they are asked: from the flag to the faces."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_run import FLAGS, call, copied, metrics, refusal, state_at, train_toy
+
+import toy_run
+from dcgan_jax import evaluate, sample, train
+from dcgan_jax.data import drawn_faces
+from dcgan_jax.gan.state import LABELS
+
+pytestmark = pytest.mark.integration
+ASKED = ("--condition", "Smiling,Eyeglasses,Male")
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A conditional run of twelve steps; only read."""
+    parent = toy_run.CACHE / "conditional"
+    done = train_toy(parent, *ASKED)
+    assert (done.code, done.faults) == (0, [])
+    return parent / "article"
+
+
+def drawn(run, tmp_path, *flags):
+    assert call(sample, "--run", run, "--count", 20, "--out", tmp_path / "faces.npy", *flags).code == 0
+    return np.load(tmp_path / "faces.npy")
+
+
+def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
+    table = state_at(run, 12)["labels"]
+    assert table.shape == (LABELS, 3)
+    every = drawn_faces.face_attributes(0, np.arange(85))
+    wanted = every[:, [drawn_faces.ATTRIBUTES.index(name) for name in ("Smiling", "Eyeglasses", "Male")]]
+    assert abs(table.mean(0) - wanted.mean(0)).max() < 0.05
+    assert {tuple(row) for row in table} <= {tuple(row) for row in wanted}
+
+
+def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
+    plain, with_glasses, without = (drawn(run, tmp_path, *flags) for flags in (
+        (), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0")))
+    table = state_at(run, 12)["labels"][:20, 1].astype(bool)
+    assert np.array_equal(plain[table], with_glasses[table]) and np.array_equal(plain[~table], without[~table])
+    assert (with_glasses != without).any()
+
+
+def test_a_run_that_was_stopped_goes_on_exactly_with_either_feed(run, tmp_path):
+    assert train_toy(tmp_path, *ASKED, steps=7).code == 0
+    assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
+    assert metrics(tmp_path / "article") == metrics(run)
+    ours, theirs = state_at(tmp_path / "article", 12), state_at(run, 12)
+    for path in theirs:
+        assert np.array_equal(ours[path], theirs[path]), path
+
+
+def test_scores_and_what_was_asked_are_told(run, tmp_path):
+    done = call(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
+    assert done.code == 0, done
+    _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
+    assert (line["score"], line["faces"]) == ("asked", 40)
+    assert line["values"]["real pictures"].keys() == {"Smiling", "Eyeglasses", "Male"}
+    assert "found in 40 faces by an untrained D and pixels" in done.out
+
+
+def test_all_is_kept_by_name_and_goes_on_as_all(tmp_path):
+    done = train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=4)
+    assert done.code == 0, done
+    config = json.loads((tmp_path / "article" / "config.json").read_text())
+    assert config["condition"] == ",".join(drawn_faces.ATTRIBUTES)
+    assert train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=6).code == 0
+
+
+def test_a_folder_for_each_class(tmp_path):
+    faces = drawn_faces.draw_faces(0, np.arange(60), 16)
+    for i, face in enumerate(faces):
+        folder = tmp_path / "pets" / ("cats" if i % 3 else "dogs")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(folder / f"{i}.png")
+    flags = ("--data", tmp_path / "pets", "--condition", "dogs", "--no-tensorboard")
+    assert train_toy(tmp_path / "runs", *flags, steps=4).code == 0
+    assert abs(state_at(tmp_path / "runs" / "article", 4)["labels"].mean() - 1 / 3) < 0.05
+
+
+# ---- Bad input ----
+
+
+def test_attributes_that_are_not_there_are_one_line(tmp_path):
+    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", "Smilling")
+    assert "--condition Smilling: 85 drawn faces have no such attribute; did you mean Smiling" in line
+    np.save(tmp_path / "plain.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
+    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--data", tmp_path / "plain.npy", "--condition", "Male")
+    assert "come without attributes; give --data that has some" in line
+    for given in ("Male,Male", "Male,", ","):
+        assert "name each once" in refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.npy"]
+
+
+def test_a_run_does_not_change_its_attributes(run, tmp_path):
+    copied(run, tmp_path)
+    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 20, "--condition", "Smiling")
+    assert "condition" in line
+    shutil.rmtree(tmp_path / "article")
+
+
+def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
+    out = ("--out", tmp_path / "faces.npy")
+    assert "write attributes with 1 or 0, as Smiling=1" in refusal(sample, "--run", run, *out, "--condition", "Smiling")
+    assert "did you mean Eyeglasses?" in refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
+    plain = toy_run.whole().run
+    assert "was trained without --condition" in refusal(sample, "--run", plain, *out, "--condition", "Male=1")
+    assert "--asked" in refusal(evaluate, "--run", plain, "--count", 40, "--asked")
+    assert "--asked" in refusal(evaluate, "--run", toy_run.CACHE / "none.npy", "--count", 40, "--asked")
