@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import toy_run
 from PIL import Image
 from toy_run import FLAGS, call, copied, metrics, refusal, state_at, train_toy
 
-import toy_run
 from dcgan_jax import evaluate, sample, train
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.gan.state import LABELS

@@ -49,8 +49,8 @@ def test_g_draws_another_face_for_other_attributes(changes):
     assert np.abs(images[0] - images[1]).max() > 1e-4
 
 
-PENALISED = tiny("article", condition="Smiling,Male,Hat", d_norm="spectral", minibatch_std=True, d_steps=2, r1_gamma=1.0, flip=True,
-                 gp_weight=1.0, loss="relativistic-average", d_dropout=0.1)
+PENALISED = tiny("article", condition="Smiling,Male,Hat", d_norm="spectral", minibatch_std=True, d_steps=2, r1_gamma=1.0,
+                 flip=True, gp_weight=1.0, loss="relativistic-average", d_dropout=0.1)
 
 
 @pytest.mark.parametrize("config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED],
