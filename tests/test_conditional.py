@@ -49,7 +49,7 @@ def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on_exactly_with_either_feed(run, tmp_path):
-    assert train_toy(tmp_path, *ASKED, steps=7).code == 0
+    assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch
     assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
     assert metrics(tmp_path / "article") == metrics(run)
     ours, theirs = state_at(tmp_path / "article", 12), state_at(run, 12)
@@ -113,4 +113,5 @@ def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
     plain = toy_run.whole().run
     assert "was trained without --condition" in refusal(sample, "--run", plain, *out, "--condition", "Male=1")
     assert "--asked" in refusal(evaluate, "--run", plain, "--count", 40, "--asked")
-    assert "--asked" in refusal(evaluate, "--run", toy_run.CACHE / "none.npy", "--count", 40, "--asked")
+    np.save(tmp_path / "pictures.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
+    assert "--asked" in refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")

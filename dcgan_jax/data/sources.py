@@ -260,7 +260,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
 def _classes(names: Sequence[str]) -> Attributes | None:
     """An attribute a folder, where below the folder that holds them all every picture is in one of several."""
     above = os.path.commonpath([name.rpartition("/")[0] or "." for name in names])
-    inside = [name if above == "." else name[len(above) + 1:] for name in names]
+    inside = [name if above in ("", ".") else name[len(above) + 1:] for name in names]
     found = [name.partition("/")[0] if "/" in name else "" for name in inside]
     classes = sorted(set(found))
     if "" in classes or not 1 < len(classes) <= MAX_ATTRIBUTES:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dcgan_jax.config import BadInput
 from dcgan_jax.data import drawn_faces
-from dcgan_jax.data.sources import MAX_FILE_BYTES, open_source
+from dcgan_jax.data.sources import MAX_FILE_BYTES, _classes, open_source
 
 REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
 ATTRIBUTES = "Smiling Young"
@@ -370,3 +370,23 @@ def test_splits_need_a_partition(tmp_path):
     (tmp_path / "other" / "000001.jpg").unlink()
     with pytest.raises(BadInput, match="puts no picture"):
         open_source(str(tmp_path), "train")
+
+
+# ---- A folder for each class ----
+
+
+@pytest.mark.parametrize(("names", "classes"), [
+    (["a/1.png", "b/2.png", "b/deeper/3.png"], ("a", "b")),
+    (["set/x/a/1.png", "set/x/b/2.png", "set/x/b/3.png"], ("a", "b")),
+    (["a/1.png", "a/2.png"], None),
+    (["1.png", "2.png"], None),
+    (["a/1.png", "b/2.png", "3.png"], None),
+    (["a,b/1.png", "c/2.png"], ("a_b", "c")),
+])
+def test_folders_are_classes_where_each_picture_is_in_one_of_several(names, classes):
+    found = _classes(names)
+    if classes is None:
+        assert found is None
+    else:
+        assert found[0] == classes
+        assert found[1].dtype == np.uint8 and (found[1].sum(1) == 1).all() and found[1][0, 0] == 1
