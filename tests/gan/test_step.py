@@ -245,7 +245,7 @@ class OnePixel:
     def __init__(self, nets):
         self.nets = nets
 
-    def apply(self, variables, x, **_):
+    def apply(self, variables, x, train, labels, **_):
         w = variables["params"]["w"]
         if x.ndim == 2:  # latents
             return w * jnp.ones((x.shape[0], self.nets.size, self.nets.size, self.nets.channels)), {}
