@@ -37,7 +37,7 @@ class Run:
     """the run's folder inside workdir; empty: the preset's name"""
     preset: str = "article"
     """recipe that fills all other fields: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20,
-    keras64, torch32, torch128, modern32"""
+    keras64, torch32, torch128, modern32, best32, best64"""
     seed: int = 0
     """everything random follows from it"""
     steps: int | None = None

@@ -14,7 +14,7 @@ SOURCES = {
     "article": "udacity/deep-learning-v2-pytorch c9404fc", "udacity-wide": "article", "newmu": "Newmu/dcgan_code ee12b2d",
     "soumith": "dcgan.torch 6eaac63", "torch64": "pytorch/examples 77f55b9", "torch-tutorial": "dcgan_faces_tutorial.py, 00683b5",
     "carpedm20": "carpedm20/DCGAN-tensorflow 62c9a2a", "keras64": "keras-io cca4efb", "torch32": "torch64", "torch128": "torch64",
-    "modern32": "arXiv:1807.00734",
+    "modern32": "arXiv:1807.00734", "best32": "`article`", "best64": "`best32`",
 }
 
 

@@ -32,6 +32,8 @@ def shapes(config):
     ("udacity-wide", 1_072_512, 663_297, 384, 768),
     ("keras64", 3_979_651, 404_801, 0, 0),
     ("modern32", 372_416, 167_809, 192, 384),  # the article's networks
+    ("best32", 1_072_512, 663_313, 384, 768),
+    ("best64", 2_171_808, 1_558_097, 672, 1_344),
 ])
 def test_published_parameter_counts(name, g, d, g_norms, d_norms):
     state = shapes(PRESETS[name])

@@ -78,6 +78,7 @@ GOLDEN = {
     "carpedm20": [(1.417989, 0.557709), (1.356217, 0.555244), (1.254149, 0.651907)],
     "keras64": [(11.249359, 27.331326), (11.386477, 20.054092), (6.417891, 18.250664)],
     "modern32": [(2.609454, 0.838966), (1.378198, 1.388832), (1.19881, 1.644868)],
+    "best32": [(1.867098, 0.369623), (1.78913, 0.37113), (1.5202, 0.646236)],
 }
 
 
@@ -94,6 +95,7 @@ def test_golden_losses(name):
 
 def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
     assert TINY["udacity-wide"] == TINY["article"]
+    assert TINY["best64"] == TINY["best32"]
     assert TINY["torch-tutorial"] == TINY["torch32"] == TINY["torch128"] == TINY["torch64"]
 
 
