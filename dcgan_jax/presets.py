@@ -113,8 +113,8 @@ def best32() -> Config:
     again by G, a D that sees how much a batch varies, and mirrored pictures.
     """
     return replace(
-        article(), preset="best32", kimg=1000.0, width=64, batch_size=32, lr=5e-4, d_lr=1e-3, g_latents="same", minibatch_std=True,
-        flip=True, save_every_steps=1000)
+        article(), preset="best32", kimg=1000.0, width=64, batch_size=32, flip=True, minibatch_std=True, lr=5e-4, d_lr=1e-3,
+        g_latents="same", save_every_steps=1000)
 
 
 def best64() -> Config:
@@ -123,4 +123,5 @@ def best64() -> Config:
 
 
 PRESETS = {function().run.preset: function() for function in (
-    article, udacity_wide, newmu, soumith, torch64, torch_tutorial, carpedm20, keras64, torch32, torch128, modern32, best32, best64)}
+    article, udacity_wide, newmu, soumith, torch64, torch_tutorial, carpedm20, keras64, torch32, torch128, modern32, best32,
+    best64)}
