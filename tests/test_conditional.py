@@ -14,7 +14,9 @@ from dcgan_jax.data import drawn_faces
 from dcgan_jax.gan.state import LABELS
 
 pytestmark = pytest.mark.integration
-ASKED = ("--condition", "Smiling,Eyeglasses,Male")
+# With all else that adds to the state: vectors of the spectral norm, how much batches vary, the probability of augmentations.
+ASKED = ("--condition", "Smiling,Eyeglasses,Male", "--loss", "hinge", "--d-norm", "spectral", "--conv-bias", "--minibatch-std",
+         "--augment", "translation", "--augment-target", "0.6", "--augment-adapt-kimg", "0.1", "--g-modulation")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from dcgan_jax.presets import PRESETS
 COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0),
-    "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2),
+    "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2,
+                        penalty_every_steps=2),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
     "own": tiny("article", loss="hinge", d_norm="spectral", residual=True, image_skips=True, box_kernels=True, minibatch_std=True,
                 g_modulation=True, init="he", clip_norm=10.0, lr_warmup_kimg=0.01, r1_gamma=0.1, penalty_every_steps=2),
