@@ -1,0 +1,61 @@
+"""What augmentation that adapts itself is worth where pictures are few.
+
+    python experiments/small_sets.py --data CELEBA --face-score face_score.py --kimg 400
+
+Trains --preset on the last --pictures of the set three times: as it is, with augmentations that always act, and with ones whose
+probability follows D; then scores --count faces of each against the first --count pictures of the set, which none was trained on,
+and tells how much nearer faces are to training pictures than to others (dcgan_jax.quality.scores.memorisation, in pixels).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from ablations import ALL, Score, Training
+
+from dcgan_jax.config import replace
+from dcgan_jax.data.pack import pack
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.quality.scores import memorisation
+
+WAYS = {"as it is": {}, "always": {"augment": ALL}, "adaptive": {"augment": ALL, "augment_target": 0.6, "augment_adapt_kimg": 100.0}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--face-score", required=True)
+    parser.add_argument("--preset", choices=PRESETS, default="best32")
+    parser.add_argument("--width", type=int, help="another than the preset's")
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--kimg", type=float, default=400.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, default=Path("runs/small_sets.jsonl"))
+    ask = parser.parse_args()
+    base = replace(PRESETS[ask.preset], kimg=ask.kimg, epochs=None, seed=ask.seed)
+    base = replace(base, width=ask.width) if ask.width else base
+    images = pack(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
+    if len(images) < ask.count + ask.pictures:
+        parser.error(f"{len(images)} pictures are fewer than --count and --pictures together")
+    few, others = images[-ask.pictures:], images[:ask.count]
+    score = Score(ask.face_score, others)
+    ask.out.parent.mkdir(parents=True, exist_ok=True)
+    for way in ask.ways:
+        training = Training(replace(base, **WAYS[way]), few, 1).compile()
+        faces, seconds = training.run(ask.count)
+        some, unseen = (np.float32(of[:1000]).reshape(1000, -1) / 255 for of in (faces, others))
+        near = memorisation(some, unseen, [np.float32(few).reshape(len(few), -1) / 255], seed=0)
+        row = {"way": way, "preset": ask.preset, "width": base.nets.width, "pictures": ask.pictures, "kimg": ask.kimg,
+               "seed": ask.seed, "count": ask.count, **score(faces), "to_training_over_to_held_out": near.ratio,
+               "images_per_s": ask.kimg * 1e3 / seconds}
+        with ask.out.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        print(f"| {way} | {ask.seed} | {row['frechet']:.1f} | {row['kid_x1e3']:.1f} | {near.ratio:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
