@@ -20,7 +20,8 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import memorisation
 
-WAYS = {"as it is": {}, "always": {"augment": ALL}, "adaptive": {"augment": ALL, "augment_target": 0.6, "augment_adapt_kimg": 100.0}}
+WAYS = {"as it is": {}, "always": {"augment": ALL},
+        "adaptive": {"augment": ALL, "augment_target": 0.6, "augment_adapt_kimg": 100.0}}
 
 
 def main():
