@@ -123,7 +123,7 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
 
 def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
     process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
-    until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*")))
+    until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # the line before it is out
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
