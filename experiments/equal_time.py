@@ -82,6 +82,8 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/equal_time.jsonl"))
     parser.add_argument("--faces", type=Path, help="folder that keeps each row's faces")
     ask = parser.parse_args(parts)
+    if any("--seed" in flags for flags in groups):
+        parser.error("--seed behind --: say --seeds before it, which every group is run with")
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
     done = {(row["flags"], row["seed"], row["minutes"]) for row in rows}
