@@ -110,11 +110,13 @@ def best32() -> Config:
     """Our own: what draws the best faces in some minutes of a CPU, found by ablations (docs/quality.md, experiments/RESULTS.md).
 
     `article` with twice the channels, batches of 32, a G that learns 2.5 and a D that learns 5 times as fast, D's latents used
-    again by G, a D that sees how much a batch varies, and mirrored pictures.
+    again by G, a D that sees how much a batch varies, mirrored pictures, and augmentations that begin when D learns a small
+    set by heart.
     """
     return replace(
         article(), preset="best32", kimg=1000.0, width=64, batch_size=32, flip=True, minibatch_std=True, lr=5e-4, d_lr=1e-3,
-        g_latents="same", save_every_steps=1000)
+        g_latents="same", augment=("color", "translation", "cutout"), augment_target=0.8, augment_adapt_kimg=100.0,
+        save_every_steps=1000)
 
 
 def best64() -> Config:
