@@ -12,7 +12,7 @@ import numpy as np
 from dcgan_jax import cli
 from dcgan_jax.config import BadInput, conditions, printable
 from dcgan_jax.data.pack import cache_dir, nearest
-from dcgan_jax.gan.sampling import draw_images, labels_of
+from dcgan_jax.gan.sampling import SEEDS, draw_images, labels_of
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 
@@ -37,7 +37,6 @@ class Sample:
     """checkpoint to draw from; none: the newest; best: by the scores of its training"""
 
 
-SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
 MAX_COUNT = 1_000_000  # they are drawn into one array: 12 GB at 64 px
 
 

@@ -9,7 +9,9 @@ import toy_run
 from PIL import Image
 from toy_run import FLAGS, call, copied, metrics, refusal, state_at, train_toy
 
+import dcgan_jax
 from dcgan_jax import evaluate, sample, train
+from dcgan_jax.config import BadInput
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.gan.state import LABELS
 
@@ -117,3 +119,19 @@ def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
     assert "--asked" in refusal(evaluate, "--run", plain, "--count", 40, "--asked")
     np.save(tmp_path / "pictures.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
     assert "--asked" in refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")
+
+
+def test_a_loaded_run_is_asked_like_the_verb(run, tmp_path):
+    gan = dcgan_jax.load(run)
+    assert gan.attributes == ("Smiling", "Eyeglasses", "Male")
+    assert np.array_equal(gan.sample(range(20)), drawn(run, tmp_path))
+    with_glasses = gan.sample(range(20), condition={"Eyeglasses": 1})
+    assert np.array_equal(with_glasses, drawn(run, tmp_path, "--condition", "Eyeglasses=1"))
+    labels = gan.labels(range(20), {"Eyeglasses": 1})
+    assert abs(gan.images(gan.latents(range(20)), labels).astype(int) - with_glasses).max() <= 1
+    assert (gan.discriminate(with_glasses, labels) != gan.discriminate(with_glasses, 1 - labels)).all()
+    for ask, said in ((lambda: gan.images(gan.latents(0)), "is conditional"), (lambda: gan.sample(0, {"Smile": 1}), "Smiling"),
+                      (lambda: gan.sample(0, {"Smiling": 2}), "give 1 or 0"),
+                      (lambda: gan.discriminate(with_glasses, labels[:3]), "give .20, 3.")):
+        with pytest.raises(BadInput, match=said):
+            ask()

@@ -157,9 +157,10 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "run": {"run", "quality", "config", "jsonfile"},
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
+    "loaded": {"config", *ROOMS},
 }
 VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
-FOR_VERBS = {"cli", "config", "presets", "jsonfile", *ROOMS}
+FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

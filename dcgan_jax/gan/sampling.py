@@ -11,6 +11,7 @@ from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import LABELS, GanState
 
+SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
 # All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
@@ -62,20 +63,29 @@ def labels_of(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
     return None if table is None else np.asarray(table)[np.asarray(seeds) % len(table)]
 
 
-def sample(nets: Nets) -> Callable[..., jax.Array]:
-    """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
-    and of what it is asked to be, alone.
+def seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
+    """f(seeds (B,) uint32) -> (B, latent_dim) float32, each seed its own."""
+    return jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])
 
-    Each seed makes its own latent, and stored statistics keep a face independent of its neighbours in the batch.
+
+def drawn_from(nets: Nets) -> Callable[..., jax.Array]:
+    """f(ema_params, ema_stats, latents (B, latent_dim), labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of
+    latent i, and of what it is asked to be, alone: stored statistics keep a face independent of its neighbours in the batch.
     """
     generator = Generator(nets)
 
-    def draw(params, stats, seeds, labels=None):
-        latents = jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])(seeds)  # (B, latent_dim)
-        images = generator.apply({"params": params, "batch_stats": stats}, latents, False, labels)
-        return to_pixels(images, nets)
+    def draw(params, stats, latents, labels=None):
+        return to_pixels(generator.apply({"params": params, "batch_stats": stats}, latents, False, labels), nets)
 
     return draw
+
+
+def sample(nets: Nets) -> Callable[..., jax.Array]:
+    """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
+    and of what it is asked to be, alone.
+    """
+    latents, draw = seed_latents(nets), drawn_from(nets)
+    return lambda params, stats, seeds, labels=None: draw(params, stats, latents(seeds), labels)
 
 
 def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -83,16 +93,25 @@ def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels
 
     labels: (N, A) of 0 and 1, where the recipe is conditional; `labels_of` gives a run's own.
     """
-    draw = _compiled_sample(nets)
-    batches = []
-    for start in range(0, len(seeds), DRAWN_AT_ONCE):
-        some = np.asarray(seeds[start:start + DRAWN_AT_ONCE], np.uint32)
-        missing = DRAWN_AT_ONCE - len(some)
-        asked = None if labels is None else np.pad(labels[start:start + DRAWN_AT_ONCE], ((0, missing), (0, 0)))
-        batches.append(np.asarray(draw(params, stats, np.pad(some, (0, missing)), asked))[:len(some)])
-    return np.concatenate(batches)
+    return in_batches(functools.partial(_compiled(sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
 
 
-@functools.cache  # one program a network
-def _compiled_sample(nets):
-    return jax.jit(sample(nets))
+def draw_from(nets: Nets, params: dict, stats: dict, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """The same of latents (N, latent_dim) float32."""
+    return in_batches(functools.partial(_compiled(drawn_from, nets), params, stats), np.asarray(latents, np.float32), labels)
+
+
+def in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) -> np.ndarray:
+    """program(arrays) on the host, of (N, ...) arrays with the same N, or None, DRAWN_AT_ONCE at a time."""
+    count, found = len(arrays[0]), []
+    for start in range(0, max(count, 1), DRAWN_AT_ONCE):
+        missing = max(start + DRAWN_AT_ONCE - count, 0)
+        some = [None if array is None else array[start:start + DRAWN_AT_ONCE] for array in arrays]
+        some = [None if array is None else np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))) for array in some]
+        found.append(np.asarray(program(*some))[:DRAWN_AT_ONCE - missing])
+    return np.concatenate(found)
+
+
+@functools.cache  # one program a kind and network
+def _compiled(kind, nets):
+    return jax.jit(kind(nets))

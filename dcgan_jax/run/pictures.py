@@ -27,16 +27,21 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return sheet
 
 
-def save_png(path: Path, image: np.ndarray, scale: int = 1) -> None:
-    """(H, W, C) uint8, C 1 or 3, whole pixels enlarged `scale` times; whole or not at all."""
-    image = image.repeat(scale, 0).repeat(scale, 1)
+def save_png(path: Path, image: np.ndarray) -> None:
+    """(H, W, C) uint8, C 1 or 3; whole or not at all."""
     with whole(path) as partial:
         Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(partial, format="PNG")
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
     """A sheet of (N, S, S, C) uint8, small pictures enlarged so that a person can see them."""
-    save_png(path, grid(images, columns), scale=max(1, 96 // images.shape[1]))
+    save_png(path, enlarged(grid(images, columns), images.shape[1]))
+
+
+def enlarged(sheet: np.ndarray, side: int) -> np.ndarray:
+    """(H, W, C), a sheet of pictures of that side, in whole pixels so large that a person can see them."""
+    scale = max(1, 96 // side)
+    return sheet.repeat(scale, 0).repeat(scale, 1)
 
 
 def thin(samples: Path, save_every_steps: int) -> None:

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from dcgan_jax.config import Config, replace
-from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, grid, save_grid, save_losses, save_png, save_report, thin
+from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, enlarged, grid, save_grid, save_losses, save_png, save_report, thin
 
 FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
 
@@ -36,15 +36,21 @@ def test_a_sheet_holds_every_picture_in_rows_on_white(count, columns, shape, cha
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
-@pytest.mark.parametrize("scale", [1, 3])
-def test_a_png_keeps_every_pixel(tmp_path, channels, mode, scale):
+def test_a_png_keeps_every_pixel(tmp_path, channels, mode):
     image = noise(1, channels=channels)[0]
-    save_png(tmp_path / "a.png", image, scale)
+    save_png(tmp_path / "a.png", image)
     with Image.open(tmp_path / "a.png") as file:
-        assert (file.format, file.mode, file.size) == ("PNG", mode, (16 * scale, 16 * scale))
-        back = np.asarray(file).reshape(16 * scale, 16 * scale, channels)
-    for down in range(scale):
-        assert_array_equal(back[down::scale, down::scale], image)
+        assert (file.format, file.mode, file.size) == ("PNG", mode, (16, 16))
+        assert_array_equal(np.asarray(file).reshape(16, 16, channels), image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_enlarging_repeats_whole_pixels(channels):
+    image = noise(1, 32, channels)[0]
+    large = enlarged(image, 32)
+    assert large.shape == (96, 96, channels)
+    for down in range(3):
+        assert_array_equal(large[down::3, down::3], image)
 
 
 @pytest.mark.parametrize("side, scale", [(16, 6), (32, 3), (64, 1), (256, 1)])

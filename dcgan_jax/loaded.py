@@ -1,0 +1,171 @@
+"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) are faces, and in a notebook a picture of them."""
+
+import functools
+import io
+import operator
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from dcgan_jax.config import BadInput, Config, conditions
+from dcgan_jax.data.pack import cache_dir, nearest
+from dcgan_jax.gan import latents as latent_space
+from dcgan_jax.gan.judging import d_features, judged
+from dcgan_jax.gan.sampling import SEEDS, draw_from, draw_images, in_batches, labels_of, seed_latents
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
+
+SHOWN = 16  # faces of a run that shows itself
+
+
+class Pictures(np.ndarray):
+    """(N, S, S, C) uint8 pictures, an array like any other, that a notebook shows as a sheet."""
+
+    def _repr_png_(self) -> bytes | None:
+        if self.ndim not in (3, 4) or self.dtype != np.uint8 or self.shape[-1] not in (1, 3) or not self.size:
+            return None
+        images = np.asarray(self).reshape(-1, *self.shape[-3:])
+        if images.shape[1] != images.shape[2]:
+            return None
+        sheet = pictures.enlarged(pictures.grid(images), images.shape[1])
+        file = io.BytesIO()
+        Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet).save(file, format="PNG")
+        return file.getvalue()
+
+
+class LoadedRun:
+    """What a checkpoint can do. Nothing here changes it, and the same arguments give the same result.
+
+    name: the run's folder; config: its settings; step: of the checkpoint; attributes: what faces can be asked to be, by name.
+    """
+
+    def __init__(self, run: Path, step: int | str | None):
+        self.name, self.config = str(run), workdir.read_config(run)
+        self.attributes = conditions(self.config.nets)
+        self.step, self._params, self._stats, self._table = checkpoints.restore_generator(
+            run, jax.eval_shape(lambda: init_state(self.config)), scoring.asked(run, step))
+
+    def sample(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None,
+               truncation: float | None = None) -> Pictures:
+        """Faces of the seeds, (N, S, S, C) uint8, the very ones of `python -m dcgan_jax.sample`.
+
+        Args: condition, what all are to be, as {"Smiling": 1}, of a conditional run, whose faces are else what the training
+            pictures were; truncation, as of `latents`.
+        Raises: BadInput.
+        """
+        seeds = _seeds(seeds)  # an iterator can be read only once
+        labels = self.labels(seeds, condition)
+        if truncation is not None:
+            return self.images(self.latents(seeds, truncation), labels)
+        return draw_images(self.config.nets, self._params, self._stats, seeds, labels).view(Pictures)
+
+    def latents(self, seeds: int | Iterable[int], truncation: float | None = None) -> np.ndarray:
+        """The latents of the seeds, (N, latent_dim) float32.
+
+        truncation: the largest magnitude, by which faces get more alike and fail less (gan/latents.py); none: as in training.
+        """
+        if truncation is not None and not truncation > 0:
+            raise BadInput(f"truncation {truncation}: give more than 0")
+        nets = self.config.nets
+        found = in_batches(_latents(nets), _seeds(seeds))
+        return found if truncation is None else np.asarray(latent_space.truncated(found, truncation, nets))
+
+    def labels(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None) -> np.ndarray | None:
+        """(N, A) uint8: what the faces of the seeds are asked to be; None where the run is not conditional."""
+        asked = labels_of(self._table, _seeds(seeds))
+        for name, value in (condition or {}).items():
+            if asked is None:
+                raise BadInput(f"condition {name}: {self.name} was trained without --condition")
+            if name not in self.attributes:
+                raise BadInput(f"condition {name}: {self.name} was not trained on it; {nearest(name, self.attributes)}")
+            if value not in (0, 1):
+                raise BadInput(f"condition {name}={value}: give 1 or 0")
+            asked[:, self.attributes.index(name)] = value
+        return asked
+
+    def images(self, latents: np.ndarray, labels: np.ndarray | None = None) -> Pictures:
+        """The faces of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A), where the run is conditional."""
+        nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
+        if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
+            raise BadInput(f"latents {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
+        labels = self._checked(labels, len(latents))
+        return draw_from(nets, self._params, self._stats, latents, labels).view(Pictures)
+
+    def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """D's logits of (N, S, S, C) uint8 pictures, (N,) float32: the larger, the more real. Compare them with each other
+        (gan/judging.py). labels: (N, A), where the run is conditional.
+        """
+        images = self._pictures(images)
+        return in_batches(functools.partial(_compiled(judged, self.config), *self._d), images, self._checked(labels, len(images)))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/judging.py)."""
+        return in_batches(functools.partial(_compiled(d_features, self.config), *self._d), self._pictures(images))
+
+    @functools.cached_property
+    def _d(self):
+        shapes = jax.eval_shape(lambda: init_state(self.config))
+        like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+        state = checkpoints.restore_whole(Path(self.name), like, self.step)
+        return state.d_params, state.d_stats
+
+    def _pictures(self, images):
+        nets, images = self.config.nets, np.asarray(images)
+        shape = (nets.size, nets.size, nets.channels)
+        if images.dtype != np.uint8 or images.shape[1:] != shape or images.ndim != 4:
+            raise BadInput(f"images {images.dtype} {images.shape}: {self.name} takes uint8 (N, {', '.join(map(str, shape))})")
+        return images
+
+    def _checked(self, labels, count):
+        if self.attributes and labels is None:
+            raise BadInput(f"labels: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "
+                           f"and 1: {', '.join(self.attributes)}")
+        if not self.attributes and labels is not None:
+            raise BadInput(f"labels: {self.name} was trained without --condition")
+        if labels is None:
+            return None
+        labels = np.asarray(labels)
+        if labels.shape != (count, len(self.attributes)) or not np.isin(labels, (0, 1)).all():
+            raise BadInput(f"labels {labels.shape}: give ({count}, {len(self.attributes)}) of 0 and 1")
+        return labels.astype(np.uint8)
+
+    def __repr__(self) -> str:
+        nets = self.config.nets
+        return f"<{self.name}: {self.config.run.preset}, {nets.size} px, step {self.step:,}>"
+
+    def _repr_png_(self) -> bytes:
+        return self.sample(range(SHOWN))._repr_png_()
+
+
+def load(run: str | Path, step: int | str | None = None) -> LoadedRun:
+    """The run in that folder. step: of the checkpoint; none: the newest; "best": by the scores of its training.
+
+    Raises: BadInput where there is no run, or no such checkpoint.
+    """
+    devices.start(cache_dir())
+    return LoadedRun(Path(run), step)
+
+
+def _seeds(seeds):
+    if isinstance(seeds, np.ndarray) and seeds.dtype == np.uint32 and seeds.ndim == 1:
+        return seeds
+    try:
+        found = [operator.index(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
+    except TypeError:
+        raise BadInput(f"seeds {seeds!r}: give whole numbers, as range(8)") from None
+    if not found or min(found) < 0 or max(found) >= SEEDS:
+        raise BadInput(f"seeds: give whole numbers from 0 to {SEEDS - 1}")
+    return np.array(found, np.uint32)
+
+
+@functools.cache
+def _latents(nets):
+    return jax.jit(seed_latents(nets))
+
+
+@functools.cache  # one program a kind and recipe
+def _compiled(kind, config: Config):
+    return jax.jit(kind(config))
