@@ -18,6 +18,7 @@ from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config, printable
 from dcgan_jax.presets import PRESETS
 
+MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
@@ -96,6 +97,36 @@ def parse_config(arguments: Sequence[str]) -> Config:
         config = configuration.replace(config, name=config.run.preset)
     configuration.check(config)
     return config
+
+
+def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> list[range]:
+    """Spans of a list of seeds and ranges, as 7,12,40-47. Raises: BadInput naming the flag."""
+    spans, count = [], 0
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
+            raise BadInput(f"{flag} {printable(text, 200)}: {printable(part.strip(), 50)!r} is no seed and no range; write "
+                           "7,12,40-47")
+        span = range(int(first), int(last or first) + 1)
+        if not span or span.stop > configuration.SEEDS or len(span) > most:
+            raise BadInput(f"{flag} {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
+                           f"ranges rise and hold at most {most:,}")
+        count += len(span)
+        if count > most:
+            raise BadInput(f"{flag} {printable(text, 200)}: more than {most:,} in all; draw them in parts")
+        spans.append(span)
+    return spans
+
+
+def parse_condition(text: str) -> dict[str, int]:
+    """Attribute -> 0 or 1 of Smiling=1,Male=0. Raises: BadInput."""
+    wanted = {}
+    for part in text.split(",") if text else ():
+        name, _, value = part.rpartition("=")
+        if not name or value not in ("0", "1"):
+            raise BadInput(f"--condition {printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
+        wanted[name] = int(value)
+    return wanted
 
 
 def _flags(cls) -> set[str]:

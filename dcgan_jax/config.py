@@ -9,6 +9,8 @@ import types
 import typing
 from typing import Literal
 
+SEEDS = 2**32  # of faces: 0 .. SEEDS - 1
+
 
 class BadInput(Exception):
     """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""

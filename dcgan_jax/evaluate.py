@@ -392,11 +392,11 @@ def _asked(ask, networks, packed, side):
     untrained = _untrained(side.config)
     by, see = (networks[-1].name, networks[-1].features) if networks else (
         "an untrained D and pixels", lambda images: np.concatenate([untrained(images), _pixels(images)], 1))
-    says = fitted(see(packed.images[fit]), values[fit])
+    margins = fitted(see(packed.images[fit]), values[fit])
     count = min(ask.count, TESTED)
     wanted = side.asked(ask.seed, count)
-    found = {"faces": told(says(see(side.draw(ask.seed, count))), wanted, values[fit]),
-             "real pictures": told(says(see(packed.images[test])), values[test], values[fit])}
+    found = {"faces": told(margins(see(side.draw(ask.seed, count))), wanted, values[fit]),
+             "real pictures": told(margins(see(packed.images[test])), values[test], values[fit])}
     balanced = {name: dict(zip(names, map(float, one.balanced), strict=True)) for name, one in found.items()}
     rows = [f"{'balanced accuracy of':22}" + "".join(f"{name:>15}" for name in balanced)]
     rows += [f"{name:22}" + "".join(f"{of[name]:15.3f}" for of in balanced.values()) for name in names]

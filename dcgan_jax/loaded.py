@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from dcgan_jax.config import BadInput, Config, conditions
+from dcgan_jax.config import SEEDS, BadInput, Config, conditions, printable
 from dcgan_jax.data.pack import cache_dir, nearest
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.judging import d_features, judged
-from dcgan_jax.gan.sampling import SEEDS, draw_from, draw_images, in_batches, labels_of, seed_latents
+from dcgan_jax.gan.sampling import draw_from, draw_images, in_batches, labels_of, seed_latents
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 
@@ -77,12 +77,13 @@ class LoadedRun:
         """(N, A) uint8: what the faces of the seeds are asked to be; None where the run is not conditional."""
         asked = labels_of(self._table, _seeds(seeds))
         for name, value in (condition or {}).items():
+            about = f"--condition {printable(name, 100)}"
             if asked is None:
-                raise BadInput(f"condition {name}: {self.name} was trained without --condition")
+                raise BadInput(f"{about}: {self.name} was trained without --condition")
             if name not in self.attributes:
-                raise BadInput(f"condition {name}: {self.name} was not trained on it; {nearest(name, self.attributes)}")
+                raise BadInput(f"{about}: {self.name} was not trained on it; {nearest(name, self.attributes)}")
             if value not in (0, 1):
-                raise BadInput(f"condition {name}={value}: give 1 or 0")
+                raise BadInput(f"{about}={value}: give 1 or 0")
             asked[:, self.attributes.index(name)] = value
         return asked
 

@@ -6,7 +6,7 @@ from toy_run import call, copied, files, refusal, whole
 
 from dcgan_jax import sample
 from dcgan_jax.run.pictures import GAP_PX, grid
-from dcgan_jax.sample import Sample, parse_seeds
+from dcgan_jax.sample import Sample, asked_seeds
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
     many = faces(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
     for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
-        asked = parse_seeds(Sample(run="", seeds=seeds))
+        asked = asked_seeds(Sample(run="", seeds=seeds))
         for seed, image in zip(asked, faces(tmp_path, "--seeds", seeds), strict=True):
             if 5 <= seed < 75:
                 assert_array_equal(image, many[seed - 5])
@@ -82,7 +82,7 @@ def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
     ({"seeds": "2-4, 9"}, [2, 3, 4, 9]), ({"seeds": "5-5"}, [5]), ({"seeds": str(2**32 - 1)}, [2**32 - 1]),
     ({"seed": 2**32 - 2, "count": 2}, [2**32 - 2, 2**32 - 1]), ({"seeds": "1", "count": 5, "seed": 3}, [1])])
 def test_lists_and_ranges(asked, seeds):
-    found = parse_seeds(Sample(run="", **asked))
+    found = asked_seeds(Sample(run="", **asked))
     assert found.dtype == np.uint32
     assert found.tolist() == seeds
 

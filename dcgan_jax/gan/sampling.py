@@ -11,7 +11,6 @@ from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import LABELS, GanState
 
-SEEDS = 2**32  # seeds are 0 .. SEEDS - 1
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
 # All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another

@@ -26,7 +26,8 @@ def linear_probe(features: np.ndarray, labels: np.ndarray, test_features: np.nda
 
 
 def fitted(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """f(features (M, D)) -> (M, A) bool, which attributes a straight line in the features says are there.
+    """f(features (M, D)) -> (M, A) float64 margins: how much of each attribute a straight line in the features sees, more than 0
+    where it says that it is there.
 
     Ridge regression to +-1 for all attributes at once, its strength the one with the best accuracy left one out.
     Args: features (N, D) float; labels (N, A) of 0 and 1. N decides the cost, N^3.
@@ -55,19 +56,19 @@ def fitted(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], n
             best = right, strength
     weights = x.T @ (vectors @ (turned / (values.clip(0) + best[1])[:, None]))  # (D, A)
 
-    def says(features):
+    def margins(features):
         if features.shape[1:] != mean.shape:
             raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
-        return (features.astype(np.float64) - mean) / spread @ weights + middle > 0
+        return (features.astype(np.float64) - mean) / spread @ weights + middle
 
-    return says
+    return margins
 
 
-def told(said: np.ndarray, labels: np.ndarray, fitted_to: np.ndarray) -> Probe:
-    """How much of labels (M, A) what a probe said (M, A) tells; fitted_to (N, A): the labels it was fitted to."""
-    if said.shape != labels.shape:
-        raise ValueError(f"said {said.shape}, labels {labels.shape}")
-    has = labels > 0
+def told(margins: np.ndarray, labels: np.ndarray, fitted_to: np.ndarray) -> Probe:
+    """How much of labels (M, A) a probe's margins (M, A) tell; fitted_to (N, A): the labels it was fitted to."""
+    if margins.shape != labels.shape:
+        raise ValueError(f"margins {margins.shape}, labels {labels.shape}")
+    said, has = margins > 0, labels > 0
     with np.errstate(invalid="ignore"):
         balanced = (np.sum(said & has, 0) / has.sum(0) + np.sum(~said & ~has, 0) / (~has).sum(0)) / 2
     return Probe(np.mean(said == has, 0), balanced, np.mean((fitted_to.mean(0) > 0.5) == has, 0))

@@ -1,17 +1,20 @@
 """What a run shows: reals.png, sample grids, losses.png and a report that puts them on one page."""
 
 import html
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from dcgan_jax.config import Config, flat, printable
+from dcgan_jax.config import BadInput, Config, flat, printable
 from dcgan_jax.run.workdir import whole
 
 REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
 GAP_PX = 2
+TEXT_PX = 14
 DENSE, SPARSE = 20, 100  # sample grids kept: all of the first saves, and of the later ones at most so many
 
 
@@ -42,6 +45,64 @@ def enlarged(sheet: np.ndarray, side: int) -> np.ndarray:
     """(H, W, C), a sheet of pictures of that side, in whole pixels so large that a person can see them."""
     scale = max(1, 96 // side)
     return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def captioned(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[str] = ()) -> np.ndarray:
+    """One RGB sheet: the title, a word above each column, and rows of (N, S, S, C) uint8 with their names before them.
+
+    Rows may be of different lengths; words too long for their place are cut.
+    """
+    side = rows[0][1].shape[1]
+    cell = side * max(1, 96 // side)
+    margin = max(TEXT_PX // 2 * min(max(len(name) for name, _ in rows), 26) + 12, 12)
+    top = (TEXT_PX + 8) * (2 if columns else 1) + 4
+    most = max(len(images) for _, images in rows)
+    width = max(margin + most * (cell + 2 * GAP_PX) + GAP_PX, TEXT_PX // 2 * len(title) + 24)
+    sheet = Image.new("RGB", (width, top + len(rows) * (cell + 2 * GAP_PX) + GAP_PX), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
+
+    def fitting(text, room):
+        while text and draw.textlength(text, font=font) > room:
+            text = text[:-1]
+        return text
+
+    draw.text((12, 4), fitting(title, width - 16), "black", font)
+    for i, word in enumerate(columns):
+        draw.text((margin + i * (cell + 2 * GAP_PX), TEXT_PX + 10), fitting(word, cell + GAP_PX), "dimgrey", font)
+    for i, (name, images) in enumerate(rows):
+        y = top + i * (cell + 2 * GAP_PX)
+        draw.text((8, y + (cell - TEXT_PX) // 2), fitting(name, margin - 12), "black", font)
+        for j, image in enumerate(images):
+            face = enlarged(image.squeeze(2) if image.shape[2] == 1 else image, side)
+            sheet.paste(Image.fromarray(face), (margin + j * (cell + 2 * GAP_PX), y))
+    return np.asarray(sheet)
+
+
+def save_animation(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
+    """(F, H, W, C) uint8 as an endless .gif or .webp, or as an .mp4; whole or not at all. Raises: BadInput."""
+    if path.suffix == ".mp4":
+        return _save_film(path, frames, frames_a_second)
+    stills = [Image.fromarray(frame.squeeze(2) if frame.shape[2] == 1 else frame) for frame in frames]
+    how = {".gif": {"format": "GIF", "optimize": False}, ".webp": {"format": "WEBP", "quality": 90}}[path.suffix]
+    with whole(path) as partial:
+        stills[0].save(partial, save_all=True, append_images=stills[1:], duration=round(1000 / frames_a_second), loop=0, **how)
+
+
+def _save_film(path, frames, frames_a_second):
+    try:
+        import av  # optional: 40 MB
+    except ImportError:
+        raise BadInput(f"{path}: an .mp4 needs PyAV: pip install av; or end it in .webp or .gif") from None
+    height, width = (side + side % 2 for side in frames.shape[1:3])  # whole pairs of pixels share a colour
+    frames = np.pad(frames, ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0)), constant_values=255)
+    frames = np.broadcast_to(frames, (*frames.shape[:3], 3))
+    with whole(path) as partial, av.open(partial, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", rate=Fraction(frames_a_second).limit_denominator(1000),
+                                 options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+        film.mux(stream.encode())
 
 
 def thin(samples: Path, save_every_steps: int) -> None:
