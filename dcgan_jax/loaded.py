@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from dcgan_jax.config import SEEDS, BadInput, Config, conditions, printable
+from dcgan_jax.config import SEEDS, BadInput, conditions, printable
 from dcgan_jax.data.pack import cache_dir, nearest
 from dcgan_jax.gan import latents as latent_space
+from dcgan_jax.gan.directions import first_features
 from dcgan_jax.gan.judging import d_features, judged
 from dcgan_jax.gan.sampling import draw_from, draw_images, in_batches, labels_of, seed_latents
 from dcgan_jax.gan.state import init_state
@@ -70,7 +71,7 @@ class LoadedRun:
         if truncation is not None and not truncation > 0:
             raise BadInput(f"truncation {truncation}: give more than 0")
         nets = self.config.nets
-        found = in_batches(_latents(nets), _seeds(seeds))
+        found = in_batches(_compiled(seed_latents, nets), _seeds(seeds))
         return found if truncation is None else np.asarray(latent_space.truncated(found, truncation, nets))
 
     def labels(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None) -> np.ndarray | None:
@@ -105,6 +106,16 @@ class LoadedRun:
     def features(self, images: np.ndarray) -> np.ndarray:
         """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/judging.py)."""
         return in_batches(functools.partial(_compiled(d_features, self.config), *self._d), self._pictures(images))
+
+    @property
+    def generator(self) -> tuple[dict, dict]:
+        """The averaged parameters of G, and their statistics: float32 trees."""
+        return self._params, self._stats
+
+    def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """What G's first up-sampling makes of (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
+        program = functools.partial(_compiled(first_features, self.config.nets), self._params, self._stats)
+        return in_batches(program, np.asarray(points, np.float32), self._checked(labels, len(points)))
 
     @functools.cached_property
     def _d(self):
@@ -162,11 +173,6 @@ def _seeds(seeds):
     return np.array(found, np.uint32)
 
 
-@functools.cache
-def _latents(nets):
-    return jax.jit(seed_latents(nets))
-
-
 @functools.cache  # one program a kind and recipe
-def _compiled(kind, config: Config):
-    return jax.jit(kind(config))
+def _compiled(kind, recipe):
+    return jax.jit(kind(recipe))

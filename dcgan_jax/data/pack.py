@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from dcgan_jax import jsonfile
 from dcgan_jax.config import BadInput, printable
-from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, digest, map_npy
+from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, digest, map_npy, read_file
 
 PIXELS = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then ask for them
 FORMAT = 3  # raise it whenever index.json says other things: packs are made again, and runs go on
@@ -191,6 +191,19 @@ def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop
         kept.append(position)
     pixels = pixels[: len(kept)]
     return _Chunk(pixels, kept, bad, upscaled, *_looks(pixels))
+
+
+def decode_one(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
+    """The picture of that file as one of a pack would be, (S, S, C) uint8. Raises: BadInput."""
+    path = Path(photo).expanduser()
+    if not photo or not os.path.isfile(path):
+        raise BadInput(f"--photo {photo or repr('')}: is no file; give a picture")
+    one = Source("file", path.name, "all", 1, "", read=lambda position: read_file(path), names=(photo,),
+                 size_bytes=lambda position: path.stat().st_size)
+    chunk = _pack_chunk(one, range(1), size, channels, crop)
+    if chunk.bad:
+        raise BadInput(f"--photo {photo}: {chunk.bad[0][1]}; give a picture")
+    return chunk.pixels[0]
 
 
 def _looks(pixels: np.ndarray) -> tuple[list[bytes], int]:

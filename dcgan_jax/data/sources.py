@@ -183,7 +183,7 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             yield _Entry(name, info, info.file_size, info.CRC, problem)
 
 
-def _read_file(place: Path) -> bytes:
+def read_file(place: Path) -> bytes:
     """A picture's bytes. Raises: anything, such as for what grew, vanished or became a pipe since it was listed."""
     with open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -235,7 +235,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
 
     def read(position: int) -> bytes:
         if archive is None:
-            return _read_file(places[position])
+            return read_file(places[position])
         # zipfile's own locks have holes before Python 3.13; inflating is short beside decoding
         with lock, archive.open(places[position]) as file:
             # Not read() alone: it inflates all there is before it cuts to the size that the zip tells. Checks the CRC.
