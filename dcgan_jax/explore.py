@@ -49,8 +49,8 @@ class Truncate(Explore):
 
     seeds: str = "0-7"
     """seeds and ranges, as 7,12,40-47"""
-    truncations: tuple[float, ...] = (2.0, 1.0, 0.7, 0.4, 0.2)
-    """largest magnitudes, in standard deviations of a normal law or shares of a uniform one's reach"""
+    truncations: tuple[float, ...] = ()
+    """largest magnitudes, in standard deviations of a normal law or shares of a uniform one's reach; none: five of them"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,18 +156,17 @@ def truncate(ask: Truncate, gan: LoadedRun, out: Path) -> dict:
     """Rows of seeds, columns of truncations."""
     seeds = _seeds(ask.seeds, "--seeds")
     asked = _labels(gan, ask, seeds)
-    for cut in ask.truncations:
+    cuts = ask.truncations or ((3.0, 2.0, 1.0, 0.7, 0.4) if gan.config.nets.latent_law == "normal" else (1.0, 0.8, 0.6, 0.4, 0.2))
+    for cut in cuts:
         if not cut > 0:
             raise BadInput(f"--truncations {cut}: give magnitudes above 0")
-    if not ask.truncations:
-        raise BadInput("--truncations: give one or more")
-    faces = [gan.images(gan.latents(seeds, cut), asked) for cut in ask.truncations]
+    faces = [gan.images(gan.latents(seeds, cut), asked) for cut in cuts]
     many = np.arange(MEASURED)
     spread = [float(gan.images(gan.latents(many, cut), _labels(gan, ask, many)).std(0, dtype=np.float64).mean())
-              for cut in ask.truncations]
+              for cut in cuts]
     rows = [(f"seed {seed}", np.stack([some[i] for some in faces])) for i, seed in enumerate(seeds)]
-    _save(out, f"{gan.name}, step {gan.step:,}: latents cut to magnitudes", rows, [f"{cut:g}" for cut in ask.truncations])
-    return {"seeds": seeds.tolist(), "truncations": ask.truncations, "spread_grey_levels": spread, "spread_of_faces": MEASURED}
+    _save(out, f"{gan.name}, step {gan.step:,}: latents cut to magnitudes", rows, [f"{cut:g}" for cut in cuts])
+    return {"seeds": seeds.tolist(), "truncations": cuts, "spread_grey_levels": spread, "spread_of_faces": MEASURED}
 
 
 def morph(ask: Morph, gan: LoadedRun, out: Path) -> dict:
@@ -205,8 +204,9 @@ def walk(ask: Walk, gan: LoadedRun, out: Path) -> dict:
 
 def arithmetic(ask: Arithmetic, gan: LoadedRun, out: Path) -> dict:
     """A row for each term, its mean last, and the result with eight around it."""
-    terms = _terms(ask.equation)
-    points = [gan.latents(seeds) for _, seeds in terms]
+    terms, nets = _terms(ask.equation), gan.config.nets
+    # As normal ones: sums of uniform latents leave the cube that G knows.
+    points = [np.asarray(latents.to_normal(gan.latents(seeds), nets)) for _, seeds in terms]
     means = np.stack([of.mean(0) for of in points])
     result = sum(sign * mean for (sign, _), mean in zip(terms, means, strict=True))
     around = np.random.default_rng(ask.noise_seed).uniform(-NOISE, NOISE, (8, len(result))).astype(np.float32)
@@ -215,14 +215,15 @@ def arithmetic(ask: Arithmetic, gan: LoadedRun, out: Path) -> dict:
 
     def drawn(some):
         asked = _labels(gan, ask, first)
-        return gan.images(some, None if asked is None else asked.repeat(len(some), 0))
+        return gan.images(latents.from_normal(some, nets), None if asked is None else asked.repeat(len(some), 0))
 
     rows = []
     for (sign, seeds), of, mean in zip(terms, points, means, strict=True):
         rows.append((f"{'+' if sign > 0 else '-'} {','.join(map(str, seeds))}", drawn(np.concatenate([of, mean[None]]))))
     rows.append(("= and near it", drawn(near)))
     _save(out, f"{gan.name}, step {gan.step:,}: {ask.equation}; the last of a term's row is their mean", rows)
-    return {"equation": ask.equation, "result": result.tolist(), "noise": NOISE, "noise_seed": ask.noise_seed}
+    return {"equation": ask.equation, "result": np.asarray(latents.from_normal(result, nets)).tolist(), "noise": NOISE,
+            "noise_seed": ask.noise_seed}
 
 
 # ---- Directions ----

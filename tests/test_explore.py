@@ -1,0 +1,213 @@
+"""Each command writes a picture and its numbers; what cannot be explored is one line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import toy_run
+from PIL import Image
+from toy_run import call, copied, refusal, whole
+
+import dcgan_jax
+from dcgan_jax import explore
+from dcgan_jax.gan import latents
+
+SIDE = 96  # of a 16 px face, enlarged
+
+
+@pytest.fixture(scope="module")
+def gan():
+    return dcgan_jax.load(whole().run)
+
+
+def explored(tmp_path, command, *arguments, suffix=".png"):
+    """(the picture, its numbers, what was said)."""
+    out = tmp_path / f"a{suffix}"
+    done = call_explore(command, "--run", whole().run, "--out", out, *arguments)
+    assert (done.code, done.faults) == (0, []), done
+    numbers = json.loads(out.with_suffix(".json").read_text())
+    assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, toy_run.STEPS, "article")
+    return Image.open(out), numbers, done.out
+
+
+def call_explore(*arguments):
+    return call(explore, *arguments)
+
+
+def cells(picture, row, count, rows):
+    """The faces of a row of a captioned sheet, as they were before they were enlarged: found from the lower right corner."""
+    array, gap = np.asarray(picture), 2 * 2
+    bottom = array.shape[0] - 2 - (rows - 1 - row) * (SIDE + gap) - gap
+    right = array.shape[1] - 2
+    width = count * (SIDE + gap)
+    faces = [array[bottom - SIDE:bottom, right - width + i * (SIDE + gap):][:, :SIDE] for i in range(count)]
+    return np.stack(faces)[:, ::6, ::6]
+
+
+def near(one, other):
+    assert np.abs(one.astype(int) - np.asarray(other).astype(int)).max() <= 1
+
+
+# ---- Ways ----
+
+
+def test_a_morph_goes_from_the_very_face_of_one_seed_to_the_next(tmp_path, gan):
+    picture, numbers, _ = explored(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
+    assert numbers["seeds"] == [3, 9, 5] and len(numbers["shares"]) == 12
+    for row, (a, b) in enumerate(((3, 9), (9, 5))):
+        faces = cells(picture, row, 12, 2)
+        near(faces[[0, -1]], gan.sample([a, b]))
+        strides = np.abs(np.diff(faces.astype(float), axis=0)).mean((1, 2, 3))
+        assert strides.max() < np.abs(faces[0].astype(float) - faces[-1]).mean()  # no jump
+
+
+def test_truncation_draws_faces_together(tmp_path, gan):
+    cuts = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.01)
+    picture, numbers, _ = explored(tmp_path, "truncate", "--seeds", "0,1", "--truncations", *cuts)
+    assert numbers["spread_grey_levels"] == sorted(numbers["spread_grey_levels"], reverse=True)
+    near(cells(picture, 1, 8, 2)[[0, 3]], [gan.sample(1)[0], gan.sample(1, truncation=0.7)[0]])
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
+    film, numbers, _ = explored(tmp_path, "walk", "--seeds", "4-6", "--frames-each", 5, "--frames-a-second", 20, suffix=suffix)
+    assert (film.n_frames, film.size, film.info["loop"], numbers["frames"]) == (15, (256, 256), 0, 15)
+    film.seek(5)
+    film.load()
+    assert film.info["duration"] == 50
+    frame = np.asarray(film.convert("RGB"))[8::16, 8::16].astype(float)  # middles of pixels: both formats lose a little
+    assert np.abs(frame - gan.sample(5)[0]).mean() < 12
+    assert np.abs(frame - gan.sample(4)[0]).mean() > 2 * np.abs(frame - gan.sample(5)[0]).mean()
+
+
+def test_an_mp4_is_one_where_pyav_is_and_else_a_line(tmp_path):
+    try:
+        import av
+    except ImportError:
+        line = explore_refusal("walk", "--run", whole().run, "--out", tmp_path / "a.mp4", "--frames-each", 2)
+        assert "pip install av" in line
+        return
+    out = tmp_path / "a.mp4"
+    assert call_explore("walk", "--run", whole().run, "--out", out, "--frames-each", 4, "--seeds", "0-2").code == 0
+    with av.open(out) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 12
+
+
+def test_arithmetic_of_a_seed_with_itself_is_the_seed(tmp_path, gan):
+    picture, numbers, _ = explored(tmp_path, "arithmetic", "--equation", "7 - 3-5 + 3-5")
+    near(cells(picture, 3, 9, 4)[:1], gan.sample(7))
+    np.testing.assert_allclose(numbers["result"], gan.latents(7)[0], atol=1e-4)
+
+
+def test_arithmetic_is_of_means(tmp_path, gan):
+    _, numbers, _ = explored(tmp_path, "arithmetic", "--equation", "1,2 + 3 - 4,5")
+    nets = gan.config.nets
+    z = np.asarray(latents.to_normal(gan.latents(range(6)), nets))
+    wanted = latents.from_normal(z[1:3].mean(0) + z[3] - z[4:6].mean(0), nets)
+    np.testing.assert_allclose(numbers["result"], wanted, atol=1e-4)
+
+
+# ---- Directions ----
+
+
+@pytest.mark.parametrize("method", ["principal", "factorised"])
+def test_strips_move_the_face_both_ways(tmp_path, gan, method):
+    picture, numbers, _ = explored(tmp_path, "directions", "--method", method, "--count", 3, "--seeds", "2,4")
+    faces = [cells(picture, row, 7, 6) for row in range(6)]
+    near(faces[0][3:4], gan.sample(2))
+    near(faces[5][3:4], gan.sample(4))
+    found = np.array(numbers["directions"])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
+    assert numbers["shares_of_variance"] == sorted(numbers["shares_of_variance"], reverse=True)
+    points, nets = gan.latents([4]), gan.config.nets
+    near(faces[5][:1], gan.images(latents.moved(points, found[2].astype(np.float32), np.float32([-3]), nets)[0]))
+
+
+def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(explore, "DRAWN", 200)
+    monkeypatch.setattr(explore, "MEASURED", 20)
+    picture, numbers, said = explored(tmp_path, "attributes", "--attributes", "Smiling", "Male")
+    names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
+    assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
+    assert len(numbers["probe_balanced_accuracy"]) == len(names)
+    assert np.diag(changes).mean() > 0.5  # each grows along its own direction
+    assert re.search(r"^Smiling +\d\.\d{3} +-?\d+\.\d\d  \w+ -?\d+\.\d\d$", said, re.M)
+    assert picture.height > 2 * SIDE
+
+
+# ---- A photo ----
+
+
+def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
+    face = gan.sample(77)[0]
+    Image.fromarray(face).save(tmp_path / "face.png")
+    picture, numbers, said = explored(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 60)
+    near(cells(picture, 0, 10, 1)[:1], face[None])
+    assert len(numbers["losses"]) == 9 and numbers["losses"] == sorted(numbers["losses"])
+    assert sorted(numbers["start_of"]) == list(range(9))
+    assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"] / 3
+    near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1])))
+    assert "nearest face" in said
+
+
+def test_a_picture_that_is_no_face_is_warned_of(tmp_path):
+    checks = np.indices((16, 16)).sum(0) % 2 * 255
+    Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
+    done = call_explore("invert", "--run", whole().run, "--photo", tmp_path / "checks.png", "--iterations", 5, "--out",
+                        tmp_path / "a.png")
+    assert done.code == 0 and len(done.faults) == 1
+    assert "checks.png: nothing that the generator draws is much like it" in done.faults[0]
+
+
+# ---- Bad input ----
+
+
+def explore_refusal(*arguments):
+    return refusal(explore, *arguments)
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["mroph"], ["mroph", "did you mean morph"]), (["zzz"], ["there are truncate"]),
+    (["morph", "--seeds", "3"], ["--seeds 3", "at least two"]), (["morph", "--seeds", "x,2"], ["--seeds", "'x'"]),
+    (["morph", "--seeds", "0-5000"], ["at most 1,000"]), (["morph", "--columns", "1"], ["--columns 1"]),
+    (["morph", "--out", "a.jpg"], ["--out a.jpg", ".png"]), (["walk", "--out", "a.png"], [".webp or .gif or .mp4"]),
+    (["walk", "--frames-each", "0"], ["--frames-each 0"]), (["walk", "--frames-a-second", "0"], ["--frames-a-second 0"]),
+    (["truncate", "--truncations", "0"], ["--truncations 0"]), (["truncate", "--truncations", "nan"], ["--truncations nan"]),
+    (["arithmetic", "--equation", "1 -- 2"], ["--equation"]), (["arithmetic", "--equation", ""], ["--equation"]),
+    (["directions", "--count", "101"], ["--count 101", "100"]),
+    (["attributes", "--attributes", "Smile"], ["--attributes Smile", "Smiling"]),
+    (["invert"], ["--photo ''", "no file"]), (["invert", "--photo", "nowhere.png"], ["nowhere.png"]),
+    (["invert", "--photo", __file__], ["test_explore.py", "not a picture"]),
+    (["invert", "--photo", __file__, "--starts", "0"], ["--starts 0"]),
+    (["morph", "--condition", "Smiling=1"], ["--condition Smiling", "trained without --condition"]),
+    (["morph", "--condition", "Smiling"], ["--condition Smiling"]),
+    (["morph", "--step", "5"], ["--step 5"]), (["morph", "--sedes", "3"], ["--sedes", "--seeds"]),
+])
+def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
+    command, *flags = arguments
+    line = explore_refusal(command, "--run", copied(whole().run, tmp_path), *flags)
+    for word in says:
+        assert word in line, line
+
+
+def test_help_names_each_command():
+    for arguments in ((), ("--help",)):
+        done = call_explore(*arguments)
+        assert done.code in (0, None)
+        for name in explore.COMMANDS:
+            assert name in done.out
+
+
+def test_a_conditional_run_is_explored_as_asked(tmp_path):
+    assert toy_run.train_toy(tmp_path, "--condition", "Smiling,Male", "--no-tensorboard", steps=4).code == 0
+    run = tmp_path / "article"
+    gan = dcgan_jax.load(run)
+    out = tmp_path / "a.png"
+    for command in ("morph", "walk", "truncate", "directions", "arithmetic"):
+        out = tmp_path / ("a.webp" if command == "walk" else "a.png")
+        done = call_explore(command, "--run", run, "--condition", "Male=1", "--out", out)
+        assert (done.code, done.faults) == (0, []), done
+        if command == "morph":
+            faces = cells(Image.open(out), 0, 9, 5)
+            near(faces[[0, -1]], gan.sample([0, 1], {"Male": 1}))
