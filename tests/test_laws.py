@@ -158,9 +158,11 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
     "loaded": {"config", *ROOMS},
+    "portable": set(),  # it is written beside exports
+    "onnx_graph": {"portable"},
 }
 VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
-FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", *ROOMS}
+FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

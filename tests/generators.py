@@ -1,0 +1,70 @@
+"""Every way in which a generator can differ, with weights like those of training: what exports are tested on."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tiny import fresh_state, tiny
+
+from dcgan_jax.config import Config, conditions, flat
+from dcgan_jax.gan.models import Generator
+from dcgan_jax.portable import latents_of
+from dcgan_jax.presets import PRESETS
+
+# Alone and together.
+WAYS = {preset: tiny(preset) for preset in PRESETS} | {
+    f"{preset}, {name}": tiny(preset, **changes) for preset in ("article", "torch64") for name, changes in {
+        "modulated": {"g_modulation": True}, "residual": {"residual": True}, "skips": {"image_skips": True},
+        "boxed": {"box_kernels": True, "conv_bias": True}, "unit": {"head_norm": "unit", "g_head_bias": True},
+        "unit modulated": {"head_norm": "unit", "g_modulation": True}, "leaky": {"g_activation": "leaky"},
+        "from 2 px": {"base_px": 2}, "asked": {"condition": "Smiling,Male"},
+        "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True}, "grey": {"channels": 1},
+        "k5 same": {"kernel": 5, "padding": "same"}, "k5 symmetric": {"kernel": 5},
+        "all": {"g_modulation": True, "residual": True, "image_skips": True, "conv_bias": True, "g_output": "sigmoid",
+                "condition": "Smiling,Male"}}.items()}
+
+
+def varied(tree, seed=0):
+    """Leaves like those of training: statistics that matter, biases that are not 0."""
+    rng = np.random.default_rng(seed)
+
+    def vary(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        drawn = rng.normal(size=leaf.shape).astype(np.float32)
+        if name.endswith("var"):
+            return np.exp(0.5 * drawn)
+        return drawn * (0.3 if "kernel" not in name else 0.15) + np.float32(name.endswith("scale"))
+
+    return jax.tree_util.tree_map_with_path(vary, tree)
+
+
+def weights_of(params, stats):
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for tree in (params, stats) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+class Drawn(NamedTuple):
+    """A generator and what it draws."""
+
+    config: Config
+    weights: dict[str, np.ndarray]
+    latents: np.ndarray  # (5, L)
+    labels: np.ndarray | None  # (5, A) float32
+    images: np.ndarray  # (5, S, S, C) float32 from 0 to 1
+
+    @property
+    def flat(self) -> dict:
+        return flat(self.config)
+
+
+@functools.cache
+def drawn(way: str) -> Drawn:
+    """By the network itself."""
+    config = WAYS[way]
+    nets, state = config.nets, fresh_state(config)
+    params, stats = varied(state.ema_params), varied(state.ema_stats, 1)
+    latents, asked = latents_of(range(5), nets.latent_dim, nets.latent_law), conditions(nets)
+    labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
+    images = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
+    return Drawn(config, weights_of(params, stats), latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
