@@ -101,11 +101,12 @@ class LoadedRun:
         (gan/judging.py). labels: (N, A), where the run is conditional.
         """
         images = self._pictures(images)
-        return in_batches(functools.partial(_compiled(judged, self.config), *self._d), images, self._checked(labels, len(images)))
+        judge = functools.partial(_compiled(judged, self.config), *self.discriminator)
+        return in_batches(judge, images, self._checked(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/judging.py)."""
-        return in_batches(functools.partial(_compiled(d_features, self.config), *self._d), self._pictures(images))
+        return in_batches(functools.partial(_compiled(d_features, self.config), *self.discriminator), self._pictures(images))
 
     @property
     def generator(self) -> tuple[dict, dict]:
@@ -118,7 +119,8 @@ class LoadedRun:
         return in_batches(program, np.asarray(points, np.float32), self._checked(labels, len(points)))
 
     @functools.cached_property
-    def _d(self):
+    def discriminator(self) -> tuple[dict, dict]:
+        """D's parameters and statistics."""
         shapes = jax.eval_shape(lambda: init_state(self.config))
         like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
         state = checkpoints.restore_whole(Path(self.name), like, self.step)

@@ -160,9 +160,11 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "loaded": {"config", *ROOMS},
     "portable": set(),  # it is written beside exports
     "onnx_graph": {"portable"},
+    "stablehlo": {"portable"},
+    "torch_names": {"config"},
 }
 VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
-FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", *ROOMS}
+FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", "stablehlo", "torch_names", *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

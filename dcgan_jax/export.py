@@ -1,0 +1,278 @@
+"""Takes a run's generator away: python -m dcgan_jax.export --run runs/article --format onnx --out article-onnx"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.export
+import numpy as np
+from safetensors.numpy import load_file, save
+
+import dcgan_jax
+from dcgan_jax import cli, portable, torch_names
+from dcgan_jax.config import BadInput, flat, printable
+from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.state import parameter_count
+from dcgan_jax.loaded import LoadedRun, load
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.run import workdir
+from dcgan_jax.stablehlo import PLATFORMS, stablehlo
+
+COMPARED = 64  # faces of the seeds 0, 1 ... that each export is measured on
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Writes the averaged generator, with its statistics, for use elsewhere: a folder with a model card. It is compared with the
+    checkpoint before it is done."""
+
+    run: str
+    """the run's folder, as runs/article"""
+    format: Literal["onnx", "stablehlo", "safetensors", "torch"]
+    """onnx: for onnxruntime and its like; stablehlo: for jax.export; safetensors: weights and a NumPy file that draws with them;
+    torch: state dicts of PyTorch's DCGAN example, of runs with its networks"""
+    out: str
+    """folder to write, which may not be there yet"""
+    weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """how kernels are stored; sums are float32 in any case. onnx takes all four, safetensors float32 and float16"""
+    step: int | Literal["best"] | None = None
+    """checkpoint to take; none: the newest; best: by the scores of its training"""
+
+
+STORES = {"onnx": ("float32", "float16", "bfloat16", "int8"), "safetensors": ("float32", "float16"), "stablehlo": ("float32",),
+          "torch": ("float32",)}
+
+
+def main() -> int:
+    ask = cli.parse(Export, sys.argv[1:], prog="python -m dcgan_jax.export")
+    out = Path(ask.out)
+    if os.path.lexists(out):
+        raise BadInput(f"--out {ask.out}: is there already; name another folder, or remove it")
+    if ask.weights not in STORES[ask.format]:
+        raise BadInput(f"--weights {ask.weights}: {ask.format} takes {' or '.join(STORES[ask.format])}")
+    gan = load(ask.run, ask.step)
+    # Half an export is never under its name.
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        file, draw, usage = WRITERS[ask.format](ask, gan, partial)
+        found = compared(gan, draw) | {"file": file.name, "bytes": file.stat().st_size}
+        workdir.write_json(partial / "config.json", flat(gan.config))
+        (partial / "README.md").write_text(card(ask, gan, usage, found))
+        os.rename(partial, out)
+    except OSError as fault:
+        raise BadInput(f"--out {ask.out}: {fault.strerror or fault}; give a place that can be written") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{out / found['file']}: {found['bytes'] / 1e6:.2f} MB, {measured(found)}")
+    return 0
+
+
+def weights_of(gan: LoadedRun) -> dict[str, np.ndarray]:
+    """Leaves of G by name, as head/kernel and head_norm/mean."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for tree in gan.generator for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+# ---- Formats: each writes into a folder and gives its file, what draws from it, and how to use it ----
+
+Written = tuple[Path, Callable[..., np.ndarray] | None, str]  # draw: (latents, labels or None) -> (N, S, S, C) float 0 to 1
+
+
+def as_onnx(ask: Export, gan: LoadedRun, folder: Path) -> Written:
+    """generator.onnx, drawn by onnxruntime where it is installed."""
+    if importlib.util.find_spec("onnx") is None:
+        raise BadInput("--format onnx: needs the package onnx: pip install onnx")
+    from dcgan_jax.onnx_graph import OPSET, onnx_model  # the package is optional
+
+    config, file = gan.config, folder / "generator.onnx"
+    facts = {"preset": config.run.preset, "step": str(gan.step), "latent_law": config.nets.latent_law,
+             "attributes": ",".join(gan.attributes), "dcgan_jax": dcgan_jax.__version__}
+    file.write_bytes(onnx_model(flat(config), weights_of(gan), len(gan.attributes), ask.weights, facts).SerializeToString())
+    labels = ', "labels": labels' if gan.attributes else ""
+    usage = f"""ONNX, opset {OPSET}, any batch size.
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("generator.onnx")
+latents = {_drawn_latents(gan)}
+images = session.run(None, {{"latents": latents{labels}}})[0]  # (N, {_shape(gan)}) float32 from 0 to 1
+```
+"""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return file, None, usage
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def draw(latents, labels):
+        return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
+
+    return file, draw, usage
+
+
+def as_stablehlo(ask: Export, gan: LoadedRun, folder: Path) -> Written:
+    """generator.stablehlo, read back and run."""
+    file = folder / "generator.stablehlo"
+    file.write_bytes(stablehlo(flat(gan.config), weights_of(gan), len(gan.attributes)))
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    usage = f"""StableHLO for {', '.join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
+written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
+
+```python
+import jax, jax.export, numpy as np
+program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
+latents = {_drawn_latents(gan)}
+images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  # (N, {_shape(gan)}) float32 from 0 to 1
+```
+"""
+    return file, lambda *inputs: np.asarray(program.call(*(of for of in inputs if of is not None))), usage
+
+
+def as_safetensors(ask: Export, gan: LoadedRun, folder: Path) -> Written:
+    """generator.safetensors and generator.py, which draws from it in NumPy."""
+    file = folder / "generator.safetensors"
+    stored = {name: array.astype(ask.weights) if name.endswith("kernel") else array for name, array in weights_of(gan).items()}
+    file.write_bytes(save(stored, metadata={"preset": gan.config.run.preset, "step": str(gan.step)}))
+    shutil.copyfile(portable.__file__, folder / "generator.py")
+    config, read = flat(gan.config), portable.Generator(load_file(file), flat(gan.config))
+    asked = ", labels" if gan.attributes else ""
+    usage = f"""Weights by name, and `generator.py`, which needs numpy and safetensors.
+
+```python
+import generator
+images = generator.load(".").sample([0, 1, 2]{asked})  # (N, {_shape(gan)}) uint8, the faces of these seeds
+```
+"""
+    return file, lambda *inputs: portable.images_of(portable.NumPy, config, read.weights, *inputs), usage
+
+
+def as_torch(ask: Export, gan: LoadedRun, folder: Path) -> Written:
+    """netG.safetensors and netD.safetensors; drawn from what is read back."""
+    torch_names.check(gan.config.nets, f"--format torch: {ask.run}")
+    ours = {"G": weights_of(gan), "D": {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+                                        for tree in gan.discriminator for path, leaf in jax.tree.leaves_with_path(tree)}}
+    for net, weights in ours.items():
+        (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))
+    file, nets = folder / "netG.safetensors", gan.config.nets
+    read = torch_names.from_torch("G", load_file(file), ours["G"], str(file))
+    usage = f"""State dicts of `Generator` and `Discriminator` of pytorch/examples, dcgan/main.py, with `nz = {nets.latent_dim}`,
+`ngf = ndf = {nets.width}`, `nc = {nets.channels}`{"" if nets.size == 64 else f", cut or grown to {nets.size} px by hand"}.
+G is the average of training; its BN statistics belong to it, so call `netG.eval()`.
+
+```python
+import torch
+from safetensors.torch import load_file
+netG.load_state_dict(load_file("netG.safetensors"))
+images = netG.eval()(latents[:, :, None, None])  # (N, {nets.channels}, {nets.size}, {nets.size}) from -1 to 1
+```
+"""
+    config = flat(gan.config)
+    return file, lambda *inputs: portable.images_of(portable.NumPy, config, read, *inputs), usage
+
+
+WRITERS: dict[str, Callable[[Export, LoadedRun, Path], Written]] = {
+    "onnx": as_onnx, "stablehlo": as_stablehlo, "safetensors": as_safetensors, "torch": as_torch}
+
+
+def _shape(gan):
+    nets = gan.config.nets
+    return f"{nets.size}, {nets.size}, {nets.channels}"
+
+
+def _drawn_latents(gan):
+    law = "normal(size=" if gan.config.nets.latent_law == "normal" else "uniform(-1, 1, "
+    return f"np.random.default_rng().{law}(16, {gan.config.nets.latent_dim})).astype(np.float32)"
+
+
+# ---- What is said of it ----
+
+
+def compared(gan: LoadedRun, draw: Callable | None) -> dict:
+    """How the export's faces of the first seeds differ from the checkpoint's own, before rounding to grey levels and after."""
+    if draw is None:
+        return {}
+    seeds, nets = np.arange(COMPARED, dtype=np.uint32), gan.config.nets
+    labels, latents = gan.labels(seeds), gan.latents(seeds)
+    there = draw(latents, None if labels is None else labels.astype(np.float32))
+    params, stats = gan.generator
+    here = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
+    here = (here + 1) / 2 if nets.g_output == "tanh" else here
+    gap = np.abs(np.rint(255 * there) - gan.sample(seeds))
+    return {"largest": float(np.abs(there - here).max()), "largest_grey_levels": int(gap.max()),
+            "mean_grey_levels": float(gap.mean())}
+
+
+def measured(found: dict) -> str:
+    """That in words."""
+    if "largest_grey_levels" not in found:
+        return "not compared with the checkpoint: onnxruntime is not installed"
+    return (f"at most {found['largest']:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED} seeds before rounding, "
+            f"{found['largest_grey_levels']} of 255 grey levels after it, {found['mean_grey_levels']:.4f} on average")
+
+
+def card(ask: Export, gan: LoadedRun, usage: str, found: dict) -> str:
+    """README.md in the form of Hugging Face's model cards."""
+    config, run = gan.config, Path(ask.run)
+    nets, facts = config.nets, workdir.read_data_facts(run)
+    source, default = facts["source"], flat(PRESETS[config.run.preset])
+    changed = json.dumps({name: value for name, value in flat(config).items()
+               if default[name] != value and name not in ("workdir", "name", "data", "preset")})
+    scores = []
+    if (run / "scores.jsonl").exists():
+        lines = (json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines())
+        scores = [line for line in lines if line.get("step") == gan.step]
+    rows = "\n".join(f"- `{printable(json.dumps(line), 1000)}`" for line in scores) or "None of this checkpoint was taken."
+    drawn = source["kind"] == "drawn"
+    licence = ("Trained on drawn faces, which come with this software and carry no rights of others." if drawn else
+               "The pictures it was trained on have rights of their own, which may bind what is made of them: CelebA's are for "
+               "non-commercial research only. It draws faces of nobody, and may by chance resemble somebody.")
+    command = shlex.join(["python", "-m", "dcgan_jax.export", *sys.argv[1:]])
+    asked = f"\nIt can be asked for: {', '.join(gan.attributes)} (labels of 0 and 1 in this order).\n" if gan.attributes else ""
+    return f"""---
+library_name: dcgan_jax
+pipeline_tag: unconditional-image-generation
+tags: [dcgan, gan, faces, {ask.format}]
+license: other
+---
+
+# {printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
+
+{usage}{asked}
+Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.latent_dim} numbers each.
+
+| | |
+|---|---|
+| preset | `{config.run.preset}`, changed: `{printable(changed, 1000)}` |
+| step | {gan.step:,} |
+| G | {parameter_count(gan.generator[0]):,} parameters, stored as {ask.weights}: `{found["file"]}`, {found["bytes"]:,} bytes |
+| equality | {measured(found)} |
+| pictures | {facts["count"]:,}, {printable(source["name"], 200)}, fingerprint `{facts["fingerprint"]}` |
+| written by | dcgan_jax {dcgan_jax.__version__}: `{printable(command, 500)}` |
+
+## Scores
+
+{rows}
+
+## Rights
+
+{licence}
+"""
+
+
+def entry() -> None:
+    """The console script."""
+    cli.run_verb(main)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,88 @@
+"""G as a program that JAX keeps readable: StableHLO for CPU, CUDA and TPU in one file, any batch size, weights inside.
+
+`portable.images_of` is the network; here are its layers. They are `lax`'s convolutions on every backend: those that are fast on
+CPUs (gan/conv.py) are chosen when a program is traced, which is now, for all three.
+"""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dcgan_jax.portable import images_of
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def stablehlo(config: dict, weights: dict[str, np.ndarray], labels: int) -> bytes:
+    """What `jax.export.deserialize` reads: f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images
+    (N, S, S, C) float32 from 0 to 1.
+
+    Args: config, weights as of `portable.images_of`; labels, A, 0 where the recipe is not conditional.
+    """
+    [count] = jax.export.symbolic_shape("n")
+    inputs = [jax.ShapeDtypeStruct((count, width), jnp.float32) for width in (config["latent_dim"], labels) if width]
+    program = jax.jit(functools.partial(images_of, Lax, config, weights))
+    return jax.export.export(program, platforms=PLATFORMS)(*inputs).serialize()
+
+
+class Lax:
+    """The layers of `portable.images_of`, as of `portable.NumPy`. At full precision: TPUs and GPUs would round to less."""
+
+    @staticmethod
+    def dense(x, kernel, bias=None):
+        x = jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+        return x if bias is None else x + bias[None]
+
+    @staticmethod
+    def squares(x, px):
+        return x.reshape(x.shape[0], px, px, -1)
+
+    @staticmethod
+    def pointwise(x, kernel):
+        return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
+
+    @staticmethod
+    def doubled(x, kernel, bias, before):
+        k = kernel.shape[0]
+        padding = [(k - 1 - before, before + 1)] * 2
+        x = lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), padding, lhs_dilation=(2, 2),
+                                     dimension_numbers=("NHWC", "HWOI", "NHWC"), precision=lax.Precision.HIGHEST)
+        return x if bias is None else x + bias[None, None, None]
+
+    @staticmethod
+    def convolved(x, kernel, bias):
+        x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                                     precision=lax.Precision.HIGHEST)
+        return x if bias is None else x + bias[None, None, None]
+
+    @staticmethod
+    def enlarged(x):
+        return x.repeat(2, 1).repeat(2, 2)
+
+    @staticmethod
+    def leaky(x, slope):
+        return jnp.where(x > 0, x, slope * x)
+
+    tanh = staticmethod(jnp.tanh)
+    sigmoid = staticmethod(jax.nn.sigmoid)
+
+    @staticmethod
+    def affine(x, gain, shift):
+        return x * gain + shift
+
+    @staticmethod
+    def sum(x, y):
+        return x + y
+
+    @staticmethod
+    def scaled(x, gain, shift):
+        axes = tuple(range(1, x.ndim - 1))
+        return x * jnp.expand_dims(gain, axes) + jnp.expand_dims(shift, axes)
+
+    @staticmethod
+    def concatenated(x, y):
+        return jnp.concatenate([x, y], 1)
