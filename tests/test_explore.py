@@ -28,7 +28,10 @@ def explored(tmp_path, command, *arguments, suffix=".png"):
     assert (done.code, done.faults) == (0, []), done
     numbers = json.loads(out.with_suffix(".json").read_text())
     assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, toy_run.STEPS, "article")
-    return Image.open(out), numbers, done.out
+    if suffix != ".png":
+        return out, numbers, done.out
+    with Image.open(out) as picture:
+        return picture.copy(), numbers, done.out
 
 
 def call_explore(*arguments):
@@ -72,11 +75,12 @@ def test_truncation_draws_faces_together(tmp_path, gan):
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])
 def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
     film, numbers, _ = explored(tmp_path, "walk", "--seeds", "4-6", "--frames-each", 5, "--frames-a-second", 20, suffix=suffix)
-    assert (film.n_frames, film.size, film.info["loop"], numbers["frames"]) == (15, (256, 256), 0, 15)
-    film.seek(5)
-    film.load()
-    assert film.info["duration"] == 50
-    frame = np.asarray(film.convert("RGB"))[8::16, 8::16].astype(float)  # middles of pixels: both formats lose a little
+    with Image.open(film) as film:
+        assert (film.n_frames, film.size, film.info["loop"], numbers["frames"]) == (15, (256, 256), 0, 15)
+        film.seek(5)
+        film.load()
+        assert film.info["duration"] == 50
+        frame = np.asarray(film.convert("RGB"))[8::16, 8::16].astype(float)  # middles of pixels
     assert np.abs(frame - gan.sample(5)[0]).mean() < 12
     assert np.abs(frame - gan.sample(4)[0]).mean() > 2 * np.abs(frame - gan.sample(5)[0]).mean()
 
@@ -209,5 +213,5 @@ def test_a_conditional_run_is_explored_as_asked(tmp_path):
         done = call_explore(command, "--run", run, "--condition", "Male=1", "--out", out)
         assert (done.code, done.faults) == (0, []), done
         if command == "morph":
-            faces = cells(Image.open(out), 0, 9, 5)
-            near(faces[[0, -1]], gan.sample([0, 1], {"Male": 1}))
+            with Image.open(out) as picture:
+                near(cells(picture, 0, 9, 5)[[0, -1]], gan.sample([0, 1], {"Male": 1}))

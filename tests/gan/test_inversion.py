@@ -1,31 +1,37 @@
 """A face that G drew is found again; starts do not see each other."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import fresh_state, tiny
+from generators import WAYS, varied
+from tiny import fresh_state
 
 from dcgan_jax.gan.inversion import inversion_step
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.sampling import drawn_from
 
-CONFIG = tiny("article")
+CONFIG = WAYS["article"]
+
+
+def generator():
+    state = fresh_state(CONFIG)
+    return varied(state.ema_params), varied(state.ema_stats, 1)
 
 
 def descended(points, target, steps):
-    state = fresh_state(CONFIG)
     start, step = inversion_step(CONFIG.nets)
-    step = jax.jit(step)
+    step = jax.jit(functools.partial(step, *generator(), target))
     at, curve = start(points), []
     for _ in range(steps):
-        at, losses = step(state.ema_params, state.ema_stats, target, at)
+        at, losses = step(at)
         curve.append(np.asarray(losses))
     return at[0], np.stack(curve)
 
 
 def drawn(points):
-    state = fresh_state(CONFIG)
-    return drawn_from(CONFIG.nets)(state.ema_params, state.ema_stats, from_normal(points, CONFIG.nets))
+    return drawn_from(CONFIG.nets)(*generator(), from_normal(points, CONFIG.nets))
 
 
 def test_a_drawn_face_is_found_from_any_start_each_alone():
