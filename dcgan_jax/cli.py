@@ -64,7 +64,7 @@ def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = 
     """
     known = sorted(_flags(cls))
     for flag in _given(arguments):
-        if flag not in known and flag not in ("help", "h"):
+        if flag not in known and flag not in ("help", "h") and not flag.startswith("tyro-"):  # tyro's own, for shells
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise BadInput(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     said = io.StringIO()
