@@ -1,6 +1,8 @@
 """Takes a run's generator away: python -m dcgan_jax.export --run runs/article --format onnx --out article-onnx"""
 
 import dataclasses
+import gzip
+import importlib.resources
 import importlib.util
 import json
 import os
@@ -8,6 +10,8 @@ import secrets
 import shlex
 import shutil
 import sys
+import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -20,6 +24,9 @@ from safetensors.numpy import load_file, save
 import dcgan_jax
 from dcgan_jax import cli, portable, torch_names
 from dcgan_jax.config import BadInput, flat, printable
+from dcgan_jax.data import download
+from dcgan_jax.data.pack import cache_dir
+from dcgan_jax.gan.directions import factorised
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import parameter_count
 from dcgan_jax.loaded import LoadedRun, load
@@ -37,18 +44,22 @@ class Export:
 
     run: str
     """the run's folder, as runs/article"""
-    format: Literal["onnx", "stablehlo", "safetensors", "torch"]
+    format: Literal["onnx", "stablehlo", "safetensors", "torch", "web"]
     """onnx: for onnxruntime and its like; stablehlo: for jax.export; safetensors: weights and a NumPy file that draws with them;
-    torch: state dicts of PyTorch's DCGAN example, of runs with its networks"""
+    torch: state dicts of PyTorch's DCGAN example, of runs with its networks; web: a page that draws in the browser"""
     out: str
     """folder to write, which may not be there yet"""
     weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
-    """how kernels are stored; sums are float32 in any case. onnx takes all four, safetensors float32 and float16"""
+    """how kernels are stored; sums are float32 in any case. onnx and web take all four, safetensors float32 and float16"""
+    runtime: str = "cached"
+    """web: the npm package onnxruntime-web 1.30.0, as a .tgz; download: from registry.npmjs.org, 33 MB, once; cached: the one
+    that was downloaded"""
     step: int | Literal["best"] | None = None
     """checkpoint to take; none: the newest; best: by the scores of its training"""
 
 
-STORES = {"onnx": ("float32", "float16", "bfloat16", "int8"), "safetensors": ("float32", "float16"), "stablehlo": ("float32",),
+STORES = {"onnx": ("float32", "float16", "bfloat16", "int8"), "web": ("float32", "float16", "bfloat16", "int8"),
+          "safetensors": ("float32", "float16"), "stablehlo": ("float32",),
           "torch": ("float32",)}
 
 
@@ -180,8 +191,75 @@ images = netG.eval()(latents[:, :, None, None])  # (N, {nets.channels}, {nets.si
     return file, lambda *inputs: portable.images_of(portable.NumPy, config, read, *inputs), usage
 
 
+def as_web(ask: Export, gan: LoadedRun, folder: Path) -> Written:
+    """A page for any static host, with the runtime that draws in it."""
+    runtime = _runtime(ask.runtime)
+    file, draw, _ = as_onnx(ask, gan, folder)
+    for name, member in runtime.items():
+        # Hosts rarely compress .wasm: 14 and 27 MB become 4 and 7. app.js unpacks them.
+        (folder / name).write_bytes(gzip.compress(member, mtime=0) if name.endswith(".gz") else member)
+    for page in importlib.resources.files("dcgan_jax.web").iterdir():
+        if page.name.endswith((".html", ".css", ".js")):
+            (folder / page.name).write_bytes(page.read_bytes())
+    nets = gan.config.nets
+    (folder / "page.json").write_text(json.dumps({
+        "title": f"Faces of nobody: {gan.config.run.name}",
+        "about": f"Drawn in this browser by a DCGAN of {parameter_count(gan.generator[0]):,} parameters, {nets.size} px.",
+        "size": nets.size, "channels": nets.channels, "latent_dim": nets.latent_dim, "latent_law": nets.latent_law,
+        "attributes": gan.attributes, "labels": [] if gan.label_table is None else np.asarray(gan.label_table).tolist(),
+        "directions": _directions(gan), "webgpu": True}))
+    usage = """A page with the network in it. Any static host serves it; on this machine:
+
+    python -m http.server
+
+It runs by WebGPU where the browser has it, else by WebAssembly; nothing comes from another host. The runtime is onnxruntime-web
+1.30.0 (MIT).
+"""
+    return file, draw, usage
+
+
+RUNTIME = {"ort.webgpu.bundle.min.mjs": "ort.webgpu.bundle.min.mjs", "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
+           "ort.webgpu.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm", "ort.wasm.wasm.gz": "ort-wasm-simd-threaded.wasm"}
+SLIDERS = 12
+
+
+def _runtime(place):
+    """Name in the page's folder -> its bytes, from the npm package."""
+    folder, published = cache_dir() / "runtime", download.ONNX_IN_BROWSERS
+    if place == "download":
+        package = download.download(published, folder)
+    elif place == "cached":
+        package = folder / published.name
+        if not package.exists():
+            raise BadInput(f"--runtime cached: {published.name} is not in {folder}; give --runtime download, or the file from "
+                           f"{published.page}")
+    else:
+        package = Path(place)
+    try:
+        with tarfile.open(package, "r:gz") as archive:
+            return {name: archive.extractfile(f"package/dist/{member}").read() for name, member in RUNTIME.items()}
+    except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as fault:
+        raise BadInput(f"--runtime {place}: {package} is no npm package of onnxruntime-web 1.30.0 ({printable(str(fault), 200)})"
+                       ) from None
+
+
+def _directions(gan):
+    """Sliders: attributes' directions where explore has found them for this checkpoint, those that change most first; else the
+    strongest of the first layer."""
+    file = Path(gan.name) / "explore" / "attributes.json"
+    if file.exists():
+        found = workdir.read_json(file)
+        if found["step"] == gan.step:
+            strength = np.diag(np.array(found["changes_sd"]))
+            return [{"name": found["attributes"][i], "direction": found["directions"][i]}
+                    for i in np.argsort(-strength, kind="stable")[:SLIDERS]]
+    rows, _ = factorised(*gan.generator, gan.config.nets, SLIDERS // 2)
+    return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
+
+
 WRITERS: dict[str, Callable[[Export, LoadedRun, Path], Written]] = {
-    "onnx": as_onnx, "stablehlo": as_stablehlo, "safetensors": as_safetensors, "torch": as_torch}
+    "onnx": as_onnx, "stablehlo": as_stablehlo, "safetensors": as_safetensors, "torch": as_torch,
+    "web": as_web}
 
 
 def _shape(gan):

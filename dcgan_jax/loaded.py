@@ -109,6 +109,11 @@ class LoadedRun:
         return in_batches(functools.partial(_compiled(d_features, self.config), *self.discriminator), self._pictures(images))
 
     @property
+    def label_table(self) -> np.ndarray | None:
+        """(LABELS, A) uint8, what the faces of the seeds 0, 1 ... are asked to be, again and again; None if not conditional."""
+        return self._table
+
+    @property
     def generator(self) -> tuple[dict, dict]:
         """The averaged parameters of G, and their statistics: float32 trees."""
         return self._params, self._stats

@@ -1,0 +1,225 @@
+// The page: state in the address, faces from the network, nothing from another host.
+import { between, latentOf, moved } from "./latents.js";
+
+const FACES = 16;
+const LAST_SEED = 2 ** 32 - 1;
+const $ = (id) => document.getElementById(id);
+const began = performance.now();
+
+function fail(words) {
+  $("status").textContent = words;
+  $("status").className = "wrong";
+}
+
+async function fetched(file) {
+  const answer = await fetch(file);
+  if (!answer.ok) throw new Error(`${file}: ${answer.status} ${answer.statusText}`);
+  return answer;
+}
+
+/** A file's bytes; unpacked where it is gzipped and the server has not said so. */
+async function bytesOf(file) {
+  const bytes = new Uint8Array(await (await fetched(file)).arrayBuffer());
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
+  const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(unpacked).arrayBuffer());
+}
+
+/** Whether this browser has WebAssembly with SIMD: a module of one such instruction. */
+function hasSimd() {
+  return typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11));
+}
+
+/** {run(latents, labels), kind}: WebGPU where there is one that works, else WebAssembly. */
+async function network(page) {
+  const model = await bytesOf("generator.onnx");
+  const hasGpu = page.webgpu && navigator.gpu && await navigator.gpu.requestAdapter().catch(() => null);
+  const wanted = new URLSearchParams(location.search).get("backend");
+  for (const kind of hasGpu && wanted !== "wasm" ? ["webgpu", "wasm"] : ["wasm"]) {
+    try {
+      const ort = await import(`./ort.${kind}.bundle.min.mjs`);
+      ort.env.wasm.wasmBinary = await bytesOf(`ort.${kind}.wasm.gz`);
+      ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
+      ort.env.logLevel = "error";
+      const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
+      const run = async (latents, labels) => {
+        const count = latents.length;
+        const flat = (rows, width) => new ort.Tensor("float32", Float32Array.from(rows.flatMap((row) => [...row])), [count, width]);
+        const feeds = { latents: flat(latents, page.latent_dim) };
+        if (page.attributes.length) feeds.labels = flat(labels, page.attributes.length);
+        const { images } = await session.run(feeds);
+        return images.getData ? images.getData() : images.data; // count * size * size * channels, 0 to 1
+      };
+      await run([latentOf(0, page.latent_dim, page.latent_law)], [page.attributes.map(() => 0)]);
+      return { run, kind };
+    } catch (fault) {
+      if (kind === "wasm") throw fault;
+    }
+  }
+}
+
+function paint(canvas, page, values, i) {
+  const { size, channels } = page;
+  canvas.width = canvas.height = size;
+  const picture = new ImageData(size, size);
+  const first = i * size * size * channels;
+  for (let p = 0; p < size * size; p++) {
+    for (let c = 0; c < 3; c++) picture.data[4 * p + c] = Math.round(255 * values[first + p * channels + (channels === 3 ? c : 0)]);
+    picture.data[4 * p + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+const whole = (text, otherwise) => /^\d+$/.test(text ?? "") && Number(text) <= LAST_SEED ? Number(text) : otherwise;
+
+/** What the address says, and back. */
+function readState(page) {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const steps = (asked.get("steps") ?? "").split(",").map(Number);
+  const labels = (asked.get("asked") ?? "").split("");
+  return {
+    seed: whole(asked.get("seed"), 0), from: whole(asked.get("from"), 0), to: whole(asked.get("to"), 1),
+    share: Math.min(100, whole(asked.get("share"), 0)),
+    steps: page.directions.map((_, i) => Math.max(-3, Math.min(3, steps[i] || 0))),
+    asked: page.attributes.map((_, i) => ["0", "1"].includes(labels[i]) ? labels[i] : "-"),
+  };
+}
+
+function writeState(state) {
+  const said = { seed: state.seed, from: state.from, to: state.to, share: state.share };
+  if (state.steps.some((step) => step)) said.steps = state.steps.join(",");
+  if (state.asked.some((one) => one !== "-")) said.asked = state.asked.join("");
+  history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+}
+
+async function main() {
+  if (!hasSimd()) return fail("This browser has no WebAssembly with SIMD, which the network needs: use a newer one.");
+  if (location.protocol === "file:") return fail("Serve this folder, as by: python -m http.server, and open it from there.");
+  const page = await (await fetched("page.json")).json();
+  document.title = $("title").textContent = page.title;
+  $("about").textContent = page.about;
+  const net = await network(page);
+  let state = readState(page), next = 0;
+
+  const latent = (seed) => latentOf(seed, page.latent_dim, page.latent_law);
+  const labelsOf = (seed) => page.attributes.map((_, i) =>
+    state.asked[i] === "-" ? page.labels[seed % page.labels.length][i] : Number(state.asked[i]));
+
+  const cells = Array.from({ length: FACES }, () => {
+    const cell = document.createElement("button");
+    cell.type = "button";
+    cell.append(document.createElement("canvas"), document.createElement("span"));
+    cell.addEventListener("click", () => { // one after the other: the start of the morph, then its end
+      state[next ? "to" : "from"] = Number(cell.dataset.seed);
+      state.share = next ? 100 : 0;
+      next = 1 - next;
+      show();
+    });
+    $("grid").append(cell);
+    return cell;
+  });
+
+  async function drawGrid() {
+    const seeds = cells.map((_, i) => (state.seed + i) % (LAST_SEED + 1));
+    const start = performance.now();
+    const values = await net.run(seeds.map(latent), seeds.map(labelsOf));
+    const perSecond = FACES / ((performance.now() - start) / 1000);
+    cells.forEach((cell, i) => {
+      paint(cell.firstChild, page, values, i);
+      cell.dataset.seed = seeds[i];
+      cell.lastChild.textContent = seeds[i];
+      cell.setAttribute("aria-label", `face of seed ${seeds[i]}`);
+    });
+    return perSecond;
+  }
+
+  async function drawFace() {
+    const way = between(latent(state.from), latent(state.to), state.share / 100, page.latent_law);
+    const labels = labelsOf(state.share < 50 ? state.from : state.to);
+    const values = await net.run([moved(way, page.directions.map((one) => one.direction), state.steps, page.latent_law)], [labels]);
+    paint($("face"), page, values, 0);
+  }
+
+  // One drawing at a time; what is asked for meanwhile is drawn when it ends.
+  let drawing = null, again = false, first = true, lastGrid = "";
+  async function show() {
+    for (const id of ["seed", "from", "to", "share"]) if (document.activeElement !== $(id)) $(id).value = state[id];
+    document.querySelectorAll("[data-slider]").forEach((slider) => { slider.value = state.steps[slider.dataset.slider]; });
+    document.querySelectorAll("[data-asked]").forEach((choice) => { choice.value = state.asked[choice.dataset.asked]; });
+    writeState(state);
+    if (drawing) { again = true; return drawing; }
+    drawing = (async () => {
+      do {
+        again = false;
+        const grid = JSON.stringify([state.seed, state.asked]);
+        const perSecond = grid === lastGrid ? null : await drawGrid();
+        lastGrid = grid;
+        await drawFace();
+        if (perSecond) {
+          const since = first ? `first faces after ${((performance.now() - began) / 1000).toFixed(1)} s, ` : "";
+          $("status").textContent = `${since}${Math.round(perSecond)} faces a second by ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
+          first = false;
+        }
+      } while (again);
+    })().catch((fault) => fail(`${fault}`)).finally(() => { drawing = null; });
+    await drawing;
+    document.body.dataset.shown = location.hash; // for tests: what is on the page
+  }
+
+  for (const id of ["seed", "from", "to"]) {
+    $(id).addEventListener("input", () => {
+      const seed = whole($(id).value.trim(), null);
+      $(id).setCustomValidity(seed === null ? `a whole number from 0 to ${LAST_SEED}` : "");
+      if (!$(id).reportValidity()) return;
+      state[id] = seed;
+      show();
+    });
+  }
+  $("share").addEventListener("input", () => { state.share = Number($("share").value); show(); });
+  $("controls").addEventListener("submit", (event) => event.preventDefault());
+  $("reroll").addEventListener("click", () => {
+    state.seed = crypto.getRandomValues(new Uint32Array(1))[0];
+    show();
+  });
+  $("copy").addEventListener("click", async () => {
+    await navigator.clipboard?.writeText(location.href).then(() => { $("status").textContent = "link copied"; },
+      () => { $("status").textContent = "the address of this page is the link"; });
+  });
+  $("download").addEventListener("click", () => {
+    const scale = 4, side = page.size * scale, sheet = document.createElement("canvas");
+    sheet.width = sheet.height = 4 * side;
+    const context = sheet.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    cells.forEach((cell, i) => context.drawImage(cell.firstChild, (i % 4) * side, Math.floor(i / 4) * side, side, side));
+    sheet.toBlob((blob) => {
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(blob);
+      link.download = `faces-${state.seed}.png`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+  });
+  page.directions.forEach(({ name }, i) => {
+    const label = document.createElement("label"), slider = document.createElement("input"), words = document.createElement("span");
+    words.textContent = name.replaceAll("_", " ");
+    Object.assign(slider, { type: "range", min: -3, max: 3, step: 0.1, value: state.steps[i] });
+    slider.dataset.slider = i;
+    slider.addEventListener("input", () => { state.steps[i] = Number(slider.value); show(); });
+    label.append(words, slider);
+    $("sliders").append(label);
+  });
+  page.attributes.forEach((name, i) => {
+    const label = document.createElement("label"), choice = document.createElement("select");
+    for (const [value, words] of [["-", "as it comes"], ["1", "yes"], ["0", "no"]]) choice.append(new Option(words, value));
+    choice.value = state.asked[i];
+    choice.dataset.asked = i;
+    choice.addEventListener("change", () => { state.asked[i] = choice.value; show(); });
+    label.append(name.replaceAll("_", " "), choice);
+    $("asked").append(label);
+  });
+  addEventListener("hashchange", () => { state = readState(page); show(); });
+  await show();
+}
+
+main().catch((fault) => fail(`The network could not be loaded: ${fault.message ?? fault}`));
