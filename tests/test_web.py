@@ -1,0 +1,193 @@
+"""The page draws the very faces of `sample`, in a real browser; what it computes in JavaScript is what Python computes."""
+
+import contextlib
+import functools
+import gzip
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_run
+from toy_run import call, copied, refusal, whole
+
+import dcgan_jax
+from dcgan_jax import export
+from dcgan_jax.config import Nets
+from dcgan_jax.data.download import ONNX_IN_BROWSERS
+from dcgan_jax.gan import latents
+from dcgan_jax.portable import latents_of
+
+WEB = Path(dcgan_jax.__file__).parent / "web"
+SEEDS = [0, 1, 12345, 2**31, 2**32 - 1]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+# Put there by `export --runtime download`, or named by the machine's owner; the tests' own cache is empty.
+RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax/runtime" / ONNX_IN_BROWSERS.name))
+
+
+# ---- JavaScript is Python ----
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed, so the page's JavaScript did not run")
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_javascripts_latents_are_pythons(tmp_path, law):
+    shutil.copy(WEB / "latents.js", tmp_path / "latents.mjs")
+    (tmp_path / "a.mjs").write_text(f"""
+        import {{ latentOf, between, moved }} from "./latents.mjs";
+        const one = (seed) => latentOf(seed, 101, "{law}");
+        const way = [0, 0.3, 1].map((share) => [...between(one(1), one(2), share, "{law}")]);
+        const direction = Array.from({{ length: 101 }}, (_, i) => i === 7 ? 1 : 0);
+        console.log(JSON.stringify({{ seeds: {SEEDS}.map((seed) => [...one(seed)]), way,
+            moved: [...moved(one(3), [direction, direction], [1.5, 0.5], "{law}")] }}));""")
+    done = subprocess.run(["node", "a.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found, nets = json.loads(done.stdout), Nets(latent_law=law, latent_dim=101)
+    drawn = np.float32(found["seeds"])
+    if law == "uniform":
+        np.testing.assert_array_equal(drawn, latents_of(SEEDS, 101, law))
+    else:
+        np.testing.assert_allclose(drawn, latents_of(SEEDS, 101, law), rtol=2e-6, atol=2e-6)
+    one, two, three = latents_of([1, 2, 3], 101, law)
+    np.testing.assert_allclose(found["way"], latents.between(one, two, np.float32([0, 0.3, 1]), nets), atol=3e-6)
+    wanted = latents.moved(three[None], np.eye(101, dtype=np.float32)[7], np.float32([2]), nets)
+    np.testing.assert_allclose(found["moved"], wanted[0, 0], atol=3e-6)
+
+
+# ---- The folder ----
+
+
+@pytest.fixture
+def package(tmp_path):
+    """An npm package with the runtime's names and nothing of its work."""
+    file = tmp_path / "onnxruntime-web.tgz"
+    with tarfile.open(file, "w:gz") as archive:
+        for name in export.RUNTIME.values():
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(name)
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    return file
+
+
+def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
+    pytest.importorskip("onnx")
+    out = tmp_path / "page"
+    assert call(export, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    for name, member in export.RUNTIME.items():
+        content = (out / name).read_bytes()
+        assert (gzip.decompress(content) if name.endswith(".gz") else content) == member.encode()
+    page = json.loads((out / "page.json").read_text())
+    assert (page["size"], page["latent_dim"], page["latent_law"]) == (16, 100, "uniform")
+    assert (page["attributes"], page["labels"]) == ([], [])
+    assert len(page["directions"]) == export.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
+    text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
+    assert "http://" not in text and "https://" not in text  # nothing of another host
+
+
+def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
+    pytest.importorskip("onnx")
+    run = copied(whole().run, tmp_path)
+    (run / "explore").mkdir()
+    found = {"step": toy_run.STEPS, "attributes": ["Male", "Smiling"], "changes_sd": [[1, 0], [0, 2]],
+             "directions": np.eye(2, 100).tolist()}
+    for step, names in ((toy_run.STEPS, ["Smiling", "Male"]), (3, [f"direction {i}" for i in range(1, 7)])):
+        (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint: not taken
+        out = tmp_path / f"page{step}"
+        assert call(export, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+        assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
+
+
+@pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar")])
+def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
+    (tmp_path / "a.tgz").write_bytes(content)
+    places = {tmp_path / "a.tgz": "no npm package", tmp_path / "none.tgz": "none.tgz", "cached": "--runtime download"}
+    for place, says in places.items():
+        line = refusal(export, "--run", whole().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page")
+        assert "--runtime" in line and says in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+
+
+# ---- In a browser ----
+
+
+@contextlib.contextmanager
+def served(folder):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("default")  # playwright's own
+@pytest.mark.skipif(not CHROMIUM or not RUNTIME.exists(), reason="no Chromium, or onnxruntime-web is not in the cache")
+def test_a_browser_draws_the_very_faces(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
+    assert call(export, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
+    with served(out) as address, playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda fault: said.append(str(fault)))
+        page.on("request", lambda request: asked.append(request.url))
+
+        def shown(selector, state):
+            page.wait_for_function("(hash) => document.body.dataset.shown?.includes(hash)", arg=state)
+            pixels = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map((canvas) =>
+                [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data])""", selector)
+            return np.array(pixels).reshape(-1, 16, 16, 4)[..., :3]
+
+        def near(one, other):
+            assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
+
+        page.goto(address)
+        near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
+        page.fill("#seed", "4294967290")  # past the last seed comes the first
+        near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
+        page.click("#reroll")
+        page.wait_for_function("!document.body.dataset.shown.includes('seed=4294967290')")
+        seed = int(page.input_value("#seed"))
+        near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
+
+        page.fill("#from", "7")
+        page.fill("#to", "9")
+        page.focus("#share")
+        page.keyboard.press("End")
+        near(shown("#face", "to=9&share=100"), gan.sample(9))
+        for _ in range(50):
+            page.keyboard.press("ArrowLeft")
+        half = latents.between(*gan.latents([7, 9]), np.float32([0.5]), gan.config.nets)
+        near(shown("#face", "share=50"), gan.images(half))
+        page.evaluate("""() => { const slider = document.querySelector("[data-slider]"); slider.value = 2;
+                                 slider.dispatchEvent(new Event("input")); }""")
+        moved = shown("#face", "steps=2")
+        assert np.abs(moved - np.asarray(gan.images(half)).astype(int)).max() > 1
+
+        link = page.url  # reproduces the view
+        other = browser.new_page()
+        other.goto(link)
+        other.wait_for_function("(hash) => document.body.dataset.shown === hash", arg=link[link.index("#"):])
+        assert other.input_value("#seed") == str(seed) and other.input_value("#share") == "50"
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == f"faces-{seed}.png"
+        assert "faces a second by Web" in page.text_content("#status")
+        browser.close()
+    assert said == []
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
