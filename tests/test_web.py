@@ -86,6 +86,7 @@ def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
     assert (page["attributes"], page["labels"]) == ([], [])
     assert len(page["directions"]) == export.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
     text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
+    assert "python -m http.server" in (out / "README.md").read_text()
     assert "http://" not in text and "https://" not in text  # nothing of another host
 
 
