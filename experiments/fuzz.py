@@ -381,7 +381,7 @@ def _flags(verb, cls):
     def read(payload):
         ask = cli.parse(cls, json.loads(payload))
         if verb is sample:
-            sample.parse_seeds(ask)
+            sample.asked_seeds(ask)
 
     return Reader(b'["--run", "runs"]' if verb is not prepare else b'["--data", "drawn"]', command_lines(cls), read)
 
@@ -401,7 +401,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a
     "train flags": lambda _: Reader(b"[]", command_lines(Config), lambda payload: cli.parse_config(json.loads(payload))),
     "sample flags": lambda _: _flags(sample, sample.Sample), "evaluate flags": lambda _: _flags(evaluate, evaluate.Evaluate),
     "prepare flags": lambda _: _flags(prepare, prepare.Prepare),
-    "seeds": lambda _: Reader(b'"1,5-7"', _seeds.map(lambda text: json.dumps(text).encode()), lambda payload: sample.parse_seeds(
+    "seeds": lambda _: Reader(b'"1,5-7"', _seeds.map(lambda text: json.dumps(text).encode()), lambda payload: sample.asked_seeds(
         sample.Sample(run="", seeds=json.loads(payload))))}
 
 
