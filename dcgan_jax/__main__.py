@@ -3,6 +3,7 @@
 import sys
 
 import dcgan_jax
+from dcgan_jax import cli
 from dcgan_jax.config import BadInput
 
 VERBS = {
@@ -30,8 +31,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BadInput as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    cli.run_verb(lambda: main(sys.argv[1:]))

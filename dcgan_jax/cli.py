@@ -12,6 +12,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tyro
 
 from dcgan_jax import config as configuration
@@ -99,8 +100,8 @@ def parse_config(arguments: Sequence[str]) -> Config:
     return config
 
 
-def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> list[range]:
-    """Spans of a list of seeds and ranges, as 7,12,40-47. Raises: BadInput naming the flag."""
+def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> np.ndarray:
+    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: BadInput naming the flag."""
     spans, count = [], 0
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -114,8 +115,8 @@ def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> list[range]:
         count += len(span)
         if count > most:
             raise BadInput(f"{flag} {printable(text, 200)}: more than {most:,} in all; draw them in parts")
-        spans.append(span)
-    return spans
+        spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
+    return np.concatenate(spans)
 
 
 def parse_condition(text: str) -> dict[str, int]:

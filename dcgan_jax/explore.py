@@ -1,7 +1,6 @@
 """Walks, morphs, arithmetic, directions, inversion: python -m dcgan_jax.explore morph --run runs/article --seeds 0-5"""
 
 import dataclasses
-import difflib
 import functools
 import re
 import sys
@@ -133,9 +132,7 @@ def main() -> int:
         print("\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()))
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
-        raise BadInput(f"{printable(name, 100)}: is no command; "
-                       + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}"))
+        raise BadInput(f"{printable(name, 100)}: is no command; {nearest(name, tuple(COMMANDS))}")
     ask = cli.parse(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
     suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, Walk) else (".png",)
     out = Path(ask.out or Path(ask.run) / "explore" / f"{name}{suffixes[0]}")
@@ -355,7 +352,7 @@ EXPLORERS: dict[type[Explore], Callable[..., dict]] = {
 
 
 def _seeds(text, flag):
-    return np.concatenate([np.arange(span.start, span.stop, dtype=np.uint32) for span in cli.parse_seeds(text, flag, most=1000)])
+    return cli.parse_seeds(text, flag, most=1000)
 
 
 def _two_or_more(ask):

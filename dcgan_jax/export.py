@@ -88,10 +88,10 @@ def main() -> int:
     return 0
 
 
-def weights_of(gan: LoadedRun) -> dict[str, np.ndarray]:
-    """Leaves of G by name, as head/kernel and head_norm/mean."""
+def weights_of(net: tuple[dict, dict]) -> dict[str, np.ndarray]:
+    """Leaves of a net's parameters and statistics by name, as head/kernel and head_norm/mean."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-            for tree in gan.generator for path, leaf in jax.tree.leaves_with_path(tree)}
+            for tree in net for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 # ---- Formats: each writes into a folder and gives its file, what draws from it, and how to use it ----
@@ -108,7 +108,8 @@ def as_onnx(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     config, file = gan.config, folder / "generator.onnx"
     facts = {"preset": config.run.preset, "step": str(gan.step), "latent_law": config.nets.latent_law,
              "attributes": ",".join(gan.attributes), "dcgan_jax": dcgan_jax.__version__}
-    file.write_bytes(onnx_model(flat(config), weights_of(gan), len(gan.attributes), ask.weights, facts).SerializeToString())
+    model = onnx_model(flat(config), weights_of(gan.generator), len(gan.attributes), ask.weights, facts)
+    file.write_bytes(model.SerializeToString())
     labels = ', "labels": labels' if gan.attributes else ""
     usage = f"""ONNX, opset {OPSET}, any batch size.
 
@@ -134,7 +135,7 @@ images = session.run(None, {{"latents": latents{labels}}})[0]  # (N, {_shape(gan
 def as_stablehlo(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     """generator.stablehlo, read back and run."""
     file = folder / "generator.stablehlo"
-    file.write_bytes(stablehlo(flat(gan.config), weights_of(gan), len(gan.attributes)))
+    file.write_bytes(stablehlo(flat(gan.config), weights_of(gan.generator), len(gan.attributes)))
     program = jax.export.deserialize(bytearray(file.read_bytes()))
     usage = f"""StableHLO for {', '.join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
 written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
@@ -152,7 +153,8 @@ images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  #
 def as_safetensors(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     """generator.safetensors and generator.py, which draws from it in NumPy."""
     file = folder / "generator.safetensors"
-    stored = {name: array.astype(ask.weights) if name.endswith("kernel") else array for name, array in weights_of(gan).items()}
+    stored = {name: array.astype(ask.weights) if name.endswith("kernel") else array
+              for name, array in weights_of(gan.generator).items()}
     file.write_bytes(save(stored, metadata={"preset": gan.config.run.preset, "step": str(gan.step)}))
     shutil.copyfile(portable.__file__, folder / "generator.py")
     config, read = flat(gan.config), portable.Generator(load_file(file), flat(gan.config))
@@ -170,8 +172,7 @@ images = generator.load(".").sample([0, 1, 2]{asked})  # (N, {_shape(gan)}) uint
 def as_torch(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     """netG.safetensors and netD.safetensors; drawn from what is read back."""
     torch_names.check(gan.config.nets, f"--format torch: {ask.run}")
-    ours = {"G": weights_of(gan), "D": {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-                                        for tree in gan.discriminator for path, leaf in jax.tree.leaves_with_path(tree)}}
+    ours = {"G": weights_of(gan.generator), "D": weights_of(gan.discriminator)}
     for net, weights in ours.items():
         (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))
     file, nets = folder / "netG.safetensors", gan.config.nets
@@ -207,7 +208,7 @@ def as_web(ask: Export, gan: LoadedRun, folder: Path) -> Written:
         "about": f"Drawn in this browser by a DCGAN of {parameter_count(gan.generator[0]):,} parameters, {nets.size} px.",
         "size": nets.size, "channels": nets.channels, "latent_dim": nets.latent_dim, "latent_law": nets.latent_law,
         "attributes": gan.attributes, "labels": [] if gan.label_table is None else np.asarray(gan.label_table).tolist(),
-        "directions": _directions(gan), "webgpu": True}))
+        "directions": _directions(gan)}))
     usage = """A page with the network in it. Any static host serves it; on this machine:
 
     python -m http.server

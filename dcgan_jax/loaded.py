@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
 from dcgan_jax.config import SEEDS, BadInput, conditions, printable
 from dcgan_jax.data.pack import cache_dir, nearest
@@ -33,7 +32,7 @@ class Pictures(np.ndarray):
             return None
         sheet = pictures.enlarged(pictures.grid(images), images.shape[1])
         file = io.BytesIO()
-        Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet).save(file, format="PNG")
+        pictures.as_image(sheet).save(file, format="PNG")
         return file.getvalue()
 
 

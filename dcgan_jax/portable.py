@@ -164,7 +164,7 @@ class NumPy:
 
     @staticmethod
     def squares(x, px):
-        return x.reshape(len(x), px, px, -1)
+        return x.reshape(x.shape[0], px, px, -1)
 
     @staticmethod
     def pointwise(x, kernel):

@@ -34,7 +34,6 @@ class Sample:
     """checkpoint to draw from; none: the newest; best: by the scores of its training"""
 
 
-
 def main() -> int:
     ask = cli.parse(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
     seeds = asked_seeds(ask)
@@ -72,12 +71,10 @@ def asked_seeds(ask: Sample) -> np.ndarray:
     if not 0 < ask.count <= cli.MAX_SEEDS:
         raise BadInput(f"--count {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
     if ask.seeds:
-        spans = cli.parse_seeds(ask.seeds, "--seeds")
-    elif 0 <= ask.seed <= SEEDS - ask.count:
-        spans = [range(ask.seed, ask.seed + ask.count)]
-    else:
+        return cli.parse_seeds(ask.seeds, "--seeds")
+    if not 0 <= ask.seed <= SEEDS - ask.count:
         raise BadInput(f"--seed {ask.seed}: seeds, --count of them from here, are whole numbers from 0 to {SEEDS - 1}")
-    return np.concatenate([np.arange(span.start, span.stop, dtype=np.uint32) for span in spans])
+    return np.arange(ask.seed, ask.seed + ask.count, dtype=np.uint32)
 
 
 def entry() -> None:

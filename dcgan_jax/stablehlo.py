@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dcgan_jax.portable import images_of
+from dcgan_jax.portable import NumPy, images_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -38,10 +38,6 @@ class Lax:
         return x if bias is None else x + bias[None]
 
     @staticmethod
-    def squares(x, px):
-        return x.reshape(x.shape[0], px, px, -1)
-
-    @staticmethod
     def pointwise(x, kernel):
         return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
 
@@ -60,23 +56,17 @@ class Lax:
         return x if bias is None else x + bias[None, None, None]
 
     @staticmethod
-    def enlarged(x):
-        return x.repeat(2, 1).repeat(2, 2)
-
-    @staticmethod
     def leaky(x, slope):
         return jnp.where(x > 0, x, slope * x)
 
+    # The same of any array.
+    squares = staticmethod(NumPy.squares)
+    enlarged = staticmethod(NumPy.enlarged)
+    affine = staticmethod(NumPy.affine)
+    sum = staticmethod(NumPy.sum)
+
     tanh = staticmethod(jnp.tanh)
     sigmoid = staticmethod(jax.nn.sigmoid)
-
-    @staticmethod
-    def affine(x, gain, shift):
-        return x * gain + shift
-
-    @staticmethod
-    def sum(x, y):
-        return x + y
 
     @staticmethod
     def scaled(x, gain, shift):

@@ -158,7 +158,7 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
     "loaded": {"config", *ROOMS},
-    "__main__": {"config"},
+    "__main__": {"cli", "config"},
     "portable": set(),  # it is written beside exports
     "onnx_graph": {"portable"},
     "stablehlo": {"portable"},

@@ -30,10 +30,15 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return sheet
 
 
+def as_image(image: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8, C 1 or 3, as PIL has it."""
+    return Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+
+
 def save_png(path: Path, image: np.ndarray) -> None:
     """(H, W, C) uint8, C 1 or 3; whole or not at all."""
     with whole(path) as partial:
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(partial, format="PNG")
+        as_image(image).save(partial, format="PNG")
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
@@ -73,8 +78,7 @@ def captioned(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[
         y = top + i * (cell + 2 * GAP_PX)
         draw.text((8, y + (cell - TEXT_PX) // 2), fitting(name, margin - 12), "black", font)
         for j, image in enumerate(images):
-            face = enlarged(image.squeeze(2) if image.shape[2] == 1 else image, side)
-            sheet.paste(Image.fromarray(face), (margin + j * (cell + 2 * GAP_PX), y))
+            sheet.paste(as_image(enlarged(image, side)), (margin + j * (cell + 2 * GAP_PX), y))
     return np.asarray(sheet)
 
 
@@ -82,7 +86,7 @@ def save_animation(path: Path, frames: np.ndarray, frames_a_second: float) -> No
     """(F, H, W, C) uint8 as an endless .gif or .webp, or as an .mp4; whole or not at all. Raises: BadInput."""
     if path.suffix == ".mp4":
         return _save_film(path, frames, frames_a_second)
-    stills = [Image.fromarray(frame.squeeze(2) if frame.shape[2] == 1 else frame) for frame in frames]
+    stills = [as_image(frame) for frame in frames]
     how = {".gif": {"format": "GIF", "optimize": False}, ".webp": {"format": "WEBP", "quality": 90}}[path.suffix]
     with whole(path) as partial:
         stills[0].save(partial, save_all=True, append_images=stills[1:], duration=round(1000 / frames_a_second), loop=0, **how)

@@ -34,7 +34,7 @@ function hasSimd() {
 /** {run(latents, labels), kind}: WebGPU where there is one that works, else WebAssembly. */
 async function network(page) {
   const model = await bytesOf("generator.onnx");
-  const hasGpu = page.webgpu && navigator.gpu && await navigator.gpu.requestAdapter().catch(() => null);
+  const hasGpu = navigator.gpu && await navigator.gpu.requestAdapter().catch(() => null);
   const wanted = new URLSearchParams(location.search).get("backend");
   for (const kind of hasGpu && wanted !== "wasm" ? ["webgpu", "wasm"] : ["wasm"]) {
     try {
