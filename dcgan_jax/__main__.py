@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": "scores a run or pictures",
     "explore": "morphs, walks, arithmetic, directions, attributes, the latent of a photo",
     "export": "takes a generator away: ONNX, StableHLO, safetensors, PyTorch",
+    "report": "one page of a run, or of several side by side",
     "prepare": "packs pictures and says what is wrong with them",
 }
 

@@ -227,6 +227,9 @@ class Output:
     """steps in one call of the compiled program; 0: 1 on CPU, 10 on accelerators"""
     tensorboard: bool = True
     """write TensorBoard events"""
+    wandb: str = ""
+    """project at Weights & Biases that the numbers also go to (needs pip install wandb; WANDB_MODE=offline keeps them here);
+    empty: none"""
     score_every_kimg: float = 0.0
     """thousands of images between scores, each with a checkpoint, of which the best is kept; 0: none"""
     score_by: str = "sliced-wasserstein"
@@ -270,7 +273,7 @@ GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in data
 # May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
 FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
-                  "keep_checkpoints", "grid_images", "tensorboard", "coordinator", "processes", "process_id",
+                  "keep_checkpoints", "grid_images", "tensorboard", "wandb", "coordinator", "processes", "process_id",
                   "on_nan", "max_rollbacks", "debug", "score_every_kimg", "score_by", "score_count", "score_share"}
 
 

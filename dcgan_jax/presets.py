@@ -6,7 +6,7 @@ itself with batch statistics (newmu, soumith, torch64, torch-tutorial) or runnin
 Last partial batches of an epoch are dropped. Lengths are the published ones, unless said.
 """
 
-from dcgan_jax.config import Config, replace
+from dcgan_jax.config import Config, flat, replace
 
 
 def article() -> Config:
@@ -127,3 +127,13 @@ def best64() -> Config:
 PRESETS = {function().run.preset: function() for function in (
     article, udacity_wide, newmu, soumith, torch64, torch_tutorial, carpedm20, keras64, torch32, torch128, modern32, best32,
     best64)}
+
+
+PLACES = ("workdir", "name")
+
+
+def differences(config: Config) -> dict[str, tuple]:
+    """Field -> (the value of the preset that the run names, the run's own), of those that differ. Empty for an unknown preset."""
+    its = flat(config)
+    preset = flat(PRESETS[config.run.preset]) if config.run.preset in PRESETS else its
+    return {name: (preset[name], value) for name, value in its.items() if value != preset[name] and name not in PLACES}

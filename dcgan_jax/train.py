@@ -19,8 +19,9 @@ from dcgan_jax.gan.origin import first_nan
 from dcgan_jax.gan.sampling import draw_images, labels_of, recalibrated
 from dcgan_jax.gan.state import LABELS, finite_leaves, init_state, parameter_count
 from dcgan_jax.gan.step import train_steps
+from dcgan_jax.presets import differences
 from dcgan_jax.quality import trouble
-from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
+from dcgan_jax.run import checkpoints, devices, pictures, report, scoring, workdir
 from dcgan_jax.run.logs import Logs, NotFinite, read_troubles
 
 MAX_STEPS = 2**31 - 1  # the step is an int32
@@ -149,6 +150,7 @@ def _train(config, run, packed, order, total, k, sharding):
     def open_logs(start):
         return Logs(run, start=start, total=total, images_per_step=order.images_per_step, image_count=order.trained_on,
                     every_steps=config.output.log_every_steps, tensorboard=config.output.tensorboard,
+                    wandb=config.output.wandb, settings=configuration.flat(config),
                     silent=not devices.is_first())
 
     def first_bad(state):
@@ -183,7 +185,8 @@ def _train(config, run, packed, order, total, k, sharding):
             pictures.save_scores(run / "scores.png", scoring.curve(run), scorer.by)
         pictures.save_losses(run / "losses.png", logs.metrics)
         pictures.thin(run / "samples", config.output.save_every_steps)
-        pictures.save_report(run, config, packed.index, step, total, logs.found, suspicions(packed.index))
+        report.save(report.Shown(run, run.name, config, differences(config), packed.index, total, step, logs.metrics, logs.found,
+                                 suspicions(packed.index)))
 
     def save(step, state, scored=False):
         state = renew_statistics(state)

@@ -164,7 +164,7 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "stablehlo": {"portable"},
     "torch_names": {"config"},
 }
-VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export"}
+VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export", "report"}
 FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", "stablehlo", "torch_names", *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 

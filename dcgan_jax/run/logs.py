@@ -1,9 +1,10 @@
-"""A run's numbers: metrics.jsonl (each line the values of its own step), TensorBoard events, and one progress bar."""
+"""A run's numbers: metrics.jsonl (each line the values of its own step), TensorBoard, Weights & Biases, and one progress bar."""
 
 import contextlib
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dcgan_jax.config import BadInput
-from dcgan_jax.run.workdir import whole
+from dcgan_jax.config import BadInput, printable
+from dcgan_jax.run.workdir import read_json, whole, write_json
 
 PLAIN_LINE_EVERY_S = 10.0
 MAX_LINE = 2**16  # characters of metrics.jsonl; ours have some hundred
@@ -27,14 +28,17 @@ class Logs:
     """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
 
     def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int,
-                 tensorboard: bool, silent: bool = False):
-        """silent: check the numbers and write nothing, as all processes but the first."""
+                 tensorboard: bool, wandb: str = "", settings: dict | None = None, silent: bool = False):
+        """wandb: the project there, and settings, what it shows as the run's; silent: check the numbers and write nothing, as
+        all processes but the first. Raises BadInput.
+        """
         self.file = run / "metrics.jsonl"
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total = total
         self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` tells it; empty where silent
         self.found: list[tuple[int, str, str]] = []  # as `read_troubles` tells it
+        self.wandb = _Wandb(run, wandb, settings) if wandb and not silent else None  # first, as it may refuse
         self.lines = None if silent else self._opened(start)
         self.events = _Events(run, start) if tensorboard and not silent else None
         self.terminal = sys.stderr.isatty() and not silent
@@ -69,6 +73,8 @@ class Logs:
             self.lines.write(json.dumps(line) + "\n")
             if self.events:
                 self.events.write(step, values)
+            if self.wandb:
+                self.wandb.write(line)
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
 
     def trouble(self, step: int, found: dict[str, str]) -> None:
@@ -101,7 +107,7 @@ class Logs:
 
     def close(self) -> None:
         """Whatever a checkpoint needs was flushed before it; what a full disk does not take here belongs to later steps."""
-        for file in filter(None, (self.lines, self.events)):
+        for file in filter(None, (self.lines, self.events, self.wandb)):
             with contextlib.suppress(OSError):
                 file.close()
         with self._while_somebody_reads("stderr"):
@@ -181,6 +187,34 @@ class _Events:
 
     def close(self):
         self.file.close()
+
+
+class _Wandb:
+    """Weights & Biases, from the same lines. A run that goes on is the same run there, by the name that wandb.json keeps."""
+
+    def __init__(self, run, project, settings):
+        try:
+            import wandb  # optional: it is large, and sends what it is given to its maker
+        except ImportError:
+            raise BadInput(f"--wandb {project}: the package is not installed: pip install wandb, or leave the flag out") from None
+
+        file = run / "wandb.json"
+        known = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}
+        if not (isinstance(known, dict) and isinstance(known.get("id"), str)):
+            raise BadInput(f"{file}: holds no id of a run; remove it, and the run is a new one there")
+        write_json(file, known)
+        try:  # beside the run: it makes links to its logs elsewhere, which a run must not hold
+            self.run = wandb.init(project=project, id=known["id"], name=run.name, dir=run.parent, config=settings, resume="allow")
+        except Exception as fault:  # its own kinds: no account, no network, no such project
+            words = printable(str(fault), 300)
+            raise BadInput(f"--wandb {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
+        self.run.define_metric("*", step_metric="step")  # steps that a killed process had sent already come once more
+
+    def write(self, line):
+        self.run.log(line)
+
+    def close(self):
+        self.run.finish()
 
 
 def _lines(opened) -> Iterator[str]:

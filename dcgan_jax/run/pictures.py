@@ -1,6 +1,5 @@
-"""What a run shows: reals.png, sample grids, losses.png and a report that puts them on one page."""
+"""What a run shows: reals.png, sample grids, curves; and sheets with captions and films."""
 
-import html
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dcgan_jax.config import BadInput, Config, flat, printable
+from dcgan_jax.config import BadInput, printable
 from dcgan_jax.run.workdir import whole
 
 REALS_SHOWN = 20  # as the article does
@@ -48,8 +47,13 @@ def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> Non
 
 def enlarged(sheet: np.ndarray, side: int) -> np.ndarray:
     """(H, W, C), a sheet of pictures of that side, in whole pixels so large that a person can see them."""
-    scale = max(1, 96 // side)
+    scale = enlargement(side)
     return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def enlargement(side: int) -> int:
+    """Pixels that each pixel of a picture of that side becomes, each way."""
+    return max(1, 96 // side)
 
 
 def captioned(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[str] = ()) -> np.ndarray:
@@ -58,7 +62,7 @@ def captioned(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[
     Rows may be of different lengths; words too long for their place are cut.
     """
     side = rows[0][1].shape[1]
-    cell = side * max(1, 96 // side)
+    cell = side * enlargement(side)
     margin = max(TEXT_PX // 2 * min(max(len(name) for name, _ in rows), 26) + 12, 12)
     top = (TEXT_PX + 8) * (2 if columns else 1) + 4
     most = max(len(images) for _, images in rows)
@@ -157,37 +161,3 @@ def save_scores(path: Path, curve: dict[int, float], by: str) -> None:
     axes.grid(alpha=0.3)
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
-
-
-def save_report(run: Path, config: Config, data_facts: dict, step: int, total: int, troubles: list[tuple[int, str, str]],
-                doubts: list[str]) -> None:
-    """report.html: open it in a browser. A first version: the pictures in the order they came, and what was asked.
-
-    troubles: (step, kind, words) in order; of one kind the newest words are shown, with the steps it was seen from and to.
-    doubts: what is suspicious about the pictures.
-    """
-    def figure(file, caption):
-        return f"<figure><img src='{html.escape(file)}' loading=lazy><figcaption>{html.escape(caption)}</figcaption></figure>"
-
-    # A cloud drive or a person may have put other pictures there.
-    grids = sorted((grid for grid in (run / "samples").glob("*.png") if grid.stem.isdecimal()), reverse=True)
-    samples = "".join(figure(f"samples/{grid.name}", f"step {int(grid.stem)}") for grid in grids)
-    fields = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flat(config).items())
-    seen = {kind: [at for at, other, _ in troubles if other == kind] for _, kind, _ in troubles}
-    newest = {kind: words for _, kind, words in troubles}
-    warnings = "".join(f"<li><b>{html.escape(kind)}</b>, steps {steps[0]} to {steps[-1]}: {html.escape(newest[kind])}"
-                       for kind, steps in seen.items()) + "".join(f"<li><b>pictures</b>: {html.escape(line)}" for line in doubts)
-    facts = f"{data_facts['count']:,} pictures: {data_facts['source']['name']}"
-    page = f"""<!doctype html><meta charset=utf-8><title>{html.escape(config.run.name)}</title>
-<style>body{{font:16px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}img{{max-width:100%;image-rendering:pixelated}}
-figure{{margin:1.5em 0}}td{{padding:0 1em 0 0}}</style>
-<h1>{html.escape(config.run.name)}: step {step} of {total}</h1><p>Trained on {html.escape(facts)}.</p>
-{f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else ""}
-{figure("scores.png", "scores while training") if (run / "scores.png").exists() else ""}
-{figure("losses.png", "losses of both networks") if (run / "losses.png").exists() else ""}
-<h2>Samples, newest first: the same seeds each time</h2>{samples}
-<h2>Training pictures</h2>{figure("reals.png", "as the networks see them")}
-<h2>Settings</h2><table>{fields}</table>
-"""
-    with whole(run / "report.html") as partial:
-        partial.write_text(page)

@@ -222,3 +222,60 @@ def test_metrics_are_read_as_columns(tmp_path):
     assert (columns["step"], columns["d_loss"]) == ([1, 2], [0.5, 0.25])
     assert np.isnan(columns["d_penalty"][0])
     assert columns["d_penalty"][1] == 3
+
+
+# ---- Weights & Biases ----
+
+
+class Wandb:
+    """As far as we use the package: what it is given."""
+
+    def __init__(self, fault=None):
+        self.started, self.lines, self.finished, self.fault = [], [], 0, fault
+
+    def init(self, **how):
+        if self.fault:
+            raise self.fault
+        self.started.append(how)
+        return self
+
+    def define_metric(self, *args, **how):
+        self.metric = args, how
+
+    def log(self, line):
+        self.lines.append(line)
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_the_same_lines_and_knows_a_run_that_goes_on(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for start in (0, 4):
+        logs = opened(tmp_path, start=start, wandb="faces", settings={"lr": 0.1})
+        logs.write(range(start, start + 4), numbers(range(start, start + 4)))
+        logs.close()
+    assert wandb.lines == wrote(tmp_path) and [line["step"] for line in wandb.lines] == [2, 4, 6, 8]
+    first, second = wandb.started
+    assert first == second and first["resume"] == "allow"  # one run there
+    assert (first["project"], first["name"], first["config"]) == ("faces", tmp_path.name, {"lr": 0.1})
+    assert first["dir"] == tmp_path.parent  # its links have no place in a run
+    assert wandb.finished == 2 and wandb.metric == (("*",), {"step_metric": "step"})
+
+
+def test_without_wandb_or_its_account_a_run_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(BadInput, match="--wandb faces: the package is not installed: pip install wandb"):
+        opened(tmp_path, wandb="faces")
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
+    with pytest.raises(BadInput, match="--wandb faces: no account; WANDB_MODE=offline"):
+        opened(tmp_path, wandb="faces")
+    (tmp_path / "wandb.json").write_text("[]")
+    with pytest.raises(BadInput, match="wandb.json: holds no id"):
+        opened(tmp_path, wandb="faces")
+
+
+def test_wandb_is_not_asked_by_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    opened(tmp_path, wandb="faces", silent=True).close()

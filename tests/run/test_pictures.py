@@ -6,10 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from dcgan_jax.config import Config, replace
-from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, enlarged, grid, save_grid, save_losses, save_png, save_report, thin
-
-FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
+from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, enlarged, grid, save_grid, save_losses, save_png, thin
 
 
 def noise(count, side=16, channels=3):
@@ -64,12 +61,11 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("what", ["png", "losses", "report"])
+@pytest.mark.parametrize("what", ["png", "losses"])
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
     write = {"png": lambda: save_png(tmp_path / "file", noise(1)[0]),
-             "losses": lambda: save_losses(tmp_path / "file", {}),
-             "report": lambda: save_report(tmp_path, Config(), FACTS, 1, 2, [], [])}[what]
-    file = tmp_path / ("report.html" if what == "report" else "file")
+             "losses": lambda: save_losses(tmp_path / "file", {})}[what]
+    file = tmp_path / "file"
     file.write_bytes(b"the old one")
     monkeypatch.setattr(os, "replace", full_disk)  # all is written, and the last moment fails
     with pytest.raises(OSError, match="No space"):
@@ -82,7 +78,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-# ---- Curves and the report ----
+# ---- Curves ----
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 1000])
@@ -106,28 +102,6 @@ def test_the_smooth_line_lies_over_the_mean_of_the_raw_one(tmp_path, monkeypatch
     assert_array_equal(raw[1], values)
     assert_array_equal(smooth[0], np.arange(5, 101))  # a mean of five steps stands at the last of them
     assert_allclose(smooth[1], values[4:] - 2)
-
-
-def test_the_report_shows_grids_newest_first_and_every_setting(tmp_path):
-    config = replace(Config(), name="<b>", lr=0.0123)
-    (tmp_path / "samples").mkdir()
-    for step in (0, 500, 12000):
-        save_png(tmp_path / "samples" / f"{step:08d}.png", noise(1)[0])
-    save_report(tmp_path, config, FACTS, 12000, 20000,
-                [(500, "g-collapsed", "old words"), (1000, "g-collapsed", "<new> words")], ["all grey"])
-    page = (tmp_path / "report.html").read_text()
-    places = [page.index(f"samples/{step:08d}.png") for step in (12000, 500, 0)]
-    assert places == sorted(places)
-    assert "step 12000 of 20000" in page
-    assert "12,345 pictures: my &lt;faces&gt; &amp; more" in page
-    assert "<b>: step" not in page  # a name is no markup
-    assert "<td>lr</td><td>0.0123</td>" in page
-    assert "g-collapsed</b>, steps 500 to 1000: &lt;new&gt; words" in page
-    assert "old words" not in page
-    assert "all grey" in page
-    assert "reals.png" in page
-    assert "losses.png" not in page  # there is none yet
-    assert "http" not in page  # nothing is fetched when it is opened
 
 
 def grids_after(folder, saves, interruptions=()):
@@ -159,11 +133,3 @@ def test_thinning_touches_nothing_else(tmp_path):
         (tmp_path / name).touch()
     thin(tmp_path, 1)
     assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_report_shows_our_grids_alone(tmp_path):
-    (tmp_path / "samples").mkdir()
-    for name in ("00000012.png", "00000012 (1).png", "._00000012.png", "best.png"):  # a cloud drive's, a Mac's, a person's
-        (tmp_path / "samples" / name).touch()
-    save_report(tmp_path, Config(), FACTS, 12, 12, [], [])
-    assert (tmp_path / "report.html").read_text().count("samples/") == 1

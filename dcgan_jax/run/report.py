@@ -1,0 +1,279 @@
+"""report.html: what a run did, or several side by side, in one file that opens anywhere, from a disk and on a phone."""
+
+import base64
+import functools
+import html
+import io
+import json
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dcgan_jax import jsonfile
+from dcgan_jax.config import Config, flat, images_per_step, printable
+from dcgan_jax.run import scoring
+from dcgan_jax.run.pictures import enlargement
+from dcgan_jax.run.workdir import whole
+
+POINTS = 400  # of a curve
+SERIES = 24  # curves of a run
+PICTURES_BYTES = 3_000_000  # of all runs' pictures together, as they stand in the page
+GRID_PX = 1100  # longest side of a picture in the page
+MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
+NOT_PICTURES = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
+GROUPS = {  # a chart each: title -> its curves and the words beside them; what else a run logs has a chart of its own
+    "Losses": {"d_loss": "discriminator", "g_loss": "generator"},
+    "D is right on": {"d_real_hits": "real pictures", "d_fake_hits": "drawn pictures"},
+    "Gradient norms": {"g_grad_norm": "generator", "d_grad_norm": "discriminator"},
+    "Images a second": {"images_per_s": ""},
+    "Probability of augmentations": {"augment_p": ""},
+    "Score, smaller is better": {"score": ""},
+}
+
+
+class Shown(NamedTuple):
+    """What the page tells of a run, beside what lies in its folder."""
+
+    run: Path
+    name: str  # among those on the page
+    config: Config
+    differences: dict[str, tuple]  # field -> (the preset's value, the run's)
+    data_facts: dict  # data.json
+    total: int  # steps
+    step: int  # steps made
+    metrics: dict[str, list[float]]  # as logs.read_metrics
+    troubles: list[tuple[int, str, str]]  # as logs.read_troubles
+    doubts: list[str]  # what is suspicious about the pictures
+
+
+def save(run: Shown) -> None:
+    """The run's own report.html, whole or not at all."""
+    with whole(run.run / "report.html") as partial:
+        partial.write_text(page([run]))
+
+
+def page(runs: Sequence[Shown]) -> str:
+    """One page: of a run all there is to tell; of several what differs, their curves in one chart, their faces side by side."""
+    room = PICTURES_BYTES // len(runs)
+    data = [{"name": run.name, "curves": _curves(run), "grids": _timeline(run, room)} for run in runs]
+    title = runs[0].config.run.name if len(runs) == 1 else f"{len(runs)} runs"
+    body = _of_one(runs[0]) if len(runs) == 1 else _compared(runs)
+    here = Path(__file__)
+    # "</" would end the script, and "<!--" hide the rest of the page: JSON may write "<" as an escape.
+    held = json.dumps({"runs": data, "groups": GROUPS}, separators=(",", ":")).replace("<", "\\u003c")
+    return f"""<!doctype html>
+<html lang=en>
+<meta charset=utf-8>
+<meta name=viewport content='width=device-width, initial-scale=1'>
+<title>{_text(title)}</title>
+<style>
+{here.with_name("report.css").read_text()}</style>
+<main>
+<h1>{_text(title)}</h1>
+{body}
+</main>
+<script type=application/json id=data>{held}</script>
+<script>
+{here.with_name("report.js").read_text()}</script>
+</html>
+"""
+
+
+def _of_one(run):
+    reals = _embedded(run.run / "reals.png", run.config.nets.size)
+    environment = _environment(run.run)
+    command = shlex.join(["python", "-m", "dcgan_jax.train", *map(str, environment.pop("command")[1:])])
+    asked = _table([(name, was, now) for name, (was, now) in run.differences.items()],
+                   ("", f"{run.config.run.preset} has", "this run"))
+    training = f"<h2>Training pictures, as the networks see them</h2><img class=sheet alt='training pictures' src={reals}>"
+    return f"""<p>{_text(_state(run))}</p>
+{_warnings(run)}
+<h2>Faces of the same seeds, as they learn</h2>{_grids([run])}
+<h2>Numbers</h2>{CHART}
+{_scores(run)}
+{training if reals else ""}
+<h2>Asked otherwise than the preset</h2>{asked if run.differences else "<p>Nothing.</p>"}
+<details><summary>All settings</summary>{_table(flat(run.config).items())}</details>
+<h2>Pictures</h2>{_table(_facts(run.data_facts))}
+<h2>Made by</h2><p><code>{_text(command, 4000)}</code></p>{_table(environment.items())}"""
+
+
+def _compared(runs):
+    names = [run.name for run in runs]
+    settings = [flat(run.config) for run in runs]
+    passed = ("name", "workdir")
+    differing = [field for field in settings[0] if field not in passed and len({str(each[field]) for each in settings}) > 1]
+    rows = [(field, *(each[field] for each in settings)) for field in differing]
+    told = [_told(run) for run in runs]
+    facts = [(what, *(each[what] for each in told)) for what in told[0]]
+    warned = "".join(f"<h3>{_text(run.name)}</h3>{_warnings(run)}" for run in runs if run.troubles or run.doubts)
+    return f"""{_table(facts, ("", *names))}
+<h2>Numbers</h2>{CHART}
+<h2>Faces of the same seeds, as they learn</h2>{_grids(runs)}
+<h2>Settings that differ</h2>{_table(rows, ("", *names)) if rows else "<p>None.</p>"}
+{f"<h2>Warnings</h2>{warned}" if warned else ""}"""
+
+
+def _told(run):
+    """What a comparison's first table says of a run."""
+    speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
+    scored = scoring.curve(run.run)
+    best = min(scored, key=scored.get, default=None)
+    last = {name: run.metrics[name][-1] for name in ("d_loss", "g_loss") if run.metrics.get(name)}
+    return {"preset": run.config.run.preset, "steps": f"{run.step:,} of {run.total:,}",
+            "images": f"{run.step * images_per_step(run.config):,}",
+            "images a second, median": f"{statistics.median(speeds):,.0f}" if speeds else "",
+            "best score": f"{scored[best]:.2f} at step {best:,}" if scored else "",
+            "losses of D, G": ", ".join(f"{value:.3f}" for value in last.values()),
+            "pictures": run.data_facts["source"]["name"]}
+
+
+def _state(run):
+    shown = run.step * images_per_step(run.config)
+    return (f"{run.config.run.preset}: step {run.step:,} of {run.total:,}; {shown:,} images shown, from "
+            f"{run.data_facts['count']:,} pictures: {run.data_facts['source']['name']}")
+
+
+def _warnings(run):
+    """Of one kind the newest words, with the steps it was seen from and to."""
+    seen, newest = {}, {}
+    for step, kind, words in run.troubles:
+        seen.setdefault(kind, []).append(step)
+        newest[kind] = words
+    lines = [f"<b>{_text(kind)}</b>, steps {steps[0]:,} to {steps[-1]:,}: {_text(newest[kind], 1000)}"
+             for kind, steps in list(seen.items())[:20]]
+    lines += [f"<b>pictures</b>: {_text(line, 1000)}" for line in run.doubts]
+    return f"<ul class=warnings>{''.join(f'<li>{line}' for line in lines)}</ul>" if lines else ""
+
+
+def _scores(run):
+    scored = scoring.curve(run.run)
+    if not scored:
+        return ""
+    best = min(scored, key=scored.get)
+    return (f"<p>Best score in training: {scored[best]:.2f} at step {best:,}, by {_text(run.config.output.score_by)} of "
+            f"{run.config.output.score_count:,} faces; smaller is better.</p>")
+
+
+def _facts(facts):
+    names = ("count", "skipped", "upscaled", "duplicates", "grey", "crop", "fingerprint")
+    return [("source", facts["source"]["name"]), *((name, facts[name]) for name in names if name in facts)]
+
+
+def _environment(run):
+    """What ran it, as far as it is known: it only informs."""
+    try:
+        found = jsonfile.read(run / "environment.json")
+    except (OSError, ValueError):
+        found = None
+    found = found if isinstance(found, dict) else {}
+    packages = found.get("packages")
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items()) if isinstance(packages, dict) else ""
+    command = found.get("command")
+    return {"command": command if isinstance(command, list) else [], "packages": versions,
+            **{name: found[name] for name in ("devices", "python", "platform", "commit") if found.get(name)}}
+
+
+# ---- Curves ----
+
+CHART = """<div id=chart><p class=row><label>show <select id=group></select></label>
+<label>smooth <input id=smooth type=range min=0 max=0.99 step=0.01 value=0.8></label>
+<label><input id=log type=checkbox> logarithmic</label> <button id=whole hidden>whole run</button></p>
+<svg id=plot role=img aria-label='curves over thousands of images; the line below reads their ends'></svg><p id=read></p>
+<p class=hint>Point at the chart to read it; drag over a part to look closer.</p>
+<noscript>The chart and the slider need JavaScript; the numbers are in metrics.jsonl.</noscript></div>"""
+
+
+def _curves(run):
+    """Name -> [kimg, mean, least, most], each a list: means over even parts of the run, with the extremes that a mean hides."""
+    kimg = np.array(run.metrics.get("step", ())) * images_per_step(run.config) / 1000
+    series = {name: (kimg, np.array(values)) for name, values in run.metrics.items() if name not in ("step", "images")}
+    scored = sorted(scoring.curve(run.run).items())
+    if scored:
+        steps, values = np.array(scored).T
+        series["score"] = steps * images_per_step(run.config) / 1000, values
+    return {printable(name, 60): _thinned(*of) for name, of in list(series.items())[:SERIES]}
+
+
+def _thinned(x, y):
+    there = np.isfinite(y) & np.isfinite(x)  # a name that an earlier line lacks is NaN there
+    x, y = x[there], y[there]
+    if not len(x):
+        return [[], [], [], []]
+    starts = np.unique(np.linspace(0, len(x), min(POINTS, len(x)), endpoint=False).astype(int))
+    counts = np.diff([*starts, len(x)])
+    found = (np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts,
+             np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts))
+    return [[float(f"{value:.4g}") if i else round(float(value), 3) for value in values] for i, values in enumerate(found)]
+
+
+# ---- Pictures ----
+
+
+def _grids(runs):
+    figures = "".join(f"<figure><img class=sheet alt='faces of {_text(run.name)}'><figcaption></figcaption></figure>"
+                      for run in runs)
+    return f"""<p class=row><input id=when type=range min=0 step=1 aria-label='how far the run is'>
+<button id=play>play</button></p><div id=grids>{figures}</div>"""
+
+
+def _timeline(run, room):
+    """[{kimg, step, src}] in order: the first and the newest grid, and so many even ones between as have room."""
+    files = {int(file.stem): file for file in (run.run / "samples").glob("*.png") if file.stem.isdecimal()}  # others are not ours
+    steps = sorted(files)
+    newest = next((src for step in reversed(steps) if (src := _embedded(files[step], run.config.nets.size))), "")
+    if not newest:
+        return []
+    # Every 2nd, 4th ... grid: as the run goes on most of them stay the same, and are not encoded again.
+    stride = 1
+    while len(steps) / stride * len(newest) > room:
+        stride *= 2
+    chosen = sorted({*steps[::stride][:max(1, room // len(newest))], steps[-1]})
+    found = [(step, _embedded(files[step], run.config.nets.size)) for step in chosen]
+    return [{"step": step, "kimg": step * images_per_step(run.config) / 1000, "src": src} for step, src in found if src]
+
+
+def _embedded(file: Path, side: int) -> str:
+    """A PNG of ours as a data: address, at the size that it was before it was enlarged for the eye; "" where it is none."""
+    try:
+        facts = file.stat()
+        return _encoded(file, facts.st_mtime_ns, facts.st_size, side) if facts.st_size < MAX_PNG_BYTES else ""
+    except NOT_PICTURES:
+        return ""
+
+
+@functools.lru_cache(maxsize=512)  # a run in training writes its report at every save
+def _encoded(file, changed_ns, size_bytes, side):
+    with Image.open(file, formats=("PNG",)) as picture:
+        if picture.width * picture.height > MAX_PNG_PX:
+            raise ValueError("too large")
+        small = picture.convert("RGB")
+    by = enlargement(side)
+    if by > 1 and small.width % by == 0 and small.height % by == 0:
+        small = small.resize((small.width // by, small.height // by), Image.Resampling.NEAREST)
+    small.thumbnail((GRID_PX, GRID_PX))
+    written = io.BytesIO()
+    small.save(written, "WEBP", quality=85, method=2)
+    return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode()
+
+
+# ---- Text ----
+
+
+def _table(rows, head=()):
+    def cells(kind, row):
+        return "".join(f"<{kind}>{_text(cell)}</{kind}>" for cell in row)
+
+    top = f"<tr>{cells('th', head)}</tr>" if head else ""
+    below = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<div class=wide><table>{top}{below}</table></div>"
+
+
+def _text(value, most: int = 300) -> str:
+    value = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+    return html.escape(printable(str(value), most))

@@ -1,0 +1,218 @@
+import base64
+import io
+import json
+import math
+import os
+import re
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from dcgan_jax.config import Config, replace
+from dcgan_jax.presets import PRESETS, differences
+from dcgan_jax.run import report
+from dcgan_jax.run.pictures import save_grid
+from dcgan_jax.run.report import POINTS, Shown, page, save
+
+FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
+ARTICLE = PRESETS["article"]
+
+
+def shown(run, name="faces", config=ARTICLE, metrics=None, troubles=(), doubts=(), step=12000):
+    (run / "samples").mkdir(parents=True, exist_ok=True)
+    return Shown(run, name, config, differences(config), FACTS, 20000, step, metrics or {}, list(troubles), list(doubts))
+
+
+def faces(run, steps, side=32, count=4, seed=0):
+    """Smooth grids, as faces are: noise would not compress."""
+    (run / "samples").mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        corners = np.random.default_rng((seed, step)).integers(0, 255, (count, 2, 2, 3), np.uint8)
+        images = [np.asarray(Image.fromarray(corner).resize((side, side), Image.Resampling.BICUBIC)) for corner in corners]
+        save_grid(run / "samples" / f"{step:08d}.png", np.array(images))
+
+
+def held(text):
+    """What the page's script reads."""
+    found, = re.findall("<script type=application/json id=data>(.*?)</script>", text, re.DOTALL)
+    return json.loads(found)
+
+
+def decoded(address):
+    assert address.startswith("data:image/webp;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
+
+
+# ---- What it tells ----
+
+
+def test_it_tells_settings_warnings_and_pictures_and_takes_no_text_for_markup(tmp_path):
+    config = replace(ARTICLE, name="<b>", lr=0.0123)
+    text = page([shown(tmp_path, "<b>", config, doubts=["all grey"], troubles=[
+        (500, "g-collapsed", "old words"), (1000, "g-collapsed", "<new> words </script>")])])
+    assert "article: step 12,000 of 20,000; 1,536,000 images shown, from 12,345 pictures: my &lt;faces&gt; &amp; more" in text
+    assert "<b>:" not in text and "<title>&lt;b&gt;</title>" in text
+    assert "<tr><td>lr</td><td>0.0002</td><td>0.0123</td></tr>" in text  # beside the preset's
+    assert "<td>batch_size</td><td>128</td>" in text  # among all settings
+    assert "g-collapsed</b>, steps 500 to 1,000: &lt;new&gt; words &lt;/script&gt;" in text
+    assert "old words" not in text
+    assert "<b>pictures</b>: all grey" in text
+    assert held(text)["runs"][0]["name"] == "<b>"
+
+
+def test_the_command_can_be_given_again(tmp_path):
+    run = shown(tmp_path)
+    (tmp_path / "environment.json").write_text(json.dumps({
+        "command": ["/a/train.py", "--data", "my faces"], "packages": {"jax": "1.2"}, "devices": "1 x cpu", "python": "3.11"}))
+    text = page([run])
+    assert "<code>python -m dcgan_jax.train --data &#x27;my faces&#x27;</code>" in text
+    assert "jax 1.2" in text and "1 x cpu" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": 3, "packages": [1]}', '{"command": []}'])
+def test_a_strangers_environment_is_passed(tmp_path, content):
+    run = shown(tmp_path)
+    (tmp_path / "environment.json").write_text(content)
+    assert "python -m dcgan_jax.train" in page([run])
+
+
+def test_nothing_is_fetched_when_it_is_opened(tmp_path):
+    faces(tmp_path, [0, 500])
+    text = page([shown(tmp_path)])
+    addresses = re.findall(r"""<[^>]+(?:src|href)\s*=\s*['"]?([^'"\s>]+)""", text.split("<script")[0])
+    assert all(address.startswith("data:") for address in addresses)
+    assert "url(" not in text.replace("url(#inside)", "") and "@import" not in text
+    assert {match for match in re.findall(r"https?://[^\s\"']+", text)} == {"http://www.w3.org/2000/svg"}  # a name, no place
+
+
+def test_several_are_told_by_what_differs(tmp_path):
+    one = shown(tmp_path / "a", "a", replace(ARTICLE, lr=0.1), step=10,
+                metrics={"step": [10], "d_loss": [0.5], "images_per_s": [math.nan]})
+    two = shown(tmp_path / "b", "b", replace(ARTICLE, lr=0.2), {"step": [10, 20], "images_per_s": [100.0, 300.0]}, step=20,
+                troubles=[(3, "d-has-won", "words")])
+    text = page([one, two])
+    assert "<title>2 runs</title>" in text
+    assert "<tr><td>lr</td><td>0.1</td><td>0.2</td></tr>" in text and "<td>beta1</td>" not in text
+    assert "<td>images a second, median</td><td></td><td>200</td>" in text
+    assert "<td>steps</td><td>10 of 20,000</td><td>20 of 20,000</td>" in text
+    assert "<h3>b</h3>" in text and "<h3>a</h3>" not in text  # who was warned
+    assert [run["name"] for run in held(text)["runs"]] == ["a", "b"]
+
+
+def test_it_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    run = shown(tmp_path)
+    (tmp_path / "report.html").write_text("the old one")
+
+    def full_disk(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            save(run)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html", "samples"]
+    assert (tmp_path / "report.html").read_text() == "the old one"
+    save(run)
+    assert (tmp_path / "report.html").read_text() == page([run])
+
+
+# ---- Curves ----
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, POINTS, POINTS + 1, 12345])
+def test_a_curve_of_any_length_keeps_its_mean_and_its_extremes(tmp_path, length):
+    values = np.random.default_rng(0).normal(size=length)
+    metrics = {"step": [*range(1, length + 1)], "images": [*range(length)], "g_loss": [*values]} if length else {}
+    curves = held(page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    if not length:
+        assert curves == {}
+        return
+    kimg, mean, least, most = map(np.array, curves["g_loss"])
+    assert curves.keys() == {"g_loss"}
+    assert len(kimg) == min(length, POINTS) == len(mean) == len(least) == len(most)
+    assert_allclose([least.min(), most.max()], [values.min(), values.max()], rtol=1e-3)
+    assert (least <= mean + 1e-3).all() and (mean <= most + 1e-3).all()
+    assert (np.diff(kimg) > 0).all() and kimg[-1] <= length * 0.128
+    counts = np.diff([*np.linspace(0, length, len(kimg), endpoint=False).astype(int), length])
+    assert_allclose((mean * counts).sum() / length, values.mean(), atol=2e-3)
+
+
+def test_a_line_that_lacks_a_name_is_no_point_of_its_curve(tmp_path):
+    metrics = {"step": [1, 2, 3], "d_loss": [1.0, math.nan, 3.0], "never": [math.nan] * 3}
+    curves = held(page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    assert curves["d_loss"] == [[0.128, 0.384], [1, 3], [1, 3], [1, 3]]
+    assert curves["never"] == [[], [], [], []]
+
+
+def test_scores_are_a_curve_and_a_line(tmp_path):
+    run = shown(tmp_path)
+    lines = [{"score": "training", "step": step, "value": value, "by": "x", "sha256": "", "count": 5, "real_fingerprint": "f"}
+             for step, value in ((1000, 90.0), (2000, 50.5), (3000, 60.0))]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = page([run])
+    assert held(text)["runs"][0]["curves"]["score"][:2] == [[128, 256, 384], [90, 50.5, 60]]
+    assert "Best score in training: 50.50 at step 2,000" in text
+
+
+# ---- Pictures ----
+
+
+def test_grids_come_in_order_at_their_own_size(tmp_path):
+    faces(tmp_path, [500, 0, 12000])
+    for name in ("00000012 (1).png", "._00000012.png", "best.png"):  # a cloud drive's, a Mac's, a person's
+        (tmp_path / "samples" / name).write_bytes((tmp_path / "samples" / "00000500.png").read_bytes())
+    grids = held(page([shown(tmp_path)]))["runs"][0]["grids"]
+    assert [(grid["step"], grid["kimg"]) for grid in grids] == [(0, 0), (500, 64), (12000, 1536)]
+    with Image.open(tmp_path / "samples" / "00012000.png") as file:
+        large = np.asarray(file)
+    found = decoded(grids[-1]["src"])
+    assert large.shape == (3 * found.shape[0], 3 * found.shape[1], 3)  # enlarged for the eye: the page does that itself
+    assert np.abs(found.astype(int) - large[::3, ::3]).mean() < 8  # lossy
+
+
+def test_the_newest_and_the_first_stay_and_the_page_is_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "PICTURES_BYTES", 12_000)
+    faces(tmp_path, range(0, 4000, 100))
+    text = page([shown(tmp_path)])
+    steps = [grid["step"] for grid in held(text)["runs"][0]["grids"]]
+    assert steps[0] == 0 and steps[-1] == 3900 and 3 < len(steps) < 39
+    assert len({*np.diff(steps[:-1])}) == 1  # every 2nd, 4th ...
+    assert sum(len(grid["src"]) for grid in held(text)["runs"][0]["grids"]) < 15_000
+    before = {*steps}
+    faces(tmp_path, [4000])
+    after = {grid["step"] for grid in held(page([shown(tmp_path)]))["runs"][0]["grids"]}
+    assert after - before <= {4000} | {*range(0, 4000, 100)} and len(before & after) >= len(before) - 1  # few are encoded anew
+
+
+def test_large_grids_are_made_smaller(tmp_path):
+    faces(tmp_path, [0], side=256, count=36)
+    grid, = held(page([shown(tmp_path, config=replace(Config(), size=256))]))["runs"][0]["grids"]
+    assert decoded(grid["src"]).shape[0] == 1100
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "cut", "GIF"])
+def test_what_is_no_png_is_left_out(tmp_path, content):
+    faces(tmp_path, [0, 100])
+    file = tmp_path / "samples" / "00000100.png"
+    if content == "GIF":
+        Image.new("RGB", (8, 8)).save(file, "GIF")
+    else:
+        file.write_bytes(file.read_bytes()[:300] if content == "cut" else content)
+    assert [grid["step"] for grid in held(page([shown(tmp_path)]))["runs"][0]["grids"]] == [0]
+
+
+def test_a_grid_is_encoded_once(tmp_path, monkeypatch):
+    faces(tmp_path, [0, 100])
+    encoded = []
+    real = Image.Image.save
+
+    def counted(self, file, *args, **how):
+        encoded.append(file)
+        real(self, file, *args, **how)
+
+    monkeypatch.setattr(Image.Image, "save", counted)
+    one, again = page([shown(tmp_path)]), page([shown(tmp_path)])
+    assert one == again and len(encoded) == 2
+    assert_array_equal(decoded(held(one)["runs"][0]["grids"][0]["src"]), decoded(held(again)["runs"][0]["grids"][0]["src"]))

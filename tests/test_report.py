@@ -1,0 +1,95 @@
+"""The report verb, on real toy runs; and its page in a real browser."""
+
+import shutil
+
+import pytest
+from toy_run import call, copied, refusal, whole
+
+from dcgan_jax import report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_it_is_the_page_that_training_left(tmp_path):
+    run = copied(whole().run, tmp_path)
+    trained = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    done = call(report, run)
+    assert done.code == 0 and done.out.startswith(f"{run / 'report.html'}: 1 run, ")
+    assert (run / "report.html").read_text() == trained
+
+
+def test_several_stand_side_by_side_beside_the_first(tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(whole().run, tmp_path / name)
+    (tmp_path / "notes.txt").touch()  # runs/* gives it too
+    assert call(report, *sorted(tmp_path.iterdir())).code == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # by their folders: both were trained as article
+    assert call(report, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "page.html").code == 0
+    assert (tmp_path / "deep" / "page.html").read_text() == text
+
+
+def test_runs_of_one_name_are_told_apart_by_their_places(tmp_path):
+    places = [copied(whole().run, tmp_path / name) for name in ("one", "two") if not (tmp_path / name).mkdir()]
+    assert call(report, *places, "--out", tmp_path / "page.html").code == 0
+    assert all(f"<th>{place}</th>" in (tmp_path / "page.html").read_text() for place in places)
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path):
+    run = copied(whole().run, tmp_path)
+    for place in ("samples", "checkpoints"):
+        shutil.rmtree(run / place)
+    for name in ("metrics.jsonl", "reals.png", "environment.json"):
+        (run / name).unlink()
+    assert call(report, run).code == 0
+    assert "step 0 of 12;" in (run / "report.html").read_text()
+
+
+def test_mistakes_are_one_line(tmp_path):
+    assert "no run is there" in refusal(report)
+    assert "no run is there" in refusal(report, tmp_path)
+    assert "no run is there" in refusal(report, tmp_path, tmp_path)
+    assert "32 at most" in refusal(report, *[whole().run] * 33)
+    (tmp_path / "file").touch()
+    assert "--out" in refusal(report, whole().run, "--out", tmp_path / "file" / "page.html")
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("default")  # playwright's own
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    runs = [shutil.copytree(whole().run, tmp_path / f"run{i}") for i in range(count)]
+    assert call(report, *runs, "--out", tmp_path / "page.html").code == 0
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone's
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda fault: said.append(str(fault)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{tmp_path}/page.html")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing is wider than the phone
+        assert page.locator("#plot .curve").count() == 2 * count
+        assert "generator" in page.inner_text("#read")
+        page.select_option("#group", "D is right on")
+        assert "drawn pictures" in page.inner_text("#read")
+        page.locator("#plot").scroll_into_view_if_needed()
+        box = page.locator("#plot").bounding_box()
+        page.mouse.move(box["x"] + 150, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 300, box["y"] + 100)
+        page.mouse.up()
+        assert page.is_visible("#whole")
+        page.click("#whole")
+        assert page.is_hidden("#whole")
+        captions = page.locator("#grids figcaption")
+        assert captions.count() == count and "step 12," in captions.last.inner_text()
+        page.focus("#when")
+        page.keyboard.press("Home")
+        assert "step 0," in captions.last.inner_text()
+        assert page.evaluate("document.querySelector('#grids img').naturalWidth") > 0
+        browser.close()
+    assert said == [] and all(url.startswith(("file://", "data:")) for url in asked)
