@@ -1,0 +1,219 @@
+"""What README.md and docs/ say can be typed runs, what they quote is in the code, and what they link to is there."""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import re
+import shlex
+import shutil
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_run import call, train_toy
+
+import dcgan_jax
+from dcgan_jax import explore
+from dcgan_jax.__main__ import VERBS
+from dcgan_jax.config import Config
+from dcgan_jax.data.drawn_faces import draw_faces
+
+ROOT = Path(dcgan_jax.__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOLD = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+PICTURES = 85
+
+# What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
+TOY = "--size 16 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
+SHORTER = [  # (verb, what is replaced, by what), in order
+    ("train", r" --(epochs|kimg|size|steps) \S+", ""),
+    ("train", r"$", f" {TOY} --steps 4"),
+    ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
+    ("evaluate", r" --count \S+", ""),
+    ("evaluate", r"$", " --count 40"),
+    ("evaluate", r" --repeats \S+", " --repeats 2 --count 20"),
+    ("prepare", r"--size \S+", "--size 16"),
+    ("sample", r"--count (\d\d+)", "--count 9"),
+]
+NOT_RUN = {  # what a test cannot or must not do
+    r" --download| download\b": "needs the network",
+    r"\.\.\. |--coordinator": "needs other hosts",
+    r"--wandb": "needs a package that sends numbers to its maker",
+    r"--format web": "needs onnxruntime-web, tried in tests/test_web.py",
+    r"tfds:": "needs what TFDS has prepared",
+    r"\bVERB\b|<verb>|PATH\b": "a form, no command",
+}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page):
+    text = page.read_text()
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        yield Block(page, text[:found.start()].count("\n") + 1, found[1], found[2])
+
+
+def commands(page):
+    """(line, verb, rest) of every command of ours, in blocks and in tables."""
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        found = re.match(r"(?:\$ )?python -m dcgan_jax\.(\w+)(.*)", line)
+        if found:
+            yield number, found[1], re.split(r"\s#", found[2])[0].strip()
+
+
+def shortened(verb, rest):
+    for of, what, by in SHORTER:
+        rest = re.sub(what, by, rest) if of == verb else rest
+    return rest
+
+
+# ---- Commands ----
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with what the pages take for granted: pictures, archives, tables, a photo, a network, runs."""
+    here = tmp_path_factory.mktemp("world")
+    faces = draw_faces(0, np.arange(PICTURES), 32)
+    names = [f"{i + 1:06d}.jpg" for i in range(PICTURES)]
+    for folder in ("my-pictures", "pictures/cats"):
+        (here / folder).mkdir(parents=True)
+        for name, face in zip(names, faces, strict=True):
+            Image.fromarray(face).save(here / folder / name)
+    for archive, inside in (("img_align_celeba.zip", "img_align_celeba/"), ("processed-celeba-small.zip", "celeba/")):
+        with zipfile.ZipFile(here / archive, "w") as opened:
+            for name in names:
+                opened.write(here / "my-pictures" / name, inside + name)
+    known = ("Smiling", "Eyeglasses", "Male", "Young")
+    rows = "".join(f"{name} {' '.join(('1', '-1')[(i >> bit) % 2] for bit in range(4))}\n" for i, name in enumerate(names))
+    (here / "list_attr_celeba.txt").write_text(f"{PICTURES}\n{' '.join(known)}\n{rows}")
+    (here / "celeba").mkdir()
+    for file in ("img_align_celeba.zip", "list_attr_celeba.txt"):
+        shutil.copy(here / file, here / "celeba" / file)
+    shutil.copy(here / "my-pictures" / names[0], here / "me.jpg")
+    (here / "net.py").write_text("def function(images):\n    return images[:, ::4, ::4].reshape(len(images), -1) / 255\n")
+    np.save(here / "faces.npy", draw_faces(1, np.arange(PICTURES), 16))
+    for name in ("article", "faces", "a", "b"):
+        assert train_toy(here / "runs", "--name", name, "--data", here / "img_align_celeba.zip", steps=4).code == 0
+    return here
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", [page for page in TOLD if list(commands(page))], ids=lambda page: page.name)
+def test_every_command_runs(page, world, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    shutil.copytree(world, here)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(here))
+    for number, verb, rest in commands(page):
+        if any(re.search(what, f" {rest} ") for what in NOT_RUN):
+            continue
+        arguments = [str(Path(word).expanduser()) if word.startswith("~") else word for word in shlex.split(shortened(verb, rest))]
+        if verb == "report":
+            arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
+        named = re.search(r"--name (\S+)", rest)
+        if verb == "train" and (here / "runs" / (named[1] if named else "article")).exists():
+            shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # a page's own, of another recipe
+        done = call(importlib.import_module(f"dcgan_jax.{verb}"), *arguments)
+        assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
+
+
+def test_the_pages_hold_commands_of_every_verb():
+    told = [verb for page in TOLD for _, verb, _ in commands(page)]
+    assert set(told) == set(VERBS)  # and a page whose form changed does not pass unseen
+    assert len(told) > 40
+
+
+def flags_of(cls):
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from flags_of(field.type)
+        else:
+            name = field.name.replace("_", "-")
+            yield from (name, f"no-{name}")
+
+
+OTHERS = {  # flags of other programs, and of our experiments
+    "print-completion", "tyro-print-completion", "help", "version", "logdir", "upgrade", "constraint", "editable",
+}
+
+
+def test_every_flag_that_is_named_exists():
+    known = set(OTHERS)
+    for verb in VERBS:
+        module = importlib.import_module(f"dcgan_jax.{verb}")
+        known |= {flag for cls in vars(module).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)
+                  and cls.__module__ == module.__name__ for flag in flags_of(cls)}
+    known |= {*flags_of(Config)} | {flag for command in explore.COMMANDS.values() for flag in flags_of(command)}
+    for file in (ROOT / "experiments").glob("*.py"):
+        known |= set(re.findall(r'"--([a-z][a-z0-9-]+)"', file.read_text()))
+    for page in TOLD:
+        text = page.read_text()
+        named = {(flag, text[:at.start()].count("\n") + 1) for at in re.finditer(r"(?<![\w-])--([a-z][a-z0-9-]+)", text)
+                 for flag in [at[1]]}
+        assert not {(flag, line) for flag, line in named if flag not in known}, page.name
+
+
+# ---- Python ----
+
+
+@pytest.mark.parametrize("block", [block for page in TOLD for block in blocks(page) if block.language == "python"],
+                         ids=lambda block: block.name)
+def test_python_runs_or_is_quoted_from_the_code(block, world, monkeypatch):
+    monkeypatch.chdir(world)
+    if re.match("import |from ", block.text):
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(block.text, block.name, "exec"), {})
+    elif "LOSSES = {" in block.text:
+        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list goes on
+        names = {"jax": importlib.import_module("jax"), "AdversarialLoss": lambda *functions: functions}
+        exec(compile(whole, block.name, "exec"), names)
+        d, g = names["LOSSES"]["pearson"]
+        assert float(d(1.0, -1.0)) == 0 and float(g(1.0, 0.0)) == 0 and float(d(0.0, 0.0)) == 1
+    else:
+        code = "\n".join(file.read_text() for file in (ROOT / "dcgan_jax").rglob("*.py"))
+        held = {quoted(line) for line in code.splitlines()}
+        missing = [line for line in block.text.splitlines() if quoted(line) not in held]
+        assert not missing, f"{block.name}: not in the code (any more): {missing}"
+
+
+def quoted(line):
+    return " ".join(re.sub(r"  #.*", "", line).split())
+
+
+# ---- Links ----
+
+
+def anchors(page):
+    for heading in re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for place in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match("https?:", place):
+            continue
+        file, _, anchor = place.partition("#")
+        target = (page.parent / file) if file else page
+        assert target.exists(), f"{page.name}: {place}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {place}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+def test_files_that_are_named_are_there(page):
+    for place in re.findall(r"(?:^|[\s`(])((?:dcgan_jax|experiments|tests|docs)/[\w/.-]+\.(?:py|md|ipynb|npz|js))", page.read_text()):
+        assert (ROOT / place).exists(), f"{page.name}: {place}"
