@@ -42,6 +42,9 @@ class Run:
     keras64, torch32, torch128, modern32, best32, best64"""
     seed: int = 0
     """everything random follows from it"""
+    start: str = ""
+    """networks to begin from: another run's, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both);
+    empty: random"""
     steps: int | None = None
     """length in steps (one step: one batch)"""
     epochs: float | None = None

@@ -8,7 +8,7 @@ import threading
 import jax
 import numpy as np
 
-from dcgan_jax import cli
+from dcgan_jax import beginning, cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput, Config
 from dcgan_jax.data import batches
@@ -83,9 +83,12 @@ def train(config: Config) -> int:
     total = configuration.total_steps(config, order.trained_on)
     if total > MAX_STEPS:
         raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
+    # Before there is a run: a --start that cannot be read leaves none. One that has begun needs it no more.
+    begun = checkpoints.list_steps(workdir.path_of(config))
+    networks = {} if begun else beginning.networks(config)
     run, lock = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
     try:
-        return _train(config, run, packed, order, total, k, sharding)
+        return _train(config, run, packed, order, total, k, sharding, networks)
     except (MemoryError, jax.errors.JaxRuntimeError) as fault:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
             raise
@@ -98,7 +101,7 @@ def train(config: Config) -> int:
             lock.release()
 
 
-def _train(config, run, packed, order, total, k, sharding):
+def _train(config, run, packed, order, total, k, sharding, networks):
     shapes = jax.eval_shape(lambda: init_state(config))
     placed = checkpoints.placed(shapes, sharding.state)
     start, state = checkpoints.newest(run, placed) or (0, None)
@@ -244,7 +247,8 @@ def _train(config, run, packed, order, total, k, sharding):
     try:
         with Stop() as stop:
             if not start:
-                state = jax.jit(lambda: init_state(config, asked), out_shardings=sharding.state)()
+                init = jax.jit(lambda networks: init_state(config, asked).replace(**networks), out_shardings=sharding.state)
+                state = init(networks)
                 shown = images[shuffled[:pictures.REALS_SHOWN]]
                 devices.in_first(lambda: pictures.save_grid(run / "reals.png", shown, columns=10))
             while True:

@@ -121,7 +121,8 @@ def test_every_command_runs(page, world, tmp_path, monkeypatch):
     for number, verb, rest in commands(page):
         if any(re.search(what, f" {rest} ") for what in NOT_RUN):
             continue
-        arguments = [str(Path(word).expanduser()) if word.startswith("~") else word for word in shlex.split(shortened(verb, rest))]
+        words = shlex.split(shortened(verb, rest))
+        arguments = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
         if verb == "report":
             arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
         named = re.search(r"--name (\S+)", rest)
@@ -215,5 +216,6 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
 def test_files_that_are_named_are_there(page):
-    for place in re.findall(r"(?:^|[\s`(])((?:dcgan_jax|experiments|tests|docs)/[\w/.-]+\.(?:py|md|ipynb|npz|js))", page.read_text()):
+    folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
+    for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
         assert (ROOT / place).exists(), f"{page.name}: {place}"

@@ -158,6 +158,7 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "gan": {"gan", "quality", "config"},
     "quality": {"gan", "quality", "config"},
     "loaded": {"config", *ROOMS},
+    "beginning": {"config", "torch_names", *ROOMS},
     "__main__": {"cli", "config"},
     "portable": set(),  # it is written beside exports
     "onnx_graph": {"portable"},
@@ -165,7 +166,8 @@ MAY_IMPORT = {  # rooms and modules, within the project
     "torch_names": {"config"},
 }
 VERBS = {"train", "sample", "evaluate", "prepare", "explore", "export", "report"}
-FOR_VERBS = {"cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", "stablehlo", "torch_names", *ROOMS}
+FOR_VERBS = {"beginning", "cli", "config", "presets", "jsonfile", "loaded", "portable", "onnx_graph", "stablehlo", "torch_names",
+             *ROOMS}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

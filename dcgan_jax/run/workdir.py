@@ -36,7 +36,7 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
     Raises: BadInput where the run that is there had other pictures, other networks or another recipe, naming the fields; where
     another process trains it; and where the folder cannot be written.
     """
-    path = Path(config.run.workdir) / config.run.name
+    path = path_of(config)
     try:
         _must_be_ours(path, config, data_facts)
         (path / "samples").mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,11 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
     except OSError as fault:
         raise BadInput(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
     return path, lock
+
+
+def path_of(config: Config) -> Path:
+    """Where the run lies, or will."""
+    return Path(config.run.workdir) / config.run.name
 
 
 def _must_be_ours(path, config, data_facts) -> bool:

@@ -1,0 +1,66 @@
+"""Networks that do not begin at random: another run's, or those of PyTorch's example."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dcgan_jax import torch_names
+from dcgan_jax.config import BadInput, Config, Nets
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, weights, workdir
+
+FILES = (".safetensors", ".pth", ".pt", ".npz")
+FREE = {"d_dropout", "init", "gamma_init_std", "bn_momentum", "compute_dtype"}  # no part of what a network is
+OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
+
+
+def networks(config: Config) -> dict:
+    """Fields of GanState (parameters, statistics, averages) that config.run.start names, as trees of arrays; what it lacks is
+    not among them. Raises: BadInput where it cannot be read, or is of other networks.
+    """
+    start = config.run.start
+    if not start:
+        return {}
+    places = [Path(place) for place in start.split(",")]
+    if all(place.suffix in FILES for place in places):
+        return _of_files(places, config)
+    return _of_run(Path(start), config)
+
+
+def _of_run(run, config):
+    there = workdir.read_config(run)
+    differing = [name for name in vars(Nets()) if name not in FREE and getattr(there.nets, name) != getattr(config.nets, name)]
+    if differing:
+        told = ", ".join(f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked"
+                         for name in differing[:4])
+        raise BadInput(f"--start {run}: has other networks: {told}; ask for the same, as by --preset {there.run.preset}")
+    steps = checkpoints.list_steps(run)
+    if not steps:
+        raise BadInput(f"--start {run}: no checkpoint yet; train it first, or wait for its first save")
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = checkpoints.placed(jax.eval_shape(lambda: init_state(there)), here)
+    state = jax.device_get(checkpoints.restore_whole(run, like, steps[-1]).replace(key=None))
+    return {name: getattr(state, name) for name in OF_NETS}
+
+
+def _of_files(places, config):
+    if len(places) > 2:
+        raise BadInput(f"--start {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
+    torch_names.check(config.nets, f"--start {config.run.start}")
+    shapes = jax.eval_shape(lambda: init_state(config).replace(key=None))
+    state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+    found = {}
+    for net, place in zip("GD", places, strict=False):
+        letter = net.lower()
+        trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
+        like = {_name(path): leaf for tree in trees.values() for path, leaf in jax.tree.leaves_with_path(tree)}
+        read = torch_names.from_torch(net, weights.read(place), like, f"--start {place}")
+        for part, tree in trees.items():
+            found[f"{letter}_{part}"] = jax.tree.map_with_path(lambda path, _, read=read: read[_name(path)], tree)
+    # The file's G is what its owner draws from: the average begins there too.
+    return found | {f"ema_{part}": jax.tree.map(np.copy, found[f"g_{part}"]) for part in ("params", "stats")}
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
