@@ -1,4 +1,4 @@
-"""Networks that do not begin at random: another run's, or those of PyTorch's example."""
+"""Networks that do not begin at random: another run's, those of PyTorch's example, or grown from a run of half the side."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 
 from dcgan_jax import torch_names
 from dcgan_jax.config import BadInput, Config, Nets
+from dcgan_jax.gan import growth
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, weights, workdir
 
@@ -28,6 +29,15 @@ def networks(config: Config) -> dict:
     return _of_run(Path(start), config)
 
 
+def grown(config: Config, half: Config) -> dict:
+    """The same fields, of the networks of half the side that `half` came to, with a layer more around them (gan/growth.py)."""
+    run = workdir.path_of(half)
+    small = _newest(run, half)
+    state = jax.jit(lambda small: growth.grown(config, init_state(config), small))(small)
+    fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
+    return {name: jax.device_get(getattr(state, name)) for name in fields}
+
+
 def _of_run(run, config):
     there = workdir.read_config(run)
     differing = [name for name in vars(Nets()) if name not in FREE and getattr(there.nets, name) != getattr(config.nets, name)]
@@ -35,13 +45,16 @@ def _of_run(run, config):
         told = ", ".join(f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked"
                          for name in differing[:4])
         raise BadInput(f"--start {run}: has other networks: {told}; ask for the same, as by --preset {there.run.preset}")
-    steps = checkpoints.list_steps(run)
-    if not steps:
+    if not checkpoints.list_steps(run):
         raise BadInput(f"--start {run}: no checkpoint yet; train it first, or wait for its first save")
+    state = _newest(run, there)
+    return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
+
+
+def _newest(run, config):
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = checkpoints.placed(jax.eval_shape(lambda: init_state(there)), here)
-    state = jax.device_get(checkpoints.restore_whole(run, like, steps[-1]).replace(key=None))
-    return {name: getattr(state, name) for name in OF_NETS}
+    like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), here)
+    return checkpoints.restore_whole(run, like, checkpoints.list_steps(run)[-1])
 
 
 def _of_files(places, config):

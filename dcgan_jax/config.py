@@ -42,6 +42,9 @@ class Run:
     keras64, torch32, torch128, modern32, best32, best64"""
     seed: int = 0
     """everything random follows from it"""
+    grow_kimg: float = 0.0
+    """thousands of images that networks of half the side, with the same layers inside, are shown first; then they grow; 0:
+    none"""
     start: str = ""
     """networks to begin from: another run's, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both);
     empty: random"""
@@ -121,6 +124,8 @@ class Nets:
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
     """kernels are 3x3, made 4x4 by a 2x2 box: enlarging to equal pixels and averaging, at the cost of the plain k4"""
+    g_smooth: bool = False
+    """G's last up-sampling ends in a blur, 1 2 1 each way: no checkers; its k4 becomes a k6 of as many parameters"""
     minibatch_std: bool = False
     """D also sees how much its last feature map varies over the batch"""
     g_activation: Literal["relu", "leaky"] = "relu"
@@ -288,7 +293,8 @@ def free_to_change(config: Config) -> set[str]:
 
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
 AT_MOST = {
-    "epochs": 1e9, "kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,
+    "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9,
+    "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,
     "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
     "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
@@ -406,6 +412,9 @@ def check(config: Config) -> None:
     every = config.loss.penalty_every_steps
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
+    _check_growth(config, must)
+    must(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth,
+         "blurs the last up-sampling, which --g-last-kernel follows")
     must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")
     smooth = config.loss.real_label
     must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
@@ -437,6 +446,26 @@ def check(config: Config) -> None:
     must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
     must(not re.search("[/\0]", run.name) and run.name not in (".", ".."), "name", run.name,
          "a name is one folder inside --workdir, without /")
+
+
+def _check_growth(config, must):
+    grow, nets = config.run.grow_kimg, config.nets
+    must(grow >= 0, "grow_kimg", grow, "must be 0 or more")
+    if not grow:
+        return
+    must(nets.size >= 32 and nets.size // 2 > nets.base_px, "grow_kimg", grow, f"half of --size {nets.size} is too small")
+    must(not config.run.start, "grow_kimg", grow, "draws the networks to begin from; leave out --start")
+    for name, plain in AS_GROWN.items():
+        value = getattr(nets, name)
+        must(value == plain, "grow_kimg", grow, f"grows networks with --{name.replace('_', '-')} {plain}, not {value}, only")
+    must(nets.width >= 2 * nets.channels, "grow_kimg", grow,
+         f"needs --width {2 * nets.channels} at least: colours pass in pairs")
+
+
+# What gan/growth.py knows how to put a layer around.
+AS_GROWN = {
+    "kernel": 4, "g_norm": "batch", "d_norm": "batch", "g_modulation": False, "residual": False, "image_skips": False,
+    "box_kernels": False, "conv_bias": False, "g_last_kernel": 0, "g_multipliers": (), "d_multipliers": ()}
 
 
 def conditions(nets: Nets) -> tuple[str, ...]:

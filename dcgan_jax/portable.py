@@ -135,7 +135,8 @@ def images_of(ops, config: dict, weights: dict[str, np.ndarray], latents, labels
     if config["g_last_kernel"]:
         x = ops.convolved(x, kernel, bias)
     else:
-        x = ops.doubled(x, _whole(kernel), bias, _before(config))
+        smooth = config.get("g_smooth", False)  # older exports do not tell
+        x = ops.doubled(x, _smoothed(_whole(kernel)) if smooth else _whole(kernel), bias, _before(config) + smooth)
         image = image if image is None else ops.enlarged(image)
     if image is not None:
         x = ops.sum(x, image)
@@ -147,6 +148,12 @@ def _whole(kernel):
     if kernel.shape[0] != 3:
         return kernel
     return sum(np.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
+
+
+def _smoothed(kernel):
+    """(k, k, ...) -> (k + 2, k + 2, ...), the same with a blur behind it (gan/models.py)."""
+    return sum(np.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * np.float32(weight / 16)
+               for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1))) for j, weight in enumerate(row))
 
 
 def _before(config):

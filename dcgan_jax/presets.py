@@ -120,8 +120,11 @@ def best32() -> Config:
 
 
 def best64() -> Config:
-    """`best32` at 64 px, with fewer channels than `torch64`."""
-    return replace(best32(), preset="best64", size=64, width=48)
+    """`best32` grown to 64 px: 400,000 images at 32 px, then a layer more, whose output is blurred so that it draws no checkers.
+
+    A third of `torch64`'s parameters. What each of the two is worth: docs/quality.md, experiments/RESULTS.md.
+    """
+    return replace(best32(), preset="best64", size=64, width=32, g_smooth=True, grow_kimg=400.0, lr_warmup_kimg=4.0)
 
 
 PRESETS = {function().run.preset: function() for function in (

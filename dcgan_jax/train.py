@@ -14,6 +14,7 @@ from dcgan_jax.config import BadInput, Config
 from dcgan_jax.data import batches
 from dcgan_jax.data.pack import cache_dir, labels, pack, suspicions
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.growth import halved
 from dcgan_jax.gan.judging import judged
 from dcgan_jax.gan.origin import first_nan
 from dcgan_jax.gan.sampling import draw_images, labels_of, recalibrated
@@ -28,6 +29,7 @@ MAX_STEPS = 2**31 - 1  # the step is an int32
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 JUDGED = 64  # training pictures, and samples, that trouble is looked for in at a save
 ROLLED_BACK = "rolled-back"
+HALF = "half"  # in the run's folder: the run of half the side that it grows from
 
 
 class Stop:
@@ -64,10 +66,15 @@ def train(config: Config) -> int:
     devices.join(config.run)
     if config.guard.debug:
         devices.check_strictly()
-    sharding = devices.shardings(config)
-    k = devices.steps_per_dispatch(config)
     if config.data.data == "drawn" and devices.is_first():
         print("data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)")
+    return _run(config)[0]
+
+
+def _run(config):
+    """(exit code, whether the run is complete)."""
+    sharding = devices.shardings(config)
+    k = devices.steps_per_dispatch(config)
     source = open_source(config.data.data, config.data.split)
     packed = devices.first_then_others(lambda: pack(
         source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop, strict=config.data.strict))
@@ -88,6 +95,12 @@ def train(config: Config) -> int:
     networks = {} if begun else beginning.networks(config)
     run, lock = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
     try:
+        if config.run.grow_kimg and not begun:  # a run of its own inside this one: it stops and goes on as any other
+            half = configuration.replace(halved(config), workdir=str(run), name=HALF)
+            code, is_complete = _run(half)
+            if not is_complete:
+                return code, False
+            networks = beginning.grown(config, half)
         return _train(config, run, packed, order, total, k, sharding, networks)
     except (MemoryError, jax.errors.JaxRuntimeError) as fault:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
@@ -113,7 +126,7 @@ def _train(config, run, packed, order, total, k, sharding, networks):
             longer = "give a larger --steps, --epochs or --kimg"
             more = longer if config.optimizer.lr_decay == "none" else "its step size has fallen to 0: give another --name"
             print(f"{run} is complete: step {start} of {total}. More: {more}")
-        return 0
+        return 0, True
     changed = workdir.differences(run) if start else ""
     process = devices.in_first(lambda: workdir.go_on(run, config))
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
@@ -271,9 +284,9 @@ def _train(config, run, packed, order, total, k, sharding, networks):
         saved.close()  # waits for a write that is under way
     if reached < total:
         logs.say(f"stopped at step {reached:,} of {total:,} and saved; the same command goes on: {command()}")
-        return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
+        return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0, False
     logs.say(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
-    return 0
+    return 0, True
 
 
 def _scorer(config, run, packed, draw):

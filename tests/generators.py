@@ -16,7 +16,9 @@ from dcgan_jax.presets import PRESETS
 WAYS = {preset: tiny(preset) for preset in PRESETS} | {
     f"{preset}, {name}": tiny(preset, **changes) for preset in ("article", "torch64") for name, changes in {
         "modulated": {"g_modulation": True}, "residual": {"residual": True}, "skips": {"image_skips": True},
-        "boxed": {"box_kernels": True, "conv_bias": True}, "unit": {"head_norm": "unit", "g_head_bias": True},
+        "boxed": {"box_kernels": True, "conv_bias": True},
+        "smooth": {"g_smooth": True}, "boxed smooth": {"box_kernels": True, "g_smooth": True},
+        "k5 smooth": {"kernel": 5, "g_smooth": True}, "unit": {"head_norm": "unit", "g_head_bias": True},
         "unit modulated": {"head_norm": "unit", "g_modulation": True}, "leaky": {"g_activation": "leaky"},
         "from 2 px": {"base_px": 2}, "asked": {"condition": "Smiling,Male"},
         "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True}, "grey": {"channels": 1},

@@ -1,6 +1,8 @@
 """A run that begins from other networks: another run's, or PyTorch's weights."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "no run is there" in says("--start", tmp_path / "nothing")
     assert "width 4 there, 8 asked; ask for the same" in says("--start", whole().run, "--width", 8)
     assert "PyTorch's example has no network with --head-norm" in says("--start", out / "netG.safetensors")
-    assert "main.0.weight is (100, 16, 4, 4), the recipe's is (100, 32, 4, 4)" in says(
+    assert "main.0.weight is (100, 8, 4, 4), the recipe's is (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors")
     (tmp_path / "netG.pth").write_bytes(b"no weights")
     assert "is no .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
@@ -114,3 +116,45 @@ def test_config_tells_where_it_began(tmp_path):
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(whole().run)
     again = refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
     assert "was started otherwise: start" in again
+
+
+# ---- Grown ----
+
+GROW = ("--size", 32, "--width", 8, "--grow-kimg", 0.05)
+
+
+def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(tmp_path, monkeypatch):
+    assert train_toy(tmp_path / "whole", *GROW, steps=4).code == 0
+    run = tmp_path / "whole" / "article"
+    half = json.loads((run / "half" / "config.json").read_text())
+    assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
+    assert (run / "half" / "report.html").exists()
+    assert_array_equal(state_at(run, 0)["g_params/up1/kernel"], state_at(run / "half", 3)["g_params/up1/kernel"])
+
+    # Stopped within the half, and once more after it.
+    from dcgan_jax.run.logs import Logs
+    real = Logs.write
+
+    def interrupted(self, steps, metrics):
+        real(self, steps, metrics)
+        if steps.stop == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Logs, "write", interrupted)
+        stopped = train_toy(tmp_path / "parts", *GROW, steps=4)
+        assert stopped.code == 0 and "stopped at step 2 of 3" in stopped.out
+        parts = tmp_path / "parts" / "article"
+        assert not (parts / "checkpoints").exists()
+        stopped = train_toy(tmp_path / "parts", *GROW, steps=4)
+        assert stopped.code == 0 and "stopped at step 2 of 4" in stopped.out
+    assert train_toy(tmp_path / "parts", *GROW, steps=4).code == 0
+    for name, leaf in state_at(run, 4).items():
+        assert_array_equal(state_at(parts, 4)[name], leaf, err_msg=name)
+    assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
+
+
+def test_another_recipe_under_its_name_is_refused_before_the_half_is(tmp_path):
+    assert train_toy(tmp_path, *GROW, steps=2).code == 0
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, *GROW, "--steps", 2, "--grow-kimg", 0.1)
+    assert "grow_kimg 0.05 there, 0.1 asked" in line

@@ -46,10 +46,11 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Doubles the image side; its kernel is laid out like that of the convolution it transposes."""
+    """Doubles the image side; its kernel is laid out like that of the convolution it transposes. smooth: blurs what it draws."""
 
     features: int
     nets: Nets
+    smooth: bool = False
 
     @nn.compact
     def __call__(self, x):
@@ -57,8 +58,11 @@ class ConvTranspose(nn.Module):
         # Of a strided kernel's taps an output pixel takes one in four; of the boxed 3x3 all nine.
         he = nn.initializers.variance_scaling(2.0 if self.nets.box_kernels else 8.0, "fan_in", "normal", in_axis=3, out_axis=2)
         init = {"glorot": nn.initializers.glorot_uniform(), "he": he}.get(self.nets.init, NORMAL)
+        # A blur takes 6 / 16 from what kernels draw that were just drawn themselves; larger ones make up for it.
+        init = _times(16 / 6, init) if self.smooth else init
         kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
         kernel = _boxed(kernel) if self.nets.box_kernels else kernel
+        kernel = _smoothed(kernel) if self.smooth else kernel
         x = convolutions.conv_transpose(x, kernel.astype(x.dtype), self.nets.padding)
         return _biased(self, x) if self.nets.conv_bias else x
 
@@ -68,6 +72,19 @@ def _boxed(kernel):
     enlarging, in one. Source: Karras et al. 2018, arXiv:1710.10196, its published code's fused layers.
     """
     return sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
+
+
+def _smoothed(kernel):
+    """(k, k, ...) -> (k + 2, k + 2, ...): the same transposed convolution with a blur by 1 2 1 each way behind it.
+
+    Source: Zhang 2019, arXiv:1904.11486, section 3 (Tri-3), put into the kernel, where it costs little.
+    """
+    return sum(jnp.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * (weight / 16)
+               for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1))) for j, weight in enumerate(row))
+
+
+def _times(gain, init):
+    return lambda *how: gain * init(*how)
 
 
 def _biased(module, x):
@@ -128,7 +145,7 @@ class Generator(nn.Module):
             if nets.image_skips:
                 image = enlarged(image) + drawn(x, f"up{i + 1}_image")
         if nets.g_last_kernel == 0:
-            x = ConvTranspose(nets.channels, nets, name="image")(x)  # (B, S, S, channels)
+            x = ConvTranspose(nets.channels, nets, nets.g_smooth, name="image")(x)  # (B, S, S, channels)
         else:
             x = nn.Conv(nets.channels, (nets.g_last_kernel,) * 2, padding="SAME", use_bias=nets.conv_bias, dtype=dtype,
                         kernel_init=init, name="image")(x)

@@ -197,6 +197,40 @@ def test_boxed_kernels_are_a_3x3_convolution_beside_enlarging_or_averaging(chann
     assert_allclose(jax.jit(down.apply)(down_params, large), averaged, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("changes", [{}, {"kernel": 5}, {"kernel": 5, "padding": "same"}, {"box_kernels": True}], ids=str)
+def test_a_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
+    nets = Nets(size=16, **changes)
+    keys = jax.random.split(jax.random.key(0))
+    # Zeros all around, that no border is cut: a blur of what was cut off already is another.
+    small = jnp.pad(jax.random.normal(keys[0], (2, 8, 8, 5)), ((0, 0), (3, 3), (3, 3), (0, 0)))
+
+    def blurred(x):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+        return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 16
+
+    plain, smooth = ConvTranspose(channels, nets), ConvTranspose(channels, nets, smooth=True)
+    params = plain.init(keys[1], small)
+    assert_allclose(jax.jit(smooth.apply)(params, small), blurred(plain.apply(params, small)), atol=1e-6)
+
+
+def test_a_smooth_g_draws_no_checkers_and_as_much_contrast_at_first():
+    plain = tiny("article", size=32, width=16)
+    images = []
+    for config in (plain, replace(plain, g_smooth=True)):
+        state = fresh_state(config)
+        latents = jax.random.uniform(jax.random.key(1), (64, 100), minval=-1, maxval=1)
+        variables = {"params": state.g_params, "batch_stats": state.g_stats}
+        drawn, _ = Generator(config.nets).apply(variables, latents, True, mutable="batch_stats")
+        images.append(np.asarray(drawn)[:, 2:-2, 2:-2])
+    checkers = np.indices((28, 28)).sum(0)[:, :, None] % 2 * 2 - 1
+    strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
+    assert strength[1] < 0.05 * strength[0]
+    assert 0.8 < images[1].std() / images[0].std() < 1.25
+    assert parameter_count(fresh_state(plain).g_params) == parameter_count(fresh_state(replace(plain, g_smooth=True)).g_params)
+
+
 def test_enlarging_and_halving_undo_each_other():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     assert_allclose(halved(enlarged(x)), x, rtol=1e-6)
