@@ -34,7 +34,10 @@ from dcgan_jax.run.checkpoints import list_steps
 def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
     """(faces, images it was shown, its pack)."""
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
-    packed = pack(open_source(ask.data, config.data.split), size=config.nets.size, channels=3, crop=config.data.crop)
+    source = open_source(ask.data, config.data.split)
+    packed = pack(source, size=config.nets.size, channels=3, crop=config.data.crop)
+    if config.run.grow_kimg:
+        pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
     command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
                "--save-every-steps", 10**9, *flags, "--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
@@ -50,7 +53,8 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
     faces = folder / "faces.npy"
     subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces],
                    check=True)
-    return faces, list_steps(folder / "run")[-1] * images_per_step(config), packed
+    steps = sum(list_steps(run)[-1] for run in (folder / "run", folder / "run" / "half") if run.exists())
+    return faces, steps * images_per_step(config), packed
 
 
 def torchs(flags: list[str], ask, folder: Path):

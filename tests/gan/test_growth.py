@@ -15,7 +15,7 @@ from dcgan_jax.gan.growth import grown, halved
 from dcgan_jax.gan.models import Discriminator, Generator, enlarged
 from dcgan_jax.gan.sampling import draw_latents
 
-LARGE = tiny("article", size=32, width=8, grow_kimg=1.0)
+LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
 WAYS = {
     "plain": LARGE, "smooth": replace(LARGE, g_smooth=True), "grey": replace(LARGE, channels=1),
     "head": replace(LARGE, head_norm="channel"), "leaky": replace(LARGE, g_activation="leaky"),

@@ -33,7 +33,7 @@ def shapes(config):
     ("keras64", 3_979_651, 404_801, 0, 0),
     ("modern32", 372_416, 167_809, 192, 384),  # the article's networks
     ("best32", 1_072_512, 663_313, 384, 768),
-    ("best64", 2_171_808, 1_558_097, 672, 1_344),
+    ("best64", 1_103_808, 694_673, 448, 896),
 ])
 def test_published_parameter_counts(name, g, d, g_norms, d_norms):
     state = shapes(PRESETS[name])
@@ -227,7 +227,7 @@ def test_a_smooth_g_draws_no_checkers_and_as_much_contrast_at_first():
     checkers = np.indices((28, 28)).sum(0)[:, :, None] % 2 * 2 - 1
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
-    assert 0.8 < images[1].std() / images[0].std() < 1.25
+    assert 0.7 < images[1].std() / images[0].std() < 1.5  # not 6 / 16, as it would be with kernels as small
     assert parameter_count(fresh_state(plain).g_params) == parameter_count(fresh_state(replace(plain, g_smooth=True)).g_params)
 
 
