@@ -20,6 +20,7 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.judging import d_features
 from dcgan_jax.gan.sampling import draw_images, labels_of
 from dcgan_jax.gan.state import init_state
+from dcgan_jax.loaded import pictures_of
 from dcgan_jax.quality import scores
 from dcgan_jax.quality.probe import fitted, linear_probe, told
 from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
@@ -226,17 +227,7 @@ def _reals(ask: Evaluate, side: Side) -> Packed:
     run, config = Path(ask.run), side.config
     if ask.crop not in (None, config.data.crop):
         raise BadInput(f"--crop {ask.crop}: {run} was trained with --crop {config.data.crop}, and other crops do not compare")
-    data = ask.data or config.data.data
-    source = open_source(data, ask.split or ("all" if ask.data else config.data.split))
-    trained_on = workdir.read_data_facts(run)
-    is_own = not ask.data and not ask.split
-    # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
-    found = source.count + len(source.refused)
-    is_other = is_own and trained_on.get("found", found) != found
-    packed = None if is_other else pack(source, size=size, channels=channels, crop=config.data.crop)
-    if is_other or (is_own and not workdir.same_pictures(trained_on, packed.index)):
-        raise BadInput(f"{data}: no longer holds the pictures {run} was trained on; name others with --data")
-    return packed
+    return pictures_of(run, config, ask.data, ask.split)
 
 
 # ---- Scores ----

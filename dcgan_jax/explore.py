@@ -15,11 +15,10 @@ import numpy as np
 from dcgan_jax import cli
 from dcgan_jax.config import BadInput, printable
 from dcgan_jax.data.batches import order
-from dcgan_jax.data.pack import decode_one, labels, nearest, pack
-from dcgan_jax.data.sources import open_source
+from dcgan_jax.data.pack import decode_one, labels, nearest
 from dcgan_jax.gan import directions, latents
 from dcgan_jax.gan.inversion import inversion_step
-from dcgan_jax.loaded import LoadedRun, load
+from dcgan_jax.loaded import LoadedRun, load, pictures_of
 from dcgan_jax.quality.probe import fitted, told
 from dcgan_jax.run import pictures, workdir
 
@@ -229,7 +228,7 @@ def arithmetic(ask: Arithmetic, gan: LoadedRun, out: Path) -> dict:
 def attributes(ask: Attributes, gan: LoadedRun, out: Path) -> dict:
     """Strips of faces moved along each attribute's direction, with what a probe sees change."""
     seeds, nets = _seeds(ask.seeds, "--seeds"), gan.config.nets
-    packed = _packed(ask, gan)
+    packed = pictures_of(Path(ask.run), gan.config, ask.data)
     names = tuple(packed.index["attributes"])
     if not names:
         raise BadInput(f"--data: {packed.index['source']['name']} come without attributes; give pictures that have some, as "
@@ -371,15 +370,6 @@ def _terms(equation):
     signs = ["+", *re.findall(r"\s([+-])\s", equation)]
     return [(1 if sign == "+" else -1, _seeds(term, "--equation"))
             for sign, term in zip(signs, re.split(r"\s[+-]\s", equation), strict=True)]
-
-
-def _packed(ask, gan):
-    config, run = gan.config, Path(ask.run)
-    source = open_source(ask.data or config.data.data, "all" if ask.data else config.data.split)
-    packed = pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    if not ask.data and not workdir.same_pictures(workdir.read_data_facts(run), packed.index):
-        raise BadInput(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with --data")
-    return packed
 
 
 def _make_room(out):

@@ -30,7 +30,7 @@ from dcgan_jax.gan.directions import factorised
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import parameter_count
 from dcgan_jax.loaded import LoadedRun, load
-from dcgan_jax.presets import PRESETS
+from dcgan_jax.presets import differences
 from dcgan_jax.run import workdir
 from dcgan_jax.stablehlo import PLATFORMS, stablehlo
 
@@ -303,9 +303,8 @@ def card(ask: Export, gan: LoadedRun, usage: str, found: dict) -> str:
     """README.md in the form of Hugging Face's model cards."""
     config, run = gan.config, Path(ask.run)
     nets, facts = config.nets, workdir.read_data_facts(run)
-    source, default = facts["source"], flat(PRESETS[config.run.preset])
-    changed = json.dumps({name: value for name, value in flat(config).items()
-               if default[name] != value and name not in ("workdir", "name", "data", "preset")})
+    source = facts["source"]
+    changed = json.dumps({name: now for name, (_, now) in differences(config).items() if name != "data"})
     scores = []
     if (run / "scores.jsonl").exists():
         lines = (json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines())

@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax.config import SEEDS, BadInput, conditions, printable
-from dcgan_jax.data.pack import cache_dir, nearest
+from dcgan_jax.config import SEEDS, BadInput, Config, Split, conditions, printable
+from dcgan_jax.data.pack import Packed, cache_dir, nearest, pack
+from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import first_features
 from dcgan_jax.gan.judging import d_features, judged
@@ -165,6 +166,24 @@ def load(run: str | Path, step: int | str | None = None) -> LoadedRun:
     """
     devices.start(cache_dir())
     return LoadedRun(Path(run), step)
+
+
+def pictures_of(run: Path, config: Config, data: str = "", split: Split | None = None) -> Packed:
+    """The pictures that the run was trained on, or those of `data`, cut as its own were.
+
+    split: part of a partitioned set; none: the run's own part of its own pictures, all of others.
+    Raises: BadInput where its own are no longer there.
+    """
+    source = open_source(data or config.data.data, split or ("all" if data else config.data.split))
+    trained_on = workdir.read_data_facts(run)
+    is_own = not data and not split
+    # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
+    found = source.count + len(source.refused)
+    is_other = is_own and trained_on.get("found", found) != found
+    packed = None if is_other else pack(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    if is_other or (is_own and not workdir.same_pictures(trained_on, packed.index)):
+        raise BadInput(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with --data")
+    return packed
 
 
 def _seeds(seeds):
