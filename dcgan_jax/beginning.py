@@ -1,5 +1,7 @@
 """Networks that do not begin at random: another run's, those of PyTorch's example, or grown from a run of half the side."""
 
+import contextlib
+import zlib
 from pathlib import Path
 
 import jax
@@ -54,7 +56,10 @@ def _of_run(run, config):
 def _newest(run, config):
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), here)
-    return checkpoints.restore_whole(run, like, checkpoints.list_steps(run)[-1])
+    for step in checkpoints.list_steps(run)[::-1]:
+        with contextlib.suppress(checkpoints.Damaged):  # then the one before: this run is only read
+            return checkpoints.restore(run / "checkpoints" / str(step), like)
+    raise BadInput(f"{run}: none of its checkpoints is whole; restore one from a copy of the run")
 
 
 def _of_files(places, config):
@@ -69,10 +74,21 @@ def _of_files(places, config):
         trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
         like = {_name(path): leaf for tree in trees.values() for path, leaf in jax.tree.leaves_with_path(tree)}
         read = torch_names.from_torch(net, weights.read(place), like, f"--start {place}")
+        for name, array in read.items():
+            if not np.isfinite(array).all():
+                raise BadInput(f"--start {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
         for part, tree in trees.items():
             found[f"{letter}_{part}"] = jax.tree.map_with_path(lambda path, _, read=read: read[_name(path)], tree)
     # The file's G is what its owner draws from: the average begins there too.
     return found | {f"ema_{part}": jax.tree.map(np.copy, found[f"g_{part}"]) for part in ("params", "stats")}
+
+
+def digest(networks: dict) -> int:
+    """A number of all its arrays, that several processes compare."""
+    found = 0
+    for leaf in jax.tree.leaves(networks):
+        found = zlib.crc32(np.ascontiguousarray(leaf), found)
+    return found
 
 
 def _name(path) -> str:

@@ -453,13 +453,16 @@ def _check_growth(config, must):
     must(grow >= 0, "grow_kimg", grow, "must be 0 or more")
     if not grow:
         return
-    must(nets.size >= 32 and nets.size // 2 > nets.base_px, "grow_kimg", grow, f"half of --size {nets.size} is too small")
-    must(not config.run.start, "grow_kimg", grow, "draws the networks to begin from; leave out --start")
+    plainly = "give --grow-kimg 0 to begin at the full size"
+    must(nets.size >= 32 and nets.size // 2 > nets.base_px, "grow_kimg", grow,
+         f"half of --size {nets.size} is too small; {plainly}")
+    must(not config.run.start, "grow_kimg", grow, "with --start the networks are there already: give --grow-kimg 0")
     for name, plain in AS_GROWN.items():
         value = getattr(nets, name)
-        must(value == plain, "grow_kimg", grow, f"grows networks with --{name.replace('_', '-')} {plain}, not {value}, only")
+        only = "empty" if plain == () else plain
+        must(value == plain, "grow_kimg", grow, f"grows networks whose {name} is {only}, not {value}; {plainly}")
     must(nets.width >= 2 * nets.channels, "grow_kimg", grow,
-         f"needs --width {2 * nets.channels} at least: colours pass in pairs")
+         f"needs --width {2 * nets.channels} at least, as colours pass in pairs; or {plainly}")
 
 
 # What gan/growth.py knows how to put a layer around.

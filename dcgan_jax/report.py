@@ -10,12 +10,13 @@ import tyro
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import BadInput
-from dcgan_jax.data.batches import kept
+from dcgan_jax.data.batches import trained_on
 from dcgan_jax.data.pack import suspicions
 from dcgan_jax.presets import differences
 from dcgan_jax.run import checkpoints, report, workdir
 from dcgan_jax.run.logs import read_metrics, read_troubles
 
+DOUBTED = {"spread", "grey", "channels", "duplicates"}
 MOST = 32  # runs on a page: each takes its share of the page's pictures
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     ask = cli.parse(Report, sys.argv[1:], prog="python -m dcgan_jax.report")
     places = [Path(place) for place in ask.runs]
     if len(places) > 1:
-        places = [place for place in places if (place / "config.json").exists()]
+        places = [place for place in places if os.path.exists(place / "config.json")]
     if not places:
         raise BadInput(f"{' '.join(ask.runs) or 'runs'}: no run is there (no config.json); give their folders, as runs/article")
     if len(places) > MOST:
@@ -44,7 +45,7 @@ def main() -> int:
     page = report.page([_shown(place, name) for place, name in zip(places, names, strict=True)])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with workdir.whole(out) as partial:
+        with workdir.whole(out, f".{os.getpid()}") as partial:  # a run in training writes its own
             partial.write_text(page)
     except OSError as fault:
         raise BadInput(f"--out {out}: {fault.strerror}; give a file that can be written") from None
@@ -57,9 +58,10 @@ def _shown(run: Path, name: str) -> report.Shown:
     facts = workdir.read_data_facts(run)
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
-    total = configuration.total_steps(config, len(kept(facts["count"], config.guard.held_out)))
+    total = configuration.total_steps(config, trained_on(facts["count"], config.guard.held_out))
+    doubts = suspicions(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
     return report.Shown(run, name, config, differences(config), facts, total, step, metrics, read_troubles(run),
-                        suspicions(facts))
+                        doubts)
 
 
 def entry() -> None:

@@ -92,15 +92,16 @@ def _run(config):
         raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
     # Before there is a run: a --start that cannot be read leaves none. One that has begun needs it no more.
     begun = checkpoints.list_steps(workdir.path_of(config))
-    networks = {} if begun else beginning.networks(config)
+    networks = devices.in_all(lambda: {} if begun else beginning.networks(config))
     run, lock = devices.first_then_others(lambda: workdir.open_run(config, packed.index))
     try:
         if config.run.grow_kimg and not begun:  # a run of its own inside this one: it stops and goes on as any other
-            half = configuration.replace(halved(config), workdir=str(run), name=HALF)
-            code, is_complete = _run(half)
+            half = configuration.replace(halved(config), workdir=str(run), name=HALF, wandb="")
+            steps = checkpoints.list_steps(workdir.path_of(half))
+            code, is_complete = (0, True) if steps and steps[-1] >= configuration.total_steps(half, 0) else _run(half)
             if not is_complete:
                 return code, False
-            networks = beginning.grown(config, half)
+            networks = devices.in_all(lambda: beginning.grown(config, half))
         return _train(config, run, packed, order, total, k, sharding, networks)
     except (MemoryError, jax.errors.JaxRuntimeError) as fault:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
@@ -132,7 +133,7 @@ def _train(config, run, packed, order, total, k, sharding, networks):
     use_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(packed.images))
     feed = batches.resident if use_resident else batches.stream
     devices.must_agree(start, total, k, use_resident, config.output.save_every_steps, config.output.score_every_kimg,
-                       packed.index["fingerprint"])
+                       packed.index["fingerprint"], beginning.digest(networks))
     debug, images = config.guard.debug, packed.images
     conditional = bool(config.nets.condition)
     known = labels(packed, config.nets.condition)[1] if conditional else None  # (N, A)
@@ -248,7 +249,7 @@ def _train(config, run, packed, order, total, k, sharding, networks):
         saved.settle()
         return steps.stop
 
-    logs = open_logs(start)
+    logs = devices.in_all(lambda: open_logs(start))
     logs.say(f"{run}: {config.run.preset}, {config.nets.size} px, G {parameter_count(shapes.g_params):,} and D "
              f"{parameter_count(shapes.d_params):,} parameters, {order.trained_on:,} pictures, batch {config.data.batch_size}, "
              f"{total:,} steps, {devices.describe()}" + (f"; goes on from step {start:,}" if start else ""))
@@ -282,11 +283,13 @@ def _train(config, run, packed, order, total, k, sharding, networks):
     finally:
         logs.close()
         saved.close()  # waits for a write that is under way
+    stopping = devices.any_process(stop.asked is not None)  # perhaps within the last save: a half is not to be gone on from
+    code = cli.INTERRUPTED if stop.asked == signal.SIGINT else 0
     if reached < total:
         logs.say(f"stopped at step {reached:,} of {total:,} and saved; the same command goes on: {command()}")
-        return cli.INTERRUPTED if stop.asked == signal.SIGINT else 0, False
+        return code, False
     logs.say(f"done: {total:,} steps. Faces: {run / 'samples' / f'{total:08d}.png'}; all of it: {run / 'report.html'}")
-    return 0, True
+    return code, not stopping
 
 
 def _scorer(config, run, packed, draw):

@@ -103,6 +103,10 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "is no .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
     save_file({"main.0.weight": np.zeros((100, 8, 4, 4), np.float32)}, tmp_path / "part.safetensors")
     assert "is absent" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "part.safetensors")
+    bad = load_file(out / "netG.safetensors")
+    bad["main.0.weight"][0] = np.nan
+    save_file(bad, tmp_path / "nan.safetensors")
+    assert "head/kernel holds a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
     three = ",".join([str(out / "netG.safetensors")] * 3)
     assert "netG's and netD's with a comma" in says(*TORCH, "--d-dropout", 0, "--start", three)
     empty = copied(whole().run, tmp_path / "empty")
@@ -152,6 +156,45 @@ def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(tmp_path, 
     for name, leaf in state_at(run, 4).items():
         assert_array_equal(state_at(parts, 4)[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, code):
+    from dcgan_jax.run import pictures
+    real = pictures.save_losses
+
+    def interrupted(path, metrics):
+        real(path, metrics)
+        if metrics.get("step", [0])[-1] == 3:  # its last
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures, "save_losses", interrupted)
+        stopped = train_toy(tmp_path, *GROW, steps=2)
+    assert stopped.code == code, stopped
+    assert not (tmp_path / "article" / "checkpoints").exists()
+    done = train_toy(tmp_path, *GROW, steps=2)
+    assert done.code == 0 and "half" not in done.out  # it is complete, and not spoken of
+    assert state_at(tmp_path / "article", 2)["step"] == 2
+
+
+def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
+    from dcgan_jax.run import logs
+    opened = []
+
+    class Wandb:
+        def __init__(self, run, project, settings):
+            opened.append((run.name, project))
+
+        def write(self, line):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(logs, "_Wandb", Wandb)
+    assert train_toy(tmp_path, *GROW, "--wandb", "faces", steps=2).code == 0
+    assert opened == [("article", "faces")]
 
 
 def test_another_recipe_under_its_name_is_refused_before_the_half_is(tmp_path):

@@ -33,6 +33,7 @@ SHORTER = [  # (verb, what is replaced, by what), in order
     ("train", r" --(epochs|kimg|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
+    ("train", r"(--preset best64.*)$", r"\1 --size 32 --width 8 --grow-kimg 0.02"),  # which grows from half its side
     ("evaluate", r" --count \S+", ""),
     ("evaluate", r"$", " --count 40"),
     ("evaluate", r" --repeats \S+", " --repeats 2 --count 20"),

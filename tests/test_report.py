@@ -1,5 +1,6 @@
 """The report verb, on real toy runs; and its page in a real browser."""
 
+import json
 import shutil
 
 import pytest
@@ -44,6 +45,19 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
         (run / name).unlink()
     assert call(report, run).code == 0
     assert "step 0 of 12;" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("change", [
+    {"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
+def test_a_strangers_data_facts_are_one_line_or_passed(tmp_path, change):
+    run = copied(whole().run, tmp_path)
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(facts | change))
+    done = call(report, run)  # at once, and without an array as long as the count
+    assert done.code == (0 if change == {"count": 10**9} else 2) and len(done.faults) == (done.code > 0)
+    facts.pop("spread")
+    (run / "data.json").write_text(json.dumps(facts))
+    assert call(report, run).code == 0
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -192,3 +192,29 @@ def test_a_browser_draws_the_very_faces(tmp_path):
         browser.close()
     assert said == []
     assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("default")  # playwright's own
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+def test_a_browser_that_cannot_says_why(package, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    out = tmp_path / "page"
+    assert call(export, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    with served(out) as address, playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # None at all, one that is too old for SIMD, and a page that was opened from the disk.
+        for place, without, says in ((address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),
+                                     (address, "WebAssembly.validate = () => false", "has no WebAssembly with SIMD"),
+                                     (f"file://{out}/index.html", "", "python -m http.server")):
+            page = browser.new_page()
+            page.add_init_script(without)
+            page.goto(place)
+            page.wait_for_selector("#status.wrong", timeout=10_000)
+            assert says in page.text_content("#status")
+        # A runtime that is none (the package is a stand-in): the fault is told, not waited for.
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#status.wrong", timeout=10_000)
+        assert page.text_content("#status").strip()
+        browser.close()

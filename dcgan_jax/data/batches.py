@@ -34,7 +34,7 @@ class Order(NamedTuple):
     @property
     def trained_on(self) -> int:
         """Images of an epoch: all but those held out."""
-        return len(kept(self.image_count, self.held_out))
+        return trained_on(self.image_count, self.held_out)
 
     def indices(self, step: int) -> np.ndarray:
         """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation of the images that are not held
@@ -52,8 +52,13 @@ def held_out(image_count: int, most: int) -> np.ndarray:
 
     Spread evenly, as a set may be sorted by class or person; without the seed, as runs are compared on the same images.
     """
-    count = min(most, image_count // HELD_OUT_SHARE)
+    count = image_count - trained_on(image_count, most)
     return (2 * np.arange(count, dtype=np.int64) + 1) * image_count // (2 * max(count, 1))
+
+
+def trained_on(image_count: int, most: int) -> int:
+    """How many images are not held out."""
+    return image_count - min(most, image_count // HELD_OUT_SHARE)
 
 
 @functools.lru_cache(maxsize=2)

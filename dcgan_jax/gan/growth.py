@@ -25,7 +25,8 @@ def halved(config: Config) -> Config:
     """The run that comes first: half the side, the same layers inside, for `grow_kimg`."""
     return replace(
         config, size=config.nets.size // 2, width=config.nets.width * 2, g_smooth=False, steps=None, epochs=None,
-        kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none")
+        kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none",
+        lr_decay_share=1.0)
 
 
 def grown(config: Config, state: GanState, small: GanState) -> GanState:
@@ -41,14 +42,18 @@ def grown(config: Config, state: GanState, small: GanState) -> GanState:
     ema_params, _ = _grown_g(nets, small_nets, state.ema_params, small.ema_params, small.ema_stats, latents, labels)
     d_params, d_stats = _grown_d(nets, state, small, images)
     return state.replace(g_params=g_params, ema_params=ema_params, d_params=d_params, d_stats=d_stats,
-                         augment_p=None if small.augment_p is None else small.augment_p)
+                         augment_p=small.augment_p)
 
 
 def _grown_g(nets: Nets, small_nets, drawn, small, small_stats, latents, labels):
     """(parameters, the small one's images): its last layer becomes the new one, behind which is an enlargement."""
     variables = {"params": small, "batch_stats": small_stats}
     images, _ = Generator(small_nets).apply(variables, latents, True, labels, mutable="batch_stats")
-    before = jnp.arctanh(jnp.clip(images, -1 + 1e-6, 1 - 1e-6)) if nets.g_output == "tanh" else jax.scipy.special.logit(images)
+    # Where the last activation has flattened all, what was before it is not known: not infinitely much.
+    if nets.g_output == "tanh":
+        before = jnp.arctanh(jnp.clip(images, -1 + 1e-6, 1 - 1e-6))
+    else:
+        before = jax.scipy.special.logit(jnp.clip(images, 1e-6, 1 - 1e-6))
     mean, sd = before.mean((0, 1, 2)), jnp.sqrt(before.var((0, 1, 2)) + nets.bn_epsilon)  # (C,): BN must undo itself
     up = f"up{len([name for name in small if name.startswith('up') and not name.endswith('_norm')]) + 1}"
     c, last = nets.channels, small["image"]["kernel"]  # (4, 4, C, 2 width)

@@ -17,6 +17,7 @@ from dcgan_jax.config import BadInput, printable
 from dcgan_jax.run.workdir import read_json, whole, write_json
 
 PLAIN_LINE_EVERY_S = 10.0
+MAX_NAMES = 256  # of numbers; ours are some ten
 MAX_LINE = 2**16  # characters of metrics.jsonl; ours have some hundred
 
 
@@ -73,8 +74,7 @@ class Logs:
             self.lines.write(json.dumps(line) + "\n")
             if self.events:
                 self.events.write(step, values)
-            if self.wandb:
-                self.wandb.write(line)
+            self._to_wandb(lambda wandb, line=line: wandb.write(line))
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
 
     def trouble(self, step: int, found: dict[str, str]) -> None:
@@ -107,9 +107,10 @@ class Logs:
 
     def close(self) -> None:
         """Whatever a checkpoint needs was flushed before it; what a full disk does not take here belongs to later steps."""
-        for file in filter(None, (self.lines, self.events, self.wandb)):
+        for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
+        self._to_wandb(lambda wandb: wandb.close())
         with self._while_somebody_reads("stderr"):
             self.bar.close()
 
@@ -122,6 +123,15 @@ class Logs:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - Python's own flush at the end must not fail either
             if stream == "stderr":
                 self.terminal, self.bar.disable = False, True
+
+    def _to_wandb(self, act):
+        if not self.wandb:
+            return
+        try:
+            act(self.wandb)
+        except Exception as fault:  # another's service is no reason to lose a run
+            self.wandb = None
+            self.say(f"warning: Weights & Biases gets no more numbers ({printable(str(fault), 200)}); metrics.jsonl has all")
 
     def _show(self, steps, values, images_per_s, now):
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
@@ -258,6 +268,8 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
     for row in _rows(run):
         if "trouble" not in row:
             _extend(columns, row)
+            if len(columns) > MAX_NAMES:
+                raise BadInput(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} names of numbers; it is not ours")
     return columns
 
 

@@ -9,7 +9,7 @@ const SIDE = 52, BELOW = 36, ABOVE = 8; // px around the curves
 
 /** Group -> [{label, colour, dash, curve: [kimg, mean, least, most]}]: a colour for each curve, or of several runs for each run. */
 function charts() {
-  const found = {};
+  const found = Object.create(null); // names are a file's
   const add = (group, run, name, words, place = 0) => {
     const curve = runs[run].curves[name];
     if (!curve || !curve[0].length) return;
@@ -37,12 +37,13 @@ function smoothed(values, share) {
   });
 }
 
-/** Round numbers from low to high, some five. */
+/** Round numbers from low to high, some five, with their words. */
 function ticks(low, high) {
   const rough = (high - low) / 5, ten = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((times) => times * ten >= rough) * ten;
-  const first = Math.ceil(low / step);
-  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
+  const first = Math.ceil(low / step), decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) =>
+    ({ value: (first + i) * step, words: ((first + i) * step).toFixed(Math.min(decimals, 12)) }));
 }
 
 const short = (value) => String(Number(value.toPrecision(3)));
@@ -82,11 +83,13 @@ function draw() {
   inside.append(made("rect", { x: SIDE, y: ABOVE, width: Math.max(0, width - SIDE - 8), height: height - BELOW - ABOVE }));
   plot.append(inside);
   for (const tick of ticks(low, high)) {
-    const value = asLog ? 10 ** tick : tick;
+    const value = asLog ? 10 ** tick.value : tick.value;
     plot.append(made("line", { class: "grid", x1: SIDE, x2: width - 8, y1: y(value), y2: y(value) }));
-    plot.append(made("text", { x: SIDE - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+    plot.append(made("text", { x: SIDE - 6, y: y(value) + 4, "text-anchor": "end" }, asLog ? short(value) : tick.words));
   }
-  for (const tick of to > from ? ticks(from, to) : [from]) plot.append(made("text", { x: x(tick), y: height - BELOW + 16, "text-anchor": "middle" }, short(tick)));
+  for (const { value, words } of to > from ? ticks(from, to) : [{ value: from, words: short(from) }]) {
+    plot.append(made("text", { x: x(value), y: height - BELOW + 16, "text-anchor": "middle" }, words));
+  }
   plot.append(made("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "thousands of pictures shown"));
   const curves = made("g", { "clip-path": "url(#inside)" });
   for (const { colour, dash, xs, mean, least, most } of shown) {
@@ -165,7 +168,8 @@ const longest = runs[lengths.indexOf(most)].grids;
 
 /** Each run's newest grid at that time of the longest one. */
 function show() {
-  const kimg = runs.length > 1 ? (whole * Number(when.value)) / when.max : longest[Number(when.value)].kimg;
+  const share = when.value === when.max ? 1 : Number(when.value) / when.max; // at its end exactly all
+  const kimg = runs.length > 1 ? whole * share : longest[Number(when.value)].kimg;
   document.querySelectorAll("#grids figure").forEach((figure, i) => {
     const grid = runs[i].grids.filter((grid) => grid.kimg <= kimg).pop() || runs[i].grids[0];
     figure.hidden = !grid;

@@ -23,6 +23,7 @@ from dcgan_jax.run.workdir import whole
 POINTS = 400  # of a curve
 SERIES = 24  # curves of a run
 PICTURES_BYTES = 3_000_000  # of all runs' pictures together, as they stand in the page
+GRIDS = 150  # of a run; run/pictures.py keeps 120
 GRID_PX = 1100  # longest side of a picture in the page
 MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
 NOT_PICTURES = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
@@ -65,7 +66,7 @@ def page(runs: Sequence[Shown]) -> str:
     body = _of_one(runs[0]) if len(runs) == 1 else _compared(runs)
     here = Path(__file__)
     # "</" would end the script, and "<!--" hide the rest of the page: JSON may write "<" as an escape.
-    held = json.dumps({"runs": data, "groups": GROUPS}, separators=(",", ":")).replace("<", "\\u003c")
+    held = json.dumps({"runs": data, "groups": GROUPS}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang=en>
 <meta charset=utf-8>
@@ -87,7 +88,10 @@ def page(runs: Sequence[Shown]) -> str:
 def _of_one(run):
     reals = _embedded(run.run / "reals.png", run.config.nets.size)
     environment = _environment(run.run)
-    command = shlex.join(["python", "-m", "dcgan_jax.train", *map(str, environment.pop("command")[1:])])
+    by, *flags = map(str, environment.pop("command") or [""])
+    # In a notebook it is the notebook's own.
+    by_verb = Path(by).name in ("train.py", "dcgan-train")
+    command = shlex.join(["python", "-m", "dcgan_jax.train", *flags]) if by_verb else "dcgan_jax.train.train, called from Python"
     asked = _table([(name, was, now) for name, (was, now) in run.differences.items()],
                    ("", f"{run.config.run.preset} has", "this run"))
     training = f"<h2>Training pictures, as the networks see them</h2><img class=sheet alt='training pictures' src={reals}>"
@@ -201,7 +205,7 @@ def _curves(run):
 
 
 def _thinned(x, y):
-    there = np.isfinite(y) & np.isfinite(x)  # a name that an earlier line lacks is NaN there
+    there = np.abs(y) < 1e30  # a name that an earlier line lacks is NaN there
     x, y = x[there], y[there]
     if not len(x):
         return [[], [], [], []]
@@ -226,16 +230,22 @@ def _timeline(run, room):
     """[{kimg, step, src}] in order: the first and the newest grid, and so many even ones between as have room."""
     files = {int(file.stem): file for file in (run.run / "samples").glob("*.png") if file.stem.isdecimal()}  # others are not ours
     steps = sorted(files)
-    newest = next((src for step in reversed(steps) if (src := _embedded(files[step], run.config.nets.size))), "")
-    if not newest:
+    while steps and not (newest := _embedded(files[steps[-1]], run.config.nets.size)):
+        steps.pop()
+    if not steps:
         return []
-    # Every 2nd, 4th ... grid: as the run goes on most of them stay the same, and are not encoded again.
+    # Every 2nd, 4th ... grid: as the run goes on most of them stay the same, and are not encoded again. Some may be larger.
     stride = 1
     while len(steps) / stride * len(newest) > room:
         stride *= 2
-    chosen = sorted({*steps[::stride][:max(1, room // len(newest))], steps[-1]})
-    found = [(step, _embedded(files[step], run.config.nets.size)) for step in chosen]
-    return [{"step": step, "kimg": step * images_per_step(run.config) / 1000, "src": src} for step, src in found if src]
+    found = {steps[-1]: newest}
+    for step in steps[:-1:stride][:GRIDS]:
+        src = _embedded(files[step], run.config.nets.size)
+        if sum(map(len, found.values())) + len(src) > max(room, 2 * len(newest)):
+            break
+        found[step] = src
+    return [{"step": step, "kimg": step * images_per_step(run.config) / 1000, "src": found[step]}
+            for step in sorted(found) if found[step]]
 
 
 def _embedded(file: Path, side: int) -> str:

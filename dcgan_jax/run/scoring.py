@@ -165,7 +165,7 @@ def curve(run: Path) -> dict[int, float]:
             except (ValueError, RecursionError):
                 continue
             if (isinstance(line, dict) and line.get("score") == "training" and type(line.get("step")) is int
-                    and type(line.get("value")) is float and math.isfinite(line["value"])):
+                    and 0 <= line["step"] < 2**31 and type(line.get("value")) is float and math.isfinite(line["value"])):
                 found.append(line)
     return {line["step"]: line["value"] for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
 

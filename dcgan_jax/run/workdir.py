@@ -94,7 +94,7 @@ def _lock(path):
 def _sweep(path):
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
     pictures = r"(reals|losses|scores|neighbours|\d{8,})\.png"
-    ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html|files\.json")
+    ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html(\.\d+)?|files\.json")
     for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
         if ours.fullmatch(half.name.removesuffix(".partial")) and half.is_file():
             half.unlink(missing_ok=True)
@@ -171,8 +171,10 @@ def read_data_facts(path: Path) -> dict:
     facts = read_json(path / "data.json")
     found = facts if isinstance(facts, dict) else {}
     source = found.get("source")
+    numbers = [found.get(name, 0) for name in ("spread", "grey", "channels", "duplicates")]
     told = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
-    if not (all(isinstance(text, str) for text in told) and type(found.get("count")) is int and found["count"] > 0):
+    if not (all(isinstance(text, str) for text in told) and type(found.get("count")) is int and 0 < found["count"] < 2**40
+            and all(type(number) in (int, float) for number in numbers)):
         raise BadInput(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
     return facts
 
@@ -197,9 +199,12 @@ def write_json(file: Path, value) -> None:
 
 
 @contextlib.contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """A path beside the file, to be written; it takes the file's place at the end, and goes where that is not reached."""
-    partial = file.with_name(file.name + ".partial")
+def whole(file: Path, own: str = "") -> Iterator[Path]:
+    """A path beside the file, to be written; it takes the file's place at the end, and goes where that is not reached.
+
+    own: makes it another than that of a process which may write the same file meanwhile.
+    """
+    partial = file.with_name(f"{file.name}{own}.partial")
     try:
         yield partial
         with partial.open("rb") as written:

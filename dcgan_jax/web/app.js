@@ -95,7 +95,6 @@ function writeState(state) {
 
 async function main() {
   if (!hasSimd()) return fail("This browser has no WebAssembly with SIMD, which the network needs: use a newer one.");
-  if (location.protocol === "file:") return fail("Serve this folder, as by: python -m http.server, and open it from there.");
   const page = await (await fetched("page.json")).json();
   document.title = $("title").textContent = page.title;
   $("about").textContent = page.about;

@@ -65,6 +65,14 @@ def test_it_draws_the_same_faces_larger(way, which):
     assert np.corrcoef(*(mean.ravel() for mean in means))[0, 1] > 0.98
 
 
+def test_what_the_last_activation_has_flattened_stays_finite():
+    config = WAYS["sigmoid"]
+    small = fresh_state(halved(config))
+    loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
+    for leaf in jax.tree.leaves(jax.jit(functools.partial(grown, config))(fresh_state(config), loud).g_params):
+        assert np.isfinite(leaf).all()
+
+
 @pytest.mark.parametrize("way", ["plain", "grey", "asked"])
 def test_it_judges_the_same_faces_alike(way):
     config, small, large = pair(way)
@@ -96,8 +104,9 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
             assert_array_equal(one, other)
 
 
-def test_the_half_is_a_run_like_any_other():
-    half = halved(LARGE)
+@pytest.mark.parametrize("changes", [{}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
+def test_the_half_is_a_run_like_any_other(changes):
+    half = halved(replace(LARGE, **changes))
     check(half)
     assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
     assert not half.nets.g_smooth
@@ -106,9 +115,9 @@ def test_the_half_is_a_run_like_any_other():
 @pytest.mark.parametrize("changes, says", [
     ({"grow_kimg": -1.0}, "--grow-kimg -1.0: must be 0 or more"),
     ({"size": 16}, "half of --size 16 is too small"), ({"base_px": 8, "size": 16}, "too small"),
-    ({"kernel": 5}, "with --kernel 4, not 5"), ({"residual": True}, "with --residual False, not True"),
-    ({"d_norm": "spectral"}, "with --d-norm batch, not spectral"), ({"width": 4}, "--width 6 at least"),
-    ({"start": "runs/a"}, "leave out --start")])
+    ({"kernel": 5}, "kernel is 4, not 5; give --grow-kimg 0"), ({"residual": True}, "residual is False, not True"),
+    ({"d_norm": "spectral"}, "d_norm is batch, not spectral"), ({"width": 4}, "--width 6 at least"),
+    ({"start": "runs/a"}, "there already: give --grow-kimg 0")])
 def test_what_cannot_grow_is_one_line(changes, says):
     with pytest.raises(BadInput, match=says.replace("(", r"\(")):
         check(replace(LARGE, **changes))

@@ -41,6 +41,12 @@ def test_a_line_holds_the_numbers_of_its_own_step_however_many_a_dispatch(tmp_pa
         assert [line[name] for name in NAMES] == pytest.approx([line["step"] / 10 + at for at in range(4)])
 
 
+def test_a_file_of_endless_names_is_not_read_into_memory(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "name{i}": 1.0}}\n' for i in range(1, 1000)))
+    with pytest.raises(BadInput, match="more than 256 names"):
+        read_metrics(tmp_path)
+
+
 def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
     logs = opened(tmp_path, total=5)
     logs.write(range(0, 5), numbers(range(0, 5)))
@@ -274,6 +280,23 @@ def test_without_wandb_or_its_account_a_run_does_not_begin(tmp_path, monkeypatch
     (tmp_path / "wandb.json").write_text("[]")
     with pytest.raises(BadInput, match="wandb.json: holds no id"):
         opened(tmp_path, wandb="faces")
+
+
+def test_a_run_goes_on_without_wandb_where_it_fails(tmp_path, monkeypatch, capsys):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+
+    def fail(*args):
+        raise ConnectionResetError("no network")
+
+    for fault in ("log", "finish"):
+        with monkeypatch.context() as patched:
+            patched.setattr(wandb, fault, fail)
+            logs = opened(tmp_path, wandb="faces")
+            logs.write(range(0, 4), numbers(range(0, 4)))
+            logs.close()
+        assert [line["step"] for line in wrote(tmp_path)] == [2, 4]
+        assert capsys.readouterr().out.count("gets no more numbers (no network)") == 1
 
 
 def test_wandb_is_not_asked_by_other_processes(tmp_path, monkeypatch):

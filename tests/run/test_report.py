@@ -75,7 +75,7 @@ def test_the_command_can_be_given_again(tmp_path):
 def test_a_strangers_environment_is_passed(tmp_path, content):
     run = shown(tmp_path)
     (tmp_path / "environment.json").write_text(content)
-    assert "python -m dcgan_jax.train" in page([run])
+    assert "called from Python" in page([run])
 
 
 def test_nothing_is_fetched_when_it_is_opened(tmp_path):
@@ -137,6 +137,28 @@ def test_a_curve_of_any_length_keeps_its_mean_and_its_extremes(tmp_path, length)
     assert (np.diff(kimg) > 0).all() and kimg[-1] <= length * 0.128
     counts = np.diff([*np.linspace(0, length, len(kimg), endpoint=False).astype(int), length])
     assert_allclose((mean * counts).sum() / length, values.mean(), atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan])
+def test_numbers_that_json_cannot_hold_are_no_points(tmp_path, value):
+    metrics = {"step": [*range(1, 1001)], "__proto__": [value] * 999 + [1.0], "g_loss": [1.0] * 1000}
+    curves = held(page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    assert curves["__proto__"][1] == [1.0] and len(curves["g_loss"][1]) == POINTS
+
+
+def test_grids_much_larger_than_the_newest_keep_to_the_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "PICTURES_BYTES", 20_000)
+    faces(tmp_path, range(0, 3000, 100), count=64)
+    (tmp_path / "samples" / "00003000.png").write_bytes(b"")
+    save_grid(tmp_path / "samples" / "00003000.png", np.zeros((4, 32, 32, 3), np.uint8))  # as of a G that has collapsed
+    assert sum(len(grid["src"]) for grid in held(page([shown(tmp_path)]))["runs"][0]["grids"]) <= 20_000
+
+
+def test_a_notebooks_command_is_not_the_verbs(tmp_path):
+    run = shown(tmp_path)
+    (tmp_path / "environment.json").write_text(json.dumps({"command": ["/x/ipykernel_launcher.py", "-f", "kernel.json"]}))
+    text = page([run])
+    assert "kernel.json" not in text and "called from Python" in text
 
 
 def test_a_line_that_lacks_a_name_is_no_point_of_its_curve(tmp_path):
