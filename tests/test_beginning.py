@@ -174,7 +174,7 @@ def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, c
     assert stopped.code == code, stopped
     assert not (tmp_path / "article" / "checkpoints").exists()
     done = train_toy(tmp_path, *GROW, steps=2)
-    assert done.code == 0 and "half" not in done.out  # it is complete, and not spoken of
+    assert done.code == 0 and "article/half" not in done.out  # it is complete, and not spoken of
     assert state_at(tmp_path / "article", 2)["step"] == 2
 
 

@@ -34,7 +34,7 @@ def test_every_cell_runs(tmp_path, monkeypatch):
 
 def test_its_committed_outputs_are_light_and_from_a_whole_run():
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
-    assert os.path.getsize(NOTEBOOK) < 1_000_000
+    assert os.path.getsize(NOTEBOOK) < 500_000
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
