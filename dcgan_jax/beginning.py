@@ -10,7 +10,7 @@ import numpy as np
 from dcgan_jax import torch_names
 from dcgan_jax.config import BadInput, Config, Nets
 from dcgan_jax.gan import growth
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import init_state, named
 from dcgan_jax.run import checkpoints, weights, workdir
 
 FILES = (".safetensors", ".pth", ".pt", ".npz")
@@ -54,8 +54,7 @@ def _of_run(run, config):
 
 
 def _newest(run, config):
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), here)
+    like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)))
     for step in checkpoints.list_steps(run)[::-1]:
         with contextlib.suppress(checkpoints.Damaged):  # then the one before: this run is only read
             return checkpoints.restore(run / "checkpoints" / str(step), like)
@@ -72,13 +71,12 @@ def _of_files(places, config):
     for net, place in zip("GD", places, strict=False):
         letter = net.lower()
         trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
-        like = {_name(path): leaf for tree in trees.values() for path, leaf in jax.tree.leaves_with_path(tree)}
-        read = torch_names.from_torch(net, weights.read(place), like, f"--start {place}")
+        read = torch_names.from_torch(net, weights.read(place), named(*trees.values()), f"--start {place}")
         for name, array in read.items():
             if not np.isfinite(array).all():
                 raise BadInput(f"--start {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
         for part, tree in trees.items():
-            found[f"{letter}_{part}"] = jax.tree.map_with_path(lambda path, _, read=read: read[_name(path)], tree)
+            found[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in named(tree)])
     # The file's G is what its owner draws from: the average begins there too.
     return found | {f"ema_{part}": jax.tree.map(np.copy, found[f"g_{part}"]) for part in ("params", "stats")}
 
@@ -89,7 +87,3 @@ def digest(networks: dict) -> int:
     for leaf in jax.tree.leaves(networks):
         found = zlib.crc32(np.ascontiguousarray(leaf), found)
     return found
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -293,9 +293,9 @@ def free_to_change(config: Config) -> set[str]:
 
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
 AT_MOST = {
-    "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9,
-    "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096, "gamma_init_std": 10,
-    "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
+    "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096,
+    "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000,
+    "adam_eps": 1, "l2": 1000,
     "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,

@@ -330,7 +330,7 @@ def _probe(ask, packed, side):
     fit, test = _fit_and_test(ask, values)
     config, run = side.config, Path(ask.run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    like = checkpoints.placed(shapes)
     trained = checkpoints.restore_whole(run, like, side.facts["step"])
     views = {"D": _seen_by(config, trained), "untrained D": _untrained(config), "pixels": _pixels}
     found = {name: linear_probe(see(packed.images[fit]), values[fit], see(packed.images[test]), values[test])

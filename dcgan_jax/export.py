@@ -28,7 +28,7 @@ from dcgan_jax.data import download
 from dcgan_jax.data.pack import cache_dir
 from dcgan_jax.gan.directions import factorised
 from dcgan_jax.gan.models import Generator
-from dcgan_jax.gan.state import parameter_count
+from dcgan_jax.gan.state import named, parameter_count
 from dcgan_jax.loaded import LoadedRun, load
 from dcgan_jax.presets import differences
 from dcgan_jax.run import workdir
@@ -90,8 +90,7 @@ def main() -> int:
 
 def weights_of(net: tuple[dict, dict]) -> dict[str, np.ndarray]:
     """Leaves of a net's parameters and statistics by name, as head/kernel and head_norm/mean."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-            for tree in net for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {name: np.asarray(leaf) for name, leaf in named(*net).items()}
 
 
 # ---- Formats: each writes into a folder and gives its file, what draws from it, and how to use it ----

@@ -127,7 +127,7 @@ class LoadedRun:
     def discriminator(self) -> tuple[dict, dict]:
         """D's parameters and statistics."""
         shapes = jax.eval_shape(lambda: init_state(self.config))
-        like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+        like = checkpoints.placed(shapes)
         state = checkpoints.restore_whole(Path(self.name), like, self.step)
         return state.d_params, state.d_stats
 

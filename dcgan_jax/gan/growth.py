@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.gan import conv
-from dcgan_jax.gan.models import LEAKY_SLOPE, Generator
+from dcgan_jax.gan.models import LEAKY_SLOPE, Generator, g_widths
 from dcgan_jax.gan.sampling import draw_latents
 from dcgan_jax.gan.state import GanState
 
@@ -55,7 +55,7 @@ def _grown_g(nets: Nets, small_nets, drawn, small, small_stats, latents, labels)
     else:
         before = jax.scipy.special.logit(jnp.clip(images, 1e-6, 1 - 1e-6))
     mean, sd = before.mean((0, 1, 2)), jnp.sqrt(before.var((0, 1, 2)) + nets.bn_epsilon)  # (C,): BN must undo itself
-    up = f"up{len([name for name in small if name.startswith('up') and not name.endswith('_norm')]) + 1}"
+    up = f"up{len(g_widths(small_nets))}"  # the head's is the first of them
     c, last = nets.channels, small["image"]["kernel"]  # (4, 4, C, 2 width)
     taps = np.outer(BEFORE_BLUR, BEFORE_BLUR) if nets.g_smooth else np.outer(ENLARGE, ENLARGE)
     # Of a pair (x, -x) the activation leaves x behind: relu(x) - relu(-x) = x, and leaky ones (1 + slope) x.
@@ -77,20 +77,15 @@ def _grown_d(nets: Nets, state, small, images):
     seen = conv.conv(images, first)
     mean, var = seen.mean((0, 1, 2)), seen.var((0, 1, 2))
     through = np.outer(HALVE, HALVE)[:, :, None, None] * np.eye(c, dtype=np.float32)  # (4, 4, C, C)
-    again = first / (1 + LEAKY_SLOPE)
-    params, stats = dict(state.d_params), dict(state.d_stats)
-    for name, layer in small.d_params.items():
-        if name != "down1":
-            params[_one_further(name)] = layer
-    for name, layer in small.d_stats.items():
-        stats[_one_further(name)] = layer
-    drawn = state.d_params["down1"]["kernel"]
-    params["down1"] = {"kernel": drawn.at[:, :, :, :2 * c].set(jnp.concatenate([through, -through], 3))}
-    # The new channels say something at once: they are what tells sharp pictures from enlarged ones.
-    params["down2"] = {"kernel": state.d_params["down2"]["kernel"].at[:, :, :c].set(again).at[:, :, c:2 * c].set(-again)}
-    params["down2_norm"] = {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean}
-    stats["down2_norm"] = {"mean": mean, "var": var}
-    return params, stats
+    again, drawn = first / (1 + LEAKY_SLOPE), state.d_params
+    params = drawn | {_one_further(name): layer for name, layer in small.d_params.items()} | {
+        "down1": {"kernel": drawn["down1"]["kernel"].at[:, :, :, :2 * c].set(jnp.concatenate([through, -through], 3))},
+        # The new channels say something at once: they are what tells sharp pictures from enlarged ones.
+        "down2": {"kernel": drawn["down2"]["kernel"].at[:, :, :c].set(again).at[:, :, c:2 * c].set(-again)},
+        "down2_norm": {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean},
+    }
+    stats = {_one_further(name): layer for name, layer in small.d_stats.items()}
+    return params, state.d_stats | stats | {"down2_norm": {"mean": mean, "var": var}}
 
 
 def _one_further(name: str) -> str:

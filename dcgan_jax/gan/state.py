@@ -74,7 +74,12 @@ def parameter_count(params: dict) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def named(*trees) -> dict[str, jax.Array]:
+    """Path of each leaf in its tree, as up1/kernel -> the leaf, in the order of jax.tree.leaves."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+            for tree in trees for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
 def finite_leaves(state: GanState) -> dict[str, jax.Array]:
     """Path of each float leaf, as g_params/up1/kernel -> () bool: it holds no NaN and no infinity. Pure: jit it."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.isfinite(leaf).all()
-            for path, leaf in jax.tree.leaves_with_path(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    return {name: jnp.isfinite(leaf).all() for name, leaf in named(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}

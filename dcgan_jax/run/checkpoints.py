@@ -171,7 +171,7 @@ def restore_generator(run: Path, shapes, step: int | None = None,
         raise BadInput(f"{run}: no checkpoint yet; train it first, or wait for its first save")
     if step is not None and step not in steps:
         raise BadInput(f"--step {step}: {run} has {', '.join(map(str, steps))}")
-    like = placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    like = placed(shapes)
     item = {"generator": _items(like)["generator"]}
     # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
     for at in steps[::-1] if step is None else [step]:
@@ -202,8 +202,9 @@ def list_steps(run: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
-def placed(shapes, sharding: jax.sharding.Sharding):
-    """The shapes with their place on the devices: what a restore needs to know."""
+def placed(shapes, sharding: jax.sharding.Sharding | None = None):
+    """The shapes with their place on the devices (none: this process's first), which is what a restore needs to know."""
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dcgan_jax import jsonfile
 from dcgan_jax.config import Config, flat, images_per_step, printable
 from dcgan_jax.run import scoring
 from dcgan_jax.run.pictures import enlargement
-from dcgan_jax.run.workdir import whole
+from dcgan_jax.run.workdir import read_environment, whole
 
 POINTS = 400  # of a curve
 SERIES = 24  # curves of a run
@@ -170,12 +169,8 @@ def _facts(facts):
 
 
 def _environment(run):
-    """What ran it, as far as it is known: it only informs."""
-    try:
-        found = jsonfile.read(run / "environment.json")
-    except (OSError, ValueError):
-        found = None
-    found = found if isinstance(found, dict) else {}
+    """What ran it, as far as it is known."""
+    found = read_environment(run)
     packages = found.get("packages")
     versions = ", ".join(f"{name} {version}" for name, version in packages.items()) if isinstance(packages, dict) else ""
     command = found.get("command")

@@ -85,7 +85,7 @@ def _lock(path):
             lock = filelock.SoftFileLock(path / MARKER, timeout=1)  # its first look only removes what a dead owner left
             lock.acquire()
     except filelock.Timeout:
-        owner = _read_environment(path).get("process", "unknown")
+        owner = read_environment(path).get("process", "unknown")
         raise BadInput(f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
                        ) from None
     return lock
@@ -122,15 +122,15 @@ def must_still_be_ours(path: Path, process: str) -> None:
 
 def differences(path: Path) -> str:
     """What ran the run until now and is another thing here, such as 'jax 0.10.2 -> 0.12.0'; empty where nothing is."""
-    found = _read_environment(path)
+    found = read_environment(path)
     before = found["packages"] if isinstance(found.get("packages"), dict) else {}
     before, now = before | {"devices:": found.get("devices")}, _packages() | {"devices:": devices.describe()}
     return ", ".join(f"{name} {printable(str(before[name]), 100)} -> {now[name]}" for name in now
                      if before.get(name) not in (None, now[name]))
 
 
-def _read_environment(path):
-    # It only informs: a run is not refused for what is wrong in it.
+def read_environment(path: Path) -> dict:
+    """environment.json, or {} where it is missing or broken: it only informs, so a run is not refused for that."""
     try:
         found = read_json(path / "environment.json")
     except BadInput:
