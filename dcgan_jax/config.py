@@ -175,6 +175,8 @@ class Loss:
     falls while on fewer; 0: they always act"""
     augment_adapt_kimg: float = 100.0
     """thousands of images in which that probability can rise from 0 to 1"""
+    augment_most: float = 1.0
+    """what it rises to at most: near 1, G comes to draw augmented pictures"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,6 +399,9 @@ def check(config: Config) -> None:
     target = config.loss.augment_target
     must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
     must(config.loss.augment or not target, "augment_target", target, "needs --augment")
+    most = config.loss.augment_most
+    must(0 < most <= 1, "augment_most", most, "must be above 0 and at most 1")
+    must(target or most == 1, "augment_most", most, "needs --augment-target")
     alternating = optimizer.updates == "alternating"
     one_each = optimizer.d_steps == optimizer.g_steps == 1
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")

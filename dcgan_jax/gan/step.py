@@ -139,7 +139,8 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
         if loss.augment_target > 0:
             share = batch_size / (1000 * loss.augment_adapt_kimg)
-            state = state.replace(augment_p=adapted(state.augment_p, metrics["d_real_hits"], loss.augment_target, share))
+            state = state.replace(augment_p=adapted(
+                state.augment_p, metrics["d_real_hits"], loss.augment_target, share, loss.augment_most))
             metrics["augment_p"] = state.augment_p
         return state, metrics, real, latents, fakes
 

@@ -61,7 +61,7 @@ def page(runs: Sequence[Shown]) -> str:
     """One page: of a run all there is to tell; of several what differs, their curves in one chart, their faces side by side."""
     room = PICTURES_BYTES // len(runs)
     data = [{"name": run.name, "curves": _curves(run), "grids": _timeline(run, room)} for run in runs]
-    title = runs[0].config.run.name if len(runs) == 1 else f"{len(runs)} runs"
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     body = _of_one(runs[0]) if len(runs) == 1 else _compared(runs)
     here = Path(__file__)
     # "</" would end the script, and "<!--" hide the rest of the page: JSON may write "<" as an escape.
