@@ -1,6 +1,7 @@
 """python -m dcgan_jax lists the verbs; each is a module of its own."""
 
 import sys
+from pathlib import Path
 
 import dcgan_jax
 from dcgan_jax import cli
@@ -11,25 +12,44 @@ VERBS = {
     "sample": "draws faces of seeds",
     "evaluate": "scores a run or pictures",
     "explore": "morphs, walks, arithmetic, directions, attributes, the latent of a photo",
-    "export": "takes a generator away: ONNX, StableHLO, safetensors, PyTorch",
+    "export": "takes a generator away: ONNX, StableHLO, safetensors, PyTorch, a web page",
     "report": "one page of a run, or of several side by side",
     "prepare": "packs pictures and says what is wrong with them",
 }
 
 
-def main(arguments: list[str]) -> None:
-    """Prints the verbs, or the version."""
+def main() -> None:
+    """Prints the verbs, or the version; or writes what completes their flags in a shell."""
+    arguments = sys.argv[1:]
     if arguments == ["--version"]:
         print(f"dcgan_jax {dcgan_jax.__version__}")
     elif arguments in ([], ["--help"], ["-h"]):
-        print("python -m dcgan_jax.VERB, each with a --help of its own:\n")
+        print("python -m dcgan_jax.VERB, or dcgan-VERB, each with a --help of its own:\n")
         print("\n".join(f"  {name:10}{what}" for name, what in VERBS.items()))
-        print("\n--version says which this is. Completion: python -m dcgan_jax.train --tyro-print-completion bash")
+        print(f"\n--version says which this is; --completion {'|'.join(cli.SHELLS)} FOLDER writes there what completes dcgan-VERB")
+    elif arguments[0] == "--completion":
+        if len(arguments) != 3 or arguments[1] not in cli.SHELLS:
+            raise BadInput(f"--completion: give a shell, {', '.join(cli.SHELLS)}, and the folder where it looks for completions")
+        _complete(arguments[1], Path(arguments[2]).expanduser())
     else:
         verb = arguments[0]
         raise BadInput(f"python -m dcgan_jax.{verb} is how it is called" if verb in VERBS else
                        f"{verb}: is no verb; there are {', '.join(VERBS)}")
 
 
+def _complete(shell, folder):
+    from dcgan_jax import config, evaluate, explore, export, prepare, report, sample  # with JAX: seconds that a list needs not
+
+    flags = {"train": config.Config, "sample": sample.Sample, "evaluate": evaluate.Evaluate, "explore": explore.COMMANDS,
+             "export": export.Export, "report": report.Report, "prepare": prepare.Prepare}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for verb in VERBS:
+            cli.write_completion(shell, folder, f"dcgan-{verb}", flags[verb])
+    except OSError as fault:
+        raise BadInput(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None
+    print(f"{folder}: completes {', '.join(f'dcgan-{verb}' for verb in VERBS)}")
+
+
 if __name__ == "__main__":
-    cli.run_verb(lambda: main(sys.argv[1:]))
+    cli.run_verb(main)

@@ -10,7 +10,8 @@ import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import tyro
@@ -22,6 +23,7 @@ from dcgan_jax.presets import PRESETS
 MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 LENGTHS = ("steps", "epochs", "kimg")
+SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the name under which each looks for what completes a program
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN,
                errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -65,7 +67,8 @@ def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = 
     """
     known = sorted(_flags(cls))
     for flag in _given(arguments):
-        if flag not in known and flag not in ("help", "h") and not flag.startswith("tyro-"):  # tyro's own, for shells
+        # Not tyro's own for shells either: by the name `python -m ...` they would complete every call of python.
+        if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise BadInput(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     said = io.StringIO()
@@ -98,6 +101,20 @@ def parse_config(arguments: Sequence[str]) -> Config:
         config = configuration.replace(config, name=config.run.preset)
     configuration.check(config)
     return config
+
+
+def write_completion(shell: str, folder: Path, program: str, flags: type | Mapping[str, type]) -> None:
+    """What completes a console script, as a file that the shell finds in the folder.
+
+    Args: shell, of SHELLS; flags, the dataclass that parse fills, or of a script with commands name -> dataclass.
+    """
+    arguments = ["--tyro-write-completion", shell, str(folder / SHELLS[shell].format(program))]
+    ways = {"prog": program, "args": arguments, "config": (tyro.conf.OmitArgPrefixes,)}
+    with contextlib.suppress(SystemExit):  # tyro ends the program when it has written
+        if isinstance(flags, Mapping):
+            tyro.extras.subcommand_cli_from_dict(dict(flags), **ways)
+        else:
+            tyro.cli(flags, **ways)
 
 
 def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> np.ndarray:

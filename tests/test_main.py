@@ -1,13 +1,20 @@
 """python -m dcgan_jax says what there is."""
 
+import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from toy_run import refusal
 
 import dcgan_jax
+import dcgan_jax.__main__
+from dcgan_jax import cli, prepare
 from dcgan_jax.__main__ import VERBS
+from dcgan_jax.prepare import Prepare
 
 
 def said(*arguments):
@@ -32,5 +39,52 @@ def test_other_words_are_one_line(word, says):
     assert says in done.stderr
 
 
-def test_shells_complete_flags():
-    assert "--condition" in said("dcgan_jax.sample", "--tyro-print-completion", "bash").stdout
+# ---- Completion ----
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home") / "completions"
+    done = said("dcgan_jax", "--completion", "bash", str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_every_console_script_is_completed_and_nothing_else(completions):
+    scripts = tomllib.loads((Path(dcgan_jax.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {file.name for file in completions.iterdir()} == scripts.keys() == {f"dcgan-{verb}" for verb in VERBS}
+    told = bash(f"for file in {completions}/*; do source $file; done; complete -p")
+    assert sorted(line.split()[-1] for line in told) == sorted(scripts)  # python is not among them
+
+
+@pytest.mark.parametrize("typed, completed", [
+    ("dcgan-sample --cond", {"--condition"}), ("dcgan-train --preset a", set()), ("dcgan-train --loss hin", {"hinge"}),
+    ("dcgan-explore mor", {"morph"}), ("dcgan-explore morph --col", {"--columns"}), ("dcgan-explore walk --col", set())])
+def test_bash_completes(completions, typed, completed):
+    words, script = typed.split(), completions / typed.split()[0]
+    told = bash(f"""source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}
+        $(complete -p {words[0]} | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' "${{COMPREPLY[@]}}" """)
+    assert set(filter(None, told)) == completed
+
+
+def bash(code):
+    if not shutil.which("bash"):
+        pytest.skip("bash is not installed, so its completions did not run")
+    return subprocess.run(["bash", "--norc", "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_other_shells_find_theirs_by_its_name(tmp_path):
+    cli.write_completion("zsh", tmp_path, "dcgan-prepare", Prepare)
+    cli.write_completion("fish", tmp_path, "dcgan-prepare", Prepare)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["_dcgan-prepare", "dcgan-prepare.fish"]
+    assert (tmp_path / "_dcgan-prepare").read_text().startswith("#compdef dcgan-prepare\n")
+
+
+@pytest.mark.parametrize("arguments, says", [((), "bash, zsh, fish"), (("tcsh", "a"), "bash, zsh, fish"),
+                                             (("bash", "/proc/nowhere"), "/proc/nowhere")])
+def test_what_cannot_be_completed_is_one_line(arguments, says):
+    assert says in refusal(dcgan_jax.__main__, "--completion", *arguments)
+
+
+def test_no_verb_completes_its_flags_for_python():
+    assert "unknown flag" in refusal(prepare, "--tyro-print-completion", "bash")
