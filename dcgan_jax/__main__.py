@@ -26,7 +26,8 @@ def main() -> None:
     elif arguments in ([], ["--help"], ["-h"]):
         print("python -m dcgan_jax.VERB, or dcgan-VERB, each with a --help of its own:\n")
         print("\n".join(f"  {name:10}{what}" for name, what in VERBS.items()))
-        print(f"\n--version says which this is; --completion {'|'.join(cli.SHELLS)} FOLDER writes there what completes dcgan-VERB")
+        print("\n--version says which this is.")
+        print(f"--completion {'|'.join(cli.SHELLS)} FOLDER writes there what completes dcgan-VERB.")
     elif arguments[0] == "--completion":
         if len(arguments) != 3 or arguments[1] not in cli.SHELLS:
             raise BadInput(f"--completion: give a shell, {', '.join(cli.SHELLS)}, and the folder where it looks for completions")
