@@ -76,6 +76,9 @@ def test_mistakes_are_one_line(tmp_path):
 def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     runs = [shutil.copytree(whole().run, tmp_path / f"run{i}") for i in range(count)]
+    for run, by in zip(runs, ("network.py:features", "sliced-wasserstein", "sliced-wasserstein"), strict=False):
+        line = {"score": "training", "by": by, "sha256": "", "count": 5000, "real_fingerprint": "0123456789abcdef"}
+        (run / "scores.jsonl").write_text("".join(json.dumps(line | {"step": step, "value": 1.5}) + "\n" for step in (4, 8)))
     assert call(report, *runs, "--out", tmp_path / "page.html").code == 0
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -90,6 +93,12 @@ def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
         assert "generator" in page.inner_text("#read")
         page.select_option("#group", "D is right on")
         assert "drawn pictures" in page.inner_text("#read")
+        measures = [name for name in page.locator("#group option").all_inner_texts() if name.startswith("score by")]
+        assert len(measures) == min(count, 2)  # those of one measure share a chart
+        page.select_option("#group", measures[-1])
+        assert page.locator("#plot .curve").count() == max(1, count - 1)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.select_option("#group", "Losses")
         page.locator("#plot").scroll_into_view_if_needed()
         box = page.locator("#plot").bounding_box()
         page.mouse.move(box["x"] + 150, box["y"] + 100)

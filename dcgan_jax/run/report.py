@@ -19,11 +19,13 @@ from dcgan_jax.run import scoring
 from dcgan_jax.run.pictures import enlargement
 from dcgan_jax.run.workdir import read_environment, whole
 
-POINTS = 400  # of a curve
+# A page is below 5 MB, of one run or of many: its pictures and its curves share these.
+PICTURES_BYTES, CURVES_BYTES = 3_000_000, 1_000_000
+POINTS, POINT_BYTES = 400, 40  # of a curve; kimg, mean, least and most as JSON
 SERIES = 24  # curves of a run
-PICTURES_BYTES = 3_000_000  # of all runs' pictures together, as they stand in the page
 GRIDS = 150  # of a run; run/pictures.py keeps 120
-GRID_PX = 1100  # longest side of a picture in the page
+PX = (1100, 780, 550, 390, 275, 195, 137)  # longest sides of pictures in the page, the largest that has room: areas halve
+EVALUATED = 20  # lines of `evaluate`, the newest
 MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
 NOT_PICTURES = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
 GROUPS = {  # a chart each: title -> its curves and the words beside them; what else a run logs has a chart of its own
@@ -32,7 +34,6 @@ GROUPS = {  # a chart each: title -> its curves and the words beside them; what 
     "Gradient norms": {"g_grad_norm": "generator", "d_grad_norm": "discriminator"},
     "Images a second": {"images_per_s": ""},
     "Probability of augmentations": {"augment_p": ""},
-    "Score, smaller is better": {"score": ""},
 }
 
 
@@ -59,8 +60,10 @@ def save(run: Shown) -> None:
 
 def page(runs: Sequence[Shown]) -> str:
     """One page: of a run all there is to tell; of several what differs, their curves in one chart, their faces side by side."""
-    room = PICTURES_BYTES // len(runs)
-    data = [{"name": run.name, "curves": _curves(run), "grids": _timeline(run, room)} for run in runs]
+    room, series = PICTURES_BYTES // len(runs), [_series(run) for run in runs]
+    points = min(POINTS, CURVES_BYTES // (POINT_BYTES * max(1, sum(map(len, series)))))
+    data = [{"name": run.name, "curves": {name: _thinned(*of, points) for name, of in curves.items()},
+             "grids": _timeline(run, room)} for run, curves in zip(runs, series, strict=True)]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     body = _of_one(runs[0]) if len(runs) == 1 else _compared(runs)
     here = Path(__file__)
@@ -85,7 +88,7 @@ def page(runs: Sequence[Shown]) -> str:
 
 
 def _of_one(run):
-    reals = _embedded(run.run / "reals.png", run.config.nets.size)
+    reals = _fitting([run.run / "reals.png"], run.config.nets.size, PICTURES_BYTES // 6)[1][0]
     environment = _environment(run.run)
     by, *flags = map(str, environment.pop("command") or [""])
     # In a notebook it is the notebook's own.
@@ -125,13 +128,13 @@ def _compared(runs):
 def _told(run):
     """What a comparison's first table says of a run."""
     speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
-    scored = scoring.curve(run.run)
-    best = min(scored, key=scored.get, default=None)
+    best = _best(run)
     last = {name: run.metrics[name][-1] for name in ("d_loss", "g_loss") if run.metrics.get(name)}
     return {"preset": run.config.run.preset, "steps": f"{run.step:,} of {run.total:,}",
             "images": f"{run.step * images_per_step(run.config):,}",
             "images a second, median": f"{statistics.median(speeds):,.0f}" if speeds else "",
-            "best score": f"{scored[best]:.2f} at step {best:,}" if scored else "",
+            "best score in training, smaller is better": f"{best['value']:.2f} at step {best['step']:,}" if best else "",
+            "by": _measure(best) if best else "",  # scores of different measures, N or real pictures do not compare
             "losses of D, G": ", ".join(f"{value:.3f}" for value in last.values()),
             "pictures": run.data_facts["source"]["name"]}
 
@@ -155,12 +158,48 @@ def _warnings(run):
 
 
 def _scores(run):
-    scored = scoring.curve(run.run)
-    if not scored:
-        return ""
-    best = min(scored, key=scored.get)
-    return (f"<p>Best score in training: {scored[best]:.2f} at step {best:,}, by {_text(run.config.output.score_by)} of "
-            f"{run.config.output.score_count:,} faces; smaller is better.</p>")
+    best, told = _best(run), ""
+    if best:
+        told = (f"<p>Best score in training, smaller is better: {best['value']:.2f} at step {best['step']:,}, by "
+                f"{_text(_measure(best))}.</p>")
+    rows = [row for line in scoring.lines_of(run.run) if (row := _evaluated(line))][-EVALUATED:]
+    if rows:
+        head = ("step", "score", "N", "value", "floor", "its N", "beside it", "seeds", "real pictures")
+        told += ("<p>By evaluate, smaller is better; the floor is one half of the real pictures against the other:</p>"
+                 + _table(rows, head))
+    return told
+
+
+def _best(run):
+    return min(scoring.in_training(run.run).values(), key=lambda line: line["value"], default=None)
+
+
+def _measure(line):
+    """What a score in training is by: those of one measure compare."""
+    network = f" {line['sha256'][:8]}" if isinstance(line.get("sha256"), str) and line["sha256"] else ""
+    return printable(f"{printable(str(line.get('by')), 60)}{network}, N {line.get('count')}, real pictures "
+                     f"{str(line.get('real_fingerprint'))[:8]}", 150)
+
+
+def _evaluated(line):
+    """A row of `evaluate`'s table; None for lines of other kinds, and of pictures that the run was compared with."""
+    values, kind = line.get("values"), str(line.get("score"))
+    measures = {"sliced_wasserstein_x1e3": "sliced Wasserstein x1000", "inception": "FID",
+                "features": f"Frechet distance by {printable(str(line.get('network')), 60)}"}
+    if not isinstance(values, dict) or kind not in measures or "fake" in line:
+        return None
+    beside = {"KID x1000": _figure(values.get("kid"), 1000), **{name.replace("_", " "): _figure(values.get(name)) for name in (
+        "precision", "recall", "density", "coverage", "frechet_at_infinity")}}
+    seeds = line.get("seeds")
+    return (f"{line['step']:,}", measures[kind], line.get("of_count", line.get("count", "")),
+            _figure(values.get("mean", values.get("frechet"))), _figure(line.get("floor")), line.get("floor_count", ""),
+            ", ".join(f"{name} {value}" for name, value in beside.items() if value),
+            "-".join(map(str, seeds)) if isinstance(seeds, list) else "",
+            f"{printable(str(line.get('real')), 60)} ({str(line.get('real_fingerprint'))[:8]})")
+
+
+def _figure(value, times: int = 1) -> str:
+    return f"{value * times:.4g}" if isinstance(value, (int, float)) and abs(value) < 1e15 else ""
 
 
 def _facts(facts):
@@ -188,23 +227,27 @@ CHART = """<div id=chart><p class=row><label>show <select id=group></select></la
 <noscript>The chart and the slider need JavaScript; the numbers are in metrics.jsonl.</noscript></div>"""
 
 
-def _curves(run):
-    """Name -> [kimg, mean, least, most], each a list: means over even parts of the run, with the extremes that a mean hides."""
-    kimg = np.array(run.metrics.get("step", ())) * images_per_step(run.config) / 1000
-    series = {name: (kimg, np.array(values)) for name, values in run.metrics.items() if name not in ("step", "images")}
-    scored = sorted(scoring.curve(run.run).items())
+def _series(run):
+    """Name -> (thousands of pictures shown, values). Scores have their measure in their name: the page draws what has one name
+    in one chart."""
+    series = {}
+    scored = sorted(scoring.in_training(run.run).items())
     if scored:
-        steps, values = np.array(scored).T
-        series["score"] = steps * images_per_step(run.config) / 1000, values
-    return {printable(name, 60): _thinned(*of) for name, of in list(series.items())[:SERIES]}
+        steps, values = np.array([(step, line["value"]) for step, line in scored]).T
+        series[f"score by {_measure(scored[-1][1])}"] = steps * images_per_step(run.config) / 1000, values
+    kimg = np.array(run.metrics.get("step", ())) * images_per_step(run.config) / 1000
+    series |= {printable(name, 60): (kimg, np.array(values)) for name, values in run.metrics.items()
+               if name not in ("step", "images")}
+    return dict(list(series.items())[:SERIES])
 
 
-def _thinned(x, y):
+def _thinned(x, y, points):
+    """[kimg, mean, least, most], each a list: means over even parts of the run, with the extremes that a mean hides."""
     there = np.abs(y) < 1e30  # a name that an earlier line lacks is NaN there
     x, y = x[there], y[there]
     if not len(x):
         return [[], [], [], []]
-    starts = np.unique(np.linspace(0, len(x), min(POINTS, len(x)), endpoint=False).astype(int))
+    starts = np.unique(np.linspace(0, len(x), min(points, len(x)), endpoint=False).astype(int))
     counts = np.diff([*starts, len(x)])
     found = (np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts,
              np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts))
@@ -224,36 +267,47 @@ def _grids(runs):
 def _timeline(run, room):
     """[{kimg, step, src}] in order: the first and the newest grid, and so many even ones between as have room."""
     files = {int(file.stem): file for file in (run.run / "samples").glob("*.png") if file.stem.isdecimal()}  # others are not ours
-    steps = sorted(files)
-    while steps and not (newest := _embedded(files[steps[-1]], run.config.nets.size)):
+    steps, side = sorted(files), run.config.nets.size
+    while steps and not _embedded(files[steps[-1]], side, PX[0]):
         steps.pop()
     if not steps:
         return []
+    px, (*_, newest) = _fitting([files[step] for step in dict.fromkeys((steps[0], steps[-1]))], side, room)
     # Every 2nd, 4th ... grid: as the run goes on most of them stay the same, and are not encoded again. Some may be larger.
     stride = 1
     while len(steps) / stride * len(newest) > room:
         stride *= 2
     found = {steps[-1]: newest}
     for step in steps[:-1:stride][:GRIDS]:
-        src = _embedded(files[step], run.config.nets.size)
-        if sum(map(len, found.values())) + len(src) > max(room, 2 * len(newest)):
+        src = _embedded(files[step], side, px)
+        if sum(map(len, found.values())) + len(src) > room:
             break
         found[step] = src
     return [{"step": step, "kimg": step * images_per_step(run.config) / 1000, "src": found[step]}
             for step in sorted(found) if found[step]]
 
 
-def _embedded(file: Path, side: int) -> str:
-    """A PNG of ours as a data: address, at the size that it was before it was enlarged for the eye; "" where it is none."""
+def _fitting(files, side, room):
+    """(px, pictures): these files as _embedded has them, at the largest of PX at which they have room together."""
+    for px in PX:
+        found = [_embedded(file, side, px) for file in files]
+        if sum(map(len, found)) <= room:
+            break
+    return px, found
+
+
+def _embedded(file: Path, side: int, px: int) -> str:
+    """A PNG of ours as a data: address, at the size that it was before it was enlarged for the eye, or smaller: its longest side
+    is px at most. "" where it is none."""
     try:
         facts = file.stat()
-        return _encoded(file, facts.st_mtime_ns, facts.st_size, side) if facts.st_size < MAX_PNG_BYTES else ""
+        return _encoded(file, facts.st_mtime_ns, facts.st_size, side, px) if facts.st_size < MAX_PNG_BYTES else ""
     except NOT_PICTURES:
         return ""
 
 
 @functools.lru_cache(maxsize=512)  # a run in training writes its report at every save
-def _encoded(file, changed_ns, size_bytes, side):
+def _encoded(file, changed_ns, size_bytes, side, px):
     with Image.open(file, formats=("PNG",)) as picture:
         if picture.width * picture.height > MAX_PNG_PX:
             raise ValueError("too large")
@@ -261,7 +315,7 @@ def _encoded(file, changed_ns, size_bytes, side):
     by = enlargement(side)
     if by > 1 and small.width % by == 0 and small.height % by == 0:
         small = small.resize((small.width // by, small.height // by), Image.Resampling.NEAREST)
-    small.thumbnail((GRID_PX, GRID_PX))
+    small.thumbnail((px, px))
     written = io.BytesIO()
     small.save(written, "WEBP", quality=85, method=2)
     return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode()

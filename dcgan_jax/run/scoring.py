@@ -153,21 +153,32 @@ class Scorer:
                 f"{share:.1%} of the time)")
 
 
-def curve(run: Path) -> dict[int, float]:
-    """Step -> score in training, of those that compare with the last one. Lines of other kinds, or by other hands, are passed."""
-    found = []
+def lines_of(run: Path) -> list[dict]:
+    """scores.jsonl: scores in training and those of `evaluate`. Lines that are broken, or no score of a step, are passed."""
     if not os.path.isfile(run / FILE):
-        return {}
+        return []
+    found = []
     with (run / FILE).open(errors="replace") as lines:
         for text in iter(lambda: lines.readline(MAX_LINE), ""):
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):
                 continue
-            if (isinstance(line, dict) and line.get("score") == "training" and type(line.get("step")) is int
-                    and 0 <= line["step"] < 2**31 and type(line.get("value")) is float and math.isfinite(line["value"])):
+            if isinstance(line, dict) and type(line.get("step")) is int and 0 <= line["step"] < 2**31:
                 found.append(line)
-    return {line["step"]: line["value"] for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
+    return found
+
+
+def in_training(run: Path) -> dict[int, dict]:
+    """Step -> line of its score in training, of those that compare with the last one."""
+    found = [line for line in lines_of(run) if line.get("score") == "training" and type(line.get("value")) is float
+             and math.isfinite(line["value"])]
+    return {line["step"]: line for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
+
+
+def curve(run: Path) -> dict[int, float]:
+    """Step -> score in training, of those that compare with the last one."""
+    return {step: line["value"] for step, line in in_training(run).items()}
 
 
 def best(run: Path) -> int | None:

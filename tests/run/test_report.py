@@ -168,14 +168,56 @@ def test_a_line_that_lacks_a_name_is_no_point_of_its_curve(tmp_path):
     assert curves["never"] == [[], [], [], []]
 
 
+def scored(run, values, **facts):
+    of = {"score": "training", "by": "x", "sha256": "", "count": 5, "real_fingerprint": "0123456789abcdef"} | facts
+    run.mkdir(exist_ok=True)
+    with (run / "scores.jsonl").open("a") as lines:
+        lines.writelines(json.dumps({"step": step, "value": value} | of) + "\n" for step, value in values.items())
+
+
 def test_scores_are_a_curve_and_a_line(tmp_path):
     run = shown(tmp_path)
-    lines = [{"score": "training", "step": step, "value": value, "by": "x", "sha256": "", "count": 5, "real_fingerprint": "f"}
-             for step, value in ((1000, 90.0), (2000, 50.5), (3000, 60.0))]
-    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scored(tmp_path, {1000: 90.0, 2000: 40.0, 3000: 60.0})
+    scored(tmp_path, {2000: 50.5})  # once more, after a rollback: it counts
     text = page([run])
-    assert held(text)["runs"][0]["curves"]["score"][:2] == [[128, 256, 384], [90, 50.5, 60]]
-    assert "Best score in training: 50.50 at step 2,000" in text
+    assert held(text)["runs"][0]["curves"]["score by x, N 5, real pictures 01234567"][:2] == [[128, 256, 384], [90, 50.5, 60]]
+    assert "Best score in training, smaller is better: 50.50 at step 2,000, by x, N 5, real pictures 01234567." in text
+
+
+def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_chart(tmp_path):
+    network = {"by": "net.py:f", "sha256": "feedbeef00"}
+    runs = [shown(tmp_path / name, name) for name in "abcd"]
+    for run, facts in zip(runs, ({}, network, network, network | {"count": 50}), strict=True):
+        scored(run.run, {1000: 9.0, 2000: 8.5}, **facts)
+    text = page(runs)
+    names = [name for run in held(text)["runs"] for name in run["curves"]]  # a chart each, in report.js
+    assert names == ["score by x, N 5, real pictures 01234567", *["score by net.py:f feedbeef, N 5, real pictures 01234567"] * 2,
+                     "score by net.py:f feedbeef, N 50, real pictures 01234567"]
+    assert "".join(f"<td>{name.removeprefix('score by ')}</td>" for name in names) in text
+    assert text.count("8.50 at step 2,000") == 4
+
+
+def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
+    of = {"step": 3000, "count": 5000, "real": "<celeba>", "real_fingerprint": "0123456789abcdef", "seeds": [0, 4999]}
+    with (tmp_path / "scores.jsonl").open("w") as lines:
+        for line in (
+                of | {"score": "sliced_wasserstein_x1e3", "of_count": 4000, "floor": 6.1, "floor_count": 2000,
+                      "values": {"mean": 7.6}},
+                of | {"score": "inception", "floor": 5.25, "floor_count": 2500,
+                      "values": {"frechet": 44.47, "kid": 0.0401, "recall": 0.375}},
+                of | {"score": "features", "network": "net.py:f", "values": {"frechet": math.nan, "kid": "much"}, "seeds": 3},
+                of | {"score": "features", "network": "other", "fake": "pictures", "values": {"frechet": 1.0}},
+                of | {"score": "probe", "values": {"mean": {"D": 0.9}}}, of | {"score": "inception", "values": [1]},
+                of | {"score": ["inception"], "values": {}}, of | {"step": "3", "score": "inception", "values": {}}, [], 3):
+            lines.write(json.dumps(line) + "\n")
+        lines.write('{"score": "inception", "st\n\n' + "[" * 100_000 + "\n")
+    text = page([shown(tmp_path)])
+    table, = re.findall("<table><tr><th>step</th><th>score</th>.*?</table>", text)
+    rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    real = "&lt;celeba&gt; (01234567)"
+    assert rows == [["3,000", "sliced Wasserstein x1000", "4000", "7.6", "6.1", "2000", "", "0-4999", real],
+                    ["3,000", "FID", "5000", "44.47", "5.25", "2500", "KID x1000 40.1, recall 0.375", "0-4999", real],
+                    ["3,000", "Frechet distance by net.py:f", "5000", "", "", "", "", "", real]]
 
 
 # ---- Pictures ----
@@ -206,6 +248,25 @@ def test_the_newest_and_the_first_stay_and_the_page_is_small(tmp_path, monkeypat
     faces(tmp_path, [4000])
     after = {grid["step"] for grid in held(page([shown(tmp_path)]))["runs"][0]["grids"]}
     assert after - before <= {4000} | {*range(0, 4000, 100)} and len(before & after) >= len(before) - 1  # few are encoded anew
+
+
+@pytest.mark.parametrize("count, side", [(1, 64), (7, 128), (32, 64)])
+def test_a_page_is_below_5_mb(tmp_path, count, side):
+    steps, noise = range(0, 600, 100), np.random.default_rng(0)  # nothing is larger
+    for step in steps:
+        (tmp_path / "samples").mkdir(exist_ok=True)
+        save_grid(tmp_path / "samples" / f"{step:08d}.png", noise.integers(0, 255, (64, side, side, 3), np.uint8))
+    (tmp_path / "samples" / "00000500.png").rename(tmp_path / "reals.png")
+    metrics = {"step": [*range(1, 1001)]} | {f"number{i}": [*noise.normal(size=1000)] for i in range(30)}
+    config = replace(Config(), size=side)
+    runs = [shown(tmp_path, f"run {i}", replace(config, lr=i / 999, width=i), metrics, troubles=[(1, "g-collapsed", "w" * 900)])
+            for i in range(count)]
+    text = page(runs)
+    assert len(text) < 5e6
+    for run in held(text)["runs"]:
+        assert {grid["step"] for grid in run["grids"]} >= {0, 400} and len(run["curves"]) == 24
+        assert len(run["curves"]["number0"][0]) > 30
+        assert decoded(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces
 
 
 def test_large_grids_are_made_smaller(tmp_path):
