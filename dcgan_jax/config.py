@@ -399,6 +399,8 @@ def check(config: Config) -> None:
     target = config.loss.augment_target
     must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
     must(config.loss.augment or not target, "augment_target", target, "needs --augment")
+    must(not config.loss.augment or config.nets.g_output == "tanh", "augment", " ".join(config.loss.augment),
+         "is made for images in [-1, 1]: needs --g-output tanh")
     most = config.loss.augment_most
     must(0 < most <= 1, "augment_most", most, "must be above 0 and at most 1")
     must(target or most == 1, "augment_most", most, "needs --augment-target")

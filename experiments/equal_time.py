@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from ablations import recipe as differing
 
 from dcgan_jax.cli import parse_config
 from dcgan_jax.config import images_per_step
@@ -29,6 +30,13 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
+
+SAME = ("flags", "seed", "minutes", "count", "recipe")  # a row that agrees in these is there already
+
+
+def recipe(flags: list[str], ask) -> str:
+    """What the flags mean today: a preset may change."""
+    return "torch" if flags[0] == "torch" else differing(parse_config(["--data", ask.data, *flags]))
 
 
 def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
@@ -90,11 +98,12 @@ def main():
         parser.error("--seed behind --: say --seeds before it, which every group is run with")
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
-    done = {(row["flags"], row["seed"], row["minutes"]) for row in rows}
+    done = {tuple(row.get(name) for name in SAME) for row in rows}
     for seed in ask.seeds:
         for flags in groups:
             words = " ".join(flags)
-            if (words, seed, ask.minutes) in done:
+            same = {"flags": words, "seed": seed, "minutes": ask.minutes, "count": ask.count, "recipe": recipe(flags, ask)}
+            if tuple(same.values()) in done:
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
@@ -106,8 +115,7 @@ def main():
                 if ask.faces:
                     ask.faces.mkdir(parents=True, exist_ok=True)
                     shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
-            rows.append({"flags": words, "seed": seed, "minutes": ask.minutes, "images": images, "frechet": frechet,
-                         "kid_x1e3": kid, "sliced": sliced, "count": ask.count})
+            rows.append({**same, "images": images, "frechet": frechet, "kid_x1e3": kid, "sliced": sliced})
             with ask.out.open("a") as out:
                 out.write(json.dumps(rows[-1]) + "\n")
             print(f"| `{words}` | {seed} | {ask.minutes:g} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",

@@ -2,9 +2,10 @@
 
     python experiments/small_sets.py --data CELEBA --face-score face_score.py --kimg 400
 
-Trains --preset on the last --pictures of the set three times: as it is, with augmentations that always act, and with ones whose
-probability follows D; then scores --count faces of each against the first --count pictures of the set, which none was trained on,
-and tells how much nearer faces are to training pictures than to others (dcgan_jax.quality.scores.memorisation, in pixels).
+Trains --preset on the last --pictures of the set three times: without augmentations, with ones that always act, and with ones
+whose probability follows D, in the preset's own way where it has one; then scores --count faces of each against the first
+--count pictures of the set, which none was trained on, and tells how much nearer faces are to training pictures than to others
+(dcgan_jax.quality.scores.memorisation, in pixels).
 """
 
 import argparse
@@ -20,8 +21,8 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import memorisation
 
-WAYS = {"as it is": {}, "always": {"augment": ALL},
-        "adaptive": {"augment": ALL, "augment_target": 0.6, "augment_adapt_kimg": 100.0}}
+UNBOUND = {"augment_target": 0.0, "augment_most": 1.0}
+ADAPTIVE = {"augment": ALL, "augment_target": 0.8, "augment_adapt_kimg": 100.0}
 
 
 def main():
@@ -34,11 +35,15 @@ def main():
     parser.add_argument("--kimg", type=float, default=400.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=("none", "always", "adaptive"), default=["none", "always", "adaptive"])
     parser.add_argument("--out", type=Path, default=Path("runs/small_sets.jsonl"))
     ask = parser.parse_args()
     base = replace(PRESETS[ask.preset], kimg=ask.kimg, epochs=None, seed=ask.seed)
     base = replace(base, width=ask.width) if ask.width else base
+    if base.run.grow_kimg:
+        parser.error(f"--preset {ask.preset} grows, and this trains at one size: take another")
+    ways = {"none": {"augment": (), **UNBOUND}, "always": {"augment": ALL, **UNBOUND},
+            "adaptive": {} if base.loss.augment_target else ADAPTIVE}
     images = pack(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
     if len(images) < ask.count + ask.pictures:
         parser.error(f"{len(images)} pictures are fewer than --count and --pictures together")
@@ -46,7 +51,7 @@ def main():
     score = Score(ask.face_score, others)
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     for way in ask.ways:
-        training = Training(replace(base, **WAYS[way]), few, 1).compile()
+        training = Training(replace(base, **ways[way]), few, 1).compile()
         faces, seconds = training.run(ask.count)
         some, unseen = (np.float32(of[:1000]).reshape(1000, -1) / 255 for of in (faces, others))
         near = memorisation(some, unseen, [np.float32(few).reshape(len(few), -1) / 255], seed=0)

@@ -137,6 +137,7 @@ def test_the_valid_config_passes():
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 0.0}, "--augment-most 0"),
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 1.1}, "--augment-most 1.1"),
     ({"augment": ("color",), "augment_most": 0.3}, "--augment-most 0.3"),
+    ({"augment": ("color",), "g_output": "sigmoid"}, "--augment color"),
     ({"lr_warmup_kimg": -1.0}, "--lr-warmup-kimg -1.0"),
     ({"lr_decay": "linear", "steps": None, "epochs": 1.0}, "--lr-decay linear"),
     ({"lr_decay_share": 0.5}, "--lr-decay-share 0.5"),

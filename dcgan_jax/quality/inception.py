@@ -13,6 +13,7 @@ from jax import lax
 
 SIDE = 299  # pixels
 FEATURES = 2048
+CLASSES = 1008  # of the 2015 network's last layer, which features do not need
 BN_EPSILON = 1e-3
 LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "Mixed_5b", "Mixed_5c", "Mixed_5d",
           "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
@@ -30,8 +31,11 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def folded(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32, each BN with its running statistics inside its convolution.
 
-    Raises: ValueError naming the first array that is missing or has another shape.
+    Raises: ValueError naming the first array that is missing or has another shape, or what shows that it is another network.
     """
+    if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # all else of torchvision's is shaped alike
+        raise ValueError(f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
+                         "Inception's weights; torchvision's give other numbers")
     for name, shape in shapes().items():
         if name not in weights:
             raise ValueError(f"{name} is missing: these are not the FID Inception's weights")

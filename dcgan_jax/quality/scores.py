@@ -198,12 +198,14 @@ def frechet(one: Moments, other: Moments) -> float:
 def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, points: int = 15) -> float:
     """The Frechet distance that infinitely many fakes would have, by a line over 1 / N through `points` smaller sets.
 
-    Args: fake, (N, D) features, N at least 2 D, of which sets of N / 10 to N are drawn with `seed`. The bias by the count of
-    reals stays. Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
+    Args: fake, (N, D) features, of which sets of N / 10 to N are drawn with `seed`, of D + 1 at least: of fewer the covariance
+        has no full rank, and the bias is no line. The bias by the count of reals stays.
+    Raises: ValueError for N below 2 (D + 1). Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
     """
-    fake = _features(fake, least=20)
+    fake = np.asarray(fake)
+    fake = _features(fake, least=max(20, 2 * (fake.shape[-1] + 1)))
     random = np.random.Generator(np.random.Philox(seed))
-    counts = np.linspace(len(fake) / 10, len(fake), points).astype(int)
+    counts = np.linspace(max(len(fake) / 10, fake.shape[1] + 1), len(fake), points).astype(int)
     found = [frechet(real, moments(fake[random.permutation(len(fake))[:count]])) for count in counts]
     slope, at_infinity = np.polyfit(1 / counts, found, 1)
     return float(at_infinity)
@@ -212,12 +214,13 @@ def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, point
 def kid(real: np.ndarray, fake: np.ndarray, *, seed: int = 0, subsets: int = 100, subset_size: int = 1000) -> dict[str, float]:
     """Kernel distance: the unbiased squared MMD with the kernel (x.y / D + 1)^3. Around 0, also below, for equal distributions.
 
-    Args: real, fake, (N, D) and (M, D) features. The mean over `subsets` pairs of random subsets of subset_size, or of the
-        smaller set's size. Unlike the Frechet distance its expectation does not depend on N.
+    Args: real, fake, (N, D) and (M, D) features. The mean over `subsets` pairs of random subsets of subset_size, or, where a set
+        is no larger, of half of it, as the whole has no spread. Unlike the Frechet distance its expectation does not depend on N.
     Returns: {"kid": mean, "kid_sd": standard deviation over subsets}. Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
     """
     real, fake = _features(real, least=2), _features(fake, least=2)
-    size, random = min(subset_size, len(real), len(fake)), np.random.Generator(np.random.Philox(seed))
+    fewest, random = min(len(real), len(fake)), np.random.Generator(np.random.Philox(seed))
+    size = subset_size if fewest > subset_size else max(2, fewest // 2)
     found = []
     for _ in range(subsets):
         x, y = (features[random.permutation(len(features))[:size]] for features in (real, fake))

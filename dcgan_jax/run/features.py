@@ -35,6 +35,8 @@ class Network(NamedTuple):
             if found.ndim != 2 or len(found) != AT_ONCE or not np.issubdtype(found.dtype, np.floating):
                 raise BadInput(f"{self.name}: gave {found.dtype} {found.shape} for {AT_ONCE} pictures; it must give "
                                f"floating-point numbers, ({AT_ONCE}, D)")
+            if not np.isfinite(found[:len(some)]).all():
+                raise BadInput(f"{self.name}: gave a NaN or an infinity for pictures of {images.shape[1]} px")
             parts.append(found[:len(some)].astype(np.float32))
         return np.concatenate(parts)
 
@@ -67,7 +69,10 @@ def _own(place: str, flag: str) -> Network:
         raise BadInput(f"--{flag} {place}: {file}: {fault.strerror}") from None
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as fault:
+        raise BadInput(f"--{flag} {place}: {fault}") from None
     function = getattr(module, name, None)
     if not callable(function):
         raise BadInput(f"--{flag} {place}: {file} has no function {name}")

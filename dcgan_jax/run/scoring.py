@@ -112,10 +112,12 @@ class Scorer:
     """A run's scores while it trains. Their time is bounded: one that would pass its share is left out."""
 
     def __init__(self, config: Config, run: Path, reals: Reals, draw: Callable[[dict, dict, np.ndarray], np.ndarray]):
-        """draw: (params, stats, seeds) -> uint8 faces. Raises BadInput where what scores cannot be opened."""
+        """draw: (params, stats, seeds) -> uint8 faces. Raises BadInput where no network can be opened, or gives features."""
         self.config, self.run, self.reals, self.draw = config, run, reals, draw
         self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
         self.network = None if self.by == "sliced-wasserstein" else open_network(self.by, "score-by")
+        if self.network:  # a fault now, and not at the first score, which would lose the steps before it
+            self.network.features(reals.images[reals.chosen[:2]])
         self.seeds = np.arange(len(reals.chosen))
         self.began, self.spent_s, self.last_s = time.monotonic(), 0.0, 0.0
 

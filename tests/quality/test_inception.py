@@ -50,3 +50,5 @@ def test_weights_that_are_others_are_refused_by_name():
         inception.folded({name: array for name, array in zeros.items() if name != "Mixed_7c.branch_pool.conv.weight"})
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3.bn.bias is \(3,\), not \(32,\)"):
         inception.folded(zeros | {"Conv2d_1a_3x3.bn.bias": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="1000 classes, not 1008"):  # torchvision's are of the same names and shapes
+        inception.folded(zeros | {"fc.weight": np.zeros((1000, 2048), np.float32)})

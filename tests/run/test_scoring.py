@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dcgan_jax.config import Config, replace
+from dcgan_jax.config import BadInput, Config, replace
 from dcgan_jax.quality import scores
 from dcgan_jax.run import scoring
 from dcgan_jax.run.features import Network
@@ -99,6 +99,16 @@ def test_scores_stay_within_their_share(tmp_path, monkeypatch):
     assert not ours.has_time()
     now[0] = 240
     assert ours.has_time()  # with it 12 s of 240: 5 %
+
+
+@pytest.mark.parametrize("code, words", [
+    ("import no_such_package", "No module named 'no_such_package'"),
+    ("def f(x): return x", r"gave uint8 \(50, 16, 16, 3\)"),
+    ("import numpy\ndef f(x): return numpy.full((50, 2), numpy.nan)", "gave a NaN")])
+def test_a_network_that_gives_no_features_is_told_before_any_step(tmp_path, code, words):
+    (tmp_path / "net.py").write_text(code)
+    with pytest.raises(BadInput, match=words):
+        scorer(tmp_path, score_by=f"{tmp_path}/net.py:f")
 
 
 def test_the_best_is_of_scores_that_compare_and_of_steps_that_are_there(tmp_path):
