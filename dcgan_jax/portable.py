@@ -3,8 +3,9 @@
     import generator                              # its name there
     images = generator.load(".").sample([0, 1])   # (2, S, S, C) uint8, the faces of these seeds
 
-The folder holds generator.safetensors and config.json. `images_of` is the network, written once for whatever computes it: NumPy
-here, ONNX and StableHLO where the package exports them. `latents_of` is JAX's Threefry, bit for bit.
+The folder holds generator.safetensors, config.json, and labels.npy where the run was trained with --condition. `images_of` is
+the network, written once for whatever computes it: NumPy here, ONNX and StableHLO where the package exports them. `latents_of` is
+JAX's Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
 """
 
 import json
@@ -12,22 +13,38 @@ from pathlib import Path
 
 import numpy as np
 
+SEEDS = 2**32
+
 
 class Generator:
-    """weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them."""
+    """weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them; table: (T, A) of 0
+    and 1, what the faces of the seeds 0, 1 ... are asked to be, again and again, where the run was trained with --condition."""
 
-    def __init__(self, weights: dict[str, np.ndarray], config: dict):
+    def __init__(self, weights: dict[str, np.ndarray], config: dict, table: np.ndarray | None = None):
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
-        self.config = config
+        self.config, self.table = config, table
 
     def sample(self, seeds, labels=None) -> np.ndarray:
-        """(N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run was trained with --condition."""
-        return self.images(latents_of(seeds, self.config["latent_dim"], self.config["latent_law"]), labels)
+        """(N, S, S, C) uint8. labels: (N, A) of 0 and 1, what they are to be, where the run was trained with --condition; none:
+        by the table. Raises: ValueError."""
+        latents = latents_of(seeds, self.config["latent_dim"], self.config["latent_law"])
+        if labels is None and self.table is not None:
+            labels = self.table[np.atleast_1d(seeds) % len(self.table)]
+        return self.images(latents, labels)
 
     def images(self, latents, labels=None) -> np.ndarray:
-        """The same of latents (N, latent_dim)."""
+        """The same of latents (N, latent_dim), of which labels must tell where the run was trained with --condition."""
         latents = np.asarray(latents, np.float32)
-        labels = None if labels is None else np.asarray(labels, np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.config["latent_dim"]:
+            raise ValueError(f"latents {latents.shape}: give (N, {self.config['latent_dim']})")
+        asked = self.config.get("condition") or None  # older exports do not tell
+        if asked is None and labels is not None:
+            raise ValueError("labels: none can be given, the run was trained without --condition")
+        if asked is not None:
+            shape = (len(latents), len(asked.split(",")))
+            if np.shape(labels) != shape:
+                raise ValueError(f"labels {np.shape(labels)}: give {shape} of 0 and 1, what each is to be: {asked}")
+            labels = np.asarray(labels, np.float32)
         return np.rint(255 * images_of(NumPy, self.config, self.weights, latents, labels)).astype(np.uint8)
 
 
@@ -35,15 +52,22 @@ def load(folder: str | Path) -> Generator:
     """The generator of an export's folder. Needs safetensors."""
     from safetensors.numpy import load_file
 
-    return Generator(load_file(Path(folder, "generator.safetensors")), json.loads(Path(folder, "config.json").read_text()))
+    weights, table = load_file(Path(folder, "generator.safetensors")), Path(folder, "labels.npy")
+    return Generator(weights, json.loads(Path(folder, "config.json").read_text()), np.load(table) if table.exists() else None)
 
 
 # ---- Seeds to latents ----
 
 
 def latents_of(seeds, latent_dim: int, law: str) -> np.ndarray:
-    """(N, latent_dim) float32 of whole seeds from 0 to 2**32 - 1: jax.random.uniform or normal of jax.random.key(seed)."""
-    seeds = np.atleast_1d(np.asarray(seeds, np.uint32))
+    """(N, latent_dim) float32 of whole seeds from 0 to 2**32 - 1: jax.random.uniform or normal of jax.random.key(seed).
+
+    Raises: ValueError for other seeds.
+    """
+    seeds = np.atleast_1d(seeds)
+    if seeds.ndim != 1 or seeds.dtype.kind not in "iu" or (seeds.size and not 0 <= seeds.min() <= seeds.max() < SEEDS):
+        raise ValueError(f"seeds: give whole numbers from 0 to {SEEDS - 1}")
+    seeds = seeds.astype(np.uint32)
     bits = np.bitwise_xor(*_threefry(np.zeros_like(seeds)[:, None], seeds[:, None], np.zeros((1, latent_dim), np.uint32),
                                      np.arange(latent_dim, dtype=np.uint32)[None]))
     share = ((bits >> np.uint32(9)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)  # [0, 1)

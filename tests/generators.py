@@ -1,11 +1,13 @@
 """Every way in which a generator can differ, with weights like those of training: what exports are tested on."""
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from tiny import fresh_state, tiny
+from toy_run import CACHE, train_toy
 
 from dcgan_jax.config import Config, conditions, flat
 from dcgan_jax.gan.models import Generator
@@ -70,3 +72,11 @@ def drawn(way: str) -> Drawn:
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
     images = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
     return Drawn(config, weights_of(params, stats), latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
+
+
+@functools.cache
+def asked_run() -> Path:
+    """A conditional run of four steps; only read."""
+    done = train_toy(CACHE / "asked", "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
+    assert done.code == 0, done
+    return CACHE / "asked" / "article"

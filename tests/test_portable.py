@@ -9,7 +9,7 @@ from generators import WAYS, drawn
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan.sampling import seed_latents
-from dcgan_jax.portable import NumPy, images_of, latents_of
+from dcgan_jax.portable import Generator, NumPy, images_of, latents_of
 
 SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 
@@ -32,4 +32,32 @@ def test_latents_are_jaxs(law):
     if law == "uniform":
         np.testing.assert_array_equal(ours, theirs)
     else:  # a logarithm and a root may round another way
-        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-7)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_labels_are_the_tables_unless_told():
+    it = drawn("article, asked")
+    table = np.uint8([[0, 0], [0, 1], [1, 1]])
+    gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
+    np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
+    assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
+
+
+@pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])
+def test_seeds_that_are_none_are_one_line(seeds):
+    with pytest.raises(ValueError, match="^seeds: give whole numbers from 0 to 4294967295$"):
+        latents_of(seeds, 4, "uniform")
+
+
+@pytest.mark.parametrize(("way", "ask", "says"), [
+    ("article", lambda gan: gan.images(np.zeros((3, 7))), r"latents \(3, 7\): give \(N, 100\)"),
+    ("article", lambda gan: gan.images(np.zeros(100)), r"latents \(100,\): give"),
+    ("article", lambda gan: gan.sample(0, [[1]]), "labels: none can be given"),
+    ("article, asked", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
+    ("article, asked", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
+])
+def test_what_cannot_be_drawn_is_one_line(way, ask, says):
+    it = drawn(way)
+    with pytest.raises(ValueError, match=says) as fault:
+        ask(Generator(it.weights, it.flat))
+    assert "\n" not in str(fault.value)
