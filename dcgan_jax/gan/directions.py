@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan.latents import from_normal
-from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.models import Generator, g_widths
 
 RIDGE = 1e-2  # of the fit, in mean squared lengths of a point's coordinate times the count of points
 DAMPING = 0.05  # of the other attributes' slopes, in squares of the mean slope
@@ -23,6 +23,7 @@ def of_attributes(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Slopes are a ridge regression of all scores on the points; a direction is the shortest one whose slopes are 1 for its own
     attribute and 0 for the others, damped, so that attributes that no direction parts, as a beard and a moustache, share theirs.
     Args: points (N, L) normal latents; scores (N, A) real, how much of each attribute the face of each point has.
+    Returns: rows of zeros for attributes that never vary.
     Source: conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.2, there one pair at a time.
     """
     points, scores = points.astype(np.float64), scores.astype(np.float64)
@@ -32,7 +33,7 @@ def of_attributes(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
     ridge = RIDGE * np.trace(squares) / len(squares)
     slopes = np.linalg.solve(squares + ridge * np.eye(len(squares)), centred.T @ scores).T  # (A, L)
     gram = slopes @ slopes.T
-    damping = DAMPING * np.trace(gram) / len(gram)
+    damping = max(DAMPING * np.trace(gram) / len(gram), 1e-30)
     return _unit(np.linalg.solve(gram + damping * np.eye(len(gram)), slopes))
 
 
@@ -68,7 +69,9 @@ def factorised(params: dict, stats: dict, nets: Nets, count: int) -> tuple[np.nd
 def first_features(nets: Nets) -> Callable[..., jax.Array]:
     """f(params, stats, points (B, L), labels (B, A) or None) -> (B, F) float32: what G's first up-sampling gives, normalised.
     Pure: jit it."""
-    generator, layer = Generator(nets), "up1_norm" if nets.g_norm == "batch" else "up1"
+    generator = Generator(nets)
+    # With one level only, what up-samples first draws the image.
+    layer = "image" if len(g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
 
     def features(params, stats, points, labels=None):
         _, found = generator.apply({"params": params, "batch_stats": stats}, from_normal(points, nets), False, labels,

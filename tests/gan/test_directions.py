@@ -42,6 +42,7 @@ def test_an_attribute_that_never_varies_has_a_direction_that_is_finite():
     points = RNG.normal(size=(100, 5))
     scores = np.stack([points[:, 0], np.ones(100)], 1)
     assert np.isfinite(of_attributes(points, scores)).all()
+    assert not of_attributes(points, scores[:, [1, 1]]).any()
 
 
 def test_the_strongest_variation_comes_first():
@@ -89,6 +90,15 @@ def test_first_features_are_those_on_the_way_to_the_image(preset):
                                     mutable="intermediates")
     [x] = seen["intermediates"][layer]["__call__"]
     np.testing.assert_allclose(found, x.reshape(3, -1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_generator_of_one_level_draws_the_image_with_its_first_features():
+    config = tiny("article", base_px=8)
+    nets, state = config.nets, fresh_state(config)
+    points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
+    found = first_features(nets)(state.ema_params, state.ema_stats, points)
+    images = Generator(nets).apply({"params": state.ema_params, "batch_stats": state.ema_stats}, from_normal(points, nets), False)
+    np.testing.assert_allclose(np.tanh(found), images.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 
 def test_signs_are_no_accident():
