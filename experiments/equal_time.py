@@ -3,9 +3,10 @@
     python experiments/equal_time.py --data CELEBA --face-score face_score.py --minutes 10 -- --preset best32 -- --preset article
 
 Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
---torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache, unless
---warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves. Then --count faces of the seeds 0, 1 ... are
-scored by --face-score against as many first pictures of the pack, and by our sliced Wasserstein.
+--torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache,
+unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves (with --score-every-kimg its best
+checkpoint counts). Then --count faces of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the
+pack, and by our sliced Wasserstein.
 """
 
 import argparse
@@ -59,8 +60,9 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
         if process.wait(300):
             raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}") from None
     faces = folder / "faces.npy"
-    subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces],
-                   check=True)
+    which = ["--step", "best"] if config.output.score_every_kimg else []
+    subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces,
+                    *which], check=True)
     steps = sum(list_steps(run)[-1] for run in (folder / "run", folder / "run" / "half") if run.exists())
     return faces, steps * images_per_step(config), packed
 
