@@ -6,10 +6,12 @@ const LAST_SEED = 2 ** 32 - 1;
 const $ = (id) => document.getElementById(id);
 const began = performance.now();
 
-function fail(words) {
+function say(words, kind = "") {
   $("status").textContent = words;
-  $("status").className = "wrong";
+  $("status").className = kind;
 }
+
+const fail = (words) => say(words, "wrong");
 
 async function fetched(file) {
   const answer = await fetch(file);
@@ -57,6 +59,23 @@ async function network(page) {
       if (kind === "wasm") throw fault;
     }
   }
+}
+
+/** Saves pictures, rows of so many, as one PNG, each of their pixels so many times. */
+function save(name, canvases, columns, scale) {
+  const side = canvases[0].width * scale, sheet = document.createElement("canvas");
+  sheet.width = columns * side;
+  sheet.height = Math.ceil(canvases.length / columns) * side;
+  const context = sheet.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  canvases.forEach((canvas, i) => context.drawImage(canvas, (i % columns) * side, Math.floor(i / columns) * side, side, side));
+  sheet.toBlob((blob) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
 }
 
 function paint(canvas, page, values, i) {
@@ -141,7 +160,7 @@ async function main() {
   }
 
   // One drawing at a time; what is asked for meanwhile is drawn when it ends.
-  let drawing = null, again = false, first = true, lastGrid = "";
+  let drawing = null, again = false, speed = "", lastGrid = "";
   async function show() {
     for (const id of ["seed", "from", "to", "share"]) if (document.activeElement !== $(id)) $(id).value = state[id];
     document.querySelectorAll("[data-slider]").forEach((slider) => { slider.value = state.steps[slider.dataset.slider]; });
@@ -153,17 +172,19 @@ async function main() {
         again = false;
         const grid = JSON.stringify([state.seed, state.asked]);
         const perSecond = grid === lastGrid ? null : await drawGrid();
-        lastGrid = grid;
         await drawFace();
+        lastGrid = grid;
         if (perSecond) {
-          const since = first ? `first faces after ${((performance.now() - began) / 1000).toFixed(1)} s, ` : "";
-          $("status").textContent = `${since}${Math.round(perSecond)} faces a second by ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
-          first = false;
+          const since = speed ? "" : `first faces after ${((performance.now() - began) / 1000).toFixed(1)} s, `;
+          speed = `${Math.round(perSecond)} faces a second by ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
+          say(since + speed);
+        } else if ($("status").className) { // what went wrong before has not now
+          say(speed);
         }
       } while (again);
+      document.body.dataset.shown = location.hash; // for tests: what is on the page
     })().catch((fault) => fail(`${fault}`)).finally(() => { drawing = null; });
     await drawing;
-    document.body.dataset.shown = location.hash; // for tests: what is on the page
   }
 
   for (const id of ["seed", "from", "to"]) {
@@ -182,23 +203,13 @@ async function main() {
     show();
   });
   $("copy").addEventListener("click", async () => {
-    await navigator.clipboard?.writeText(location.href).then(() => { $("status").textContent = "link copied"; },
-      () => { $("status").textContent = "the address of this page is the link"; });
+    // Browsers have no clipboard for pages that come by http from another machine.
+    const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+    say(copied ? "link copied" : "the address of this page is the link: copy it from there");
   });
-  $("download").addEventListener("click", () => {
-    const scale = 4, side = page.size * scale, sheet = document.createElement("canvas");
-    sheet.width = sheet.height = 4 * side;
-    const context = sheet.getContext("2d");
-    context.imageSmoothingEnabled = false;
-    cells.forEach((cell, i) => context.drawImage(cell.firstChild, (i % 4) * side, Math.floor(i / 4) * side, side, side));
-    sheet.toBlob((blob) => {
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = `faces-${state.seed}.png`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
-  });
+  $("download").addEventListener("click", () => save(`faces-${state.seed}.png`, cells.map((cell) => cell.firstChild), 4, 4));
+  $("save").addEventListener("click", () =>
+    save(`face-${state.from}-${state.to}-${state.share}.png`, [$("face")], 1, Math.max(4, 512 / page.size)));
   page.directions.forEach(({ name }, i) => {
     const label = document.createElement("label"), slider = document.createElement("input"), words = document.createElement("span");
     words.textContent = name.replaceAll("_", " ");
