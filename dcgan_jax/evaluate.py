@@ -22,11 +22,11 @@ from dcgan_jax.gan.sampling import draw_images, labels_of
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.loaded import pictures_of
 from dcgan_jax.quality import scores
-from dcgan_jax.quality.probe import fitted, linear_probe, told
+from dcgan_jax.quality.probe import TESTED, fit_and_test, fitted, linear_probe, told
 from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
 
-FITTED, TESTED = 4000, 2000  # pictures of a probe
 SHOWN = 12  # samples beside their nearest training pictures
+FEWEST = 12  # images of a score by features: each half of the real ones has more than the neighbours that are looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluate:
     run: str
     """the run's folder, as runs/article; or pictures in its place: a folder, .zip or .npy of squares, all of one size"""
     against: str = ""
-    """another run, or other pictures, scored too: says whether the difference is more than noise"""
+    """another run, or other pictures, scored too; with --repeats it says whether the difference is more than noise"""
     data: str = ""
     """real pictures; empty: those the run was trained on"""
     split: Split | None = None
@@ -59,12 +59,12 @@ class Evaluate:
     step: int | Literal["best"] | None = None
     """checkpoint to score; none: the newest; best: by the scores of its training"""
     inception: str = ""
-    """the FID Inception's weights, pt_inception-2015-12-05-6726825d.pth or its arrays as .npz or .safetensors; download: from
-    GitHub, 95 MB, once; empty: no FID"""
+    """the FID Inception's weights, pt_inception-2015-12-05-6726825d.pth or its arrays as .npz or .safetensors; download:
+    PyTorch's cache, or from GitHub, 95 MB, once; empty: no FID"""
     features: str = ""
     """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D), run as it is"""
     infinity: bool = False
-    """also the Frechet distance that infinitely many faces would have, by a line over 1 / N"""
+    """also the Frechet distance of infinitely many faces, by a line over 1 / N; takes twice as many faces as features"""
     neighbours: bool = False
     """also the training pictures nearest to the run's faces, as neighbours.png in the run and numbers"""
     probe: bool = False
@@ -96,6 +96,10 @@ def main() -> int:
                        f"{2**32 - 1}")
     if ask.infinity and not (ask.inception or ask.features):
         raise BadInput("--infinity: needs --inception or --features")
+    if ask.count < FEWEST and (ask.inception or ask.features):
+        raise BadInput(f"--count {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
+    if ask.against and os.path.realpath(ask.against) == os.path.realpath(ask.run):
+        raise BadInput(f"--against {ask.against}: is --run itself")
     networks = [features.open_network(_inception(ask.inception), "inception")] if ask.inception else []
     networks += [features.open_network(ask.features, "features")] if ask.features else []
     places = [place for place in (ask.run, ask.against) if place]
@@ -141,17 +145,19 @@ def main() -> int:
             gap, half = scores.interval_of_difference(*by_side.values())
             print(f"{score}: {sides[0].name} - {sides[1].name}: {gap:.2f} +- {half:.2f}: "
                   + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs"))
+    of = {"real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"], "seed": ask.seed,
+          "networks": {network.name: network.sha256 for network in networks}} | sides[0].facts
     if ask.neighbours:
         line, said = _neighbours(ask, networks, packed, sides[0])
-        lines.append(line | sides[0].facts)
+        lines.append(line | of)
         print(said)
     if ask.probe:
         line, said = _probe(ask, packed, sides[0])
-        lines.append(line | sides[0].facts)
+        lines.append(line | of)
         print(said)
     if ask.asked:
         line, said = _asked(ask, networks, packed, sides[0])
-        lines.append(line | sides[0].facts)
+        lines.append(line | of)
         print(said)
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sides[0].config else None
     if file:
@@ -178,7 +184,12 @@ def _append(file, lines, is_asked):
 
 
 def _inception(place: str) -> str:
-    return str(download.download(download.INCEPTION, cache_dir() / "weights")) if place == "download" else place
+    if place != "download":
+        return place
+    # pytorch-fid and torch-fidelity leave them there; features.py checks the hash that the name promises.
+    torch = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    there = Path(torch) / "hub" / "checkpoints" / download.INCEPTION.name
+    return str(there if there.is_file() else download.download(download.INCEPTION, cache_dir() / "weights"))
 
 
 def _is_run(place: str) -> bool:
@@ -249,6 +260,10 @@ def _sliced(ask, packed, chosen, side, first):
 def _by_features(ask, network, packed, chosen, side, first):
     keep = ask.count if ask.infinity else scoring.SOME
     real = scoring.reference(network, scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references"), keep)
+    least = 2 * (real.some.shape[1] + 1)
+    if ask.infinity and ask.count < least:
+        raise BadInput(f"--infinity --count {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
+                       f"{least} images at least")
 
     def parts() -> Iterator[np.ndarray]:
         for some in scoring.in_parts(np.arange(ask.count)):
@@ -261,12 +276,14 @@ def _by_features(ask, network, packed, chosen, side, first):
     distance = "FID" if network.name == "inception" else f"Frechet distance by {network.name}"
     if ask.infinity:
         values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, fake.some, seed=ask.seed)
-    said = (f"{distance} {values['frechet']:.2f} (floor {floor:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
+    said = (f"{distance}{_at(side)}, N {ask.count}, {_which(side, first, ask.count)}, resize {network.resize}: "
+            f"{values['frechet']:.2f} (floor {floor:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
             f"{1e3 * values['kid_sd']:.2f}, " + ", ".join(
                 f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
             + (f", {distance} at infinity {values['frechet_at_infinity']:.2f}" if ask.infinity else ""))
     return {"score": "inception" if network.name == "inception" else "features", "network": network.name,
             "network_sha256": network.sha256, "resize": network.resize, "floor": floor, "floor_count": half,
+            "of_count": len(fake.some[:scoring.SOME]),  # what KID, precision, recall, density and coverage are of
             "values": values}, said
 
 
@@ -290,13 +307,15 @@ def _neighbours(ask, networks, packed, side):
     training, fresh = kept(len(images), most), held_out(len(images), most)
     if not len(fresh):
         raise BadInput(f"--neighbours: {ask.run} held no pictures out (--held-out {most} of {len(images)}) to compare with")
+    fresh = fresh[:min(scoring.PART // 2, len(training))]  # a part of the training pictures has as many at least
     samples = side.draw(ask.seed, min(ask.count, scoring.PART))
     spaces = {"pixels": lambda some: some.reshape(len(some), -1).astype(np.float32) / 255}
     # In a network's features as many training pictures as asked for: all would take hours.
     spaces |= {network.name: network.features for network in networks}
     values, rows = {}, [samples]
     for name, space in spaces.items():
-        looked_at = training if name == "pixels" else training[order(ask.seed, 0, len(training))[:ask.count]]
+        few = training[order(ask.seed, 0, len(training))[:max(ask.count, len(fresh))]]
+        looked_at = training if name == "pixels" else few
         found = scores.memorisation(space(samples), space(images[fresh]),
                                     (space(some) for some in scoring.parts_of(images, looked_at)), seed=ask.seed)
         values[name] = {"to_training_over_to_held_out": found.ratio, "samples_over_held_out_to_training": found.to_training,
@@ -322,12 +341,8 @@ def _neighbours(ask, networks, packed, side):
 
 def _probe(ask, packed, side):
     """Accuracy on pictures that the probe was not fitted to; D has seen most of them, but no attribute."""
-    names = packed.index["attributes"]
-    if not names:
-        raise BadInput(f"--probe: {packed.index['source']['name']} come without attributes; give --data that has some, as CelebA "
-                       "with list_attr_celeba.txt or drawn faces")
-    values = labels(packed, "all")[1]
-    fit, test = _fit_and_test(ask, values)
+    fit, test = _fit_and_test(ask, packed)
+    names, values = labels(packed, "all")
     config, run = side.config, Path(ask.run)
     shapes = jax.eval_shape(lambda: init_state(config))
     like = checkpoints.placed(shapes)
@@ -338,18 +353,18 @@ def _probe(ask, packed, side):
     accuracy = {name: dict(zip(names, map(float, one.accuracy), strict=True)) for name, one in found.items()}
     accuracy["most frequent"] = dict(zip(names, map(float, found["D"].most_frequent), strict=True))
     means = {name: float(np.mean(list(values.values()))) for name, values in accuracy.items()}
-    balanced = {name: float(np.nanmean(one.balanced)) for name, one in found.items()}
+    balanced = {name: None if np.isnan(one.balanced).all() else float(np.nanmean(one.balanced)) for name, one in found.items()}
     rows = [f"{'attribute':22}" + "".join(f"{name:>15}" for name in accuracy)]
     rows += [f"{name:22}" + "".join(f"{values[name]:15.3f}" for values in accuracy.values()) for name in names]
     rows += [f"{'mean':22}" + "".join(f"{value:15.3f}" for value in means.values())]
-    rows += [f"{'balanced mean':22}" + "".join(f"{value:15.3f}" for value in balanced.values()) + f"{0.5:15.3f}"]
+    rows += [f"{'balanced mean':22}" + "".join(f"{'none' if value is None else f'{value:.3f}':>15}"
+                                               for value in balanced.values()) + f"{0.5:15.3f}"]
     return {"score": "probe", "fitted": len(fit), "tested": len(test), "values": {
         "accuracy": accuracy, "mean": means, "balanced_mean": balanced}}, "\n".join(rows)
 
 
-def _fit_and_test(ask, values):
-    """Positions of the pictures that a probe is fitted to, and of others."""
-    return np.split(order(ask.seed, 0, len(values))[:FITTED + TESTED], [min(FITTED, len(values) * 2 // 3)])
+def _fit_and_test(ask, packed):
+    return fit_and_test(order(ask.seed, 0, len(packed.images)), packed.index["attributes"], packed.index["source"]["name"])
 
 
 def _seen_by(config, state):
@@ -378,8 +393,8 @@ def _asked(ask, networks, packed, side):
     names = conditions(side.config.nets)
     if not names:
         raise BadInput(f"--asked: {ask.run} was trained without --condition")
+    fit, test = _fit_and_test(ask, packed)
     values = labels(packed, side.config.nets.condition)[1]
-    fit, test = _fit_and_test(ask, values)
     untrained = _untrained(side.config)
     by, see = (networks[-1].name, networks[-1].features) if networks else (
         "an untrained D and pixels", lambda images: np.concatenate([untrained(images), _pixels(images)], 1))
@@ -388,9 +403,11 @@ def _asked(ask, networks, packed, side):
     wanted = side.asked(ask.seed, count)
     found = {"faces": told(margins(see(side.draw(ask.seed, count))), wanted, values[fit]),
              "real pictures": told(margins(see(packed.images[test])), values[test], values[fit])}
-    balanced = {name: dict(zip(names, map(float, one.balanced), strict=True)) for name, one in found.items()}
-    rows = [f"{'balanced accuracy of':22}" + "".join(f"{name:>15}" for name in balanced)]
-    rows += [f"{name:22}" + "".join(f"{of[name]:15.3f}" for of in balanced.values()) for name in names]
+    rows = [f"{'balanced accuracy of':22}" + "".join(f"{name:>15}" for name in found)]
+    rows += [f"{name:22}" + "".join(f"{of.balanced[i]:15.3f}" for of in found.values()) for i, name in enumerate(names)]
+    # NaN, where all or none of the tested have an attribute, is no JSON.
+    balanced = {of: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
+                for of, one in found.items()}
     said = f"{side.name}: what was asked for, found in {count} faces by {by} (0.5: by chance)\n" + "\n".join(rows)
     return {"score": "asked", "by": by, "fitted": len(fit), "tested": len(test), "faces": count, "values": balanced}, said
 

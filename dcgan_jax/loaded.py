@@ -77,6 +77,9 @@ class LoadedRun:
     def labels(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None) -> np.ndarray | None:
         """(N, A) uint8: what the faces of the seeds are asked to be; None where the run is not conditional."""
         asked = labels_of(self._table, _seeds(seeds))
+        exclusive = asked is not None and asked.shape[1] > 1 and (self._table.sum(1) == 1).all()  # a folder for each class
+        if exclusive and 1 in (condition or {}).values():
+            asked[:] = 0
         for name, value in (condition or {}).items():
             about = f"--condition {printable(name, 100)}"
             if asked is None:

@@ -84,9 +84,13 @@ def test_a_folder_for_each_class(tmp_path):
         folder = tmp_path / "pets" / ("cats" if i % 3 else "dogs")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(face).save(folder / f"{i}.png")
-    flags = ("--data", tmp_path / "pets", "--condition", "dogs", "--no-tensorboard")
+    flags = ("--data", tmp_path / "pets", "--condition", "all", "--no-tensorboard")
     assert train_toy(tmp_path / "runs", *flags, steps=4).code == 0
-    assert abs(state_at(tmp_path / "runs" / "article", 4)["labels"].mean() - 1 / 3) < 0.05
+    assert np.abs(state_at(tmp_path / "runs" / "article", 4)["labels"].mean(0) - (2 / 3, 1 / 3)).max() < 0.05
+    gan = dcgan_jax.load(tmp_path / "runs" / "article")
+    assert gan.attributes == ("cats", "dogs")
+    assert (gan.labels(range(20)).sum(1) == 1).all()
+    assert (gan.labels(range(20), {"dogs": 1}) == (0, 1)).all()  # and no cat that is a dog
 
 
 # ---- Bad input ----

@@ -5,9 +5,10 @@ import inception_inputs
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import DATA, call, copied, files, refusal, whole
+from toy_run import DATA, call, copied, files, refusal, train_toy, whole
 
 from dcgan_jax import evaluate, sample
+from dcgan_jax.data import download
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import draw_images
@@ -116,7 +117,8 @@ def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, t
     assert line["network_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
     assert {"frechet", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
     assert line["values"]["frechet"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
-    for part in (f"FID {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
+    of = "FID, step 12, N 12, seeds 0..11, resize TensorFlow 1 bilinear to 299 px"
+    for part in (f"{of}: {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
         assert part in said
 
 
@@ -135,6 +137,9 @@ import numpy as np
 def features(images):  # (B, S, S, 3) uint8 -> the means of 4 x 4 blocks
     b, s, _, c = images.shape
     return images.reshape(b, 4, s // 4, 4, s // 4, c).mean((2, 4)).reshape(b, -1)
+def coarse(images):  # of each half of each side
+    b, s, _, c = images.shape
+    return images.reshape(b, 2, s // 2, 2, s // 2, c).mean((2, 4)).reshape(b, -1)
 def three(images):
     return images[:3]
 """
@@ -147,11 +152,26 @@ def net(tmp_path):
 
 
 def test_a_network_of_ones_own_is_told_by_place_and_hash(run, net, tmp_path):
+    net = net.replace("features", "coarse")
     said, (_, line) = scored(run, "--count", 40, "--features", net, "--infinity")
     assert (line["score"], line["network"]) == ("features", net)
     assert line["network_sha256"] == hashlib.sha256(NET.encode()).hexdigest()
     assert line["values"].keys() >= {"frechet", "kid", "coverage", "frechet_at_infinity"}
-    assert f"Frechet distance by {net} {line['values']['frechet']:.2f}" in said
+    assert f"Frechet distance by {net}, step 12, N 40, seeds 0..39, resize its own: {line['values']['frechet']:.2f}" in said
+    assert line["of_count"] == 40
+
+
+def test_counts_that_a_network_cannot_score_are_one_line(run, net):
+    assert "need 12 images" in refusal(evaluate, "--run", run, "--count", 11, "--features", net)
+    assert "98 images at least" in refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
+
+
+def test_the_inception_is_taken_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    there = tmp_path / "hub" / "checkpoints" / download.INCEPTION.name
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"PK")
+    assert f"{there}: is no .npz" in refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
 
 
 @pytest.mark.parametrize("place, says", [
@@ -189,10 +209,12 @@ def test_two_sides_differ_or_it_is_called_noise(run, net, tmp_path):
 
 @pytest.mark.parametrize("arguments, says", [
     (("--against", "big.npy", "--data", DATA), "do not compare"), (("--repeats", 0), "--repeats 0"),
-    (("--infinity",), "--infinity"), (("--crop", "torch"), "--crop torch"), (("--neighbours", "--data", DATA), "--neighbours")])
+    (("--infinity",), "--infinity"), (("--against", "{run}/"), "is --run itself"), (("--crop", "torch"), "--crop torch"),
+    (("--neighbours", "--data", DATA), "--neighbours")])
 def test_sides_that_do_not_compare_are_one_line(run, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))
+    arguments = [str(argument).format(run=run) for argument in arguments]
     assert says in refusal(evaluate, "--run", run, "--count", 20, *arguments)
 
 
@@ -228,3 +250,15 @@ def test_d_as_a_representation_is_a_table(run):
     assert values["mean"].keys() == {"D", "untrained D", "pixels", "most frequent"}
     assert all(0 <= share <= 1 for one in values["accuracy"].values() for share in one.values())
     assert "balanced mean" in said and all(name in said for name in values["accuracy"]["D"])
+
+
+def test_what_none_of_the_tested_pictures_have_is_null(tmp_path):
+    """Not NaN, which is no JSON."""
+    assert train_toy(tmp_path, "--condition", "Smiling,Goatee", "--no-tensorboard", steps=4).code == 0
+    run = tmp_path / "article"
+    asked = ("--run", run, "--asked", "--data", "drawn:20")
+    assert call(evaluate, *asked, "--count", 20).code == 0
+    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert line["values"]["real pictures"]["Goatee"] is None
+    assert line["values"]["real pictures"]["Smiling"] >= 0
+    assert "--data: 10 drawn faces: too few" in refusal(evaluate, *asked[:-1], "drawn:10", "--count", 10)

@@ -1,10 +1,14 @@
 """A linear probe: how much of known attributes a straight line in some features tells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dcgan_jax.config import BadInput
+
+FITTED, TESTED = 4000, 2000  # pictures
+FEWEST = 20  # of both together: of fewer, all or none have most attributes
 STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge, in mean squared lengths of a standardised row
 
 
@@ -14,6 +18,21 @@ class Probe(NamedTuple):
     accuracy: np.ndarray  # (A,) share told rightly
     balanced: np.ndarray  # (A,) mean of that share among those that have it and those that do not; NaN where all are alike
     most_frequent: np.ndarray  # (A,) accuracy of always saying what most of the fitted ones are
+
+
+def fit_and_test(mixed: np.ndarray, attributes: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The positions of the pictures that a probe is fitted to, and of others to test it on.
+
+    Args: mixed, all positions in random order; attributes, those that the pictures have; name, what they are called.
+    Raises: BadInput where they are too few, or have none.
+    """
+    if not attributes:
+        raise BadInput(f"--data: {name} come without attributes, which a probe learns; give pictures that have some: CelebA with "
+                       "list_attr_celeba.txt, drawn faces, or a folder for each class")
+    if len(mixed) < FEWEST:
+        raise BadInput(f"--data: {name}: too few to fit a probe to and to test it; give {FEWEST} or more")
+    fitted_to = min(FITTED, len(mixed) * 2 // 3)
+    return mixed[:fitted_to], mixed[fitted_to:FITTED + TESTED]
 
 
 def linear_probe(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray) -> Probe:

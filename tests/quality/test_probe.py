@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from dcgan_jax.quality.probe import linear_probe
+from dcgan_jax.config import BadInput
+from dcgan_jax.quality.probe import fit_and_test, linear_probe
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(700, 30)) * np.logspace(-2, 2, 30) + 5  # of all sizes
@@ -50,3 +51,16 @@ def test_an_attribute_that_all_have_has_no_balance():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="features"):
         linear_probe(X[:400], LABELS[:399], X[400:], LABELS[400:])
+
+
+@pytest.mark.parametrize("count, sizes", [(20, (13, 7)), (85, (56, 29)), (5000, (3333, 1667)), (9000, (4000, 2000))])
+def test_no_picture_is_both_fitted_to_and_tested_on(count, sizes):
+    fit, test = fit_and_test(RANDOM.permutation(count), ["Male"], "faces")
+    assert (len(fit), len(test)) == sizes
+    assert len({*fit, *test}) == sum(sizes)
+
+
+@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "--data: faces: too few"), (20, [], "without attributes")])
+def test_pictures_that_teach_nothing_are_refused(count, attributes, says):
+    with pytest.raises(BadInput, match=says):
+        fit_and_test(np.arange(count), attributes, "faces")
