@@ -19,10 +19,9 @@ from dcgan_jax.data.pack import decode_one, labels, nearest
 from dcgan_jax.gan import directions, latents
 from dcgan_jax.gan.inversion import inversion_step
 from dcgan_jax.loaded import LoadedRun, load, pictures_of
-from dcgan_jax.quality.probe import fitted, told
+from dcgan_jax.quality.probe import fit_and_test, fitted, told
 from dcgan_jax.run import pictures, workdir
 
-FITTED, TESTED = 4000, 1000  # real pictures of a probe
 DRAWN = 4000  # faces that directions are fitted to
 MEASURED = 256  # faces that are moved along each direction, to see what changes
 STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
@@ -130,6 +129,8 @@ def main() -> int:
         print("python -m dcgan_jax.explore COMMAND --run RUN, where COMMAND is one of (each with a --help of its own):\n")
         print("\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()))
         return 0
+    if name.startswith("-"):
+        raise BadInput(f"{printable(name, 100)}: a command comes first: {', '.join(COMMANDS)}")
     if name not in COMMANDS:
         raise BadInput(f"{printable(name, 100)}: is no command; {nearest(name, tuple(COMMANDS))}")
     ask = cli.parse(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
@@ -138,6 +139,7 @@ def main() -> int:
     if out.suffix not in suffixes:
         raise BadInput(f"--out {ask.out}: ends in {' or '.join(suffixes)}")
     gan = load(ask.run, ask.step)
+    _make_room(out)
     numbers = EXPLORERS[type(ask)](ask, gan, out)
     of = {"command": name, "run": ask.run, "step": gan.step, "preset": gan.config.run.preset, "condition": ask.condition}
     workdir.write_json(out.with_suffix(".json"), of | numbers)
@@ -161,7 +163,7 @@ def truncate(ask: Truncate, gan: LoadedRun, out: Path) -> dict:
     spread = [float(gan.images(gan.latents(many, cut), _labels(gan, ask, many)).std(0, dtype=np.float64).mean())
               for cut in cuts]
     rows = [(f"seed {seed}", np.stack([some[i] for some in faces])) for i, seed in enumerate(seeds)]
-    _save(out, f"{gan.name}, step {gan.step:,}: latents cut to magnitudes", rows, [f"{cut:g}" for cut in cuts])
+    _save(ask, gan, out, "latents cut to magnitudes", rows, [f"{cut:g}" for cut in cuts])
     return {"seeds": seeds.tolist(), "truncations": cuts, "spread_grey_levels": spread, "spread_of_faces": MEASURED}
 
 
@@ -177,7 +179,7 @@ def morph(ask: Morph, gan: LoadedRun, out: Path) -> dict:
         # What a face is asked to be has no halves: the second one's from the middle on.
         towards = None if asked is None else asked[np.where(shares < 0.5, i, i + 1)]
         rows.append((f"{seeds[i]} to {seeds[i + 1]}", gan.images(way, towards)))
-    _save(out, f"{gan.name}, step {gan.step:,}: from seed to seed", rows, [f"{share:.0%}" for share in shares])
+    _save(ask, gan, out, "from seed to seed", rows, [f"{share:.0%}" for share in shares])
     return {"seeds": seeds.tolist(), "shares": shares.tolist()}
 
 
@@ -186,15 +188,17 @@ def walk(ask: Walk, gan: LoadedRun, out: Path) -> dict:
     seeds = _two_or_more(ask)
     if not 0 < ask.frames_each * len(seeds) <= 20_000:
         raise BadInput(f"--frames-each {ask.frames_each}: {len(seeds)} seeds of 1 or more make at most 20,000 frames")
-    if not 0 < ask.frames_a_second <= 100:
-        raise BadInput(f"--frames-a-second {ask.frames_a_second:g}: give more than 0, at most 100")
+    if not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
+        raise BadInput(f"--frames-a-second {ask.frames_a_second:g}: give 0.01 to 100")
     way = np.asarray(latents.loop(gan.latents(seeds), ask.frames_each, gan.config.nets))
     asked = _labels(gan, ask, seeds)
     near = None if asked is None else asked[(np.arange(len(way)) + ask.frames_each // 2) // ask.frames_each % len(seeds)]
     faces = gan.images(way, near)
-    scale = max(1, 256 // faces.shape[1])
-    _make_room(out)
-    pictures.save_animation(out, faces.repeat(scale, 1).repeat(scale, 2), ask.frames_a_second)
+    scale, title = max(1, 256 // faces.shape[1]), _title(ask, gan)
+    legs = [f"seed {a} to {b}" for a, b in zip(seeds, np.roll(seeds, -1), strict=True)]
+    frames = [pictures.captioned(title, [("", face[None].repeat(scale, 1).repeat(scale, 2))], [legs[i // ask.frames_each]])
+              for i, face in enumerate(faces)]
+    pictures.save_animation(out, np.stack(frames), ask.frames_a_second)
     return {"seeds": seeds.tolist(), "frames": len(way), "frames_each": ask.frames_each, "frames_a_second": ask.frames_a_second}
 
 
@@ -217,7 +221,7 @@ def arithmetic(ask: Arithmetic, gan: LoadedRun, out: Path) -> dict:
     for (sign, seeds), of, mean in zip(terms, points, means, strict=True):
         rows.append((f"{'+' if sign > 0 else '-'} {','.join(map(str, seeds))}", drawn(np.concatenate([of, mean[None]]))))
     rows.append(("= and near it", drawn(near)))
-    _save(out, f"{gan.name}, step {gan.step:,}: {ask.equation}; the last of a term's row is their mean", rows)
+    _save(ask, gan, out, f"{ask.equation}; the last of a term's row is their mean", rows)
     return {"equation": ask.equation, "result": np.asarray(latents.from_normal(result, nets)).tolist(), "noise": NOISE,
             "noise_seed": ask.noise_seed}
 
@@ -229,21 +233,29 @@ def attributes(ask: Attributes, gan: LoadedRun, out: Path) -> dict:
     """Strips of faces moved along each attribute's direction, with what a probe sees change."""
     seeds, nets = _seeds(ask.seeds, "--seeds"), gan.config.nets
     packed = pictures_of(Path(ask.run), gan.config, ask.data)
-    names = tuple(packed.index["attributes"])
-    if not names:
-        raise BadInput(f"--data: {packed.index['source']['name']} come without attributes; give pictures that have some, as "
-                       "CelebA with list_attr_celeba.txt or drawn faces")
+    source = packed.index["source"]["name"]
+    fit, test = fit_and_test(order(0, 0, len(packed.images)), packed.index["attributes"], source)
+    names, values = labels(packed, "all")
+    alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
+    among = f"of the {len(fit):,} pictures that the probe is fitted to, all or none have"
     for name in ask.attributes:
         if name not in names:
             raise BadInput(f"--attributes {printable(name, 100)}: the pictures have no such attribute; {nearest(name, names)}")
-    values = labels(packed, "all")[1]
-    fit, test = np.split(order(0, 0, len(values))[:FITTED + TESTED], [min(FITTED, len(values) * 4 // 5)])
+        if name in alike:
+            raise BadInput(f"--attributes {name}: {among} it; leave it out, or give other --data")
+    if len(alike) == len(names):
+        raise BadInput(f"--data: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
+    values = values[:, [name not in alike for name in names]]
+    names = [name for name in names if name not in alike]
     margins = fitted(gan.features(packed.images[fit]), values[fit])
     seen = told(margins(gan.features(packed.images[test])), values[test], values[fit])
 
     many = np.arange(DRAWN)
     points, asked = gan.latents(many), _labels(gan, ask, many)
     scores = margins(gan.features(gan.images(points, asked)))
+    if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
+        raise BadInput(f"{ask.run}: D sees no difference between the faces of step {gan.step:,}, so nothing is known to change "
+                       "them; try another --step")
     normal = np.asarray(latents.to_normal(points, nets))
     found = directions.of_attributes(normal, scores)
 
@@ -259,7 +271,7 @@ def attributes(ask: Attributes, gan: LoadedRun, out: Path) -> dict:
     shown = list(ask.attributes) or strongest
     rows = [(f"{name} {seed}" if len(seeds) > 1 else name, strip) for name in shown
             for seed, strip in zip(seeds, _strips(ask, gan, seeds, found[names.index(name)]), strict=True)]
-    _save(out, f"{gan.name}, step {gan.step:,}: seed {ask.seeds} along attributes", rows, [f"{step:+g} sd" for step in STEPS])
+    _save(ask, gan, out, f"seed {ask.seeds} along attributes", rows, [f"{step:+g} sd" for step in STEPS])
     side = np.abs(changes - np.diag(np.diag(changes)))
     print(f"{'attribute':22}{'probe':>8}{'change':>8}  most beside it")
     for i, name in enumerate(names):
@@ -267,9 +279,12 @@ def attributes(ask: Attributes, gan: LoadedRun, out: Path) -> dict:
               f"{changes[i, side[i].argmax()]:.2f}")
     print(f"probe: balanced accuracy on {len(test)} other pictures; change: of its margin over 4 sd of the latent, in sd of "
           "faces")
-    return {"seeds": seeds.tolist(), "attributes": names, "probe_balanced_accuracy": [_number(value) for value in seen.balanced],
+    if alike:
+        print(f"left out: {', '.join(alike)}: {among} them")
+    return {"seeds": seeds.tolist(), "attributes": names, "left_out": alike,
+            "probe_balanced_accuracy": [_number(value) for value in seen.balanced],
             "changes_sd": changes.round(4).tolist(), "directions": found.round(6).tolist(), "steps_sd": STEPS,
-            "space": "latents as normal ones (dcgan_jax.gan.latents.to_normal)", "data": packed.index["source"]["name"]}
+            "space": "latents as normal ones (dcgan_jax.gan.latents.to_normal)", "data": source}
 
 
 def principal(ask: Directions, gan: LoadedRun, out: Path) -> dict:
@@ -286,8 +301,7 @@ def principal(ask: Directions, gan: LoadedRun, out: Path) -> dict:
     rows = [(f"{i + 1}: {share:.1%}" + (f", seed {seed}" if len(seeds) > 1 else ""), strip)
             for i, (one, share) in enumerate(zip(found, shares, strict=True))
             for seed, strip in zip(seeds, _strips(ask, gan, seeds, one), strict=True)]
-    _save(out, f"{gan.name}, step {gan.step:,}: seed {ask.seeds} along {ask.method} directions", rows,
-          [f"{step:+g} sd" for step in STEPS])
+    _save(ask, gan, out, f"seed {ask.seeds} along {ask.method} directions", rows, [f"{step:+g} sd" for step in STEPS])
     return {"seeds": seeds.tolist(), "method": ask.method, "shares_of_variance": shares.tolist(),
             "directions": found.round(6).tolist(), "steps_sd": STEPS}
 
@@ -319,27 +333,27 @@ def invert(ask: Invert, gan: LoadedRun, out: Path) -> dict:
     asked = _labels(gan, ask, seeds)
     start, step = inversion_step(nets)
     step = jax.jit(functools.partial(step, *gan.generator, photo))
-    state, curve = start(jnp.asarray(latents.to_normal(gan.latents(seeds), nets))), []
+    state = start(jnp.asarray(latents.to_normal(gan.latents(seeds), nets)))
+    untouched = np.asarray(step(state, asked)[1])
     for _ in range(ask.iterations):
-        state, losses = step(state, asked)
-        curve.append(np.asarray(losses))
-    _, losses = step(state, asked)  # of the points where the descent ended
+        state, _ = step(state, asked)
+    losses = np.asarray(step(state, asked)[1])  # of the points where the descent ended
     rank = np.argsort(losses, kind="stable")
     points = np.asarray(latents.from_normal(state[0], nets))[rank]
     faces = gan.images(points, None if asked is None else asked[rank])
-    typical = float(np.median(curve[0]))
+    typical = float(np.median(untouched))
     error = float(np.sqrt(np.square(faces[0].astype(float) - photo).mean()))
     names = ["photo", *(f"{losses[i]:.4f}" for i in rank[:9])]
-    _save(out, f"{gan.name}, step {gan.step:,}: {Path(ask.photo).name} and the faces nearest to it, by loss",
+    _save(ask, gan, out, f"{Path(ask.photo).name} and the faces nearest to it, by loss",
           [("", np.concatenate([photo[None], faces[:9]]))], names)
     print(f"nearest face: {error:.1f} grey levels away (root mean square); losses {losses[rank[0]]:.4f} to "
-          f"{losses[rank[-1]]:.4f}, of untouched seeds {typical:.4f}")
+          f"{losses[rank[-1]]:.4f}, before the descent {untouched.min():.4f} to {untouched.max():.4f}, median {typical:.4f}")
     if losses[rank[0]] > typical / 3:
         print(f"warning: {ask.photo}: nothing that the generator draws is much like it; is it a face, cut as the training "
               "pictures are?", file=sys.stderr)
     return {"photo": Path(ask.photo).name, "starts": seeds.tolist(), "iterations": ask.iterations,
-            "losses": np.asarray(losses)[rank].tolist(), "start_of": rank.tolist(), "loss_of_untouched_seeds": typical,
-            "rms_grey_levels": error, "latents": points.tolist()}
+            "losses": losses[rank].tolist(), "start_of": rank.tolist(), "losses_before": untouched[rank].tolist(),
+            "loss_of_untouched_seeds": typical, "rms_grey_levels": error, "latents": points.tolist()}
 
 
 EXPLORERS: dict[type[Explore], Callable[..., dict]] = {
@@ -373,15 +387,25 @@ def _terms(equation):
 
 
 def _make_room(out):
+    """Refuses, before the work rather than after it, what cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        for file in (out, out.with_suffix(".json")):
+            if file.is_dir():
+                raise BadInput(f"--out {out}: {file} is a folder; give another name")
+            partial = file.with_name(f"{file.name}.partial")  # what is written first (workdir.whole), and the longest name
+            partial.touch()
+            partial.unlink()
     except OSError as fault:
         raise BadInput(f"--out {out}: {fault.strerror}; give a place that can be written") from None
 
 
-def _save(out, title, rows, columns=()):
-    _make_room(out)
-    pictures.save_png(out, pictures.captioned(title, rows, columns))
+def _title(ask, gan):
+    return f"{gan.name}, step {gan.step:,}" + (f", {ask.condition}" if ask.condition else "")
+
+
+def _save(ask, gan, out, what, rows, columns=()):
+    pictures.save_png(out, pictures.captioned(f"{_title(ask, gan)}: {what}", rows, columns))
 
 
 def entry() -> None:

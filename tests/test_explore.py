@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import call, copied, refusal, whole
+from toy_run import call, copied, files, refusal, whole
 
 import dcgan_jax
-from dcgan_jax import explore
+from dcgan_jax import explore, loaded
 from dcgan_jax.gan import latents
+from dcgan_jax.run import pictures
 
 SIDE = 96  # of a 16 px face, enlarged
 
@@ -21,13 +22,21 @@ def gan():
     return dcgan_jax.load(whole().run)
 
 
-def explored(tmp_path, command, *arguments, suffix=".png"):
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """A run that draws what it is asked to, of four steps; only read."""
+    parent = tmp_path_factory.mktemp("conditional")
+    assert toy_run.train_toy(parent, "--condition", "Smiling,Male", "--no-tensorboard", steps=4).code == 0
+    return parent / "article"
+
+
+def explored(tmp_path, command, *arguments, suffix=".png", run=None):
     """(the picture, its numbers, what was said)."""
     out = tmp_path / f"a{suffix}"
-    done = call_explore(command, "--run", whole().run, "--out", out, *arguments)
+    done = call_explore(command, "--run", run or whole().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
-    numbers = json.loads(out.with_suffix(".json").read_text())
-    assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, toy_run.STEPS, "article")
+    numbers = json.loads(out.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, 4 if run else toy_run.STEPS, "article")
     if suffix != ".png":
         return out, numbers, done.out
     with Image.open(out) as picture:
@@ -76,13 +85,24 @@ def test_truncation_draws_faces_together(tmp_path, gan):
 def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
     film, numbers, _ = explored(tmp_path, "walk", "--seeds", "4-6", "--frames-each", 5, "--frames-a-second", 20, suffix=suffix)
     with Image.open(film) as film:
-        assert (film.n_frames, film.size, film.info["loop"], numbers["frames"]) == (15, (256, 256), 0, 15)
+        assert (film.n_frames, film.info["loop"], numbers["frames"]) == (15, 0, 15)
         film.seek(5)
         film.load()
         assert film.info["duration"] == 50
-        frame = np.asarray(film.convert("RGB"))[8::16, 8::16].astype(float)  # middles of pixels
+        sheet = np.asarray(film.convert("RGB"))
+        assert (sheet[:40] < 128).any()  # what it is stands above
+        frame = sheet[-262:-6, 12:268][8::16, 8::16].astype(float)  # middles of pixels
     assert np.abs(frame - gan.sample(5)[0]).mean() < 12
     assert np.abs(frame - gan.sample(4)[0]).mean() > 2 * np.abs(frame - gan.sample(5)[0]).mean()
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_a_film_of_the_least_speed_is_one(tmp_path, suffix):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    pictures.save_animation(tmp_path / f"a{suffix}", frames, 0.01)
+    with Image.open(tmp_path / f"a{suffix}") as film:
+        film.load()
+        assert film.info["duration"] == 100_000
 
 
 def test_an_mp4_is_one_where_pyav_is_and_else_a_line(tmp_path):
@@ -140,6 +160,42 @@ def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeyp
     assert picture.height > 2 * SIDE
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Directions fitted to few faces: which they are does not matter."""
+    monkeypatch.setattr(explore, "DRAWN", 60)
+    monkeypatch.setattr(explore, "MEASURED", 4)
+
+
+def test_a_run_of_one_level_has_directions(tmp_path, few):
+    assert toy_run.train_toy(tmp_path, "--base-px", "8", "--no-tensorboard", steps=4).code == 0
+    for command in ("attributes", "directions"):
+        explored(tmp_path, command, run=tmp_path / "article")
+
+
+def test_what_all_or_no_pictures_have_is_left_out(tmp_path, few):
+    arguments = ("--data", "drawn:20")  # of which 13 are fitted to
+    _, numbers, said = explored(tmp_path, "attributes", *arguments)
+    left = numbers["left_out"]
+    assert left and not {*left} & {*numbers["attributes"]}
+    assert f"left out: {', '.join(left)}: of the 13 pictures" in said
+    line = explore_refusal("attributes", "--run", whole().run, "--out", tmp_path / "a.png", *arguments, "--attributes", left[0])
+    assert f"--attributes {left[0]}: of the 13 pictures that the probe is fitted to, all or none have it" in line
+
+
+def test_faces_that_are_all_alike_have_no_directions(tmp_path, few, monkeypatch):
+    monkeypatch.setattr(loaded.LoadedRun, "images", lambda run, points, labels=None: np.zeros((len(points), 16, 16, 3), np.uint8))
+    assert "D sees no difference between the faces of step 12" in explore_refusal(
+        "attributes", "--run", whole().run, "--out", tmp_path / "a.png")
+
+
+def test_a_conditional_run_has_directions_beside_what_it_is_asked(tmp_path, few, conditional):
+    asked = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
+    picture, numbers, _ = explored(tmp_path, "attributes", *asked, run=conditional)
+    near(cells(picture, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))
+    assert numbers["condition"] == "Male=1"
+
+
 # ---- A photo ----
 
 
@@ -151,8 +207,20 @@ def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
     assert len(numbers["losses"]) == 9 and numbers["losses"] == sorted(numbers["losses"])
     assert sorted(numbers["start_of"]) == list(range(9))
     assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"] / 3
+    assert np.median(numbers["losses_before"]) == pytest.approx(numbers["loss_of_untouched_seeds"])
+    assert (np.array(numbers["losses"]) < numbers["losses_before"]).all()
     near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1])))
     assert "nearest face" in said
+
+
+def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, conditional):
+    gan = dcgan_jax.load(conditional)
+    Image.fromarray(gan.sample(77, {"Male": 1, "Smiling": 0})[0]).save(tmp_path / "face.png")
+    picture, numbers, _ = explored(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 40,
+                                   "--condition", "Male=1,Smiling=0", run=conditional)
+    assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"]
+    asked = gan.labels([0], {"Male": 1, "Smiling": 0})
+    near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), asked))
 
 
 def test_a_picture_that_is_no_face_is_warned_of(tmp_path):
@@ -173,14 +241,17 @@ def explore_refusal(*arguments):
 
 @pytest.mark.parametrize(("arguments", "says"), [
     (["mroph"], ["mroph", "did you mean morph"]), (["zzz"], ["there are truncate"]),
+    (["--tyro-print-completion", "bash"], ["--tyro-print-completion: a command comes first: truncate"]),
     (["morph", "--seeds", "3"], ["--seeds 3", "at least two"]), (["morph", "--seeds", "x,2"], ["--seeds", "'x'"]),
     (["morph", "--seeds", "0-5000"], ["at most 1,000"]), (["morph", "--columns", "1"], ["--columns 1"]),
     (["morph", "--out", "a.jpg"], ["--out a.jpg", ".png"]), (["walk", "--out", "a.png"], [".webp or .gif or .mp4"]),
     (["walk", "--frames-each", "0"], ["--frames-each 0"]), (["walk", "--frames-a-second", "0"], ["--frames-a-second 0"]),
+    (["walk", "--out", "a.gif", "--frames-a-second", "0.001"], ["--frames-a-second 0.001", "0.01 to 100"]),
     (["truncate", "--truncations", "0"], ["--truncations 0"]), (["truncate", "--truncations", "nan"], ["--truncations nan"]),
     (["arithmetic", "--equation", "1 -- 2"], ["--equation"]), (["arithmetic", "--equation", ""], ["--equation"]),
     (["directions", "--count", "101"], ["--count 101", "100"]),
     (["attributes", "--attributes", "Smile"], ["--attributes Smile", "Smiling"]),
+    (["attributes", "--data", "drawn:19"], ["--data: 19 drawn faces: too few", "20 or more"]),
     (["invert"], ["--photo ''", "no file"]), (["invert", "--photo", "nowhere.png"], ["nowhere.png"]),
     (["invert", "--photo", __file__], ["test_explore.py", "not a picture"]),
     (["invert", "--photo", __file__, "--starts", "0"], ["--starts 0"]),
@@ -195,6 +266,20 @@ def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
         assert word in line, line
 
 
+@pytest.mark.parametrize(("out", "says"), [
+    ("folder.png", "folder.png is a folder"), ("other.png", "other.json is a folder"), ("file/a.png", "--out"),
+    (f"{'a' * 251}.png", "File name too long")], ids=["folder", "numbers", "in a file", "long"])
+def test_a_place_that_cannot_be_written_is_one_line_before_the_work(tmp_path, monkeypatch, out, says):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "other.json").mkdir()
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setitem(explore.EXPLORERS, explore.Morph, pytest.fail)
+    before = files(tmp_path)
+    line = explore_refusal("morph", "--run", whole().run, "--out", tmp_path / out)
+    assert f"--out {tmp_path / out}: " in line and says in line
+    assert files(tmp_path) == before
+
+
 def test_help_names_each_command():
     for arguments in ((), ("--help",)):
         done = call_explore(*arguments)
@@ -203,15 +288,9 @@ def test_help_names_each_command():
             assert name in done.out
 
 
-def test_a_conditional_run_is_explored_as_asked(tmp_path):
-    assert toy_run.train_toy(tmp_path, "--condition", "Smiling,Male", "--no-tensorboard", steps=4).code == 0
-    run = tmp_path / "article"
-    gan = dcgan_jax.load(run)
-    out = tmp_path / "a.png"
+def test_a_conditional_run_is_explored_as_asked(tmp_path, conditional):
     for command in ("morph", "walk", "truncate", "directions", "arithmetic"):
-        out = tmp_path / ("a.webp" if command == "walk" else "a.png")
-        done = call_explore(command, "--run", run, "--condition", "Male=1", "--out", out)
-        assert (done.code, done.faults) == (0, []), done
+        picture, *_ = explored(tmp_path, command, "--condition", "Male=1", suffix=".webp" if command == "walk" else ".png",
+                               run=conditional)
         if command == "morph":
-            with Image.open(out) as picture:
-                near(cells(picture, 0, 9, 5)[[0, -1]], gan.sample([0, 1], {"Male": 1}))
+            near(cells(picture, 0, 9, 5)[[0, -1]], dcgan_jax.load(conditional).sample([0, 1], {"Male": 1}))
