@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 import tarfile
+import typing
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,24 +24,27 @@ from safetensors.numpy import load_file, save
 
 import dcgan_jax
 from dcgan_jax import cli, portable, torch_names
-from dcgan_jax.config import BadInput, flat, printable
+from dcgan_jax.config import SEEDS, BadInput, flat, printable
 from dcgan_jax.data import download
 from dcgan_jax.data.pack import cache_dir
 from dcgan_jax.gan.directions import factorised
-from dcgan_jax.gan.models import Generator
-from dcgan_jax.gan.state import named, parameter_count
+from dcgan_jax.gan.models import Generator, g_widths
+from dcgan_jax.gan.state import LABELS, named, parameter_count
 from dcgan_jax.loaded import LoadedRun, load
 from dcgan_jax.presets import differences
-from dcgan_jax.run import workdir
+from dcgan_jax.run import scoring, workdir
 from dcgan_jax.stablehlo import PLATFORMS, stablehlo
 
 COMPARED = 64  # faces of the seeds 0, 1 ... that each export is measured on
+LARGEST = 1e-4  # difference, of 0 to 1, that summing in another order may make
+Weights = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes the averaged generator, with its statistics, for use elsewhere: a folder with a model card. It is compared with the
-    checkpoint before it is done."""
+    """Writes the averaged generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
+    in float32, whatever the run's --compute-dtype, and before it is done its faces are compared with the checkpoint's, computed
+    alike: more than 0.0001 (of 0 to 1) between them is refused, unless --weights asks for smaller ones."""
 
     run: str
     """the run's folder, as runs/article"""
@@ -48,19 +52,18 @@ class Export:
     """onnx: for onnxruntime and its like; stablehlo: for jax.export; safetensors: weights and a NumPy file that draws with them;
     torch: state dicts of PyTorch's DCGAN example, of runs with its networks; web: a page that draws in the browser"""
     out: str
-    """folder to write, which may not be there yet"""
-    weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """folder to write, which must not be there yet"""
+    weights: Weights = "float32"
     """how kernels are stored; sums are float32 in any case. onnx and web take all four, safetensors float32 and float16"""
     runtime: str = "cached"
-    """web: the npm package onnxruntime-web 1.30.0, as a .tgz; download: from registry.npmjs.org, 33 MB, once; cached: the one
-    that was downloaded"""
+    """web: what draws in browsers, the npm package onnxruntime-web. download: gets it from registry.npmjs.org, 33 MB, once;
+    cached: the one that was downloaded; else the path of its .tgz"""
     step: int | Literal["best"] | None = None
     """checkpoint to take; none: the newest; best: by the scores of its training"""
 
 
-STORES = {"onnx": ("float32", "float16", "bfloat16", "int8"), "web": ("float32", "float16", "bfloat16", "int8"),
-          "safetensors": ("float32", "float16"), "stablehlo": ("float32",),
-          "torch": ("float32",)}
+STORES = {"onnx": typing.get_args(Weights), "web": typing.get_args(Weights), "safetensors": ("float32", "float16"),
+          "stablehlo": ("float32",), "torch": ("float32",)}
 
 
 def main() -> int:
@@ -77,6 +80,14 @@ def main() -> int:
         partial.mkdir(parents=True)
         file, draw, usage = WRITERS[ask.format](ask, gan, partial)
         found = compared(gan, draw) | {"file": file.name, "bytes": file.stat().st_size}
+        # What smaller weights cost is told; that they overflow is not worth a file.
+        if not found.get("largest", 0.0) <= (LARGEST if ask.weights == "float32" else 1.0):
+            print(f"error: --format {ask.format}: with {ask.weights} weights faces are up to {found['largest']:.1e} (of 0 to 1) "
+                  "from the checkpoint's, so nothing was written; give another --format, --weights or --step, and report it",
+                  file=sys.stderr)
+            return 1
+        if gan.label_table is not None:
+            np.save(partial / "labels.npy", np.asarray(gan.label_table))
         workdir.write_json(partial / "config.json", flat(gan.config))
         (partial / "README.md").write_text(card(ask, gan, usage, found))
         os.rename(partial, out)
@@ -84,7 +95,7 @@ def main() -> int:
         raise BadInput(f"--out {ask.out}: {fault.strerror or fault}; give a place that can be written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{out / found['file']}: {found['bytes'] / 1e6:.2f} MB, {measured(found)}")
+    print(f"{out / found['file']}: {found['bytes'] / 1e6:.2f} MB, {measured(gan, found)}")
     return 0
 
 
@@ -101,22 +112,24 @@ Written = tuple[Path, Callable[..., np.ndarray] | None, str]  # draw: (latents, 
 def as_onnx(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     """generator.onnx, drawn by onnxruntime where it is installed."""
     if importlib.util.find_spec("onnx") is None:
-        raise BadInput("--format onnx: needs the package onnx: pip install onnx")
-    from dcgan_jax.onnx_graph import OPSET, onnx_model  # the package is optional
+        raise BadInput(f"--format {ask.format}: needs the package onnx: pip install onnx")
+    from dcgan_jax.onnx_graph import OPSET, onnx_model  # an install of before may lack the package
 
     config, file = gan.config, folder / "generator.onnx"
     facts = {"preset": config.run.preset, "step": str(gan.step), "latent_law": config.nets.latent_law,
              "attributes": ",".join(gan.attributes), "dcgan_jax": dcgan_jax.__version__}
     model = onnx_model(flat(config), weights_of(gan.generator), len(gan.attributes), ask.weights, facts)
     file.write_bytes(model.SerializeToString())
-    labels = ', "labels": labels' if gan.attributes else ""
+    law = "normal(size=" if config.nets.latent_law == "normal" else "uniform(-1, 1, "
+    labels = '\nlabels = np.load("labels.npy")[:16].astype(np.float32)' if gan.attributes else ""
     usage = f"""ONNX, opset {OPSET}, any batch size.
 
 ```python
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession("generator.onnx")
-latents = {_drawn_latents(gan)}
-images = session.run(None, {{"latents": latents{labels}}})[0]  # (N, {_shape(gan)}) float32 from 0 to 1
+latents = np.random.default_rng().{law}(16, {config.nets.latent_dim})).astype(np.float32){labels}
+feeds = {{"latents": latents{', "labels": labels' if gan.attributes else ""}}}
+images = session.run(None, feeds)[0]  # (N, {_shape(gan)}) float32 from 0 to 1
 ```
 """
     if importlib.util.find_spec("onnxruntime") is None:
@@ -136,13 +149,15 @@ def as_stablehlo(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     file = folder / "generator.stablehlo"
     file.write_bytes(stablehlo(flat(gan.config), weights_of(gan.generator), len(gan.attributes)))
     program = jax.export.deserialize(bytearray(file.read_bytes()))
+    labels = f'\nlabels = np.load("labels.npy")[seeds % {LABELS}].astype(np.float32)' if gan.attributes else ""
     usage = f"""StableHLO for {', '.join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
 written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
 
 ```python
 import jax, jax.export, numpy as np
 program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
-latents = {_drawn_latents(gan)}
+seeds = np.arange(16, dtype=np.uint32)
+latents = jax.vmap(lambda seed: {_latent_of_seed(gan)})(seeds){labels}
 images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  # (N, {_shape(gan)}) float32 from 0 to 1
 ```
 """
@@ -157,12 +172,11 @@ def as_safetensors(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     file.write_bytes(save(stored, metadata={"preset": gan.config.run.preset, "step": str(gan.step)}))
     shutil.copyfile(portable.__file__, folder / "generator.py")
     config, read = flat(gan.config), portable.Generator(load_file(file), flat(gan.config))
-    asked = ", labels" if gan.attributes else ""
     usage = f"""Weights by name, and `generator.py`, which needs numpy and safetensors.
 
 ```python
 import generator
-images = generator.load(".").sample([0, 1, 2]{asked})  # (N, {_shape(gan)}) uint8, the faces of these seeds
+images = generator.load(".").sample([0, 1, 2])  # (N, {_shape(gan)}) uint8, the faces of these seeds
 ```
 """
     return file, lambda *inputs: portable.images_of(portable.NumPy, config, read.weights, *inputs), usage
@@ -176,15 +190,24 @@ def as_torch(ask: Export, gan: LoadedRun, folder: Path) -> Written:
         (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))
     file, nets = folder / "netG.safetensors", gan.config.nets
     read = torch_names.from_torch("G", load_file(file), ours["G"], str(file))
+    first, *others = g_widths(nets)
+    law = "torch.randn({})" if nets.latent_law == "normal" else "2 * torch.rand({}) - 1"
     usage = f"""State dicts of `Generator` and `Discriminator` of pytorch/examples, dcgan/main.py, with `nz = {nets.latent_dim}`,
 `ngf = ndf = {nets.width}`, `nc = {nets.channels}`{"" if nets.size == 64 else f", cut or grown to {nets.size} px by hand"}.
-G is the average of training; its BN statistics belong to it, so call `netG.eval()`.
+G is the average of training; its BN statistics belong to it, so call `netG.eval()`. Here with that class's layers and names:
 
 ```python
 import torch
 from safetensors.torch import load_file
+from torch import nn
+main, inputs = [nn.ConvTranspose2d({nets.latent_dim}, {first}, 4, 1, 0, bias=False)], {first}
+for outputs in {[*others, nets.channels]}:
+    main += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)]
+    inputs = outputs
+netG = nn.ModuleDict({{"main": nn.Sequential(*main, nn.Tanh())}}).eval()
 netG.load_state_dict(load_file("netG.safetensors"))
-images = netG.eval()(latents[:, :, None, None])  # (N, {nets.channels}, {nets.size}, {nets.size}) from -1 to 1
+latents = {law.format(f"16, {nets.latent_dim}, 1, 1")}
+images = netG["main"](latents)  # (N, {nets.channels}, {nets.size}, {nets.size}) from -1 to 1
 ```
 """
     config = flat(gan.config)
@@ -193,9 +216,8 @@ images = netG.eval()(latents[:, :, None, None])  # (N, {nets.channels}, {nets.si
 
 def as_web(ask: Export, gan: LoadedRun, folder: Path) -> Written:
     """A page for any static host, with the runtime that draws in it."""
-    runtime = _runtime(ask.runtime)
     file, draw, _ = as_onnx(ask, gan, folder)
-    for name, member in runtime.items():
+    for name, member in _runtime(ask.runtime).items():
         # Hosts rarely compress .wasm: 14 and 27 MB become 4 and 7. app.js unpacks them.
         (folder / name).write_bytes(gzip.compress(member, mtime=0) if name.endswith(".gz") else member)
     for page in importlib.resources.files("dcgan_jax.web").iterdir():
@@ -208,16 +230,17 @@ def as_web(ask: Export, gan: LoadedRun, folder: Path) -> Written:
         "size": nets.size, "channels": nets.channels, "latent_dim": nets.latent_dim, "latent_law": nets.latent_law,
         "attributes": gan.attributes, "labels": [] if gan.label_table is None else np.asarray(gan.label_table).tolist(),
         "directions": _directions(gan)}))
-    usage = """A page with the network in it. Any static host serves it; on this machine:
+    usage = f"""A page with the network in it. Any static host serves it; on this machine:
 
     python -m http.server
 
-It runs by WebGPU where the browser has it, else by WebAssembly; nothing comes from another host. The runtime is onnxruntime-web
-1.30.0 (MIT).
+It runs by WebGPU where the browser has it, else by WebAssembly; nothing comes from another host. The runtime is that of the npm
+package {PACKAGE} (MIT).
 """
     return file, draw, usage
 
 
+PACKAGE = download.ONNX_IN_BROWSERS.name.removesuffix(".tgz")
 RUNTIME = {"ort.webgpu.bundle.min.mjs": "ort.webgpu.bundle.min.mjs", "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
            "ort.webgpu.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm", "ort.wasm.wasm.gz": "ort-wasm-simd-threaded.wasm"}
 SLIDERS = 12
@@ -231,30 +254,40 @@ def _runtime(place):
     elif place == "cached":
         package = folder / published.name
         if not package.exists():
-            raise BadInput(f"--runtime cached: {published.name} is not in {folder}; give --runtime download, or the file from "
-                           f"{published.page}")
+            raise BadInput(f"--format web: {published.name}, which draws in browsers, is not in {folder} yet: give --runtime "
+                           f"download to get it ({published.size_bytes / 1e6:.0f} MB, once), or --runtime FILE with the file from"
+                           f" {published.page}")
     else:
         package = Path(place)
     try:
         with tarfile.open(package, "r:gz") as archive:
             return {name: archive.extractfile(f"package/dist/{member}").read() for name, member in RUNTIME.items()}
     except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as fault:
-        raise BadInput(f"--runtime {place}: {package} is no npm package of onnxruntime-web 1.30.0 ({printable(str(fault), 200)})"
-                       ) from None
+        raise BadInput(f"--runtime {place}: {package} is not the npm package {PACKAGE} ({printable(str(fault), 200)}); give "
+                       f"--runtime download, or the file from {published.page}") from None
 
 
 def _directions(gan):
     """Sliders: attributes' directions where explore has found them for this checkpoint, those that change most first; else the
     strongest of the first layer."""
     file = Path(gan.name) / "explore" / "attributes.json"
-    if file.exists():
-        found = workdir.read_json(file)
-        if found["step"] == gan.step:
-            strength = np.diag(np.array(found["changes_sd"]))
-            return [{"name": found["attributes"][i], "direction": found["directions"][i]}
-                    for i in np.argsort(-strength, kind="stable")[:SLIDERS]]
-    rows, _ = factorised(*gan.generator, gan.config.nets, SLIDERS // 2)
-    return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
+    found = workdir.read_json(file) if file.exists() else {}
+    if not (isinstance(found, dict) and found.get("step") == gan.step):
+        rows, _ = factorised(*gan.generator, gan.config.nets, SLIDERS // 2)
+        return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
+    try:  # a stranger's may be anything
+        names = found["attributes"]
+        changes, directions = (np.array(found[part], np.float64) for part in ("changes_sd", "directions"))
+        is_ours = (isinstance(names, list) and all(isinstance(name, str) for name in names)
+                   and changes.shape == (len(names), len(names)) and np.isfinite(changes).all()
+                   and directions.shape == (len(names), gan.config.nets.latent_dim) and np.isfinite(directions).all())
+    except (KeyError, TypeError, ValueError, OverflowError):
+        is_ours = False
+    if not is_ours:
+        raise BadInput(f"{file}: holds no directions of this run's latents; find them anew by python -m dcgan_jax.explore "
+                       f"attributes --run {gan.name}, or remove it")
+    return [{"name": names[i], "direction": directions[i].tolist()}
+            for i in np.argsort(-np.diag(changes), kind="stable")[:SLIDERS]]
 
 
 WRITERS: dict[str, Callable[[Export, LoadedRun, Path], Written]] = {
@@ -267,54 +300,57 @@ def _shape(gan):
     return f"{nets.size}, {nets.size}, {nets.channels}"
 
 
-def _drawn_latents(gan):
-    law = "normal(size=" if gan.config.nets.latent_law == "normal" else "uniform(-1, 1, "
-    return f"np.random.default_rng().{law}(16, {gan.config.nets.latent_dim})).astype(np.float32)"
+def _latent_of_seed(gan):
+    """The latent of `seed`, in JAX."""
+    nets = gan.config.nets
+    how = f"normal(jax.random.key(seed), ({nets.latent_dim},))" if nets.latent_law == "normal" else (
+        f"uniform(jax.random.key(seed), ({nets.latent_dim},), minval=-1)")
+    return f"jax.random.{how}"
 
 
 # ---- What is said of it ----
 
 
 def compared(gan: LoadedRun, draw: Callable | None) -> dict:
-    """How the export's faces of the first seeds differ from the checkpoint's own, before rounding to grey levels and after."""
+    """How the export's faces of the first seeds differ from the checkpoint's own: before rounding to grey levels, from the same
+    weights' in float32; after it, from `sample`'s, which are computed as the run was."""
     if draw is None:
         return {}
-    seeds, nets = np.arange(COMPARED, dtype=np.uint32), gan.config.nets
+    seeds, nets = np.arange(COMPARED, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
     labels, latents = gan.labels(seeds), gan.latents(seeds)
     there = draw(latents, None if labels is None else labels.astype(np.float32))
     params, stats = gan.generator
-    here = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
+    with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round to less
+        here = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
     here = (here + 1) / 2 if nets.g_output == "tanh" else here
-    gap = np.abs(np.rint(255 * there) - gan.sample(seeds))
+    gap = np.abs(np.rint(255 * np.nan_to_num(there)) - gan.sample(seeds))
     return {"largest": float(np.abs(there - here).max()), "largest_grey_levels": int(gap.max()),
             "mean_grey_levels": float(gap.mean())}
 
 
-def measured(found: dict) -> str:
+def measured(gan: LoadedRun, found: dict) -> str:
     """That in words."""
     if "largest_grey_levels" not in found:
         return "not compared with the checkpoint: onnxruntime is not installed"
-    return (f"at most {found['largest']:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED} seeds before rounding, "
-            f"{found['largest_grey_levels']} of 255 grey levels after it, {found['mean_grey_levels']:.4f} on average")
+    computed = gan.config.nets.compute_dtype
+    before, after = ("", "") if computed == "float32" else (
+        " in float32", f", beside `sample`'s, which this run computes in {computed}")
+    return (f"at most {found['largest']:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED} seeds{before} before rounding,"
+            f" {found['largest_grey_levels']} of 255 grey levels after it, {found['mean_grey_levels']:.4f} on average{after}")
 
 
 def card(ask: Export, gan: LoadedRun, usage: str, found: dict) -> str:
     """README.md in the form of Hugging Face's model cards."""
     config, run = gan.config, Path(ask.run)
     nets, facts = config.nets, workdir.read_data_facts(run)
-    source = facts["source"]
     changed = json.dumps({name: now for name, (_, now) in differences(config).items() if name != "data"})
-    scores = []
-    if (run / "scores.jsonl").exists():
-        lines = (json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines())
-        scores = [line for line in lines if line.get("step") == gan.step]
+    scores = [line for line in scoring.lines_of(run) if line["step"] == gan.step]
     rows = "\n".join(f"- `{printable(json.dumps(line), 1000)}`" for line in scores) or "None of this checkpoint was taken."
-    drawn = source["kind"] == "drawn"
-    licence = ("Trained on drawn faces, which come with this software and carry no rights of others." if drawn else
-               "The pictures it was trained on have rights of their own, which may bind what is made of them: CelebA's are for "
-               "non-commercial research only. It draws faces of nobody, and may by chance resemble somebody.")
     command = shlex.join(["python", "-m", "dcgan_jax.export", *sys.argv[1:]])
-    asked = f"\nIt can be asked for: {', '.join(gan.attributes)} (labels of 0 and 1 in this order).\n" if gan.attributes else ""
+    asked = f"""
+It can be asked for: {printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order). A seed's face is asked for
+row seed % {LABELS} of `labels.npy`, unless told: what a training picture, chosen by chance, was.
+""" if gan.attributes else ""
     return f"""---
 library_name: dcgan_jax
 pipeline_tag: unconditional-image-generation
@@ -325,15 +361,16 @@ license: other
 # {printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
 
 {usage}{asked}
-Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.latent_dim} numbers each.
+Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.latent_dim} numbers each; a seed's, from 0 to
+{SEEDS - 1}, is `{_latent_of_seed(gan)}`.
 
 | | |
 |---|---|
 | preset | `{config.run.preset}`, changed: `{printable(changed, 1000)}` |
 | step | {gan.step:,} |
 | G | {parameter_count(gan.generator[0]):,} parameters, stored as {ask.weights}: `{found["file"]}`, {found["bytes"]:,} bytes |
-| equality | {measured(found)} |
-| pictures | {facts["count"]:,}, {printable(source["name"], 200)}, fingerprint `{facts["fingerprint"]}` |
+| equality | {measured(gan, found)} |
+| pictures | {facts["count"]:,}, {printable(facts["source"]["name"], 200)}, fingerprint `{printable(facts["fingerprint"], 100)}` |
 | written by | dcgan_jax {dcgan_jax.__version__}: `{printable(command, 500)}` |
 
 ## Scores
@@ -342,8 +379,18 @@ Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.la
 
 ## Rights
 
-{licence}
+{_rights(config, facts["source"])}
 """
+
+
+def _rights(config, source):
+    """What is known of the rights of all pictures that made the weights what they are."""
+    start = printable(config.run.start, 200)
+    if source.get("kind") == "drawn" and not start:
+        return "Trained on drawn faces, which come with this software and carry no rights of others."
+    others = f", and those of `{start}`, from which it began," if start else ""
+    return (f"The pictures it was trained on{others} have rights of their own, which may bind what is made of them: CelebA's are "
+            "for non-commercial research only. It draws faces of nobody, and may by chance resemble somebody.")
 
 
 def entry() -> None:

@@ -13,16 +13,15 @@ from dcgan_jax.portable import images_of
 
 OPSET = 17
 IR_VERSION = 8  # that of the first onnxruntime with this opset, so that older ones read it too
-WEIGHTS = ("float32", "float16", "bfloat16", "int8")
 
 
 def onnx_model(config: dict, weights: dict[str, np.ndarray], labels: int, stored_as: str,
                facts: dict[str, str]) -> onnx.ModelProto:
     """f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to 1.
 
-    Args: config, weights as of `portable.images_of`; labels, A, 0 where the recipe is not conditional; stored_as, one of
-        WEIGHTS: how kernels lie in the file (int8: with a scale for each output channel); the sums are float32 in any case;
-        facts, the model's metadata.
+    Args: config, weights as of `portable.images_of`; labels, A, 0 where the recipe is not conditional; stored_as, float32,
+        float16, bfloat16 or int8 (with a scale for each output channel): how kernels lie in the file; the sums are float32 in any
+        case; facts, the model's metadata.
     """
     graph = Graph(stored_as)
     inputs = {"latents": config["latent_dim"]} | ({"labels": labels} if labels else {})

@@ -1,41 +1,63 @@
 """Every export draws the checkpoint's faces in its real consumer; none is ever half there."""
 
+import contextlib
+import dataclasses
+import importlib.util
 import json
+import os
 import subprocess
 import sys
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import toy_run
-from generators import WAYS, drawn
+from generators import WAYS, asked_run, drawn
 from safetensors.numpy import load_file
 from toy_run import call, copied, refusal, train_toy, whole
 
 import dcgan_jax
 from dcgan_jax import export, stablehlo, torch_names
-from dcgan_jax.config import conditions
+from dcgan_jax.config import BadInput, conditions
+from dcgan_jax.gan.models import Generator
+from dcgan_jax.presets import PRESETS
 
 SEEDS = range(20)
+RUNS = {"plain": lambda: whole().run, "conditional": asked_run}
 
 
 @pytest.fixture(scope="module")
 def exported():
-    """Format (and weights) -> the folder of the toy run's export."""
+    """Format, flags and a run, the toy run if none -> the folder of its export."""
     made = {}
 
-    def make(form, *flags):
-        if (form, flags) not in made:
-            made[form, flags] = toy_run.CACHE / f"export-{form}{''.join(flags)}"
-            done = call(export, "--run", whole().run, "--format", form, "--out", made[form, flags], *flags)
+    def make(form, *flags, run=None):
+        run = run or whole().run
+        if (form, flags, run) not in made:
+            made[form, flags, run] = toy_run.CACHE / f"export-{len(made)}"
+            done = call(export, "--run", run, "--format", form, "--out", made[form, flags, run], *flags)
             assert (done.code, done.faults) == (0, []), done
             assert "of 255 grey levels" in done.out
-        return made[form, flags]
+        return made[form, flags, run]
 
     return make
 
 
-def near(images, seeds=SEEDS):
-    gap = np.abs(np.asarray(images).astype(int) - dcgan_jax.load(whole().run).sample(seeds))
+def floats(run, seeds=SEEDS, **changes):
+    """Faces from 0 to 1, not rounded, as the checkpoint's network draws them."""
+    gan = dcgan_jax.load(run)
+    params, stats = gan.generator
+    images = Generator(dataclasses.replace(gan.config.nets, **changes)).apply(
+        {"params": params, "batch_stats": stats}, gan.latents(seeds), False, gan.labels(seeds))
+    return (np.asarray(images) + 1) / 2
+
+
+def near(images, run=None, seeds=SEEDS):
+    """images: from 0 to 1."""
+    run = run or whole().run
+    np.testing.assert_allclose(images, floats(run, seeds), rtol=0, atol=1e-4)
+    gap = np.abs(np.rint(255 * images) - dcgan_jax.load(run).sample(seeds))
     assert gap.max() <= 1 and gap.mean() < 1e-2
 
 
@@ -43,28 +65,32 @@ def near(images, seeds=SEEDS):
 
 
 def fresh(code, folder):
-    """The code's images.npy, of a process that knows nothing of the package: not on its path, and a module that fails."""
+    """What the code calls images, of a process that has only the folder: the package is not to be had there."""
     (folder / "without").mkdir(exist_ok=True)
     (folder / "without" / "dcgan_jax.py").write_text("raise ImportError('an export must not need it')")
     np.save(folder / "latents.npy", dcgan_jax.load(whole().run).latents(SEEDS))
-    code = f"import sys; sys.path.insert(0, 'without'); import numpy as np\n{code}\nnp.save('images.npy', images)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    code = f"{code}\nimport numpy\nnumpy.save('images.npy', images)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ | {"PYTHONPATH": str(folder / "without")},
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return np.load(folder / "images.npy")
 
 
 def test_stablehlo_in_a_process_without_the_package(exported):
-    near(np.rint(255 * fresh("""
-import jax, jax.export
+    near(fresh("""
+import jax, jax.export, numpy as np
 program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
 assert program.platforms == ("cpu", "cuda", "tpu")
-images = np.asarray(jax.jit(program.call)(np.load("latents.npy")))""", exported("stablehlo"))))
+images = np.asarray(jax.jit(program.call)(np.load("latents.npy")))""", exported("stablehlo")))
 
 
 def test_numpy_and_safetensors_need_nothing_else(exported):
     near(fresh("""
-import generator
-images = generator.load(".").sample(range(20))
+import generator, sys
+from numpy import load, rint
+it = generator.load(".")
+images = generator.images_of(generator.NumPy, it.config, it.weights, load("latents.npy"))
+assert (it.sample(range(20)) == rint(255 * images)).all()
 assert not {"jax", "flax", "torch"} & set(sys.modules)""", exported("safetensors")))
 
 
@@ -73,7 +99,7 @@ def test_onnx_in_onnxruntime(exported):
     folder = exported("onnx")
     session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])
     latents = dcgan_jax.load(whole().run).latents(SEEDS)
-    near(np.rint(255 * session.run(None, {"latents": latents})[0]))
+    near(session.run(None, {"latents": latents})[0])
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +112,9 @@ def torch_run(tmp_path_factory):
     return parent / "t"
 
 
-def test_torch_state_dicts_in_pytorchs_own_layers(torch_run, tmp_path):
+def test_torch_state_dicts_in_pytorchs_own_layers(exported, torch_run):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed, so its layers did not run")
-    call(export, "--run", torch_run, "--format", "torch", "--out", tmp_path / "t")
+    folder = exported("torch", run=torch_run)
     nn, gan = torch.nn, dcgan_jax.load(torch_run)
     z, c = gan.config.nets.latent_dim, gan.config.nets.width
     net_g = nn.Sequential(
@@ -99,14 +125,13 @@ def test_torch_state_dicts_in_pytorchs_own_layers(torch_run, tmp_path):
                           nn.Conv2d(c, 2 * c, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * c), nn.LeakyReLU(0.2),
                           nn.Conv2d(2 * c, 1, 4, 1, 0, bias=False))
     for name, net in (("G", net_g), ("D", net_d)):
-        tensors = load_file(tmp_path / "t" / f"net{name}.safetensors")
+        tensors = load_file(folder / f"net{name}.safetensors")
         net.load_state_dict({key.removeprefix("main."): torch.from_numpy(np.array(of)) for key, of in tensors.items()})
         net.eval()
     with torch.no_grad():
         images = net_g(torch.from_numpy(gan.latents(SEEDS))[:, :, None, None])
         logits = net_d(images).reshape(-1).numpy()
-    images = np.rint(127.5 * (images.numpy().transpose(0, 2, 3, 1) + 1))
-    assert np.abs(images - gan.sample(SEEDS)).max() <= 1
+    near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
     np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # of rounded images
 
 
@@ -115,8 +140,6 @@ def test_torch_state_dicts_in_pytorchs_own_layers(torch_run, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_stablehlo_of_every_network(way):
-    import jax
-
     it = drawn(way)
     read = jax.export.deserialize(bytearray(stablehlo.stablehlo(it.flat, it.weights, len(conditions(it.config.nets)))))
     images = read.call(*(of for of in (it.latents, it.labels) if of is not None))
@@ -147,13 +170,9 @@ def test_smaller_weights_are_smaller_and_say_what_they_cost(exported, form, flag
 
 
 @pytest.mark.parametrize("form", [form for form in export.WRITERS if form != "web"])
-def test_the_card_tells_where_it_comes_from(exported, torch_run, tmp_path, form):
-    run, folder = whole().run, None
-    if form == "torch":
-        run, folder = torch_run, tmp_path / "a"
-        call(export, "--run", run, "--format", form, "--out", folder)
-    else:
-        folder = exported(form)
+def test_the_card_tells_where_it_comes_from(exported, torch_run, form):
+    run = torch_run if form == "torch" else whole().run
+    folder = exported(form, run=run)
     card = (folder / "README.md").read_text()
     facts = json.loads((run / "data.json").read_text())
     for words in ("library_name: dcgan_jax", facts["fingerprint"], "grey levels", "--format", "drawn faces", "## Scores"):
@@ -162,13 +181,100 @@ def test_the_card_tells_where_it_comes_from(exported, torch_run, tmp_path, form)
     assert "partial" not in " ".join(path.name for path in folder.parent.iterdir())
 
 
-def test_the_codes_in_the_cards_run(exported):
-    for form in ("onnx", "stablehlo", "safetensors"):
-        folder = exported(form)
-        if form == "onnx":
-            pytest.importorskip("onnxruntime")
-        code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        fresh(code, folder)
+def pasted(folder):
+    """The card's code."""
+    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("form", ["onnx", "stablehlo", "safetensors"])
+def test_the_codes_in_the_cards_run_as_pasted(exported, form, run):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    run = RUNS[run]()
+    folder = exported(form, run=run)
+    images = fresh(pasted(folder), folder)
+    if form == "stablehlo":
+        near(images, run, range(16))
+    elif form == "safetensors":
+        gap = np.abs(images.astype(int) - dcgan_jax.load(run).sample([0, 1, 2]))
+        assert gap.max() <= 1 and gap.mean() < 1e-2
+    else:  # of latents drawn by chance
+        assert images.shape == (16, 16, 16, 3) and images.std() > 0
+
+
+def test_the_code_in_the_card_of_torch_lacks_nothing(exported, torch_run):
+    folder = exported("torch", run=torch_run)
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"], input=pasted(folder),
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed, so the card's code did not run")
+    names = {}
+    with torch.no_grad(), contextlib.chdir(folder):
+        exec(pasted(folder), names)
+        assert names["images"].shape == (16, 3, 16, 16)
+        images = names["netG"]["main"](torch.from_numpy(dcgan_jax.load(torch_run).latents(SEEDS))[:, :, None, None])
+    near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
+
+
+def test_what_seeds_are_asked_to_be_goes_along(exported):
+    folder, gan = exported("stablehlo", run=asked_run()), dcgan_jax.load(asked_run())
+    table = np.load(folder / "labels.npy")
+    np.testing.assert_array_equal(table[np.arange(2000) % len(table)], gan.labels(range(2000)))
+    assert "Smiling, Eyeglasses (labels" in (folder / "README.md").read_text()
+    assert not (exported("stablehlo") / "labels.npy").exists()
+
+
+def test_a_bfloat16_run_is_exported_in_float32_and_that_is_said(tmp_path):
+    run = copied(whole().run, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"compute_dtype": "bfloat16"}))
+    assert np.abs(floats(run) - floats(run, compute_dtype="float32")).max() > 1e-4  # so the law is of the second
+    done = call(export, "--run", run, "--format", "safetensors", "--out", tmp_path / "a")
+    assert done.code == 0, done
+    for words in (done.out, (tmp_path / "a" / "README.md").read_text()):
+        assert "64 seeds in float32 before rounding" in words and "which this run computes in bfloat16" in words
+
+
+def card_of(run):
+    """Without what it is the card of."""
+    return export.card(export.Export(str(run), "onnx", "a"), dcgan_jax.load(run), "", {"file": "a", "bytes": 1})
+
+
+def test_scores_are_those_of_the_step_whatever_else_is_there(tmp_path):
+    run = copied(whole().run, tmp_path)
+    ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
+    (run / "scores.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None))
+                                      + json.dumps(ours)[:30])  # which a kill has cut
+    card = card_of(run)
+    assert card.count("7.25") == 1 and "9.5" not in card
+
+
+@pytest.mark.parametrize("start, kind, is_free", [("", "drawn", True), ("runs/celeba", "drawn", False), ("", "folder", False),
+                                                  ("", None, False)])
+def test_rights_are_those_of_all_pictures_behind_it(tmp_path, start, kind, is_free):
+    run = copied(whole().run, tmp_path)
+    for file, change in (("config.json", lambda of: of | {"start": start}),
+                         ("data.json", lambda of: of | {"source": {"name": "them"} | ({"kind": kind} if kind else {})})):
+        (run / file).write_text(json.dumps(change(json.loads((run / file).read_text()))))
+    card = card_of(run)
+    assert ("carry no rights of others" in card) == is_free and ("have rights of their own" in card) != is_free
+    assert not start or f"those of `{start}`" in card
+
+
+# ---- What is not written ----
+
+
+@pytest.mark.parametrize("off, flags", [(2e-4, ()), (np.nan, ("--weights", "float16"))])
+def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
+    def wrong(ask, gan, folder):
+        file, draw, usage = export.as_safetensors(ask, gan, folder)
+        return file, lambda *inputs: draw(*inputs) + np.float32(off), usage
+
+    with mock.patch.dict(export.WRITERS, safetensors=wrong):
+        done = call(export, "--run", whole().run, "--format", "safetensors", "--out", tmp_path / "a", *flags)
+    assert (done.code, len(done.faults)) == (1, 1) and "nothing was written" in done.err, done
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- Bad input ----
@@ -190,3 +296,18 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_left(tmp_path, flags
     for word in says:
         assert word in line, line
     assert toy_run.files(tmp_path) == before
+
+
+def test_a_conditional_generator_is_none_of_pytorchs():
+    nets = dataclasses.replace(PRESETS["torch64"].nets, condition="Smiling")
+    with pytest.raises(BadInput, match="--condition 'Smiling'"):
+        torch_names.check(nets, "it")
+
+
+@pytest.mark.parametrize("form", ["onnx", "web"])
+def test_without_the_package_onnx_the_line_is_of_the_format(tmp_path, form):
+    real = importlib.util.find_spec
+    with mock.patch("importlib.util.find_spec", lambda name, *rest: None if name == "onnx" else real(name, *rest)):
+        line = refusal(export, "--run", whole().run, "--format", form, "--out", tmp_path / "a")
+    assert f"--format {form}: needs the package onnx: pip install onnx" in line
+    assert list(tmp_path.iterdir()) == []

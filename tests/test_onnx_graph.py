@@ -6,7 +6,8 @@ from generators import WAYS, drawn
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install dcgan-jax[export]")
 
-from dcgan_jax.onnx_graph import WEIGHTS, onnx_model  # noqa: E402 - it needs onnx
+from dcgan_jax.export import STORES  # noqa: E402
+from dcgan_jax.onnx_graph import onnx_model  # noqa: E402 - it needs onnx
 
 
 def ran(model, latents, labels):
@@ -27,7 +28,7 @@ def test_the_images_are_the_networks(way):
     assert np.abs(np.rint(255 * found) - np.rint(255 * it.images)).max() <= 1
 
 
-@pytest.mark.parametrize("stored_as", WEIGHTS)
+@pytest.mark.parametrize("stored_as", STORES["onnx"])
 def test_smaller_weights_draw_nearly_the_same(stored_as):
     it = drawn("torch64")
     model = model_of(it, stored_as)

@@ -60,10 +60,11 @@ INCEPTION = Published(
     WEIGHTS.rpartition("/")[2], WEIGHTS, WEIGHTS, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", 95_628_359,
     "--inception", is_zip=False, kept_at="githubusercontent.com")
 
+# Its page at npmjs.com does not offer the file.
+RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 ONNX_IN_BROWSERS = Published(
-    "onnxruntime-web-1.30.0.tgz", "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz",
-    "https://www.npmjs.com/package/onnxruntime-web/v/1.30.0", "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
-    33_106_585, "--runtime", is_zip=False)
+    RUNTIME.rpartition("/")[2], RUNTIME, RUNTIME, "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71", 33_106_585,
+    "--runtime", is_zip=False)
 
 
 @dataclasses.dataclass(frozen=True)
