@@ -18,7 +18,7 @@ VERBS = {
 }
 
 
-def main() -> None:
+def main() -> int:
     """Prints the verbs, or the version; or writes what completes their flags in a shell."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
@@ -36,6 +36,7 @@ def main() -> None:
         verb = arguments[0]
         raise BadInput(f"python -m dcgan_jax.{verb} is how it is called" if verb in VERBS else
                        f"{verb}: is no verb; there are {', '.join(VERBS)}")
+    return 0
 
 
 def _complete(shell, folder):

@@ -1,5 +1,6 @@
 """What README.md and docs/ say can be typed runs, what they quote is in the code, and what they link to is there."""
 
+import ast
 import contextlib
 import dataclasses
 import importlib
@@ -7,7 +8,9 @@ import io
 import re
 import shlex
 import shutil
+import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +20,7 @@ from PIL import Image
 from toy_run import call, train_toy
 
 import dcgan_jax
-from dcgan_jax import explore
+from dcgan_jax import explore, export
 from dcgan_jax.__main__ import VERBS
 from dcgan_jax.config import Config
 from dcgan_jax.data.drawn_faces import draw_faces
@@ -39,13 +42,13 @@ SHORTER = [  # (verb, what is replaced, by what), in order
     ("evaluate", r" --repeats \S+", " --repeats 2 --count 20"),
     ("prepare", r"--size \S+", "--size 16"),
     ("sample", r"--count (\d\d+)", "--count 9"),
+    ("explore", r"^walk(.*)", r"walk\1 --frames-each 2"),
+    ("explore", r"^invert(.*)", r"invert\1 --iterations 5 --starts 2"),
 ]
 NOT_RUN = {  # what a test cannot or must not do
     r" --download| download\b": "needs the network",
     r"\.\.\. |--coordinator": "needs other hosts",
-    r"--wandb": "needs a package that sends numbers to its maker",
     r"--format web": "needs onnxruntime-web, tried in tests/test_web.py",
-    r"tfds:": "needs what TFDS has prepared",
     r"\bVERB\b|<verb>|PATH\b": "a form, no command",
 }
 
@@ -68,11 +71,11 @@ def blocks(page):
 
 
 def commands(page):
-    """(line, verb, rest) of every command of ours, in blocks and in tables."""
+    """(line, verb, rest) of every command of ours at the beginning of a line, as in blocks; of the package itself "__main__"."""
     for number, line in enumerate(page.read_text().splitlines(), 1):
-        found = re.match(r"(?:\$ )?python -m dcgan_jax\.(\w+)(.*)", line)
+        found = re.match(r"(?:\$ )?python -m dcgan_jax(?:\.(\w+))?( .*|$)", line)
         if found:
-            yield number, found[1], re.split(r"\s#", found[2])[0].strip()
+            yield number, found[1] or "__main__", re.split(r"\s#", found[2])[0].strip()
 
 
 def shortened(verb, rest):
@@ -133,9 +136,14 @@ def test_every_command_runs(page, world, tmp_path, monkeypatch):
         assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
 
 
+def test_what_is_not_run_is_told_somewhere():
+    told = [f" {rest} " for page in TOLD for _, _, rest in commands(page)]
+    assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in told)]
+
+
 def test_the_pages_hold_commands_of_every_verb():
     told = [verb for page in TOLD for _, verb, _ in commands(page)]
-    assert set(told) == set(VERBS)  # and a page whose form changed does not pass unseen
+    assert set(told) == {*VERBS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
 
 
@@ -149,7 +157,7 @@ def flags_of(cls):
 
 
 OTHERS = {  # flags of other programs, and of our experiments
-    "print-completion", "tyro-print-completion", "help", "version", "logdir", "upgrade", "constraint", "editable",
+    "completion", "directory", "help", "version", "logdir", "upgrade", "constraint", "editable",
 }
 
 
@@ -169,6 +177,27 @@ def test_every_flag_that_is_named_exists():
         assert not {(flag, line) for flag, line in named if flag not in known}, page.name
 
 
+OPTIONAL = {"av", "onnxruntime", "wandb"}  # each asked for where it is missing, or done without
+WITH_OTHERS = {"absl", "ml_dtypes", "scipy"}  # JAX and Orbax require them
+
+
+def test_requirements_txt_is_enough_for_every_command():
+    """It is one of README's two ways to install; the other adds what tests need."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "dcgan_jax").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    named = re.findall(r"^[\w.-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    brought = packages_distributions()
+    missing = {module for module in {name.split(".")[0] for name in modules} - {*sys.stdlib_module_names} - {"dcgan_jax"}
+               if not {plain(name) for name in brought.get(module, [module])} & {plain(name) for name in named}}
+    assert missing - WITH_OTHERS <= OPTIONAL
+
+
+def plain(distribution):
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 # ---- Python ----
 
 
@@ -176,6 +205,9 @@ def test_every_flag_that_is_named_exists():
                          ids=lambda block: block.name)
 def test_python_runs_or_is_quoted_from_the_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
+        assert call(export, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
     if re.match("import |from ", block.text):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})
