@@ -54,7 +54,8 @@ class Export:
     out: str
     """folder to write, which must not be there yet"""
     weights: Weights = "float32"
-    """how kernels are stored; sums are float32 in any case. onnx and web take all four, safetensors float32 and float16"""
+    """how kernels are stored; sums are float32 in any case. onnx takes all four, web all but bfloat16, safetensors float32 and
+    float16"""
     runtime: str = "cached"
     """web: what draws in browsers, the npm package onnxruntime-web. download: gets it from registry.npmjs.org, 33 MB, once;
     cached: the one that was downloaded; else the path of its .tgz"""
@@ -62,7 +63,8 @@ class Export:
     """checkpoint to take; none: the newest; best: by the scores of its training"""
 
 
-STORES = {"onnx": typing.get_args(Weights), "web": typing.get_args(Weights), "safetensors": ("float32", "float16"),
+# onnxruntime-web has no bfloat16 for WebGPU.
+STORES = {"onnx": typing.get_args(Weights), "web": ("float32", "float16", "int8"), "safetensors": ("float32", "float16"),
           "stablehlo": ("float32",), "torch": ("float32",)}
 
 

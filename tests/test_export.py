@@ -284,6 +284,7 @@ def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
     (("--format", "onnx", "--out", "{there}"), ["--out", "is there already"]),
     (("--format", "torch", "--out", "{new}"), ["--head-norm", "torch64"]),
     (("--format", "stablehlo", "--out", "{new}", "--weights", "int8"), ["--weights int8", "stablehlo takes float32"]),
+    (("--format", "web", "--out", "{new}", "--weights", "bfloat16"), ["--weights bfloat16", "float32 or float16 or int8"]),
     (("--format", "onyx", "--out", "{new}"), ["onyx"]),
     (("--format", "onnx", "--out", "/proc/nowhere/a"), ["--out /proc/nowhere/a"]),
     (("--format", "onnx", "--out", "{new}", "--step", "5"), ["--step 5"]),

@@ -13,9 +13,12 @@ import tarfile
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import toy_run
+from generators import asked_run
+from PIL import Image
 from toy_run import call, copied, refusal, whole
 
 import dcgan_jax
@@ -26,7 +29,7 @@ from dcgan_jax.gan import latents
 from dcgan_jax.portable import latents_of
 
 WEB = Path(dcgan_jax.__file__).parent / "web"
-SEEDS = [0, 1, 12345, 2**31, 2**32 - 1]
+SEEDS = [0, 1, 12345, 2**31, 2**32 - 1, *range(1000, 1050)]  # 5,555 numbers
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # Put there by `export --runtime download`, or named by the machine's owner; the tests' own cache is empty.
 RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax/runtime" / ONNX_IN_BROWSERS.name))
@@ -35,28 +38,40 @@ RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax
 # ---- JavaScript is Python ----
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed, so the page's JavaScript did not run")
+def by_node(folder, code):
+    """What the code prints as JSON, with the page's latents.js at hand."""
+    if not shutil.which("node"):
+        pytest.skip("node is not installed, so the page's JavaScript did not run")
+    shutil.copy(WEB / "latents.js", folder / "latents.mjs")
+    (folder / "a.mjs").write_text(f'import {{ latentOf, inverseErf, between, moved }} from "./latents.mjs";\n{code}')
+    return json.loads(subprocess.run(["node", "a.mjs"], cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.parametrize("law", ["uniform", "normal"])
 def test_javascripts_latents_are_pythons(tmp_path, law):
-    shutil.copy(WEB / "latents.js", tmp_path / "latents.mjs")
-    (tmp_path / "a.mjs").write_text(f"""
-        import {{ latentOf, between, moved }} from "./latents.mjs";
+    found = by_node(tmp_path, f"""
         const one = (seed) => latentOf(seed, 101, "{law}");
         const way = [0, 0.3, 1].map((share) => [...between(one(1), one(2), share, "{law}")]);
         const direction = Array.from({{ length: 101 }}, (_, i) => i === 7 ? 1 : 0);
         console.log(JSON.stringify({{ seeds: {SEEDS}.map((seed) => [...one(seed)]), way,
             moved: [...moved(one(3), [direction, direction], [1.5, 0.5], "{law}")] }}));""")
-    done = subprocess.run(["node", "a.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    found, nets = json.loads(done.stdout), Nets(latent_law=law, latent_dim=101)
-    drawn = np.float32(found["seeds"])
+    nets, drawn = Nets(latent_law=law, latent_dim=101), np.float32(found["seeds"])
     if law == "uniform":
         np.testing.assert_array_equal(drawn, latents_of(SEEDS, 101, law))
     else:
-        np.testing.assert_allclose(drawn, latents_of(SEEDS, 101, law), rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(drawn, latents_of(SEEDS, 101, law), rtol=1e-6)
     one, two, three = latents_of([1, 2, 3], 101, law)
     np.testing.assert_allclose(found["way"], latents.between(one, two, np.float32([0, 0.3, 1]), nets), atol=3e-6)
     wanted = latents.moved(three[None], np.eye(101, dtype=np.float32)[7], np.float32([2]), nets)
     np.testing.assert_allclose(found["moved"], wanted[0, 0], atol=3e-6)
+
+
+def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
+    """Where a square that is not rounded to float32 would give other normal latents, by hundredths."""
+    x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
+    x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
+    found = by_node(tmp_path, f"console.log(JSON.stringify({x.tolist()}.map(inverseErf)));")
+    np.testing.assert_allclose(np.float32(found), jax.lax.erf_inv(x), rtol=1e-6)
 
 
 # ---- The folder ----
@@ -103,13 +118,38 @@ def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
         assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
 
 
+@pytest.mark.parametrize("change", [
+    {"attributes": ["Male"]}, {"attributes": [1, 2]}, {"attributes": {"a": 1, "b": 2}}, {"changes_sd": [1, 2]},
+    {"changes_sd": [[1], [2, 3]]}, {"changes_sd": [[float("nan")] * 2] * 2}, {"directions": [[1.0]] * 2},
+    {"directions": {"a": 1}}, {"directions": None}])
+def test_directions_that_are_none_are_one_line(package, tmp_path, change):
+    pytest.importorskip("onnx")
+    run = copied(whole().run, tmp_path)
+    (run / "explore").mkdir()
+    found = {"step": toy_run.STEPS, "attributes": ["Male", "Smiling"], "changes_sd": [[1, 0], [0, 2]],
+             "directions": np.eye(2, 100).tolist()}
+    (run / "explore" / "attributes.json").write_text(json.dumps(found | change))
+    line = refusal(export, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
+    assert "attributes.json: holds no directions" in line and "explore attributes --run" in line
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
+    pytest.importorskip("onnx")
+    run, out = asked_run(), tmp_path / "page"
+    assert call(export, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    page = json.loads((out / "page.json").read_text())
+    assert page["attributes"] == ["Smiling", "Eyeglasses"]
+    assert page["labels"] == dcgan_jax.load(run).labels(range(len(page["labels"]))).tolist()
+
+
 @pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar")])
 def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
-    places = {tmp_path / "a.tgz": "no npm package", tmp_path / "none.tgz": "none.tgz", "cached": "--runtime download"}
+    places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}
     for place, says in places.items():
         line = refusal(export, "--run", whole().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page")
-        assert "--runtime" in line and says in line
+        assert says in line and "--runtime download" in line and ONNX_IN_BROWSERS.url in line
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
 
 
@@ -132,16 +172,47 @@ def served(folder):
             thread.join()
 
 
-@pytest.mark.integration
-@pytest.mark.filterwarnings("default")  # playwright's own
-@pytest.mark.skipif(not CHROMIUM or not RUNTIME.exists(), reason="no Chromium, or onnxruntime-web is not in the cache")
-def test_a_browser_draws_the_very_faces(tmp_path):
+def pixels(page, selector, state):
+    """(N, S, S, 3) of the canvases, when the page shows what its address says."""
+    page.wait_for_function("(hash) => document.body.dataset.shown?.includes(hash)", arg=state)
+    found = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map((canvas) =>
+        [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data])""", selector)
+    return np.array(found).reshape(-1, 16, 16, 4)[..., :3]
+
+
+def near(one, other):
+    assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
+
+
+def in_a_browser(test):
+    for mark in (pytest.mark.integration, pytest.mark.filterwarnings("default"),  # playwright's own
+                 pytest.mark.skipif(not CHROMIUM, reason="no Chromium")):
+        test = mark(test)
+    return test
+
+
+draws = pytest.mark.skipif(not RUNTIME.exists(), reason="onnxruntime-web is not in the cache")
+
+
+IN_SOFTWARE = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]  # WebGPU without a GPU
+
+
+@pytest.fixture
+def browser(request):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *getattr(request, "param", [])])
+        yield browser
+        browser.close()
+
+
+@in_a_browser
+@draws
+def test_a_browser_draws_the_very_faces(browser, tmp_path):
     out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
     assert call(export, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
-    with served(out) as address, playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with served(out) as address:
         page = browser.new_page()
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -149,13 +220,7 @@ def test_a_browser_draws_the_very_faces(tmp_path):
         page.on("request", lambda request: asked.append(request.url))
 
         def shown(selector, state):
-            page.wait_for_function("(hash) => document.body.dataset.shown?.includes(hash)", arg=state)
-            pixels = page.evaluate("""(selector) => [...document.querySelectorAll(selector)].map((canvas) =>
-                [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data])""", selector)
-            return np.array(pixels).reshape(-1, 16, 16, 4)[..., :3]
-
-        def near(one, other):
-            assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
+            return pixels(page, selector, state)
 
         page.goto(address)
         near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
@@ -180,6 +245,13 @@ def test_a_browser_draws_the_very_faces(tmp_path):
         moved = shown("#face", "steps=2")
         assert np.abs(moved - np.asarray(gan.images(half)).astype(int)).max() > 1
 
+        with page.expect_download() as download:
+            page.click("#save")
+        assert download.value.suggested_filename == "face-7-9-50.png"
+        with Image.open(download.value.path()) as saved:
+            assert saved.size == (512, 512)
+            np.testing.assert_array_equal(np.asarray(saved.convert("RGB"))[::32, ::32], moved[0])
+
         link = page.url  # reproduces the view
         other = browser.new_page()
         other.goto(link)
@@ -189,20 +261,95 @@ def test_a_browser_draws_the_very_faces(tmp_path):
             page.click("#download")
         assert download.value.suggested_filename == f"faces-{seed}.png"
         assert "faces a second by Web" in page.text_content("#status")
-        browser.close()
     assert said == []
     assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
 
 
-@pytest.mark.integration
-@pytest.mark.filterwarnings("default")  # playwright's own
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
-def test_a_browser_that_cannot_says_why(package, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+@pytest.fixture(scope="module")
+def asked_page(tmp_path_factory):
+    """The page of a conditional run."""
+    out = tmp_path_factory.mktemp("web") / "page"
+    assert call(export, "--run", asked_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    return out
+
+
+@in_a_browser
+@draws
+@pytest.mark.parametrize("browser, kind", [([], "WebAssembly"), (IN_SOFTWARE, "WebGPU")], indirect=["browser"],
+                         ids=["WebAssembly", "WebGPU"])
+def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
+    for weights in export.STORES["web"]:
+        flags = ("--weights", weights, "--out", tmp_path / weights)
+        assert call(export, "--run", asked_run(), "--format", "onnx", *flags).code == 0
+        page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
+        shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
+        session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
+        with served(page_of) as address:
+            page = browser.new_page()
+            page.goto(f"{address}#seed=100")
+            for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "asked=-1")):
+                if condition:
+                    page.select_option("[data-asked='1']", "1")
+                feeds = {"latents": gan.latents(seeds), "labels": gan.labels(seeds, condition).astype(np.float32)}
+                near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
+            if kind not in page.text_content("#status"):
+                has_gpu = page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
+                assert not has_gpu, f"{weights}: WebGPU is there, and was not used"
+                pytest.skip("this Chromium has no WebGPU without a GPU")
+
+
+@in_a_browser
+@draws
+def test_a_class_that_is_asked_for_excludes_the_others(browser, asked_page, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    out = shutil.copytree(asked_page, tmp_path / "page")
+    page = json.loads((out / "page.json").read_text())
+    (out / "page.json").write_text(json.dumps(page | {"labels": [[1, 0], [0, 1]]}))
+    session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
+    latents = dcgan_jax.load(asked_run()).latents(range(16))
+
+    def drawn(labels):
+        return np.rint(255 * session.run(None, {"latents": latents, "labels": np.tile(np.float32(labels), (8, 1))})[0])
+
+    one, other, both = drawn([[1, 0], [0, 1]]), drawn([[0, 1], [0, 1]]), drawn([[1, 1], [0, 1]])
+    assert np.abs(other - one).max() > 1 and np.abs(other - both).max() > 1
+    with served(out) as address:
+        page = browser.new_page()
+        page.goto(address)
+        near(pixels(page, "#grid canvas", "seed=0"), one)
+        page.select_option("[data-asked='1']", "1")
+        near(pixels(page, "#grid canvas", "asked=-1"), other)
+
+
+@in_a_browser
+@draws
+def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp_path):
+    out = tmp_path / "page"
+    assert call(export, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    with served(out) as address:
+        page = browser.new_page()
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
+        page.goto(address)
+        pixels(page, "#grid canvas", "seed=0")
+        page.click("#copy")
+        assert "the address of this page is the link" in page.text_content("#status")
+        page.evaluate("""() => { const paints = CanvasRenderingContext2D.prototype, real = paints.putImageData;
+            paints.putImageData = () => { paints.putImageData = real; throw new Error("no room"); }; }""")
+        page.fill("#seed", "5")
+        page.wait_for_selector("#status.wrong")
+        assert "no room" in page.text_content("#status") and "seed=5" not in page.evaluate("document.body.dataset.shown")
+        page.fill("#seed", "6")
+        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(whole().run).sample(range(6, 22)))
+        assert page.get_attribute("#status", "class") == "" and "faces a second" in page.text_content("#status")
+
+
+@in_a_browser
+def test_a_browser_that_cannot_says_why(browser, package, tmp_path):
     out = tmp_path / "page"
     assert call(export, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
-    with served(out) as address, playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with served(out) as address:
         # None at all, one that is too old for SIMD, and a page that was opened from the disk.
         for place, without, says in ((address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),
                                      (address, "WebAssembly.validate = () => false", "has no WebAssembly with SIMD"),
@@ -217,4 +364,3 @@ def test_a_browser_that_cannot_says_why(package, tmp_path):
         page.goto(address)
         page.wait_for_selector("#status.wrong", timeout=10_000)
         assert page.text_content("#status").strip()
-        browser.close()

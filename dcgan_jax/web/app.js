@@ -121,8 +121,10 @@ async function main() {
   let state = readState(page), next = 0;
 
   const latent = (seed) => latentOf(seed, page.latent_dim, page.latent_law);
-  const labelsOf = (seed) => page.attributes.map((_, i) =>
-    state.asked[i] === "-" ? page.labels[seed % page.labels.length][i] : Number(state.asked[i]));
+  // Where each picture was of one class, the class asked for excludes the others, as in loaded.py.
+  const areClasses = page.attributes.length > 1 && page.labels.every((row) => row.reduce((sum, label) => sum + label) === 1);
+  const labelsOf = (seed) => page.attributes.map((_, i) => state.asked[i] !== "-" ? Number(state.asked[i])
+    : areClasses && state.asked.includes("1") ? 0 : page.labels[seed % page.labels.length][i]);
 
   const cells = Array.from({ length: FACES }, () => {
     const cell = document.createElement("button");
