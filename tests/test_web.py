@@ -67,7 +67,7 @@ def test_javascripts_latents_are_pythons(tmp_path, law):
 
 
 def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
-    """Where a square that is not rounded to float32 would give other normal latents, by hundredths."""
+    """Where a square that is not rounded to float32 would give others, by more than their last bits."""
     x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
     x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
     found = by_node(tmp_path, f"console.log(JSON.stringify({x.tolist()}.map(inverseErf)));")

@@ -36,7 +36,7 @@ export function latentOf(seed, length, law) {
 
 /** Giles 2012, "Approximating the erfinv function", as XLA has it. x: a float32. */
 export function inverseErf(x) {
-  const w = -Math.log1p(-Math.fround(x * x)); // float32, as there: near 1 and -1 its rounding decides
+  const w = -Math.log1p(-Math.fround(x * x)); // float32, as there: near 1 and -1 the rounding tells
   const near = [2.81022636e-8, 3.43273939e-7, -3.5233877e-6, -4.39150654e-6, 0.00021858087, -0.00125372503, -0.00417768164,
     0.246640727, 1.50140941];
   const far = [-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
