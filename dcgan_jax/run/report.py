@@ -176,26 +176,32 @@ def _best(run):
 
 def _measure(line):
     """What a score in training is by: those of one measure compare."""
-    network = f" {line['sha256'][:8]}" if isinstance(line.get("sha256"), str) and line["sha256"] else ""
-    return printable(f"{printable(str(line.get('by')), 60)}{network}, N {line.get('count')}, real pictures "
-                     f"{str(line.get('real_fingerprint'))[:8]}", 150)
+    return printable(f"{printable(str(line.get('by')), 60)}{_short(line, 'sha256')}, N {line.get('count')}, real pictures"
+                     f"{_short(line, 'real_fingerprint')}", 150)
 
 
 def _evaluated(line):
     """A row of `evaluate`'s table; None for lines of other kinds, and of pictures that the run was compared with."""
-    values, kind = line.get("values"), str(line.get("score"))
+    values, kind, count = line.get("values"), str(line.get("score")), line.get("count", "")
+    network = f"{line.get('network')}{_short(line, 'network_sha256')}"
     measures = {"sliced_wasserstein_x1e3": "sliced Wasserstein x1000", "inception": "FID",
-                "features": f"Frechet distance by {printable(str(line.get('network')), 60)}"}
+                "features": f"Frechet distance by {network}"}
     if not isinstance(values, dict) or kind not in measures or "fake" in line:
         return None
+    of = line.get("of_count", count)  # of many images sliced Wasserstein, and what stands beside a distance, are of the first
     beside = {"KID x1000": _figure(values.get("kid"), 1000), **{name.replace("_", " "): _figure(values.get(name)) for name in (
         "precision", "recall", "density", "coverage", "frechet_at_infinity")}}
+    beside = ", ".join(f"{name} {value}" for name, value in beside.items() if value)
     seeds = line.get("seeds")
-    return (f"{line['step']:,}", measures[kind], line.get("of_count", line.get("count", "")),
-            _figure(values.get("mean", values.get("frechet"))), _figure(line.get("floor")), line.get("floor_count", ""),
-            ", ".join(f"{name} {value}" for name, value in beside.items() if value),
+    return (f"{line['step']:,}", measures[kind] + (f", resize {line['resize']}" if "resize" in line else ""),
+            of if kind.startswith("sliced") else count, _figure(values.get("mean", values.get("frechet"))),
+            _figure(line.get("floor")), line.get("floor_count", ""), beside + (f" (N {of})" if beside and of != count else ""),
             "-".join(map(str, seeds)) if isinstance(seeds, list) else "",
-            f"{printable(str(line.get('real')), 60)} ({str(line.get('real_fingerprint'))[:8]})")
+            f"{printable(str(line.get('real')), 60)}{_short(line, 'real_fingerprint')}")
+
+
+def _short(line, name):
+    return f" {line[name][:8]}" if isinstance(line.get(name), str) and line[name] else ""
 
 
 def _figure(value, times: int = 1) -> str:

@@ -203,9 +203,10 @@ def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
         for line in (
                 of | {"score": "sliced_wasserstein_x1e3", "of_count": 4000, "floor": 6.1, "floor_count": 2000,
                       "values": {"mean": 7.6}},
-                of | {"score": "inception", "floor": 5.25, "floor_count": 2500,
+                of | {"score": "inception", "floor": 5.25, "floor_count": 2500, "of_count": 4500, "resize": "tf1",
                       "values": {"frechet": 44.47, "kid": 0.0401, "recall": 0.375}},
-                of | {"score": "features", "network": "net.py:f", "values": {"frechet": math.nan, "kid": "much"}, "seeds": 3},
+                of | {"score": "features", "network": "net.py:f", "network_sha256": "feedbeef00", "seeds": 3,
+                      "values": {"frechet": math.nan, "kid": "much"}},
                 of | {"score": "features", "network": "other", "fake": "pictures", "values": {"frechet": 1.0}},
                 of | {"score": "probe", "values": {"mean": {"D": 0.9}}}, of | {"score": "inception", "values": [1]},
                 of | {"score": ["inception"], "values": {}}, of | {"step": "3", "score": "inception", "values": {}}, [], 3):
@@ -214,10 +215,11 @@ def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
     text = page([shown(tmp_path)])
     table, = re.findall("<table><tr><th>step</th><th>score</th>.*?</table>", text)
     rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
-    real = "&lt;celeba&gt; (01234567)"
+    real = "&lt;celeba&gt; 01234567"
     assert rows == [["3,000", "sliced Wasserstein x1000", "4000", "7.6", "6.1", "2000", "", "0-4999", real],
-                    ["3,000", "FID", "5000", "44.47", "5.25", "2500", "KID x1000 40.1, recall 0.375", "0-4999", real],
-                    ["3,000", "Frechet distance by net.py:f", "5000", "", "", "", "", "", real]]
+                    ["3,000", "FID, resize tf1", "5000", "44.47", "5.25", "2500", "KID x1000 40.1, recall 0.375 (N 4500)",
+                     "0-4999", real],
+                    ["3,000", "Frechet distance by net.py:f feedbeef", "5000", "", "", "", "", "", real]]
 
 
 # ---- Pictures ----
