@@ -127,7 +127,7 @@ def main() -> int:
     lines, means = [], {}
     for side in sides:
         of = {"count": ask.count, "real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"],
-              "size": side.shape[0]} | side.facts
+              "size": side.shape[0], **({} if side is sides[0] else {"fake": side.name})} | side.facts
         for repeat in range(ask.repeats):
             first = ask.seed + repeat * ask.count
             found = [_sliced(ask, packed, chosen, side, first)]

@@ -15,7 +15,7 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import first_features
 from dcgan_jax.gan.judging import d_features, judged
-from dcgan_jax.gan.sampling import draw_from, draw_images, in_batches, labels_of, seed_latents
+from dcgan_jax.gan.sampling import compiled, draw_from, draw_images, in_batches, labels_of, seed_latents
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, devices, pictures, scoring, workdir
 
@@ -71,7 +71,7 @@ class LoadedRun:
         if truncation is not None and not truncation > 0:
             raise BadInput(f"truncation {truncation}: give more than 0")
         nets = self.config.nets
-        found = in_batches(_compiled(seed_latents, nets), _seeds(seeds))
+        found = in_batches(compiled(seed_latents, nets), _seeds(seeds))
         return found if truncation is None else np.asarray(latent_space.truncated(found, truncation, nets))
 
     def labels(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None) -> np.ndarray | None:
@@ -104,12 +104,12 @@ class LoadedRun:
         (gan/judging.py). labels: (N, A), where the run is conditional.
         """
         images = self._pictures(images)
-        judge = functools.partial(_compiled(judged, self.config), *self.discriminator)
+        judge = functools.partial(compiled(judged, self.config), *self.discriminator)
         return in_batches(judge, images, self._checked(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/judging.py)."""
-        return in_batches(functools.partial(_compiled(d_features, self.config), *self.discriminator), self._pictures(images))
+        return in_batches(functools.partial(compiled(d_features, self.config), *self.discriminator), self._pictures(images))
 
     @property
     def label_table(self) -> np.ndarray | None:
@@ -123,7 +123,7 @@ class LoadedRun:
 
     def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """What G's first up-sampling makes of (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
-        program = functools.partial(_compiled(first_features, self.config.nets), self._params, self._stats)
+        program = functools.partial(compiled(first_features, self.config.nets), self._params, self._stats)
         return in_batches(program, np.asarray(points, np.float32), self._checked(labels, len(points)))
 
     @functools.cached_property
@@ -199,8 +199,3 @@ def _seeds(seeds):
     if not found or min(found) < 0 or max(found) >= SEEDS:
         raise BadInput(f"seeds: give whole numbers from 0 to {SEEDS - 1}")
     return np.array(found, np.uint32)
-
-
-@functools.cache  # one program a kind and recipe
-def _compiled(kind, recipe):
-    return jax.jit(kind(recipe))

@@ -92,12 +92,12 @@ def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels
 
     labels: (N, A) of 0 and 1, where the recipe is conditional; `labels_of` gives a run's own.
     """
-    return in_batches(functools.partial(_compiled(sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
+    return in_batches(functools.partial(compiled(sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
 
 
 def draw_from(nets: Nets, params: dict, stats: dict, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     """The same of latents (N, latent_dim) float32."""
-    return in_batches(functools.partial(_compiled(drawn_from, nets), params, stats), np.asarray(latents, np.float32), labels)
+    return in_batches(functools.partial(compiled(drawn_from, nets), params, stats), np.asarray(latents, np.float32), labels)
 
 
 def in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) -> np.ndarray:
@@ -111,6 +111,7 @@ def in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) ->
     return np.concatenate(found)
 
 
-@functools.cache  # one program a kind and network
-def _compiled(kind, nets):
-    return jax.jit(kind(nets))
+@functools.cache  # one program a kind and recipe
+def compiled(kind: Callable[..., Callable], recipe: Config | Nets) -> Callable:
+    """kind(recipe), compiled: one of the functions here, or alike."""
+    return jax.jit(kind(recipe))
