@@ -333,13 +333,15 @@ def invert(ask: Invert, gan: LoadedRun, out: Path) -> dict:
     asked = _labels(gan, ask, seeds)
     start, step = inversion_step(nets)
     step = jax.jit(functools.partial(step, *gan.generator, photo))
-    state = start(jnp.asarray(latents.to_normal(gan.latents(seeds), nets)))
+    state = begun = start(jnp.asarray(latents.to_normal(gan.latents(seeds), nets)))
     untouched = np.asarray(step(state, asked)[1])
     for _ in range(ask.iterations):
         state, _ = step(state, asked)
     losses = np.asarray(step(state, asked)[1])  # of the points where the descent ended
+    ended = jnp.where((losses <= untouched)[:, None], state[0], begun[0])  # a start on the face itself only loses by it
+    losses = np.minimum(losses, untouched)
     rank = np.argsort(losses, kind="stable")
-    points = np.asarray(latents.from_normal(state[0], nets))[rank]
+    points = np.asarray(latents.from_normal(ended, nets))[rank]
     faces = gan.images(points, None if asked is None else asked[rank])
     typical = float(np.median(untouched))
     error = float(np.sqrt(np.square(faces[0].astype(float) - photo).mean()))

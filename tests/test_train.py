@@ -360,7 +360,8 @@ def test_scores_change_nothing_else_and_the_best_checkpoint_is_kept(tmp_path):
     best = min(lines, key=lambda line: line["value"])["step"]
     assert list_steps(run) == sorted({best, 12})
     assert f"score of step 4: {lines[1]['value']:.2f} by sliced-wasserstein, N 60" in done.out
-    assert f"Best score in training: {lines[best // 2 - 1]['value']:.2f} at step {best}" in (run / "report.html").read_text()
+    said = f"Best score in training, smaller is better: {lines[best // 2 - 1]['value']:.2f} at step {best}"
+    assert said in (run / "report.html").read_text()
     assert (run / "scores.png").exists()
     done = call(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
     assert f"of step {best}" in done.out

@@ -1,5 +1,6 @@
 """What a run shows: reals.png, sample grids, curves; and sheets with captions and films."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
 GAP_PX = 2
 TEXT_PX = 14
+NAME_PX = 182  # what a row's name may take
 DENSE, SPARSE = 20, 100  # sample grids kept: all of the first saves, and of the later ones at most so many
 
 
@@ -63,12 +65,13 @@ def captioned(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[
     """
     side = rows[0][1].shape[1]
     cell = side * enlargement(side)
-    margin = max(TEXT_PX // 2 * min(max(len(name) for name, _ in rows), 26) + 12, 12)
+    font = ImageFont.load_default(TEXT_PX)
+    margin = math.ceil(min(max(font.getlength(name) for name, _ in rows), NAME_PX)) + 12
     top = (TEXT_PX + 8) * (2 if columns else 1) + 4
     most = max(len(images) for _, images in rows)
-    width = max(margin + most * (cell + 2 * GAP_PX) + GAP_PX, TEXT_PX // 2 * len(title) + 24)
+    width = max(margin + most * (cell + 2 * GAP_PX) + GAP_PX, math.ceil(font.getlength(title)) + 24)
     sheet = Image.new("RGB", (width, top + len(rows) * (cell + 2 * GAP_PX) + GAP_PX), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
+    draw = ImageDraw.Draw(sheet)
 
     def fitting(text, room):
         while text and draw.textlength(text, font=font) > room:

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, enlarged, grid, save_grid, save_losses, save_png, thin
+from dcgan_jax.run.pictures import DENSE, GAP_PX, SPARSE, captioned, enlarged, grid, save_grid, save_losses, save_png, thin
 
 
 def noise(count, side=16, channels=3):
@@ -133,3 +133,9 @@ def test_thinning_touches_nothing_else(tmp_path):
         (tmp_path / name).touch()
     thin(tmp_path, 1)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("names", [("seed 0", "seed 1"), ("Mouth_Slightly_Open", "Mouth_Slightly_Opel")])
+def test_a_rows_name_is_shown_to_its_last_letter(names):
+    one, other = (captioned("", [(name, noise(1))]) for name in names)
+    assert not np.array_equal(one, other)

@@ -46,7 +46,8 @@ def contents(folder):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_config_of_every_preset_comes_back_from_its_file(tmp_path, preset):
-    asked = config(tmp_path, "--preset", preset, "--augment", "color", "cutout", "--d-lr", "1e-3")
+    # keras64's sigmoid takes no augmentations.
+    asked = config(tmp_path, "--preset", preset, "--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3")
     assert read_config(open_run(asked, FACTS)) == asked
 
 
