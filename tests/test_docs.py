@@ -157,7 +157,7 @@ def flags_of(cls):
 
 
 OTHERS = {  # flags of other programs, and of our experiments
-    "completion", "directory", "help", "version", "logdir", "upgrade", "constraint", "editable",
+    "completion", "directory", "help", "version", "logdir", "upgrade", "constraint", "editable", "no-deps",
 }
 
 
