@@ -176,7 +176,7 @@ class Loss:
     augment_adapt_kimg: float = 100.0
     """thousands of images in which that probability can rise from 0 to 1"""
     augment_most: float = 1.0
-    """what it rises to at most: near 1, G comes to draw augmented pictures"""
+    """what it rises to at most: near 1, augmentations may come to be drawn (arXiv:2006.06676, figure 3)"""
 
 
 @dataclasses.dataclass(frozen=True)

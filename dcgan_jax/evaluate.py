@@ -260,7 +260,7 @@ def _sliced(ask, packed, chosen, side, first):
 def _by_features(ask, network, packed, chosen, side, first):
     keep = ask.count if ask.infinity else scoring.SOME
     real = scoring.reference(network, scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references"), keep)
-    least = 2 * (real.some.shape[1] + 1)
+    least = scores.fewest_at_infinity(real.some.shape[1])
     if ask.infinity and ask.count < least:
         raise BadInput(f"--infinity --count {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
                        f"{least} images at least")

@@ -140,6 +140,8 @@ def features(images):  # (B, S, S, 3) uint8 -> the means of 4 x 4 blocks
 def coarse(images):  # of each half of each side
     b, s, _, c = images.shape
     return images.reshape(b, 2, s // 2, 2, s // 2, c).mean((2, 4)).reshape(b, -1)
+def three_each(images):
+    return images.mean((1, 2))
 def three(images):
     return images[:3]
 """
@@ -164,6 +166,8 @@ def test_a_network_of_ones_own_is_told_by_place_and_hash(run, net, tmp_path):
 def test_counts_that_a_network_cannot_score_are_one_line(run, net):
     assert "need 12 images" in refusal(evaluate, "--run", run, "--count", 11, "--features", net)
     assert "98 images at least" in refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
+    few = net.replace("features", "three_each")
+    assert "20 images at least" in refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
 
 
 def test_the_inception_is_taken_from_pytorchs_cache_first(run, tmp_path, monkeypatch):

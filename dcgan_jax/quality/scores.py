@@ -195,15 +195,21 @@ def frechet(one: Moments, other: Moments) -> float:
     return float(np.square(one.mean - other.mean).sum() + np.trace(one.covariance) + np.trace(other.covariance) - 2 * common)
 
 
+def fewest_at_infinity(dimensions: int) -> int:
+    """The fakes that `frechet_at_infinity` takes at least: the covariance of half of them has full rank."""
+    return max(20, 2 * (dimensions + 1))
+
+
 def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, points: int = 15) -> float:
     """The Frechet distance that infinitely many fakes would have, by a line over 1 / N through `points` smaller sets.
 
     Args: fake, (N, D) features, of which sets of N / 10 to N are drawn with `seed`, of D + 1 at least: of fewer the covariance
         has no full rank, and the bias is no line. The bias by the count of reals stays.
-    Raises: ValueError for N below 2 (D + 1). Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
+    Raises: ValueError for N below `fewest_at_infinity`.
+    Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
     """
     fake = np.asarray(fake)
-    fake = _features(fake, least=max(20, 2 * (fake.shape[-1] + 1)))
+    fake = _features(fake, least=fewest_at_infinity(fake.shape[-1]))
     random = np.random.Generator(np.random.Philox(seed))
     counts = np.linspace(max(len(fake) / 10, fake.shape[1] + 1), len(fake), points).astype(int)
     found = [frechet(real, moments(fake[random.permutation(len(fake))[:count]])) for count in counts]
