@@ -4,12 +4,13 @@
 
 Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
 --torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache,
-unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves (with --score-every-kimg its best
-checkpoint counts). Then --count faces of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the
-pack, and by our sliced Wasserstein.
+unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves; one whose step size falls
+(--lr-decay) has a length and should end by itself before. With --score-every-kimg the best checkpoint counts. Then --count faces
+of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the pack, and by our sliced Wasserstein.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -41,30 +42,31 @@ def recipe(flags: list[str], ask) -> str:
 
 
 def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
-    """(faces, images it was shown, its pack)."""
+    """(faces, images it was shown, seconds it ran, its pack)."""
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
     source = open_source(ask.data, config.data.split)
     packed = pack(source, size=config.nets.size, channels=3, crop=config.data.crop)
     if config.run.grow_kimg:
         pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
     command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
-               "--save-every-steps", 10**9, *flags, "--kimg", 10**6]
+               "--save-every-steps", 10**9, *flags]
+    if config.optimizer.lr_decay == "none":  # where the step size falls, the length is part of the recipe
+        command += ["--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
     began = time.monotonic()
     process = subprocess.Popen([str(part) for part in command], env=environment)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(60 * ask.minutes - (time.monotonic() - began))
-        raise SystemExit(f"{' '.join(flags)}: ended by itself with {process.returncode}")
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        if process.wait(300):
-            raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}") from None
+    ran_s = time.monotonic() - began
+    process.send_signal(signal.SIGTERM)  # nothing, to one that has ended
+    if process.wait(300):
+        raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}")
     faces = folder / "faces.npy"
     which = ["--step", "best"] if config.output.score_every_kimg else []
     subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces,
                     *which], check=True)
     steps = sum(list_steps(run)[-1] for run in (folder / "run", folder / "run" / "half") if run.exists())
-    return faces, steps * images_per_step(config), packed
+    return faces, steps * images_per_step(config), ran_s, packed
 
 
 def torchs(flags: list[str], ask, folder: Path):
@@ -76,7 +78,7 @@ def torchs(flags: list[str], ask, folder: Path):
          "--minutes", str(ask.minutes), "--count", str(ask.count), "--out", faces, *flags],
         check=True, stdout=subprocess.PIPE, text=True).stdout
     epochs = int(re.findall(r"epoch (\d+)", said)[-1])
-    return faces, epochs * (len(packed.images) // 128) * 128, packed
+    return faces, epochs * (len(packed.images) // 128) * 128, 60 * ask.minutes, packed
 
 
 def main():
@@ -109,7 +111,7 @@ def main():
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
-                faces, images, packed = make([*rest, "--seed", str(seed)], ask, Path(temporary))
+                faces, images, ran_s, packed = make([*rest, "--seed", str(seed)], ask, Path(temporary))
                 said = subprocess.run([sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
                                       check=True, stdout=subprocess.PIPE, text=True).stdout
                 frechet, kid = map(float, re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", said).groups())
@@ -117,10 +119,10 @@ def main():
                 if ask.faces:
                     ask.faces.mkdir(parents=True, exist_ok=True)
                     shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
-            rows.append({**same, "images": images, "frechet": frechet, "kid_x1e3": kid, "sliced": sliced})
+            rows.append({**same, "images": images, "ran_s": round(ran_s), "frechet": frechet, "kid_x1e3": kid, "sliced": sliced})
             with ask.out.open("a") as out:
                 out.write(json.dumps(rows[-1]) + "\n")
-            print(f"| `{words}` | {seed} | {ask.minutes:g} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",
+            print(f"| `{words}` | {seed} | {ran_s / 60:.1f} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",
                   flush=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 from numpy.testing import assert_array_equal
@@ -187,13 +188,14 @@ def test_saves_leave_nothing_in_memory(tmp_path):
         gc.collect()
         return sum(type(thing) is list for thing in gc.get_objects())
 
+    counts = []
     with opened(tmp_path, keep=1) as saved:
-        for step in range(1, 4):
+        for step in range(1, 11):
             saved.save(step, state(step))
-        before = lists()
-        for step in range(4, 10):
-            saved.save(step, state(step))
-        assert lists() - before < 6 * 20  # of TensorStore's answers they were 48 a save; JAX's caches add up to 10
+            saved.settle()
+            counts.append(lists())
+    # Of TensorStore's answers they were 48, each save. A cache that grows once, of JAX or of a test before, moves no median.
+    assert np.median(np.diff(counts[2:])) < 20, counts
 
 
 def test_the_best_one_outlives_newer_ones(tmp_path):
