@@ -198,7 +198,7 @@ class Optimizer:
     lr_warmup_kimg: float = 0.0
     """step sizes rise evenly from 0 over so many thousand images"""
     lr_decay: Literal["none", "linear", "cosine"] = "none"
-    """how step sizes fall to 0 at the run's end, which needs --steps or --kimg"""
+    """how step sizes fall to 0 at the run's end: its length is then part of the recipe"""
     lr_decay_share: float = 1.0
     """share of the run, at its end, over which they fall"""
     clip_norm: float = 0.0
@@ -409,7 +409,6 @@ def check(config: Config) -> None:
     must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
     must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
     decays = optimizer.lr_decay != "none"
-    must(not decays or config.run.epochs is None, "lr_decay", optimizer.lr_decay, "needs the length as --steps or --kimg")
     must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
     must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share, "needs --lr-decay")
     asked = conditions(nets)

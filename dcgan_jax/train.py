@@ -88,6 +88,8 @@ def _run(config):
         raise BadInput(f"--data {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
                        f"step; give more, or --batch-size {fits} at most")
     total = configuration.total_steps(config, order.trained_on)
+    if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the optimizer knows no pictures to count them by
+        config = configuration.replace(config, epochs=None, steps=total)
     if total > MAX_STEPS:
         raise BadInput(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
     # Before there is a run: a --start that cannot be read leaves none. One that has begun needs it no more.

@@ -139,7 +139,6 @@ def test_the_valid_config_passes():
     ({"augment": ("color",), "augment_most": 0.3}, "--augment-most 0.3"),
     ({"augment": ("color",), "g_output": "sigmoid"}, "--augment color"),
     ({"lr_warmup_kimg": -1.0}, "--lr-warmup-kimg -1.0"),
-    ({"lr_decay": "linear", "steps": None, "epochs": 1.0}, "--lr-decay linear"),
     ({"lr_decay_share": 0.5}, "--lr-decay-share 0.5"),
     ({"lr_decay": "linear", "lr_decay_share": 1.5}, "--lr-decay-share 1.5"),
     ({"lr_decay": "linear", "lr_decay_share": 0.0}, "--lr-decay-share 0.0"),

@@ -125,6 +125,18 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(run, tmp_path):
 # ---- Signals ----
 
 
+def test_a_length_in_epochs_is_steps_to_a_step_size_that_falls_with_it(tmp_path):
+    asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
+    assert call(*asked, "--epochs", 0.8).code == 0  # of five steps
+    by_steps = call(*asked, "--steps", 4, "--name", "other")
+    assert by_steps.code == 0
+    run = tmp_path / "article"
+    ours, theirs = toy_run.state_at(run, 4), toy_run.state_at(tmp_path / "other", 4)
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
+    assert f"{run} is complete: step 4 of 4" in call(*asked, "--epochs", 0.8).out
+    assert "steps 4 there, 8 asked. Continue it with --steps 4" in refusal(*asked, "--epochs", 1.6)
+
+
 def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, monkeypatch):
     real = Logs.write
 

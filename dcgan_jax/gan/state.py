@@ -56,9 +56,12 @@ def init_state(config: Config, labels: jax.Array | None = None) -> GanState:
 
 
 def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """G's and D's Adam."""
+    """G's and D's Adam. Raises: ValueError where step sizes fall over a length in epochs, whose steps only the pictures tell."""
     optimizer = config.optimizer
-    steps = 0 if optimizer.lr_decay == "none" else total_steps(config, 0)  # a decay's length is known without the pictures
+    decays = optimizer.lr_decay != "none"
+    if decays and config.run.epochs is not None:
+        raise ValueError("lr_decay needs the length in steps or kimg: epochs are of pictures, which are not known here")
+    steps = total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
     def one(lr, updates_a_step):

@@ -93,3 +93,8 @@ def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
         for share in shares:
             update, state = transform.update(jnp.ones(()), state)
             assert_allclose(update, -share, atol=1e-6)
+
+
+def test_a_decay_over_epochs_is_refused_where_no_pictures_are_known():
+    with pytest.raises(ValueError, match="steps or kimg"):
+        optimizers(replace(CONFIG, steps=None, epochs=1.0, lr_decay="linear"))
