@@ -21,7 +21,7 @@ def tiny(preset: str, **changes) -> Config:
         config = replace(config, size=32, g_multipliers=(2, 4, 8), d_multipliers=(1, 2))
     # What the step does not read is made equal, so that presets that differ in data or length only share one program.
     config = replace(config, crop="centre", **changes)
-    return dataclasses.replace(config, run=Run(steps=1), output=Output())
+    return dataclasses.replace(config, run=Run(steps=5), output=Output())  # as many as tests make
 
 
 @functools.cache
