@@ -4,9 +4,10 @@
 
 Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
 --torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache,
-unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves; one whose step size falls
-(--lr-decay) has a length and should end by itself before. With --score-every-kimg the best checkpoint counts. Then --count faces
-of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the pack, and by our sliced Wasserstein.
+unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves; one whose flags say a length, or
+whose step size falls, which makes the length its recipe's, may end by itself before. With --score-every-kimg the best
+checkpoint counts. Then --count faces of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the
+pack, and by our sliced Wasserstein.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
         pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
     command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
                "--save-every-steps", 10**9, *flags]
-    if config.optimizer.lr_decay == "none":  # where the step size falls, the length is part of the recipe
+    if config.optimizer.lr_decay == "none" and not {"--kimg", "--steps", "--epochs"} & set(flags):
         command += ["--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
     began = time.monotonic()
