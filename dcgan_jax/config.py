@@ -290,7 +290,7 @@ FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", 
 def free_to_change(config: Config) -> set[str]:
     """The fields in which a resumption of this run may differ from it."""
     # Step sizes that fall to 0 at the end are a function of the length.
-    return FREE_TO_CHANGE - ({"steps", "kimg"} if config.optimizer.lr_decay != "none" else set())
+    return FREE_TO_CHANGE - ({"steps", "epochs", "kimg"} if config.optimizer.lr_decay != "none" else set())
 
 
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
@@ -410,7 +410,8 @@ def check(config: Config) -> None:
     must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
     decays = optimizer.lr_decay != "none"
     must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
-    must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share, "needs --lr-decay")
+    must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share,
+         "needs --lr-decay linear or cosine; without, give --lr-decay-share 1")
     asked = conditions(nets)
     must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
     must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")

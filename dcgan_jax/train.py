@@ -127,7 +127,8 @@ def _train(config, run, packed, order, total, k, sharding, networks):
         saved.close()
         if devices.is_first():
             longer = "give a larger --steps, --epochs or --kimg"
-            more = longer if config.optimizer.lr_decay == "none" else "its step size has fallen to 0: give another --name"
+            anew = f"its step size has fallen to 0: give another --name, and --start {run}"
+            more = longer if config.optimizer.lr_decay == "none" else anew
             print(f"{run} is complete: step {start} of {total}. More: {more}")
         return 0, True
     changed = workdir.differences(run) if start else ""

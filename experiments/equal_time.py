@@ -1,6 +1,7 @@
 """What recipes reach in the same wall time on the same machine, one after the other: a row each, appended, once.
 
-    python experiments/equal_time.py --data CELEBA --face-score face_score.py --minutes 10 -- --preset best32 -- --preset article
+    python experiments/equal_time.py --data CELEBA --face-score face_score.py --minutes 10 -- --preset best32 --kimg 480
+        -- --preset article
 
 Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
 --torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache,
@@ -42,7 +43,7 @@ def recipe(flags: list[str], ask) -> str:
     return "torch" if flags[0] == "torch" else differing(parse_config(["--data", ask.data, *flags]))
 
 
-def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
+def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]:
     """(faces, images it was shown, seconds it ran, its pack)."""
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
     source = open_source(ask.data, config.data.split)
@@ -51,7 +52,7 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, object]:
         pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
     command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
                "--save-every-steps", 10**9, *flags]
-    if config.optimizer.lr_decay == "none" and not {"--kimg", "--steps", "--epochs"} & set(flags):
+    if config.optimizer.lr_decay == "none" and not {"--kimg", "--steps", "--epochs"} & {flag.split("=")[0] for flag in flags}:
         command += ["--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
     began = time.monotonic()

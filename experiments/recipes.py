@@ -4,7 +4,8 @@
 
 For each number of epochs: --count faces of the seeds 0, 1, 2 ... from that checkpoint, scored by --face-score (Frechet distance
 and KID on MobileNetV2 features; not FID) against as many first pictures of the pack, and by our own sliced Wasserstein. Extra
-flags for the trainer go behind `--`. Needs the project's own environment; interrupted, it goes on where it stopped.
+flags for the trainer go behind `--`. Where step sizes fall, shorter lengths are those of the longest run, before they fell.
+Needs the project's own environment; interrupted, it goes on where it stopped.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 
 from dcgan_jax.cli import parse_config
 from dcgan_jax.config import images_per_step
+from dcgan_jax.data.batches import trained_on
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 
@@ -43,7 +45,7 @@ def main():
     flags = ["--workdir", ask.workdir, "--name", ask.name or ask.preset, "--preset", ask.preset, "--data", ask.data, *extra]
     config = parse_config([*flags, "--epochs", "1"])
     packed = pack(open_source(ask.data), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    steps_an_epoch = len(packed.images) // images_per_step(config)
+    steps_an_epoch = trained_on(len(packed.images), config.guard.held_out) // images_per_step(config)
     every = int(np.gcd.reduce(ask.epochs)) * steps_an_epoch
     subprocess.run([sys.executable, "-m", "dcgan_jax.train", *flags, "--epochs", str(max(ask.epochs)), "--save-every-steps",
                     str(every), "--keep-checkpoints", "1000"], check=True)

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ablations import ALL, Score, Training
+from ablations import ALL, Score, Training, recipe
 
 from dcgan_jax.config import replace
 from dcgan_jax.data.pack import pack
@@ -51,12 +51,14 @@ def main():
     score = Score(ask.face_score, others)
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     for way in ask.ways:
-        training = Training(replace(base, **ways[way]), few, 1).compile()
+        config = replace(base, **ways[way])
+        training = Training(config, few, 1).compile()
         faces, seconds = training.run(ask.count)
         some, unseen = (np.float32(of[:1000]).reshape(1000, -1) / 255 for of in (faces, others))
         near = memorisation(some, unseen, [np.float32(few).reshape(len(few), -1) / 255], seed=0)
-        row = {"way": way, "preset": ask.preset, "width": base.nets.width, "pictures": ask.pictures, "kimg": ask.kimg,
-               "seed": ask.seed, "count": ask.count, **score(faces), "to_training_over_to_held_out": near.ratio,
+        row = {"way": way, "recipe": recipe(config), "preset": ask.preset, "width": base.nets.width,
+               "pictures": ask.pictures, "kimg": ask.kimg, "seed": ask.seed, "count": ask.count,
+               **score(faces), "to_training_over_to_held_out": near.ratio,
                "images_per_s": ask.kimg * 1e3 / seconds}
         with ask.out.open("a") as out:
             out.write(json.dumps(row) + "\n")

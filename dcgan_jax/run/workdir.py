@@ -148,6 +148,8 @@ def read_config(path: Path) -> Config:
     config = configuration.from_flat(read_json(file), str(file))
     try:
         configuration.check(config)
+        if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py makes steps of them
+            raise BadInput("its step sizes fall over epochs, which a run has as steps")
     except BadInput as fault:
         raise BadInput(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
@@ -222,8 +224,9 @@ def _must_agree(path, config, data_facts):
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
         flags = " ".join(_flag(name, found[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        why = f" (its step sizes fall over its length: a longer one begins anew, with --start {path})"
         raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
-                       "move it away")
+                       f"move it away{why if {'steps', 'epochs', 'kimg'} & set(differing) else ''}")
     before = read_data_facts(path)
     if not same_pictures(before, data_facts):
         raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "

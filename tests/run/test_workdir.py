@@ -328,5 +328,12 @@ def test_a_strangers_environment_cannot_move_the_cursor(tmp_path):
 def test_a_run_whose_step_size_falls_at_its_end_keeps_its_length(tmp_path):
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     message = refused(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
-    assert "steps 100 there, 200 asked. Continue it with --steps 100" in message
+    assert "steps 100 there, 200 asked. Continue it with --steps 100" in message and f"--start {tmp_path}" in message
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
+
+
+def test_a_config_whose_step_sizes_fall_over_epochs_is_not_one_of_ours(tmp_path):
+    run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
+    write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
+    with pytest.raises(BadInput, match="config.json: its step sizes fall over epochs"):
+        workdir.read_config(run)
