@@ -66,7 +66,7 @@ def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = 
     Raises: BadInput naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
     """
     known = sorted(_flags(cls))
-    for flag in _given(arguments):
+    for flag in given(arguments):
         # Not tyro's own for shells either: by the name `python -m ...` they would complete every call of python.
         if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
@@ -94,7 +94,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
         raise BadInput(f"--preset {name}: no such preset; " + (f"did you mean {' or '.join(near)}?" if near else "there are ")
                        + ("" if near else ", ".join(PRESETS)))
     preset = PRESETS[name]
-    if set(LENGTHS) & set(_given(arguments)):
+    if set(LENGTHS) & set(given(arguments)):
         preset = configuration.replace(preset, **dict.fromkeys(LENGTHS))
     config = parse(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
     if not config.run.name:
@@ -159,7 +159,8 @@ def _flags(cls) -> set[str]:
     return flags
 
 
-def _given(arguments) -> list[str]:
+def given(arguments: Sequence[str]) -> list[str]:
+    """The flags among the arguments, as kimg of --kimg 10 and of --kimg=10."""
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 
 

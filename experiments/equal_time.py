@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from ablations import recipe as differing
 
-from dcgan_jax.cli import parse_config
+from dcgan_jax.cli import LENGTHS, given, parse_config
 from dcgan_jax.config import images_per_step
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
@@ -52,7 +52,7 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
         pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
     command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
                "--save-every-steps", 10**9, *flags]
-    if config.optimizer.lr_decay == "none" and not {"--kimg", "--steps", "--epochs"} & {flag.split("=")[0] for flag in flags}:
+    if config.optimizer.lr_decay == "none" and not set(LENGTHS) & set(given(flags)):
         command += ["--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
     began = time.monotonic()
