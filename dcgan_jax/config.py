@@ -203,10 +203,6 @@ class Optimizer:
     """share of the run, at its end, over which they fall"""
     clip_norm: float = 0.0
     """longest gradient of a net, in the Euclidean norm; longer ones are cut to it; 0: no limit"""
-    lookahead_steps: int = 0
-    """every so many steps both nets are drawn back towards where they were so many steps before; 0: never"""
-    lookahead_share: float = 0.5
-    """share of that way which they keep"""
     l2: float = 0.0
     """L2 added to the gradient of every parameter, before Adam"""
     updates: Literal["d-then-g", "alternating"] = "d-then-g"
@@ -302,7 +298,7 @@ AT_MOST = {
     "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096,
     "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000,
     "adam_eps": 1, "l2": 1000,
-    "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30, "lookahead_steps": 10**6,
+    "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
     "max_rollbacks": 10**6, "held_out": 10**6}
@@ -419,12 +415,6 @@ def check(config: Config) -> None:
     asked = conditions(nets)
     must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
     must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")
-    must(optimizer.lookahead_steps >= 0, "lookahead_steps", optimizer.lookahead_steps, "must not be negative")
-    must(not optimizer.lookahead_steps or not alternating, "lookahead_steps", optimizer.lookahead_steps,
-         "draws both nets back at once: needs --updates d-then-g")
-    share = optimizer.lookahead_share
-    must(0 < share <= 1, "lookahead_share", share, "must be above 0 and at most 1, which draws nothing back")
-    must(optimizer.lookahead_steps or share == Optimizer.lookahead_share, "lookahead_share", share, "needs --lookahead-steps")
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
     every = config.loss.penalty_every_steps
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")

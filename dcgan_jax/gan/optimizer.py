@@ -9,12 +9,11 @@ import optax
 from dcgan_jax.config import Optimizer
 
 
-def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0,
-         lookahead_updates: int = 0) -> optax.GradientTransformation:
+def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) with step size lr, either placement of epsilon, and coupled L2.
 
     updates, images_per_update: the net's updates over the whole run, for lr_decay, and the real images shown for each, for
-    lr_warmup_kimg. lookahead_updates: those between `lookahead`'s draws; 0: none.
+    lr_warmup_kimg.
     L2 goes into the gradient before the moments and reaches every parameter, BN's included (T11); adamw is another thing.
     """
     moments = scale_by_adam_hat if optimizer.adam_eps_hat else optax.scale_by_adam
@@ -26,8 +25,6 @@ def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: f
         parts.insert(0, optax.add_decayed_weights(optimizer.l2))
     if optimizer.clip_norm > 0:
         parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
-    if lookahead_updates:
-        parts.append(lookahead(lookahead_updates, optimizer.lookahead_share))
     return optax.chain(*parts)
 
 
@@ -41,33 +38,6 @@ def lr_share(optimizer: Optimizer, count: jax.Array, updates: int, images_per_up
         left = jnp.clip((updates - count) / (optimizer.lr_decay_share * updates), 0, 1)
         share *= left if optimizer.lr_decay == "linear" else (1 - jnp.cos(jnp.pi * left)) / 2
     return share
-
-
-class LookaheadState(NamedTuple):
-    count: jax.Array  # () int32: updates done
-    began: optax.Params  # the parameters at the beginning of this period
-
-
-def lookahead(period: int, share: float) -> optax.GradientTransformation:
-    """Draws parameters back: after every `period` updates they are where they began it, plus `share` of the way from there.
-
-    Source: Zhang et al. 2019, arXiv:1907.08610, algorithm 1; of both nets of a GAN at once, whose turning round each other it
-    damps: Chavdarova et al. 2021, arXiv:2006.14567, algorithm 1. Adam's moments are kept. Last of a chain, as it needs the very
-    update. optax.lookahead has parameters in pairs, which all else here would have to take apart.
-    """
-    def init(params):
-        return LookaheadState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
-
-    def update(updates, state, params):
-        # Read when a period begins, not kept from its end: networks may have been put in since `init` (--start, growth).
-        began = jax.tree.map(lambda old, now: jnp.where(state.count % period == 0, now, old), state.began, params)
-        count = state.count + 1
-        back = count % period == 0
-        updates = jax.tree.map(
-            lambda start, now, u: jnp.where(back, start + share * (now + u - start) - now, u), began, params, updates)
-        return updates, LookaheadState(count, began)
-
-    return optax.GradientTransformation(init, update)
 
 
 class AdamHatState(NamedTuple):

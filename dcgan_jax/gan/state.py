@@ -66,8 +66,7 @@ def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.Grad
 
     def one(lr, updates_a_step):
         updates = max(1, -(-updates_a_step * steps // halves))
-        return adam(optimizer, lr, updates, images_per_step(config) * halves / updates_a_step,
-                    optimizer.lookahead_steps * updates_a_step)
+        return adam(optimizer, lr, updates, images_per_step(config) * halves / updates_a_step)
 
     return (one(optimizer.lr, optimizer.g_steps),
             one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps))

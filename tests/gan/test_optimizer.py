@@ -93,21 +93,3 @@ def test_long_gradients_are_cut_before_the_moments_and_short_ones_are_not():
         _, state = transform.update(jnp.asarray(gradient), transform.init(jnp.zeros(2)))
         [mu] = [part.mu for part in state if hasattr(part, "mu")]
         assert_allclose(mu, 0.5 * np.array(taken), rtol=1e-6)
-
-
-def test_lookahead_draws_back_to_where_a_period_began():
-    # By its definition: fast weights go their way for a period, slow ones take a share of it, and the fast ones begin there.
-    gradients, start = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32), np.ones(5, np.float32)
-    optimizer, plain = Optimizer(lookahead_steps=4, lookahead_share=0.3), adam(Optimizer(), 2e-4)
-    transform = adam(optimizer, 2e-4, lookahead_updates=4)
-    params, fast, slow = jnp.asarray(start), jnp.asarray(start), jnp.asarray(start)
-    state, plain_state = transform.init(0 * params), plain.init(fast)  # of other networks, as where some are put in later
-    for i, gradient in enumerate(gradients):
-        updates, state = transform.update(jnp.asarray(gradient), state, params)
-        params = optax.apply_updates(params, updates)
-        updates, plain_state = plain.update(jnp.asarray(gradient), plain_state, fast)
-        fast = optax.apply_updates(fast, updates)
-        if i % 4 == 3:
-            slow = slow + 0.3 * (fast - slow)
-            fast = slow
-        assert_allclose(params, fast, rtol=1e-6)

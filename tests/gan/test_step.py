@@ -27,8 +27,7 @@ COMBINATIONS = {
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
     "own": tiny("article", loss="hinge", d_norm="spectral", residual=True, image_skips=True, box_kernels=True, minibatch_std=True,
                 g_smooth=True,
-                g_modulation=True, init="he", clip_norm=10.0, lr_warmup_kimg=0.01, r1_gamma=0.1, penalty_every_steps=2,
-                lookahead_steps=2),
+                g_modulation=True, init="he", clip_norm=10.0, lr_warmup_kimg=0.01, r1_gamma=0.1, penalty_every_steps=2),
     "alternating": tiny("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
 TINY = {name: tiny(name) for name in PRESETS} | COMBINATIONS
