@@ -128,13 +128,13 @@ def best32() -> Config:
 def best64() -> Config:
     """`best32` grown to 64 px: 600,000 images at 32 px, then a layer more, whose output is blurred so that it draws no checkers.
 
-    A third of `torch64`'s parameters. It ends where faces were at their best, on 10,000 pictures: longer runs drew worse ones
-    (--score-every-kimg keeps the best). What each line is worth: docs/quality.md, experiments/RESULTS.md.
+    A third of `torch64`'s parameters. It ends where faces were at their best, on 10,000 pictures: longer runs, of shorter
+    averages, drew worse ones (--score-every-kimg keeps the best). What each line is worth: docs/quality.md.
     """
     return replace(
         best32(), preset="best64", size=64, width=32, g_smooth=True,
-        grow_kimg=600.0,  # where the half stood still: 38.7, and 39.2 after 700; other lengths not judged at 64 px
-        kimg=200.0,  # 77.2; 84.7 after 400 (of 2,000 faces)
+        grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
+        kimg=200.0,  # 77.2; 84.7 after 400 (of 2,000 faces, average 100 kimg); as it is now 63.0 (of 5,000)
         lr_decay="none", lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
         ema_half_life_kimg=200.0, ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
         lr_warmup_kimg=4.0)  # while Adam, which begins anew, has no averages yet; not judged alone

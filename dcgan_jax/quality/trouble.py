@@ -59,7 +59,7 @@ def _d_has_won(window, first, loss):
         return None
     return (f"D has won: over the last {_span(window)} it knew {real:.1%} of real and {fake:.1%} of drawn pictures, and G's "
             f"gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
-            "--augment color translation cutout")
+            "--augment color translation cutout --augment-target 0.8")
 
 
 def pairwise_distance(images: np.ndarray) -> float:
@@ -116,4 +116,4 @@ def _memorising(on_reals, on_held_out, on_samples):
     middle = (real + fake) / 2  # the loss's own boundary is of batch statistics
     return (f"D learns the pictures by heart: it takes {np.mean(on_reals > middle):.0%} of training pictures for real and only "
             f"{np.mean(on_held_out > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
-            "--augment color translation cutout, more pictures, or stop earlier")
+            "--augment color translation cutout --augment-target 0.8, more pictures, or stop earlier")

@@ -144,9 +144,10 @@ class Scorer:
         self.spent_s += self.last_s
         share = self.spent_s / (time.monotonic() - self.began)
         line = {"score": "training", "step": step, "value": value, "by": self.by,
-                "sha256": self.network.sha256 if self.network else "", "count": len(self.seeds),
-                "real": self.reals.index["source"]["name"], "real_fingerprint": self.reals.index["fingerprint"],
-                "seeds": [0, len(self.seeds) - 1], "size": self.config.nets.size, "seconds": round(self.last_s, 1)}
+                "sha256": self.network.sha256 if self.network else "", "resize": self.network.resize if self.network else "",
+                "count": len(self.seeds), "real": self.reals.index["source"]["name"],
+                "real_fingerprint": self.reals.index["fingerprint"], "seeds": [0, len(self.seeds) - 1],
+                "size": self.config.nets.size, "seconds": round(self.last_s, 1)}
         with (self.run / FILE).open("a") as lines:
             lines.write(json.dumps(line) + "\n")
             lines.flush()
