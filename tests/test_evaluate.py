@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import inception_inputs
 import numpy as np
@@ -186,11 +187,13 @@ def test_a_network_that_is_none_is_one_line(run, net, tmp_path, monkeypatch, pla
     assert says in refusal(evaluate, "--run", run, "--count", 20, "--features", place)
 
 
-def test_a_runs_faces_score_the_same_from_a_file_and_from_a_folder(run, net, tmp_path):
+def test_a_runs_faces_score_the_same_from_a_file_a_folder_and_a_zip(run, net, tmp_path):
     _, own = scored(run, "--count", 60, "--features", net)
     data = ["--data", DATA, "--count", 60, "--features", net]
     for out in ("faces.npy", "faces/"):
         assert call(sample, "--run", run, "--count", 60, "--out", tmp_path / out).code == 0
+    shutil.make_archive(tmp_path / "faces", "zip", tmp_path / "faces")
+    for out in ("faces.npy", "faces/", "faces.zip"):
         done = call(evaluate, "--run", tmp_path / out, *data, "--out", tmp_path / f"{out.strip('/')}.jsonl")
         assert (done.code, done.faults) == (0, []), done
         lines = [json.loads(line) for line in (tmp_path / f"{out.strip('/')}.jsonl").read_text().splitlines()]
@@ -220,6 +223,14 @@ def test_sides_that_do_not_compare_are_one_line(run, tmp_path, monkeypatch, argu
     np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))
     arguments = [str(argument).format(run=run) for argument in arguments]
     assert says in refusal(evaluate, "--run", run, "--count", 20, *arguments)
+
+
+def test_runs_of_other_crops_do_not_compare(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"crop": "torch"}))
+    assert "do not compare" in refusal(evaluate, "--run", run, "--against", other, "--count", 20)
 
 
 def test_pictures_are_squares_of_one_size_and_enough(tmp_path, monkeypatch):
