@@ -111,16 +111,19 @@ def main():
             same = {"flags": words, "seed": seed, "minutes": ask.minutes, "count": ask.count, "recipe": recipe(flags, ask)}
             if tuple(same.values()) in done:
                 continue
-            with tempfile.TemporaryDirectory() as temporary:
-                make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
-                faces, images, ran_s, packed = make([*rest, "--seed", str(seed)], ask, Path(temporary))
-                said = subprocess.run([sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
-                                      check=True, stdout=subprocess.PIPE, text=True).stdout
-                frechet, kid = map(float, re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", said).groups())
-                sliced = sliced_wasserstein(packed.images[:ask.count], np.load(faces))["mean"]
-                if ask.faces:
-                    ask.faces.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
+            # Kept where something fails: an hour's run must not go with the fault that hindered its scoring.
+            folder = Path(tempfile.mkdtemp(prefix="equal-time-"))
+            print(f"in {folder}", flush=True)
+            make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
+            faces, images, ran_s, packed = make([*rest, "--seed", str(seed)], ask, folder)
+            said = subprocess.run([sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
+                                  check=True, stdout=subprocess.PIPE, text=True).stdout
+            frechet, kid = map(float, re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", said).groups())
+            sliced = sliced_wasserstein(packed.images[:ask.count], np.load(faces))["mean"]
+            if ask.faces:
+                ask.faces.mkdir(parents=True, exist_ok=True)
+                shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
+            shutil.rmtree(folder)
             rows.append({**same, "images": images, "ran_s": round(ran_s), "frechet": frechet, "kid_x1e3": kid, "sliced": sliced})
             with ask.out.open("a") as out:
                 out.write(json.dumps(rows[-1]) + "\n")
