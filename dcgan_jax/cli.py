@@ -17,12 +17,11 @@ import numpy as np
 import tyro
 
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput, Config, printable
+from dcgan_jax.config import LENGTHS, BadInput, Config, printable
 from dcgan_jax.presets import PRESETS
 
 MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
-LENGTHS = ("steps", "epochs", "kimg")
 SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the name under which each looks for what completes a program
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN,

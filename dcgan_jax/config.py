@@ -280,6 +280,8 @@ class Config:
 GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
 GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
 
+LENGTHS = ("steps", "epochs", "kimg")  # a run has one of them
+
 # May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
 FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
@@ -290,7 +292,7 @@ FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", 
 def free_to_change(config: Config) -> set[str]:
     """The fields in which a resumption of this run may differ from it."""
     # Step sizes that fall to 0 at the end are a function of the length.
-    return FREE_TO_CHANGE - ({"steps", "epochs", "kimg"} if config.optimizer.lr_decay != "none" else set())
+    return FREE_TO_CHANGE - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
 
 
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
@@ -376,11 +378,11 @@ def check(config: Config) -> None:
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
     must(optimizer.d_lr is None or optimizer.d_lr > 0, "d_lr", optimizer.d_lr, "must be above 0")
-    for name in ("steps", "epochs", "kimg"):
+    for name in LENGTHS:
         value = getattr(config.run, name)
         must(value is None or value > 0, name, value, "must be above 0")
     must(0 <= config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
-    given = [name for name in ("steps", "epochs", "kimg") if getattr(config.run, name) is not None]
+    given = [name for name in LENGTHS if getattr(config.run, name) is not None]
     if len(given) != 1:
         raise BadInput(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
     for group, names in ((nets, ["bn_momentum", "d_dropout"]), (optimizer, ["beta1", "beta2"])):

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from ablations import recipe as differing
 
-from dcgan_jax.cli import LENGTHS, given, parse_config
-from dcgan_jax.config import images_per_step
+from dcgan_jax.cli import given, parse_config
+from dcgan_jax.config import LENGTHS, images_per_step
 from dcgan_jax.data.pack import pack
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS

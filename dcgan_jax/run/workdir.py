@@ -226,7 +226,7 @@ def _must_agree(path, config, data_facts):
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         why = f" (its step sizes fall over its length: a longer one begins anew, with --start {path})"
         raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
-                       f"move it away{why if {'steps', 'epochs', 'kimg'} & set(differing) else ''}")
+                       f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}")
     before = read_data_facts(path)
     if not same_pictures(before, data_facts):
         raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
