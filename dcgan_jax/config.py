@@ -120,6 +120,8 @@ class Nets:
     """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
     residual: bool = False
     """each level but G's last adds its input, resized, through a 1x1 convolution"""
+    refine: int = 0
+    """blocks of two 3x3 convolutions, in both nets, that are added to what is next to the image, at half its side"""
     image_skips: bool = False
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
@@ -422,6 +424,11 @@ def check(config: Config) -> None:
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
+    must(0 <= nets.refine <= 8, "refine", nets.refine, "must be from 0 to 8")
+    must(not (nets.refine and nets.g_last_kernel), "refine", nets.refine,
+         "is of a G that ends in an up-sampling; give --g-last-kernel 0")
+    must(not (nets.refine and nets.d_norm == "spectral"), "refine", nets.refine,
+         "its blocks begin as zeros, which --d-norm spectral would divide by their size; give --d-norm batch or none")
     must(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth,
          "blurs the last up-sampling, which --g-last-kernel follows")
     must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")

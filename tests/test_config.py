@@ -152,6 +152,8 @@ def test_the_valid_config_passes():
     ({"g_multipliers": (8, 4)}, "--g-multipliers 8 4"),
     ({"d_multipliers": (1, 2, 4, 0)}, "--d-multipliers 1 2 4 0"),
     ({"g_last_kernel": 5}, "--g-last-kernel 5"),
+    ({"refine": 9}, "--refine 9: must be from 0 to 8"), ({"refine": 1, "d_norm": "spectral"}, "--refine 1"),
+    ({"refine": 1, "g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1, 1)}, "--refine 1"),
     ({"g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1)}, "--g-multipliers 8 4 2 1"),
     ({"coordinator": "host"}, "--coordinator host"),
     ({"coordinator": "host:1234"}, "--processes 1"),

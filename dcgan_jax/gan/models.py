@@ -144,6 +144,8 @@ class Generator(nn.Module):
             x = activate(x)
             if nets.image_skips:
                 image = enlarged(image) + drawn(x, f"up{i + 1}_image")
+        for i in range(nets.refine):  # (B, S/2, S/2, C)
+            x = _refined(nets, x, f"refine{i + 1}", init, norm if nets.g_norm == "batch" else None, activate)
         if nets.g_last_kernel == 0:
             x = ConvTranspose(nets.channels, nets, nets.g_smooth, name="image")(x)  # (B, S, S, channels)
         else:
@@ -171,23 +173,29 @@ class Discriminator(nn.Module):
         dtype = jnp.dtype(nets.compute_dtype)
         if images.shape[1:] != (nets.size, nets.size, nets.channels):  # a wrong side would pass through silently (T17)
             raise ValueError(f"D takes {(nets.size, nets.size, nets.channels)} images, not {images.shape[1:]}")
+        init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
+
+        def norm(x, name):
+            return _norm(nets, train, name)(x)
+
         x = images.astype(dtype)
         for i, features in enumerate(d_widths(nets)):  # (B, S/2, S/2, C), (B, S/4, S/4, 2C) ...
             before = x
             x = self._normed(Conv(features, nets, name=f"down{i + 1}"), x, train)
             if nets.d_norm == "batch" and i > 0:
-                x = _norm(nets, train, f"down{i + 1}_norm")(x).astype(dtype)
+                x = norm(x, f"down{i + 1}_norm").astype(dtype)
             if nets.residual:
                 skip = nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"down{i + 1}_skip")
                 x = (x + self._normed(skip, halved(before), train)) / 2**0.5
             x = leaky_relu(x)
+            for n in range(nets.refine if i == 0 else 0):
+                x = _refined(nets, x, f"refine{n + 1}", init, norm if nets.d_norm == "batch" else None, leaky_relu)
             self.sow("intermediates", "features", x)  # nothing, but for judging.py's d_features
         if nets.minibatch_std:
             x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
         x = x.reshape(x.shape[0], -1)  # (B, base_px * base_px * C)
         if nets.d_dropout > 0:
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
-        init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=init, name="head")
         logits = self._normed(head, x, train).squeeze(1)
         if nets.condition:
@@ -222,6 +230,20 @@ class Discriminator(nn.Module):
         else:
             std = running.value
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
+
+
+def _refined(nets, x, name, init, norm, activate):
+    """(B, h, w, C) -> the same shape: x and what two 3x3 convolutions make of it, at first nothing.
+
+    So whatever is around them, a grown network above all, begins as it would without them. Source: He et al. 2016,
+    arXiv:1512.03385, section 3.1; the zeros: Zhang et al. 2019, arXiv:1901.09321, section 3.
+    """
+    def conv(x, init, part):
+        return nn.Conv(x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype, kernel_init=init,
+                       name=f"{name}_{part}")(x)
+
+    y = conv(x, init, "in")
+    return x + conv(activate(y if norm is None else norm(y, f"{name}_norm")), nn.initializers.zeros, "out")
 
 
 def _signs(labels):

@@ -19,7 +19,7 @@ LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_ki
 WAYS = {
     "plain": LARGE, "smooth": replace(LARGE, g_smooth=True), "grey": replace(LARGE, channels=1),
     "head": replace(LARGE, head_norm="channel"), "leaky": replace(LARGE, g_activation="leaky"),
-    "sigmoid": replace(LARGE, g_output="sigmoid"),
+    "sigmoid": replace(LARGE, g_output="sigmoid"), "refined": replace(LARGE, refine=2),
     "asked": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6)}
 
 
@@ -73,7 +73,7 @@ def test_what_the_last_activation_has_flattened_stays_finite():
         assert np.isfinite(leaf).all()
 
 
-@pytest.mark.parametrize("way", ["plain", "grey", "asked"])
+@pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
 def test_it_judges_the_same_faces_alike(way):
     config, small, large = pair(way)
     labels = asked(config, 256)
@@ -104,12 +104,14 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
             assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
+@pytest.mark.parametrize("changes", [
+    {"refine": 1, "g_smooth": True}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
 def test_the_half_is_a_run_like_any_other(changes):
     half = halved(replace(LARGE, **changes))
     check(half)
     assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
     assert not half.nets.g_smooth
+    assert half.nets.refine == 0
 
 
 @pytest.mark.parametrize("changes, says", [
