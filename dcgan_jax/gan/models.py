@@ -144,8 +144,7 @@ class Generator(nn.Module):
             x = activate(x)
             if nets.image_skips:
                 image = enlarged(image) + drawn(x, f"up{i + 1}_image")
-        for i in range(nets.refine):  # (B, S/2, S/2, C)
-            x = _refined(nets, x, f"refine{i + 1}", init, norm if nets.g_norm == "batch" else None, activate)
+        x = _refined(nets, x, init, norm if nets.g_norm == "batch" else None, activate)  # (B, S/2, S/2, C)
         if nets.g_last_kernel == 0:
             x = ConvTranspose(nets.channels, nets, nets.g_smooth, name="image")(x)  # (B, S, S, channels)
         else:
@@ -188,8 +187,8 @@ class Discriminator(nn.Module):
                 skip = nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"down{i + 1}_skip")
                 x = (x + self._normed(skip, halved(before), train)) / 2**0.5
             x = leaky_relu(x)
-            for n in range(nets.refine if i == 0 else 0):
-                x = _refined(nets, x, f"refine{n + 1}", init, norm if nets.d_norm == "batch" else None, leaky_relu)
+            if i == 0:
+                x = _refined(nets, x, init, norm if nets.d_norm == "batch" else None, leaky_relu)
             self.sow("intermediates", "features", x)  # nothing, but for judging.py's d_features
         if nets.minibatch_std:
             x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
@@ -232,18 +231,20 @@ class Discriminator(nn.Module):
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
 
 
-def _refined(nets, x, name, init, norm, activate):
-    """(B, h, w, C) -> the same shape: x and what two 3x3 convolutions make of it, at first nothing.
+def _refined(nets, x, init, norm, activate):
+    """(B, h, w, C) -> the same shape: blocks that each add what two 3x3 convolutions make of x, at first nothing.
 
     So whatever is around them, a grown network above all, begins as it would without them. Source: He et al. 2016,
     arXiv:1512.03385, section 3.1; the zeros: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
-    def conv(x, init, part):
-        return nn.Conv(x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype, kernel_init=init,
-                       name=f"{name}_{part}")(x)
+    def conv(x, init, name):
+        return nn.Conv(x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype, kernel_init=init, name=name)(x)
 
-    y = conv(x, init, "in")
-    return x + conv(activate(y if norm is None else norm(y, f"{name}_norm")), nn.initializers.zeros, "out")
+    for i in range(nets.refine):
+        y = conv(x, init, f"refine{i + 1}_in")
+        y = activate(y if norm is None else norm(y, f"refine{i + 1}_norm"))
+        x += conv(y, nn.initializers.zeros, f"refine{i + 1}_out")
+    return x
 
 
 def _signs(labels):

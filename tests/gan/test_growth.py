@@ -105,7 +105,7 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
 
 
 @pytest.mark.parametrize("changes", [
-    {"refine": 1, "g_smooth": True}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
+    {}, {"refine": 1, "g_smooth": True}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
 def test_the_half_is_a_run_like_any_other(changes):
     half = halved(replace(LARGE, **changes))
     check(half)
