@@ -170,6 +170,8 @@ class Loss:
     """weight of R2, the gradient penalty on fake images"""
     penalty_every_steps: int = 1
     """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
+    penalty_noise: float = 0.0
+    """R1 and R2 by what noise of this sd changes in D's answers, such as 0.01, at a fraction of the time; 0: by the gradient"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
     augment_target: float = 0.0
@@ -302,7 +304,7 @@ AT_MOST = {
     "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096,
     "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000,
     "adam_eps": 1, "l2": 1000,
-    "penalty_every_steps": 10**6, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
+    "penalty_every_steps": 10**6, "penalty_noise": 1, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
     "max_rollbacks": 10**6, "held_out": 10**6}
@@ -391,7 +393,8 @@ def check(config: Config) -> None:
         for name in names:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
-    for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma"]), (nets, ["gamma_init_std", "bn_epsilon"]),
+    for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma", "penalty_noise"]),
+                         (nets, ["gamma_init_std", "bn_epsilon"]),
                          (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
                          (output, ["steps_per_dispatch", "score_every_kimg"])):
         for name in names:
@@ -422,6 +425,8 @@ def check(config: Config) -> None:
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
     every = config.loss.penalty_every_steps
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
+    noise = config.loss.penalty_noise
+    must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs --r1-gamma or --r2-gamma")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
     must(0 <= nets.refine <= 8, "refine", nets.refine, "must be from 0 to 8")

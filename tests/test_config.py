@@ -134,6 +134,8 @@ def test_the_valid_config_passes():
     ({"ema_ramp": -1.0}, "--ema-ramp -1.0"),
     ({"penalty_every_steps": 0, "r1_gamma": 1.0}, "--penalty-every-steps 0"),
     ({"penalty_every_steps": 4}, "--penalty-every-steps 4"),
+    ({"penalty_noise": -0.1, "r1_gamma": 1.0}, "--penalty-noise -0.1"),
+    ({"penalty_noise": 0.01, "gp_weight": 1.0}, "--penalty-noise 0.01"),
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 0.0}, "--augment-most 0"),
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 1.1}, "--augment-most 1.1"),
     ({"augment": ("color",), "augment_most": 0.3}, "--augment-most 0.3"),

@@ -18,7 +18,8 @@ from dcgan_jax.gan.sampling import draw_latents
 from dcgan_jax.gan.state import GanState, optimizers
 
 # One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
-D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix")
+D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real",
+             "noise_fake")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
 
 
@@ -83,13 +84,22 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                 with jax.named_scope("penalty"):
                     return discriminate(params, stats, images, labels, jax.random.clone(augment_key), augment_p,
                                         jax.random.clone(dropout_key))[0]
+
+            def squared_norm(images, augment_key, dropout_key, noise_key):
+                def on_these(x):
+                    return critic(x, augment_key, dropout_key)
+                if loss.penalty_noise == 0:
+                    return losses.squared_gradient_norm(on_these, images)
+                noise = split_over_devices(jax.random.normal(noise_key, images.shape))
+                return losses.squared_slope(on_these, images, noise, loss.penalty_noise)
+
             def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
-                    r1 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real)
+                    r1 = squared_norm(real, keys["augment_real"], keys["dropout_real"], keys["noise_real"])
                     terms.append(loss.r1_gamma / 2 * r1.mean())
                 if loss.r2_gamma > 0:
-                    r2 = losses.squared_gradient_norm(lambda x: critic(x, keys["augment_fake"], keys["dropout_fake"]), fake)
+                    r2 = squared_norm(fake, keys["augment_fake"], keys["dropout_fake"], keys["noise_fake"])
                     terms.append(loss.r2_gamma / 2 * r2.mean())
                 if loss.gp_weight > 0:
                     mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))

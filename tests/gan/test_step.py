@@ -22,7 +22,7 @@ from dcgan_jax.presets import PRESETS
 COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0,
-                  refine=2),
+                  refine=2, penalty_noise=0.01),
     "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2,
                         penalty_every_steps=2),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
@@ -299,6 +299,15 @@ def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, pe
     if changes:
         assert_allclose(metrics["d_penalty"], penalty, rtol=1e-4)
     assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + pull), rtol=1e-4)  # beta1 is 0.5
+
+
+@pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
+def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
+    # Of a D with one weight w: 3 / 2 w^2 times the mean square of the noise, which is near 1, and whose pull is twice that by w.
+    config = tiny("torch64", loss="wasserstein", batch_size=256, penalty_noise=0.01, **{which: 3.0})
+    state, metrics = one_pixel_step(config, np.full((256, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
+    assert_allclose(metrics["d_penalty"], 3 / 2 * 0.5**2, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
+    assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 2 * metrics["d_penalty"] / 0.5), rtol=1e-3)
 
 
 def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
