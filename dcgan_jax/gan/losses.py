@@ -104,13 +104,13 @@ def squared_gradient_norm(critic: Callable[[jax.Array], jax.Array], images: jax.
     return jnp.square(gradient).sum((1, 2, 3))
 
 
-def squared_slope(critic: Callable[[jax.Array], jax.Array], images: jax.Array, noise: jax.Array, sd: float) -> jax.Array:
-    """What `squared_gradient_norm` is, by a difference: in the mean over noise equal to it where the critic is linear within sd.
+def squared_slope(logits: jax.Array, noisy_logits: jax.Array, sd: float) -> jax.Array:
+    """What `squared_gradient_norm` is, by a difference: equal to it in the mean over noise where the critic is linear within sd.
 
-    Args: critic, images as there; noise (B, S, S, C) float32, N(0, 1); sd, of the noise in the images. Returns: (B,) float32.
+    Args: logits (B,) of images, noisy_logits (B,) of the same images plus noise N(0, sd^2). Returns: (B,) float32.
     Source: Lin et al. 2025, arXiv:2501.08316, section 3.2 (approximated R1; there not divided by the variance).
     """
-    return jnp.square((critic(images + sd * noise) - critic(images)) / sd)
+    return jnp.square((noisy_logits - logits) / sd)
 
 
 def gradient_penalty(critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:

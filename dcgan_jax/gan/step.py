@@ -64,8 +64,10 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         return logits, new.get("batch_stats", {})
 
     def d_objective(params, stats, real, fake, labels, keys, augment_p, step):
+        before = {"real": stats}
         with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
             real_logits, stats = discriminate(params, stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"])
+        before["fake"] = stats
         with jax.named_scope("fake"):
             fake_logits, stats = discriminate(params, stats, fake, labels, keys["augment_fake"], augment_p, keys["dropout_fake"])
         with jax.named_scope("loss"):
@@ -79,31 +81,28 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > boundary).mean(),
                    "d_fake_hits": (fake_logits < boundary).mean()}
         if penalised:
-            # The keys are those of the passes above, on purpose: the penalty is on the very function that judged these images.
-            def critic(images, augment_key, dropout_key):
+            # The keys and statistics are those of the passes above: the penalty is on the very function that judged these images.
+            def critic(images, kind):
                 with jax.named_scope("penalty"):
-                    return discriminate(params, stats, images, labels, jax.random.clone(augment_key), augment_p,
-                                        jax.random.clone(dropout_key))[0]
+                    augment_key, dropout_key = (jax.random.clone(keys[f"{purpose}_{kind}"]) for purpose in ("augment", "dropout"))
+                    return discriminate(params, before[kind], images, labels, augment_key, augment_p, dropout_key)[0]
 
-            def squared_norm(images, augment_key, dropout_key, noise_key):
-                def on_these(x):
-                    return critic(x, augment_key, dropout_key)
+            def squared_norm(images, logits, kind):
                 if loss.penalty_noise == 0:
-                    return losses.squared_gradient_norm(on_these, images)
-                noise = split_over_devices(jax.random.normal(noise_key, images.shape))
-                return losses.squared_slope(on_these, images, noise, loss.penalty_noise)
+                    return losses.squared_gradient_norm(lambda x: critic(x, kind), images)
+                noise = split_over_devices(loss.penalty_noise * jax.random.normal(keys[f"noise_{kind}"], images.shape))
+                # With the logits above: of a second pass of the same images XLA would take the gradient twice.
+                return losses.squared_slope(logits, critic(images + noise, kind), loss.penalty_noise)
 
             def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
-                    r1 = squared_norm(real, keys["augment_real"], keys["dropout_real"], keys["noise_real"])
-                    terms.append(loss.r1_gamma / 2 * r1.mean())
+                    terms.append(loss.r1_gamma / 2 * squared_norm(real, real_logits, "real").mean())
                 if loss.r2_gamma > 0:
-                    r2 = squared_norm(fake, keys["augment_fake"], keys["dropout_fake"], keys["noise_fake"])
-                    terms.append(loss.r2_gamma / 2 * r2.mean())
+                    terms.append(loss.r2_gamma / 2 * squared_norm(fake, fake_logits, "fake").mean())
                 if loss.gp_weight > 0:
                     mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
-                    gp = losses.gradient_penalty(lambda x: critic(x, keys["augment_real"], keys["dropout_real"]), real, fake, mix)
+                    gp = losses.gradient_penalty(lambda x: critic(x, "real"), real, fake, mix)
                     terms.append(loss.gp_weight * gp.mean())
                 return loss.penalty_every_steps * sum(terms)
 
