@@ -120,8 +120,10 @@ class Nets:
     """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
     residual: bool = False
     """each level but G's last adds its input, resized, through a 1x1 convolution"""
-    refine: int = 0
-    """blocks of two 3x3 convolutions, in both nets, that are added to what is next to the image, at half its side"""
+    g_refine: int = 0
+    """blocks of two 3x3 convolutions, in G, that are added to what is next to the image, at half its side"""
+    d_refine: int = 0
+    """the same in D"""
     image_skips: bool = False
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
@@ -302,8 +304,8 @@ def free_to_change(config: Config) -> set[str]:
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
 AT_MOST = {
     "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096,
-    "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6, "lr": 1000, "d_lr": 1000,
-    "adam_eps": 1, "l2": 1000,
+    "g_refine": 8, "d_refine": 8, "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6,
+    "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
     "penalty_every_steps": 10**6, "penalty_noise": 1, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
     "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
     "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
@@ -394,7 +396,7 @@ def check(config: Config) -> None:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
     for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma", "penalty_noise"]),
-                         (nets, ["gamma_init_std", "bn_epsilon"]),
+                         (nets, ["gamma_init_std", "bn_epsilon", "g_refine", "d_refine"]),
                          (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
                          (output, ["steps_per_dispatch", "score_every_kimg"])):
         for name in names:
@@ -429,10 +431,9 @@ def check(config: Config) -> None:
     must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs --r1-gamma or --r2-gamma")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
-    must(0 <= nets.refine <= 8, "refine", nets.refine, "must be from 0 to 8")
-    must(not (nets.refine and nets.g_last_kernel), "refine", nets.refine,
+    must(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine,
          "is of a G that ends in an up-sampling; give --g-last-kernel 0")
-    must(not (nets.refine and nets.d_norm == "spectral"), "refine", nets.refine,
+    must(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine,
          "its blocks begin as zeros, which --d-norm spectral would divide by their size; give --d-norm batch or none")
     must(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth,
          "blurs the last up-sampling, which --g-last-kernel follows")

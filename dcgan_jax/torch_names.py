@@ -13,9 +13,10 @@ NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "runni
 # What its nn.Sequential is, and has no place for otherwise.
 AS_THERE = {
     "base_px": PX, "kernel": 4, "g_last_kernel": 0, "head_norm": "channel", "g_norm": "batch", "d_norm": "batch",
-    "g_multipliers": (), "d_multipliers": (), "condition": "", "g_modulation": False, "residual": False, "refine": 0,
-    "image_skips": False, "box_kernels": False, "g_smooth": False, "minibatch_std": False, "g_activation": "relu",
-    "g_output": "tanh", "conv_bias": False, "g_head_bias": False, "d_head_bias": False, "d_dropout": 0.0, "bn_epsilon": 1e-5}
+    "g_multipliers": (), "d_multipliers": (), "condition": "", "g_modulation": False, "residual": False,
+    "g_refine": 0, "d_refine": 0, "image_skips": False, "box_kernels": False, "g_smooth": False, "minibatch_std": False,
+    "g_activation": "relu", "g_output": "tanh", "conv_bias": False, "g_head_bias": False, "d_head_bias": False,
+    "d_dropout": 0.0, "bn_epsilon": 1e-5}
 
 
 def check(nets: Nets, about: str) -> None:

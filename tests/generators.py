@@ -18,7 +18,7 @@ from dcgan_jax.presets import PRESETS
 WAYS = {preset: tiny(preset) for preset in PRESETS} | {
     f"{preset}, {name}": tiny(preset, **changes) for preset in ("article", "torch64") for name, changes in {
         "modulated": {"g_modulation": True}, "residual": {"residual": True}, "skips": {"image_skips": True},
-        "refined": {"refine": 2},
+        "refined": {"g_refine": 2},
         "boxed": {"box_kernels": True, "conv_bias": True},
         "smooth": {"g_smooth": True}, "boxed smooth": {"box_kernels": True, "g_smooth": True},
         "k5 smooth": {"kernel": 5, "g_smooth": True}, "unit": {"head_norm": "unit", "g_head_bias": True},
@@ -26,7 +26,7 @@ WAYS = {preset: tiny(preset) for preset in PRESETS} | {
         "from 2 px": {"base_px": 2}, "asked": {"condition": "Smiling,Male"},
         "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True}, "grey": {"channels": 1},
         "k5 same": {"kernel": 5, "padding": "same"}, "k5 symmetric": {"kernel": 5},
-        "all": {"g_modulation": True, "residual": True, "refine": 1, "image_skips": True, "conv_bias": True,
+        "all": {"g_modulation": True, "residual": True, "g_refine": 1, "image_skips": True, "conv_bias": True,
                 "g_output": "sigmoid", "condition": "Smiling,Male"}}.items()}
 
 

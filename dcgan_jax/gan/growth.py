@@ -24,8 +24,8 @@ BEFORE_BLUR = np.float32([0, 1, 1, 0])
 def halved(config: Config) -> Config:
     """The run that comes first: half the side, the same layers inside, for `grow_kimg`."""
     return replace(
-        config, size=config.nets.size // 2, width=config.nets.width * 2, g_smooth=False, refine=0, steps=None, epochs=None,
-        kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none",
+        config, size=config.nets.size // 2, width=config.nets.width * 2, g_smooth=False, g_refine=0, d_refine=0,
+        steps=None, epochs=None, kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none",
         lr_decay_share=1.0)
 
 

@@ -144,7 +144,7 @@ class Generator(nn.Module):
             x = activate(x)
             if nets.image_skips:
                 image = enlarged(image) + drawn(x, f"up{i + 1}_image")
-        x = _refined(nets, x, init, norm if nets.g_norm == "batch" else None, activate)  # (B, S/2, S/2, C)
+        x = _refined(nets.g_refine, nets, x, init, norm if nets.g_norm == "batch" else None, activate)  # (B, S/2, S/2, C)
         if nets.g_last_kernel == 0:
             x = ConvTranspose(nets.channels, nets, nets.g_smooth, name="image")(x)  # (B, S, S, channels)
         else:
@@ -188,7 +188,7 @@ class Discriminator(nn.Module):
                 x = (x + self._normed(skip, halved(before), train)) / 2**0.5
             x = leaky_relu(x)
             if i == 0:
-                x = _refined(nets, x, init, norm if nets.d_norm == "batch" else None, leaky_relu)
+                x = _refined(nets.d_refine, nets, x, init, norm if nets.d_norm == "batch" else None, leaky_relu)
             self.sow("intermediates", "features", x)  # nothing, but for judging.py's d_features
         if nets.minibatch_std:
             x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
@@ -231,8 +231,8 @@ class Discriminator(nn.Module):
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
 
 
-def _refined(nets, x, init, norm, activate):
-    """(B, h, w, C) -> the same shape: blocks that each add what two 3x3 convolutions make of x, at first nothing.
+def _refined(count, nets, x, init, norm, activate):
+    """(B, h, w, C) -> the same shape: count blocks that each add what two 3x3 convolutions make of x, at first nothing.
 
     So whatever is around them, a grown network above all, begins as it would without them. Source: He et al. 2016,
     arXiv:1512.03385, section 3.1; the zeros: Zhang et al. 2019, arXiv:1901.09321, section 3.
@@ -240,7 +240,7 @@ def _refined(nets, x, init, norm, activate):
     def conv(x, init, name):
         return nn.Conv(x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype, kernel_init=init, name=name)(x)
 
-    for i in range(nets.refine):
+    for i in range(count):
         y = conv(x, init, f"refine{i + 1}_in")
         y = activate(y if norm is None else norm(y, f"refine{i + 1}_norm"))
         x += conv(y, nn.initializers.zeros, f"refine{i + 1}_out")

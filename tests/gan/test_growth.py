@@ -19,7 +19,7 @@ LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_ki
 WAYS = {
     "plain": LARGE, "smooth": replace(LARGE, g_smooth=True), "grey": replace(LARGE, channels=1),
     "head": replace(LARGE, head_norm="channel"), "leaky": replace(LARGE, g_activation="leaky"),
-    "sigmoid": replace(LARGE, g_output="sigmoid"), "refined": replace(LARGE, refine=2),
+    "sigmoid": replace(LARGE, g_output="sigmoid"), "refined": replace(LARGE, g_refine=2, d_refine=1),
     "asked": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6)}
 
 
@@ -105,13 +105,14 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"refine": 1, "g_smooth": True}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
+    {}, {"g_refine": 1, "d_refine": 1, "g_smooth": True},
+    {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
 def test_the_half_is_a_run_like_any_other(changes):
     half = halved(replace(LARGE, **changes))
     check(half)
     assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
     assert not half.nets.g_smooth
-    assert half.nets.refine == 0
+    assert half.nets.g_refine == half.nets.d_refine == 0
 
 
 @pytest.mark.parametrize("changes, says", [

@@ -22,7 +22,7 @@ from dcgan_jax.presets import PRESETS
 COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0,
-                  refine=2, penalty_noise=0.01),
+                  g_refine=1, d_refine=2, penalty_noise=0.01),
     "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2,
                         penalty_every_steps=2),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
