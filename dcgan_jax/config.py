@@ -43,8 +43,8 @@ class Run:
     seed: int = 0
     """everything random follows from it"""
     grow_kimg: float = 0.0
-    """thousands of images that networks of half the side, with the same layers inside, are shown first; then they grow; 0:
-    none"""
+    """thousands of images that networks of half the side, with the same layers inside and neither blocks nor R1 nor R2, are
+    shown first; then they grow; 0: none"""
     start: str = ""
     """networks to begin from: another run's, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both);
     empty: random"""
