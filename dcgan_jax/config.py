@@ -43,8 +43,8 @@ class Run:
     seed: int = 0
     """everything random follows from it"""
     grow_kimg: float = 0.0
-    """thousands of images that networks of half the side, with the same layers inside and neither blocks nor R1 nor R2, are
-    shown first; then they grow; 0: none"""
+    """thousands of images that networks of half the side, with the same layers inside, are shown first; then they grow; 0:
+    none"""
     start: str = ""
     """networks to begin from: another run's, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both);
     empty: random"""
@@ -123,7 +123,7 @@ class Nets:
     g_refine: int = 0
     """blocks of two 3x3 convolutions, in G, that are added to what is next to the image, at half its side"""
     d_refine: int = 0
-    """the same in D"""
+    """the same in D; a half that it grows from is trained without, and then without R1 and R2 as well"""
     image_skips: bool = False
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
@@ -173,7 +173,8 @@ class Loss:
     penalty_every_steps: int = 1
     """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
     penalty_noise: float = 0.0
-    """R1 and R2 by what noise of this sd changes in D's answers, such as 0.01, at a fraction of the time; 0: by the gradient"""
+    """R1 and R2 by what noise of this sd, where white is 1, changes in D's answers: 0.01, say, at a fraction of the time;
+    with BN in D another gamma fits, as what each picture changes in the others' answers counts apart; 0: by the gradient"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
     augment_target: float = 0.0
@@ -429,6 +430,7 @@ def check(config: Config) -> None:
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
     noise = config.loss.penalty_noise
     must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs --r1-gamma or --r2-gamma")
+    must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in D's rounding")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
     must(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine,

@@ -155,9 +155,11 @@ def images_of(ops, config: dict, weights: dict[str, np.ndarray], latents, labels
         if image is not None:
             image = ops.sum(ops.enlarged(image), ops.pointwise(x, weights[f"{up}_image/kernel"]))
         level += 1
-    for n in range(1, config.get("g_refine", 0) + 1):  # older exports do not tell
+    n = 1
+    while f"refine{n}_in/kernel" in weights:
         y = activate(modulated(ops.convolved(x, *folded(f"refine{n}_in", f"refine{n}_norm", 3)), f"refine{n}_norm"))
         x = ops.sum(x, ops.convolved(y, *folded(f"refine{n}_out", "", 3)))
+        n += 1
     kernel, bias = folded("image", "", 2)
     if config["g_last_kernel"]:
         x = ops.convolved(x, kernel, bias)

@@ -135,6 +135,7 @@ def test_the_valid_config_passes():
     ({"penalty_every_steps": 0, "r1_gamma": 1.0}, "--penalty-every-steps 0"),
     ({"penalty_every_steps": 4}, "--penalty-every-steps 4"),
     ({"penalty_noise": -0.1, "r1_gamma": 1.0}, "--penalty-noise -0.1"),
+    ({"penalty_noise": 1e-4, "r1_gamma": 1.0}, "--penalty-noise 0.0001: must be 0 or at least 0.001"),
     ({"penalty_noise": 0.01, "gp_weight": 1.0}, "--penalty-noise 0.01"),
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 0.0}, "--augment-most 0"),
     ({"augment": ("color",), "augment_target": 0.6, "augment_most": 1.1}, "--augment-most 1.1"),

@@ -299,9 +299,10 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_left(tmp_path, flags
     assert toy_run.files(tmp_path) == before
 
 
-def test_a_conditional_generator_is_none_of_pytorchs():
-    nets = dataclasses.replace(PRESETS["torch64"].nets, condition="Smiling")
-    with pytest.raises(BadInput, match="--condition 'Smiling'"):
+@pytest.mark.parametrize("flag, value", [("condition", "Smiling"), ("g_refine", 1), ("d_refine", 1)])
+def test_a_generator_that_is_none_of_pytorchs_is_refused(flag, value):
+    nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
+    with pytest.raises(BadInput, match=f"--{flag.replace('_', '-')} {value!r}"):
         torch_names.check(nets, "it")
 
 

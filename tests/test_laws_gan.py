@@ -78,7 +78,10 @@ OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=
            augment=("color",), augment_target=0.6, augment_adapt_kimg=0.1)
 
 
-@pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN], ids=["torch64", "penalised", "own"])
+NOISE = tiny("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
+
+
+@pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN, NOISE], ids=["torch64", "penalised", "own", "noise"])
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

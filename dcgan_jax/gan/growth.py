@@ -24,13 +24,14 @@ BEFORE_BLUR = np.float32([0, 1, 1, 0])
 def halved(config: Config) -> Config:
     """The run that comes first: half the side, the same layers inside, for `grow_kimg`.
 
-    Without what is made for the outermost layers: blocks, blur, and R1 and R2, which hold back a D that blocks make steep.
+    Without what is made for the outermost layers: blocks, blur, and R1 and R2 where they hold back a D that blocks make steep.
     """
-    every = config.loss.penalty_every_steps if config.loss.gp_weight else 1
+    if config.nets.d_refine:
+        every = config.loss.penalty_every_steps if config.loss.gp_weight else 1
+        config = replace(config, r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0, penalty_every_steps=every)
     return replace(
-        config, size=config.nets.size // 2, width=config.nets.width * 2, g_smooth=False, g_refine=0, d_refine=0,
-        r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0, penalty_every_steps=every, steps=None, epochs=None,
-        kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none", lr_decay_share=1.0)
+        config, size=config.nets.size // 2, width=config.nets.width * 2, g_smooth=False, g_refine=0, d_refine=0, steps=None,
+        epochs=None, kimg=config.run.grow_kimg, grow_kimg=0.0, lr_warmup_kimg=0.0, lr_decay="none", lr_decay_share=1.0)
 
 
 def grown(config: Config, state: GanState, small: GanState) -> GanState:

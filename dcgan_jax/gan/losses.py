@@ -105,7 +105,9 @@ def squared_gradient_norm(critic: Callable[[jax.Array], jax.Array], images: jax.
 
 
 def squared_slope(logits: jax.Array, noisy_logits: jax.Array, sd: float) -> jax.Array:
-    """What `squared_gradient_norm` is, by a difference: equal to it in the mean over noise where the critic is linear within sd.
+    """What `squared_gradient_norm` is, by a difference: equal to it in the mean over noise where the critic is linear within sd
+    and each logit is of its own image. Through statistics of the batch image j moves logit i too: here the mean over noise is
+    the sum over j of |d logit i / d image j|^2, there gradients of all logits are summed before they are squared.
 
     Args: logits (B,) of images, noisy_logits (B,) of the same images plus noise N(0, sd^2). Returns: (B,) float32.
     Source: Lin et al. 2025, arXiv:2501.08316, section 3.2 (approximated R1; there not divided by the variance).

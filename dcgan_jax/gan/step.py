@@ -81,11 +81,10 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > boundary).mean(),
                    "d_fake_hits": (fake_logits < boundary).mean()}
         if penalised:
-            # The keys and statistics are those of the passes above: the penalty is on the very function that judged these images.
+            # The keys, and the vectors of spectral norms, are those of the passes above: the same function judges these images.
             def critic(images, kind):
-                with jax.named_scope("penalty"):
-                    augment_key, dropout_key = (jax.random.clone(keys[f"{purpose}_{kind}"]) for purpose in ("augment", "dropout"))
-                    return discriminate(params, before[kind], images, labels, augment_key, augment_p, dropout_key)[0]
+                augment_key, dropout_key = (jax.random.clone(keys[f"{purpose}_{kind}"]) for purpose in ("augment", "dropout"))
+                return discriminate(params, before[kind], images, labels, augment_key, augment_p, dropout_key)[0]
 
             def squared_norm(images, logits, kind):
                 if loss.penalty_noise == 0:
@@ -94,6 +93,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                 # With the logits above: of a second pass of the same images XLA would take the gradient twice.
                 return losses.squared_slope(logits, critic(images + noise, kind), loss.penalty_noise)
 
+            @jax.named_scope("penalty")
             def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
@@ -108,8 +108,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
             if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
                 is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
-                with jax.named_scope("penalty"):
-                    penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
+                penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
             else:
                 penalty = penalties()
             metrics["d_penalty"] = penalty
@@ -182,7 +181,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
-        # computed and one is kept: newmu's last convolution is XLA's own, on CPU fifteen times slower inside a branch.
+        # computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower in a branch.
         keys = _named(g_key, G_STREAMS)
         real, labels = batch
         d_updated, metrics, real, _, fakes = update_d(state, real, labels, d_key)
@@ -213,7 +212,7 @@ def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
-    # XLA's own CPU convolution, newmu's last, is some twenty times slower inside a loop, even of a single turn (measured).
+    # XLA's own CPU convolution, newmu's last and blocks', is some twenty times slower in a loop, even of one turn (measured).
     return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 

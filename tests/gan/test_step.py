@@ -22,7 +22,7 @@ from dcgan_jax.presets import PRESETS
 COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0,
-                  g_refine=1, d_refine=2, penalty_noise=0.01),
+                  g_refine=1, d_refine=2, penalty_noise=0.01, penalty_every_steps=2),
     "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2,
                         penalty_every_steps=2),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
@@ -308,6 +308,19 @@ def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
     state, metrics = one_pixel_step(config, np.full((256, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_penalty"], 3 / 2 * 0.5**2, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
     assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 2 * metrics["d_penalty"] / 0.5), rtol=1e-3)
+
+
+@pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
+def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
+    # Else what another crop, mask or singular vector changes would be taken for a slope, a hundred squared too large.
+    config = tiny("article", d_norm="spectral", d_dropout=0.2, augment=("color", "translation", "cutout"), **{which: 2.0})
+    state, batch = start_of(config), pictures(config)
+    means = []
+    for changes in ({}, {"penalty_noise": 0.01}):
+        judged = compiled(replace(config, **changes))
+        penalties = [judged(state.replace(key=jax.random.key(seed)), batch)[1]["d_penalty"] for seed in range(64)]
+        means.append(np.mean(penalties))
+    assert_allclose(*means, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
 
 
 def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
