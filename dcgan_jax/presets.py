@@ -133,8 +133,10 @@ def best64() -> Config:
     """
     return replace(
         best32(), preset="best64", size=64, width=32, g_smooth=True,
+        g_refine=3, d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
+        r1_gamma=0.002, penalty_noise=0.01,  # 58.4, 64.7 -> 55.3, 55.2 after 120,000 and 160,000, of two in both; like this 55.1
         grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
-        kimg=200.0,  # 77.2; 84.7 after 400 (of 2,000 faces, average 100 kimg); as it is now 63.0 (of 5,000)
+        kimg=160.0,  # where two blocks in both, with R1, had stood still since 120
         lr_decay="none", lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
         ema_half_life_kimg=200.0, ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
         lr_warmup_kimg=4.0)  # while Adam, which begins anew, has no averages yet; not judged alone
