@@ -121,9 +121,10 @@ class Nets:
     residual: bool = False
     """each level but G's last adds its input, resized, through a 1x1 convolution"""
     g_refine: int = 0
-    """blocks of two 3x3 convolutions, in G, that are added to what is next to the image, at half its side"""
+    """blocks of two 3x3 convolutions, in G, that are added to what is next to the image, at half its side; the half of
+    --grow-kimg is trained without"""
     d_refine: int = 0
-    """the same in D; a half that it grows from is trained without, and then without R1 and R2 as well"""
+    """the same in D, whose half is then trained without R1 and R2 as well"""
     image_skips: bool = False
     """G draws an image at every level and adds them up, each enlarged"""
     box_kernels: bool = False
@@ -174,7 +175,8 @@ class Loss:
     """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
     penalty_noise: float = 0.0
     """R1 and R2 by what noise of this sd, where white is 1, changes in D's answers: 0.01, say, at a fraction of the time;
-    with BN in D another gamma fits, as what each picture changes in the others' answers counts apart; 0: by the gradient"""
+    with BN in D another gamma fits, as what each picture changes in the others' answers counts apart; not judged in bfloat16;
+    0: by the gradient"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all that D sees"""
     augment_target: float = 0.0
@@ -430,7 +432,7 @@ def check(config: Config) -> None:
     must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
     noise = config.loss.penalty_noise
     must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs --r1-gamma or --r2-gamma")
-    must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in D's rounding")
+    must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in float32's rounding")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
     must(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine,

@@ -93,7 +93,6 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                 # With the logits above: of a second pass of the same images XLA would take the gradient twice.
                 return losses.squared_slope(logits, critic(images + noise, kind), loss.penalty_noise)
 
-            @jax.named_scope("penalty")
             def penalties():
                 terms = []
                 if loss.r1_gamma > 0:
@@ -106,11 +105,12 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                     terms.append(loss.gp_weight * gp.mean())
                 return loss.penalty_every_steps * sum(terms)
 
-            if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
-                is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
-                penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
-            else:
-                penalty = penalties()
+            with jax.named_scope("penalty"):
+                if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
+                    is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
+                    penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
+                else:
+                    penalty = penalties()
             metrics["d_penalty"] = penalty
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)

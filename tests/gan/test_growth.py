@@ -107,7 +107,8 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
 @pytest.mark.parametrize("changes", [
     {}, {"g_refine": 1, "d_refine": 1, "g_smooth": True, "r1_gamma": 0.1, "penalty_noise": 0.01, "penalty_every_steps": 2},
     {"d_refine": 1, "gp_weight": 1.0, "r2_gamma": 0.1, "penalty_every_steps": 2},
-    {"r1_gamma": 0.1, "penalty_every_steps": 2}, {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
+    {"g_refine": 1, "r1_gamma": 0.1, "penalty_every_steps": 2},
+    {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0}], ids=str)
 def test_the_half_is_a_run_like_any_other(changes):
     large = replace(LARGE, **changes)
     half = halved(large)

@@ -55,6 +55,13 @@ def test_a_weight_that_overflows_in_the_next_layer(path, where):
     assert origin(CONFIG, (path, lambda leaf: jnp.full_like(leaf, HUGE))).startswith(f"{where} (")
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_penalty_that_overflows_where_the_loss_does_not(every):
+    config = tiny("article", r1_gamma=1.0, penalty_noise=0.01, penalty_every_steps=every)
+    where = origin(config, ("d_params/head/kernel", lambda leaf: jnp.full_like(leaf, 1e20)), ("step", lambda step: step + 1))
+    assert where.startswith("D's penalty"), where
+
+
 def test_weights_that_overflow_in_their_own_layer():
     config = tiny("keras64", loss="least-squares")  # no BN that would shrink what the layer before made
     huge = ((f"d_params/down{i}/kernel", lambda leaf: jnp.full_like(leaf, HUGE)) for i in (1, 2))
