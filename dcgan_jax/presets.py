@@ -128,11 +128,12 @@ def best32() -> Config:
 def best64() -> Config:
     """`best32` grown to 64 px: 600,000 images at 32 px, then a layer more, whose output is blurred so that it draws no checkers.
 
-    A third of `torch64`'s parameters. It ends where faces were at their best, on 10,000 pictures: longer runs drew no better
-    ones (--score-every-kimg keeps the best). What each line is worth: docs/quality.md.
+    A third of `torch64`'s parameters. It ends where one seed's faces were at their best, on 10,000 pictures; another's still
+    got better there (--score-every-kimg keeps the best). What each line is worth: docs/quality.md.
     """
     return replace(
         best32(), preset="best64", size=64, width=32, g_smooth=True,
+        save_every_steps=500,  # as by default: a step takes more than twice as long as best32's
         g_refine=3, d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
         r1_gamma=0.002, penalty_noise=0.01,  # two in both, other halves: 64.7 -> 55.2 after 160,000; nothing after 80,000
         grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
