@@ -137,7 +137,7 @@ def best64() -> Config:
         g_refine=3, d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
         r1_gamma=0.002, penalty_noise=0.01,  # two in both, other halves: 64.7 -> 55.2 after 160,000; nothing after 80,000
         grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
-        kimg=160.0,  # 54.2 after 120 and 55.6 after 160; 66.0 and 58.4 with seed 1, which is later
+        kimg=160.0,  # 54.2 after 120 and 55.6 after 160; 66.0 and 58.4 with seed 1; clocked 54.2
         lr_decay="none", lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
         ema_half_life_kimg=200.0, ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
         lr_warmup_kimg=4.0)  # while Adam, which begins anew, has no averages yet; not judged alone
