@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def load(run, step=None):
-    """A trained run as an object: load("runs/faces").sample(range(8)). See dcgan_jax.loaded."""
-    from dcgan_jax import loaded  # not before it is asked for: verbs have settings that must stand before JAX starts
+    """A trained run as an object: load("runs/faces").sample(range(8)). See dcgan_jax.api."""
+    from dcgan_jax import api  # not before it is asked for: verbs have settings that must stand before JAX starts
 
-    return loaded.load(run, step)
+    return api.load(run, step)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dcgan_jax
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 
 VERBS = {
     "train": "trains a GAN, or goes on where it stopped",
@@ -30,28 +30,39 @@ def main() -> int:
         print(f"--completion {'|'.join(cli.SHELLS)} FOLDER writes there what completes dcgan-VERB.")
     elif arguments[0] == "--completion":
         if len(arguments) != 3 or arguments[1] not in cli.SHELLS:
-            raise BadInput(f"--completion: give a shell, {', '.join(cli.SHELLS)}, and the folder where it looks for completions")
+            raise UserError(f"--completion: give a shell, {', '.join(cli.SHELLS)}, and the folder where it looks for completions")
         _complete(arguments[1], Path(arguments[2]).expanduser())
     else:
         verb = arguments[0]
-        raise BadInput(f"python -m dcgan_jax.{verb} is how it is called" if verb in VERBS else
-                       f"{verb}: is no verb; there are {', '.join(VERBS)}")
+        raise UserError(
+            f"python -m dcgan_jax.{verb} is how it is called"
+            if verb in VERBS
+            else f"{verb}: is no verb; there are {', '.join(VERBS)}"
+        )
     return 0
 
 
 def _complete(shell, folder):
-    from dcgan_jax import config, evaluate, explore, export, prepare, report, sample  # with JAX: seconds that a list needs not
+    from dcgan_jax import config, evaluate, explore, prepare, report, sample
+    from dcgan_jax.export import __main__  # with JAX: seconds that a list needs not
 
-    flags = {"train": config.Config, "sample": sample.Sample, "evaluate": evaluate.Evaluate, "explore": explore.COMMANDS,
-             "export": export.Export, "report": report.Report, "prepare": prepare.Prepare}
+    flags = {
+        "train": config.Config,
+        "sample": sample.Sample,
+        "evaluate": evaluate.Evaluate,
+        "explore": explore.COMMANDS,
+        "export": __main__.Export,
+        "report": report.Report,
+        "prepare": prepare.Prepare,
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for verb in VERBS:
             cli.write_completion(shell, folder, f"dcgan-{verb}", flags[verb])
     except OSError as fault:
-        raise BadInput(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None
+        raise UserError(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None
     print(f"{folder}: completes {', '.join(f'dcgan-{verb}' for verb in VERBS)}")
 
 
 if __name__ == "__main__":
-    cli.run_verb(main)
+    cli.run_command(main)

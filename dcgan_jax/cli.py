@@ -17,32 +17,50 @@ import numpy as np
 import tyro
 
 from dcgan_jax import config as configuration
-from dcgan_jax.config import LENGTHS, BadInput, Config, printable
+from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.presets import PRESETS
 
 MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the name under which each looks for what completes a program
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN,
-               errno.ETIMEDOUT, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+DISK_FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENODEV,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+)
 
 
-def run_verb(main: Callable[[], int | None]) -> None:
+def run_command(main: Callable[[], int | None]) -> None:
     """Runs a verb and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
     143 after SIGTERM."""
+
     def terminate(number, frame):
         raise KeyboardInterrupt(128 + number)  # files that are half made are removed on the way out
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(main())
-    except BadInput as mistake:
+    except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
     except MemoryError as fault:
-        print(f"error: out of memory ({printable(str(fault), 200) or 'the machine has no more'}): ask for less at a time, "
-              "such as a smaller --count or --batch-size", file=sys.stderr)
+        print(
+            f"error: out of memory ({make_printable(str(fault), 200) or 'the machine has no more'}): ask for less at a time, "
+            "such as a smaller --count or --batch-size",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print("interrupted: what was saved before is kept", file=sys.stderr)
@@ -59,43 +77,52 @@ def run_verb(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def parse(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
+def parse_flags(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
     """The dataclass cls filled from flags. Groups (fields that are dataclasses) show as headings and add no prefix.
 
-    Raises: BadInput naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
+    Raises: UserError naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
     """
     known = sorted(_flags(cls))
-    for flag in given(arguments):
+    for flag in list_given_flags(arguments):
         # Not tyro's own for shells either: by the name `python -m ...` they would complete every call of python.
         if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
-            raise BadInput(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
+            raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, args=list(arguments), default=default, prog=prog, description=cls.__doc__,
-                            config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(
+                cls,
+                args=list(arguments),
+                default=default,
+                prog=prog,
+                description=cls.__doc__,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise BadInput(_in_one_line(said.getvalue())) from None
+        raise UserError(_in_one_line(said.getvalue())) from None
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
     """The run that the flags ask for: the preset's values, replaced by those given.
 
     One of --steps, --epochs and --kimg replaces the preset's own length, whichever it is in.
-    Raises: BadInput for an unknown flag or preset, or an impossible value.
+    Raises: UserError for an unknown flag or preset, or an impossible value.
     """
     name = _value(arguments, "preset") or "article"
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
-        raise BadInput(f"--preset {name}: no such preset; " + (f"did you mean {' or '.join(near)}?" if near else "there are ")
-                       + ("" if near else ", ".join(PRESETS)))
+        raise UserError(
+            f"--preset {name}: no such preset; "
+            + (f"did you mean {' or '.join(near)}?" if near else "there are ")
+            + ("" if near else ", ".join(PRESETS))
+        )
     preset = PRESETS[name]
-    if set(LENGTHS) & set(given(arguments)):
+    if set(LENGTHS) & set(list_given_flags(arguments)):
         preset = configuration.replace(preset, **dict.fromkeys(LENGTHS))
-    config = parse(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
+    config = parse_flags(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
     if not config.run.name:
         config = configuration.replace(config, name=config.run.preset)
     configuration.check(config)
@@ -117,31 +144,35 @@ def write_completion(shell: str, folder: Path, program: str, flags: type | Mappi
 
 
 def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> np.ndarray:
-    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: BadInput naming the flag."""
+    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: UserError naming the flag."""
     spans, count = [], 0
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
-            raise BadInput(f"{flag} {printable(text, 200)}: {printable(part.strip(), 50)!r} is no seed and no range; write "
-                           "7,12,40-47")
+            raise UserError(
+                f"{flag} {make_printable(text, 200)}: {make_printable(part.strip(), 50)!r} is no seed and no range; write "
+                "7,12,40-47"
+            )
         span = range(int(first), int(last or first) + 1)
         if not span or span.stop > configuration.SEEDS or len(span) > most:
-            raise BadInput(f"{flag} {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
-                           f"ranges rise and hold at most {most:,}")
+            raise UserError(
+                f"{flag} {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
+                f"ranges rise and hold at most {most:,}"
+            )
         count += len(span)
         if count > most:
-            raise BadInput(f"{flag} {printable(text, 200)}: more than {most:,} in all; draw them in parts")
+            raise UserError(f"{flag} {make_printable(text, 200)}: more than {most:,} in all; draw them in parts")
         spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
     return np.concatenate(spans)
 
 
 def parse_condition(text: str) -> dict[str, int]:
-    """Attribute -> 0 or 1 of Smiling=1,Male=0. Raises: BadInput."""
+    """Attribute -> 0 or 1 of Smiling=1,Male=0. Raises: UserError."""
     wanted = {}
     for part in text.split(",") if text else ():
         name, _, value = part.rpartition("=")
         if not name or value not in ("0", "1"):
-            raise BadInput(f"--condition {printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
+            raise UserError(f"--condition {make_printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
         wanted[name] = int(value)
     return wanted
 
@@ -158,7 +189,7 @@ def _flags(cls) -> set[str]:
     return flags
 
 
-def given(arguments: Sequence[str]) -> list[str]:
+def list_given_flags(arguments: Sequence[str]) -> list[str]:
     """The flags among the arguments, as kimg of --kimg 10 and of --kimg=10."""
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 

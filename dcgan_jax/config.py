@@ -12,14 +12,14 @@ from typing import Literal
 SEEDS = 2**32  # of faces: 0 .. SEEDS - 1
 
 
-class BadInput(Exception):
+class UserError(ValueError):
     """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""
 
     def __str__(self):
-        return printable(super().__str__())
+        return make_printable(super().__str__())
 
 
-def printable(text: str, most: int = 2000) -> str:
+def make_printable(text: str, most: int = 2000) -> str:
     """The text as one line, cut to `most` characters, of which none moves a terminal's cursor: it may quote a stranger's file."""
     text = " ".join(text[:most].split())
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -156,6 +156,11 @@ class Nets:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """dtype inside the networks; parameters, statistics, logits and losses stay float32"""
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the attributes that the networks are conditioned on."""
+        return tuple(self.condition.split(",")) if self.condition else ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -285,6 +290,11 @@ class Config:
     output: Output = Output()
     guard: Guard = Guard()
 
+    @property
+    def images_per_step(self) -> int:
+        """Real images one step consumes: a batch for each of D's updates."""
+        return self.data.batch_size * self.optimizer.d_steps
+
 
 GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
 GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
@@ -293,9 +303,32 @@ LENGTHS = ("steps", "epochs", "kimg")  # a run has one of them
 
 # May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
 # what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
-FREE_TO_CHANGE = {"workdir", "name", "steps", "epochs", "kimg", "data", "feed", "strict", "log_every_steps", "save_every_steps",
-                  "keep_checkpoints", "grid_images", "tensorboard", "wandb", "coordinator", "processes", "process_id",
-                  "on_nan", "max_rollbacks", "debug", "score_every_kimg", "score_by", "score_count", "score_share"}
+FREE_TO_CHANGE = {
+    "workdir",
+    "name",
+    "steps",
+    "epochs",
+    "kimg",
+    "data",
+    "feed",
+    "strict",
+    "log_every_steps",
+    "save_every_steps",
+    "keep_checkpoints",
+    "grid_images",
+    "tensorboard",
+    "wandb",
+    "coordinator",
+    "processes",
+    "process_id",
+    "on_nan",
+    "max_rollbacks",
+    "debug",
+    "score_every_kimg",
+    "score_by",
+    "score_count",
+    "score_share",
+}
 
 
 def free_to_change(config: Config) -> set[str]:
@@ -306,13 +339,40 @@ def free_to_change(config: Config) -> set[str]:
 
 # More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
 AT_MOST = {
-    "epochs": 1e9, "kimg": 1e9, "grow_kimg": 1e9, "processes": 2**16, "batch_size": 2**16, "width": 4096, "latent_dim": 4096,
-    "g_refine": 8, "d_refine": 8, "gamma_init_std": 10, "bn_epsilon": 1, "gp_weight": 1e6, "r1_gamma": 1e6, "r2_gamma": 1e6,
-    "lr": 1000, "d_lr": 1000, "adam_eps": 1, "l2": 1000,
-    "penalty_every_steps": 10**6, "penalty_noise": 1, "lr_warmup_kimg": 1e9, "clip_norm": 1e30,
-    "d_steps": 1000, "g_steps": 1000, "ema_half_life_kimg": 1e9, "ema_ramp": 1e6, "log_every_steps": 10**9,
-    "save_every_steps": 10**9, "keep_checkpoints": 10**6, "grid_images": 4096, "steps_per_dispatch": 1000,
-    "max_rollbacks": 10**6, "held_out": 10**6}
+    "epochs": 1e9,
+    "kimg": 1e9,
+    "grow_kimg": 1e9,
+    "processes": 2**16,
+    "batch_size": 2**16,
+    "width": 4096,
+    "latent_dim": 4096,
+    "g_refine": 8,
+    "d_refine": 8,
+    "gamma_init_std": 10,
+    "bn_epsilon": 1,
+    "gp_weight": 1e6,
+    "r1_gamma": 1e6,
+    "r2_gamma": 1e6,
+    "lr": 1000,
+    "d_lr": 1000,
+    "adam_eps": 1,
+    "l2": 1000,
+    "penalty_every_steps": 10**6,
+    "penalty_noise": 1,
+    "lr_warmup_kimg": 1e9,
+    "clip_norm": 1e30,
+    "d_steps": 1000,
+    "g_steps": 1000,
+    "ema_half_life_kimg": 1e9,
+    "ema_ramp": 1e6,
+    "log_every_steps": 10**9,
+    "save_every_steps": 10**9,
+    "keep_checkpoints": 10**6,
+    "grid_images": 4096,
+    "steps_per_dispatch": 1000,
+    "max_rollbacks": 10**6,
+    "held_out": 10**6,
+}
 MAX_CONDITIONS = 256
 MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
 
@@ -325,28 +385,31 @@ def replace(config: Config, **changes) -> Config:
     return dataclasses.replace(config, **{g: dataclasses.replace(getattr(config, g), **c) for g, c in groups.items()})
 
 
-def flat(config: Config) -> dict:
+def flatten(config: Config) -> dict:
     """Field name -> value, in the order of the groups: what config.json holds."""
-    return {field.name: getattr(getattr(config, group), field.name)
-            for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
+    return {
+        field.name: getattr(getattr(config, group), field.name)
+        for group, cls in GROUPS.items()
+        for field in dataclasses.fields(cls)
+    }
 
 
-def from_flat(values: dict, where: str) -> Config:
+def unflatten(values: dict, where: str) -> Config:
     """The inverse of `flat` for values read from a file; fields the file lacks keep their defaults.
 
     Args: values, as json.load gives them; where, the file's name for the message.
-    Raises: BadInput for an unknown field or a value of the wrong type.
+    Raises: UserError for an unknown field or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise BadInput(f"{where}: holds no fields; restore it from a copy of the run")
+        raise UserError(f"{where}: holds no fields; restore it from a copy of the run")
     hints = {name: hint for cls in GROUPS.values() for name, hint in typing.get_type_hints(cls).items()}
     changes = {}
     for name, value in values.items():
         if name not in hints:
-            raise BadInput(f"{where}: unknown field {reprlib.repr(name)}; it was written by another version or edited by hand")
+            raise UserError(f"{where}: unknown field {reprlib.repr(name)}; it was written by another version or edited by hand")
         value = tuple(value) if isinstance(value, list) else value
         if not _fits(value, hints[name]):
-            raise BadInput(f"{where}: {name} cannot be {reprlib.repr(value)}")
+            raise UserError(f"{where}: {name} cannot be {reprlib.repr(value)}")
         changes[name] = value
     return replace(Config(), **changes)
 
@@ -365,12 +428,12 @@ def _fits(value, hint) -> bool:
 
 
 def check(config: Config) -> None:
-    """Raises BadInput, one line naming the flag and the nearest valid values, where a value is impossible."""
+    """Raises UserError, one line naming the flag and the nearest valid values, where a value is impossible."""
     nets, data, optimizer, output = config.nets, config.data, config.optimizer, config.output
 
     def must(ok, flag, value, remedy):
         if not ok:
-            raise BadInput(f"--{flag.replace('_', '-')} {value}: {remedy}")
+            raise UserError(f"--{flag.replace('_', '-')} {value}: {remedy}")
 
     sizes = (16, 32, 64, 128, 256)
     near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
@@ -380,10 +443,13 @@ def check(config: Config) -> None:
             value = getattr(group, field.name)
             if isinstance(value, float):
                 must(math.isfinite(value), field.name, value, "give a finite number")
-    for group, names in ((data, ["batch_size"]), (nets, ["width", "latent_dim"]),
-                         (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
-                         (config.loss, ["penalty_every_steps", "augment_adapt_kimg"]),
-                         (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images", "score_share"])):
+    for group, names in (
+        (data, ["batch_size"]),
+        (nets, ["width", "latent_dim"]),
+        (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
+        (config.loss, ["penalty_every_steps", "augment_adapt_kimg"]),
+        (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images", "score_share"]),
+    ):
         for name in names:
             must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
     must(optimizer.d_lr is None or optimizer.d_lr > 0, "d_lr", optimizer.d_lr, "must be above 0")
@@ -393,15 +459,17 @@ def check(config: Config) -> None:
     must(0 <= config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
     given = [name for name in LENGTHS if getattr(config.run, name) is not None]
     if len(given) != 1:
-        raise BadInput(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
+        raise UserError(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
     for group, names in ((nets, ["bn_momentum", "d_dropout"]), (optimizer, ["beta1", "beta2"])):
         for name in names:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
     must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
-    for group, names in ((config.loss, ["gp_weight", "r1_gamma", "r2_gamma", "penalty_noise"]),
-                         (nets, ["gamma_init_std", "bn_epsilon", "g_refine", "d_refine"]),
-                         (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
-                         (output, ["steps_per_dispatch", "score_every_kimg"])):
+    for group, names in (
+        (config.loss, ["gp_weight", "r1_gamma", "r2_gamma", "penalty_noise"]),
+        (nets, ["gamma_init_std", "bn_epsilon", "g_refine", "d_refine"]),
+        (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
+        (output, ["steps_per_dispatch", "score_every_kimg"]),
+    ):
         for name in names:
             must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
     for name, most in AT_MOST.items():
@@ -411,8 +479,12 @@ def check(config: Config) -> None:
     target = config.loss.augment_target
     must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
     must(config.loss.augment or not target, "augment_target", target, "needs --augment")
-    must(not config.loss.augment or config.nets.g_output == "tanh", "augment", " ".join(config.loss.augment),
-         "is made for images in [-1, 1]: needs --g-output tanh")
+    must(
+        not config.loss.augment or config.nets.g_output == "tanh",
+        "augment",
+        " ".join(config.loss.augment),
+        "is made for images in [-1, 1]: needs --g-output tanh",
+    )
     most = config.loss.augment_most
     must(0 < most <= 1, "augment_most", most, "must be above 0 and at most 1")
     must(target or most == 1, "augment_most", most, "needs --augment-target")
@@ -422,9 +494,13 @@ def check(config: Config) -> None:
     must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
     decays = optimizer.lr_decay != "none"
     must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
-    must(decays or optimizer.lr_decay_share == 1, "lr_decay_share", optimizer.lr_decay_share,
-         "needs --lr-decay linear or cosine; without, give --lr-decay-share 1")
-    asked = conditions(nets)
+    must(
+        decays or optimizer.lr_decay_share == 1,
+        "lr_decay_share",
+        optimizer.lr_decay_share,
+        "needs --lr-decay linear or cosine; without, give --lr-decay-share 1",
+    )
+    asked = nets.conditions
     must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
     must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
@@ -435,12 +511,24 @@ def check(config: Config) -> None:
     must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in float32's rounding")
     must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
     _check_growth(config, must)
-    must(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine,
-         "is of a G that ends in an up-sampling; give --g-last-kernel 0")
-    must(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine,
-         "its blocks begin as zeros, which --d-norm spectral would divide by their size; give --d-norm batch or none")
-    must(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth,
-         "blurs the last up-sampling, which --g-last-kernel follows")
+    must(
+        not (nets.g_refine and nets.g_last_kernel),
+        "g_refine",
+        nets.g_refine,
+        "is of a G that ends in an up-sampling; give --g-last-kernel 0",
+    )
+    must(
+        not (nets.d_refine and nets.d_norm == "spectral"),
+        "d_refine",
+        nets.d_refine,
+        "its blocks begin as zeros, which --d-norm spectral would divide by their size; give --d-norm batch or none",
+    )
+    must(
+        not (nets.g_smooth and nets.g_last_kernel),
+        "g_smooth",
+        nets.g_smooth,
+        "blurs the last up-sampling, which --g-last-kernel follows",
+    )
     must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")
     smooth = config.loss.real_label
     must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
@@ -450,28 +538,44 @@ def check(config: Config) -> None:
     must(has_bn or not nets.g_modulation, "g_modulation", nets.g_modulation, "modulates G's BN, of which there is none")
     for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
         multipliers = getattr(nets, name)
-        must(not multipliers or (len(multipliers) == want and min(multipliers) > 0), name, " ".join(map(str, multipliers)),
-             f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size")
+        must(
+            not multipliers or (len(multipliers) == want and min(multipliers) > 0),
+            name,
+            " ".join(map(str, multipliers)),
+            f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size",
+        )
     for multipliers in (nets.g_multipliers, nets.d_multipliers):
         widest = max(multipliers, default=2 ** (levels - 1))
-        must(nets.width * widest <= MAX_CHANNELS, "width", nets.width,
-             f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give --width "
-             f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers")
+        must(
+            nets.width * widest <= MAX_CHANNELS,
+            "width",
+            nets.width,
+            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give --width "
+            f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers",
+        )
     if nets.g_last_kernel and not nets.g_multipliers:
-        raise BadInput(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
+        raise UserError(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
     must(output.score_count > 1, "score_count", output.score_count, "must be at least 2")
     must(output.score_share <= 1, "score_share", output.score_share, "must be at most 1")
     run = config.run
     address = re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
-    must(run.coordinator in ("", "auto") or address, "coordinator", run.coordinator,
-         "give address:port, such as 10.0.0.1:1234, or auto")
+    must(
+        run.coordinator in ("", "auto") or address,
+        "coordinator",
+        run.coordinator,
+        "give address:port, such as 10.0.0.1:1234, or auto",
+    )
     must(run.processes > 0, "processes", run.processes, "must be above 0")
     must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
     by_hand = run.coordinator not in ("", "auto")
     must(by_hand or run.processes == 1, "processes", run.processes, "needs --coordinator address:port")
     must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
-    must(not re.search("[/\0]", run.name) and run.name not in (".", ".."), "name", run.name,
-         "a name is one folder inside --workdir, without /")
+    must(
+        not re.search("[/\0]", run.name) and run.name not in (".", ".."),
+        "name",
+        run.name,
+        "a name is one folder inside --workdir, without /",
+    )
 
 
 def _check_growth(config, must):
@@ -480,38 +584,46 @@ def _check_growth(config, must):
     if not grow:
         return
     plainly = "give --grow-kimg 0 to begin at the full size"
-    must(nets.size >= 32 and nets.size // 2 > nets.base_px, "grow_kimg", grow,
-         f"half of --size {nets.size} is too small; {plainly}")
+    must(
+        nets.size >= 32 and nets.size // 2 > nets.base_px,
+        "grow_kimg",
+        grow,
+        f"half of --size {nets.size} is too small; {plainly}",
+    )
     must(not config.run.start, "grow_kimg", grow, "with --start the networks are there already: give --grow-kimg 0")
     for name, plain in AS_GROWN.items():
         value = getattr(nets, name)
         only = "empty" if plain == () else plain
         must(value == plain, "grow_kimg", grow, f"grows networks whose {name} is {only}, not {value}; {plainly}")
-    must(nets.width >= 2 * nets.channels, "grow_kimg", grow,
-         f"needs --width {2 * nets.channels} at least, as colours pass in pairs; or {plainly}")
+    must(
+        nets.width >= 2 * nets.channels,
+        "grow_kimg",
+        grow,
+        f"needs --width {2 * nets.channels} at least, as colours pass in pairs; or {plainly}",
+    )
 
 
-# What gan/growth.py knows how to put a layer around.
+# What gan/progressive.py knows how to put a layer around.
 AS_GROWN = {
-    "kernel": 4, "g_norm": "batch", "d_norm": "batch", "g_modulation": False, "residual": False, "image_skips": False,
-    "box_kernels": False, "conv_bias": False, "g_last_kernel": 0, "g_multipliers": (), "d_multipliers": ()}
+    "kernel": 4,
+    "g_norm": "batch",
+    "d_norm": "batch",
+    "g_modulation": False,
+    "residual": False,
+    "image_skips": False,
+    "box_kernels": False,
+    "conv_bias": False,
+    "g_last_kernel": 0,
+    "g_multipliers": (),
+    "d_multipliers": (),
+}
 
 
-def conditions(nets: Nets) -> tuple[str, ...]:
-    """Names of the attributes that the networks are conditioned on."""
-    return tuple(nets.condition.split(",")) if nets.condition else ()
-
-
-def images_per_step(config: Config) -> int:
-    """Real images one step consumes: a batch for each of D's updates."""
-    return config.data.batch_size * config.optimizer.d_steps
-
-
-def total_steps(config: Config, image_count: int) -> int:
+def count_total_steps(config: Config, image_count: int) -> int:
     """The run's length in steps on a data set of image_count images; epochs are of whole batches."""
     run = config.run
     if run.steps is not None:
         return run.steps
     if run.kimg is not None:
-        return max(1, round(run.kimg * 1000 / images_per_step(config)))
-    return max(1, round(run.epochs * (image_count // images_per_step(config))))
+        return max(1, round(run.kimg * 1000 / config.images_per_step))
+    return max(1, round(run.epochs * (image_count // config.images_per_step)))

@@ -12,18 +12,18 @@ import jax
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax.config import BadInput, Crop, Split, conditions
+from dcgan_jax.api import open_training_images
+from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
-from dcgan_jax.data.batches import held_out, kept, order
-from dcgan_jax.data.pack import Packed, cache_dir, labels, pack, side_of_squares
+from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
+from dcgan_jax.data.pack import Packed, get_cache_dir, measure_square_side, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.gan.judging import d_features
-from dcgan_jax.gan.sampling import draw_images, labels_of
+from dcgan_jax.gan.logits import make_extract_features
+from dcgan_jax.gan.sampling import sample_images, select_labels
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.loaded import pictures_of
 from dcgan_jax.quality import scores
-from dcgan_jax.quality.probe import TESTED, fit_and_test, fitted, linear_probe, told
-from dcgan_jax.run import checkpoints, devices, features, pictures, scoring, workdir
+from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
+from dcgan_jax.run import backend, checkpoints, feature_nets, figures, online_score, workdir
 
 SHOWN = 12  # samples beside their nearest training pictures
 FEWEST = 12  # images of a score by features: each half of the real ones has more than the neighbours that are looked for
@@ -89,45 +89,54 @@ class Side(NamedTuple):
 
 
 def main() -> int:
-    ask = cli.parse(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
-    devices.start(cache_dir())
+    ask = cli.parse_flags(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
+    backend.start_backend(get_cache_dir())
     if ask.count < 2 or ask.repeats < 1 or not 0 <= ask.seed <= 2**32 - ask.count * ask.repeats:
-        raise BadInput(f"--count {ask.count} --seed {ask.seed} --repeats {ask.repeats}: at least 2 images, from seeds of 0 to "
-                       f"{2**32 - 1}")
+        raise UserError(
+            f"--count {ask.count} --seed {ask.seed} --repeats {ask.repeats}: at least 2 images, from seeds of 0 to {2**32 - 1}"
+        )
     if ask.infinity and not (ask.inception or ask.features):
-        raise BadInput("--infinity: needs --inception or --features")
+        raise UserError("--infinity: needs --inception or --features")
     if ask.count < FEWEST and (ask.inception or ask.features):
-        raise BadInput(f"--count {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
+        raise UserError(f"--count {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
     if ask.against and os.path.realpath(ask.against) == os.path.realpath(ask.run):
-        raise BadInput(f"--against {ask.against}: is --run itself")
-    networks = [features.open_network(_inception(ask.inception), "inception")] if ask.inception else []
-    networks += [features.open_network(ask.features, "features")] if ask.features else []
+        raise UserError(f"--against {ask.against}: is --run itself")
+    networks = [feature_nets.open_feature_network(_find_inception(ask.inception), "inception")] if ask.inception else []
+    networks += [feature_nets.open_feature_network(ask.features, "features")] if ask.features else []
     places = [place for place in (ask.run, ask.against) if place]
-    runs = {place: _run(Path(place), ask) for place in places if _is_run(place)}
+    runs = {place: _open_run_side(Path(place), ask) for place in places if _is_run(place)}
     channels = next(iter(runs.values())).shape[1] if runs else 3
-    sides = [runs.get(place) or _pictures(place, ask, channels) for place in places]
-    packed = _reals(ask, sides[0])
+    sides = [runs.get(place) or _open_image_side(place, ask, channels) for place in places]
+    packed = _open_reals(ask, sides[0])
     for side in sides:
         crops = {one.config.data.crop for one in (side, sides[0]) if one.config}
         if side.shape != sides[0].shape or len(crops) > 1:
-            raise BadInput(f"--against {side.name}: has other sizes, channels or crops than {sides[0].name}: their scores do not "
-                           "compare")
+            raise UserError(
+                f"--against {side.name}: has other sizes, channels or crops than {sides[0].name}: their scores do not compare"
+            )
         if side.most < ask.count * ask.repeats:
-            raise BadInput(f"--count {ask.count} --repeats {ask.repeats}: {side.name} has {side.most} pictures")
+            raise UserError(f"--count {ask.count} --repeats {ask.repeats}: {side.name} has {side.most} pictures")
     if len(packed.images) < ask.count:
         there = len(packed.images)
-        raise BadInput(f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
-                       f"another quantity, so ask for --count {there} yourself")
+        raise UserError(
+            f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
+            f"another quantity, so ask for --count {there} yourself"
+        )
     for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sides[0].config:
-            raise BadInput(f"--{flag}: {ask.run} is no run, and its networks and training pictures are not known")
+            raise UserError(f"--{flag}: {ask.run} is no run, and its networks and training pictures are not known")
 
     # Any real pictures, but always the same for one count: their own order may be by person or class.
-    chosen = np.sort(order(ask.seed, ask.count, len(packed.images))[:ask.count])
+    chosen = np.sort(permute_epoch(ask.seed, ask.count, len(packed.images))[: ask.count])
     lines, means = [], {}
     for side in sides:
-        of = {"count": ask.count, "real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"],
-              "size": side.shape[0], **({} if side is sides[0] else {"fake": side.name})} | side.facts
+        of = {
+            "count": ask.count,
+            "real": packed.index["source"]["name"],
+            "real_fingerprint": packed.index["fingerprint"],
+            "size": side.shape[0],
+            **({} if side is sides[0] else {"fake": side.name}),
+        } | side.facts
         for repeat in range(ask.repeats):
             first = ask.seed + repeat * ask.count
             found = [_sliced(ask, packed, chosen, side, first)]
@@ -139,14 +148,20 @@ def main() -> int:
     for score, by_side in means.items():
         for name, values in by_side.items():
             if len(values) > 1:
-                mean, half = scores.interval(values)
+                mean, half = scores.compute_interval(values)
                 print(f"{name}: {score}: {mean:.2f} +- {half:.2f} (95 % of {len(values)} sets)")
         if len(sides) == 2 and ask.repeats > 1:
-            gap, half = scores.interval_of_difference(*by_side.values())
-            print(f"{score}: {sides[0].name} - {sides[1].name}: {gap:.2f} +- {half:.2f}: "
-                  + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs"))
-    of = {"real": packed.index["source"]["name"], "real_fingerprint": packed.index["fingerprint"], "seed": ask.seed,
-          "networks": {network.name: network.sha256 for network in networks}} | sides[0].facts
+            gap, half = scores.compute_interval_of_difference(*by_side.values())
+            print(
+                f"{score}: {sides[0].name} - {sides[1].name}: {gap:.2f} +- {half:.2f}: "
+                + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs")
+            )
+    of = {
+        "real": packed.index["source"]["name"],
+        "real_fingerprint": packed.index["fingerprint"],
+        "seed": ask.seed,
+        "networks": {network.name: network.sha256 for network in networks},
+    } | sides[0].facts
     if ask.neighbours:
         line, said = _neighbours(ask, networks, packed, sides[0])
         lines.append(line | of)
@@ -173,23 +188,23 @@ def _main_number(line):
 def _append(file, lines, is_asked):
     try:
         if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
-            raise BadInput(f"{file}: is a link, or no file; remove it, or give another --out")
+            raise UserError(f"{file}: is a link, or no file; remove it, or give another --out")
         with file.open("a") as opened:
             opened.writelines(json.dumps(line) + "\n" for line in lines)
     except OSError as fault:
-        raise BadInput(f"{file}: {fault.strerror}; give an --out that can be written") from None
+        raise UserError(f"{file}: {fault.strerror}; give an --out that can be written") from None
 
 
 # ---- What is compared ----
 
 
-def _inception(place: str) -> str:
+def _find_inception(place: str) -> str:
     if place != "download":
         return place
-    # pytorch-fid and torch-fidelity leave them there; features.py checks the hash that the name promises.
+    # pytorch-fid and torch-fidelity leave them there; feature_nets.py checks the hash that the name promises.
     torch = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     there = Path(torch) / "hub" / "checkpoints" / download.INCEPTION.name
-    return str(there if there.is_file() else download.download(download.INCEPTION, cache_dir() / "weights"))
+    return str(there if there.is_file() else download.download_file(download.INCEPTION, get_cache_dir() / "weights"))
 
 
 def _is_run(place: str) -> bool:
@@ -201,90 +216,118 @@ def _is_run(place: str) -> bool:
     return not os.path.exists(place) or (path.is_file() and path.suffix.lower() not in (".zip", ".npy"))
 
 
-def _pictures(place: str, ask: Evaluate, channels: int) -> Side:
+def _open_image_side(place: str, ask: Evaluate, channels: int) -> Side:
     try:
         source = open_source(place)
-    except BadInput as error:
-        raise BadInput(str(error).removeprefix("--data ")) from error  # it was --run or --against that named the place
-    side = side_of_squares(source)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("--data ")) from error  # it was --run or --against that named the place
+    side = measure_square_side(source)
     if side not in (16, 32, 64, 128, 256):
-        raise BadInput(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
-    drawn = pack(source, size=side, channels=channels, crop="centre", doubt=False)
+        raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
+    drawn = pack_images(source, size=side, channels=channels, crop="centre", doubt=False)
     facts = {"fake": drawn.index["source"]["name"], "fake_fingerprint": drawn.index["fingerprint"]}
-    return Side(place, facts, (side, channels), lambda first, count: drawn.images[first - ask.seed:first - ask.seed + count],
-                len(drawn.images))
+    return Side(
+        place,
+        facts,
+        (side, channels),
+        lambda first, count: drawn.images[first - ask.seed : first - ask.seed + count],
+        len(drawn.images),
+    )
 
 
-def _run(run: Path, ask: Evaluate) -> Side:
+def _open_run_side(run: Path, ask: Evaluate) -> Side:
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    step, params, stats, table = checkpoints.restore_generator(run, shapes, scoring.asked(run, ask.step))
+    step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, ask.step))
 
     def asked(first, count):
-        return labels_of(table, np.arange(first, first + count))
+        return select_labels(table, np.arange(first, first + count))
 
     def draw(first, count):
-        return draw_images(config.nets, params, stats, np.arange(first, first + count), asked(first, count))
+        return sample_images(config.nets, params, stats, np.arange(first, first + count), asked(first, count))
 
     return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config, asked)
 
 
-def _reals(ask: Evaluate, side: Side) -> Packed:
+def _open_reals(ask: Evaluate, side: Side) -> Packed:
     size, channels = side.shape
     if not side.config:
         if not ask.data:
-            raise BadInput(f"--run {ask.run}: is no run, so give --data: the real pictures it is compared with")
-        return pack(open_source(ask.data, ask.split or "all"), size=size, channels=channels, crop=ask.crop or "centre")
+            raise UserError(f"--run {ask.run}: is no run, so give --data: the real pictures it is compared with")
+        return pack_images(open_source(ask.data, ask.split or "all"), size=size, channels=channels, crop=ask.crop or "centre")
     run, config = Path(ask.run), side.config
     if ask.crop not in (None, config.data.crop):
-        raise BadInput(f"--crop {ask.crop}: {run} was trained with --crop {config.data.crop}, and other crops do not compare")
-    return pictures_of(run, config, ask.data, ask.split)
+        raise UserError(f"--crop {ask.crop}: {run} was trained with --crop {config.data.crop}, and other crops do not compare")
+    return open_training_images(run, config, ask.data, ask.split)
 
 
 # ---- Scores ----
 
 
 def _sliced(ask, packed, chosen, side, first):
-    some = min(ask.count, scoring.SOME)  # of more its patches would take gigabytes
+    some = min(ask.count, online_score.SOME)  # of more its patches would take gigabytes
     real, fake = packed.images[chosen[:some]], side.draw(first, some)
     half = some // 2
     values = scores.sliced_wasserstein(real, fake, seed=ask.seed)
-    floor = scores.sliced_wasserstein(real[0:2 * half:2], real[1:2 * half:2], seed=ask.seed)["mean"]
+    floor = scores.sliced_wasserstein(real[0 : 2 * half : 2], real[1 : 2 * half : 2], seed=ask.seed)["mean"]
     levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
-    said = (f"sliced Wasserstein x1e3{_at(side)}, N {some}, {_which(side, first, some)}: mean {values['mean']:.2f}  ({levels}); "
-            f"floor {floor:.2f} at N {half}")
-    return {"score": "sliced_wasserstein_x1e3", "of_count": some, "floor": round(floor, 3), "floor_count": half,
-            "values": {name: round(value, 3) for name, value in values.items()}}, said
+    said = (
+        f"sliced Wasserstein x1e3{_at(side)}, N {some}, {_which(side, first, some)}: mean {values['mean']:.2f}  ({levels}); "
+        f"floor {floor:.2f} at N {half}"
+    )
+    return {
+        "score": "sliced_wasserstein_x1e3",
+        "of_count": some,
+        "floor": round(floor, 3),
+        "floor_count": half,
+        "values": {name: round(value, 3) for name, value in values.items()},
+    }, said
 
 
 def _by_features(ask, network, packed, chosen, side, first):
-    keep = ask.count if ask.infinity else scoring.SOME
-    real = scoring.reference(network, scoring.Reals(packed.images, chosen, packed.index, cache_dir() / "references"), keep)
-    least = scores.fewest_at_infinity(real.some.shape[1])
+    keep = ask.count if ask.infinity else online_score.SOME
+    real = online_score.load_reference(
+        network, online_score.RealImages(packed.images, chosen, packed.index, get_cache_dir() / "references"), keep
+    )
+    least = scores.count_least_at_infinity(real.some.shape[1])
     if ask.infinity and ask.count < least:
-        raise BadInput(f"--infinity --count {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
-                       f"{least} images at least")
+        raise UserError(
+            f"--infinity --count {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
+            f"{least} images at least"
+        )
 
     def parts() -> Iterator[np.ndarray]:
-        for some in scoring.in_parts(np.arange(ask.count)):
+        for some in online_score.split_parts(np.arange(ask.count)):
             yield side.draw(first + int(some[0]), len(some))
 
-    fake = scoring.seen(network, parts(), keep)
+    fake = online_score.summarise_features(network, parts(), keep)
     half = len(real.some) // 2
-    values = scoring.compared(*(of._replace(some=of.some[:scoring.SOME]) for of in (real, fake)), ask.seed)
-    floor = scores.frechet(scores.moments(real.some[0:2 * half:2]), scores.moments(real.some[1:2 * half:2]))
+    values = online_score.compute_feature_scores(
+        *(of._replace(some=of.some[: online_score.SOME]) for of in (real, fake)), ask.seed
+    )
+    floor = scores.frechet(
+        scores.compute_moments(real.some[0 : 2 * half : 2]), scores.compute_moments(real.some[1 : 2 * half : 2])
+    )
     distance = "FID" if network.name == "inception" else f"Frechet distance by {network.name}"
     if ask.infinity:
         values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, fake.some, seed=ask.seed)
-    said = (f"{distance}{_at(side)}, N {ask.count}, {_which(side, first, ask.count)}, resize {network.resize}: "
-            f"{values['frechet']:.2f} (floor {floor:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
-            f"{1e3 * values['kid_sd']:.2f}, " + ", ".join(
-                f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
-            + (f", {distance} at infinity {values['frechet_at_infinity']:.2f}" if ask.infinity else ""))
-    return {"score": "inception" if network.name == "inception" else "features", "network": network.name,
-            "network_sha256": network.sha256, "resize": network.resize, "floor": floor, "floor_count": half,
-            "of_count": len(fake.some[:scoring.SOME]),  # what KID, precision, recall, density and coverage are of
-            "values": values}, said
+    said = (
+        f"{distance}{_at(side)}, N {ask.count}, {_which(side, first, ask.count)}, resize {network.resize}: "
+        f"{values['frechet']:.2f} (floor {floor:.2f} at N {half}), KID x1e3 {1e3 * values['kid']:.2f} +- "
+        f"{1e3 * values['kid_sd']:.2f}, "
+        + ", ".join(f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
+        + (f", {distance} at infinity {values['frechet_at_infinity']:.2f}" if ask.infinity else "")
+    )
+    return {
+        "score": "inception" if network.name == "inception" else "features",
+        "network": network.name,
+        "network_sha256": network.sha256,
+        "resize": network.resize,
+        "floor": floor,
+        "floor_count": half,
+        "of_count": len(fake.some[: online_score.SOME]),  # what KID, precision, recall, density and coverage are of
+        "values": values,
+    }, said
 
 
 def _at(side):
@@ -302,38 +345,48 @@ def _neighbours(ask, networks, packed, side):
     """The training pictures that the run's faces are nearest to, and whether nearer than fresh pictures are."""
     config, images = side.config, packed.images
     if ask.data or ask.split:
-        raise BadInput("--neighbours: is of the run's own pictures; leave --data and --split out")
+        raise UserError("--neighbours: is of the run's own pictures; leave --data and --split out")
     most = config.guard.held_out
-    training, fresh = kept(len(images), most), held_out(len(images), most)
+    training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
-        raise BadInput(f"--neighbours: {ask.run} held no pictures out (--held-out {most} of {len(images)}) to compare with")
-    fresh = fresh[:min(scoring.PART // 2, len(training))]  # a part of the training pictures has as many at least
-    samples = side.draw(ask.seed, min(ask.count, scoring.PART))
+        raise UserError(f"--neighbours: {ask.run} held no pictures out (--held-out {most} of {len(images)}) to compare with")
+    fresh = fresh[: min(online_score.PART // 2, len(training))]  # a part of the training pictures has as many at least
+    samples = side.draw(ask.seed, min(ask.count, online_score.PART))
     spaces = {"pixels": lambda some: some.reshape(len(some), -1).astype(np.float32) / 255}
     # In a network's features as many training pictures as asked for: all would take hours.
     spaces |= {network.name: network.features for network in networks}
     values, rows = {}, [samples]
     for name, space in spaces.items():
-        few = training[order(ask.seed, 0, len(training))[:max(ask.count, len(fresh))]]
+        few = training[permute_epoch(ask.seed, 0, len(training))[: max(ask.count, len(fresh))]]
         looked_at = training if name == "pixels" else few
-        found = scores.memorisation(space(samples), space(images[fresh]),
-                                    (space(some) for some in scoring.parts_of(images, looked_at)), seed=ask.seed)
-        values[name] = {"to_training_over_to_held_out": found.ratio, "samples_over_held_out_to_training": found.to_training,
-                        "training_count": len(looked_at), "held_out_count": len(fresh)}
+        found = scores.measure_memorisation(
+            space(samples),
+            space(images[fresh]),
+            (space(some) for some in online_score.iterate_parts(images, looked_at)),
+            seed=ask.seed,
+        )
+        values[name] = {
+            "to_training_over_to_held_out": found.ratio,
+            "samples_over_held_out_to_training": found.to_training,
+            "training_count": len(looked_at),
+            "held_out_count": len(fresh),
+        }
         rows.append(images[looked_at[found.nearest]])
         if name == "pixels":
             suspicious = np.argsort(found.distances, kind="stable")[:SHOWN]
     file = Path(ask.run) / "neighbours.png"
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
-        raise BadInput(f"{file}: is a link, or no file; remove it")
-    pictures.save_grid(file, np.concatenate([row[suspicious] for row in rows]), columns=SHOWN)
+        raise UserError(f"{file}: is a link, or no file; remove it")
+    figures.save_grid(file, np.concatenate([row[suspicious] for row in rows]), columns=SHOWN)
     said = "; ".join(
         f"by {name} {found['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
         f"pictures are, and {found['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
-        for name, found in values.items())
+        for name, found in values.items()
+    )
     return {"score": "memorisation", "samples": len(samples), "values": values}, (
         f"{side.name}: its faces are {said}; copies would be far below 1. {file}: the {len(suspicious)} faces nearest to a "
-        f"training picture, and under each the nearest by {', then by '.join(spaces)}")
+        f"training picture, and under each the nearest by {', then by '.join(spaces)}"
+    )
 
 
 # ---- D as a representation ----
@@ -342,14 +395,16 @@ def _neighbours(ask, networks, packed, side):
 def _probe(ask, packed, side):
     """Accuracy on pictures that the probe was not fitted to; D has seen most of them, but no attribute."""
     fit, test = _fit_and_test(ask, packed)
-    names, values = labels(packed, "all")
+    names, values = read_labels(packed, "all")
     config, run = side.config, Path(ask.run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    like = checkpoints.placed(shapes)
-    trained = checkpoints.restore_whole(run, like, side.facts["step"])
+    like = checkpoints.add_sharding(shapes)
+    trained = checkpoints.restore_step(run, like, side.facts["step"])
     views = {"D": _seen_by(config, trained), "untrained D": _untrained(config), "pixels": _pixels}
-    found = {name: linear_probe(see(packed.images[fit]), values[fit], see(packed.images[test]), values[test])
-             for name, see in views.items()}
+    found = {
+        name: fit_and_score_probe(see(packed.images[fit]), values[fit], see(packed.images[test]), values[test])
+        for name, see in views.items()
+    }
     accuracy = {name: dict(zip(names, map(float, one.accuracy), strict=True)) for name, one in found.items()}
     accuracy["most frequent"] = dict(zip(names, map(float, found["D"].most_frequent), strict=True))
     means = {name: float(np.mean(list(values.values()))) for name, values in accuracy.items()}
@@ -357,22 +412,32 @@ def _probe(ask, packed, side):
     rows = [f"{'attribute':22}" + "".join(f"{name:>15}" for name in accuracy)]
     rows += [f"{name:22}" + "".join(f"{values[name]:15.3f}" for values in accuracy.values()) for name in names]
     rows += [f"{'mean':22}" + "".join(f"{value:15.3f}" for value in means.values())]
-    rows += [f"{'balanced mean':22}" + "".join(f"{'none' if value is None else f'{value:.3f}':>15}"
-                                               for value in balanced.values()) + f"{0.5:15.3f}"]
-    return {"score": "probe", "fitted": len(fit), "tested": len(test), "values": {
-        "accuracy": accuracy, "mean": means, "balanced_mean": balanced}}, "\n".join(rows)
+    rows += [
+        f"{'balanced mean':22}"
+        + "".join(f"{'none' if value is None else f'{value:.3f}':>15}" for value in balanced.values())
+        + f"{0.5:15.3f}"
+    ]
+    return {
+        "score": "probe",
+        "fitted": len(fit),
+        "tested": len(test),
+        "values": {"accuracy": accuracy, "mean": means, "balanced_mean": balanced},
+    }, "\n".join(rows)
 
 
 def _fit_and_test(ask, packed):
-    return fit_and_test(order(ask.seed, 0, len(packed.images)), packed.index["attributes"], packed.index["source"]["name"])
+    return split_fit_and_test(
+        permute_epoch(ask.seed, 0, len(packed.images)), packed.index["attributes"], packed.index["source"]["name"]
+    )
 
 
 def _seen_by(config, state):
-    program = jax.jit(d_features(config))
+    program = jax.jit(make_extract_features(config))
 
     def see(images):
-        return np.concatenate([np.asarray(program(state.d_params, state.d_stats, part))
-                               for part in np.array_split(images, -(-len(images) // 100))])
+        return np.concatenate(
+            [np.asarray(program(state.d_params, state.d_stats, part)) for part in np.array_split(images, -(-len(images) // 100))]
+        )
 
     return see
 
@@ -390,31 +455,38 @@ def _pixels(images):
 
 def _asked(ask, networks, packed, side):
     """How often faces have what they were asked to have, as a probe that knows real pictures sees it."""
-    names = conditions(side.config.nets)
+    names = side.config.nets.conditions
     if not names:
-        raise BadInput(f"--asked: {ask.run} was trained without --condition")
+        raise UserError(f"--asked: {ask.run} was trained without --condition")
     fit, test = _fit_and_test(ask, packed)
-    values = labels(packed, side.config.nets.condition)[1]
+    values = read_labels(packed, side.config.nets.condition)[1]
     untrained = _untrained(side.config)
-    by, see = (networks[-1].name, networks[-1].features) if networks else (
-        "an untrained D and pixels", lambda images: np.concatenate([untrained(images), _pixels(images)], 1))
-    margins = fitted(see(packed.images[fit]), values[fit])
+    by, see = (
+        (networks[-1].name, networks[-1].features)
+        if networks
+        else ("an untrained D and pixels", lambda images: np.concatenate([untrained(images), _pixels(images)], 1))
+    )
+    margins = fit_probe(see(packed.images[fit]), values[fit])
     count = min(ask.count, TESTED)
     wanted = side.asked(ask.seed, count)
-    found = {"faces": told(margins(see(side.draw(ask.seed, count))), wanted, values[fit]),
-             "real pictures": told(margins(see(packed.images[test])), values[test], values[fit])}
+    found = {
+        "faces": score_probe(margins(see(side.draw(ask.seed, count))), wanted, values[fit]),
+        "real pictures": score_probe(margins(see(packed.images[test])), values[test], values[fit]),
+    }
     rows = [f"{'balanced accuracy of':22}" + "".join(f"{name:>15}" for name in found)]
     rows += [f"{name:22}" + "".join(f"{of.balanced[i]:15.3f}" for of in found.values()) for i, name in enumerate(names)]
     # NaN, where all or none of the tested have an attribute, is no JSON.
-    balanced = {of: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
-                for of, one in found.items()}
+    balanced = {
+        of: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
+        for of, one in found.items()
+    }
     said = f"{side.name}: what was asked for, found in {count} faces by {by} (0.5: by chance)\n" + "\n".join(rows)
     return {"score": "asked", "by": by, "fitted": len(fit), "tested": len(test), "faces": count, "values": balanced}, said
 
 
 def entry() -> None:
     """The console script."""
-    cli.run_verb(main)
+    cli.run_command(main)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput, Config, Crop, Split, printable
+from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
 from dcgan_jax.data import download
-from dcgan_jax.data.pack import cache_dir, pack
+from dcgan_jax.data.pack import get_cache_dir, pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.run import pictures
+from dcgan_jax.run import figures
 
 SHOWN = 60
 
@@ -50,60 +50,64 @@ class Prepare:
 
 
 def main() -> int:
-    ask = cli.parse(Prepare, sys.argv[1:], prog="python -m dcgan_jax.prepare")
-    _check(ask)
+    ask = cli.parse_flags(Prepare, sys.argv[1:], prog="python -m dcgan_jax.prepare")
+    _check_flags(ask)
     configuration.check(configuration.replace(Config(), size=ask.size, steps=1))
-    data = _downloaded(ask) if ask.download else ask.data
+    data = _download(ask) if ask.download else ask.data
     source = open_source(data, ask.split)
-    packed = pack(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)
+    packed = pack_images(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)
     index = packed.index
     preview = packed.path / "preview.png"
     # Spread over the whole set: its beginning may be one person, or one class.
     shown = packed.images[np.linspace(0, index["count"] - 1, min(SHOWN, index["count"])).astype(int)]
     try:
-        pictures.save_grid(preview, shown)
+        figures.save_grid(preview, shown)
     except OSError as fault:
-        raise BadInput(f"{preview}: {fault.strerror}; the pack is good, or set DCGAN_JAX_CACHE to another folder") from None
+        raise UserError(f"{preview}: {fault.strerror}; the pack is good, or set DCGAN_JAX_CACHE to another folder") from None
     print(f"{source.kind}: {source.name}, split {source.split}")
-    print(f"  {index['count']:,} pictures packed at {ask.size} px, {ask.channels} channels, crop {index['crop']}, "
-          f"{packed.images.nbytes / 1e6:,.1f} MB")
+    print(
+        f"  {index['count']:,} pictures packed at {ask.size} px, {ask.channels} channels, crop {index['crop']}, "
+        f"{packed.images.nbytes / 1e6:,.1f} MB"
+    )
     print(f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored")
     if index["attributes"]:
-        print(f"  {len(index['attributes'])} attributes: {printable(', '.join(index['attributes'][:8]), 200)} ...")
+        print(f"  {len(index['attributes'])} attributes: {make_printable(', '.join(index['attributes'][:8]), 200)} ...")
     print(f"  pack {packed.path}\n  look at {preview}")
     if ask.download:
         print(f"  train on it with --data {shlex.quote(data)}")
     return 0
 
 
-def _check(ask: Prepare) -> None:
-    """Raises: BadInput for flags that say too little, or too much."""
+def _check_flags(ask: Prepare) -> None:
+    """Raises: UserError for flags that say too little, or too much."""
     if bool(ask.data) == bool(ask.download):
-        raise BadInput("prepare needs one of --data PATH and --download article|celeba" + (", not both" if ask.data else ""))
+        raise UserError("prepare needs one of --data PATH and --download article|celeba" + (", not both" if ask.data else ""))
     if ask.data and (ask.url or ask.sha256 or ask.to):
-        raise BadInput("--url, --sha256 and --to are of --download: leave them out, or --data")
+        raise UserError("--url, --sha256 and --to are of --download: leave them out, or --data")
     if not re.fullmatch("|none|[0-9a-f]{64}", ask.sha256.lower()):
-        raise BadInput(f"--sha256 {printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
+        raise UserError(f"--sha256 {make_printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
     if ask.download == "celeba" and not ask.url and (ask.sha256 or ask.to):
-        raise BadInput("--download celeba without --url goes through TFDS, which checks what comes and has a folder of its own "
-                       "(TFDS_DATA_DIR): leave out --sha256 and --to, or give --url")
+        raise UserError(
+            "--download celeba without --url goes through TFDS, which checks what comes and has a folder of its own "
+            "(TFDS_DATA_DIR): leave out --sha256 and --to, or give --url"
+        )
 
 
-def _downloaded(ask: Prepare) -> str:
-    """The --data value of what --download asks for, which is there then. Raises: BadInput."""
+def _download(ask: Prepare) -> str:
+    """The --data value of what --download asks for, which is there then. Raises: UserError."""
     if ask.download == "celeba" and not ask.url:
-        return download.through_tfds()
+        return download.prepare_with_tfds()
     file = download.PUBLISHED[ask.download]
     if ask.url:
         file = file._replace(url=ask.url)
     if ask.sha256:  # another file than the published one, as who asks knows
         file = file._replace(sha256=ask.sha256.lower().replace("none", ""), size_bytes=0)
-    return str(download.download(file, Path(ask.to) if ask.to else cache_dir() / "downloads"))
+    return str(download.download_file(file, Path(ask.to) if ask.to else get_cache_dir() / "downloads"))
 
 
 def entry() -> None:
     """The console script."""
-    cli.run_verb(main)
+    cli.run_command(main)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ itself with batch statistics (newmu, soumith, torch64, torch-tutorial) or runnin
 Last partial batches of an epoch are dropped. Lengths are the published ones, unless said.
 """
 
-from dcgan_jax.config import Config, flat, replace
+from dcgan_jax.config import Config, flatten, replace
 
 
 def article() -> Config:
@@ -17,9 +17,17 @@ def article() -> Config:
     The length is 140,000 images, some minutes on a laptop: a first look. Students train 30 epochs (--epochs 30).
     """
     return replace(
-        Config(), preset="article", kimg=140.0, size=32, width=32, latent_law="uniform", head_norm="none",
-        g_head_bias=True, d_head_bias=True,  # the Linear layers; no BN and no activation after G's, whatever the prose says
-        save_every_steps=200)
+        Config(),
+        preset="article",
+        kimg=140.0,
+        size=32,
+        width=32,
+        latent_law="uniform",
+        head_norm="none",
+        g_head_bias=True,
+        d_head_bias=True,  # the Linear layers; no BN and no activation after G's, whatever the prose says
+        save_every_steps=200,
+    )
 
 
 def udacity_wide() -> Config:
@@ -34,8 +42,18 @@ def newmu() -> Config:
     of 128 px pictures, samples by batch statistics (it keeps no running ones), b1's decay by 1e-8 a step.
     """
     return replace(
-        Config(), preset="newmu", epochs=25.0, width=128, kernel=5, latent_law="uniform", head_norm="unit",
-        bn_epsilon=1e-8, gamma_init_std=0.02, l2=1e-5, updates="alternating")
+        Config(),
+        preset="newmu",
+        epochs=25.0,
+        width=128,
+        kernel=5,
+        latent_law="uniform",
+        head_norm="unit",
+        bn_epsilon=1e-8,
+        gamma_init_std=0.02,
+        l2=1e-5,
+        updates="alternating",
+    )
 
 
 def torch64() -> Config:
@@ -43,8 +61,7 @@ def torch64() -> Config:
 
     Not reproduced: its samples by batch statistics and their min-max scaling.
     """
-    return replace(
-        Config(), preset="torch64", epochs=25.0, batch_size=64, crop="torch", gamma_init_std=0.02, g_latents="same")
+    return replace(Config(), preset="torch64", epochs=25.0, batch_size=64, crop="torch", gamma_init_std=0.02, g_latents="same")
 
 
 def soumith() -> Config:
@@ -68,9 +85,22 @@ def carpedm20() -> Config:
     counted once more for each loss it prints (they move 5 times a step there, twice here).
     """
     return replace(
-        Config(), preset="carpedm20", epochs=25.0, batch_size=64, crop="carpedm20", kernel=5, padding="same",
-        latent_law="uniform", conv_bias=True, g_head_bias=True, d_head_bias=True, init="truncated", adam_eps_hat=True,
-        g_steps=2, g_latents="same")
+        Config(),
+        preset="carpedm20",
+        epochs=25.0,
+        batch_size=64,
+        crop="carpedm20",
+        kernel=5,
+        padding="same",
+        latent_law="uniform",
+        conv_bias=True,
+        g_head_bias=True,
+        d_head_bias=True,
+        init="truncated",
+        adam_eps_hat=True,
+        g_steps=2,
+        g_latents="same",
+    )
 
 
 def keras64() -> Config:
@@ -81,10 +111,30 @@ def keras64() -> Config:
     turns it on. One epoch in its file, whose comment suggests 100.
     """
     return replace(
-        Config(), preset="keras64", epochs=1.0, batch_size=32, crop="squash", base_px=8, g_multipliers=(2, 2, 4, 8),
-        d_multipliers=(1, 2, 2), g_last_kernel=5, latent_dim=128, head_norm="none", g_norm="none", d_norm="none",
-        g_activation="leaky", g_output="sigmoid", conv_bias=True, g_head_bias=True, d_head_bias=True, init="glorot",
-        lr=1e-4, beta1=0.9, adam_eps=1e-7, adam_eps_hat=True)
+        Config(),
+        preset="keras64",
+        epochs=1.0,
+        batch_size=32,
+        crop="squash",
+        base_px=8,
+        g_multipliers=(2, 2, 4, 8),
+        d_multipliers=(1, 2, 2),
+        g_last_kernel=5,
+        latent_dim=128,
+        head_norm="none",
+        g_norm="none",
+        d_norm="none",
+        g_activation="leaky",
+        g_output="sigmoid",
+        conv_bias=True,
+        g_head_bias=True,
+        d_head_bias=True,
+        init="glorot",
+        lr=1e-4,
+        beta1=0.9,
+        adam_eps=1e-7,
+        adam_eps_hat=True,
+    )
 
 
 def torch32() -> Config:
@@ -112,7 +162,10 @@ def best32() -> Config:
     `article` with the changes below, each with its Frechet distance before and after it; of one seed, noise about three.
     """
     return replace(
-        article(), preset="best32", kimg=1000.0, save_every_steps=1000,
+        article(),
+        preset="best32",
+        kimg=1000.0,
+        save_every_steps=1000,
         width=64,  # 88.5 -> 63.1 in as many images
         batch_size=32,  # 80.6 -> 67.8 in as much time
         minibatch_std=True,  # 67.8 -> 56.6
@@ -120,9 +173,14 @@ def best32() -> Config:
         d_lr=1e-3,  # 72.6 -> 58.9 at width 48, 47.5 -> 44.5 at 64
         g_latents="same",  # a fifth less time a step; what it does to faces was not judged alone
         flip=True,  # 98.7 -> 96.7 after ten epochs, which is noise: twice the pictures for longer runs
-        augment=("color", "translation", "cutout"), augment_target=0.8, augment_adapt_kimg=100.0,  # 45.9 -> 41.2, once D overfits
-        lr_decay="linear", lr_decay_share=1 / 3,  # 39.7 -> 33.8 after 860,000 images
-        ema_half_life_kimg=100.0, ema_ramp=0.1)  # with that 33.1 -> 32.0 after 900,000, without it 39.2 -> 34.1 after 700,000
+        augment=("color", "translation", "cutout"),
+        augment_target=0.8,
+        augment_adapt_kimg=100.0,  # 45.9 -> 41.2, once D overfits
+        lr_decay="linear",
+        lr_decay_share=1 / 3,  # 39.7 -> 33.8 after 860,000 images
+        ema_half_life_kimg=100.0,
+        ema_ramp=0.1,
+    )  # with that 33.1 -> 32.0 after 900,000, without it 39.2 -> 34.1 after 700,000
 
 
 def best64() -> Config:
@@ -132,27 +190,51 @@ def best64() -> Config:
     still do (--score-every-kimg keeps the best). What each line is worth: docs/quality.md.
     """
     return replace(
-        best32(), preset="best64", size=64, width=32, g_smooth=True,
+        best32(),
+        preset="best64",
+        size=64,
+        width=32,
+        g_smooth=True,
         save_every_steps=500,  # as by default: a step takes more than twice as long as best32's
-        g_refine=3, d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
-        r1_gamma=0.002, penalty_noise=0.01,  # two in both, other halves: 64.7 -> 55.2 after 160,000; nothing after 80,000
+        g_refine=3,
+        d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
+        r1_gamma=0.002,
+        penalty_noise=0.01,  # two in both, other halves: 64.7 -> 55.2 after 160,000; nothing after 80,000
         grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
         kimg=160.0,  # 54.2 after 120 and 55.6 after 160; 66.0 and 58.4 with seed 1; clocked 54.2
-        lr_decay="none", lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
-        ema_half_life_kimg=200.0, ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
-        lr_warmup_kimg=4.0)  # while Adam, which begins anew, has no averages yet; not judged alone
+        lr_decay="none",
+        lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
+        ema_half_life_kimg=200.0,
+        ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
+        lr_warmup_kimg=4.0,
+    )  # while Adam, which begins anew, has no averages yet; not judged alone
 
 
-PRESETS = {function().run.preset: function() for function in (
-    article, udacity_wide, newmu, soumith, torch64, torch_tutorial, carpedm20, keras64, torch32, torch128, modern32, best32,
-    best64)}
+PRESETS = {
+    function().run.preset: function()
+    for function in (
+        article,
+        udacity_wide,
+        newmu,
+        soumith,
+        torch64,
+        torch_tutorial,
+        carpedm20,
+        keras64,
+        torch32,
+        torch128,
+        modern32,
+        best32,
+        best64,
+    )
+}
 
 
 PLACES = ("workdir", "name")
 
 
-def differences(config: Config) -> dict[str, tuple]:
+def compare_with_preset(config: Config) -> dict[str, tuple]:
     """Field -> (the value of the preset that the run names, the run's own), of those that differ. Empty for an unknown preset."""
-    its = flat(config)
-    preset = flat(PRESETS[config.run.preset]) if config.run.preset in PRESETS else its
+    its = flatten(config)
+    preset = flatten(PRESETS[config.run.preset]) if config.run.preset in PRESETS else its
     return {name: (preset[name], value) for name, value in its.items() if value != preset[name] and name not in PLACES}

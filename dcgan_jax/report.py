@@ -7,14 +7,14 @@ from pathlib import Path
 
 import tyro
 
-from dcgan_jax import cli
+from dcgan_jax import cli, files
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput
-from dcgan_jax.data.batches import trained_on
-from dcgan_jax.data.pack import suspicions
-from dcgan_jax.presets import differences
+from dcgan_jax.config import UserError
+from dcgan_jax.data.batches import count_trained_on
+from dcgan_jax.data.pack import find_data_warnings
+from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import checkpoints, report, workdir
-from dcgan_jax.run.logs import read_metrics, read_troubles
+from dcgan_jax.run.logs import read_metrics, read_warnings
 
 DOUBTED = {"spread", "grey", "channels", "duplicates"}
 MOST = 32  # runs on a page: each takes its share of the page's pictures
@@ -31,42 +31,43 @@ class Report:
 
 
 def main() -> int:
-    ask = cli.parse(Report, sys.argv[1:], prog="python -m dcgan_jax.report")
+    ask = cli.parse_flags(Report, sys.argv[1:], prog="python -m dcgan_jax.report")
     places = [Path(place) for place in ask.runs]
     if len(places) > 1:
         places = [place for place in places if os.path.exists(place / "config.json")]
     if not places:
-        raise BadInput(f"{' '.join(ask.runs) or 'runs'}: no run is there (no config.json); give their folders, as runs/article")
+        raise UserError(f"{' '.join(ask.runs) or 'runs'}: no run is there (no config.json); give their folders, as runs/article")
     if len(places) > MOST:
-        raise BadInput(f"{len(places)} runs: a page holds {MOST} at most; give fewer folders")
+        raise UserError(f"{len(places)} runs: a page holds {MOST} at most; give fewer folders")
     out = Path(ask.out or (places[0] if len(places) == 1 else Path(os.path.abspath(places[0])).parent) / "report.html")
     names = [Path(os.path.abspath(place)).name for place in places]
     names = [name if names.count(name) == 1 else str(place) for place, name in zip(places, names, strict=True)]
-    page = report.page([_shown(place, name) for place, name in zip(places, names, strict=True)])
+    page = report.render_page([_read_run_facts(place, name) for place, name in zip(places, names, strict=True)])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with workdir.whole(out, f".{os.getpid()}") as partial:  # a run in training writes its own
+        with files.atomic_write(out, f".{os.getpid()}") as partial:  # a run in training writes its own
             partial.write_text(page)
     except OSError as fault:
-        raise BadInput(f"--out {out}: {fault.strerror}; give a file that can be written") from None
+        raise UserError(f"--out {out}: {fault.strerror}; give a file that can be written") from None
     print(f"{out}: {len(places)} run{'s' * (len(places) > 1)}, {len(page) / 1e6:.1f} MB")
     return 0
 
 
-def _shown(run: Path, name: str) -> report.Shown:
+def _read_run_facts(run: Path, name: str) -> report.RunFacts:
     config = workdir.read_config(run)
     facts = workdir.read_data_facts(run)
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
-    total = configuration.total_steps(config, trained_on(facts["count"], config.guard.held_out))
-    doubts = suspicions(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
-    return report.Shown(run, name, config, differences(config), facts, total, step, metrics, read_troubles(run),
-                        doubts)
+    total = configuration.count_total_steps(config, count_trained_on(facts["count"], config.guard.held_out))
+    doubts = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
+    return report.RunFacts(
+        run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts
+    )
 
 
 def entry() -> None:
     """The console script."""
-    cli.run_verb(main)
+    cli.run_command(main)
 
 
 if __name__ == "__main__":

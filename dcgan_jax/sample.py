@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from dcgan_jax import cli
-from dcgan_jax.config import SEEDS, BadInput
-from dcgan_jax.loaded import load
-from dcgan_jax.run import pictures, workdir
+from dcgan_jax import cli, files
+from dcgan_jax.api import load
+from dcgan_jax.config import SEEDS, UserError
+from dcgan_jax.run import figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,51 +35,51 @@ class Sample:
 
 
 def main() -> int:
-    ask = cli.parse(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
-    seeds = asked_seeds(ask)
+    ask = cli.parse_flags(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
+    seeds = list_seeds(ask)
     out = Path(ask.out)
     if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
-        raise BadInput(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
+        raise UserError(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
     run = Path(ask.run)
     wanted = cli.parse_condition(ask.condition)
     gan = load(run, ask.step)
     images = gan.sample(seeds, wanted)
     try:
-        write(out, images, seeds)
+        write_images(out, images, seeds)
     except OSError as fault:
-        raise BadInput(f"--out {ask.out}: {fault.strerror}; give a place that can be written") from None
+        raise UserError(f"--out {ask.out}: {fault.strerror}; give a place that can be written") from None
     print(f"{len(seeds)} faces of step {gan.step:,}: {out}")
     return 0
 
 
-def write(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
+def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
     """(N, S, S, C) uint8 as a sheet (.png), an array (.npy) or else a folder of pictures."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        pictures.save_grid(out, images)
+        figures.save_grid(out, images)
     elif out.suffix == ".npy":
-        with workdir.whole(out) as partial, partial.open("wb") as file:
+        with files.atomic_write(out) as partial, partial.open("wb") as file:
             np.save(file, images, allow_pickle=False)
     else:
         out.mkdir(exist_ok=True)
         for seed, image in zip(seeds, images, strict=True):
-            pictures.save_png(out / f"{seed:010d}.png", image)
+            figures.save_png(out / f"{seed:010d}.png", image)
 
 
-def asked_seeds(ask: Sample) -> np.ndarray:
-    """(N,) uint32 from --seeds, or from --count and --seed. Raises BadInput."""
+def list_seeds(ask: Sample) -> np.ndarray:
+    """(N,) uint32 from --seeds, or from --count and --seed. Raises UserError."""
     if not 0 < ask.count <= cli.MAX_SEEDS:
-        raise BadInput(f"--count {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
+        raise UserError(f"--count {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
     if ask.seeds:
         return cli.parse_seeds(ask.seeds, "--seeds")
     if not 0 <= ask.seed <= SEEDS - ask.count:
-        raise BadInput(f"--seed {ask.seed}: seeds, --count of them from here, are whole numbers from 0 to {SEEDS - 1}")
+        raise UserError(f"--seed {ask.seed}: seeds, --count of them from here, are whole numbers from 0 to {SEEDS - 1}")
     return np.arange(ask.seed, ask.seed + ask.count, dtype=np.uint32)
 
 
 def entry() -> None:
     """The console script."""
-    cli.run_verb(main)
+    cli.run_command(main)
 
 
 if __name__ == "__main__":

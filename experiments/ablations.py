@@ -23,20 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax import config as configuration
-from dcgan_jax.config import Config, images_per_step, replace
+from dcgan_jax.config import Config, replace
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.gan.sampling import draw_images, recalibrated
-from dcgan_jax.gan.state import init_state, parameter_count
-from dcgan_jax.gan.step import train_steps
+from dcgan_jax.gan.sampling import make_recalibrate, sample_images
+from dcgan_jax.gan.state import count_parameters, init_state
+from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import sliced_wasserstein
-from dcgan_jax.run import devices, pictures
+from dcgan_jax.run import distributed, figures
 
-BASES = {
-    "base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True),
-}
+BASES = {"base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True)}
 WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
 BASES["wide32"] = replace(BASES["base32"], **WIDE, loss="relativistic-average", batch_size=32, lr=1e-3, kimg=550.0)
 BASES["width64"] = replace(BASES["wide32"], width=64, g_multipliers=(), lr=5e-4, minibatch_std=True, kimg=360.0)
@@ -45,101 +43,118 @@ ALL = ("color", "translation", "cutout")
 NO_BN = {"d_norm": "none", "init": "he", "conv_bias": True}
 SPECTRAL = {"d_norm": "spectral", "conv_bias": True}
 # set -> base and row -> changes; the first row is the base itself.
-ROWS = {"first32": ("base32", {
-    "base": {},
-    "lr falls, linear": {"lr_decay": "linear"},
-    "hinge, spectral norm": SPECTRAL | {"loss": "hinge"},
-    "spectral norm": SPECTRAL,
-    "G modulated": {"g_modulation": True},
-    "residual": {"residual": True},
-    "image skips": {"image_skips": True},
-    "box kernels": {"box_kernels": True},
-    "minibatch std": {"minibatch_std": True},
-    "D without BN, R1 0.1": NO_BN | {"r1_gamma": 0.1},
-    "D without BN, R1 1": NO_BN | {"r1_gamma": 1.0},
-    "pairs, R1 R2 0.1, no BN in D": NO_BN | {"loss": "relativistic-paired", "r1_gamma": 0.1, "r2_gamma": 0.1},
-    "relativistic average": {"loss": "relativistic-average"},
-    "pairs": {"loss": "relativistic-paired"},
-    "width 64": {"width": 64},
-    "width 48": {"width": 48},
-    "G twice as wide": {"g_multipliers": (8, 4, 2)},
-    "D twice as wide": {"d_multipliers": (2, 4, 8)},
-    "lr 1e-3": {"lr": 1e-3},
-    "lr 1e-3, linear": {"lr": 1e-3, "lr_decay": "linear"},
-    "d_lr 2.5e-4": {"d_lr": 2.5e-4},
-    "d_lr 1e-3": {"d_lr": 1e-3},
-    "beta1 0": {"beta1": 0.0},
-    "beta2 0.99": {"beta2": 0.99},
-    "ema 5": {"ema_half_life_kimg": 5.0},
-    "ema 30": {"ema_half_life_kimg": 30.0},
-    "batch 32": {"batch_size": 32},
-    "batch 128": {"batch_size": 128},
-    "translation": {"augment": ("translation",)},
-    "translation, cutout, color": {"augment": ALL},
-    "G's first layer with BN": {"head_norm": "channel"},
-    "normal latents": {"latent_law": "normal"},
-    "same latents": {"g_latents": "same"},
-    "no flip": {"flip": False},
-    "He init": {"init": "he"},
-    "R1 0.1 with BN": {"r1_gamma": 0.1},
-    "two D steps": {"d_steps": 2},
-    "dropout 0.2": {"d_dropout": 0.2},
-    "from 2 px": {"base_px": 2},
-}), "second32": ("wide32", {  # lengths of equal time on two cores, by the costs of a step measured there
-    "base": {},
-    "batch 64": {"batch_size": 64, "kimg": 400.0},
-    "lr 5e-4": {"lr": 5e-4},
-    "translation": {"augment": ("translation",)},
-    "D wider inside": {"d_multipliers": (1, 4, 8), "kimg": 440.0},
-    "width 64 as well": {"width": 64, "g_multipliers": (4, 2, 1), "kimg": 360.0},
-    "d_lr 5e-4": {"d_lr": 5e-4},
-    "lr falls at the end": {"lr_decay": "linear", "lr_decay_share": 0.3},
-    "G's first layer with BN": {"head_norm": "channel"},
-    "G wider at 4 px": {"g_multipliers": (16, 4, 2), "kimg": 500.0},
-    "bce": {"loss": "bce"},
-    "lr 2e-3": {"lr": 2e-3},
-    "minibatch std": {"minibatch_std": True},
-    "batch 16": {"batch_size": 16, "lr": 5e-4},
-    "ema 30": {"ema_half_life_kimg": 30.0},
-    "normal latents": {"latent_law": "normal"},
-    "residual": {"residual": True},
-    "dropout 0.3": {"d_dropout": 0.3},
-    "color": {"augment": ("color",)},
-}), "third32": ("width64", {
-    "base": {},
-    "bce": {"loss": "bce", "kimg": 400.0},
-    "lr 3e-4": {"lr": 3e-4},
-    "d_lr 1e-3": {"d_lr": 1e-3},
-    "dropout 0.3": {"d_dropout": 0.3},
-    "D half as wide": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 550.0},
-    "hinge, spectral norm": SPECTRAL | {"loss": "hinge", "kimg": 400.0},
-    "color": {"augment": ("color",)},
-    "residual": {"residual": True, "kimg": 340.0},
-    "R1 0.1, every 8 steps": {"r1_gamma": 0.1, "penalty_every_steps": 8, "kimg": 320.0},
-    "ema 20": {"ema_half_life_kimg": 20.0},
-    "beta2 0.99": {"beta2": 0.99},
-    "width 96": {"width": 96, "kimg": 180.0},
-    "batch 64": {"batch_size": 64, "kimg": 400.0},
-    "G modulated": {"g_modulation": True},
-    "same latents not": {"g_latents": "new", "kimg": 300.0},
-}), "fourth32": ("ten32", {  # as much as ten minutes allow on two slow cores
-    "base": {},
-    "G 64, D 32": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 285.0},
-    "width 64": {"width": 64, "kimg": 190.0},
-    "lr 1e-3": {"lr": 1e-3},
-    "lr 5e-4": {"d_lr": None},
-    "G 64 but for 16 px, D 32": {"width": 32, "g_multipliers": (8, 4, 1), "kimg": 325.0},
-    "batch 16": {"batch_size": 16, "kimg": 290.0},
-    "width 32": {"width": 32, "kimg": 500.0},
-    "dropout 0.3": {"d_dropout": 0.3},
-    "residual": {"residual": True, "kimg": 300.0},
-    "beta2 0.99": {"beta2": 0.99},
-    "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
-    "d_lr 2e-3": {"d_lr": 2e-3},
-    "two latents": {"g_latents": "new", "kimg": 270.0},
-    "no flip": {"flip": False},
-    "leaky G": {"g_activation": "leaky"},
-})}
+ROWS = {
+    "first32": (
+        "base32",
+        {
+            "base": {},
+            "lr falls, linear": {"lr_decay": "linear"},
+            "hinge, spectral norm": SPECTRAL | {"loss": "hinge"},
+            "spectral norm": SPECTRAL,
+            "G modulated": {"g_modulation": True},
+            "residual": {"residual": True},
+            "image skips": {"image_skips": True},
+            "box kernels": {"box_kernels": True},
+            "minibatch std": {"minibatch_std": True},
+            "D without BN, R1 0.1": NO_BN | {"r1_gamma": 0.1},
+            "D without BN, R1 1": NO_BN | {"r1_gamma": 1.0},
+            "pairs, R1 R2 0.1, no BN in D": NO_BN | {"loss": "relativistic-paired", "r1_gamma": 0.1, "r2_gamma": 0.1},
+            "relativistic average": {"loss": "relativistic-average"},
+            "pairs": {"loss": "relativistic-paired"},
+            "width 64": {"width": 64},
+            "width 48": {"width": 48},
+            "G twice as wide": {"g_multipliers": (8, 4, 2)},
+            "D twice as wide": {"d_multipliers": (2, 4, 8)},
+            "lr 1e-3": {"lr": 1e-3},
+            "lr 1e-3, linear": {"lr": 1e-3, "lr_decay": "linear"},
+            "d_lr 2.5e-4": {"d_lr": 2.5e-4},
+            "d_lr 1e-3": {"d_lr": 1e-3},
+            "beta1 0": {"beta1": 0.0},
+            "beta2 0.99": {"beta2": 0.99},
+            "ema 5": {"ema_half_life_kimg": 5.0},
+            "ema 30": {"ema_half_life_kimg": 30.0},
+            "batch 32": {"batch_size": 32},
+            "batch 128": {"batch_size": 128},
+            "translation": {"augment": ("translation",)},
+            "translation, cutout, color": {"augment": ALL},
+            "G's first layer with BN": {"head_norm": "channel"},
+            "normal latents": {"latent_law": "normal"},
+            "same latents": {"g_latents": "same"},
+            "no flip": {"flip": False},
+            "He init": {"init": "he"},
+            "R1 0.1 with BN": {"r1_gamma": 0.1},
+            "two D steps": {"d_steps": 2},
+            "dropout 0.2": {"d_dropout": 0.2},
+            "from 2 px": {"base_px": 2},
+        },
+    ),
+    "second32": (
+        "wide32",
+        {  # lengths of equal time on two cores, by the costs of a step measured there
+            "base": {},
+            "batch 64": {"batch_size": 64, "kimg": 400.0},
+            "lr 5e-4": {"lr": 5e-4},
+            "translation": {"augment": ("translation",)},
+            "D wider inside": {"d_multipliers": (1, 4, 8), "kimg": 440.0},
+            "width 64 as well": {"width": 64, "g_multipliers": (4, 2, 1), "kimg": 360.0},
+            "d_lr 5e-4": {"d_lr": 5e-4},
+            "lr falls at the end": {"lr_decay": "linear", "lr_decay_share": 0.3},
+            "G's first layer with BN": {"head_norm": "channel"},
+            "G wider at 4 px": {"g_multipliers": (16, 4, 2), "kimg": 500.0},
+            "bce": {"loss": "bce"},
+            "lr 2e-3": {"lr": 2e-3},
+            "minibatch std": {"minibatch_std": True},
+            "batch 16": {"batch_size": 16, "lr": 5e-4},
+            "ema 30": {"ema_half_life_kimg": 30.0},
+            "normal latents": {"latent_law": "normal"},
+            "residual": {"residual": True},
+            "dropout 0.3": {"d_dropout": 0.3},
+            "color": {"augment": ("color",)},
+        },
+    ),
+    "third32": (
+        "width64",
+        {
+            "base": {},
+            "bce": {"loss": "bce", "kimg": 400.0},
+            "lr 3e-4": {"lr": 3e-4},
+            "d_lr 1e-3": {"d_lr": 1e-3},
+            "dropout 0.3": {"d_dropout": 0.3},
+            "D half as wide": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 550.0},
+            "hinge, spectral norm": SPECTRAL | {"loss": "hinge", "kimg": 400.0},
+            "color": {"augment": ("color",)},
+            "residual": {"residual": True, "kimg": 340.0},
+            "R1 0.1, every 8 steps": {"r1_gamma": 0.1, "penalty_every_steps": 8, "kimg": 320.0},
+            "ema 20": {"ema_half_life_kimg": 20.0},
+            "beta2 0.99": {"beta2": 0.99},
+            "width 96": {"width": 96, "kimg": 180.0},
+            "batch 64": {"batch_size": 64, "kimg": 400.0},
+            "G modulated": {"g_modulation": True},
+            "same latents not": {"g_latents": "new", "kimg": 300.0},
+        },
+    ),
+    "fourth32": (
+        "ten32",
+        {  # as much as ten minutes allow on two slow cores
+            "base": {},
+            "G 64, D 32": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 285.0},
+            "width 64": {"width": 64, "kimg": 190.0},
+            "lr 1e-3": {"lr": 1e-3},
+            "lr 5e-4": {"d_lr": None},
+            "G 64 but for 16 px, D 32": {"width": 32, "g_multipliers": (8, 4, 1), "kimg": 325.0},
+            "batch 16": {"batch_size": 16, "kimg": 290.0},
+            "width 32": {"width": 32, "kimg": 500.0},
+            "dropout 0.3": {"d_dropout": 0.3},
+            "residual": {"residual": True, "kimg": 300.0},
+            "beta2 0.99": {"beta2": 0.99},
+            "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
+            "d_lr 2e-3": {"d_lr": 2e-3},
+            "two latents": {"g_latents": "new", "kimg": 270.0},
+            "no flip": {"flip": False},
+            "leaky G": {"g_activation": "leaky"},
+        },
+    ),
+}
 
 
 class Score:
@@ -162,9 +177,9 @@ class Score:
     def _features(self, images, batch=100):
         parts = []
         for start in range(0, len(images), batch):
-            some = images[start:start + batch]
+            some = images[start : start + batch]
             padded = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
-            parts.append(np.asarray(self.network(padded))[:len(some)])
+            parts.append(np.asarray(self.network(padded))[: len(some)])
         return np.concatenate(parts).astype(np.float64)
 
     def __call__(self, faces: np.ndarray) -> dict[str, float]:
@@ -177,30 +192,38 @@ class Training:
 
     def __init__(self, config: Config, images: np.ndarray, steps_a_dispatch: int):
         self.config, self.images, self.k = config, images, steps_a_dispatch
-        self.order = batches.Order(config.run.seed, len(images), images_per_step(config), config.guard.held_out)
-        self.total = configuration.total_steps(config, self.order.trained_on)
-        self.sharding = devices.shardings(config)
+        self.order = batches.Order(config.run.seed, len(images), config.images_per_step, config.guard.held_out)
+        self.total = configuration.count_total_steps(config, self.order.trained_on)
+        self.sharding = distributed.make_shardings(config)
 
     def compile(self):
         config, sharding = self.config, self.sharding
         shapes = jax.eval_shape(lambda: init_state(config))
-        self.parameters = parameter_count(shapes.g_params), parameter_count(shapes.d_params)
-        jitted = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
-                         in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
-        lengths = {len(steps) for steps in batches.dispatches(0, self.total, self.k)}
+        self.parameters = count_parameters(shapes.g_params), count_parameters(shapes.d_params)
+        jitted = jax.jit(
+            make_train_steps(config, sharding.images),
+            donate_argnames="state",
+            in_shardings=(sharding.state, sharding.batches),
+            out_shardings=sharding.state,
+        )
+        lengths = {len(steps) for steps in batches.split_dispatches(0, self.total, self.k)}
         side, channels = config.nets.size, config.nets.channels
-        self.programs = {k: jitted.lower(shapes, jax.ShapeDtypeStruct(
-            (k, images_per_step(config), side, side, channels), np.uint8)).compile() for k in lengths}
+        self.programs = {
+            k: jitted.lower(shapes, jax.ShapeDtypeStruct((k, config.images_per_step, side, side, channels), np.uint8)).compile()
+            for k in lengths
+        }
         self.init = jax.jit(lambda: init_state(config), out_shardings=sharding.state).lower().compile()
-        self.renew = jax.jit(recalibrated(config), out_shardings=sharding.state).lower(shapes).compile()
+        self.renew = jax.jit(make_recalibrate(config), out_shardings=sharding.state).lower(shapes).compile()
         return self
 
     def run(self, count: int) -> tuple[np.ndarray, float]:
         """(count, S, S, C) uint8 faces, and the seconds that the steps took."""
         state = self.init()
-        fed = batches.resident(self.images, self.order, batches.dispatches(0, self.total, self.k), self.sharding.batches)
+        fed = batches.gather_batches(
+            self.images, self.order, batches.split_dispatches(0, self.total, self.k), self.sharding.batches
+        )
         first, start = True, time.monotonic()
-        for steps, batch in zip(batches.dispatches(0, self.total, self.k), fed, strict=True):
+        for steps, batch in zip(batches.split_dispatches(0, self.total, self.k), fed, strict=True):
             state, metrics = self.programs[len(steps)](state, batch)
             if first:
                 jax.block_until_ready(metrics)
@@ -209,13 +232,14 @@ class Training:
         seconds = (time.monotonic() - start) * self.total / max(self.total - done, 1)
         state = self.renew(state)
         generator = jax.device_get((state.ema_params, state.ema_stats))
-        return draw_images(self.config.nets, *generator, np.arange(count)), seconds
+        return sample_images(self.config.nets, *generator, np.arange(count)), seconds
 
 
 def recipe(config: Config) -> str:
     """What differs from the defaults: a row is done where this was scored, whatever its name."""
-    return json.dumps({name: value for name, value in configuration.flat(config).items()
-                       if value != configuration.flat(Config())[name]})
+    return json.dumps(
+        {name: value for name, value in configuration.flatten(config).items() if value != configuration.flatten(Config())[name]}
+    )
 
 
 def show(file: Path) -> None:
@@ -229,9 +253,11 @@ def show(file: Path) -> None:
     for (base, size, kimg, name), found in rows.items():
         seeds = ", ".join(f"{row['frechet']:.1f}" for row in found)
         means = {key: statistics.mean(row[key] for row in found) for key in ("frechet", "kid_x1e3", "sliced", "images_per_s")}
-        print(f"| {base} | {size} | {kimg:.0f} | {name} | {seeds} | {means['frechet']:.1f} | "
-              f"{means['kid_x1e3']:.1f} | {means['sliced']:.1f} | "
-              f"{found[0]['g_parameters'] / 1e6:.2f} + {found[0]['d_parameters'] / 1e6:.2f} M | {means['images_per_s']:,.0f} |")
+        print(
+            f"| {base} | {size} | {kimg:.0f} | {name} | {seeds} | {means['frechet']:.1f} | "
+            f"{means['kid_x1e3']:.1f} | {means['sliced']:.1f} | "
+            f"{found[0]['g_parameters'] / 1e6:.2f} + {found[0]['d_parameters'] / 1e6:.2f} M | {means['images_per_s']:,.0f} |"
+        )
 
 
 def main():
@@ -274,28 +300,40 @@ def main():
     k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
     packs, scores = {}, {}
     for size, crop in {(config.nets.size, config.data.crop) for *_, config in asked}:
-        packs[size, crop] = pack(open_source(ask.data), size=size, channels=3, crop=crop).images
-        scores[size, crop] = Score(ask.face_score, packs[size, crop][:ask.count])
+        packs[size, crop] = pack_images(open_source(ask.data), size=size, channels=3, crop=crop).images
+        scores[size, crop] = Score(ask.face_score, packs[size, crop][: ask.count])
 
     def scored(base, name, training, faces, seconds):
         config = training.config
         key = config.nets.size, config.data.crop
-        row = {"base": base, "name": name, "seed": config.run.seed, "size": config.nets.size, "kimg": config.run.kimg,
-               **scores[key](faces), "sliced": sliced_wasserstein(packs[key][:ask.count], faces)["mean"],
-               "g_parameters": training.parameters[0], "d_parameters": training.parameters[1],
-               "recipe": recipe(config), "count": ask.count,
-               "images_per_s": config.run.kimg * 1e3 / seconds, "device": devices.describe()}
+        row = {
+            "base": base,
+            "name": name,
+            "seed": config.run.seed,
+            "size": config.nets.size,
+            "kimg": config.run.kimg,
+            **scores[key](faces),
+            "sliced": sliced_wasserstein(packs[key][: ask.count], faces)["mean"],
+            "g_parameters": training.parameters[0],
+            "d_parameters": training.parameters[1],
+            "recipe": recipe(config),
+            "count": ask.count,
+            "images_per_s": config.run.kimg * 1e3 / seconds,
+            "device": distributed.describe_devices(),
+        }
         with ask.out.open("a") as out:
             out.write(json.dumps(row) + "\n")
-        print(f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {config.run.seed}:  {row['frechet']:.1f}  "
-              f"sliced {row['sliced']:.1f}  {row['images_per_s']:,.0f} img/s", flush=True)
+        print(
+            f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {config.run.seed}:  {row['frechet']:.1f}  "
+            f"sliced {row['sliced']:.1f}  {row['images_per_s']:,.0f} img/s",
+            flush=True,
+        )
         if ask.faces:
             ask.faces.mkdir(parents=True, exist_ok=True)
-            pictures.save_grid(ask.faces / f"{base}-{name.replace(' ', '_')}-{config.run.seed}.png", faces[:64])
+            figures.save_grid(ask.faces / f"{base}-{name.replace(' ', '_')}-{config.run.seed}.png", faces[:64])
 
     with concurrent.futures.ThreadPoolExecutor(ask.compile_ahead) as threads, concurrent.futures.ThreadPoolExecutor(1) as scorer:
-        ready = [threads.submit(Training(config, packs[config.nets.size, config.data.crop], k).compile)
-                 for *_, config in asked]
+        ready = [threads.submit(Training(config, packs[config.nets.size, config.data.crop], k).compile) for *_, config in asked]
         late = []
         for base, name, _ in asked:
             if time.monotonic() - began > ask.until_s:

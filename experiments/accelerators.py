@@ -25,13 +25,13 @@ import jax.numpy as jnp
 from jax import export
 from jax.experimental import topologies
 
-from dcgan_jax.config import Config, images_per_step, replace
+from dcgan_jax.config import Config, replace
 from dcgan_jax.data.batches import Order
-from dcgan_jax.gan.models import d_widths, g_widths
+from dcgan_jax.gan.models import list_d_widths, list_g_widths
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.gan.step import train_steps
+from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.run import devices
+from dcgan_jax.run import distributed
 
 # What XLA's compiler has to know of an H100. Source: openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb.
 H100 = """
@@ -51,18 +51,24 @@ BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "u16": 2, "s16": 2, "f32": 4, "
 @contextlib.contextmanager
 def pretending(platform: str, pretended: list | None = None):
     """Inside, the code takes the default backend for that of `platform`, cuda or tpu, and its devices for those given."""
-    with mock.patch.object(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform)), \
-            mock.patch.object(jax, "devices", lambda: pretended) if pretended else contextlib.nullcontext():
+    with (
+        mock.patch.object(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform)),
+        mock.patch.object(jax, "devices", lambda: pretended) if pretended else contextlib.nullcontext(),
+    ):
         yield
 
 
 def program(config: Config, steps: int):
     """train.py's jitted program and its arguments' shapes."""
-    sharding = devices.shardings(config)
+    sharding = distributed.make_shardings(config)
     side = config.nets.size
-    batches = jax.ShapeDtypeStruct((steps, images_per_step(config), side, side, config.nets.channels), jnp.uint8)
-    jitted = jax.jit(train_steps(config, sharding.images), donate_argnames="state",
-                     in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+    batches = jax.ShapeDtypeStruct((steps, config.images_per_step, side, side, config.nets.channels), jnp.uint8)
+    jitted = jax.jit(
+        make_train_steps(config, sharding.images),
+        donate_argnames="state",
+        in_shardings=(sharding.state, sharding.batches),
+        out_shardings=sharding.state,
+    )
     return jitted, (jax.eval_shape(lambda: init_state(config)), batches)
 
 
@@ -109,8 +115,11 @@ def donated(module: str) -> int:
 
 def to_host(module: str) -> list[str]:
     """What would stop a device for its host: callbacks, infeed and outfeed, sends and receipts."""
-    return [name for name in (*re.findall(r"custom_call @([\w$.]+)", module), *operations(module))
-            if "callback" in name or name in ("infeed", "outfeed", "send", "recv")]
+    return [
+        name
+        for name in (*re.findall(r"custom_call @([\w$.]+)", module), *operations(module))
+        if "callback" in name or name in ("infeed", "outfeed", "send", "recv")
+    ]
 
 
 def by_hand(config: Config) -> tuple[int, float, float]:
@@ -121,9 +130,9 @@ def by_hand(config: Config) -> tuple[int, float, float]:
     flops = []
     for padding in (0, nets.kernel - 2):
         macs = []
-        for widths in (g_widths(nets)[::-1], d_widths(nets)):  # from the image inwards
+        for widths in (list_g_widths(nets)[::-1], list_d_widths(nets)):  # from the image inwards
             layers = zip((nets.channels, *widths), widths, strict=False)
-            macs.append([(nets.kernel * nets.size // 2**i - padding)**2 * a * b for i, (a, b) in enumerate(layers, 1)])
+            macs.append([(nets.kernel * nets.size // 2**i - padding) ** 2 * a * b for i, (a, b) in enumerate(layers, 1)])
         g, d = macs
         # The images themselves need no gradient in D's own update.
         flops.append(2 * (g_passes * sum(g) + d_passes * sum(d) - 2 * d[0]) / 1e9)
@@ -132,13 +141,15 @@ def by_hand(config: Config) -> tuple[int, float, float]:
 
 def bytes_by_kernel(text: str) -> int:
     """A GPU's program: what its kernels read and write in a turn of the loop, each its whole operands and results."""
-    body = re.search(r" while\(.*body=(%[\w.\-]+)", text[text.index("\nENTRY"):])[1]
+    body = re.search(r" while\(.*body=(%[\w.\-]+)", text[text.index("\nENTRY") :])[1]
     start = text.index(f"\n{body} (")
     sizes, total = {}, 0
-    for instruction in re.finditer(r"(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)", text[start:text.index("\n}", start)]):
+    for instruction in re.finditer(r"(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)", text[start : text.index("\n}", start)]):
         name, shapes, operation, rest = instruction.groups()
-        sizes[name] = sum(BYTES[dtype] * math.prod(int(side) for side in shape.split(",") if side)
-                          for dtype, shape in re.findall(r"\b(pred|[us]\d+|b?f\d+)\[([\d,]*)\]", shapes))
+        sizes[name] = sum(
+            BYTES[dtype] * math.prod(int(side) for side in shape.split(",") if side)
+            for dtype, shape in re.findall(r"\b(pred|[us]\d+|b?f\d+)\[([\d,]*)\]", shapes)
+        )
         if operation not in ("parameter", "constant", "tuple", "get-tuple-element", "bitcast"):
             total += sizes[name] + sum(sizes.get(operand, 0) for operand in re.findall(r"%[\w.\-]+", rest.split("), ")[0]))
     return total
@@ -163,11 +174,16 @@ def main():
     parser.add_argument("--steps", type=int, default=10, help="steps a dispatch")
     ask = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    configs = [replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
-               for preset in ask.presets for dtype in ("float32", "bfloat16")]
+    configs = [
+        replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
+        for preset in ask.presets
+        for dtype in ("float32", "bfloat16")
+    ]
 
-    print("| preset | compute | for | module | while loops | convolutions: down, up, weights | their operands | custom calls | "
-          "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|")
+    print(
+        "| preset | compute | for | module | while loops | convolutions: down, up, weights | their operands | custom calls | "
+        "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|"
+    )
     for config in configs:
         leaves = len(jax.tree.leaves(jax.eval_shape(lambda config=config: init_state(config))))
         for platform in ("cuda", "tpu"):
@@ -176,15 +192,20 @@ def main():
             for (role, _), count in convolutions(module).items():
                 found[role] += count
             calls = sorted(set(re.findall(r"custom_call @([\w$.]+)", module)))
-            print(f"| `{config.run.preset}` | {config.nets.compute_dtype} | {platform} | "
-                  f"{len(lowered.mlir_module_serialized) / 1e3:.0f} kB | {operations(module)['while']} | "
-                  f"{found.total()}: {found['down']}, {found['up']}, {found['weights']} | "
-                  f"{', '.join(sorted({dtype for _, dtype in convolutions(module)}))} | {', '.join(calls) or 'none'} | "
-                  f"{', '.join(to_host(module)) or 'nothing'} | {donated(module)} of {leaves} |", flush=True)
+            print(
+                f"| `{config.run.preset}` | {config.nets.compute_dtype} | {platform} | "
+                f"{len(lowered.mlir_module_serialized) / 1e3:.0f} kB | {operations(module)['while']} | "
+                f"{found.total()}: {found['down']}, {found['up']}, {found['weights']} | "
+                f"{', '.join(sorted({dtype for _, dtype in convolutions(module)}))} | {', '.join(calls) or 'none'} | "
+                f"{', '.join(to_host(module)) or 'nothing'} | {donated(module)} of {leaves} |",
+                flush=True,
+            )
 
     if ask.compilers:
-        print("\n| preset | compute | compiler | convolutions (by hand) | GFLOP an image | by hand | less padding | MB an image "
-              "| FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+        print(
+            "\n| preset | compute | compiler | convolutions (by hand) | GFLOP an image | by hand | less padding | MB an image "
+            "| FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
+        )
     for name in ask.compilers:
         platform, pretended, options = compiler(name)
         for config in configs:
@@ -193,14 +214,19 @@ def main():
             text, cost = made.as_text(), made.cost_analysis()  # the loop's body is counted once: one step
             mb = (cost["bytes accessed"] if cost else bytes_by_kernel(text)) / ask.batch_size / 1e6
             counted = f"{cost['flops'] / ask.batch_size / 1e9:.3f}" if cost else "not counted"
-            print(f"| `{config.run.preset}` | {config.nets.compute_dtype} | {name} | {strided_in_hlo(text)} ({count}) | "
-                  f"{counted} | {flops:.3f} | {flops_inside:.3f} | {mb:.1f} | {1e3 * flops_inside / mb:.0f} | "
-                  f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB |", flush=True)
+            print(
+                f"| `{config.run.preset}` | {config.nets.compute_dtype} | {name} | {strided_in_hlo(text)} ({count}) | "
+                f"{counted} | {flops:.3f} | {flops_inside:.3f} | {mb:.1f} | {1e3 * flops_inside / mb:.0f} | "
+                f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB |",
+                flush=True,
+            )
 
     for preset in ask.presets:
         indices, side = Order(0, 202_599, ask.batch_size).indices(0).astype("int32"), PRESETS[preset].nets.size
-        print(f"\n`{preset}`, batch {ask.batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
-              f"stream {ask.batch_size * side**2 * 3:,} bytes of pictures")
+        print(
+            f"\n`{preset}`, batch {ask.batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
+            f"stream {ask.batch_size * side**2 * 3:,} bytes of pictures"
+        )
 
 
 if __name__ == "__main__":

@@ -41,20 +41,25 @@ def bare(arguments: list[str]) -> None:
 
     from dcgan_jax import cli
     from dcgan_jax import config as configuration
-    from dcgan_jax.data.pack import cache_dir
+    from dcgan_jax.data.pack import get_cache_dir
     from dcgan_jax.gan.state import init_state
-    from dcgan_jax.gan.step import train_steps
-    from dcgan_jax.run import checkpoints, devices
+    from dcgan_jax.gan.step import make_train_steps
+    from dcgan_jax.run import backend, checkpoints, distributed
 
-    devices.start(cache_dir())
+    backend.start_backend(get_cache_dir())
     config = cli.parse_config(arguments)
-    sharding = devices.shardings(config)
-    shape = (1, configuration.images_per_step(config), config.nets.size, config.nets.size, config.nets.channels)
+    sharding = distributed.make_shardings(config)
+    shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), sharding.batches)
     state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
-    program = devices.compiled(train_steps(config, sharding.images), checkpoints.placed(state, sharding.state), batch,
-                               donate_argnames="state", in_shardings=(sharding.state, sharding.batches),
-                               out_shardings=sharding.state)
+    program = backend.compile_program(
+        make_train_steps(config, sharding.images),
+        checkpoints.add_sharding(state, sharding.state),
+        batch,
+        donate_argnames="state",
+        in_shardings=(sharding.state, sharding.batches),
+        out_shardings=sharding.state,
+    )
 
     def step():
         nonlocal state
@@ -71,7 +76,7 @@ def loop(arguments: list[str]) -> None:
     from dcgan_jax import cli, train
     from dcgan_jax.data import batches
 
-    real_feed = batches.resident
+    real_feed = batches.gather_batches
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the trainer says is no answer
 
@@ -91,7 +96,7 @@ def loop(arguments: list[str]) -> None:
             left -= 1
             yield batch
 
-    batches.resident = held
+    batches.gather_batches = held
     train.train(cli.parse_config(arguments))
 
 
@@ -117,8 +122,14 @@ class Worker:
     """A contestant in its own process."""
 
     def __init__(self, command, environment=None):
-        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True, env=os.environ | (environment or {}))
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
         if self.process.stdout.readline().strip() != "ready":
             raise SystemExit(f"did not start: {' '.join(map(str, command))}")
 
@@ -152,26 +163,37 @@ def bench_step(ask) -> None:
     for preset, (batch, steps) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             given = flags(preset, batch, workdir=folder, steps=10**7) + ["--save-every-steps", str(10**7)]
-            workers = {f"torch {variant}": Worker([ask.torch_python, HERE / "torch_peer.py", preset, variant, "--serve"])
-                       for variant in PEERS}
-            workers |= {f"ours, {kind}": Worker([sys.executable, __file__, f"--{kind}-worker", *given])
-                        for kind in ("loop", "bare")}
+            workers = {
+                f"torch {variant}": Worker([ask.torch_python, HERE / "torch_peer.py", preset, variant, "--serve"])
+                for variant in PEERS
+            }
+            workers |= {
+                f"ours, {kind}": Worker([sys.executable, __file__, f"--{kind}-worker", *given]) for kind in ("loop", "bare")
+            }
             taken = in_turns(workers, steps, ask.rounds)
             medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
             for name, worker in workers.items():
                 peak = worker.ask("memory")
                 worker.close()
                 ratios = [a / b for a, b in zip(taken["torch channels_last"], taken[name], strict=True)]
-                print(f"| {preset}: {name} | {batch / medians[name]:.0f} | {statistics.median(ratios):.2f} | "
-                      f"{peak / 1e6:,.0f} MB |", flush=True)
+                print(
+                    f"| {preset}: {name} | {batch / medians[name]:.0f} | {statistics.median(ratios):.2f} | "
+                    f"{peak / 1e6:,.0f} MB |",
+                    flush=True,
+                )
             overhead = [a / b - 1 for a, b in zip(taken["ours, loop"], taken["ours, bare"], strict=True)]
             print(f"| {preset}: overhead of the loop | {statistics.median(overhead):+.1%} | | |", flush=True)
 
 
 def wall_s(command, environment=None) -> float:
     start = time.perf_counter()
-    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   env=os.environ | (environment or {}))
+    subprocess.run(
+        [str(part) for part in command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | (environment or {}),
+    )
     return time.perf_counter() - start
 
 
@@ -187,8 +209,10 @@ def bench_cli(ask) -> None:
                     given = flags(preset, batch, workdir=folder, steps=count)
                     seconds.append(wall_s([sys.executable, "-m", "dcgan_jax.train", *given]))
             ours.append((seconds[1] - seconds[0]) / (long - short))
-            seconds = [wall_s([ask.torch_python, HERE / "torch_peer.py", preset, "channels_last", "--steps", count])
-                       for count in (short, long)]
+            seconds = [
+                wall_s([ask.torch_python, HERE / "torch_peer.py", preset, "channels_last", "--steps", count])
+                for count in (short, long)
+            ]
             theirs.append((seconds[1] - seconds[0]) / (long - short))
         a, b = statistics.median(ours), statistics.median(theirs)
         print(f"| {preset} | {batch / a:.0f} | {batch / b:.0f} | {b / a:.2f} |", flush=True)
@@ -201,8 +225,20 @@ def bench_start(ask) -> None:
         with tempfile.TemporaryDirectory() as folder:
             cache = {"DCGAN_JAX_CACHE": f"{folder}/cache"}
             size = {"article": 32, "torch64": 64}[preset]
-            wall_s([sys.executable, "-m", "dcgan_jax.prepare", "--data", "drawn:2048", "--size", size, "--crop",
-                    {"article": "centre", "torch64": "torch"}[preset]], cache)
+            wall_s(
+                [
+                    sys.executable,
+                    "-m",
+                    "dcgan_jax.prepare",
+                    "--data",
+                    "drawn:2048",
+                    "--size",
+                    size,
+                    "--crop",
+                    {"article": "centre", "torch64": "torch"}[preset],
+                ],
+                cache,
+            )
             command = [sys.executable, "-m", "dcgan_jax.train", *flags(preset, batch, workdir=folder, steps=1), "--name"]
             seconds = [first_step_s([*command, str(turn)], cache) for turn in range(1 + ask.rounds)]
             step, whole = (statistics.median(turn[i] for turn in seconds[1:]) for i in range(2))
@@ -212,8 +248,9 @@ def bench_start(ask) -> None:
 def first_step_s(command, environment) -> tuple[float, float]:
     """Seconds until a run of one step says that it is done with the step, and until it ends."""
     start, step = time.perf_counter(), math.nan
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          env=os.environ | environment) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | environment
+    ) as run:
         for line in run.stdout:
             if line.startswith("step 1/1 "):
                 step = time.perf_counter() - start
@@ -241,8 +278,9 @@ def bench_growth(ask) -> None:
             if series == "processes":
                 seconds, peak = one_run_s(given, value, batch), math.nan
             else:
-                worker = Worker([sys.executable, __file__, "--bare-worker", *given],
-                                {name: str(value)} if series == "devices" else None)
+                worker = Worker(
+                    [sys.executable, __file__, "--bare-worker", *given], {name: str(value)} if series == "devices" else None
+                )
                 steps = max(1, round(1.0 / worker.ask(1)))  # turns of about a second
                 seconds = statistics.median(worker.ask(steps) / steps for _ in range(ask.rounds))
                 peak = worker.ask("memory")
@@ -252,7 +290,7 @@ def bench_growth(ask) -> None:
             print(f"| {series} | {value} | {seconds * 1e3:,.1f} | {batch / seconds:,.1f} | {memory} |", flush=True)
     print("\n| series | step time grows with the power | over its upper half |\n|---|---:|---:|")
     for series, points in found.items():
-        upper = points[(len(points) - 1) // 2:]
+        upper = points[(len(points) - 1) // 2 :]
         print(f"| {series} | {exponent(points):.2f} | {exponent(upper):.2f} |")
     if ask.plot:
         plot(found, ask.plot)
@@ -271,8 +309,12 @@ def one_run_s(given: list[str], processes: int, batch: int) -> float:
         free.close()
         command = [sys.executable, "-m", "dcgan_jax.train", *given, "--workdir", folder, "--steps", "60"]
         many = ["--coordinator", address, "--processes", str(processes), "--process-id"]
-        started = [subprocess.Popen(command + (many + [str(i)] if processes > 1 else []), stdout=subprocess.DEVNULL,
-                                    stderr=subprocess.DEVNULL) for i in range(processes)]
+        started = [
+            subprocess.Popen(
+                command + (many + [str(i)] if processes > 1 else []), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for i in range(processes)
+        ]
         for process in started:
             process.wait()
         last = Path(folder, "article", "metrics.jsonl").read_text().splitlines()[-1]

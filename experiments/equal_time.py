@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from ablations import recipe as differing
 
-from dcgan_jax.cli import given, parse_config
-from dcgan_jax.config import LENGTHS, images_per_step
-from dcgan_jax.data.pack import pack
+from dcgan_jax.cli import list_given_flags, parse_config
+from dcgan_jax.config import LENGTHS
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import sliced_wasserstein
@@ -47,12 +47,24 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
     """(faces, images it was shown, seconds it ran, its pack)."""
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
     source = open_source(ask.data, config.data.split)
-    packed = pack(source, size=config.nets.size, channels=3, crop=config.data.crop)
+    packed = pack_images(source, size=config.nets.size, channels=3, crop=config.data.crop)
     if config.run.grow_kimg:
-        pack(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
-    command = [sys.executable, "-m", "dcgan_jax.train", "--data", ask.data, "--workdir", folder, "--name", "run",
-               "--save-every-steps", 10**9, *flags]
-    if config.optimizer.lr_decay == "none" and not set(LENGTHS) & set(given(flags)):
+        pack_images(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
+    command = [
+        sys.executable,
+        "-m",
+        "dcgan_jax.train",
+        "--data",
+        ask.data,
+        "--workdir",
+        folder,
+        "--name",
+        "run",
+        "--save-every-steps",
+        10**9,
+        *flags,
+    ]
+    if config.optimizer.lr_decay == "none" and not set(LENGTHS) & set(list_given_flags(flags)):
         command += ["--kimg", 10**6]
     environment = None if ask.warm else {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
     began = time.monotonic()
@@ -65,20 +77,37 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
         raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}")
     faces = folder / "faces.npy"
     which = ["--step", "best"] if config.output.score_every_kimg else []
-    subprocess.run([sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces,
-                    *which], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces, *which],
+        check=True,
+    )
     steps = sum(list_steps(run)[-1] for run in (folder / "run", folder / "run" / "half") if run.exists())
-    return faces, steps * images_per_step(config), ran_s, packed
+    return faces, steps * config.images_per_step, ran_s, packed
 
 
 def torchs(flags: list[str], ask, folder: Path):
     """The same of PyTorch's reference."""
-    packed = pack(open_source(ask.data), size=32, channels=3, crop=PRESETS["article"].data.crop)
+    packed = pack_images(open_source(ask.data), size=32, channels=3, crop=PRESETS["article"].data.crop)
     faces = folder / "faces.npy"
     said = subprocess.run(
-        [ask.torch_python, Path(__file__).with_name("torch_reference.py"), packed.path / "images.npy", "--epochs", "1000000",
-         "--minutes", str(ask.minutes), "--count", str(ask.count), "--out", faces, *flags],
-        check=True, stdout=subprocess.PIPE, text=True).stdout
+        [
+            ask.torch_python,
+            Path(__file__).with_name("torch_reference.py"),
+            packed.path / "images.npy",
+            "--epochs",
+            "1000000",
+            "--minutes",
+            str(ask.minutes),
+            "--count",
+            str(ask.count),
+            "--out",
+            faces,
+            *flags,
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
     epochs = int(re.findall(r"epoch (\d+)", said)[-1])
     return faces, epochs * (len(packed.images) // 128) * 128, 60 * ask.minutes, packed
 
@@ -87,7 +116,7 @@ def main():
     groups, parts = [], sys.argv[1:]
     while "--" in parts:
         at = len(parts) - 1 - parts[::-1].index("--")
-        groups.insert(0, parts[at + 1:])
+        groups.insert(0, parts[at + 1 :])
         parts = parts[:at]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -116,10 +145,14 @@ def main():
             print(f"in {folder}", flush=True)
             make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)
             faces, images, ran_s, packed = make([*rest, "--seed", str(seed)], ask, folder)
-            said = subprocess.run([sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
-                                  check=True, stdout=subprocess.PIPE, text=True).stdout
+            said = subprocess.run(
+                [sys.executable, ask.face_score, faces, packed.path / "images.npy", "--n", str(ask.count)],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout
             frechet, kid = map(float, re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", said).groups())
-            sliced = sliced_wasserstein(packed.images[:ask.count], np.load(faces))["mean"]
+            sliced = sliced_wasserstein(packed.images[: ask.count], np.load(faces))["mean"]
             if ask.faces:
                 ask.faces.mkdir(parents=True, exist_ok=True)
                 shutil.copy(faces, ask.faces / f"{len(rows):02d}.npy")
@@ -127,8 +160,10 @@ def main():
             rows.append({**same, "images": images, "ran_s": round(ran_s), "frechet": frechet, "kid_x1e3": kid, "sliced": sliced})
             with ask.out.open("a") as out:
                 out.write(json.dumps(rows[-1]) + "\n")
-            print(f"| `{words}` | {seed} | {ran_s / 60:.1f} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",
-                  flush=True)
+            print(
+                f"| `{words}` | {seed} | {ran_s / 60:.1f} min | {images:,} | {frechet:.1f} | {kid:.1f} | {sliced:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

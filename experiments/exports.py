@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import dcgan_jax
-from dcgan_jax import export
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
+from dcgan_jax.export import __main__
 
 AT_ONCE = 64
 
@@ -31,18 +31,18 @@ def main() -> None:
     of = None if labels is None else labels.astype(np.float32)
     rows, draws = {}, {"checkpoint": lambda: np.asarray(gan.images(latents, labels))}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, stores in export.STORES.items():
+        for kind, stores in __main__.STORES.items():
             for weights in stores if kind != "web" else ():
                 name = f"{kind} {weights}"
                 place = Path(folder) / name
                 place.mkdir()
-                wanted = export.Export(run=ask.run, format=kind, out=str(place), weights=weights)
+                wanted = __main__.Export(run=ask.run, format=kind, out=str(place), weights=weights)
                 try:
-                    file, draw, _ = export.WRITERS[kind](wanted, gan, place)
-                except BadInput as fault:
+                    file, draw, _ = __main__.WRITERS[kind](wanted, gan, place)
+                except UserError as fault:
                     print(f"{name}: {fault}")
                     continue
-                rows[name] = export.compared(gan, draw) | {"bytes": file.stat().st_size}
+                rows[name] = __main__.measure_export(gan, draw) | {"bytes": file.stat().st_size}
                 draws[name] = lambda draw=draw: draw(latents, of)
         spent_s = {name: [] for name in draws}
         for _ in range(ask.rounds + 1):  # the first compiles
@@ -55,8 +55,10 @@ def main() -> None:
     print("| export | MB | largest difference, of 0 to 1 | grey levels, largest | on average | faces/s |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, row in rows.items():
-        print(f"| {name} | {row['bytes'] / 1e6:.2f} | {row['largest']:.1e} | {row['largest_grey_levels']} | "
-              f"{row['mean_grey_levels']:.4f} | {speed[name]:,.0f} |")
+        print(
+            f"| {name} | {row['bytes'] / 1e6:.2f} | {row['largest']:.1e} | {row['largest_grey_levels']} | "
+            f"{row['mean_grey_levels']:.4f} | {speed[name]:,.0f} |"
+        )
 
 
 if __name__ == "__main__":

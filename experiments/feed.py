@@ -29,11 +29,11 @@ import numpy as np
 
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import cache_dir, pack
+from dcgan_jax.data.pack import get_cache_dir, pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.gan.step import train_steps
-from dcgan_jax.run import devices
+from dcgan_jax.gan.step import make_train_steps
+from dcgan_jax.run import backend, distributed
 
 PARTS = ("pack", "stream", "resident", "cold", "overlap", "overlap-async")
 WINDOWS = 20  # a feed's speed is the median over these
@@ -65,7 +65,7 @@ def watched(ask, part: str, batch_size: int = 128) -> dict:
 
 def packing(ask, source) -> dict:
     start, worked = time.perf_counter(), time.process_time()
-    packed = pack(source, size=ask.size, channels=3, crop="centre")
+    packed = pack_images(source, size=ask.size, channels=3, crop="centre")
     return {"seconds": time.perf_counter() - start, "core_s": time.process_time() - worked, "bytes": packed.images.nbytes}
 
 
@@ -75,9 +75,9 @@ def feeding(ask, packed, sharding) -> dict:
     if ask.part == "cold":
         with open(packed.path / "images.npy", "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the pack is on the disk: nothing is lost
-    feed = batches.resident if ask.part == "resident" else batches.stream
+    feed = batches.gather_batches if ask.part == "resident" else batches.stream_batches
     report, start = {"opened": memory_mb()["Anon"]}, time.perf_counter()
-    fed = feed(images, order, batches.dispatches(0, 1 + WINDOWS * per_window, 1), sharding)
+    fed = feed(images, order, batches.split_dispatches(0, 1 + WINDOWS * per_window, 1), sharding)
     first = jax.block_until_ready(next(fed))
     report |= {"first_s": time.perf_counter() - start, "first": memory_mb()["Anon"]}
     speeds = []
@@ -93,12 +93,18 @@ def feeding(ask, packed, sharding) -> dict:
 
 def overlapping(ask, packed, config, sharding) -> dict:
     images, order = packed.images, batches.Order(0, len(packed.images), ask.batch_size)
-    stride, steps = ask.size // STEP_PX, train_steps(config, sharding.images)
-    program = jax.jit(lambda state, batch: steps(state, batch[:, :, ::stride, ::stride]), donate_argnums=0,
-                      in_shardings=(sharding.state, sharding.batches), out_shardings=sharding.state)
+    stride, steps = ask.size // STEP_PX, make_train_steps(config, sharding.images)
+    program = jax.jit(
+        lambda state, batch: steps(state, batch[:, :, ::stride, ::stride]),
+        donate_argnums=0,
+        in_shardings=(sharding.state, sharding.batches),
+        out_shardings=sharding.state,
+    )
     state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
-    feeds = {feed.__name__: feed(images, order, batches.dispatches(0, 2**31, 1), sharding.batches)
-             for feed in (batches.stream, batches.resident)}
+    feeds = {
+        feed.__name__: feed(images, order, batches.split_dispatches(0, 2**31, 1), sharding.batches)
+        for feed in (batches.stream_batches, batches.gather_batches)
+    }
     feeds = {"one batch": itertools.repeat(next(feeds["stream"])), **feeds}
 
     def step_s(fed, count):  # by the clock, and of all cores' time
@@ -113,7 +119,7 @@ def overlapping(ask, packed, config, sharding) -> dict:
 
     names, seconds = list(feeds), {name: [] for name in feeds}
     for turn in range(ask.rounds):
-        for name in names[turn % 3:] + names[:turn % 3]:
+        for name in names[turn % 3 :] + names[: turn % 3]:
             step_s(feeds[name], 1)  # compiles, and lets what the feed before has under way end
             seconds[name].append(step_s(feeds[name], 5))
     return seconds
@@ -121,13 +127,13 @@ def overlapping(ask, packed, config, sharding) -> dict:
 
 def work(ask) -> dict:
     """One part, after what train.py does before its first step."""
-    devices.start(cache_dir())
+    backend.start_backend(get_cache_dir())
     jax.config.update("jax_cpu_enable_async_dispatch", ask.part == "overlap-async")
     config = parse_config(["--size", str(STEP_PX), "--batch-size", str(ask.batch_size)])
-    sharding, source = devices.shardings(config), open_source(f"drawn:{ask.count}")
+    sharding, source = distributed.make_shardings(config), open_source(f"drawn:{ask.count}")
     if ask.part == "pack":
         return packing(ask, source)
-    packed = pack(source, size=ask.size, channels=3, crop="centre")
+    packed = pack_images(source, size=ask.size, channels=3, crop="centre")
     if ask.part.startswith("overlap"):
         return overlapping(ask, packed, config, sharding)
     return feeding(ask, packed, sharding.batches)
@@ -143,17 +149,40 @@ def show(ask):
     made = watched(ask, "pack")
     row("pictures", "px", "pack, MB", "s", "pictures/s", "core s", "peak anonymous, MB", "peak file, MB")
     row(*["---:"] * 8)
-    row(f"{ask.count:,}", ask.size, f"{made['bytes'] / 1e6:,.0f}", f"{made['seconds']:.1f}",
-        f"{ask.count / made['seconds']:,.0f}", f"{made['core_s']:.1f}", f"{made['Anon']:,.0f}", f"{made['File']:,.0f}")
+    row(
+        f"{ask.count:,}",
+        ask.size,
+        f"{made['bytes'] / 1e6:,.0f}",
+        f"{made['seconds']:.1f}",
+        f"{ask.count / made['seconds']:,.0f}",
+        f"{made['core_s']:.1f}",
+        f"{made['Anon']:,.0f}",
+        f"{made['File']:,.0f}",
+    )
 
     print()
-    row("feed", "batch", "images/s, median", "slowest window", "first batch, s",
-        "anonymous, MB: pack open", "first batch", "peak", "peak file, MB")
+    row(
+        "feed",
+        "batch",
+        "images/s, median",
+        "slowest window",
+        "first batch, s",
+        "anonymous, MB: pack open",
+        "first batch",
+        "peak",
+        "peak file, MB",
+    )
     row("---", *["---:"] * 8)
     for part, batch_size in (("cold", 128), ("stream", 64), ("stream", 128), ("resident", 64), ("resident", 128)):
         fed = watched(ask, part, batch_size)
-        row("`stream`, cold" if part == "cold" else f"`{part}`", batch_size, f"{fed['median']:,.0f}", f"{fed['slowest']:,.0f}",
-            f"{fed['first_s']:.1f}", *(f"{fed[kind]:,.0f}" for kind in ("opened", "first", "Anon", "File")))
+        row(
+            "`stream`, cold" if part == "cold" else f"`{part}`",
+            batch_size,
+            f"{fed['median']:,.0f}",
+            f"{fed['slowest']:,.0f}",
+            f"{fed['first_s']:.1f}",
+            *(f"{fed[kind]:,.0f}" for kind in ("opened", "first", "Anon", "File")),
+        )
 
     print()
     row("asynchronous dispatch", "feed", "ms a step, median", "over one batch", "core ms a step", "over one batch")

@@ -1,4 +1,4 @@
-"""Harmed inputs through every reader: each must end in success or in BadInput, soon and in little memory.
+"""Harmed inputs through every reader: each must end in success or in UserError, soon and in little memory.
 
     python experiments/fuzz.py --count 2400 --seed 0 [--reader NAME] [--keep FOLDER]
     python experiments/fuzz.py --reader NAME --replay FOLDER/NAME-17.bin
@@ -36,11 +36,11 @@ from PIL import Image
 
 from dcgan_jax import cli, evaluate, prepare, presets, sample
 from dcgan_jax import config as configuration
-from dcgan_jax.config import BadInput, Config
-from dcgan_jax.data.pack import pack
+from dcgan_jax.config import Config, UserError
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, logs, pictures, workdir
+from dcgan_jax.run import checkpoints, figures, logs, workdir
 
 LIMIT_S, LIMIT_MB = 30.0, 2048
 
@@ -55,11 +55,75 @@ class Reader(NamedTuple):
 
 # ---- Harm ----
 
-NUMBERS = [0, 1, -1, 2, 3, 7, 33, 2**15, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**12, 10**30, 10**400, -(10**400),
-           0.0, 0.5, -0.5, 1e-300, 1e300, 1.7976931348623157e308, float("inf"), float("-inf"), float("nan")]
-TEXTS = ["", " ", "\0", "\ud800", "\u202e", "\x1b[2J", "☃", "é", "..", "../..", "/", "/etc/passwd", "a" * 300, "a" * 70_000,
-         "%s%n", "{}", "__import__('os').abort()", "!!python/object/apply:os.abort []", "9" * 5000, "1_000", "٣", "0x10", "1e3",
-         "nan", "inf", "None", "True", "-", "--", "--help", "=", "drawn:3", "tfds:", "~", "a\nb", "1,2", "1-", "-5"]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    33,
+    2**15,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63,
+    2**64,
+    10**12,
+    10**30,
+    10**400,
+    -(10**400),
+    0.0,
+    0.5,
+    -0.5,
+    1e-300,
+    1e300,
+    1.7976931348623157e308,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+]
+TEXTS = [
+    "",
+    " ",
+    "\0",
+    "\ud800",
+    "\u202e",
+    "\x1b[2J",
+    "☃",
+    "é",
+    "..",
+    "../..",
+    "/",
+    "/etc/passwd",
+    "a" * 300,
+    "a" * 70_000,
+    "%s%n",
+    "{}",
+    "__import__('os').abort()",
+    "!!python/object/apply:os.abort []",
+    "9" * 5000,
+    "1_000",
+    "٣",
+    "0x10",
+    "1e3",
+    "nan",
+    "inf",
+    "None",
+    "True",
+    "-",
+    "--",
+    "--help",
+    "=",
+    "drawn:3",
+    "tfds:",
+    "~",
+    "a\nb",
+    "1,2",
+    "1-",
+    "-5",
+]
 HUGE = [["color"] * 1000, [1] * 1000]
 DEEP = "a place for 100,000 brackets"
 
@@ -73,10 +137,19 @@ def harmed(valid: bytes) -> st.SearchStrategy[bytes]:
     """Bits turned, bytes cut, put in, taken out, doubled, zeroed, or overwritten by extreme integers: up to four times."""
     last = len(valid) - 1
     at = st.one_of(st.integers(0, min(last, 128)), st.integers(0, last))  # headers are short, and decide most
-    extremes = [value.to_bytes(width, order) for width in (1, 2, 4, 8) for order in ("little", "big")
-                for value in (0, 1, 2 ** (8 * width - 1) - 1, 2 ** (8 * width - 1), 2 ** (8 * width) - 1)]
-    edits = st.tuples(st.sampled_from(["flip", "cut", "insert", "delete", "double", "zero", "extreme"]), at,
-                      st.integers(1, 64), st.binary(min_size=1, max_size=16), _one(extremes))
+    extremes = [
+        value.to_bytes(width, order)
+        for width in (1, 2, 4, 8)
+        for order in ("little", "big")
+        for value in (0, 1, 2 ** (8 * width - 1) - 1, 2 ** (8 * width - 1), 2 ** (8 * width) - 1)
+    ]
+    edits = st.tuples(
+        st.sampled_from(["flip", "cut", "insert", "delete", "double", "zero", "extreme"]),
+        at,
+        st.integers(1, 64),
+        st.binary(min_size=1, max_size=16),
+        _one(extremes),
+    )
     return st.lists(edits, min_size=1, max_size=4).map(lambda edits: _edited(valid, edits))
 
 
@@ -88,7 +161,7 @@ def _edited(data, edits):
         elif kind == "zero":
             data = before + bytes(len(after[:length])) + after[length:]
         elif kind == "extreme":
-            data = before + extreme + after[len(extreme):]
+            data = before + extreme + after[len(extreme) :]
         else:
             data = before + {"cut": b"", "insert": new + after, "delete": after[length:], "double": after[:length] + after}[kind]
     return data
@@ -99,10 +172,14 @@ def harmed_json(valid) -> st.SearchStrategy[bytes]:
     places = list(_places(valid))
     anything = st.one_of(
         _one([*NUMBERS, *TEXTS, None, True, False, [], {}, DEEP, *HUGE]),
-        st.integers(), st.floats(),
-        st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9),
-                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
-                     max_leaves=9))
+        st.integers(),
+        st.floats(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+            max_leaves=9,
+        ),
+    )
     edits = st.tuples(_one(places), st.sampled_from(["replace"] * 6 + ["remove", "rename"]), anything)
     structural = st.lists(edits, min_size=1, max_size=3).map(lambda edits: _written(valid, edits))
     return st.one_of(structural, structural, structural, harmed(json.dumps(valid, indent=1).encode()))
@@ -135,10 +212,15 @@ def _written(valid, edits) -> bytes:
 def command_lines(cls) -> st.SearchStrategy[bytes]:
     """Lists of a verb's own flags, misspelt ones and bare words, each with any value, as JSON."""
     flags = sorted(cli._flags(cls)) + ["sise", "", "help", "run.seed", "h"]
-    values = st.one_of(_one([*map(str, NUMBERS), *TEXTS]),
-                       st.integers(-5, 300).map(str), st.text(max_size=9), st.sampled_from([*presets.PRESETS]))
+    values = st.one_of(
+        _one([*map(str, NUMBERS), *TEXTS]),
+        st.integers(-5, 300).map(str),
+        st.text(max_size=9),
+        st.sampled_from([*presets.PRESETS]),
+    )
     one = st.tuples(st.sampled_from(flags), st.lists(values, max_size=3), st.booleans()).map(
-        lambda drawn: [f"--{drawn[0]}={' '.join(drawn[1])}"] if drawn[2] else [f"--{drawn[0]}", *drawn[1]])
+        lambda drawn: [f"--{drawn[0]}={' '.join(drawn[1])}"] if drawn[2] else [f"--{drawn[0]}", *drawn[1]]
+    )
     lists = st.lists(one | values.map(lambda value: [value]), max_size=5)
     return lists.map(lambda lists: json.dumps([word for words in lists for word in words]).encode())
 
@@ -148,15 +230,21 @@ def command_lines(cls) -> st.SearchStrategy[bytes]:
 
 FORMS = {  # suffix -> PIL's name and options
     "jpg": ("JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}),
-    "jpeg": ("JPEG", {"progressive": True}), "png": ("PNG", {}), "gif": ("GIF", {"save_all": True}),
+    "jpeg": ("JPEG", {"progressive": True}),
+    "png": ("PNG", {}),
+    "gif": ("GIF", {"save_all": True}),
     "webp": ("WEBP", {"save_all": True}),
     "bmp": ("BMP", {}),
-    "tif": ("TIFF", {"compression": "tiff_deflate"}), "tiff": ("TIFF", {}), "ppm": ("PPM", {}), "jp2": ("JPEG2000", {})}
+    "tif": ("TIFF", {"compression": "tiff_deflate"}),
+    "tiff": ("TIFF", {}),
+    "ppm": ("PPM", {}),
+    "jp2": ("JPEG2000", {}),
+}
 
 
 def _packed(path, split="all"):
     shutil.rmtree(Path(os.environ["DCGAN_JAX_CACHE"]) / "packs", ignore_errors=True)
-    pack(open_source(str(path), split), size=16, channels=3, crop="torch", progress=False)
+    pack_images(open_source(str(path), split), size=16, channels=3, crop="torch", progress=False)
 
 
 def _noise(mode="RGB"):
@@ -200,7 +288,7 @@ def _table(home, name):
 
     def read(payload):
         (folder / name).write_bytes(payload)
-        with contextlib.suppress(BadInput):  # where no picture is in it
+        with contextlib.suppress(UserError):  # where no picture is in it
             open_source(str(folder), "train")
         _packed(folder)
 
@@ -238,14 +326,57 @@ def _npy(home):
 def _npy_header(home):
     whole = st.integers(0, 99) | st.sampled_from([number for number in NUMBERS if abs(number) < 1e300] + [True, "1"])
     shapes = st.lists(whole, max_size=70).map(tuple) | st.tuples(whole, whole, whole, st.sampled_from([1, 3, 4])) | whole
-    kinds = _one(["|u1", "|O", "<f8", "|V9", "S0", "|u1\0", "\ud800", "(2,)u1", [], (), [()], [("a", "|O")],
-                             [("a", "|u1")] * 999, ("|u1", (-1,)), {}, None, 3, b"|u1", "u1,O"])
-    plain = st.builds(lambda *parts: repr(dict(zip(("descr", "fortran_order", "shape"), parts, strict=True))),
-                      kinds, st.sampled_from([False, True, 0, None, "no"]), shapes)
-    odd = _one(["", "{", "(" * 9000, "-" * 9000 + "1", "[" * 99 + "]" * 99, "{[]: 1}", "{1: 2, 'a': 3}", "'a' * 9",
-                           "\0", "\n", "__import__('os').abort()",
-                           "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (1,)}",
-                           "{" + "'a': 1, " * 1200 + "}", "1" * 9000, "0x" + "f" * 9000, '"""', "L" * 50, "{'shape': 3L}"])
+    kinds = _one(
+        [
+            "|u1",
+            "|O",
+            "<f8",
+            "|V9",
+            "S0",
+            "|u1\0",
+            "\ud800",
+            "(2,)u1",
+            [],
+            (),
+            [()],
+            [("a", "|O")],
+            [("a", "|u1")] * 999,
+            ("|u1", (-1,)),
+            {},
+            None,
+            3,
+            b"|u1",
+            "u1,O",
+        ]
+    )
+    plain = st.builds(
+        lambda *parts: repr(dict(zip(("descr", "fortran_order", "shape"), parts, strict=True))),
+        kinds,
+        st.sampled_from([False, True, 0, None, "no"]),
+        shapes,
+    )
+    odd = _one(
+        [
+            "",
+            "{",
+            "(" * 9000,
+            "-" * 9000 + "1",
+            "[" * 99 + "]" * 99,
+            "{[]: 1}",
+            "{1: 2, 'a': 3}",
+            "'a' * 9",
+            "\0",
+            "\n",
+            "__import__('os').abort()",
+            "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (1,)}",
+            "{" + "'a': 1, " * 1200 + "}",
+            "1" * 9000,
+            "0x" + "f" * 9000,
+            '"""',
+            "L" * 50,
+            "{'shape': 3L}",
+        ]
+    )
 
     def header(text, version):
         text = text.encode("utf-8", "surrogatepass")
@@ -275,8 +406,17 @@ def _index(home):
 @functools.cache
 def _run(home) -> dict[str, Reader]:
     run = home / "run"
-    config = configuration.replace(presets.PRESETS["article"], size=16, width=4, batch_size=2, workdir=str(home), name="run",
-                                   g_multipliers=(2, 1), d_multipliers=(1, 2), augment=("color",))
+    config = configuration.replace(
+        presets.PRESETS["article"],
+        size=16,
+        width=4,
+        batch_size=2,
+        workdir=str(home),
+        name="run",
+        g_multipliers=(2, 1),
+        d_multipliers=(1, 2),
+        augment=("color",),
+    )
     facts = {"fingerprint": "f", "pixels": "p", "count": 100, "found": 100, "source": {"name": "faces", "fingerprint": "s"}}
     shapes = jax.eval_shape(lambda: init_state(config))
     workdir.open_run(config, facts)[1].release()
@@ -297,12 +437,13 @@ def _run(home) -> dict[str, Reader]:
                 then()
             finally:
                 file.unlink(missing_ok=True) if valid is None else file.write_bytes(valid)
+
         return read
 
     def read_config():
         found = workdir.read_config(run)
         jax.eval_shape(lambda: init_state(found))
-        configuration.total_steps(found, 10**6)
+        configuration.count_total_steps(found, 10**6)
 
     def agree():
         workdir.open_run(config, facts)[1].release()
@@ -312,37 +453,42 @@ def _run(home) -> dict[str, Reader]:
         opened = logs.Logs(run, start=2, total=9, images_per_step=2, image_count=100, every_steps=1, tensorboard=False)
         opened.close()
         (run / "metrics.jsonl").write_bytes(before)
-        logs.read_troubles(run)
+        logs.read_warnings(run)
         found = logs.read_metrics(run)
-        pictures.save_losses(run / "losses.png", found)
+        figures.save_losses(run / "losses.png", found)
 
     def file_reader(name, inputs, then, valid=None):
         return {name: Reader(valid or (run / name).read_bytes(), inputs, replaced(run / name, then))}
 
     line = st.one_of([harmed_json(line) for line in lines])
     metrics = st.one_of(harmed(text), line.map(lambda line: text + line + b"\n" + text), line)
-    return (file_reader("config.json", harmed_json(configuration.flat(config)), read_config)
-            | file_reader("data.json", harmed_json(facts), agree)
-            | file_reader("environment.json", harmed_json(json.loads((run / "environment.json").read_text())),
-                          lambda: workdir.differences(run))
-            | file_reader("metrics.jsonl", metrics, read_lines, text)
-            | _checkpoint(run, shapes, replaced))
+    return (
+        file_reader("config.json", harmed_json(configuration.flatten(config)), read_config)
+        | file_reader("data.json", harmed_json(facts), agree)
+        | file_reader(
+            "environment.json",
+            harmed_json(json.loads((run / "environment.json").read_text())),
+            lambda: workdir.compare_environment(run),
+        )
+        | file_reader("metrics.jsonl", metrics, read_lines, text)
+        | _checkpoint(run, shapes, replaced)
+    )
 
 
 def _checkpoint(run, shapes, replaced):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     seal = folder / checkpoints.FILES
-    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def read():  # as drawing does, and as a training does
-        with contextlib.suppress(BadInput):
+        with contextlib.suppress(UserError):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
-        with contextlib.suppress(checkpoints.Damaged):
+        with contextlib.suppress(checkpoints.CorruptCheckpointError):
             checkpoints.restore(folder, like)
 
     def restored():
-        with contextlib.suppress(BadInput):
+        with contextlib.suppress(UserError):
             read()
         kept = seal.read_bytes() if seal.exists() else None
         seal.unlink(missing_ok=True)  # as a stranger would, who wants the rest to be looked at
@@ -365,8 +511,13 @@ def _checkpoint(run, shapes, replaced):
 
     valid = bytes(1) + files[0].read_bytes()
     digests = [at for at, file in enumerate(files) if file.parent.name == "digests"]  # the others are only as good as these
-    return {"checkpoint": Reader(valid, st.one_of([inputs(at) for at in [*range(len(files)), *digests * 5]]),
-                                 lambda payload: replaced(files[payload[0]], restored)(payload[1:]))}
+    return {
+        "checkpoint": Reader(
+            valid,
+            st.one_of([inputs(at) for at in [*range(len(files)), *digests * 5]]),
+            lambda payload: replaced(files[payload[0]], restored)(payload[1:]),
+        )
+    }
 
 
 def _sealed(content):
@@ -379,30 +530,43 @@ def _sealed(content):
 
 def _flags(verb, cls):
     def read(payload):
-        ask = cli.parse(cls, json.loads(payload))
+        ask = cli.parse_flags(cls, json.loads(payload))
         if verb is sample:
-            sample.asked_seeds(ask)
+            sample.list_seeds(ask)
 
     return Reader(b'["--run", "runs"]' if verb is not prepare else b'["--data", "drawn"]', command_lines(cls), read)
 
 
-_seeds = st.one_of(st.text("0123456789,- ", max_size=40), st.text(max_size=20), _one(TEXTS),
-                   st.lists(st.integers(-2, 2**33).map(str) | st.sampled_from(["0-999999", "5-", "-", "٣", "²"]),
-                            max_size=99).map(",".join))
+_seeds = st.one_of(
+    st.text("0123456789,- ", max_size=40),
+    st.text(max_size=20),
+    _one(TEXTS),
+    st.lists(st.integers(-2, 2**33).map(str) | st.sampled_from(["0-999999", "5-", "-", "٣", "²"]), max_size=99).map(",".join),
+)
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a folder, where each harmed one takes its place
     **{form: functools.partial(_picture, form=form) for form in FORMS},
-    "zip": _zip, "npy": _npy, "npy header": _npy_header,
+    "zip": _zip,
+    "npy": _npy,
+    "npy header": _npy_header,
     "partition": functools.partial(_table, name="list_eval_partition.txt"),
-    "attributes": functools.partial(_table, name="list_attr_celeba.txt"), "index.json": _index,
-    **{name: lambda home, name=name: _run(home)[name] for name in
-       ("config.json", "data.json", "environment.json", "metrics.jsonl", "checkpoint")},
+    "attributes": functools.partial(_table, name="list_attr_celeba.txt"),
+    "index.json": _index,
+    **{
+        name: lambda home, name=name: _run(home)[name]
+        for name in ("config.json", "data.json", "environment.json", "metrics.jsonl", "checkpoint")
+    },
     "train flags": lambda _: Reader(b"[]", command_lines(Config), lambda payload: cli.parse_config(json.loads(payload))),
-    "sample flags": lambda _: _flags(sample, sample.Sample), "evaluate flags": lambda _: _flags(evaluate, evaluate.Evaluate),
+    "sample flags": lambda _: _flags(sample, sample.Sample),
+    "evaluate flags": lambda _: _flags(evaluate, evaluate.Evaluate),
     "prepare flags": lambda _: _flags(prepare, prepare.Prepare),
-    "seeds": lambda _: Reader(b'"1,5-7"', _seeds.map(lambda text: json.dumps(text).encode()), lambda payload: sample.asked_seeds(
-        sample.Sample(run="", seeds=json.loads(payload))))}
+    "seeds": lambda _: Reader(
+        b'"1,5-7"',
+        _seeds.map(lambda text: json.dumps(text).encode()),
+        lambda payload: sample.list_seeds(sample.Sample(run="", seeds=json.loads(payload))),
+    ),
+}
 
 
 # ---- Running ----
@@ -431,7 +595,7 @@ def outcome(reader: Reader, payload: bytes) -> tuple[str, str]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             reader.read(payload)
-    except BadInput as mistake:
+    except UserError as mistake:
         return "refused", str(mistake)
     except SystemExit as stop:
         return ("accepted", "") if stop.code in (0, None) else ("tracebacks", traceback.format_exc())
@@ -442,6 +606,7 @@ def outcome(reader: Reader, payload: bytes) -> tuple[str, str]:
 
 def drive(inputs: st.SearchStrategy[bytes], count: int, seed_: int, each: Callable[[bytes], None]) -> None:
     """each(input) for `count` inputs that follow from the seed."""
+
     @seed(seed_)
     @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(inputs)
@@ -546,7 +711,7 @@ def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LI
             child.kill()
         child.join()
         if doing:
-            left, skip = left[left.index(doing[0].reader):], doing[1]
+            left, skip = left[left.index(doing[0].reader) :], doing[1]
     return list(rows.values())
 
 

@@ -25,7 +25,7 @@ from bench import Worker
 from dcgan_jax.config import replace
 from dcgan_jax.data import batches
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.run import devices
+from dcgan_jax.run import distributed
 
 STEPS = 10  # a dispatch
 VARIANTS = ("shipped", "channels_last", "bfloat16")
@@ -40,8 +40,9 @@ class Ours:
         training.total = STEPS * 10**5
         self.training = training.compile()
         self.state = self.training.init()
-        self.fed = batches.resident(images, training.order, batches.dispatches(0, training.total, STEPS),
-                                    training.sharding.batches)
+        self.fed = batches.gather_batches(
+            images, training.order, batches.split_dispatches(0, training.total, STEPS), training.sharding.batches
+        )
 
     def ask(self, steps: int) -> float:
         start = time.perf_counter()
@@ -61,8 +62,10 @@ def main():
     ask = parser.parse_args()
     if ask.steps % STEPS:
         parser.error(f"--steps {ask.steps}: give a multiple of {STEPS}, of which a dispatch is")
-    print(f"{devices.describe()}, jax {jax.__version__}\n\n| | batch | img/s | ms a step | of PyTorch as shipped |\n"
-          "|---|---:|---:|---:|---:|")
+    print(
+        f"{distributed.describe_devices()}, jax {jax.__version__}\n\n| | batch | img/s | ms a step | of PyTorch as shipped |\n"
+        "|---|---:|---:|---:|---:|"
+    )
     for preset in ask.presets:
         side = PRESETS[preset].nets.size
         images = np.random.default_rng(0).integers(0, 256, (8192, side, side, 3), np.uint8)

@@ -33,8 +33,9 @@ def main():
     found = {}
     for name, layer in net.named_children():
         if name.startswith(("Conv2d", "Mixed")):
-            layer.register_forward_hook(lambda _, __, out, name=name: found.update({name: inputs.told(
-                out.permute(0, 2, 3, 1).numpy())}))
+            layer.register_forward_hook(
+                lambda _, __, out, name=name: found.update({name: inputs.told(out.permute(0, 2, 3, 1).numpy())})
+            )
     with torch.no_grad():
         [features] = net(torch.from_numpy(inputs.pictures()).permute(0, 3, 1, 2))
     np.savez_compressed(ask.out, features=features.numpy(), **found)

@@ -27,19 +27,46 @@ import numpy as np
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, workdir
 
-FLAGS = ("--data", "drawn:3000", "--size", "16", "--width", "8", "--batch-size", "16", "--save-every-steps", "25",
-         "--log-every-steps", "5", "--grid-images", "16", "--steps", "300")
+FLAGS = (
+    "--data",
+    "drawn:3000",
+    "--size",
+    "16",
+    "--width",
+    "8",
+    "--batch-size",
+    "16",
+    "--save-every-steps",
+    "25",
+    "--log-every-steps",
+    "5",
+    "--grid-images",
+    "16",
+    "--steps",
+    "300",
+)
 # Below the run's or the cache's folder: half a pack, half a checkpoint, half a file, a program just written.
-DANGEROUS = ("cache/packs/.packing@*", "runs/*/checkpoints/*.orbax-checkpoint-tmp*", "runs/*/*.partial",
-             "runs/*/samples/*.partial", "cache/programs/*/*-cache", "runs/*/checkpoints/*/generator")
+DANGEROUS = (
+    "cache/packs/.packing@*",
+    "runs/*/checkpoints/*.orbax-checkpoint-tmp*",
+    "runs/*/*.partial",
+    "runs/*/samples/*.partial",
+    "cache/programs/*/*-cache",
+    "runs/*/checkpoints/*/generator",
+)
 
 
 def life(place: Path, *more: str, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
     """Starts the command; kills its group after so long, or when the nth file of that pattern is seen. Returns its exit code."""
     command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(place / "runs"), "--name", "r", *FLAGS, *more]
     with (place / "output.txt").open("ab") as output:
-        process = subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output,
-                                   env=os.environ | {"DCGAN_JAX_CACHE": str(place / "cache")})
+        process = subprocess.Popen(
+            command,
+            start_new_session=True,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"DCGAN_JAX_CACHE": str(place / "cache")},
+        )
     end, there, appeared = time.monotonic() + (after_s or 3600), set(place.glob(at)) if at else set(), 0
     while process.poll() is None and time.monotonic() < end:
         if at:
@@ -56,8 +83,9 @@ def life(place: Path, *more: str, after_s: float | None = None, at: str | None =
 def outcome(run: Path) -> dict[str, bytes]:
     """What must be the same: the last state, the numbers but for the speed, the pictures; and nothing half may be left."""
     step = checkpoints.list_steps(run)[-1]
-    like = checkpoints.placed(jax.eval_shape(lambda: init_state(workdir.read_config(run))),
-                              jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    like = checkpoints.add_sharding(
+        jax.eval_shape(lambda: init_state(workdir.read_config(run))), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    )
     state = checkpoints.restore(run / "checkpoints" / str(step), like)
     state = state.replace(key=jax.random.key_data(state.key))
     found = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}
@@ -123,8 +151,10 @@ def main():
         print(f"run {runs}: {total} kills so far; {len(expected)} things compared; different: {wrong or 'none'}", flush=True)
         if not wrong:
             shutil.rmtree(here)
-    print(f"{total} kills over {runs} runs in {time.monotonic() - began:.0f} s (and {began - start:.0f} s for the whole one): "
-          f"{different} runs differ")
+    print(
+        f"{total} kills over {runs} runs in {time.monotonic() - began:.0f} s (and {began - start:.0f} s for the whole one): "
+        f"{different} runs differ"
+    )
     raise SystemExit(bool(different))
 
 

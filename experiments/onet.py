@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dcgan_jax.run import weights
+from dcgan_jax.run import weight_files
 
 SIDE = 48  # pixels
 SHARE = 0.7  # of the picture's side, in its middle: O-Net was shown tight boxes, and takes 0.99 of real ones for faces at this
@@ -26,7 +26,7 @@ SHARE = 0.7  # of the picture's side, in its middle: O-Net was shown tight boxes
 @functools.cache
 def network():
     """(B, S, S, 3) uint8 -> (features (B, 256), probability (B,) of a face), compiled."""
-    layers = {name: jnp.asarray(array) for name, array in weights.read(Path(os.environ["ONET"])).items()}
+    layers = {name: jnp.asarray(array) for name, array in weight_files.read_arrays(Path(os.environ["ONET"])).items()}
 
     def prelu(x, n):
         return jnp.where(x > 0, x, layers[f"prelu{n}.weight"] * x)
@@ -44,7 +44,7 @@ def network():
     def see(images):
         side = images.shape[1]
         edge = round(side * (1 - SHARE) / 2)
-        x = images[:, edge:side - edge, edge:side - edge].astype(jnp.float32)
+        x = images[:, edge : side - edge, edge : side - edge].astype(jnp.float32)
         x = (jax.image.resize(x, (len(x), SIDE, SIDE, 3), "bilinear") - 127.5) / 128
         x = conv(pool(conv(pool(conv(pool(conv(x, 1), 3), 2), 3), 3), 2), 4)  # (B, 3, 3, 128)
         x = x.transpose(0, 2, 1, 3).reshape(len(x), -1)  # its weights' order: columns first
@@ -62,5 +62,5 @@ def features(images: np.ndarray) -> np.ndarray:
 if __name__ == "__main__":
     for file in sys.argv[1:]:
         faces = np.load(file)
-        seen = np.concatenate([network()(faces[i:i + 500])[1] for i in range(0, len(faces), 500)])
+        seen = np.concatenate([network()(faces[i : i + 500])[1] for i in range(0, len(faces), 500)])
         print(f"{file}: {np.mean(seen > 0.5):.3f} of {len(faces)} are faces")

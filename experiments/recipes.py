@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from dcgan_jax.cli import parse_config
-from dcgan_jax.config import images_per_step
-from dcgan_jax.data.batches import trained_on
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.batches import count_trained_on
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 
 
@@ -31,7 +30,7 @@ def run(*command) -> str:
 
 def main():
     behind = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
-    own, extra = sys.argv[1:behind], sys.argv[behind + 1:]
+    own, extra = sys.argv[1:behind], sys.argv[behind + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("--data", required=True)
@@ -44,11 +43,24 @@ def main():
 
     flags = ["--workdir", ask.workdir, "--name", ask.name or ask.preset, "--preset", ask.preset, "--data", ask.data, *extra]
     config = parse_config([*flags, "--epochs", "1"])
-    packed = pack(open_source(ask.data), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    steps_an_epoch = trained_on(len(packed.images), config.guard.held_out) // images_per_step(config)
+    packed = pack_images(open_source(ask.data), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    steps_an_epoch = count_trained_on(len(packed.images), config.guard.held_out) // config.images_per_step
     every = int(np.gcd.reduce(ask.epochs)) * steps_an_epoch
-    subprocess.run([sys.executable, "-m", "dcgan_jax.train", *flags, "--epochs", str(max(ask.epochs)), "--save-every-steps",
-                    str(every), "--keep-checkpoints", "1000"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dcgan_jax.train",
+            *flags,
+            "--epochs",
+            str(max(ask.epochs)),
+            "--save-every-steps",
+            str(every),
+            "--keep-checkpoints",
+            "1000",
+        ],
+        check=True,
+    )
 
     folder = Path(ask.workdir) / (ask.name or ask.preset)
     for epochs in sorted(ask.epochs):
@@ -59,9 +71,12 @@ def main():
         frechet, kid = re.search(r"frechet_mobilenet ([\d.]+)\s+kid_mobilenet_x1e3 ([\d.-]+)", score).groups()
         run(sys.executable, "-m", "dcgan_jax.evaluate", "--run", folder, "--count", ask.count, "--step", step)
         own_score = json.loads((folder / "scores.jsonl").read_text().splitlines()[-1])
-        images = step * images_per_step(config)
-        print(f"| `{ask.preset}` | {config.nets.size} px | {epochs} | {images:,} | {float(frechet):.1f} | {float(kid):.1f} | "
-              f"{own_score['values']['mean']:.1f} (floor {own_score['floor']:.1f}) |", flush=True)
+        images = step * config.images_per_step
+        print(
+            f"| `{ask.preset}` | {config.nets.size} px | {epochs} | {images:,} | {float(frechet):.1f} | {float(kid):.1f} | "
+            f"{own_score['values']['mean']:.1f} (floor {own_score['floor']:.1f}) |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import numpy as np
 from ablations import ALL, Score, Training, recipe
 
 from dcgan_jax.config import replace
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.quality.scores import memorisation
+from dcgan_jax.quality.scores import measure_memorisation
 
 UNBOUND = {"augment_target": 0.0, "augment_most": 1.0}
 ADAPTIVE = {"augment": ALL, "augment_target": 0.8, "augment_adapt_kimg": 100.0}
@@ -42,12 +42,15 @@ def main():
     base = replace(base, width=ask.width) if ask.width else base
     if base.run.grow_kimg:
         parser.error(f"--preset {ask.preset} grows, and this trains at one size: take another")
-    ways = {"none": {"augment": (), **UNBOUND}, "always": {"augment": ALL, **UNBOUND},
-            "adaptive": {} if base.loss.augment_target else ADAPTIVE}
-    images = pack(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
+    ways = {
+        "none": {"augment": (), **UNBOUND},
+        "always": {"augment": ALL, **UNBOUND},
+        "adaptive": {} if base.loss.augment_target else ADAPTIVE,
+    }
+    images = pack_images(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
     if len(images) < ask.count + ask.pictures:
         parser.error(f"{len(images)} pictures are fewer than --count and --pictures together")
-    few, others = images[-ask.pictures:], images[:ask.count]
+    few, others = images[-ask.pictures :], images[: ask.count]
     score = Score(ask.face_score, others)
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     for way in ask.ways:
@@ -55,11 +58,20 @@ def main():
         training = Training(config, few, 1).compile()
         faces, seconds = training.run(ask.count)
         some, unseen = (np.float32(of[:1000]).reshape(1000, -1) / 255 for of in (faces, others))
-        near = memorisation(some, unseen, [np.float32(few).reshape(len(few), -1) / 255], seed=0)
-        row = {"way": way, "recipe": recipe(config), "preset": ask.preset, "width": base.nets.width,
-               "pictures": ask.pictures, "kimg": ask.kimg, "seed": ask.seed, "count": ask.count,
-               **score(faces), "to_training_over_to_held_out": near.ratio,
-               "images_per_s": ask.kimg * 1e3 / seconds}
+        near = measure_memorisation(some, unseen, [np.float32(few).reshape(len(few), -1) / 255], seed=0)
+        row = {
+            "way": way,
+            "recipe": recipe(config),
+            "preset": ask.preset,
+            "width": base.nets.width,
+            "pictures": ask.pictures,
+            "kimg": ask.kimg,
+            "seed": ask.seed,
+            "count": ask.count,
+            **score(faces),
+            "to_training_over_to_held_out": near.ratio,
+            "images_per_s": ask.kimg * 1e3 / seconds,
+        }
         with ask.out.open("a") as out:
             out.write(json.dumps(row) + "\n")
         print(f"| {way} | {ask.seed} | {row['frechet']:.1f} | {row['kid_x1e3']:.1f} | {near.ratio:.3f} |", flush=True)

@@ -38,8 +38,13 @@ def seen(pid: int, run: Path) -> dict[str, float]:
                 sizes.append(os.stat(os.path.join(folder, name)).st_size)
             except FileNotFoundError:  # renamed into place meanwhile
                 continue
-    return {"memory_mb": int(fields["VmRSS"].split()[0]) / 1024, "open_files": len(os.listdir(process / "fd")),
-            "threads": int(fields["Threads"]), "disk_mb": sum(sizes) / 1e6, "disk_files": len(sizes)}
+    return {
+        "memory_mb": int(fields["VmRSS"].split()[0]) / 1024,
+        "open_files": len(os.listdir(process / "fd")),
+        "threads": int(fields["Threads"]),
+        "disk_mb": sum(sizes) / 1e6,
+        "disk_files": len(sizes),
+    }
 
 
 def watch(command: list[str], run: Path, minutes: float) -> tuple[list[dict], int]:
@@ -86,8 +91,10 @@ def main():
     for name in WATCHED:
         values = np.array([row[name] for row in judged])
         slope = np.polyfit(hours, values, 1)[0]
-        print(f"| {name} | {np.median(values[:tenth]):,.1f} | {np.median(values[-tenth:]):,.1f} | {values.max():,.1f} "
-              f"| {slope:+,.2f} |")
+        print(
+            f"| {name} | {np.median(values[:tenth]):,.1f} | {np.median(values[-tenth:]):,.1f} | {values.max():,.1f} "
+            f"| {slope:+,.2f} |"
+        )
     first, last = np.median(speed[:5]), np.median(speed[-5:])
     print(f"| img/s | {first:,.0f} | {last:,.0f} | {speed.max():,.0f} | ratio {last / first:.3f} |")
 

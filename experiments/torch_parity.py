@@ -105,11 +105,7 @@ class Torch64Discriminator(nn.Module):
         super().__init__()
         layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
         for fan_in in (width, 2 * width, 4 * width):
-            layers += [
-                nn.Conv2d(fan_in, 2 * fan_in, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(2 * fan_in),
-                nn.LeakyReLU(0.2),
-            ]
+            layers += [nn.Conv2d(fan_in, 2 * fan_in, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * fan_in), nn.LeakyReLU(0.2)]
         self.main = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False))
 
     def forward(self, x):
@@ -191,9 +187,7 @@ def record_bn(out: dict) -> None:
     for name in inputs.BN_SHAPES:
         arrays = {key: torch.from_numpy(a).double() for key, a in inputs.bn_inputs(name).items()}
         channels = arrays["gamma"].numel()
-        bn = (nn.BatchNorm1d if name == "vector" else nn.BatchNorm2d)(
-            channels, eps=1e-5, momentum=inputs.BN_MOMENTUM
-        ).double()
+        bn = (nn.BatchNorm1d if name == "vector" else nn.BatchNorm2d)(channels, eps=1e-5, momentum=inputs.BN_MOMENTUM).double()
         bn.weight.data, bn.bias.data = arrays["gamma"].clone(), arrays["beta"].clone()
         x0 = arrays["x0"].requires_grad_()
         y0 = bn(x0)
@@ -302,15 +296,11 @@ def play(run: inputs.Run, dtype: torch.dtype) -> dict:
         if step == 0:
             result["parts"] = {name: part.numpy() for name, part in parts.items()}
             result["gradients"] = {
-                net: {name: p.grad.numpy().copy() for name, p in module.named_parameters()}
-                for net, module in nets.items()
+                net: {name: p.grad.numpy().copy() for name, p in module.named_parameters()} for net, module in nets.items()
             }
         if step + 1 in (1, run.steps):
             result["snapshots"][step + 1] = {
-                net: {
-                    name: module.state_dict()[name].numpy().copy()
-                    for name in inputs.tensor_names(run.recipe, run.width, net)
-                }
+                net: {name: module.state_dict()[name].numpy().copy() for name in inputs.tensor_names(run.recipe, run.width, net)}
                 for net, module in nets.items()
             }
     for net, module in nets.items():
@@ -326,10 +316,7 @@ def record_run(out: dict, name: str) -> None:
         out[f"{name}/{loss}"] = np.array(single[loss], np.float32)
         out[f"{name}/{loss}_float64"] = np.array(double[loss], np.float64)
         gaps = np.abs(np.array(single[loss]) / np.array(double[loss]) - 1)
-        print(
-            f"{name} {loss}: {single[loss][0]:.6f} to {single[loss][-1]:.6f}; float32 rounding",
-            *map("{:.0e}".format, gaps),
-        )
+        print(f"{name} {loss}: {single[loss][0]:.6f} to {single[loss][-1]:.6f}; float32 rounding", *map("{:.0e}".format, gaps))
     for (net, bn), n in single["sizes"].items():
         out[f"{name}/n/{net}/{bn}"] = np.int64(n)
     for part, value in single["parts"].items():

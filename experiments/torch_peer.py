@@ -22,8 +22,11 @@ def generator64(width: int = 64) -> nn.Sequential:
     layers = []
     for level in range(4):
         stride, padding = (1, 0) if level == 0 else (2, 1)
-        layers += [nn.ConvTranspose2d(channels[level], channels[level + 1], 4, stride, padding, bias=False),
-                   nn.BatchNorm2d(channels[level + 1]), nn.ReLU(True)]
+        layers += [
+            nn.ConvTranspose2d(channels[level], channels[level + 1], 4, stride, padding, bias=False),
+            nn.BatchNorm2d(channels[level + 1]),
+            nn.ReLU(True),
+        ]
     return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh())
 
 
@@ -32,8 +35,11 @@ def discriminator64(width: int = 64) -> nn.Sequential:
     layers = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
     for level in range(3):
         fan_in = width * 2**level
-        layers += [nn.Conv2d(fan_in, 2 * fan_in, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * fan_in),
-                   nn.LeakyReLU(0.2, inplace=True)]
+        layers += [
+            nn.Conv2d(fan_in, 2 * fan_in, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(2 * fan_in),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
     return nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False))
 
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from dcgan_jax import config as configuration
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.gan.step import train_steps
+from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.run import devices
+from dcgan_jax.run import backend
 
 
 def kind(instruction: str, source: str) -> str:
@@ -43,10 +43,10 @@ def kind(instruction: str, source: str) -> str:
 def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
     """Images/s, and per kind of work its share of the time of all thunks."""
     config = configuration.replace(PRESETS[preset], batch_size={"torch64": 64}.get(preset, 128))
-    shape = (1, configuration.images_per_step(config), config.nets.size, config.nets.size, config.nets.channels)
+    shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     state = jax.jit(lambda: init_state(config))()
-    program = jax.jit(train_steps(config), donate_argnums=0).lower(state, batch).compile()
+    program = jax.jit(make_train_steps(config), donate_argnums=0).lower(state, batch).compile()
     kinds = {}
     for line in program.as_text().splitlines():
         if name := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = ", line):
@@ -81,6 +81,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
-        if hasattr(devices, "start"):  # older commits have no settings to make
-            devices.start(Path(cache))
+        if hasattr(backend, "start_backend"):  # older commits have no settings to make
+            backend.start_backend(Path(cache))
         main()

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from numpy.testing import assert_allclose
 
-from dcgan_jax.gan.conv import DIMENSIONS, pads
+from dcgan_jax.gan.conv import DIMENSIONS, compute_padding
 
 
 def normal_arrays(k, batch, h, w, large, small):
@@ -19,8 +19,9 @@ def normal_arrays(k, batch, h, w, large, small):
 
 def roles(module, padding="symmetric"):
     """{role: function(x, kernel, y)} of winograd or patches. y is the small image, or the gradient with respect to it."""
+
     def before(kernel):
-        return pads(len(kernel), padding)[0]
+        return compute_padding(len(kernel), padding)[0]
 
     return {
         "forward": lambda x, kernel, y: module.forward(x, kernel, before(kernel)),
@@ -31,6 +32,7 @@ def roles(module, padding="symmetric"):
 
 def lax_roles(padding):
     """The same by lax's own convolution and its linear transposes."""
+
     def conv(x, kernel):
         pads = "SAME" if padding == "same" else [((len(kernel) - 1) // 2,) * 2] * 2  # torch's p1 and p2
         return lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=DIMENSIONS)
@@ -44,6 +46,7 @@ def lax_roles(padding):
 
 def results(arrays, *functions):
     """For each {role: function} a {role: result}, all from one program; compiled anew at each call: patched constants count."""
+
     def run(*arrays):
         return [{role: function(*arrays) for role, function in by_role.items()} for by_role in functions]
 
@@ -59,6 +62,7 @@ def equal_to_the_largest(got, expected, tolerance):
 
 def operations(function, *arrays):
     """All equations that function(*arrays) is traced to, those of the programs within it too; traced anew at each call."""
+
     def walk(jaxpr):
         for equation in jaxpr.eqns:
             yield equation
@@ -76,6 +80,7 @@ def gemms(function, *arrays):
 
 def multiplications(gemms):
     """Of numbers, in all."""
+
     def of(gemm):
         (contracted, _), _ = gemm.params["dimension_numbers"]
         left, right = (operand.aval for operand in gemm.invars)

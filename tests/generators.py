@@ -9,25 +9,44 @@ import numpy as np
 from tiny import fresh_state, tiny
 from toy_run import CACHE, train_toy
 
-from dcgan_jax.config import Config, conditions, flat
+from dcgan_jax.config import Config, flatten
+from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan.models import Generator
-from dcgan_jax.portable import latents_of
 from dcgan_jax.presets import PRESETS
 
 # Alone and together.
 WAYS = {preset: tiny(preset) for preset in PRESETS} | {
-    f"{preset}, {name}": tiny(preset, **changes) for preset in ("article", "torch64") for name, changes in {
-        "modulated": {"g_modulation": True}, "residual": {"residual": True}, "skips": {"image_skips": True},
+    f"{preset}, {name}": tiny(preset, **changes)
+    for preset in ("article", "torch64")
+    for name, changes in {
+        "modulated": {"g_modulation": True},
+        "residual": {"residual": True},
+        "skips": {"image_skips": True},
         "refined": {"g_refine": 2},
         "boxed": {"box_kernels": True, "conv_bias": True},
-        "smooth": {"g_smooth": True}, "boxed smooth": {"box_kernels": True, "g_smooth": True},
-        "k5 smooth": {"kernel": 5, "g_smooth": True}, "unit": {"head_norm": "unit", "g_head_bias": True},
-        "unit modulated": {"head_norm": "unit", "g_modulation": True}, "leaky": {"g_activation": "leaky"},
-        "from 2 px": {"base_px": 2}, "asked": {"condition": "Smiling,Male"},
-        "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True}, "grey": {"channels": 1},
-        "k5 same": {"kernel": 5, "padding": "same"}, "k5 symmetric": {"kernel": 5},
-        "all": {"g_modulation": True, "residual": True, "g_refine": 1, "image_skips": True, "conv_bias": True,
-                "g_output": "sigmoid", "condition": "Smiling,Male"}}.items()}
+        "smooth": {"g_smooth": True},
+        "boxed smooth": {"box_kernels": True, "g_smooth": True},
+        "k5 smooth": {"kernel": 5, "g_smooth": True},
+        "unit": {"head_norm": "unit", "g_head_bias": True},
+        "unit modulated": {"head_norm": "unit", "g_modulation": True},
+        "leaky": {"g_activation": "leaky"},
+        "from 2 px": {"base_px": 2},
+        "asked": {"condition": "Smiling,Male"},
+        "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True},
+        "grey": {"channels": 1},
+        "k5 same": {"kernel": 5, "padding": "same"},
+        "k5 symmetric": {"kernel": 5},
+        "all": {
+            "g_modulation": True,
+            "residual": True,
+            "g_refine": 1,
+            "image_skips": True,
+            "conv_bias": True,
+            "g_output": "sigmoid",
+            "condition": "Smiling,Male",
+        },
+    }.items()
+}
 
 
 def varied(tree, seed=0):
@@ -45,8 +64,11 @@ def varied(tree, seed=0):
 
 
 def weights_of(params, stats):
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-            for tree in (params, stats) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for tree in (params, stats)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 class Drawn(NamedTuple):
@@ -60,7 +82,7 @@ class Drawn(NamedTuple):
 
     @property
     def flat(self) -> dict:
-        return flat(self.config)
+        return flatten(self.config)
 
 
 @functools.cache
@@ -69,7 +91,7 @@ def drawn(way: str) -> Drawn:
     config = WAYS[way]
     nets, state = config.nets, fresh_state(config)
     params, stats = varied(state.ema_params), varied(state.ema_stats, 1)
-    latents, asked = latents_of(range(5), nets.latent_dim, nets.latent_law), conditions(nets)
+    latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
     images = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
     return Drawn(config, weights_of(params, stats), latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)

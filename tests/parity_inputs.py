@@ -55,10 +55,7 @@ class ConvCase(NamedTuple):
 
 
 def _conv_cases() -> dict[str, ConvCase]:
-    cases = {
-        "convT_k4s1p0_1": ConvCase(True, 4, 1, 0, 0, False, 2, 1),
-        "conv_k4s1p0_4": ConvCase(False, 4, 1, 0, 0, False, 2, 4),
-    }
+    cases = {"convT_k4s1p0_1": ConvCase(True, 4, 1, 0, 0, False, 2, 1), "conv_k4s1p0_4": ConvCase(False, 4, 1, 0, 0, False, 2, 4)}
     # 6 halves to the odd 3 and 3 doubles to 6; batch 1 there.
     for batch, conv_size, transposed_size in ((2, 8, 8), (1, 6, 3)):
         for label, kernel, padding, output_padding, same in (
@@ -144,9 +141,7 @@ def _conv_and_bn(shape: tuple[int, ...], channels: int, conv: str, bn: str) -> d
 
 def bn_names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The BN modules of one net, in order, such as main.1."""
-    return [
-        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 1
-    ]
+    return [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 1]
 
 
 def tensor_names(recipe: str, width: int, net: str) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from toy_run import FLAGS, STEPS, call, copied, files, refusal, train_toy, whole
 
 from dcgan_jax import evaluate, prepare, sample, train
-from dcgan_jax.run import devices
+from dcgan_jax.run import distributed
 
 pytestmark = pytest.mark.integration
 
@@ -97,8 +97,19 @@ def text_file(place):
     return place / "faces.rar", ["faces.rar"]
 
 
-PICTURES = [missing, empty_folder, folder_of_text, too_small_folder, broken_pictures, html_named_zip, cut_zip, empty_zip,
-            wrong_array, pickled_array, text_file]
+PICTURES = [
+    missing,
+    empty_folder,
+    folder_of_text,
+    too_small_folder,
+    broken_pictures,
+    html_named_zip,
+    cut_zip,
+    empty_zip,
+    wrong_array,
+    pickled_array,
+    text_file,
+]
 
 
 @pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.__name__)
@@ -127,8 +138,16 @@ def test_the_other_verbs_refuse_them_too(tmp_path, kind):
     assert files(run) == before
 
 
-@pytest.mark.parametrize("data, says", [("drawn:0", "drawn:0"), ("drawn:many", "drawn:many"), ("drawn:15", "15 pictures"),
-                                        ("tfds:no_such_set_at_all", "no_such_set_at_all"), ("", "''")])
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        ("drawn:0", "drawn:0"),
+        ("drawn:many", "drawn:many"),
+        ("drawn:15", "15 pictures"),
+        ("tfds:no_such_set_at_all", "no_such_set_at_all"),
+        ("", "''"),
+    ],
+)
 def test_data_that_name_nothing(tmp_path, data, says):
     assert says in refused_start(tmp_path, "--data", data)
 
@@ -136,26 +155,31 @@ def test_data_that_name_nothing(tmp_path, data, says):
 # ---- Flags ----
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--sise", 32), ["--sise", "--size"]),
-    (("--preset", "artikel"), ["artikel", "article"]),
-    (("--size", 33), ["--size 33", "16 or 32"]),
-    (("--size", "big"), ["--size", "big"]),
-    (("--batch-size", 0), ["--batch-size 0"]),
-    (("--batch-size", 7), ["--batch-size 7", "2 devices", "6 or 8"]),
-    (("--steps", -5), ["--steps -5"]),
-    (("--epochs", 3), ["steps and epochs"]),
-    (("--steps", 10**12), ["1000000000000 steps"]),
-    (("--real-label", 0.9, "--loss", "hinge"), ["--real-label 0.9", "--loss bce"]),
-    (("--ema-ramp", 0), ["--ema-ramp 0"]),
-    (("--lr", 0), ["--lr 0"]),
-    (("--width", -1), ["--width -1"]),
-    (("--seed", -1), ["--seed -1"]),
-    (("--name", "a/b"), ["--name a/b"]),
-    (("--steps-per-dispatch", 3), ["--steps-per-dispatch 3", "--save-every-steps 4"]),
-    (("--split", "train"), ["--split train"]),
-    (("--g-multipliers", 1, 2, 3), ["--g-multipliers 1 2 3"]),
-    (("--base-px", 3), ["--base-px", "3"])], ids=str)
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--sise", 32), ["--sise", "--size"]),
+        (("--preset", "artikel"), ["artikel", "article"]),
+        (("--size", 33), ["--size 33", "16 or 32"]),
+        (("--size", "big"), ["--size", "big"]),
+        (("--batch-size", 0), ["--batch-size 0"]),
+        (("--batch-size", 7), ["--batch-size 7", "2 devices", "6 or 8"]),
+        (("--steps", -5), ["--steps -5"]),
+        (("--epochs", 3), ["steps and epochs"]),
+        (("--steps", 10**12), ["1000000000000 steps"]),
+        (("--real-label", 0.9, "--loss", "hinge"), ["--real-label 0.9", "--loss bce"]),
+        (("--ema-ramp", 0), ["--ema-ramp 0"]),
+        (("--lr", 0), ["--lr 0"]),
+        (("--width", -1), ["--width -1"]),
+        (("--seed", -1), ["--seed -1"]),
+        (("--name", "a/b"), ["--name a/b"]),
+        (("--steps-per-dispatch", 3), ["--steps-per-dispatch 3", "--save-every-steps 4"]),
+        (("--split", "train"), ["--split train"]),
+        (("--g-multipliers", 1, 2, 3), ["--g-multipliers 1 2 3"]),
+        (("--base-px", 3), ["--base-px", "3"]),
+    ],
+    ids=str,
+)
 def test_values_that_cannot_be(tmp_path, arguments, says):
     line = refused_start(tmp_path, *arguments)
     assert all(part in line for part in says), line
@@ -183,13 +207,20 @@ def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--width", 8), ["width 4 there, 8 asked", "--width 4"]), (("--size", 32), ["size 16 there, 32 asked", "--size 16"]),
-    (("--preset", "torch32", "--name", "article"), ["preset article there, torch32 asked"]),
-    (("--lr", 1e-3), ["lr 0.0002 there, 0.001 asked", "--lr 0.0002"]),
-    (("--batch-size", 16), ["batch_size 8 there, 16 asked"]), (("--seed", 1), ["seed 0 there, 1 asked"]),
-    (("--no-flip",), ["flip True there, False asked", "--flip"]),
-    (("--data", "drawn:86"), ["other pictures", "85 drawn faces", "86"])], ids=str)
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--width", 8), ["width 4 there, 8 asked", "--width 4"]),
+        (("--size", 32), ["size 16 there, 32 asked", "--size 16"]),
+        (("--preset", "torch32", "--name", "article"), ["preset article there, torch32 asked"]),
+        (("--lr", 1e-3), ["lr 0.0002 there, 0.001 asked", "--lr 0.0002"]),
+        (("--batch-size", 16), ["batch_size 8 there, 16 asked"]),
+        (("--seed", 1), ["seed 0 there, 1 asked"]),
+        (("--no-flip",), ["flip True there, False asked", "--flip"]),
+        (("--data", "drawn:86"), ["other pictures", "85 drawn faces", "86"]),
+    ],
+    ids=str,
+)
 def test_a_resumption_that_would_be_another_run_touches_nothing(tmp_path, arguments, says):
     run = copied(whole().run, tmp_path)
     before = files(run)
@@ -244,8 +275,8 @@ def test_a_place_that_is_taken(tmp_path, place):
 
 def test_one_device_takes_any_batch(tmp_path, monkeypatch):
     """The refusal of 7 above is the devices', not the recipe's."""
-    one = devices.jax.devices()[:1]
-    monkeypatch.setattr(devices.jax, "devices", lambda: one)
+    one = distributed.jax.devices()[:1]
+    monkeypatch.setattr(distributed.jax, "devices", lambda: one)
     assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
 
 

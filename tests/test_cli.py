@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from dcgan_jax import cli, config
-from dcgan_jax.cli import parse, parse_config
-from dcgan_jax.config import BadInput, Config
+from dcgan_jax.cli import parse_config, parse_flags
+from dcgan_jax.config import Config, UserError
 from dcgan_jax.evaluate import Evaluate
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.sample import Sample
 
 
 def refused(*arguments):
-    with pytest.raises(BadInput) as mistake:
+    with pytest.raises(UserError) as mistake:
         parse_config(arguments)
     return str(mistake.value)
 
@@ -32,8 +32,18 @@ def help_of(*arguments):
 
 # ---- What is asked is what is done ----
 
-CONTRACT = {"workdir": "w", "name": "n", "data": "pictures.zip", "preset": "torch64", "steps": 7, "batch_size": 32, "size": 128,
-            "seed": 5, "lr": 0.002, "width": 8}
+CONTRACT = {
+    "workdir": "w",
+    "name": "n",
+    "data": "pictures.zip",
+    "preset": "torch64",
+    "steps": 7,
+    "batch_size": 32,
+    "size": 128,
+    "seed": 5,
+    "lr": 0.002,
+    "width": 8,
+}
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["--flag value", "--flag=value"])
@@ -50,7 +60,7 @@ def test_epochs_is_of_the_contract_too():
 @pytest.mark.parametrize("verb, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
 def test_the_other_verbs_have_their_flags(verb, contract):
     assert set(contract.split()) <= {field.name for field in dataclasses.fields(verb)}
-    assert parse(verb, ["--run", "runs/a", "--count", "3"]).count == 3
+    assert parse_flags(verb, ["--run", "runs/a", "--count", "3"]).count == 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -98,44 +108,48 @@ def test_help_shows_every_field_once_under_its_groups_heading():
 def test_help_shows_the_presets_values(preset):
     text = " ".join(help_of("--preset", preset).replace("│", " ").split())
     for name in ("batch_size", "width", "size", "lr", "preset", "epochs"):
-        value = config.flat(PRESETS[preset])[name]
+        value = config.flatten(PRESETS[preset])[name]
         assert re.search(rf"--{name.replace('_', '-')} (?:(?!--).)*\(default: {re.escape(str(value))}\)", text), (name, value)
 
 
 # ---- Mistakes ----
 
 
-@pytest.mark.parametrize("arguments, names", [
-    (("--bach-size", "8"), ["--bach-size", "--batch-size"]),
-    (("--stepz=8",), ["--stepz", "--steps"]),
-    (("--batch", "8"), ["--batch", "--batch-size"]),  # no silent abbreviations: a new field would change their meaning
-    (("--qqqq",), ["--qqqq", "--help"]),
-    (("--preset", "artcle"), ["artcle", "article"]),
-    (("--preset=torch-64",), ["torch-64", "torch64"]),
-    (("--preset", "xyz"), ["xyz", *PRESETS]),
-    (("--steps", "many"), ["--steps", "many"]),
-    (("--steps", "1.5"), ["--steps", "1.5"]),
-    (("--lr", "fast"), ["--lr", "fast"]),
-    (("--loss", "hing"), ["--loss", "hing", "hinge", "wasserstein"]),
-    (("--kernel", "3"), ["--kernel", "3", "4", "5"]),
-    (("--augment", "colour"), ["--augment", "colour", "color"]),
-    (("--steps",), ["--steps"]),
-    (("--name",), ["--name"]),
-    (("--preset",), ["--preset"]),
-    (("--preset", "--steps", "3"), ["--preset"]),
-    (("faces.zip",), ["faces.zip"]),
-    (("--size", "33"), ["--size 33", "16 or 32"]),
-    (("--batch-size", "0"), ["--batch-size 0"]),
-    (("--steps", "-5"), ["--steps -5"]),
-    (("--steps=-5",), ["--steps -5"]),
-    (("--lr", "-1e-4"), ["--lr -0.0001"]),
-    (("--lr=nan",), ["--lr nan"]),
-    (("--seed", "-1"), ["--seed -1"]),
-    (("--steps", "5", "--epochs", "2"), ["--steps", "--epochs", "steps and epochs given"]),
-    (("--steps", "5", "--kimg=2", "--epochs", "1"), ["steps and epochs and kimg given"]),
-    (("--name", "a/b"), ["--name a/b"]),
-    (("--name", ".."), ["--name .."]),
-], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (("--bach-size", "8"), ["--bach-size", "--batch-size"]),
+        (("--stepz=8",), ["--stepz", "--steps"]),
+        (("--batch", "8"), ["--batch", "--batch-size"]),  # no silent abbreviations: a new field would change their meaning
+        (("--qqqq",), ["--qqqq", "--help"]),
+        (("--preset", "artcle"), ["artcle", "article"]),
+        (("--preset=torch-64",), ["torch-64", "torch64"]),
+        (("--preset", "xyz"), ["xyz", *PRESETS]),
+        (("--steps", "many"), ["--steps", "many"]),
+        (("--steps", "1.5"), ["--steps", "1.5"]),
+        (("--lr", "fast"), ["--lr", "fast"]),
+        (("--loss", "hing"), ["--loss", "hing", "hinge", "wasserstein"]),
+        (("--kernel", "3"), ["--kernel", "3", "4", "5"]),
+        (("--augment", "colour"), ["--augment", "colour", "color"]),
+        (("--steps",), ["--steps"]),
+        (("--name",), ["--name"]),
+        (("--preset",), ["--preset"]),
+        (("--preset", "--steps", "3"), ["--preset"]),
+        (("faces.zip",), ["faces.zip"]),
+        (("--size", "33"), ["--size 33", "16 or 32"]),
+        (("--batch-size", "0"), ["--batch-size 0"]),
+        (("--steps", "-5"), ["--steps -5"]),
+        (("--steps=-5",), ["--steps -5"]),
+        (("--lr", "-1e-4"), ["--lr -0.0001"]),
+        (("--lr=nan",), ["--lr nan"]),
+        (("--seed", "-1"), ["--seed -1"]),
+        (("--steps", "5", "--epochs", "2"), ["--steps", "--epochs", "steps and epochs given"]),
+        (("--steps", "5", "--kimg=2", "--epochs", "1"), ["steps and epochs and kimg given"]),
+        (("--name", "a/b"), ["--name a/b"]),
+        (("--name", ".."), ["--name .."]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
 def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
     line = refused(*arguments)
     assert all(name in line for name in names), line
@@ -143,8 +157,8 @@ def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
 
 
 def test_a_required_flag_is_asked_for():
-    with pytest.raises(BadInput, match="--run"):
-        parse(Sample, [])
+    with pytest.raises(UserError, match="--run"):
+        parse_flags(Sample, [])
 
 
 def test_one_parse_leaves_no_trace_in_the_next():
@@ -159,7 +173,7 @@ def test_one_parse_leaves_no_trace_in_the_next():
 
 def ends(main, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.run_verb(main)
+        cli.run_command(main)
     return end.value.code, capsys.readouterr()
 
 
@@ -170,7 +184,8 @@ def test_a_verb_exits_with_what_it_returns(code, capsys):
 
 def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
     def main():
-        raise BadInput("--data x:\n  spread\tover\nlines")
+        raise UserError("--data x:\n  spread\tover\nlines")
+
     code, said = ends(main, capsys)
     assert (code, said.out, said.err) == (2, "", "error: --data x: spread over lines\n")
 
@@ -178,6 +193,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
 def test_ctrl_c_outside_of_the_loop_is_one_line_and_exit_code_130(capsys):
     def main():
         raise KeyboardInterrupt
+
     code, said = ends(main, capsys)
     assert (code, said.out) == (130, "")
     assert said.err.count("\n") == 1
@@ -186,8 +202,9 @@ def test_ctrl_c_outside_of_the_loop_is_one_line_and_exit_code_130(capsys):
 def test_our_own_mistakes_keep_their_traceback():
     def main():
         raise ValueError("ours")
+
     with pytest.raises(ValueError, match="ours"):
-        cli.run_verb(main)
+        cli.run_command(main)
 
 
 def test_a_reader_that_goes_early_is_no_fault():

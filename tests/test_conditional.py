@@ -11,14 +11,29 @@ from toy_run import FLAGS, call, copied, metrics, refusal, state_at, train_toy
 
 import dcgan_jax
 from dcgan_jax import evaluate, sample, train
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.gan.state import LABELS
 
 pytestmark = pytest.mark.integration
 # With all else that adds to the state: vectors of the spectral norm, how much batches vary, the probability of augmentations.
-ASKED = ("--condition", "Smiling,Eyeglasses,Male", "--loss", "hinge", "--d-norm", "spectral", "--conv-bias", "--minibatch-std",
-         "--augment", "translation", "--augment-target", "0.6", "--augment-adapt-kimg", "0.1", "--g-modulation")
+ASKED = (
+    "--condition",
+    "Smiling,Eyeglasses,Male",
+    "--loss",
+    "hinge",
+    "--d-norm",
+    "spectral",
+    "--conv-bias",
+    "--minibatch-std",
+    "--augment",
+    "translation",
+    "--augment-target",
+    "0.6",
+    "--augment-adapt-kimg",
+    "0.1",
+    "--g-modulation",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +53,16 @@ def drawn(run, tmp_path, *flags):
 def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
     table = state_at(run, 12)["labels"]
     assert table.shape == (LABELS, 3)
-    every = drawn_faces.face_attributes(0, np.arange(85))
+    every = drawn_faces.compute_face_attributes(0, np.arange(85))
     wanted = every[:, [drawn_faces.ATTRIBUTES.index(name) for name in ("Smiling", "Eyeglasses", "Male")]]
     assert abs(table.mean(0) - wanted.mean(0)).max() < 0.05
     assert {tuple(row) for row in table} <= {tuple(row) for row in wanted}
 
 
 def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
-    plain, with_glasses, without = (drawn(run, tmp_path, *flags) for flags in (
-        (), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0")))
+    plain, with_glasses, without = (
+        drawn(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
+    )
     table = state_at(run, 12)["labels"][:20, 1].astype(bool)
     assert np.array_equal(plain[table], with_glasses[table]) and np.array_equal(plain[~table], without[~table])
     assert (with_glasses != without).any()
@@ -134,8 +150,11 @@ def test_a_loaded_run_is_asked_like_the_verb(run, tmp_path):
     labels = gan.labels(range(20), {"Eyeglasses": 1})
     assert abs(gan.images(gan.latents(range(20)), labels).astype(int) - with_glasses).max() <= 1
     assert (gan.discriminate(with_glasses, labels) != gan.discriminate(with_glasses, 1 - labels)).all()
-    for ask, said in ((lambda: gan.images(gan.latents(0)), "is conditional"), (lambda: gan.sample(0, {"Smile": 1}), "Smiling"),
-                      (lambda: gan.sample(0, {"Smiling": 2}), "give 1 or 0"),
-                      (lambda: gan.discriminate(with_glasses, labels[:3]), "give .20, 3.")):
-        with pytest.raises(BadInput, match=said):
+    for ask, said in (
+        (lambda: gan.images(gan.latents(0)), "is conditional"),
+        (lambda: gan.sample(0, {"Smile": 1}), "Smiling"),
+        (lambda: gan.sample(0, {"Smiling": 2}), "give 1 or 0"),
+        (lambda: gan.discriminate(with_glasses, labels[:3]), "give .20, 3."),
+    ):
+        with pytest.raises(UserError, match=said):
             ask()

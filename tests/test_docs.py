@@ -20,10 +20,11 @@ from PIL import Image
 from toy_run import call, train_toy
 
 import dcgan_jax
-from dcgan_jax import explore, export
+from dcgan_jax import explore
 from dcgan_jax.__main__ import VERBS
 from dcgan_jax.config import Config
 from dcgan_jax.data.drawn_faces import draw_faces
+from dcgan_jax.export import __main__
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +68,7 @@ class Block(NamedTuple):
 def blocks(page):
     text = page.read_text()
     for found in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        yield Block(page, text[:found.start()].count("\n") + 1, found[1], found[2])
+        yield Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
 
 
 def commands(page):
@@ -157,7 +158,15 @@ def flags_of(cls):
 
 
 OTHERS = {  # flags of other programs, and of our experiments
-    "completion", "directory", "help", "version", "logdir", "upgrade", "constraint", "editable", "no-deps",
+    "completion",
+    "directory",
+    "help",
+    "version",
+    "logdir",
+    "upgrade",
+    "constraint",
+    "editable",
+    "no-deps",
 }
 
 
@@ -165,15 +174,22 @@ def test_every_flag_that_is_named_exists():
     known = set(OTHERS)
     for verb in VERBS:
         module = importlib.import_module(f"dcgan_jax.{verb}")
-        known |= {flag for cls in vars(module).values() if dataclasses.is_dataclass(cls) and isinstance(cls, type)
-                  and cls.__module__ == module.__name__ for flag in flags_of(cls)}
+        known |= {
+            flag
+            for cls in vars(module).values()
+            if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
+            for flag in flags_of(cls)
+        }
     known |= {*flags_of(Config)} | {flag for command in explore.COMMANDS.values() for flag in flags_of(command)}
     for file in (ROOT / "experiments").glob("*.py"):
         known |= set(re.findall(r'"--([a-z][a-z0-9-]+)"', file.read_text()))
     for page in TOLD:
         text = page.read_text()
-        named = {(flag, text[:at.start()].count("\n") + 1) for at in re.finditer(r"(?<![\w-])--([a-z][a-z0-9-]+)", text)
-                 for flag in [at[1]]}
+        named = {
+            (flag, text[: at.start()].count("\n") + 1)
+            for at in re.finditer(r"(?<![\w-])--([a-z][a-z0-9-]+)", text)
+            for flag in [at[1]]
+        }
         assert not {(flag, line) for flag, line in named if flag not in known}, page.name
 
 
@@ -189,8 +205,11 @@ def test_requirements_txt_is_enough_for_every_command():
     modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     named = re.findall(r"^[\w.-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     brought = packages_distributions()
-    missing = {module for module in {name.split(".")[0] for name in modules} - {*sys.stdlib_module_names} - {"dcgan_jax"}
-               if not {plain(name) for name in brought.get(module, [module])} & {plain(name) for name in named}}
+    missing = {
+        module
+        for module in {name.split(".")[0] for name in modules} - {*sys.stdlib_module_names} - {"dcgan_jax"}
+        if not {plain(name) for name in brought.get(module, [module])} & {plain(name) for name in named}
+    }
     assert missing - WITH_OTHERS <= OPTIONAL
 
 
@@ -201,13 +220,14 @@ def plain(distribution):
 # ---- Python ----
 
 
-@pytest.mark.parametrize("block", [block for page in TOLD for block in blocks(page) if block.language == "python"],
-                         ids=lambda block: block.name)
+@pytest.mark.parametrize(
+    "block", [block for page in TOLD for block in blocks(page) if block.language == "python"], ids=lambda block: block.name
+)
 def test_python_runs_or_is_quoted_from_the_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
-        assert call(export, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
+        assert call(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
     if re.match("import |from ", block.text):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})

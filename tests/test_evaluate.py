@@ -10,12 +10,12 @@ from toy_run import DATA, call, copied, files, refusal, train_toy, whole
 
 from dcgan_jax import evaluate, sample
 from dcgan_jax.data import download
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.gan.sampling import draw_images
+from dcgan_jax.gan.sampling import sample_images
 from dcgan_jax.quality import inception
 from dcgan_jax.quality.scores import sliced_wasserstein
-from dcgan_jax.run import checkpoints, features, workdir
+from dcgan_jax.run import checkpoints, feature_nets, workdir
 
 pytestmark = pytest.mark.integration
 
@@ -58,8 +58,8 @@ def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run
     _, (line,) = scored(run, "--count", 85)
     config = workdir.read_config(run)
     _, params, stats, _ = checkpoints.restore_generator(run, evaluate.jax.eval_shape(lambda: evaluate.init_state(config)))
-    real = pack(open_source(DATA), size=16, channels=3, crop="centre").images
-    want = sliced_wasserstein(np.asarray(real), draw_images(config.nets, params, stats, np.arange(85)), seed=0)
+    real = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
+    want = sliced_wasserstein(np.asarray(real), sample_images(config.nets, params, stats, np.arange(85)), seed=0)
     assert line["values"] == {name: round(value, 3) for name, value in want.items()}
 
 
@@ -76,14 +76,21 @@ def test_the_line_goes_where_it_is_wanted(run, tmp_path):
     assert not (run / "scores.jsonl").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [
-    ((), ["--count 5000", "85 pictures", "--count 85"]),  # 5000 is the default: it is not taken for fewer
-    (("--count", 86), ["--count 86", "85 pictures"]),
-    (("--count", 1), ["--count 1"]), (("--count", -3), ["--count -3"]), (("--count", 10, "--seed", -1), ["--seed -1"]),
-    (("--count", 10, "--seed", 2**32 - 9), ["--seed 4294967287"]),
-    (("--count", 10, "--step", 5), ["--step 5", "4, 8, 12"]),
-    (("--count", 10, "--data", "nowhere"), ["nowhere", "does not exist"]),
-    (("--count", 10, "--out", "/dev/null/x"), ["/dev/null/x", "--out"])], ids=str)
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ((), ["--count 5000", "85 pictures", "--count 85"]),  # 5000 is the default: it is not taken for fewer
+        (("--count", 86), ["--count 86", "85 pictures"]),
+        (("--count", 1), ["--count 1"]),
+        (("--count", -3), ["--count -3"]),
+        (("--count", 10, "--seed", -1), ["--seed -1"]),
+        (("--count", 10, "--seed", 2**32 - 9), ["--seed 4294967287"]),
+        (("--count", 10, "--step", 5), ["--step 5", "4, 8, 12"]),
+        (("--count", 10, "--data", "nowhere"), ["nowhere", "does not exist"]),
+        (("--count", 10, "--out", "/dev/null/x"), ["/dev/null/x", "--out"]),
+    ],
+    ids=str,
+)
 def test_a_question_that_has_no_answer_is_one_line_and_writes_nothing(run, arguments, says):
     before = files(run)
     line = refusal(evaluate, "--run", run, *arguments)
@@ -110,8 +117,8 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
 
 
 def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "AT_ONCE", 8)
-    arrays = inception_inputs.weights(inception.shapes())
+    monkeypatch.setattr(feature_nets, "AT_ONCE", 8)
+    arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = scored(run, "--count", 12, "--inception", tmp_path / "weights.npz")
     assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 12, 12, 6)
@@ -179,9 +186,15 @@ def test_the_inception_is_taken_from_pytorchs_cache_first(run, tmp_path, monkeyp
     assert f"{there}: is no .npz" in refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
 
 
-@pytest.mark.parametrize("place, says", [
-    ("nowhere.py:f", "No such file"), ("net.py:nothing", "has no function nothing"), ("net.py:three", "it must give"),
-    ("net.py:1", "FILE.py:FUNCTION")])
+@pytest.mark.parametrize(
+    "place, says",
+    [
+        ("nowhere.py:f", "No such file"),
+        ("net.py:nothing", "has no function nothing"),
+        ("net.py:three", "it must give"),
+        ("net.py:1", "FILE.py:FUNCTION"),
+    ],
+)
 def test_a_network_that_is_none_is_one_line(run, net, tmp_path, monkeypatch, place, says):
     monkeypatch.chdir(tmp_path)
     assert says in refusal(evaluate, "--run", run, "--count", 20, "--features", place)
@@ -214,10 +227,17 @@ def test_two_sides_differ_or_it_is_called_noise(run, net, tmp_path):
     assert "(95 % of 3 sets)" in said
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--against", "big.npy", "--data", DATA), "do not compare"), (("--repeats", 0), "--repeats 0"),
-    (("--infinity",), "--infinity"), (("--against", "{run}/"), "is --run itself"), (("--crop", "torch"), "--crop torch"),
-    (("--neighbours", "--data", DATA), "--neighbours")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--against", "big.npy", "--data", DATA), "do not compare"),
+        (("--repeats", 0), "--repeats 0"),
+        (("--infinity",), "--infinity"),
+        (("--against", "{run}/"), "is --run itself"),
+        (("--crop", "torch"), "--crop torch"),
+        (("--neighbours", "--data", DATA), "--neighbours"),
+    ],
+)
 def test_sides_that_do_not_compare_are_one_line(run, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))

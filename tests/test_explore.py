@@ -10,9 +10,9 @@ from PIL import Image
 from toy_run import call, copied, files, refusal, whole
 
 import dcgan_jax
-from dcgan_jax import explore, loaded
+from dcgan_jax import api, explore
 from dcgan_jax.gan import latents
-from dcgan_jax.run import pictures
+from dcgan_jax.run import figures
 
 SIDE = 96  # of a 16 px face, enlarged
 
@@ -53,7 +53,7 @@ def cells(picture, row, count, rows):
     bottom = array.shape[0] - 2 - (rows - 1 - row) * (SIDE + gap) - gap
     right = array.shape[1] - 2
     width = count * (SIDE + gap)
-    faces = [array[bottom - SIDE:bottom, right - width + i * (SIDE + gap):][:, :SIDE] for i in range(count)]
+    faces = [array[bottom - SIDE : bottom, right - width + i * (SIDE + gap) :][:, :SIDE] for i in range(count)]
     return np.stack(faces)[:, ::6, ::6]
 
 
@@ -99,7 +99,7 @@ def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])
 def test_a_film_of_the_least_speed_is_one(tmp_path, suffix):
     frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    pictures.save_animation(tmp_path / f"a{suffix}", frames, 0.01)
+    figures.save_animation(tmp_path / f"a{suffix}", frames, 0.01)
     with Image.open(tmp_path / f"a{suffix}") as film:
         film.load()
         assert film.info["duration"] == 100_000
@@ -145,7 +145,7 @@ def test_strips_move_the_face_both_ways(tmp_path, gan, method):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
     assert numbers["shares_of_variance"] == sorted(numbers["shares_of_variance"], reverse=True)
     points, nets = gan.latents([4]), gan.config.nets
-    near(faces[5][:1], gan.images(latents.moved(points, found[2].astype(np.float32), np.float32([-3]), nets)[0]))
+    near(faces[5][:1], gan.images(latents.move_along(points, found[2].astype(np.float32), np.float32([-3]), nets)[0]))
 
 
 def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
@@ -184,9 +184,10 @@ def test_what_all_or_no_pictures_have_is_left_out(tmp_path, few):
 
 
 def test_faces_that_are_all_alike_have_no_directions(tmp_path, few, monkeypatch):
-    monkeypatch.setattr(loaded.LoadedRun, "images", lambda run, points, labels=None: np.zeros((len(points), 16, 16, 3), np.uint8))
+    monkeypatch.setattr(api.TrainedGAN, "images", lambda run, points, labels=None: np.zeros((len(points), 16, 16, 3), np.uint8))
     assert "D sees no difference between the faces of step 12" in explore_refusal(
-        "attributes", "--run", whole().run, "--out", tmp_path / "a.png")
+        "attributes", "--run", whole().run, "--out", tmp_path / "a.png"
+    )
 
 
 def test_a_conditional_run_has_directions_beside_what_it_is_asked(tmp_path, few, conditional):
@@ -216,8 +217,19 @@ def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
 def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, conditional):
     gan = dcgan_jax.load(conditional)
     Image.fromarray(gan.sample(77, {"Male": 1, "Smiling": 0})[0]).save(tmp_path / "face.png")
-    picture, numbers, _ = explored(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 40,
-                                   "--condition", "Male=1,Smiling=0", run=conditional)
+    picture, numbers, _ = explored(
+        tmp_path,
+        "invert",
+        "--photo",
+        tmp_path / "face.png",
+        "--starts",
+        9,
+        "--iterations",
+        40,
+        "--condition",
+        "Male=1,Smiling=0",
+        run=conditional,
+    )
     assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"]
     asked = gan.labels([0], {"Male": 1, "Smiling": 0})
     near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), asked))
@@ -226,8 +238,9 @@ def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, co
 def test_a_picture_that_is_no_face_is_warned_of(tmp_path):
     checks = np.indices((16, 16)).sum(0) % 2 * 255
     Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
-    done = call_explore("invert", "--run", whole().run, "--photo", tmp_path / "checks.png", "--iterations", 5, "--out",
-                        tmp_path / "a.png")
+    done = call_explore(
+        "invert", "--run", whole().run, "--photo", tmp_path / "checks.png", "--iterations", 5, "--out", tmp_path / "a.png"
+    )
     assert done.code == 0 and len(done.faults) == 1
     assert "checks.png: nothing that the generator draws is much like it" in done.faults[0]
 
@@ -239,26 +252,38 @@ def explore_refusal(*arguments):
     return refusal(explore, *arguments)
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (["mroph"], ["mroph", "did you mean morph"]), (["zzz"], ["there are truncate"]),
-    (["--tyro-print-completion", "bash"], ["--tyro-print-completion: a command comes first: truncate"]),
-    (["morph", "--seeds", "3"], ["--seeds 3", "at least two"]), (["morph", "--seeds", "x,2"], ["--seeds", "'x'"]),
-    (["morph", "--seeds", "0-5000"], ["at most 1,000"]), (["morph", "--columns", "1"], ["--columns 1"]),
-    (["morph", "--out", "a.jpg"], ["--out a.jpg", ".png"]), (["walk", "--out", "a.png"], [".webp or .gif or .mp4"]),
-    (["walk", "--frames-each", "0"], ["--frames-each 0"]), (["walk", "--frames-a-second", "0"], ["--frames-a-second 0"]),
-    (["walk", "--out", "a.gif", "--frames-a-second", "0.001"], ["--frames-a-second 0.001", "0.01 to 100"]),
-    (["truncate", "--truncations", "0"], ["--truncations 0"]), (["truncate", "--truncations", "nan"], ["--truncations nan"]),
-    (["arithmetic", "--equation", "1 -- 2"], ["--equation"]), (["arithmetic", "--equation", ""], ["--equation"]),
-    (["directions", "--count", "101"], ["--count 101", "100"]),
-    (["attributes", "--attributes", "Smile"], ["--attributes Smile", "Smiling"]),
-    (["attributes", "--data", "drawn:19"], ["--data: 19 drawn faces: too few", "20 or more"]),
-    (["invert"], ["--photo ''", "no file"]), (["invert", "--photo", "nowhere.png"], ["nowhere.png"]),
-    (["invert", "--photo", __file__], ["test_explore.py", "not a picture"]),
-    (["invert", "--photo", __file__, "--starts", "0"], ["--starts 0"]),
-    (["morph", "--condition", "Smiling=1"], ["--condition Smiling", "trained without --condition"]),
-    (["morph", "--condition", "Smiling"], ["--condition Smiling"]),
-    (["morph", "--step", "5"], ["--step 5"]), (["morph", "--sedes", "3"], ["--sedes", "--seeds"]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["mroph"], ["mroph", "did you mean morph"]),
+        (["zzz"], ["there are truncate"]),
+        (["--tyro-print-completion", "bash"], ["--tyro-print-completion: a command comes first: truncate"]),
+        (["morph", "--seeds", "3"], ["--seeds 3", "at least two"]),
+        (["morph", "--seeds", "x,2"], ["--seeds", "'x'"]),
+        (["morph", "--seeds", "0-5000"], ["at most 1,000"]),
+        (["morph", "--columns", "1"], ["--columns 1"]),
+        (["morph", "--out", "a.jpg"], ["--out a.jpg", ".png"]),
+        (["walk", "--out", "a.png"], [".webp or .gif or .mp4"]),
+        (["walk", "--frames-each", "0"], ["--frames-each 0"]),
+        (["walk", "--frames-a-second", "0"], ["--frames-a-second 0"]),
+        (["walk", "--out", "a.gif", "--frames-a-second", "0.001"], ["--frames-a-second 0.001", "0.01 to 100"]),
+        (["truncate", "--truncations", "0"], ["--truncations 0"]),
+        (["truncate", "--truncations", "nan"], ["--truncations nan"]),
+        (["arithmetic", "--equation", "1 -- 2"], ["--equation"]),
+        (["arithmetic", "--equation", ""], ["--equation"]),
+        (["directions", "--count", "101"], ["--count 101", "100"]),
+        (["attributes", "--attributes", "Smile"], ["--attributes Smile", "Smiling"]),
+        (["attributes", "--data", "drawn:19"], ["--data: 19 drawn faces: too few", "20 or more"]),
+        (["invert"], ["--photo ''", "no file"]),
+        (["invert", "--photo", "nowhere.png"], ["nowhere.png"]),
+        (["invert", "--photo", __file__], ["test_explore.py", "not a picture"]),
+        (["invert", "--photo", __file__, "--starts", "0"], ["--starts 0"]),
+        (["morph", "--condition", "Smiling=1"], ["--condition Smiling", "trained without --condition"]),
+        (["morph", "--condition", "Smiling"], ["--condition Smiling"]),
+        (["morph", "--step", "5"], ["--step 5"]),
+        (["morph", "--sedes", "3"], ["--sedes", "--seeds"]),
+    ],
+)
 def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
     command, *flags = arguments
     line = explore_refusal(command, "--run", copied(whole().run, tmp_path), *flags)
@@ -266,9 +291,16 @@ def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
         assert word in line, line
 
 
-@pytest.mark.parametrize(("out", "says"), [
-    ("folder.png", "folder.png is a folder"), ("other.png", "other.json is a folder"), ("file/a.png", "--out"),
-    (f"{'a' * 251}.png", "File name too long")], ids=["folder", "numbers", "in a file", "long"])
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("folder.png", "folder.png is a folder"),
+        ("other.png", "other.json is a folder"),
+        ("file/a.png", "--out"),
+        (f"{'a' * 251}.png", "File name too long"),
+    ],
+    ids=["folder", "numbers", "in a file", "long"],
+)
 def test_a_place_that_cannot_be_written_is_one_line_before_the_work(tmp_path, monkeypatch, out, says):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "other.json").mkdir()
@@ -290,7 +322,8 @@ def test_help_names_each_command():
 
 def test_a_conditional_run_is_explored_as_asked(tmp_path, conditional):
     for command in ("morph", "walk", "truncate", "directions", "arithmetic"):
-        picture, *_ = explored(tmp_path, command, "--condition", "Male=1", suffix=".webp" if command == "walk" else ".png",
-                               run=conditional)
+        picture, *_ = explored(
+            tmp_path, command, "--condition", "Male=1", suffix=".webp" if command == "walk" else ".png", run=conditional
+        )
         if command == "morph":
             near(cells(picture, 0, 9, 5)[[0, -1]], dcgan_jax.load(conditional).sample([0, 1], {"Male": 1}))

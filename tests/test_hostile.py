@@ -20,7 +20,7 @@ from PIL import Image
 from toy_run import FLAGS, STEPS, call, copied, files, refusal, state_at, whole
 
 from dcgan_jax import evaluate, prepare, sample, train
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.run import checkpoints
 
 pytestmark = pytest.mark.integration
@@ -111,11 +111,11 @@ def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
         file.write_bytes(pickle.dumps(canary))
         seal = (last / checkpoints.FILES).read_bytes()
         if sealed and file.name != checkpoints.FILES:  # as a stranger would, who describes what he sends
-            (last / checkpoints.FILES).write_text(json.dumps(checkpoints._files(last)))
+            (last / checkpoints.FILES).write_text(json.dumps(checkpoints._hash_files(last)))
         line = call(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
-        with contextlib.suppress(checkpoints.Damaged, BadInput):
+        with contextlib.suppress(checkpoints.CorruptCheckpointError, UserError):
             state_at(run, STEPS)  # what a training reads
         file.write_bytes(kept)
         (last / checkpoints.FILES).write_bytes(seal)
@@ -129,8 +129,10 @@ def test_json_of_a_run_is_not_evaluated(canary, tmp_path, file):
     texts = [canary.code] + [json.dumps(values | {name: canary.code}) for name in values]
     for text in texts:
         (run / file).write_text(text)
-        for verb, flags in ((sample, ("--run", run, "--count", 1, "--out", tmp_path / "out.png")),
-                            (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS))):
+        for verb, flags in (
+            (sample, ("--run", run, "--count", 1, "--out", tmp_path / "out.png")),
+            (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS)),
+        ):
             assert call(verb, *flags).code in (0, 2)
         (run / file).write_text(good)
 
@@ -193,8 +195,9 @@ def test_a_zip_writes_nothing_and_its_links_are_not_followed(faces, secret, tmp_
     assert {name for name in files(tmp_path) if not name.startswith("cache")} == before.keys()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12",
-                                  "checkpoints/12/generator"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12", "checkpoints/12/generator"]
+)
 def test_links_out_of_a_run_are_refused_and_their_ends_untouched(secret, tmp_path, name):
     run = copied(whole().run, tmp_path)
     end = secret / "end"
@@ -204,8 +207,11 @@ def test_links_out_of_a_run_are_refused_and_their_ends_untouched(secret, tmp_pat
         end.write_text("mine")
     (run / name).symlink_to(end)
     before = files(secret)
-    verbs = [(train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 8)), (evaluate, ("--run", run)),
-             (sample, ("--run", run, "--out", tmp_path / "out.png"))]
+    verbs = [
+        (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 8)),
+        (evaluate, ("--run", run)),
+        (sample, ("--run", run, "--out", tmp_path / "out.png")),
+    ]
     for verb, flags in verbs:
         line = refusal(verb, *flags)
         assert f"{run / name}: is a link out of the run" in line
@@ -233,14 +239,18 @@ finally:
 def png(width, height, content=b""):
     def chunk(kind, data):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
     size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\2\0\0\0") + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
 def test_bombs_are_named_and_take_no_memory(faces, tmp_path):
     zeros = zlib.compress(bytes(300_000_000), 9)  # 0.3 MB
-    bombs = {"wide.png": png(2**31 - 1, 2**31 - 1), "pixels.png": png(100_000, 100_000, zeros),
-             "unasked.png": png(16, 16, zeros)}  # more than its size asks for
+    bombs = {
+        "wide.png": png(2**31 - 1, 2**31 - 1),
+        "pixels.png": png(100_000, 100_000, zeros),
+        "unasked.png": png(16, 16, zeros),
+    }  # more than its size asks for
     path = tmp_path / "bombs.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in [*faces.iterdir()] * 4:
@@ -256,8 +266,13 @@ def test_bombs_are_named_and_take_no_memory(faces, tmp_path):
             for _ in range(300):
                 entry.write(bytes(1_000_000))
         archive.getinfo("liar.png").file_size = 100  # what its directory says
-    done = subprocess.run([sys.executable, "-c", BOUNDED, "--data", path, "--size", "16"], capture_output=True, text=True,
-                          env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, "--data", path, "--size", "16"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        timeout=60,
+    )
     assert done.returncode in (0, 2), done.stderr
     assert all(name in done.stderr for name in ("wide.png", "pixels.png", "entry.png", "liar.png")), done.stderr
     assert int(done.stdout.split()[-2]) < 1024, done.stdout

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.gan.step import train_step, train_steps
+from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = tiny("torch64", flip=True)
 
@@ -34,7 +34,7 @@ def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
     batches, expected, expected_metrics = one_by_one
     start = jax.tree.map(jnp.copy, fresh_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
-    state, metrics = jax.jit(train_steps(CONFIG), donate_argnames="state")(start, batches)
+    state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, batches)
     assert kernel.is_deleted()  # donated, and the result is the same
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
@@ -48,7 +48,7 @@ def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch)
     batches, expected, expected_metrics = one_by_one
     with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
-        scan = train_steps(CONFIG)
+        scan = make_train_steps(CONFIG)
     state, metrics = jax.jit(scan)(fresh_state(CONFIG), batches)
     assert metrics["d_loss"].shape == (2,)
     assert_allclose(metrics["d_loss"], expected_metrics["d_loss"], rtol=1e-5)
@@ -74,8 +74,18 @@ def assert_same_run(state, expected):
 PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none")
 
 
-OWN = tiny("article", loss="hinge", d_norm="spectral", conv_bias=True, residual=True, minibatch_std=True, g_modulation=True,
-           augment=("color",), augment_target=0.6, augment_adapt_kimg=0.1)
+OWN = tiny(
+    "article",
+    loss="hinge",
+    d_norm="spectral",
+    conv_bias=True,
+    residual=True,
+    minibatch_std=True,
+    g_modulation=True,
+    augment=("color",),
+    augment_target=0.6,
+    augment_adapt_kimg=0.1,
+)
 
 
 NOISE = tiny("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
@@ -85,7 +95,7 @@ NOISE = tiny("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    step = jax.jit(train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
+    step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
     expected, expected_metrics = compiled(config)(fresh_state(config), pictures(config))
     state, metrics = step(jax.device_put(fresh_state(config), whole), jax.device_put(pictures(config), split))
     assert len(state.g_params["head"]["kernel"].sharding.device_set) == 2
@@ -115,8 +125,13 @@ print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in st
 def test_eight_devices_train_as_one():
     """In a process of its own: the number of devices is fixed when JAX starts."""
     tests = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", EIGHT], capture_output=True, text=True, timeout=300,
-                          env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"})
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
+    )
     assert done.returncode == 0, done.stderr
     losses, statistics = map(float, done.stdout.split())
     assert losses < 1e-5
@@ -125,7 +140,8 @@ def test_eight_devices_train_as_one():
 
 def test_the_step_keeps_every_type_and_shape_so_that_one_program_serves_the_run():
     state = jax.eval_shape(lambda: init_state(CONFIG))
-    after, metrics = jax.eval_shape(train_step(CONFIG), state, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8))
+    after, metrics = jax.eval_shape(make_train_step(CONFIG), state, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state)
+        lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state
+    )
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())

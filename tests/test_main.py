@@ -57,9 +57,17 @@ def test_every_console_script_is_completed_and_nothing_else(completions):
     assert sorted(line.split()[-1] for line in told) == sorted(scripts)  # python is not among them
 
 
-@pytest.mark.parametrize("typed, completed", [
-    ("dcgan-sample --cond", {"--condition"}), ("dcgan-train --preset a", set()), ("dcgan-train --loss hin", {"hinge"}),
-    ("dcgan-explore mor", {"morph"}), ("dcgan-explore morph --col", {"--columns"}), ("dcgan-explore walk --col", set())])
+@pytest.mark.parametrize(
+    "typed, completed",
+    [
+        ("dcgan-sample --cond", {"--condition"}),
+        ("dcgan-train --preset a", set()),
+        ("dcgan-train --loss hin", {"hinge"}),
+        ("dcgan-explore mor", {"morph"}),
+        ("dcgan-explore morph --col", {"--columns"}),
+        ("dcgan-explore walk --col", set()),
+    ],
+)
 def test_bash_completes(completions, typed, completed):
     words, script = typed.split(), completions / typed.split()[0]
     told = bash(f"""source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}
@@ -80,8 +88,9 @@ def test_other_shells_find_theirs_by_its_name(tmp_path):
     assert (tmp_path / "_dcgan-prepare").read_text().startswith("#compdef dcgan-prepare\n")
 
 
-@pytest.mark.parametrize("arguments, says", [((), "bash, zsh, fish"), (("tcsh", "a"), "bash, zsh, fish"),
-                                             (("bash", "/proc/nowhere"), "/proc/nowhere")])
+@pytest.mark.parametrize(
+    "arguments, says", [((), "bash, zsh, fish"), (("tcsh", "a"), "bash, zsh, fish"), (("bash", "/proc/nowhere"), "/proc/nowhere")]
+)
 def test_what_cannot_be_completed_is_one_line(arguments, says):
     assert says in refusal(dcgan_jax.__main__, "--completion", *arguments)
 

@@ -20,7 +20,7 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # conftest.py's: no optimisation
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # Its own length is a first look's; what a test of it needs is that each cell runs.
-    parameters, = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     parameters.source += "\nKIMG, DATA = 2, 'drawn:300'"
     for cell in notebook.cells:
         cell.source = cell.source.replace("kimg=10.0", "kimg=1.0")
@@ -30,8 +30,13 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     client.execute()
     run = tmp_path / "runs" / "notebook"
     assert (run / "report.html").exists() and (tmp_path / "runs" / "compared.html").exists()
-    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
-             if "image/png" in output.get("data", {})]
+    shown = [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
     assert len(shown) >= 8  # twenty pictures, the grid that is renewed, faces, the losses, four exercises
     said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
     assert "372,416 and D 167,809 parameters" in said and "before: " in said

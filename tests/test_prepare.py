@@ -9,7 +9,7 @@ from toy_run import call, refusal
 
 from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
-from dcgan_jax.data.pack import pack
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 
 
@@ -54,9 +54,10 @@ def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
 
     def decodes(*args):
         raise AssertionError("packed anew")
+
     monkeypatch.setattr("dcgan_jax.data.pack._pack_chunk", decodes)
     assert prepared("--data", folder, "--size", 16).out == first.out
-    assert len(pack(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
+    assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
 
 def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
@@ -80,10 +81,19 @@ def test_grey_and_colour(folder, channels, mode):
         assert preview.mode == mode
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--size", 33), ["--size 33", "16 or 32"]), (("--size", -16), ["--size -16"]), (("--crop", "middle"), ["--crop", "middle"]),
-    (("--channels", 2), ["--channels", "2"]), (("--split", "half"), ["--split", "half"]),
-    (("--strict",), ["broken.png", "--strict"]), (("--sise", 16), ["--sise", "--size"])], ids=str)
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--size", 33), ["--size 33", "16 or 32"]),
+        (("--size", -16), ["--size -16"]),
+        (("--crop", "middle"), ["--crop", "middle"]),
+        (("--channels", 2), ["--channels", "2"]),
+        (("--split", "half"), ["--split", "half"]),
+        (("--strict",), ["broken.png", "--strict"]),
+        (("--sise", 16), ["--sise", "--size"]),
+    ],
+    ids=str,
+)
 def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says):
     line = refusal(prepare, "--data", folder, *arguments)
     assert all(part in line for part in says), line
@@ -113,16 +123,21 @@ def fetched(folder, monkeypatch):
 def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, folder):
     done = prepared("--download", "article", "--size", 16)
     assert "40 pictures packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
-    (file, to), = fetched
+    ((file, to),) = fetched
     assert file == PUBLISHED["article"] and to == cache / "downloads"
 
 
-@pytest.mark.parametrize(("flags", "sha256", "size_bytes"), [
-    ([], PUBLISHED["celeba"].sha256, PUBLISHED["celeba"].size_bytes), (["--sha256", "A" * 64], "a" * 64, 0),
-    (["--sha256", "none"], "", 0)])
+@pytest.mark.parametrize(
+    ("flags", "sha256", "size_bytes"),
+    [
+        ([], PUBLISHED["celeba"].sha256, PUBLISHED["celeba"].size_bytes),
+        (["--sha256", "A" * 64], "a" * 64, 0),
+        (["--sha256", "none"], "", 0),
+    ],
+)
 def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched, tmp_path, flags, sha256, size_bytes):
     prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
-    (file, to), = fetched
+    ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)
     assert file.name == "img_align_celeba.zip" and to == tmp_path / "to"
 
@@ -132,12 +147,19 @@ def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
     assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ([], "--data PATH and --download"), (["--data", "drawn", "--download", "article"], "not both"),
-    (["--data", "drawn", "--url", "https://host/x"], "leave them out"), (["--download", "faces"], "--download"),
-    (["--download", "article", "--sha256", "abc"], "64 hexadecimal digits"),
-    (["--download", "article", "--url", "ftp://host/x"], "ftp is not downloaded"),
-    (["--download", "celeba", "--to", "x"], "TFDS_DATA_DIR"), (["--download", "celeba", "--sha256", "none"], "or give --url")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--data PATH and --download"),
+        (["--data", "drawn", "--download", "article"], "not both"),
+        (["--data", "drawn", "--url", "https://host/x"], "leave them out"),
+        (["--download", "faces"], "--download"),
+        (["--download", "article", "--sha256", "abc"], "64 hexadecimal digits"),
+        (["--download", "article", "--url", "ftp://host/x"], "ftp is not downloaded"),
+        (["--download", "celeba", "--to", "x"], "TFDS_DATA_DIR"),
+        (["--download", "celeba", "--sha256", "none"], "or give --url"),
+    ],
+)
 def test_flags_of_a_download_that_say_too_little_or_too_much(flags, words, cache):
     assert words in refusal(prepare, *flags)
     assert not cache.exists()

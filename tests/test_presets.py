@@ -6,15 +6,24 @@ import inspect
 import pytest
 
 from dcgan_jax import presets
-from dcgan_jax.config import GROUP_OF, Config, Run, check, flat
+from dcgan_jax.config import GROUP_OF, Config, Run, check, flatten
 from dcgan_jax.presets import PRESETS
 
 # A word of the docstring that tells where the recipe is from: a repository with its commit, an article, or what it was cut from.
 SOURCES = {
-    "article": "udacity/deep-learning-v2-pytorch c9404fc", "udacity-wide": "article", "newmu": "Newmu/dcgan_code ee12b2d",
-    "soumith": "dcgan.torch 6eaac63", "torch64": "pytorch/examples 77f55b9", "torch-tutorial": "dcgan_faces_tutorial.py, 00683b5",
-    "carpedm20": "carpedm20/DCGAN-tensorflow 62c9a2a", "keras64": "keras-io cca4efb", "torch32": "torch64", "torch128": "torch64",
-    "modern32": "arXiv:1807.00734", "best32": "`article`", "best64": "`best32`",
+    "article": "udacity/deep-learning-v2-pytorch c9404fc",
+    "udacity-wide": "article",
+    "newmu": "Newmu/dcgan_code ee12b2d",
+    "soumith": "dcgan.torch 6eaac63",
+    "torch64": "pytorch/examples 77f55b9",
+    "torch-tutorial": "dcgan_faces_tutorial.py, 00683b5",
+    "carpedm20": "carpedm20/DCGAN-tensorflow 62c9a2a",
+    "keras64": "keras-io cca4efb",
+    "torch32": "torch64",
+    "torch128": "torch64",
+    "modern32": "arXiv:1807.00734",
+    "best32": "`article`",
+    "best64": "`best32`",
 }
 
 
@@ -49,7 +58,7 @@ def test_every_flag_that_a_docstring_names_exists():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_short_difference_that_leaves_the_run_and_the_machine_alone(name):
-    default, values = flat(Config()), flat(PRESETS[name])
+    default, values = flatten(Config()), flatten(PRESETS[name])
     changed = {field for field in values if values[field] != default[field]}
     assert len(changed) <= 24
     untouchable = {"workdir", "name", "seed", "data", "feed", "strict", "compute_dtype", "steps_per_dispatch", "tensorboard"}
@@ -58,7 +67,7 @@ def test_a_preset_is_a_short_difference_that_leaves_the_run_and_the_machine_alon
 
 def test_presets_of_one_family_differ_in_what_their_sources_differ():
     def difference(a, b):
-        a, b = flat(PRESETS[a]), flat(PRESETS[b])
+        a, b = flatten(PRESETS[a]), flatten(PRESETS[b])
         return {field for field in a if a[field] != b[field]} - {"preset"}
 
     assert difference("torch64", "soumith") == {"crop", "flip", "adam_eps_hat", "d_stats_in_g_step"}
@@ -67,40 +76,97 @@ def test_presets_of_one_family_differ_in_what_their_sources_differ():
     assert difference("article", "udacity-wide") - {"save_every_steps"} == {"width", "kimg", "epochs"}
 
 
-@pytest.mark.parametrize("name, published", [  # sections 2 and 3: what the nets do not show
-    ("newmu", {"epochs": 25.0, "bn_epsilon": 1e-8, "gamma_init_std": 0.02, "l2": 1e-5, "updates": "alternating",
-               "head_norm": "unit", "crop": "centre", "flip": False, "latent_dim": 100, "init": "normal"}),
-    ("torch64", {"epochs": 25.0, "bn_epsilon": 1e-5, "gamma_init_std": 0.02, "l2": 0.0, "crop": "torch", "flip": False,
-                 "g_latents": "same", "d_stats_in_g_step": True, "bn_momentum": 0.9, "latent_dim": 100}),
-    ("soumith", {"epochs": 25.0, "crop": "soumith", "flip": True, "d_stats_in_g_step": False, "adam_eps_hat": True}),
-    ("torch-tutorial", {"epochs": 5.0, "crop": "torch", "flip": False}),
-    ("carpedm20", {"epochs": 25.0, "crop": "carpedm20", "flip": False, "padding": "same", "init": "truncated", "g_steps": 2,
-                   "g_latents": "same", "gamma_init_std": 0.0, "bn_epsilon": 1e-5}),
-    ("article", {"crop": "centre", "flip": False, "g_latents": "new", "init": "normal", "gamma_init_std": 0.0,
-                 "head_norm": "none"}),
-    ("keras64", {"epochs": 1.0, "crop": "squash", "latent_dim": 128, "init": "glorot", "g_output": "sigmoid", "d_norm": "none"}),
-])
+@pytest.mark.parametrize(
+    "name, published",
+    [  # sections 2 and 3: what the nets do not show
+        (
+            "newmu",
+            {
+                "epochs": 25.0,
+                "bn_epsilon": 1e-8,
+                "gamma_init_std": 0.02,
+                "l2": 1e-5,
+                "updates": "alternating",
+                "head_norm": "unit",
+                "crop": "centre",
+                "flip": False,
+                "latent_dim": 100,
+                "init": "normal",
+            },
+        ),
+        (
+            "torch64",
+            {
+                "epochs": 25.0,
+                "bn_epsilon": 1e-5,
+                "gamma_init_std": 0.02,
+                "l2": 0.0,
+                "crop": "torch",
+                "flip": False,
+                "g_latents": "same",
+                "d_stats_in_g_step": True,
+                "bn_momentum": 0.9,
+                "latent_dim": 100,
+            },
+        ),
+        ("soumith", {"epochs": 25.0, "crop": "soumith", "flip": True, "d_stats_in_g_step": False, "adam_eps_hat": True}),
+        ("torch-tutorial", {"epochs": 5.0, "crop": "torch", "flip": False}),
+        (
+            "carpedm20",
+            {
+                "epochs": 25.0,
+                "crop": "carpedm20",
+                "flip": False,
+                "padding": "same",
+                "init": "truncated",
+                "g_steps": 2,
+                "g_latents": "same",
+                "gamma_init_std": 0.0,
+                "bn_epsilon": 1e-5,
+            },
+        ),
+        (
+            "article",
+            {"crop": "centre", "flip": False, "g_latents": "new", "init": "normal", "gamma_init_std": 0.0, "head_norm": "none"},
+        ),
+        (
+            "keras64",
+            {"epochs": 1.0, "crop": "squash", "latent_dim": 128, "init": "glorot", "g_output": "sigmoid", "d_norm": "none"},
+        ),
+    ],
+)
 def test_published_choices(name, published):
-    values = flat(PRESETS[name])
+    values = flatten(PRESETS[name])
     assert {field: values[field] for field in published} == published
 
 
-@pytest.mark.parametrize("name, published", [
-    # Batch, lr, beta1, Adam's epsilon and its place, latents, kernel, channels next to the image: docs/published-dcgans.md,
-    # sections 2 and 4.
-    ("article", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 32)),
-    ("udacity-wide", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 64)),
-    ("newmu", (128, 2e-4, 0.5, 1e-8, False, "uniform", 5, 128)),
-    ("soumith", (64, 2e-4, 0.5, 1e-8, True, "normal", 4, 64)),
-    ("torch64", (64, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
-    ("torch-tutorial", (128, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
-    ("carpedm20", (64, 2e-4, 0.5, 1e-8, True, "uniform", 5, 64)),
-    ("keras64", (32, 1e-4, 0.9, 1e-7, True, "normal", 4, 64)),
-])
+@pytest.mark.parametrize(
+    "name, published",
+    [
+        # Batch, lr, beta1, Adam's epsilon and its place, latents, kernel, channels next to the image: docs/published-dcgans.md,
+        # sections 2 and 4.
+        ("article", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 32)),
+        ("udacity-wide", (128, 2e-4, 0.5, 1e-8, False, "uniform", 4, 64)),
+        ("newmu", (128, 2e-4, 0.5, 1e-8, False, "uniform", 5, 128)),
+        ("soumith", (64, 2e-4, 0.5, 1e-8, True, "normal", 4, 64)),
+        ("torch64", (64, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
+        ("torch-tutorial", (128, 2e-4, 0.5, 1e-8, False, "normal", 4, 64)),
+        ("carpedm20", (64, 2e-4, 0.5, 1e-8, True, "uniform", 5, 64)),
+        ("keras64", (32, 1e-4, 0.9, 1e-7, True, "normal", 4, 64)),
+    ],
+)
 def test_published_numbers(name, published):
     config = PRESETS[name]
     optimizer, nets = config.optimizer, config.nets
-    assert published == (config.data.batch_size, optimizer.lr, optimizer.beta1, optimizer.adam_eps, optimizer.adam_eps_hat,
-                         nets.latent_law, nets.kernel, nets.width)
+    assert published == (
+        config.data.batch_size,
+        optimizer.lr,
+        optimizer.beta1,
+        optimizer.adam_eps,
+        optimizer.adam_eps_hat,
+        nets.latent_law,
+        nets.kernel,
+        nets.width,
+    )
     assert optimizer.beta2 == 0.999
     assert dataclasses.astuple(config.loss)[:2] == ("bce", 1.0)  # all published recipes: cross-entropy, no smoothing

@@ -94,8 +94,10 @@ def test_only_the_first_process_speaks_and_writes(two_processes):
 def test_any_number_of_processes_goes_on(two_processes, tmp_path):
     run, stopped, _ = two_processes
     alone, together = (toy_run.copied(run, tmp_path / name) for name in ("alone", "together"))
-    outputs = [finish(start_toy(alone.parent, "--steps", stopped + 2, device_count=1))[0],
-               finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0]]
+    outputs = [
+        finish(start_toy(alone.parent, "--steps", stopped + 2, device_count=1))[0],
+        finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0],
+    ]
     assert all(f"goes on from step {stopped:,}" in out for out in outputs)
     equal(state_at(alone, stopped + 2), state_at(together, stopped + 2), atol=1e-4, rtol=1e-3)
 

@@ -47,8 +47,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     assert "step 0 of 12;" in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("change", [
-    {"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
+@pytest.mark.parametrize("change", [{"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
 def test_a_strangers_data_facts_are_one_line_or_passed(tmp_path, change):
     run = copied(whole().run, tmp_path)
     facts = json.loads((run / "data.json").read_text())

@@ -5,8 +5,8 @@ from PIL import Image
 from toy_run import call, copied, files, refusal, whole
 
 from dcgan_jax import sample
-from dcgan_jax.run.pictures import GAP_PX, grid
-from dcgan_jax.sample import Sample, asked_seeds
+from dcgan_jax.run.figures import GAP_PX, make_grid
+from dcgan_jax.sample import Sample, list_seeds
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
     many = faces(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
     for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
-        asked = asked_seeds(Sample(run="", seeds=seeds))
+        asked = list_seeds(Sample(run="", seeds=seeds))
         for seed, image in zip(asked, faces(tmp_path, "--seeds", seeds), strict=True):
             if 5 <= seed < 75:
                 assert_array_equal(image, many[seed - 5])
@@ -57,7 +57,7 @@ def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
     drawn(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
     with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
         assert sheet.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2
-        assert_array_equal(np.asarray(sheet)[::6, ::6], grid(array))
+        assert_array_equal(np.asarray(sheet)[::6, ::6], make_grid(array))
     drawn(tmp_path / "folder", "--seeds", "7,40-42")
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == [f"{seed:010d}.png" for seed in (7, 40, 41, 42)]
@@ -77,23 +77,46 @@ def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
 # ---- Seeds ----
 
 
-@pytest.mark.parametrize("asked, seeds", [
-    ({"count": 3}, [0, 1, 2]), ({"count": 2, "seed": 9}, [9, 10]), ({"seeds": "7"}, [7]), ({"seeds": "7,3,3"}, [7, 3, 3]),
-    ({"seeds": "2-4, 9"}, [2, 3, 4, 9]), ({"seeds": "5-5"}, [5]), ({"seeds": str(2**32 - 1)}, [2**32 - 1]),
-    ({"seed": 2**32 - 2, "count": 2}, [2**32 - 2, 2**32 - 1]), ({"seeds": "1", "count": 5, "seed": 3}, [1])])
+@pytest.mark.parametrize(
+    "asked, seeds",
+    [
+        ({"count": 3}, [0, 1, 2]),
+        ({"count": 2, "seed": 9}, [9, 10]),
+        ({"seeds": "7"}, [7]),
+        ({"seeds": "7,3,3"}, [7, 3, 3]),
+        ({"seeds": "2-4, 9"}, [2, 3, 4, 9]),
+        ({"seeds": "5-5"}, [5]),
+        ({"seeds": str(2**32 - 1)}, [2**32 - 1]),
+        ({"seed": 2**32 - 2, "count": 2}, [2**32 - 2, 2**32 - 1]),
+        ({"seeds": "1", "count": 5, "seed": 3}, [1]),
+    ],
+)
 def test_lists_and_ranges(asked, seeds):
-    found = asked_seeds(Sample(run="", **asked))
+    found = list_seeds(Sample(run="", **asked))
     assert found.dtype == np.uint32
     assert found.tolist() == seeds
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("--seeds", "x"), ["--seeds x", "'x'", "7,12,40-47"]), (("--seeds", "1,,2"), ["--seeds 1,,2"]),
-    (("--seeds", ","), ["--seeds ,"]), (("--seeds", "1.5"), ["1.5"]),
-    (("--seeds", "9-3"), ["9-3", "ranges rise"]), (("--seeds", "3-"), ["3-"]),
-    (("--seeds=-3",), ["-3"]), (("--seeds", "4294967296"), ["4294967295"]), (("--seeds", "0-4294967295"), ["1,000,000"]),
-    (("--seed", "-1"), ["--seed -1", "4294967295"]), (("--seed", "4294967295", "--count", "2"), ["--seed", "4294967295"]),
-    (("--count", "0"), ["--count 0"]), (("--count", "-4"), ["--count -4"]), (("--count", "many"), ["--count", "many"])], ids=str)
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--seeds", "x"), ["--seeds x", "'x'", "7,12,40-47"]),
+        (("--seeds", "1,,2"), ["--seeds 1,,2"]),
+        (("--seeds", ","), ["--seeds ,"]),
+        (("--seeds", "1.5"), ["1.5"]),
+        (("--seeds", "9-3"), ["9-3", "ranges rise"]),
+        (("--seeds", "3-"), ["3-"]),
+        (("--seeds=-3",), ["-3"]),
+        (("--seeds", "4294967296"), ["4294967295"]),
+        (("--seeds", "0-4294967295"), ["1,000,000"]),
+        (("--seed", "-1"), ["--seed -1", "4294967295"]),
+        (("--seed", "4294967295", "--count", "2"), ["--seed", "4294967295"]),
+        (("--count", "0"), ["--count 0"]),
+        (("--count", "-4"), ["--count -4"]),
+        (("--count", "many"), ["--count", "many"]),
+    ],
+    ids=str,
+)
 def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
     line = refusal(sample, "--run", whole().run, "--out", tmp_path / "a.png", *arguments)
     assert all(part in line for part in says), line
@@ -103,8 +126,9 @@ def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
 # ---- Mistakes ----
 
 
-@pytest.mark.parametrize("out", ["faces.jpg", "faces.npz", "file", "file/faces.png", "file/faces.npy", "file/faces", "folder.png",
-                                 "folder.npy"])
+@pytest.mark.parametrize(
+    "out", ["faces.jpg", "faces.npz", "file", "file/faces.png", "file/faces.npy", "file/faces", "folder.png", "folder.npy"]
+)
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, out):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.png").mkdir()

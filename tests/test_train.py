@@ -12,12 +12,12 @@ from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train_to
 
 from dcgan_jax import sample, train
 from dcgan_jax.cli import parse_config
-from dcgan_jax.config import BadInput
-from dcgan_jax.data.pack import pack
+from dcgan_jax.config import UserError
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run.checkpoints import list_steps
-from dcgan_jax.run.logs import Logs, read_troubles
-from dcgan_jax.run.pictures import GAP_PX, REALS_SHOWN
+from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
+from dcgan_jax.run.logs import Logs, read_warnings
 from dcgan_jax.run.workdir import read_config
 
 pytestmark = pytest.mark.integration
@@ -43,8 +43,18 @@ def handlers_are_given_back():
 def test_a_run_leaves_all_that_explains_it():
     found = {path.name for path in whole().run.iterdir()}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
-    assert found - events == {"config.json", "environment.json", "data.json", "reals.png", "samples", "losses.png", "report.html",
-                              "metrics.jsonl", "checkpoints", "lock"}
+    assert found - events == {
+        "config.json",
+        "environment.json",
+        "data.json",
+        "reals.png",
+        "samples",
+        "losses.png",
+        "report.html",
+        "metrics.jsonl",
+        "checkpoints",
+        "lock",
+    }
     assert len(events) == 1
 
 
@@ -66,12 +76,12 @@ def test_the_config_that_is_written_is_the_one_that_was_asked():
 
 
 def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
-    packed = pack(open_source(DATA), size=16, channels=3, crop="centre").images
+    packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     with Image.open(whole().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]
     side = 16 + GAP_PX
     assert shown.shape == (2 * side + GAP_PX, 10 * side + GAP_PX, 3)
-    tiles = [shown[GAP_PX + i // 10 * side:, GAP_PX + i % 10 * side:][:16, :16] for i in range(REALS_SHOWN)]
+    tiles = [shown[GAP_PX + i // 10 * side :, GAP_PX + i % 10 * side :][:16, :16] for i in range(REALS_SHOWN)]
     matches = [int(np.flatnonzero((packed == tile).all((1, 2, 3)))[0]) for tile in tiles if tile.min() < 255]
     assert len(set(matches)) == len(matches)
     assert len(matches) == REALS_SHOWN == 20  # though a step of 2 x 8 has fewer
@@ -95,15 +105,18 @@ def test_what_is_said_is_what_there_is():
     lines = whole().done.out.splitlines()
     assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
     assert [line for line in lines if line.startswith("saved")] == [
-        f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)]
+        f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)
+    ]
     assert lines[-1] == f"done: 12 steps. Faces: {whole().run}/samples/00000012.png; all of it: {whole().run}/report.html"
     assert not whole().done.faults
 
 
 def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch):
     """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
+
     def stops(*args):
-        raise BadInput("enough")
+        raise UserError("enough")
+
     monkeypatch.setattr(train, "open_source", stops)
     done = toy_run.call(train, "--workdir", tmp_path)
     assert done.code == 2
@@ -145,6 +158,7 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, mo
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
         real(self, steps, values)
+
     monkeypatch.setattr(Logs, "write", twice)
     done = train_toy(tmp_path, steps=STEPS + 4)
     assert done.code == 130
@@ -161,6 +175,7 @@ def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatc
 
     def poisoned(self, steps, values):
         real(self, steps, values | {"d_loss": np.where(np.arange(steps.start, steps.stop) + 1 == at, np.nan, values["d_loss"])})
+
     monkeypatch.setattr(Logs, "write", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
@@ -178,7 +193,9 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
             state, numbers = real(*args)(state, batches)
             nan = jax.numpy.where(state.step == 16, jax.numpy.nan, 0.0)
             return state.replace(d_params=jax.tree.map(lambda leaf: leaf + nan, state.d_params)), numbers
+
         return steps
+
     monkeypatch.setattr(train, "train_steps", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
@@ -205,7 +222,7 @@ def test_rolling_back_is_bounded_and_recorded(tmp_path):
     assert done.code == 2
     assert done.out.count("went back to step 0 and on with other random numbers") == 2
     assert "after 2 rollbacks; the checkpoint of step 0 is kept" in done.err
-    assert [kind for _, kind, _ in read_troubles(tmp_path / "article")] == ["rolled-back"] * 2
+    assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
 
 def poisoned_once(monkeypatch, at):
@@ -217,6 +234,7 @@ def poisoned_once(monkeypatch, at):
             times.append(at)
             values = values | {"g_loss": np.full(len(steps), np.nan)}
         real(self, steps, values)
+
     monkeypatch.setattr(Logs, "write", write)
 
 
@@ -225,7 +243,7 @@ def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path,
         poisoned_once(patch, STEPS + 3)
         done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
     assert done.code == 0, done
-    (step, kind, words), = read_troubles(run)
+    ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (STEPS, "rolled-back")
     assert "step 15: g_loss is nan (first leaf: none yet): went back to step 12" in words
     straight = copied(whole().run, tmp_path / "straight")
@@ -260,10 +278,11 @@ def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path,
         if steps.stop == STEPS + 3 and data.exists():  # the first time
             data.write_bytes(b"")
         really(self, steps, values)
+
     monkeypatch.setattr(Logs, "write", breaking)
     done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
     assert done.code == 0 and "set aside" in done.out
-    (step, kind, words), = read_troubles(run)
+    ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (8, "rolled-back") and "went back to step 8" in words
     assert [row["step"] for row in metrics(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
 
@@ -283,7 +302,7 @@ def test_trouble_is_judged_by_the_runs_own_pictures_and_told_everywhere(tmp_path
     run = tmp_path / "article"
     assert done.out.count(f"warning: step 8: {words}\n") == 1 and done.out.count("warning: ") == 1  # once, when it is new
     assert "[g-collapsed]" in done.out.splitlines()[-3]  # where the bar is
-    assert read_troubles(run) == [(8, "g-collapsed", words), (12, "g-collapsed", words)]
+    assert read_warnings(run) == [(8, "g-collapsed", words), (12, "g-collapsed", words)]
     assert words in (run / "report.html").read_text()
     assert [step for step, *_ in asked] == [0, 4, 8, 12]
     _, samples, reals, on_reals, on_held_out, on_samples, loss = asked[-1]
@@ -331,6 +350,7 @@ def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, 
             environment = json.loads((run / "environment.json").read_text())
             (run / "environment.json").write_text(json.dumps(environment | {"process": "process 1 on elsewhere"}))
         real(self, steps, values)
+
     monkeypatch.setattr(Logs, "write", write)
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
     assert "another process (process 1 on elsewhere) has taken this run over; this one stops without saving" in line

@@ -6,9 +6,9 @@ import functools
 import jax
 import numpy as np
 
-from dcgan_jax.config import Config, Output, Run, images_per_step, replace
+from dcgan_jax.config import Config, Output, Run, replace
 from dcgan_jax.gan.state import GanState, init_state
-from dcgan_jax.gan.step import train_step
+from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
 
 BATCH = 4
@@ -35,7 +35,7 @@ class Compiled:
 
     def __init__(self, config: Config):
         self.traces = 0
-        step = train_step(config)
+        step = make_train_step(config)
 
         def counted(state, batch):
             self.traces += 1
@@ -52,12 +52,13 @@ compiled = functools.cache(Compiled)
 
 def pictures(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
     """Random batches for that many steps, (steps * images_per_step, S, S, C) uint8."""
-    shape = (steps * images_per_step(config), config.nets.size, config.nets.size, config.nets.channels)
+    shape = (steps * config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     return np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
 
 
 def leaves(tree) -> dict[str, np.ndarray]:
     """Path -> array on the host, keys as their words."""
+
     def plain(leaf):
         return np.asarray(jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 

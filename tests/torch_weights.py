@@ -11,15 +11,46 @@ import parity_inputs as inputs
 BASE_PX = 4
 LAYERS = {
     "torch64": {
-        "G": {"main.0": "head", "main.1": "head_norm", "main.3": "up1", "main.4": "up1_norm", "main.6": "up2",
-              "main.7": "up2_norm", "main.9": "up3", "main.10": "up3_norm", "main.12": "image"},
-        "D": {"main.0": "down1", "main.2": "down2", "main.3": "down2_norm", "main.5": "down3", "main.6": "down3_norm",
-              "main.8": "down4", "main.9": "down4_norm", "main.11": "head"}},
+        "G": {
+            "main.0": "head",
+            "main.1": "head_norm",
+            "main.3": "up1",
+            "main.4": "up1_norm",
+            "main.6": "up2",
+            "main.7": "up2_norm",
+            "main.9": "up3",
+            "main.10": "up3_norm",
+            "main.12": "image",
+        },
+        "D": {
+            "main.0": "down1",
+            "main.2": "down2",
+            "main.3": "down2_norm",
+            "main.5": "down3",
+            "main.6": "down3_norm",
+            "main.8": "down4",
+            "main.9": "down4_norm",
+            "main.11": "head",
+        },
+    },
     "article": {
-        "G": {"fc": "head", "t_conv1.0": "up1", "t_conv1.1": "up1_norm", "t_conv2.0": "up2", "t_conv2.1": "up2_norm",
-              "t_conv3.0": "image"},
-        "D": {"conv1.0": "down1", "conv2.0": "down2", "conv2.1": "down2_norm", "conv3.0": "down3", "conv3.1": "down3_norm",
-              "fc": "head"}},
+        "G": {
+            "fc": "head",
+            "t_conv1.0": "up1",
+            "t_conv1.1": "up1_norm",
+            "t_conv2.0": "up2",
+            "t_conv2.1": "up2_norm",
+            "t_conv3.0": "image",
+        },
+        "D": {
+            "conv1.0": "down1",
+            "conv2.0": "down2",
+            "conv2.1": "down2_norm",
+            "conv3.0": "down3",
+            "conv3.1": "down3_norm",
+            "fc": "head",
+        },
+    },
 }
 NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 

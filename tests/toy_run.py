@@ -34,8 +34,27 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # 85 pictures are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
 DATA = "drawn:85"
-FLAGS = ("--data", DATA, "--size", "16", "--width", "4", "--batch-size", "8", "--d-steps", "2", "--flip", "--d-dropout", "0.1",
-         "--save-every-steps", "4", "--log-every-steps", "2", "--grid-images", "4")
+FLAGS = (
+    "--data",
+    DATA,
+    "--size",
+    "16",
+    "--width",
+    "4",
+    "--batch-size",
+    "8",
+    "--d-steps",
+    "2",
+    "--flip",
+    "--d-dropout",
+    "0.1",
+    "--save-every-steps",
+    "4",
+    "--log-every-steps",
+    "2",
+    "--grid-images",
+    "4",
+)
 STEPS = 12
 
 
@@ -58,7 +77,7 @@ def call(verb, *arguments) -> Done:
     argv = mock.patch.object(sys, "argv", [verb.__name__, *map(str, arguments)])
     with argv, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.run_verb(verb.main)
+            cli.run_command(verb.main)
         except SystemExit as end:
             code = end.code
     return Done(code, out.getvalue(), err.getvalue())
@@ -80,8 +99,14 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
     # XLA_FLAGS are conftest.py's; the compiled programs are those of no other test, and small.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
     command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=Path(dcgan_jax.__file__).parents[1], env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=Path(dcgan_jax.__file__).parents[1],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def refusal(verb, *arguments) -> str:
@@ -95,16 +120,16 @@ def refusal(verb, *arguments) -> str:
 class Traces:
     """Counts how often the programs of train.py are traced while it is entered: once each, or one was compiled twice."""
 
-    MAKERS = ("train_steps", "recalibrated")  # they return the function that is jitted; finite_leaves is one itself
+    MAKERS = ("make_train_steps", "make_recalibrate")  # they return the function that is jitted; check_finite is one itself
 
     def __init__(self):
-        self.of = dict.fromkeys((*self.MAKERS, "finite_leaves"), 0)
+        self.of = dict.fromkeys((*self.MAKERS, "check_finite"), 0)
 
     def __enter__(self):
         self.patches = contextlib.ExitStack()
         for name in self.of:
             real = getattr(train, name)
-            patched = self._counted(name, real) if name == "finite_leaves" else self._maker(name, real)
+            patched = self._counted(name, real) if name == "check_finite" else self._maker(name, real)
             self.patches.enter_context(mock.patch.object(train, name, patched))
         return self
 
@@ -116,6 +141,7 @@ class Traces:
         def counted(*args, **kwargs):
             self.of[name] += 1
             return function(*args, **kwargs)
+
         return counted
 
     def _maker(self, name, make):
@@ -147,7 +173,7 @@ def state_at(run: Path, step: int) -> dict[str, np.ndarray]:
     """All leaves of a checkpoint, by path."""
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
-    like = checkpoints.placed(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     return tiny.leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
 
 
@@ -159,5 +185,7 @@ def metrics(run: Path) -> list[dict]:
 
 def files(folder: Path) -> dict[str, str]:
     """Every path below folder with a hash of what it holds: equal before and after means nothing was made, lost or changed."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }

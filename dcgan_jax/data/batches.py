@@ -29,12 +29,12 @@ class Order(NamedTuple):
     seed: int
     image_count: int  # with those held out
     images_per_step: int
-    held_out: int = 0  # as `most` of the function of that name
+    select_held_out: int = 0  # as `most` of the function of that name
 
     @property
     def trained_on(self) -> int:
         """Images of an epoch: all but those held out."""
-        return trained_on(self.image_count, self.held_out)
+        return count_trained_on(self.image_count, self.held_out)
 
     def indices(self, step: int) -> np.ndarray:
         """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation of the images that are not held
@@ -43,41 +43,41 @@ class Order(NamedTuple):
         steps_per_epoch = self.trained_on // self.images_per_step
         epoch, position = divmod(step, steps_per_epoch)
         start = position * self.images_per_step
-        permutation = order(self.seed, epoch, self.trained_on)
-        return kept(self.image_count, self.held_out)[permutation[start:start + self.images_per_step]]
+        permutation = permute_epoch(self.seed, epoch, self.trained_on)
+        return select_training(self.image_count, self.held_out)[permutation[start : start + self.images_per_step]]
 
 
-def held_out(image_count: int, most: int) -> np.ndarray:
+def select_held_out(image_count: int, most: int) -> np.ndarray:
     """(min(most, image_count // 20),) int64 positions, ascending, of images that no step sees.
 
     Spread evenly, as a set may be sorted by class or person; without the seed, as runs are compared on the same images.
     """
-    count = image_count - trained_on(image_count, most)
+    count = image_count - count_trained_on(image_count, most)
     return (2 * np.arange(count, dtype=np.int64) + 1) * image_count // (2 * max(count, 1))
 
 
-def trained_on(image_count: int, most: int) -> int:
+def count_trained_on(image_count: int, most: int) -> int:
     """How many images are not held out."""
     return image_count - min(most, image_count // HELD_OUT_SHARE)
 
 
 @functools.lru_cache(maxsize=2)
-def kept(image_count: int, most: int) -> np.ndarray:
+def select_training(image_count: int, most: int) -> np.ndarray:
     """All other positions, int64, ascending."""
-    positions = np.delete(np.arange(image_count, dtype=np.int64), held_out(image_count, most))
+    positions = np.delete(np.arange(image_count, dtype=np.int64), select_held_out(image_count, most))
     positions.flags.writeable = False  # it is shared by all callers
     return positions
 
 
 @functools.lru_cache(maxsize=2)  # the present epoch and, for a stream that runs ahead, the next
-def order(seed: int, epoch: int, count: int) -> np.ndarray:
+def permute_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
     """The permutation of range(count), int64, for one epoch. NumPy's Philox: the same with and without TensorFlow."""
     permutation = np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(count)
     permutation.flags.writeable = False  # it is shared by all callers
     return permutation
 
 
-def dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[range]:
+def split_dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[range]:
     """The steps of each call of the compiled program: from start to total, cut at whole multiples of steps_per_dispatch."""
     while start < total:
         end = min(total, (start // steps_per_dispatch + 1) * steps_per_dispatch)
@@ -85,7 +85,9 @@ def dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[rang
         start = end
 
 
-def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding) -> Iterator[jax.Array]:
+def stream_batches(
+    images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
+) -> Iterator[jax.Array]:
     """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else it greets on stderr
     import tensorflow as tf  # only here: its import takes seconds, and nothing else of training needs it
@@ -99,10 +101,13 @@ def stream(images: np.ndarray, order: Order, dispatches: Iterator[range], shardi
 
     shape = (None, rows.stop - rows.start, *images.shape[1:])
     spans = tf.data.Dataset.from_generator(
-        lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64))
+        lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64)
+    )
     batches = spans.map(
         lambda span: tf.ensure_shape(tf.numpy_function(gather, [span[0], span[1]], tf.uint8), shape),
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(STREAM_AHEAD)
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    ).prefetch(STREAM_AHEAD)
     for batch in batches.as_numpy_iterator():
         yield jax.make_array_from_process_local_data(sharding, batch, (len(batch), order.images_per_step, *images.shape[1:]))
 
@@ -113,24 +118,26 @@ def _own_rows(sharding, count):
     return slice(min(start for start, _, _ in owned), max(stop for _, stop, _ in owned))
 
 
-def resident(images: np.ndarray, order: Order, dispatches: Iterator[range],
-             sharding: jax.sharding.NamedSharding) -> Iterator[jax.Array]:
+def gather_batches(
+    images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.NamedSharding
+) -> Iterator[jax.Array]:
     """The same batches as `stream`, taken on the device from all images: a copy, or on CPU the memory map itself."""
-    copy = everywhere(images, sharding)
+    copy = replicate_images(images, sharding)
     take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
     for steps in dispatches:
         yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))
 
 
-def labelled(fed: Iterator[jax.Array], labels: np.ndarray, order: Order, dispatches: Iterator[range],
-             sharding: jax.sharding.Sharding) -> Iterator[tuple[jax.Array, jax.Array]]:
+def add_labels(
+    fed: Iterator[jax.Array], labels: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
+) -> Iterator[tuple[jax.Array, jax.Array]]:
     """What a feed gives, each with the labels of its images, (k, images_per_step, A) uint8; labels: (N, A) of all images."""
     for batch, steps in zip(fed, dispatches, strict=True):
         rows = np.stack([labels[order.indices(step)] for step in steps])
         yield batch, jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
 
 
-def everywhere(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+def replicate_images(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
     """All images on each device of the sharding's mesh."""
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.make_array_from_callback(images.shape, replicated, lambda _: np.asarray(images))

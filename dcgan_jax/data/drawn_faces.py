@@ -479,20 +479,20 @@ _BACK_TO_FRONT = (
 # ---- What others call ----
 
 
-def _checked(indices: np.ndarray) -> np.ndarray:
+def _check_indices(indices: np.ndarray) -> np.ndarray:
     indices = np.asarray(indices)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(f"indices must be a 1-D array of integers, not {indices.ndim}-D of {indices.dtype}")
     return indices
 
 
-def face_attributes(seed: int, indices: np.ndarray) -> np.ndarray:
+def compute_face_attributes(seed: int, indices: np.ndarray) -> np.ndarray:
     """What is known about each face, and can be seen in it.
 
     Args: seed: any int. indices: (N,) integers.
     Returns: (N, len(ATTRIBUTES)) uint8, 0 or 1, in the order of ATTRIBUTES.
     """
-    people = _character(_Dice(seed, _checked(indices)))
+    people = _character(_Dice(seed, _check_indices(indices)))
     return np.stack([getattr(people, trait) for trait in _TRAITS.values()], axis=1).astype(np.uint8)
 
 
@@ -502,7 +502,7 @@ def draw_faces(seed: int, indices: np.ndarray, size: int) -> np.ndarray:
     Args: seed: any int. indices: (N,) integers. size: pixels a side, at least SMALLEST_SIZE.
     Returns: (N, size, size, 3) uint8 sRGB.
     """
-    indices = _checked(indices)
+    indices = _check_indices(indices)
     if not isinstance(size, int | np.integer) or size < SMALLEST_SIZE:
         raise ValueError(f"size must be a whole number of pixels, at least {SMALLEST_SIZE}, not {size!r}")
     pictures = np.empty((len(indices), size, size, 3), np.uint8)

@@ -29,9 +29,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from tqdm import tqdm
 
-from dcgan_jax import jsonfile
-from dcgan_jax.config import BadInput, printable
-from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, digest, map_npy, read_file
+from dcgan_jax import files
+from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, hash_facts, map_npy, read_image_file
 
 PIXELS = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then ask for them
 FORMAT = 3  # raise it whenever index.json says other things: packs are made again, and runs go on
@@ -64,18 +64,18 @@ class Packed:
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the picture
 
 
-def _centre(width: int, height: int, size: int) -> Box:
+def _box_centre(width: int, height: int, size: int) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half of one blurs a picture of the right size
     return left, top, left + side, top + side
 
 
-def _published(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
+def _box_published(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
     """A box in pixels of CelebA's 178 x 218, for a picture of any scale."""
     return lambda wide, high, size: (left * wide / 178, top * high / 218, right * wide / 178, bottom * high / 218)
 
 
-def _torch(width: int, height: int, size: int) -> Box:
+def _box_torch(width: int, height: int, size: int) -> Box:
     """torchvision's Resize(size) then CenterCrop(size) as one box, with their rounding to whole rows."""
     scaled = [int(size * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in scaled)
@@ -84,11 +84,11 @@ def _torch(width: int, height: int, size: int) -> Box:
 
 
 CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) -> box
-    "centre": _centre,
+    "centre": _box_centre,
     "squash": lambda width, height, size: (0, 0, width, height),
-    "carpedm20": _published(35, 55, 143, 163),
-    "soumith": _published(30, 40, 168, 178),  # 10 px right of the centre, as published
-    "torch": _torch,
+    "carpedm20": _box_published(35, 55, 143, 163),
+    "soumith": _box_published(30, 40, 168, 178),  # 10 px right of the centre, as published
+    "torch": _box_torch,
 }
 FOR_ANY_PICTURE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
 
@@ -129,25 +129,28 @@ def _decode(payload: bytes | np.ndarray, channels: int, size: int, alone: Callab
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def side_of_squares(source: Source) -> int:
+def measure_square_side(source: Source) -> int:
     """The side in pixels of the source's pictures, which are squares of one size; only their headers are read.
 
-    Raises: BadInput naming the first that is not.
+    Raises: UserError naming the first that is not.
     """
     if source.draw:
-        raise BadInput(f"{source.name}: have no size of their own")
+        raise UserError(f"{source.name}: have no size of their own")
     side = 0
     for position in range(source.count):
         try:
             picture = source.read(position)
-            width, height = (picture.shape[1::-1] if isinstance(picture, np.ndarray) else
-                             Image.open(io.BytesIO(picture), formats=FORMATS).size)
+            width, height = (
+                picture.shape[1::-1] if isinstance(picture, np.ndarray) else Image.open(io.BytesIO(picture), formats=FORMATS).size
+            )
         except Exception as fault:  # noqa: BLE001 - as in _pack_chunk
-            raise BadInput(f"{source.label(position)}: is no picture ({printable(str(fault), 200)}); remove it") from None
+            raise UserError(f"{source.label(position)}: is no picture ({make_printable(str(fault), 200)}); remove it") from None
         side = side or width
         if not width == height == side:
-            raise BadInput(f"{source.label(position)}: is {width} x {height}, not {side} x {side}: pictures that are scored must "
-                           "be squares, all of one size")
+            raise UserError(
+                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: pictures that are scored must "
+                "be squares, all of one size"
+            )
     return side
 
 
@@ -169,7 +172,7 @@ def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop
         pixels = source.draw(np.array(positions), size)
         if channels == 1:
             pixels = np.asarray(Image.fromarray(pixels.reshape(-1, size, 3)).convert("L")).reshape(-1, size, size, 1)
-        return _Chunk(pixels, list(positions), [], 0, *_looks(pixels))
+        return _Chunk(pixels, list(positions), [], 0, *_measure_looks(pixels))
     pixels, kept, bad, upscaled = np.empty((len(positions), size, size, channels), np.uint8), [], [], 0
     for position in positions:
         with contextlib.ExitStack() as held:
@@ -180,7 +183,7 @@ def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop
                 image = _decode(source.read(position), channels, size, alone)
             except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
                 why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-                bad.append((source.label(position), printable(why, 200)))
+                bad.append((source.label(position), make_printable(why, 200)))
                 continue
             box = CROPS[crop](*image.size, size)
             upscaled += min(box[2] - box[0], box[3] - box[1]) < size
@@ -190,23 +193,31 @@ def _pack_chunk(source: Source, positions: range, size: int, channels: int, crop
         pixels[len(kept)] = np.asarray(small).reshape(size, size, channels)
         kept.append(position)
     pixels = pixels[: len(kept)]
-    return _Chunk(pixels, kept, bad, upscaled, *_looks(pixels))
+    return _Chunk(pixels, kept, bad, upscaled, *_measure_looks(pixels))
 
 
-def decode_one(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
-    """The picture of that file as one of a pack would be, (S, S, C) uint8. Raises: BadInput."""
+def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
+    """The picture of that file as one of a pack would be, (S, S, C) uint8. Raises: UserError."""
     path = Path(photo).expanduser()
     if not photo or not os.path.isfile(path):
-        raise BadInput(f"--photo {photo or repr('')}: is no file; give a picture")
-    one = Source("file", path.name, "all", 1, "", read=lambda position: read_file(path), names=(photo,),
-                 size_bytes=lambda position: path.stat().st_size)
+        raise UserError(f"--photo {photo or repr('')}: is no file; give a picture")
+    one = Source(
+        "file",
+        path.name,
+        "all",
+        1,
+        "",
+        read=lambda position: read_image_file(path),
+        names=(photo,),
+        size_bytes=lambda position: path.stat().st_size,
+    )
     chunk = _pack_chunk(one, range(1), size, channels, crop)
     if chunk.bad:
-        raise BadInput(f"--photo {photo}: {chunk.bad[0][1]}; give a picture")
+        raise UserError(f"--photo {photo}: {chunk.bad[0][1]}; give a picture")
     return chunk.pixels[0]
 
 
-def _looks(pixels: np.ndarray) -> tuple[list[bytes], int]:
+def _measure_looks(pixels: np.ndarray) -> tuple[list[bytes], int]:
     """Digests of (n, S, S, C) pictures, and how many of them are grey in three channels."""
     digests = [hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest() for picture in pixels]
     if pixels.shape[-1] == 1:
@@ -223,14 +234,15 @@ def _is_grey(picture: np.ndarray) -> bool:
 # ---- All pictures, into the cache ----
 
 
-def cache_dir() -> Path:
+def get_cache_dir() -> Path:
     """$DCGAN_JAX_CACHE, else dcgan_jax in $XDG_CACHE_HOME, else in ~/.cache. Need not exist."""
     own, shared = os.environ.get("DCGAN_JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
     return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "dcgan_jax"
 
 
-def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True,
-         doubt: bool = True) -> Packed:
+def pack_images(
+    source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True, doubt: bool = True
+) -> Packed:
     """The source's pictures as one memory map: from the cache if they are there, else decoded now.
 
     Args:
@@ -239,15 +251,15 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
         strict: stop at the first bad picture. Otherwise they are skipped, up to MAX_BAD_SHARE.
         progress: a bar on a terminal, two lines elsewhere. Warnings are printed in any case.
         doubt: also say what is suspicious about them as training pictures.
-    Raises: BadInput for too many bad pictures, and where the cache cannot be written.
+    Raises: UserError for too many bad pictures, and where the cache cannot be written.
     """
     used = "drawn" if source.draw else crop if source.is_celeba or crop in FOR_ANY_PICTURE else "centre"
     if used == "centre" != crop:
         _warn(f"{source.name} is not aligned CelebA: its centre squares are used, not the crop {crop}")
-    fingerprint = digest(PIXELS, source.fingerprint, size, channels, used)
-    path = cache_dir() / "packs" / fingerprint[:16]
+    fingerprint = hash_facts(PIXELS, source.fingerprint, size, channels, used)
+    path = get_cache_dir() / "packs" / fingerprint[:16]
     try:
-        packed = _open(path, fingerprint)
+        packed = _open_pack(path, fingerprint)
         if packed is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path.parent)
@@ -261,14 +273,14 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
                 except OSError:
                     if not path.exists():  # if it does, another process packed the same and was first
                         raise
-                packed = _open(path, fingerprint)
+                packed = _open_pack(path, fingerprint)
                 if packed is None:
                     raise OSError(f"{path.name} is being changed by others")
             finally:
                 shutil.rmtree(temp, ignore_errors=True)  # nothing is left there after a success
     except OSError as error:  # a source's own errors are its pictures', and do not come here
         needed_mb = source.count * size * size * channels / 1e6
-        raise BadInput(
+        raise UserError(
             f"{path.parent} cannot take a pack of {needed_mb:.0f} MB: {error.strerror or error};"
             " free some space or set DCGAN_JAX_CACHE to another folder"
         ) from error
@@ -277,51 +289,59 @@ def pack(source: Source, *, size: int, channels: int, crop: str, strict: bool = 
         _stop_if_strict(index["skipped_first"])  # the pack may be an older one, made without strict
     if index["skipped"]:
         some = f"{index['skipped']} of {index['found']} pictures of {source.name}"
-        _warn(f"skipped {some}: {_list(index['skipped_first'])}")
+        _warn(f"skipped {some}: {_list_bad(index['skipped_first'])}")
     if index["upscaled"]:
         _warn(f"{index['upscaled']} of {index['count']} pictures of {source.name} are smaller than {size} px: enlarged")
-    for line in suspicions(index) if doubt else ():
+    for line in find_data_warnings(index) if doubt else ():
         _warn(f"{source.name}: {line}")
     return packed
 
 
-def labels(packed: Packed, condition: str) -> tuple[tuple[str, ...], np.ndarray]:
+def read_labels(packed: Packed, condition: str) -> tuple[tuple[str, ...], np.ndarray]:
     """(names, (N, A) uint8 of 0 and 1) of the attributes in `condition`, names with commas between, or all.
 
-    Raises: BadInput where the pictures do not have them.
+    Raises: UserError where the pictures do not have them.
     """
     there, name = packed.index["attributes"], packed.index["source"]["name"]
     if not there:
-        raise BadInput(f"--condition {condition}: {name} come without attributes; give --data that has some: CelebA with "
-                       "list_attr_celeba.txt, drawn faces, or a folder for each class")
+        raise UserError(
+            f"--condition {condition}: {name} come without attributes; give --data that has some: CelebA with "
+            "list_attr_celeba.txt, drawn faces, or a folder for each class"
+        )
     names = tuple(there) if condition == "all" else tuple(condition.split(","))
     for asked in names:
         if asked not in there:
-            raise BadInput(f"--condition {printable(asked, 100)}: {name} have no such attribute; {nearest(asked, there)}")
+            raise UserError(
+                f"--condition {make_printable(asked, 100)}: {name} have no such attribute; {suggest_nearest(asked, there)}"
+            )
     values = np.load(packed.path / "attributes.npy", allow_pickle=False)
     return names, values[:, [there.index(asked) for asked in names]]
 
 
-def nearest(asked: str, there: Sequence[str]) -> str:
+def suggest_nearest(asked: str, there: Sequence[str]) -> str:
     """What to say of a name that is none of those there."""
     lower = {name.lower(): name for name in there}
     near = [lower[name] for name in difflib.get_close_matches(asked.lower(), lower, n=3, cutoff=0.4)]
-    return printable(f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there)}", 500)
+    return make_printable(f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there)}", 500)
 
 
-def suspicions(index: dict) -> list[str]:
+def find_data_warnings(index: dict) -> list[str]:
     """What looks wrong with the pictures of an index.json, one line each with its number and what to try; [] where nothing."""
     count, lines = index["count"], []
     if count < FEW:
         return lines
     if index["spread"] < ALIKE_BELOW:
-        lines.append(f"the {count:,} pictures are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
-                     " faces by 50 to 70): G can only learn this one; look at preview.png, and try another --data or --crop")
+        lines.append(
+            f"the {count:,} pictures are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
+            " faces by 50 to 70): G can only learn this one; look at preview.png, and try another --data or --crop"
+        )
     if index["channels"] == 3 and index["grey"] >= 0.99:
         lines.append(f"{index['grey']:.1%} of the {count:,} pictures are grey: try --channels 1, which spends nothing on colours")
     if index["duplicates"] >= 1000 or index["duplicates"] > 0.1 * count:
-        lines.append(f"{index['duplicates']:,} of {count:,} pictures are the same as an earlier one, pixel for pixel: D learns"
-                     " them by heart sooner; remove the copies")
+        lines.append(
+            f"{index['duplicates']:,} of {count:,} pictures are the same as an earlier one, pixel for pixel: D learns"
+            " them by heart sooner; remove the copies"
+        )
     return lines
 
 
@@ -329,13 +349,13 @@ def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-def _list(bad: list[tuple[str, str]]) -> str:
-    return printable(", ".join(f"{name} ({why})" for name, why in bad[:10]))
+def _list_bad(bad: list[tuple[str, str]]) -> str:
+    return make_printable(", ".join(f"{name} ({why})" for name, why in bad[:10]))
 
 
 def _stop_if_strict(bad: list[tuple[str, str]]) -> None:
     if bad:
-        raise BadInput(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop --strict to skip it")
+        raise UserError(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop --strict to skip it")
 
 
 def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool) -> None:
@@ -362,9 +382,9 @@ def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool
             if strict:
                 _stop_if_strict(bad)
             if len(bad) > MAX_BAD_SHARE * found:
-                raise BadInput(
+                raise UserError(
                     f"{source.name}: already {len(bad)} of {found} pictures cannot be used, more than"
-                    f" {MAX_BAD_SHARE:.0%}: {_list(bad)}; remove or replace them"
+                    f" {MAX_BAD_SHARE:.0%}: {_list_bad(bad)}; remove or replace them"
                 )
             bar.update(len(chunk.kept) + len(chunk.bad))
         file.seek(0)
@@ -426,27 +446,48 @@ def _chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Ch
         pool.shutdown(cancel_futures=True)
 
 
-INDEX = {"format": int, "fingerprint": str, "size": int, "channels": int, "crop": str, "count": int, "found": int, "ignored": int,
-         "skipped": int, "skipped_first": list, "upscaled": int, "pixels": str, "duplicates": int, "grey": float,
-         "spread": float, "attributes": list, "source": dict}
+INDEX = {
+    "format": int,
+    "fingerprint": str,
+    "size": int,
+    "channels": int,
+    "crop": str,
+    "count": int,
+    "found": int,
+    "ignored": int,
+    "skipped": int,
+    "skipped_first": list,
+    "upscaled": int,
+    "pixels": str,
+    "duplicates": int,
+    "grey": float,
+    "spread": float,
+    "attributes": list,
+    "source": dict,
+}
 SOURCE = {"kind": str, "name": str, "split": str, "is_celeba": bool, "fingerprint": str}
 
 
 def _is_index(index: dict) -> bool:
     """Whether an index.json holds all that _write puts there, so that none of its readers stumbles later."""
+
     def holds(values, kinds):
         return all(type(values.get(name)) is kind for name, kind in kinds.items())
 
-    return (holds(index, INDEX) and holds(index["source"], SOURCE) and all(type(name) is str for name in index["attributes"])
-            and all(type(pair) is list and list(map(type, pair)) == [str, str] for pair in index["skipped_first"]))
+    return (
+        holds(index, INDEX)
+        and holds(index["source"], SOURCE)
+        and all(type(name) is str for name in index["attributes"])
+        and all(type(pair) is list and list(map(type, pair)) == [str, str] for pair in index["skipped_first"])
+    )
 
 
-def _open(path: Path, fingerprint: str) -> Packed | None:
+def _open_pack(path: Path, fingerprint: str) -> Packed | None:
     """The pack at path, or None where there is none; a broken one is removed."""
     if not path.exists():
         return None
     try:
-        index = jsonfile.read(path / "index.json")
+        index = files.load_json(path / "index.json")
         images = map_npy(path / "images.npy")  # raises if the file is too short
         shape = (index["count"], index["size"], index["size"], index["channels"])
         if index["fingerprint"] != fingerprint or images.shape != shape or images.dtype != np.uint8:

@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
@@ -65,7 +65,7 @@ class Source:
 
     def label(self, position: int) -> str:
         """A picture's name for reports, on one line."""
-        return _one_line(self.names[position]) if self.names else f"{self.name} #{position}"
+        return _make_one_line(self.names[position]) if self.names else f"{self.name} #{position}"
 
 
 def open_source(data: str, split: str = "all") -> Source:
@@ -74,10 +74,10 @@ def open_source(data: str, split: str = "all") -> Source:
     Args:
         data: drawn, drawn:COUNT, tfds:NAME, or the path of a folder, a .zip or a .npy (uint8 (N, H, W[, C])).
         split: train, valid, test or all; the first three need CelebA's list_eval_partition file or a TFDS split.
-    Raises: BadInput, one line, for whatever is missing, broken, empty or unknown.
+    Raises: UserError, one line, for whatever is missing, broken, empty or unknown.
     """
     if split not in SPLITS:
-        raise BadInput(f"--split {split}: splits are {', '.join(SPLITS)}")
+        raise UserError(f"--split {split}: splits are {', '.join(SPLITS)}")
     scheme, _, rest = data.partition(":")
     if scheme == "drawn":
         return _open_drawn(data, rest, split)
@@ -86,36 +86,36 @@ def open_source(data: str, split: str = "all") -> Source:
     path = Path(data).expanduser()
     if not data or not os.path.exists(path):  # os.path: also false, not an error, for names no file can have
         given = data or "''"
-        raise BadInput(f"--data {given} does not exist: give a folder or .zip of pictures, a .npy, tfds:NAME or drawn")
+        raise UserError(f"--data {given} does not exist: give a folder or .zip of pictures, a .npy, tfds:NAME or drawn")
     try:
         inside = [path / below / ALIGNED for below in ("", "celeba")]  # torchvision keeps CelebA in celeba/
         path = next((p for p in (*inside, *(p.with_suffix(".zip") for p in inside)) if p.exists()), path)
         if path.is_dir():
             return _open_files(path, None, _folder_entries(path), split)
         if not path.is_file():  # a pipe would be waited for, a device may have no end
-            raise BadInput(f"--data {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
+            raise UserError(f"--data {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
         if path.suffix.lower() == ".npy":
             return _open_npy(path, split)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             archive = _open_zip(path)
             return _open_files(path, archive, _zip_entries(archive), split)
     except OSError as error:
-        raise BadInput(f"--data {path} cannot be read: {error.strerror or error}") from error
-    raise BadInput(f"--data {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
+        raise UserError(f"--data {path} cannot be read: {error.strerror or error}") from error
+    raise UserError(f"--data {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
 
 
-def digest(*facts) -> str:
+def hash_facts(*facts) -> str:
     """Hex SHA-256 of anything json can write."""
     return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 
 
-def _one_line(name: str) -> str:
+def _make_one_line(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _needs_no_split(data: str | Path, split: str) -> None:
+def _refuse_split(data: str | Path, split: str) -> None:
     if split != "all":
-        raise BadInput(f"--split {split}: {data} has no splits; pass --split all")
+        raise UserError(f"--split {split}: {data} has no splits; pass --split all")
 
 
 # ---- Folders and zips ----
@@ -158,7 +158,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     with open(path, "rb") as file:
         head = file.read(1024).lower()
     if b"<html" in head or b"<!doctype html" in head:
-        raise BadInput(
+        raise UserError(
             f"--data {path} is a web page, not a zip: the download got an error page (Google Drive's quota does"
             f" that for CelebA); delete it, then download {ALIGNED}.zip in a browser from {CELEBA_PAGE}"
         )
@@ -166,7 +166,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)  # stays open as long as the source
     except BAD_ZIP as error:
         size_bytes = path.stat().st_size
-        raise BadInput(f"--data {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
+        raise UserError(f"--data {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
 
 
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
@@ -183,7 +183,7 @@ def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
             yield _Entry(name, info, info.file_size, info.CRC, problem)
 
 
-def read_file(place: Path) -> bytes:
+def read_image_file(place: Path) -> bytes:
     """A picture's bytes. Raises: anything, such as for what grew, vanished or became a pipe since it was listed."""
     with open(os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -202,18 +202,18 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         if any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts):
             ignored["hidden"] += 1  # __MACOSX holds a Mac's resource forks, named like the pictures
         elif entry.problem:
-            refused.append((_one_line(entry.name), entry.problem))
+            refused.append((_make_one_line(entry.name), entry.problem))
         elif not parts[-1].lower().endswith(PICTURES):
             ignored[os.path.splitext(parts[-1])[1] or "without suffix"] += 1
         elif entry.size_bytes > MAX_FILE_BYTES:
-            refused.append((_one_line(entry.name), f"{entry.size_bytes} bytes: too large for a picture"))
+            refused.append((_make_one_line(entry.name), f"{entry.size_bytes} bytes: too large for a picture"))
         else:
             found.append(entry)
     if not found:
-        seen = [f"{count} {_one_line(suffix)}" for suffix, count in ignored.most_common(3)]
+        seen = [f"{count} {_make_one_line(suffix)}" for suffix, count in ignored.most_common(3)]
         seen += [f"refused {name}: {problem}" for name, problem in sorted(refused)[:1]]
         seen = ", ".join(seen) or "it is empty"
-        raise BadInput(f"--data {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
+        raise UserError(f"--data {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
     found.sort(key=lambda entry: entry.name)  # the same pictures have the same order in a folder and in a zip
     refused.sort()
 
@@ -223,19 +223,19 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
     if split != "all":
         if partition is None or not is_celeba:
             where = f"{path} has no list_eval_partition.txt in it or beside it"
-            raise BadInput(f"--split {split}: {where}; put it there or pass --split all")
+            raise UserError(f"--split {split}: {where}; put it there or pass --split all")
         listed = {_stem(entry.name) for entry in found}
         codes = {_stem(row[0]): row[1] for row in partition.rows() if len(row) == 2 and _stem(row[0]) in listed}
         found = [entry for entry in found if codes.get(_stem(entry.name)) == str(SPLITS.index(split))]
         if not found:
-            raise BadInput(f"--split {split}: {partition.name} puts no picture of {path} there; pass another split")
+            raise UserError(f"--split {split}: {partition.name} puts no picture of {path} there; pass another split")
 
     names, places, lock = [entry.name for entry in found], [entry.place for entry in found], threading.Lock()
     sizes = [entry.size_bytes for entry in found]
 
     def read(position: int) -> bytes:
         if archive is None:
-            return read_file(places[position])
+            return read_image_file(places[position])
         # zipfile's own locks have holes before Python 3.13; inflating is short beside decoding
         with lock, archive.open(places[position]) as file:
             # Not read() alone: it inflates all there is before it cuts to the size that the zip tells. Checks the CRC.
@@ -243,10 +243,10 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
 
     return Source(
         kind="celeba" if is_celeba else "folder" if archive is None else "zip",
-        name=_one_line(path.resolve().name),
+        name=_make_one_line(path.resolve().name),
         split=split,
         count=len(found),
-        fingerprint=digest(split, is_celeba, [(*entry[:1], *entry[2:4]) for entry in found], refused),
+        fingerprint=hash_facts(split, is_celeba, [(*entry[:1], *entry[2:4]) for entry in found], refused),
         read=read,
         is_celeba=is_celeba,
         names=names,
@@ -260,13 +260,15 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
 def _classes(names: Sequence[str]) -> Attributes | None:
     """An attribute a folder, where below the folder that holds them all every picture is in one of several."""
     above = os.path.commonpath([name.rpartition("/")[0] or "." for name in names])
-    inside = [name if above in ("", ".") else name[len(above) + 1:] for name in names]
+    inside = [name if above in ("", ".") else name[len(above) + 1 :] for name in names]
     found = [name.partition("/")[0] if "/" in name else "" for name in inside]
     classes = sorted(set(found))
     if "" in classes or not 1 < len(classes) <= MAX_ATTRIBUTES:
         return None
     values = np.array(found)[:, None] == np.array(classes)
-    return tuple(_one_line(name).replace(",", "_") for name in classes), values.astype(np.uint8)  # commas part names in flags
+    return tuple(_make_one_line(name).replace(",", "_") for name in classes), values.astype(
+        np.uint8
+    )  # commas part names in flags
 
 
 # ---- CelebA's tables ----
@@ -280,7 +282,7 @@ class _Table(NamedTuple):
     open: Callable[[], BinaryIO]
 
     def rows(self) -> Iterator[list[str]]:
-        """Raises: BadInput where it is none of CelebA's tables."""
+        """Raises: UserError where it is none of CelebA's tables."""
         size_bytes = 0
         try:
             with self.open() as file:
@@ -293,8 +295,9 @@ class _Table(NamedTuple):
                     yield line.decode("utf-8", "replace").replace(",", " ").split()
         except Exception as error:  # noqa: BLE001 - a broken zip entry makes zipfile raise nearly anything
             why = "a web page" if str(error) == "a web page" else f"not whole ({(str(error) or repr(error)).splitlines()[0]})"
-            raise BadInput(f"{_one_line(self.name)} is {why}, not CelebA's table: delete it and download it again from "
-                           f"{CELEBA_PAGE}") from error
+            raise UserError(
+                f"{_make_one_line(self.name)} is {why}, not CelebA's table: delete it and download it again from {CELEBA_PAGE}"
+            ) from error
 
 
 def _find_table(stem: str, path: Path, archive: zipfile.ZipFile | None) -> _Table | None:
@@ -316,9 +319,11 @@ def _stem(name: str) -> str:
 def _celeba_attributes(table: _Table, names: Sequence[str]) -> Attributes | None:
     rows = table.rows()
     header = next((row for row in rows if len(row) > 1), [])  # the .txt opens with a count, the .csv with image_id
-    header = tuple(map(_one_line, header[1:] if header[:1] == ["image_id"] else header))
+    header = tuple(map(_make_one_line, header[1:] if header[:1] == ["image_id"] else header))
     if len(header) > MAX_ATTRIBUTES:
-        raise BadInput(f"{_one_line(table.name)} names {len(header):,} attributes, CelebA's has 40: delete it, or get it anew")
+        raise UserError(
+            f"{_make_one_line(table.name)} names {len(header):,} attributes, CelebA's has 40: delete it, or get it anew"
+        )
     position = {_stem(name): at for at, name in enumerate(names)}
     values, seen = np.zeros((len(names), len(header)), np.uint8), np.zeros(len(names), bool)
     for name, *fields in filter(None, rows):
@@ -345,39 +350,40 @@ def map_npy(path: Path) -> np.memmap:
 
 
 def _open_npy(path: Path, split: str) -> Source:
-    _needs_no_split(path, split)
+    _refuse_split(path, split)
     try:
         images = map_npy(path)
     except ValueError as error:
         why = str(error)
-        raise BadInput(f"--data {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
+        raise UserError(f"--data {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
         remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise BadInput(f"--data {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
+        raise UserError(f"--data {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
     axes = images.shape
     # (H, W, 3) is one picture whose first axis was forgotten, not H pictures three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
-        raise BadInput(f"--data {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
+        raise UserError(f"--data {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
     if axes[1] * axes[2] > MAX_PICTURE_PIXELS:
-        raise BadInput(f"--data {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
+        raise UserError(f"--data {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
     images = images[..., 0] if axes[3:] == (1,) else images
     stat = path.stat()
     return Source(
         kind="npy",
-        name=_one_line(path.name),
+        name=_make_one_line(path.name),
         split=split,
         count=axes[0],
-        fingerprint=digest(path.name, axes, stat.st_size, stat.st_mtime_ns),
+        fingerprint=hash_facts(path.name, axes, stat.st_size, stat.st_mtime_ns),
         read=lambda position: np.ascontiguousarray(images[position]),
         size_bytes=lambda position: images[position].nbytes,
     )
 
 
 def _open_drawn(data: str, count: str, split: str) -> Source:
-    _needs_no_split(data, split)
+    _refuse_split(data, split)
     if data != "drawn" and not (re.fullmatch("[0-9]{1,9}", count) and 0 < int(count) <= MAX_DRAWN):
-        raise BadInput(f"--data {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as "
-                       f"drawn:{DRAWN_COUNT}")
+        raise UserError(
+            f"--data {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as drawn:{DRAWN_COUNT}"
+        )
     number = int(count or DRAWN_COUNT)
     # A few faces stand for the program that draws them: a change of their looks changes the fingerprint by itself.
     sample = drawn_faces.draw_faces(DRAWN_SEED, np.arange(16), 16).tobytes()
@@ -386,9 +392,9 @@ def _open_drawn(data: str, count: str, split: str) -> Source:
         name=f"{number} drawn faces",
         split=split,
         count=number,
-        fingerprint=digest("drawn", DRAWN_SEED, number, hashlib.sha256(sample).hexdigest()),
+        fingerprint=hash_facts("drawn", DRAWN_SEED, number, hashlib.sha256(sample).hexdigest()),
         draw=lambda positions, size: drawn_faces.draw_faces(DRAWN_SEED, positions, size),
-        attributes=lambda: (drawn_faces.ATTRIBUTES, drawn_faces.face_attributes(DRAWN_SEED, np.arange(number))),
+        attributes=lambda: (drawn_faces.ATTRIBUTES, drawn_faces.compute_face_attributes(DRAWN_SEED, np.arange(number))),
     )
 
 
@@ -412,36 +418,36 @@ class _InOrder:
 def _open_tfds(data: str, name: str, split: str) -> Source:
     """A TFDS set that is already on this machine. Nothing is downloaded: TFDS's own errors there help nobody."""
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):  # no namespaces: TFDS would ask the network about them
-        raise BadInput(f"--data {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
+        raise UserError(f"--data {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
     try:
         import absl.logging
         import tensorflow as tf
         import tensorflow_datasets as tfds  # takes seconds and brings TensorFlow: only for who asks for it
     except ImportError as error:
-        raise BadInput(f"--data {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
+        raise UserError(f"--data {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
     tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would drown our line
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
-        raise BadInput(f"--data {data}: TFDS has no such set; nearest: {', '.join(near) or 'none'}") from error
+        raise UserError(f"--data {data}: TFDS has no such set; nearest: {', '.join(near) or 'none'}") from error
     except (ValueError, AssertionError, ImportError) as error:  # an unknown config or version, a missing dependency
-        raise BadInput(f"--data {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
+        raise UserError(f"--data {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not builder.is_prepared():
-        raise BadInput(
+        raise UserError(
             f"--data {data} is not prepared under {builder.data_dir}: give a folder or zip of its pictures, or run once"
             f" python -c \"import tensorflow_datasets as t; t.builder('{name}').download_and_prepare()\""
         )
     features, splits = builder.info.features, builder.info.splits
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     if not keys:
-        raise BadInput(f"--data {data}: this set has no pictures, only {', '.join(features)}; give another")
+        raise UserError(f"--data {data}: this set has no pictures, only {', '.join(features)}; give another")
     key = "image" if "image" in keys else keys[0]
     wanted = {"all": tuple(splits), "valid": ("validation", "valid")}.get(split, (split,))
     sizes = {name: splits[name].num_examples for name in wanted if name in splits and splits[name].num_examples}
     if not sizes:
-        raise BadInput(f"--split {split}: {data} only has the splits {', '.join(splits)}; pass another, or all")
+        raise UserError(f"--split {split}: {data} only has the splits {', '.join(splits)}; pass another, or all")
 
     def stream() -> Iterator[bytes]:
         encoded = tfds.decode.PartialDecoding({key: True}, decoders={key: tfds.decode.SkipDecoding()})
@@ -453,7 +459,7 @@ def _open_tfds(data: str, name: str, split: str) -> Source:
         name=builder.info.full_name,
         split=split,
         count=sum(sizes.values()),
-        fingerprint=digest(builder.info.full_name, key, split, sizes),
+        fingerprint=hash_facts(builder.info.full_name, key, split, sizes),
         read=_InOrder(stream),
         is_celeba=builder.name == "celeb_a",
     )

@@ -63,7 +63,7 @@ def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...], probabili
     return images
 
 
-def adapted(probability: jax.Array, real_hits: jax.Array, target: float, share: float, most: float = 1.0) -> jax.Array:
+def adapt_probability(probability: jax.Array, real_hits: jax.Array, target: float, share: float, most: float = 1.0) -> jax.Array:
     """The probability after a batch: up by `share` where D is surer of real images than target, down where less, in [0, most].
 
     Args: real_hits, () share of real images that D took for real, of whose sign r_t = 2 real_hits - 1 is the mean.

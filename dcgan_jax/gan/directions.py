@@ -11,13 +11,13 @@ import numpy as np
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan.latents import from_normal
-from dcgan_jax.gan.models import Generator, g_widths
+from dcgan_jax.gan.models import Generator, list_g_widths
 
 RIDGE = 1e-2  # of the fit, in mean squared lengths of a point's coordinate times the count of points
 DAMPING = 0.05  # of the other attributes' slopes, in squares of the mean slope
 
 
-def of_attributes(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def fit_attribute_directions(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(A, L): along row a attribute a grows, and the others stay, as far as a straight line tells.
 
     Slopes are a ridge regression of all scores on the points; a direction is the shortest one whose slopes are 1 for its own
@@ -34,10 +34,10 @@ def of_attributes(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
     slopes = np.linalg.solve(squares + ridge * np.eye(len(squares)), centred.T @ scores).T  # (A, L)
     gram = slopes @ slopes.T
     damping = max(DAMPING * np.trace(gram) / len(gram), 1e-30)
-    return _unit(np.linalg.solve(gram + damping * np.eye(len(gram)), slopes))
+    return _normalise_rows(np.linalg.solve(gram + damping * np.eye(len(gram)), slopes))
 
 
-def principal(features: np.ndarray, points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def find_principal_directions(features: np.ndarray, points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """((count, L) directions, (count,) shares of the variance): those along which features vary most, the most first.
 
     Args: features (N, F) of the faces of points (N, L), normal latents. N decides the cost, N^3.
@@ -47,15 +47,15 @@ def principal(features: np.ndarray, points: np.ndarray, count: int) -> tuple[np.
     values, vectors = np.linalg.eigh(centred @ centred.T)
     coordinates = vectors[:, ::-1][:, :count]  # (N, count), orthonormal
     directions = coordinates.T @ (points - points.mean(0))
-    return _signed(_unit(directions)), values[::-1][:count] / max(values.sum(), 1e-30)
+    return _fix_signs(_normalise_rows(directions)), values[::-1][:count] / max(values.sum(), 1e-30)
 
 
-def factorised(params: dict, stats: dict, nets: Nets, count: int) -> tuple[np.ndarray, np.ndarray]:
+def factorise_first_layer(params: dict, stats: dict, nets: Nets, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The same from the weights of G's first layer alone, with what its normalisation makes of them.
 
     Source: SeFa, Shen and Zhou 2021, arXiv:2007.06600, section 3.2.
     """
-    kernel = np.asarray(params["head"]["kernel"], np.float64)[:nets.latent_dim]  # without the rows of the attributes asked for
+    kernel = np.asarray(params["head"]["kernel"], np.float64)[: nets.latent_dim]  # without the rows of the attributes asked for
     if nets.head_norm != "none":
         norm = stats["head_norm"]
         gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon)
@@ -63,29 +63,35 @@ def factorised(params: dict, stats: dict, nets: Nets, count: int) -> tuple[np.nd
             gain = gain * np.asarray(params["head_norm"]["scale"])
         kernel = kernel * np.resize(gain, kernel.shape[1])[None]  # channels come last, so one repeats over the pixels
     values, vectors = np.linalg.eigh(kernel @ kernel.T)
-    return _signed(_unit(vectors.T[::-1][:count])), values[::-1][:count] / max(values.sum(), 1e-30)
+    return _fix_signs(_normalise_rows(vectors.T[::-1][:count])), values[::-1][:count] / max(values.sum(), 1e-30)
 
 
-def first_features(nets: Nets) -> Callable[..., jax.Array]:
+def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
     """f(params, stats, points (B, L), labels (B, A) or None) -> (B, F) float32: what G's first up-sampling gives, normalised.
     Pure: jit it."""
     generator = Generator(nets)
     # With one level only, what up-samples first draws the image.
-    layer = "image" if len(g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
+    layer = "image" if len(list_g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
 
     def features(params, stats, points, labels=None):
-        _, found = generator.apply({"params": params, "batch_stats": stats}, from_normal(points, nets), False, labels,
-                                   capture_intermediates=lambda module, _: module.name == layer, mutable="intermediates")
+        _, found = generator.apply(
+            {"params": params, "batch_stats": stats},
+            from_normal(points, nets),
+            False,
+            labels,
+            capture_intermediates=lambda module, _: module.name == layer,
+            mutable="intermediates",
+        )
         [x] = found["intermediates"][layer]["__call__"]
         return x.reshape(len(x), -1).astype(jnp.float32)
 
     return features
 
 
-def _unit(rows):
+def _normalise_rows(rows):
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
-def _signed(rows):
+def _fix_signs(rows):
     # An eigenvector's sign is an accident: the largest coordinate is positive.
     return rows * np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))

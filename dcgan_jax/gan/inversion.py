@@ -8,15 +8,15 @@ import optax
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan.latents import from_normal
-from dcgan_jax.gan.models import Generator, halved
-from dcgan_jax.gan.step import scale_pixels
+from dcgan_jax.gan.models import Generator, average_pool
+from dcgan_jax.gan.pixels import scale_pixels
 
 LR = 0.05  # Adam's, in standard deviations of a latent's coordinate
 PRIOR = 1e-3  # weight of a point's mean square: what the picture leaves open stays where faces are
 COARSEST_PX = 8
 
 
-def inversion_step(nets: Nets) -> tuple[Callable, Callable]:
+def make_inversion(nets: Nets) -> tuple[Callable, Callable]:
     """(start, step) of the descent, both pure.
 
     start(points (R, L) normal latents) -> state. step(params, stats, target (S, S, C) uint8, state, labels (R, A) or None) ->
@@ -32,7 +32,7 @@ def inversion_step(nets: Nets) -> tuple[Callable, Callable]:
             terms.append(jnp.square(images - target).mean((1, 2, 3)))
             if images.shape[1] <= COARSEST_PX:
                 return sum(terms) / len(terms)
-            images, target = halved(images), halved(target)
+            images, target = average_pool(images), average_pool(target)
 
     def objective(points, params, stats, target, labels):
         images = generator.apply({"params": params, "batch_stats": stats}, from_normal(points, nets), False, labels)

@@ -23,7 +23,7 @@ def from_normal(points: jax.Array, nets: Nets) -> jax.Array:
     return points if nets.latent_law == "normal" else 2 * ndtr(points) - 1
 
 
-def truncated(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
+def truncate(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
     """(..., L) latents of the recipe's law -> of the law cut to magnitudes up to `truncation`, each its own again.
 
     Fewer kinds of faces, fewer failures. Where others draw again (Brock et al. 2019, arXiv:1809.11096, section 3.1) quantiles
@@ -36,7 +36,7 @@ def truncated(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
     return ndtri(outside + ndtr(latents) * (1 - 2 * outside))
 
 
-def between(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets) -> jax.Array:
+def interpolate(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets) -> jax.Array:
     """(L,), (L,) latents and (F,) shares of the way, 0 the start, 1 the end -> (F, L): the directions turn evenly, and
     the lengths go straight, from one to the other."""
     a, b = to_normal(start, nets)[None], to_normal(end, nets)[None]  # (1, L)
@@ -52,14 +52,14 @@ def between(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets) -> 
     return from_normal(turned * ((1 - shares) * a_length + shares * b_length), nets)
 
 
-def loop(anchors: jax.Array, frames_each: int, nets: Nets) -> jax.Array:
+def interpolate_loop(anchors: jax.Array, frames_each: int, nets: Nets) -> jax.Array:
     """(K, L) latents -> (K * frames_each, L): from each to the next and from the last to the first, which comes once."""
     shares = jnp.arange(frames_each) / frames_each
-    legs = jax.vmap(lambda a, b: between(a, b, shares, nets))(anchors, jnp.roll(anchors, -1, 0))
+    legs = jax.vmap(lambda a, b: interpolate(a, b, shares, nets))(anchors, jnp.roll(anchors, -1, 0))
     return legs.reshape(-1, anchors.shape[1])
 
 
-def moved(latents: jax.Array, direction: jax.Array, steps: jax.Array, nets: Nets) -> jax.Array:
+def move_along(latents: jax.Array, direction: jax.Array, steps: jax.Array, nets: Nets) -> jax.Array:
     """(N, L) latents, a (L,) direction and (F,) steps -> (N, F, L): each latent moved so many standard deviations along it."""
     way = steps[:, None] * (direction / jnp.linalg.norm(direction))[None]  # (F, L)
     return from_normal(to_normal(latents, nets)[:, None] + way[None], nets)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcgan_jax.config import Nets, conditions
+from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
 
 NORMAL = nn.initializers.normal(0.02)
@@ -17,13 +17,13 @@ TRUNCATED = nn.initializers.truncated_normal(0.02)
 LEAKY_SLOPE = 0.2
 
 
-def g_widths(nets: Nets) -> tuple[int, ...]:
+def list_g_widths(nets: Nets) -> tuple[int, ...]:
     """G's channels, from its head towards the image; the image's own are not among them."""
     levels = int(math.log2(nets.size // nets.base_px))
     return tuple(nets.width * m for m in nets.g_multipliers or [2 ** (levels - 1 - i) for i in range(levels)])
 
 
-def d_widths(nets: Nets) -> tuple[int, ...]:
+def list_d_widths(nets: Nets) -> tuple[int, ...]:
     """D's channels, from the image inwards."""
     levels = int(math.log2(nets.size // nets.base_px))
     return tuple(nets.width * m for m in nets.d_multipliers or [2**i for i in range(levels)])
@@ -42,7 +42,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, (side, side, x.shape[3], self.features))
         kernel = _boxed(kernel) / 2 if self.nets.box_kernels else kernel  # / 2: the outputs vary as those of the 3x3 kernel
         x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding)
-        return _biased(self, x) if self.nets.conv_bias else x
+        return _add_bias(self, x) if self.nets.conv_bias else x
 
 
 class ConvTranspose(nn.Module):
@@ -59,12 +59,12 @@ class ConvTranspose(nn.Module):
         he = nn.initializers.variance_scaling(2.0 if self.nets.box_kernels else 8.0, "fan_in", "normal", in_axis=3, out_axis=2)
         init = {"glorot": nn.initializers.glorot_uniform(), "he": he}.get(self.nets.init, NORMAL)
         # A blur takes 6 / 16 from what kernels draw that were just drawn themselves; larger ones make up for it.
-        init = _times(16 / 6, init) if self.smooth else init
+        init = _scale_init(16 / 6, init) if self.smooth else init
         kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
         kernel = _boxed(kernel) if self.nets.box_kernels else kernel
-        kernel = _smoothed(kernel) if self.smooth else kernel
+        kernel = _blur_kernel(kernel) if self.smooth else kernel
         x = convolutions.conv_transpose(x, kernel.astype(x.dtype), self.nets.padding)
-        return _biased(self, x) if self.nets.conv_bias else x
+        return _add_bias(self, x) if self.nets.conv_bias else x
 
 
 def _boxed(kernel):
@@ -74,20 +74,23 @@ def _boxed(kernel):
     return sum(jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
 
 
-def _smoothed(kernel):
+def _blur_kernel(kernel):
     """(k, k, ...) -> (k + 2, k + 2, ...): the same transposed convolution with a blur by 1 2 1 each way behind it.
 
     Source: Zhang 2019, arXiv:1904.11486, section 3 (Tri-3), put into the kernel, where it costs little.
     """
-    return sum(jnp.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * (weight / 16)
-               for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1))) for j, weight in enumerate(row))
+    return sum(
+        jnp.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * (weight / 16)
+        for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1)))
+        for j, weight in enumerate(row)
+    )
 
 
-def _times(gain, init):
+def _scale_init(gain, init):
     return lambda *how: gain * init(*how)
 
 
-def _biased(module, x):
+def _add_bias(module, x):
     # A spectral norm takes whatever has two axes for weights, and divides by their largest singular value.
     shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
     return x + module.param("bias", nn.initializers.zeros, shape).reshape(1, 1, 1, -1).astype(x.dtype)
@@ -109,9 +112,9 @@ class Generator(nn.Module):
         dtype = jnp.dtype(nets.compute_dtype)
         init = {"glorot": nn.initializers.glorot_uniform(), "he": LECUN}.get(nets.init, NORMAL)
         activate = nn.relu if nets.g_activation == "relu" else leaky_relu
-        head, *hidden = g_widths(nets)
+        head, *hidden = list_g_widths(nets)
         if nets.condition:
-            latents = jnp.concatenate([latents, _signs(labels)], 1)  # (B, latent_dim + A)
+            latents = jnp.concatenate([latents, _to_signs(labels)], 1)  # (B, latent_dim + A)
 
         def norm(x, name):
             if not nets.g_modulation:
@@ -140,19 +143,26 @@ class Generator(nn.Module):
             if nets.g_norm == "batch":
                 x = norm(x, f"up{i + 1}_norm").astype(dtype)
             if nets.residual:
-                x += enlarged(nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"up{i + 1}_skip")(before))
+                x += upsample_nearest(nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"up{i + 1}_skip")(before))
             x = activate(x)
             if nets.image_skips:
-                image = enlarged(image) + drawn(x, f"up{i + 1}_image")
-        x = _refined(nets.g_refine, nets, x, init, norm if nets.g_norm == "batch" else None, activate)  # (B, S/2, S/2, C)
+                image = upsample_nearest(image) + drawn(x, f"up{i + 1}_image")
+        x = _refine(nets.g_refine, nets, x, init, norm if nets.g_norm == "batch" else None, activate)  # (B, S/2, S/2, C)
         if nets.g_last_kernel == 0:
             x = ConvTranspose(nets.channels, nets, nets.g_smooth, name="image")(x)  # (B, S, S, channels)
         else:
-            x = nn.Conv(nets.channels, (nets.g_last_kernel,) * 2, padding="SAME", use_bias=nets.conv_bias, dtype=dtype,
-                        kernel_init=init, name="image")(x)
+            x = nn.Conv(
+                nets.channels,
+                (nets.g_last_kernel,) * 2,
+                padding="SAME",
+                use_bias=nets.conv_bias,
+                dtype=dtype,
+                kernel_init=init,
+                name="image",
+            )(x)
         x = x.astype(jnp.float32)
         if nets.image_skips:  # Source: Karras et al. 2020, arXiv:1912.04958, section 4.1; there bilinear, and without tanh
-            x += image if nets.g_last_kernel else enlarged(image)
+            x += image if nets.g_last_kernel else upsample_nearest(image)
         return nn.tanh(x) if nets.g_output == "tanh" else nn.sigmoid(x)
 
 
@@ -178,18 +188,18 @@ class Discriminator(nn.Module):
             return _norm(nets, train, name)(x)
 
         x = images.astype(dtype)
-        for i, features in enumerate(d_widths(nets)):  # (B, S/2, S/2, C), (B, S/4, S/4, 2C) ...
+        for i, features in enumerate(list_d_widths(nets)):  # (B, S/2, S/2, C), (B, S/4, S/4, 2C) ...
             before = x
             x = self._normed(Conv(features, nets, name=f"down{i + 1}"), x, train)
             if nets.d_norm == "batch" and i > 0:
                 x = norm(x, f"down{i + 1}_norm").astype(dtype)
             if nets.residual:
                 skip = nn.Dense(features, False, dtype=dtype, kernel_init=LECUN, name=f"down{i + 1}_skip")
-                x = (x + self._normed(skip, halved(before), train)) / 2**0.5
+                x = (x + self._normed(skip, average_pool(before), train)) / 2**0.5
             x = leaky_relu(x)
             if i == 0:
-                x = _refined(nets.d_refine, nets, x, init, norm if nets.d_norm == "batch" else None, leaky_relu)
-            self.sow("intermediates", "features", x)  # nothing, but for judging.py's d_features
+                x = _refine(nets.d_refine, nets, x, init, norm if nets.d_norm == "batch" else None, leaky_relu)
+            self.sow("intermediates", "features", x)  # nothing, but for logits.py's d_features
         if nets.minibatch_std:
             x = jnp.concatenate([x, self._minibatch_std(x, train)], 3)
         x = x.reshape(x.shape[0], -1)  # (B, base_px * base_px * C)
@@ -200,8 +210,8 @@ class Discriminator(nn.Module):
         if nets.condition:
             # Source: Miyato and Koyama 2018, arXiv:1802.05637, equation 3, with a row of V an attribute. The root, which is not
             # there, keeps a step of Adam's from moving the logits the more, the more attributes there are.
-            shown = nn.Dense(len(conditions(nets)), False, dtype=jnp.float32, kernel_init=init, name="condition")
-            logits += (self._normed(shown, x, train) * _signs(labels)).sum(1) / len(conditions(nets)) ** 0.5
+            shown = nn.Dense(len(nets.conditions), False, dtype=jnp.float32, kernel_init=init, name="condition")
+            logits += (self._normed(shown, x, train) * _to_signs(labels)).sum(1) / len(nets.conditions) ** 0.5
         return logits
 
     @nn.nowrap  # else the place of a NaN would be told with this name
@@ -231,12 +241,13 @@ class Discriminator(nn.Module):
         return jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))
 
 
-def _refined(count, nets, x, init, norm, activate):
+def _refine(count, nets, x, init, norm, activate):
     """(B, h, w, C) -> the same shape: count blocks that each add what two 3x3 convolutions make of x, at first nothing.
 
     So whatever is around them, a grown network above all, begins as it would without them. Source: He et al. 2016,
     arXiv:1512.03385, section 3.1; the zeros: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
+
     def conv(x, init, name):
         return nn.Conv(x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype, kernel_init=init, name=name)(x)
 
@@ -247,17 +258,17 @@ def _refined(count, nets, x, init, norm, activate):
     return x
 
 
-def _signs(labels):
+def _to_signs(labels):
     return 2 * labels.astype(jnp.float32) - 1
 
 
-def enlarged(x: jax.Array) -> jax.Array:
+def upsample_nearest(x: jax.Array) -> jax.Array:
     """(B, h, w, C) -> (B, 2h, 2w, C): each pixel four times."""
     batch, h, w, channels = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (batch, h, 2, w, 2, channels)).reshape(batch, 2 * h, 2 * w, channels)
 
 
-def halved(x: jax.Array) -> jax.Array:
+def average_pool(x: jax.Array) -> jax.Array:
     """(B, 2h, 2w, C) -> (B, h, w, C): the mean of four pixels."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
@@ -273,5 +284,13 @@ def _norm(nets, train, name, affine=True):
     def gain_init(key, shape, dtype):
         return 1 + nets.gamma_init_std * jax.random.normal(key, shape, dtype)
 
-    return nn.BatchNorm(use_running_average=not train, momentum=nets.bn_momentum, epsilon=nets.bn_epsilon,
-                        dtype=jnp.float32, scale_init=gain_init, use_scale=affine, use_bias=affine, name=name)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=nets.bn_momentum,
+        epsilon=nets.bn_epsilon,
+        dtype=jnp.float32,
+        scale_init=gain_init,
+        use_scale=affine,
+        use_bias=affine,
+        name=name,
+    )

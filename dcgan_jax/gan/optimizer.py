@@ -9,7 +9,7 @@ import optax
 from dcgan_jax.config import Optimizer
 
 
-def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0) -> optax.GradientTransformation:
+def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) with step size lr, either placement of epsilon, and coupled L2.
 
     updates, images_per_update: the net's updates over the whole run, for lr_decay, and the real images shown for each, for
@@ -19,7 +19,7 @@ def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: f
     moments = scale_by_adam_hat if optimizer.adam_eps_hat else optax.scale_by_adam
     size = optax.scale(-lr)
     if optimizer.lr_warmup_kimg > 0 or optimizer.lr_decay != "none":
-        size = optax.scale_by_schedule(lambda count: -lr * lr_share(optimizer, count, updates, images_per_update))
+        size = optax.scale_by_schedule(lambda count: -lr * compute_lr_share(optimizer, count, updates, images_per_update))
     parts = [moments(optimizer.beta1, optimizer.beta2, optimizer.adam_eps), size]
     if optimizer.l2 > 0:
         parts.insert(0, optax.add_decayed_weights(optimizer.l2))
@@ -28,7 +28,7 @@ def adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: f
     return optax.chain(*parts)
 
 
-def lr_share(optimizer: Optimizer, count: jax.Array, updates: int, images_per_update: float) -> jax.Array:
+def compute_lr_share(optimizer: Optimizer, count: jax.Array, updates: int, images_per_update: float) -> jax.Array:
     """The share, () float32 in [0, 1], of the full step size that update number `count` (from 0) is made with."""
     count = jnp.asarray(count, jnp.float32)
     share = jnp.ones(())

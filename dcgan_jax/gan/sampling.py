@@ -4,33 +4,27 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.pixels import to_uint8
 from dcgan_jax.gan.state import LABELS, GanState
 
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
 # All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
 # order, and an image must not depend on how many were asked for.
-DRAWN_AT_ONCE = 64
+SAMPLES_PER_BATCH = 64
 
 
-def draw_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
+def sample_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
     """(count, latent_dim) float32 from the recipe's law."""
     shape = (count, nets.latent_dim)
     return jax.random.normal(key, shape) if nets.latent_law == "normal" else jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
-def to_pixels(images: jax.Array, nets: Nets) -> jax.Array:
-    """The inverse of scale_pixels, rounded to uint8."""
-    images = (images + 1) / 2 if nets.g_output == "tanh" else images
-    return jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
-
-
-def recalibrated(config: Config) -> Callable[[GanState], GanState]:
+def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """f(state) -> the state with ema_stats recomputed for ema_params from 1,024 latents; other leaves untouched.
 
     An average of weights was never run in training, so running statistics do not belong to it. The latents are a function
@@ -41,7 +35,7 @@ def recalibrated(config: Config) -> Callable[[GanState], GanState]:
 
     def one_batch(state, key, labels):
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
-        latents = draw_latents(key, RECALIBRATION_BATCH, config.nets)
+        latents = sample_latents(key, RECALIBRATION_BATCH, config.nets)
         return generator.apply(variables, latents, True, labels, mutable="batch_stats")[1].get("batch_stats", {})
 
     def recalibrate(state: GanState) -> GanState:
@@ -50,68 +44,72 @@ def recalibrated(config: Config) -> Callable[[GanState], GanState]:
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
         labels = None if state.labels is None else state.labels.reshape(RECALIBRATION_BATCHES, RECALIBRATION_BATCH, -1)
         batches = jax.lax.map(lambda each: one_batch(state, *each), (keys, labels))  # (8, C) each
-        merged = {name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
-                  for name, layer in batches.items()}
+        merged = {
+            name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
+            for name, layer in batches.items()
+        }
         return state.replace(ema_stats=merged)
 
     return recalibrate
 
 
-def labels_of(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
+def select_labels(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
     """(N, A) uint8: what the faces of these seeds are asked to be, by the state's `labels`; None where there are none."""
     return None if table is None else np.asarray(table)[np.asarray(seeds) % len(table)]
 
 
-def seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
+def make_seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
     """f(seeds (B,) uint32) -> (B, latent_dim) float32, each seed its own."""
-    return jax.vmap(lambda seed: draw_latents(jax.random.key(seed), 1, nets)[0])
+    return jax.vmap(lambda seed: sample_latents(jax.random.key(seed), 1, nets)[0])
 
 
-def drawn_from(nets: Nets) -> Callable[..., jax.Array]:
+def make_generate(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, latents (B, latent_dim), labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of
     latent i, and of what it is asked to be, alone: stored statistics keep a face independent of its neighbours in the batch.
     """
     generator = Generator(nets)
 
     def draw(params, stats, latents, labels=None):
-        return to_pixels(generator.apply({"params": params, "batch_stats": stats}, latents, False, labels), nets)
+        return to_uint8(generator.apply({"params": params, "batch_stats": stats}, latents, False, labels), nets)
 
     return draw
 
 
-def sample(nets: Nets) -> Callable[..., jax.Array]:
+def make_sample(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
     and of what it is asked to be, alone.
     """
-    latents, draw = seed_latents(nets), drawn_from(nets)
+    latents, draw = make_seed_latents(nets), make_generate(nets)
     return lambda params, stats, seeds, labels=None: draw(params, stats, latents(seeds), labels)
 
 
-def draw_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def sample_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     """seeds (N,) uint32 -> (N, S, S, C) uint8 on the host, byte for byte the same in any batching of the seeds.
 
     labels: (N, A) of 0 and 1, where the recipe is conditional; `labels_of` gives a run's own.
     """
-    return in_batches(functools.partial(compiled(sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
+    return run_in_batches(functools.partial(jit_cached(make_sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
 
 
-def draw_from(nets: Nets, params: dict, stats: dict, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def generate_images(nets: Nets, params: dict, stats: dict, latents: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     """The same of latents (N, latent_dim) float32."""
-    return in_batches(functools.partial(compiled(drawn_from, nets), params, stats), np.asarray(latents, np.float32), labels)
+    return run_in_batches(
+        functools.partial(jit_cached(make_generate, nets), params, stats), np.asarray(latents, np.float32), labels
+    )
 
 
-def in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) -> np.ndarray:
+def run_in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) -> np.ndarray:
     """program(arrays) on the host, of (N, ...) arrays with the same N, or None, DRAWN_AT_ONCE at a time."""
     count, found = len(arrays[0]), []
-    for start in range(0, max(count, 1), DRAWN_AT_ONCE):
-        missing = max(start + DRAWN_AT_ONCE - count, 0)
-        some = [None if array is None else array[start:start + DRAWN_AT_ONCE] for array in arrays]
+    for start in range(0, max(count, 1), SAMPLES_PER_BATCH):
+        missing = max(start + SAMPLES_PER_BATCH - count, 0)
+        some = [None if array is None else array[start : start + SAMPLES_PER_BATCH] for array in arrays]
         some = [None if array is None else np.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1))) for array in some]
-        found.append(np.asarray(program(*some))[:DRAWN_AT_ONCE - missing])
+        found.append(np.asarray(program(*some))[: SAMPLES_PER_BATCH - missing])
     return np.concatenate(found)
 
 
 @functools.cache  # one program a kind and recipe
-def compiled(kind: Callable[..., Callable], recipe: Config | Nets) -> Callable:
+def jit_cached(kind: Callable[..., Callable], recipe: Config | Nets) -> Callable:
     """kind(recipe), compiled: one of the functions here, or alike."""
     return jax.jit(kind(recipe))

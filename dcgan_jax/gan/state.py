@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dcgan_jax.config import Config, conditions, images_per_step, total_steps
+from dcgan_jax.config import Config, count_total_steps
 from dcgan_jax.gan.models import Discriminator, Generator
-from dcgan_jax.gan.optimizer import adam
+from dcgan_jax.gan.optimizer import make_adam
 
 
 @struct.dataclass
@@ -39,50 +39,64 @@ def init_state(config: Config, labels: jax.Array | None = None) -> GanState:
     key, g_key, d_key = jax.random.split(jax.random.key(config.run.seed), 3)
     nets = config.nets
     if nets.condition and labels is None:
-        labels = jnp.zeros((LABELS, len(conditions(nets))), jnp.uint8)
+        labels = jnp.zeros((LABELS, len(nets.conditions)), jnp.uint8)
     one = None if labels is None else labels[:1]
     g = Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one)
     d = Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one)
     g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
-    g_adam, d_adam = optimizers(config)
+    g_adam, d_adam = make_optimizers(config)
     return GanState(
-        step=jnp.zeros((), jnp.int32), key=key,
-        g_params=g["params"], g_stats=g_stats, d_params=d["params"], d_stats=d_stats,
-        g_opt=g_adam.init(g["params"]), d_opt=d_adam.init(d["params"]),
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        g_params=g["params"],
+        g_stats=g_stats,
+        d_params=d["params"],
+        d_stats=d_stats,
+        g_opt=g_adam.init(g["params"]),
+        d_opt=d_adam.init(d["params"]),
         # Copies: donated buffers must not be shared between leaves.
-        ema_params=jax.tree.map(jnp.copy, g["params"]), ema_stats=jax.tree.map(jnp.copy, g_stats),
+        ema_params=jax.tree.map(jnp.copy, g["params"]),
+        ema_stats=jax.tree.map(jnp.copy, g_stats),
         augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None,
-        labels=None if labels is None else jnp.asarray(labels, jnp.uint8))
+        labels=None if labels is None else jnp.asarray(labels, jnp.uint8),
+    )
 
 
-def optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """G's and D's Adam. Raises: ValueError where step sizes fall over a length in epochs, whose steps only the pictures tell."""
     optimizer = config.optimizer
     decays = optimizer.lr_decay != "none"
     if decays and config.run.epochs is not None:
         raise ValueError("lr_decay needs the length in steps or kimg: epochs are of pictures, which are not known here")
-    steps = total_steps(config, 0) if decays else 0
+    steps = count_total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
     def one(lr, updates_a_step):
         updates = max(1, -(-updates_a_step * steps // halves))
-        return adam(optimizer, lr, updates, images_per_step(config) * halves / updates_a_step)
+        return make_adam(optimizer, lr, updates, config.images_per_step * halves / updates_a_step)
 
-    return (one(optimizer.lr, optimizer.g_steps),
-            one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps))
+    return (
+        one(optimizer.lr, optimizer.g_steps),
+        one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
+    )
 
 
-def parameter_count(params: dict) -> int:
+def count_parameters(params: dict) -> int:
     """Trainable numbers in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def named(*trees) -> dict[str, jax.Array]:
+def name_leaves(*trees) -> dict[str, jax.Array]:
     """Path of each leaf in its tree, as up1/kernel -> the leaf, in the order of jax.tree.leaves."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-            for tree in trees for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for tree in trees
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
-def finite_leaves(state: GanState) -> dict[str, jax.Array]:
+def check_finite(state: GanState) -> dict[str, jax.Array]:
     """Path of each float leaf, as g_params/up1/kernel -> () bool: it holds no NaN and no infinity. Pure: jit it."""
-    return {name: jnp.isfinite(leaf).all() for name, leaf in named(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    return {
+        name: jnp.isfinite(leaf).all() for name, leaf in name_leaves(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }

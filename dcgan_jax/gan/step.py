@@ -10,26 +10,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcgan_jax.config import Config, Nets, images_per_step
-from dcgan_jax.gan import losses
-from dcgan_jax.gan.augment import adapted, augment
+from dcgan_jax.config import Config
+from dcgan_jax.gan import losses, penalties
+from dcgan_jax.gan.augment import adapt_probability, augment
 from dcgan_jax.gan.models import Discriminator, Generator
-from dcgan_jax.gan.sampling import draw_latents
-from dcgan_jax.gan.state import GanState, optimizers
+from dcgan_jax.gan.pixels import scale_pixels
+from dcgan_jax.gan.sampling import sample_latents
+from dcgan_jax.gan.state import GanState, make_optimizers
 
 # One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
-D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real",
-             "noise_fake")
+D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
 
 
-def scale_pixels(images: jax.Array, nets: Nets) -> jax.Array:
-    """uint8 (..., S, S, C) -> float32 in G's output range: [-1, 1] for tanh (the article's), [0, 1] for sigmoid."""
-    images = images.astype(jnp.float32)
-    return images / 127.5 - 1 if nets.g_output == "tanh" else images / 255
-
-
-def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
+def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
     """One training step of this config, as a pure function to be jitted once.
 
     Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
@@ -42,7 +36,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     """
     nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
     generator, discriminator = Generator(nets), Discriminator(nets)
-    g_adam, d_adam = optimizers(config)
+    g_adam, d_adam = make_optimizers(config)
     adversarial = losses.LOSSES[loss.loss]
     penalised = loss.gp_weight > 0 or loss.r1_gamma > 0 or loss.r2_gamma > 0
 
@@ -51,21 +45,29 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     def generate(params, stats, latents, labels):
         """(images, their pullback to params), new statistics: where D and G see the same fakes, one pass serves both."""
+
         def forward(params):
             images, new = generator.apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")
             return images, new.get("batch_stats", {})
+
         images, pullback, stats = jax.vjp(forward, params, has_aux=True)
         return (images, pullback), stats
 
     def discriminate(params, stats, images, labels, augment_key, augment_p, dropout_key):
         images = augment(augment_key, images, loss.augment, augment_p)
-        logits, new = discriminator.apply({"params": params, "batch_stats": stats}, images, True, labels, mutable="batch_stats",
-                                          rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None)
+        logits, new = discriminator.apply(
+            {"params": params, "batch_stats": stats},
+            images,
+            True,
+            labels,
+            mutable="batch_stats",
+            rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None,
+        )
         return logits, new.get("batch_stats", {})
 
     def d_objective(params, stats, real, fake, labels, keys, augment_p, step):
         before = {"real": stats}
-        with jax.named_scope("real"):  # scopes name the place where a NaN comes from: origin.py
+        with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
             real_logits, stats = discriminate(params, stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"])
         before["fake"] = stats
         with jax.named_scope("fake"):
@@ -78,8 +80,11 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         boundary = adversarial.boundary
         if boundary is None:
             boundary = (real_logits.mean() + fake_logits.mean()) / 2
-        metrics = {"d_loss": adversarial_loss, "d_real_hits": (real_logits > boundary).mean(),
-                   "d_fake_hits": (fake_logits < boundary).mean()}
+        metrics = {
+            "d_loss": adversarial_loss,
+            "d_real_hits": (real_logits > boundary).mean(),
+            "d_fake_hits": (fake_logits < boundary).mean(),
+        }
         if penalised:
             # The keys, and the vectors of spectral norms, are those of the passes above: the same function judges these images.
             def critic(images, kind):
@@ -88,12 +93,12 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
             def squared_norm(images, logits, kind):
                 if loss.penalty_noise == 0:
-                    return losses.squared_gradient_norm(lambda x: critic(x, kind), images)
+                    return penalties.squared_gradient_norm(lambda x: critic(x, kind), images)
                 noise = split_over_devices(loss.penalty_noise * jax.random.normal(keys[f"noise_{kind}"], images.shape))
                 # With the logits above: of a second pass of the same images XLA would take the gradient twice.
-                return losses.squared_slope(logits, critic(images + noise, kind), loss.penalty_noise)
+                return penalties.squared_finite_difference(logits, critic(images + noise, kind), loss.penalty_noise)
 
-            def penalties():
+            def penalty_terms():
                 terms = []
                 if loss.r1_gamma > 0:
                     terms.append(loss.r1_gamma / 2 * squared_norm(real, real_logits, "real").mean())
@@ -101,16 +106,16 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
                     terms.append(loss.r2_gamma / 2 * squared_norm(fake, fake_logits, "fake").mean())
                 if loss.gp_weight > 0:
                     mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
-                    gp = losses.gradient_penalty(lambda x: critic(x, "real"), real, fake, mix)
+                    gp = penalties.gradient_penalty(lambda x: critic(x, "real"), real, fake, mix)
                     terms.append(loss.gp_weight * gp.mean())
                 return loss.penalty_every_steps * sum(terms)
 
             with jax.named_scope("penalty"):
                 if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
                     is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
-                    penalty = jax.lax.cond(is_due, penalties, lambda: jnp.zeros(()))
+                    penalty = jax.lax.cond(is_due, penalty_terms, lambda: jnp.zeros(()))
                 else:
-                    penalty = penalties()
+                    penalty = penalty_terms()
             metrics["d_penalty"] = penalty
             return adversarial_loss + penalty, (stats, metrics)
         return adversarial_loss, (stats, metrics)
@@ -119,11 +124,13 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         real_logits = None
         if adversarial.g_needs_real:
             with jax.named_scope("real"):
-                real_logits, d_stats = discriminate(d_params, d_stats, real, labels, keys["augment_real"], augment_p,
-                                                    keys["dropout_real"])
+                real_logits, d_stats = discriminate(
+                    d_params, d_stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"]
+                )
         with jax.named_scope("fake"):
-            fake_logits, d_stats = discriminate(d_params, d_stats, fake, labels, keys["augment_fake"], augment_p,
-                                                keys["dropout_fake"])
+            fake_logits, d_stats = discriminate(
+                d_params, d_stats, fake, labels, keys["augment_fake"], augment_p, keys["dropout_fake"]
+            )
         with jax.named_scope("loss"):
             return adversarial.g(real_logits, fake_logits).mean(), d_stats
 
@@ -136,19 +143,23 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
 
     @jax.named_scope("update_d")
     def update_d(state, real, labels, key):
-        keys = _named(key, D_STREAMS)
+        keys = _split_streams(key, D_STREAMS)
         real = prepare(real, keys["flip"])
-        latents = split_over_devices(draw_latents(keys["latents"], batch_size, nets))
+        latents = split_over_devices(sample_latents(keys["latents"], batch_size, nets))
         fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
         gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(
-            state.d_params, state.d_stats, real, fakes[0], labels, keys, state.augment_p, state.step)
+            state.d_params, state.d_stats, real, fakes[0], labels, keys, state.augment_p, state.step
+        )
         updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
         d_params = optax.apply_updates(state.d_params, updates)
         state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
         if loss.augment_target > 0:
             share = batch_size / (1000 * loss.augment_adapt_kimg)
-            state = state.replace(augment_p=adapted(
-                state.augment_p, metrics["d_real_hits"], loss.augment_target, share, loss.augment_most))
+            state = state.replace(
+                augment_p=adapt_probability(
+                    state.augment_p, metrics["d_real_hits"], loss.augment_target, share, loss.augment_most
+                )
+            )
             metrics["augment_p"] = state.augment_p
         return state, metrics, real, latents, fakes
 
@@ -169,9 +180,9 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         for i, key in enumerate(jax.random.split(d_key, optimizer.d_steps)):
             real, labels = jax.tree.map(lambda x, i=i: x[i], batches)
             state, metrics, real, latents, fakes = update_d(state, real, labels, key)
-        keys = [_named(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
+        keys = [_split_streams(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
         if optimizer.g_latents == "new":
-            latents = split_over_devices(draw_latents(keys[0]["latents"], batch_size, nets))
+            latents = split_over_devices(sample_latents(keys[0]["latents"], batch_size, nets))
         for i, update_keys in enumerate(keys):
             if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
                 fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
@@ -182,7 +193,7 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
     def alternating(state, batch, d_key, g_key):
         # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
         # computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower in a branch.
-        keys = _named(g_key, G_STREAMS)
+        keys = _split_streams(g_key, G_STREAMS)
         real, labels = batch
         d_updated, metrics, real, _, fakes = update_d(state, real, labels, d_key)
         g_updated, g_metrics = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, labels, keys)
@@ -196,14 +207,14 @@ def train_step(config: Config, sharding: jax.sharding.Sharding | None = None) ->
         update = alternating if optimizer.updates == "alternating" else d_then_g
         state, metrics = update(state, batch if nets.condition else (batch, None), d_key, g_key)
         state = state.replace(step=state.step + 1)
-        return state.replace(ema_params=_ema(config, state)), metrics
+        return state.replace(ema_params=_update_ema(config, state)), metrics
 
     return step
 
 
-def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
+def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
     """The scan of train_step: f(state, its batches stacked, (k, images_per_step, S, S, C)) -> (state, metrics of (k,))."""
-    step = train_step(config, sharding)
+    step = make_train_step(config, sharding)
 
     def in_a_row(state, batches):
         metrics = []
@@ -216,17 +227,17 @@ def train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -
     return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 
-def _named(key, streams):
+def _split_streams(key, streams):
     return dict(zip(streams, jax.random.split(key, len(streams)), strict=True))
 
 
-def _ema(config, state):
+def _update_ema(config, state):
     # Half-life in images, so that batch size does not change it, ramped so that the start is forgotten soon.
     # Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is from its published code.
     optimizer = config.optimizer
     if optimizer.ema_half_life_kimg == 0:
         return state.g_params
-    images = state.step.astype(jnp.float32) * images_per_step(config)
+    images = state.step.astype(jnp.float32) * config.images_per_step
     half_life = jnp.minimum(optimizer.ema_half_life_kimg * 1000, images * optimizer.ema_ramp)
-    kept = 0.5 ** (images_per_step(config) / jnp.maximum(half_life, 1e-8))
+    kept = 0.5 ** (config.images_per_step / jnp.maximum(half_life, 1e-8))
     return jax.tree.map(lambda ema, new: new + kept * (ema - new), state.ema_params, state.g_params)

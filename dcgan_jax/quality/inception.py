@@ -15,11 +15,27 @@ SIDE = 299  # pixels
 FEATURES = 2048
 CLASSES = 1008  # of the 2015 network's last layer, which features do not need
 BN_EPSILON = 1e-3
-LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "Mixed_5b", "Mixed_5c", "Mixed_5d",
-          "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
+LAYERS = (
+    "Conv2d_1a_3x3",
+    "Conv2d_2a_3x3",
+    "Conv2d_2b_3x3",
+    "Conv2d_3b_1x1",
+    "Conv2d_4a_3x3",
+    "Mixed_5b",
+    "Mixed_5c",
+    "Mixed_5d",
+    "Mixed_6a",
+    "Mixed_6b",
+    "Mixed_6c",
+    "Mixed_6d",
+    "Mixed_6e",
+    "Mixed_7a",
+    "Mixed_7b",
+    "Mixed_7c",
+)
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
+def list_weight_shapes() -> dict[str, tuple[int, ...]]:
     """Name in the weight file -> shape, (O, I, kh, kw) or (O,): what `folded` needs; the file holds more."""
     found = {}
     for name, (inputs, outputs, rows, columns) in _CONVS.items():
@@ -28,15 +44,17 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def folded(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32, each BN with its running statistics inside its convolution.
 
     Raises: ValueError naming the first array that is missing or has another shape, or what shows that it is another network.
     """
     if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # all else of torchvision's is shaped alike
-        raise ValueError(f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
-                         "Inception's weights; torchvision's give other numbers")
-    for name, shape in shapes().items():
+        raise ValueError(
+            f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
+            "Inception's weights; torchvision's give other numbers"
+        )
+    for name, shape in list_weight_shapes().items():
         if name not in weights:
             raise ValueError(f"{name} is missing: these are not the FID Inception's weights")
         if weights[name].shape != shape:
@@ -45,22 +63,23 @@ def folded(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.nda
     for name in _CONVS:
         kernel, gain, bias, mean, variance = (
             np.asarray(weights[f"{name}.{part}"], np.float64)
-            for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"))
+            for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+        )
         gain = gain / np.sqrt(variance + BN_EPSILON)
         layers[name] = (kernel.transpose(2, 3, 1, 0) * gain).astype(np.float32), (bias - mean * gain).astype(np.float32)
     return layers
 
 
-def features(layers: dict[str, tuple], images: jax.Array, every_layer: bool = False):
+def extract_features(layers: dict[str, tuple], images: jax.Array, every_layer: bool = False):
     """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `folded`.
 
     every_layer: also each of LAYERS' outputs, name -> (B, h, w, C).
     """
-    x = (resized(images) - 128) / 128
-    return _network(layers, x, every_layer)
+    x = (resize_bilinear(images) - 128) / 128
+    return _apply_network(layers, x, every_layer)
 
 
-def resized(images: jax.Array) -> jax.Array:
+def resize_bilinear(images: jax.Array) -> jax.Array:
     """(B, H, W, C) uint8 -> (B, 299, 299, C) float32 in [0, 255] by TensorFlow 1's resize_bilinear.
 
     Output pixel i lies at i * H / 299: not at pixel centres, and reducing does not average.
@@ -76,7 +95,7 @@ def resized(images: jax.Array) -> jax.Array:
     return x
 
 
-def _network(layers, x, every_layer=False):
+def _apply_network(layers, x, every_layer=False):
     """x (B, S, S, 3) float32 in [-1, 1], S at least 75."""
     outputs = {}
 
@@ -93,62 +112,91 @@ def _network(layers, x, every_layer=False):
         return x
 
     def pooled(x, name):
-        return conv(_average(x), f"{name}.branch_pool")
+        return conv(_average_pool(x), f"{name}.branch_pool")
 
     def a(x, name):
-        return [row(x, name, "branch1x1"), row(x, name, "branch5x5_1", "branch5x5_2"),
-                row(x, name, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"), pooled(x, name)]
+        return [
+            row(x, name, "branch1x1"),
+            row(x, name, "branch5x5_1", "branch5x5_2"),
+            row(x, name, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+            pooled(x, name),
+        ]
 
     def b(x, name):
         deep = row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
-        return [conv(x, f"{name}.branch3x3", 2, same=False), conv(deep, f"{name}.branch3x3dbl_3", 2, same=False), _maximum(x, 2)]
+        return [conv(x, f"{name}.branch3x3", 2, same=False), conv(deep, f"{name}.branch3x3dbl_3", 2, same=False), _max_pool(x, 2)]
 
     def c(x, name):
-        return [row(x, name, "branch1x1"), row(x, name, *(f"branch7x7_{i}" for i in range(1, 4))),
-                row(x, name, *(f"branch7x7dbl_{i}" for i in range(1, 6))), pooled(x, name)]
+        return [
+            row(x, name, "branch1x1"),
+            row(x, name, *(f"branch7x7_{i}" for i in range(1, 4))),
+            row(x, name, *(f"branch7x7dbl_{i}" for i in range(1, 6))),
+            pooled(x, name),
+        ]
 
     def d(x, name):
         deep = row(x, name, *(f"branch7x7x3_{i}" for i in range(1, 4)))
-        return [conv(row(x, name, "branch3x3_1"), f"{name}.branch3x3_2", 2, same=False),
-                conv(deep, f"{name}.branch7x7x3_4", 2, same=False), _maximum(x, 2)]
+        return [
+            conv(row(x, name, "branch3x3_1"), f"{name}.branch3x3_2", 2, same=False),
+            conv(deep, f"{name}.branch7x7x3_4", 2, same=False),
+            _max_pool(x, 2),
+        ]
 
     def e(x, name):
         wide, deep = row(x, name, "branch3x3_1"), row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
-        last = conv(_maximum(x, 1), f"{name}.branch_pool") if name == "Mixed_7c" else pooled(x, name)
-        return [row(x, name, "branch1x1"), *(row(wide, name, f"branch3x3_2{i}") for i in "ab"),
-                *(row(deep, name, f"branch3x3dbl_3{i}") for i in "ab"), last]
+        last = conv(_max_pool(x, 1), f"{name}.branch_pool") if name == "Mixed_7c" else pooled(x, name)
+        return [
+            row(x, name, "branch1x1"),
+            *(row(wide, name, f"branch3x3_2{i}") for i in "ab"),
+            *(row(deep, name, f"branch3x3dbl_3{i}") for i in "ab"),
+            last,
+        ]
 
     for name in LAYERS:
         if name.startswith("Conv2d"):
             x = conv(x, name, stride=2 if name == "Conv2d_1a_3x3" else 1, same=name == "Conv2d_2b_3x3")
         else:
-            block = a if name[:7] == "Mixed_5" else b if name == "Mixed_6a" else c if name[:7] == "Mixed_6" else (
-                d if name == "Mixed_7a" else e)
+            block = (
+                a
+                if name[:7] == "Mixed_5"
+                else b
+                if name == "Mixed_6a"
+                else c
+                if name[:7] == "Mixed_6"
+                else (d if name == "Mixed_7a" else e)
+            )
             x = jnp.concatenate(block(x, name), 3)
         outputs[name] = x
         if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
-            x = _maximum(x, 2)
+            x = _max_pool(x, 2)
     x = x.mean((1, 2))
     return (x, outputs) if every_layer else x
 
 
-def _maximum(x, stride):
+def _max_pool(x, stride):
     """3x3; with stride 1 the size is kept."""
     padding = ((0, 0), (0, 0)) if stride == 2 else ((1, 1), (1, 1))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), *padding, (0, 0)))
 
 
-def _average(x):
+def _average_pool(x):
     """3x3, size kept, of the pixels that are there: padding does not count."""
+
     def total(x):
         return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
-def _convs():
+def _list_convs():
     """Layer -> (inputs, outputs, kernel rows, kernel columns)."""
-    found = {"Conv2d_1a_3x3": (3, 32, 3, 3), "Conv2d_2a_3x3": (32, 32, 3, 3), "Conv2d_2b_3x3": (32, 64, 3, 3),
-             "Conv2d_3b_1x1": (64, 80, 1, 1), "Conv2d_4a_3x3": (80, 192, 3, 3)}
+    found = {
+        "Conv2d_1a_3x3": (3, 32, 3, 3),
+        "Conv2d_2a_3x3": (32, 32, 3, 3),
+        "Conv2d_2b_3x3": (32, 64, 3, 3),
+        "Conv2d_3b_1x1": (64, 80, 1, 1),
+        "Conv2d_4a_3x3": (80, 192, 3, 3),
+    }
 
     def add(block, branch, inputs, *layers):
         # One layer keeps the branch's name; several are numbered.
@@ -180,4 +228,4 @@ def _convs():
     return found
 
 
-_CONVS = _convs()
+_CONVS = _list_convs()

@@ -36,20 +36,20 @@ def sliced_wasserstein(
     Raises: ValueError for other shapes, dtypes or arguments.
     Source: Karras et al. 2018, arXiv:1710.10196, section 5 (16,384 images there), and the metric published with it.
     """
-    _check(real, fake, seed, patches_per_image, directions)
+    _check_images(real, fake, seed, patches_per_image, directions)
     count, side, _, channels = real.shape
     distances = {}
-    for level, size in enumerate(_sizes(side, smallest=16)):
+    for level, size in enumerate(_list_sizes(side, smallest=16)):
         random = np.random.Generator(np.random.Philox(key=(seed, size)))  # a level's draws do not depend on S
-        axes = _unit_vectors(random, directions, PATCH * PATCH * channels)  # before the corners: no dependence on N
+        axes = _draw_unit_vectors(random, directions, PATCH * PATCH * channels)  # before the corners: no dependence on N
         corners = random.integers(0, size - PATCH + 1, size=(count, patches_per_image, 2))
         # One level of one set is 0.19 GB at N = 5000: making the pyramid again per level keeps memory at one level of two.
-        patches = [_normalised_patches(images, level, corners) for images in (real, fake)]
-        distances[str(size)] = 1e3 * projected_distance(*patches, axes)
+        patches = [_extract_patches(images, level, corners) for images in (real, fake)]
+        distances[str(size)] = 1e3 * measure_projected_distance(*patches, axes)
     return distances | {"mean": float(np.mean(list(distances.values())))}
 
 
-def projected_distance(real: np.ndarray, fake: np.ndarray, axes: np.ndarray) -> float:
+def measure_projected_distance(real: np.ndarray, fake: np.ndarray, axes: np.ndarray) -> float:
     """Mean over axes of the 1-D Wasserstein-1 distance between two equally large sets of vectors projected on them.
 
     Args: real, fake: (M, D) float32; axes: (K, D) float32 unit vectors.
@@ -67,7 +67,7 @@ def projected_distance(real: np.ndarray, fake: np.ndarray, axes: np.ndarray) -> 
     return float(total / len(axes))
 
 
-def laplacian_pyramid(images: np.ndarray, smallest: int = 16) -> list[np.ndarray]:
+def build_laplacian_pyramid(images: np.ndarray, smallest: int = 16) -> list[np.ndarray]:
     """Pictures split into bands, finest first; the last is what is left, a small blurred copy, not a difference.
 
     Args: images: (N, S, S, C), any real dtype; smallest: side of the last level, S halved some number of times (or S).
@@ -77,14 +77,14 @@ def laplacian_pyramid(images: np.ndarray, smallest: int = 16) -> list[np.ndarray
       borders, the values of OpenCV's pyrDown and pyrUp with BORDER_REFLECT_101 that the published metric matches.
     """
     bands, rest = [], images.astype(np.float32)
-    for _ in _sizes(images.shape[1], smallest)[1:]:
-        smaller = _halved(_halved(rest, axis=1), axis=2)
-        bands.append(rest - _doubled(_doubled(smaller, axis=1), axis=2))
+    for _ in _list_sizes(images.shape[1], smallest)[1:]:
+        smaller = _pyramid_down(_pyramid_down(rest, axis=1), axis=2)
+        bands.append(rest - _pyramid_up(_pyramid_up(smaller, axis=1), axis=2))
         rest = smaller
     return [*bands, rest]
 
 
-def _halved(x: np.ndarray, axis: int) -> np.ndarray:
+def _pyramid_down(x: np.ndarray, axis: int) -> np.ndarray:
     """Blurred by [1 4 6 4 1]/16 along `axis`, every second sample kept. The edge pixel itself is not repeated."""
     x = x.swapaxes(0, axis)
     x = np.concatenate([x[2:0:-1], x, x[-2:-3:-1]])  # sample 2i is now at 2i + 2
@@ -92,7 +92,7 @@ def _halved(x: np.ndarray, axis: int) -> np.ndarray:
     return y.swapaxes(0, axis)
 
 
-def _doubled(x: np.ndarray, axis: int) -> np.ndarray:
+def _pyramid_up(x: np.ndarray, axis: int) -> np.ndarray:
     """Zeros put between the samples along `axis`, then blurred by [1 4 6 4 1]/8, without computing the zeros."""
     x = x.swapaxes(0, axis)
     # Mirroring the zero-filled line about its ends (a sample on the left, a zero on the right) brings these neighbours.
@@ -103,13 +103,13 @@ def _doubled(x: np.ndarray, axis: int) -> np.ndarray:
     return y.swapaxes(0, axis)
 
 
-def _normalised_patches(images: np.ndarray, level: int, corners: np.ndarray) -> np.ndarray:
+def _extract_patches(images: np.ndarray, level: int, corners: np.ndarray) -> np.ndarray:
     """(N, S, S, C) uint8 pictures cut at (N, P, 2) corners of one pyramid level -> (N * P, C * 49) float32."""
     count, per_image, _ = corners.shape
     patches = np.empty((count, per_image, images.shape[3], PATCH, PATCH), np.float32)
     for start in range(0, count, _IMAGES_AT_ONCE):
         part = slice(start, start + _IMAGES_AT_ONCE)
-        band = laplacian_pyramid(images[part])[level]
+        band = build_laplacian_pyramid(images[part])[level]
         windows = np.lib.stride_tricks.sliding_window_view(band, (PATCH, PATCH), axis=(1, 2))  # (n, y, x, C, 7, 7)
         patches[part] = windows[np.arange(len(band))[:, None], corners[part, :, 0], corners[part, :, 1]]
     # Moments in float64: a float32 sum over 3e7 pixels loses the digits that tell two good sets apart.
@@ -121,13 +121,13 @@ def _normalised_patches(images: np.ndarray, level: int, corners: np.ndarray) -> 
     return patches.reshape(count * per_image, -1)
 
 
-def _unit_vectors(random: np.random.Generator, count: int, dimensions: int) -> np.ndarray:
+def _draw_unit_vectors(random: np.random.Generator, count: int, dimensions: int) -> np.ndarray:
     """(count, dimensions) float32, uniform on the sphere: a normal vector has no preferred direction."""
     vectors = random.standard_normal((count, dimensions))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _sizes(side: int, smallest: int) -> list[int]:
+def _list_sizes(side: int, smallest: int) -> list[int]:
     """side, side / 2 .. smallest."""
     sizes = [side]
     while sizes[-1] > smallest and sizes[-1] % 2 == 0:
@@ -137,13 +137,11 @@ def _sizes(side: int, smallest: int) -> list[int]:
     return sizes
 
 
-def _check(real, fake, seed, patches_per_image, directions) -> None:
+def _check_images(real, fake, seed, patches_per_image, directions) -> None:
     if real.shape != fake.shape or real.ndim != 4 or real.shape[1] != real.shape[2] or 0 in real.shape:
         raise ValueError(f"real is {real.shape}, fake {fake.shape}: both must be the same (N, S, S, C), N at least 1")
     if real.dtype != np.uint8 or fake.dtype != np.uint8:
-        raise ValueError(
-            f"real is {real.dtype}, fake {fake.dtype}: both must be uint8; scale to 0..255 and round first"
-        )
+        raise ValueError(f"real is {real.dtype}, fake {fake.dtype}: both must be uint8; scale to 0..255 and round first")
     if real.shape[1] < 16 or real.shape[1] & (real.shape[1] - 1):
         raise ValueError(f"pictures are {real.shape[1]} px: the side must be a power of two, at least 16")
     if seed < 0 or patches_per_image < 1 or directions < 1:
@@ -163,15 +161,15 @@ class Moments(NamedTuple):
     covariance: np.ndarray  # (D, D) float64, unbiased: over count - 1
 
 
-def moments(features: np.ndarray) -> Moments:
+def compute_moments(features: np.ndarray) -> Moments:
     """Of (N, D) features, N at least 2. Raises ValueError for fewer, and for a NaN or an infinity."""
-    features = _features(features, least=2)
+    features = _check_features(features, least=2)
     mean = features.mean(0)
     centred = features - mean
     return Moments(len(features), mean, centred.T @ centred / (len(features) - 1))
 
 
-def merged(one: Moments, other: Moments) -> Moments:
+def merge_moments(one: Moments, other: Moments) -> Moments:
     """The moments of both sets together, so that a set can be taken in parts of any size.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
@@ -195,7 +193,7 @@ def frechet(one: Moments, other: Moments) -> float:
     return float(np.square(one.mean - other.mean).sum() + np.trace(one.covariance) + np.trace(other.covariance) - 2 * common)
 
 
-def fewest_at_infinity(dimensions: int) -> int:
+def count_least_at_infinity(dimensions: int) -> int:
     """The fakes that `frechet_at_infinity` takes at least: the covariance of half of them has full rank."""
     return max(20, 2 * (dimensions + 1))
 
@@ -209,10 +207,10 @@ def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, point
     Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
     """
     fake = np.asarray(fake)
-    fake = _features(fake, least=fewest_at_infinity(fake.shape[-1]))
+    fake = _check_features(fake, least=count_least_at_infinity(fake.shape[-1]))
     random = np.random.Generator(np.random.Philox(seed))
     counts = np.linspace(max(len(fake) / 10, fake.shape[1] + 1), len(fake), points).astype(int)
-    found = [frechet(real, moments(fake[random.permutation(len(fake))[:count]])) for count in counts]
+    found = [frechet(real, compute_moments(fake[random.permutation(len(fake))[:count]])) for count in counts]
     slope, at_infinity = np.polyfit(1 / counts, found, 1)
     return float(at_infinity)
 
@@ -224,23 +222,23 @@ def kid(real: np.ndarray, fake: np.ndarray, *, seed: int = 0, subsets: int = 100
         is no larger, of half of it, as the whole has no spread. Unlike the Frechet distance its expectation does not depend on N.
     Returns: {"kid": mean, "kid_sd": standard deviation over subsets}. Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
     """
-    real, fake = _features(real, least=2), _features(fake, least=2)
+    real, fake = _check_features(real, least=2), _check_features(fake, least=2)
     fewest, random = min(len(real), len(fake)), np.random.Generator(np.random.Philox(seed))
     size = subset_size if fewest > subset_size else max(2, fewest // 2)
     found = []
     for _ in range(subsets):
         x, y = (features[random.permutation(len(features))[:size]] for features in (real, fake))
-        xx, yy, xy = (_cubic(a, b) for a, b in ((x, x), (y, y), (x, y)))
+        xx, yy, xy = (_cubic_kernel(a, b) for a, b in ((x, x), (y, y), (x, y)))
         within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (size * (size - 1))
         found.append(within - 2 * xy.mean())
     return {"kid": float(np.mean(found)), "kid_sd": float(np.std(found))}
 
 
-def _cubic(x, y):
+def _cubic_kernel(x, y):
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) -> dict[str, float]:
+def score_manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) -> dict[str, float]:
     """Precision, recall, density and coverage: do fakes lie where reals are, and do they reach all of it.
 
     Args: real, fake, (N, D) and (M, D) features, more than `neighbours` each. Compare at equal N and M only.
@@ -249,26 +247,30 @@ def manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) -> dic
         share of reals with a fake in their ball.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3; Naeem et al. 2020, arXiv:2002.09797, section 3.
     """
-    real, fake = (_features(features, least=neighbours + 1) for features in (real, fake))
-    real_radii, fake_radii = (_radii(features, neighbours) for features in (real, fake))
+    real, fake = (_check_features(features, least=neighbours + 1) for features in (real, fake))
+    real_radii, fake_radii = (_measure_radii(features, neighbours) for features in (real, fake))
     inside_some, balls, recalled, covered = 0, 0, np.zeros(len(real), bool), np.zeros(len(real), bool)
     for start in range(0, len(fake), _ROWS_AT_ONCE):
-        distances = _distances(fake[start:start + _ROWS_AT_ONCE], real)  # (m, N)
+        distances = _measure_distances(fake[start : start + _ROWS_AT_ONCE], real)  # (m, N)
         in_ball = distances <= real_radii
         inside_some += in_ball.any(1).sum()
         balls += in_ball.sum()
         covered |= in_ball.any(0)
-        recalled |= (distances <= fake_radii[start:start + _ROWS_AT_ONCE, None]).any(0)
-    return {"precision": float(inside_some / len(fake)), "recall": float(recalled.mean()),
-            "density": float(balls / (neighbours * len(fake))), "coverage": float(covered.mean())}
+        recalled |= (distances <= fake_radii[start : start + _ROWS_AT_ONCE, None]).any(0)
+    return {
+        "precision": float(inside_some / len(fake)),
+        "recall": float(recalled.mean()),
+        "density": float(balls / (neighbours * len(fake))),
+        "coverage": float(covered.mean()),
+    }
 
 
-def nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(positions in others, distances), (N,) each: of each row of (N, D) the nearest row of (M, D)."""
-    features, others = _features(features, least=1), _features(others, least=1)
+    features, others = _check_features(features, least=1), _check_features(others, least=1)
     positions, distances = [], []
     for start in range(0, len(features), _ROWS_AT_ONCE):
-        found = _distances(features[start:start + _ROWS_AT_ONCE], others)
+        found = _measure_distances(features[start : start + _ROWS_AT_ONCE], others)
         positions.append(found.argmin(1))
         distances.append(found.min(1))
     return np.concatenate(positions), np.concatenate(distances)
@@ -279,11 +281,13 @@ class Memorisation(NamedTuple):
 
     ratio: float  # mean distance to the nearest training picture over that to the nearest held-out one, of as many of each
     to_training: float  # mean distance of samples to the nearest of all training pictures over that of held-out pictures
-    nearest: np.ndarray  # (M,) position of each sample's nearest training picture
+    find_nearest: np.ndarray  # (M,) position of each sample's nearest training picture
     distances: np.ndarray  # (M,) to it
 
 
-def memorisation(samples: np.ndarray, held_out: np.ndarray, training: Iterable[np.ndarray], *, seed: int = 0) -> Memorisation:
+def measure_memorisation(
+    samples: np.ndarray, held_out: np.ndarray, training: Iterable[np.ndarray], *, seed: int = 0
+) -> Memorisation:
     """Both ratios are about 1 for samples that are as new as held-out pictures, smaller for copies.
 
     Args: samples (M, D), held_out (H, D), training: parts of (n, D) each, in order, pixels or features. The nearest of many
@@ -291,34 +295,40 @@ def memorisation(samples: np.ndarray, held_out: np.ndarray, training: Iterable[n
         parts that hold as many; of a copy it sees little where H is a small share. `to_training` is with all of them.
     Raises: ValueError where no part holds H pictures. Source: the question of Meehan et al. 2020, arXiv:2004.05675.
     """
-    samples, held_out = _features(samples, least=1), _features(held_out, least=1)
+    samples, held_out = _check_features(samples, least=1), _check_features(held_out, least=1)
     random = np.random.Generator(np.random.Philox(seed))
     best, distances, from_held_out, few, start = None, None, None, [], 0
     for part in training:
-        part = _features(part, least=1)
-        positions, found = nearest(samples, part)
+        part = _check_features(part, least=1)
+        positions, found = find_nearest(samples, part)
         if best is None:
-            best, distances, from_held_out = positions, found, nearest(held_out, part)[1]
+            best, distances, from_held_out = positions, found, find_nearest(held_out, part)[1]
         else:
             best = np.where(found < distances, positions + start, best)
             distances = np.minimum(distances, found)
-            from_held_out = np.minimum(from_held_out, nearest(held_out, part)[1])
+            from_held_out = np.minimum(from_held_out, find_nearest(held_out, part)[1])
         if len(part) >= len(held_out):
-            few.append(nearest(samples, part[random.permutation(len(part))[:len(held_out)]])[1].mean())
+            few.append(find_nearest(samples, part[random.permutation(len(part))[: len(held_out)]])[1].mean())
         start += len(part)
     if not few:
         raise ValueError(f"no part of the training pictures holds as many as are held out, {len(held_out)}")
-    return Memorisation(float(np.mean(few) / nearest(samples, held_out)[1].mean()),
-                        float(distances.mean() / from_held_out.mean()), best, distances)
+    return Memorisation(
+        float(np.mean(few) / find_nearest(samples, held_out)[1].mean()),
+        float(distances.mean() / from_held_out.mean()),
+        best,
+        distances,
+    )
 
 
-def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def compute_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """(mean, half the width of Student's interval of it), of two independent values or more."""
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return float(np.mean(values)), float(half)
 
 
-def interval_of_difference(some: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def compute_interval_of_difference(
+    some: Sequence[float], others: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float]:
     """(mean of some - mean of others, half the width of Welch's interval of it), two independent values or more of each.
 
     Source: Welch 1947, "The generalization of Student's problem when several different population variances are involved".
@@ -335,18 +345,20 @@ def interval_of_difference(some: Sequence[float], others: Sequence[float], confi
 _ROWS_AT_ONCE = 512  # bounds the distances held: 512 x 50,000 float64 is 0.2 GB
 
 
-def _radii(features, neighbours):
+def _measure_radii(features, neighbours):
     """(N,): each row's distance to its nth nearest other row."""
-    parts = (_distances(features[start:start + _ROWS_AT_ONCE], features) for start in range(0, len(features), _ROWS_AT_ONCE))
+    parts = (
+        _measure_distances(features[start : start + _ROWS_AT_ONCE], features) for start in range(0, len(features), _ROWS_AT_ONCE)
+    )
     return np.concatenate([np.partition(part, neighbours, axis=1)[:, neighbours] for part in parts])  # the nearest is itself
 
 
-def _distances(x, y):
+def _measure_distances(x, y):
     squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
     return np.sqrt(np.maximum(squares, 0))
 
 
-def _features(features, least):
+def _check_features(features, least):
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < least or not features.shape[1]:
         raise ValueError(f"features are {features.shape}: (N, D) with N at least {least} is needed")

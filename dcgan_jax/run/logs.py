@@ -13,25 +13,38 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dcgan_jax.config import BadInput, printable
-from dcgan_jax.run.workdir import read_json, whole, write_json
+from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.files import atomic_write, write_json
+from dcgan_jax.run.workdir import read_json
 
 PLAIN_LINE_EVERY_S = 10.0
 MAX_NAMES = 256  # of numbers; ours are some ten
 MAX_LINE = 2**16  # characters of metrics.jsonl; ours have some hundred
 
 
-class NotFinite(Exception):
+class NonFiniteError(Exception):
     """A NaN or an infinity in a step's numbers: the message names the step and the number."""
 
 
 class Logs:
     """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
 
-    def __init__(self, run: Path, *, start: int, total: int, images_per_step: int, image_count: int, every_steps: int,
-                 tensorboard: bool, wandb: str = "", settings: dict | None = None, silent: bool = False):
+    def __init__(
+        self,
+        run: Path,
+        *,
+        start: int,
+        total: int,
+        images_per_step: int,
+        image_count: int,
+        every_steps: int,
+        tensorboard: bool,
+        wandb: str = "",
+        settings: dict | None = None,
+        silent: bool = False,
+    ):
         """wandb: the project there, and settings, what it shows as the run's; silent: check the numbers and write nothing, as
-        all processes but the first. Raises BadInput.
+        all processes but the first. Raises UserError.
         """
         self.file = run / "metrics.jsonl"
         self.silent = silent
@@ -49,12 +62,12 @@ class Logs:
         self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
 
     def write(self, steps: range, metrics: dict[str, np.ndarray]) -> None:
-        """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NotFinite before anything of a bad dispatch is written."""
+        """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NonFiniteError before anything of a bad dispatch is written."""
         metrics = {name: np.asarray(values) for name, values in metrics.items()}
         for name, values in metrics.items():
             if not np.isfinite(values).all():
                 step = steps.start + 1 + int(np.argmin(np.isfinite(values)))
-                raise NotFinite(f"step {step}: {name} is {values[step - steps.start - 1]}")
+                raise NonFiniteError(f"step {step}: {name} is {values[step - steps.start - 1]}")
         if self.silent:
             return
         now = time.monotonic()
@@ -131,14 +144,16 @@ class Logs:
             act(self.wandb)
         except Exception as fault:  # another's service is no reason to lose a run
             self.wandb = None
-            self.say(f"warning: Weights & Biases gets no more numbers ({printable(str(fault), 200)}); metrics.jsonl has all")
+            self.say(f"warning: Weights & Biases gets no more numbers ({make_printable(str(fault), 200)}); metrics.jsonl has all")
 
     def _show(self, steps, values, images_per_s, now):
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
         speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
         shown = "".join(f"[{kind}]  " for kind in self.troubles)
-        shown += (f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
-                  f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}")
+        shown += (
+            f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
+            f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}"
+        )
         if self.terminal:
             with self._while_somebody_reads("stderr"):
                 self.bar.set_postfix_str(shown, refresh=False)
@@ -152,24 +167,24 @@ class Logs:
         if "trouble" in row:
             self.found.append((row["step"], row["trouble"], row["words"]))
             return
-        _extend(self.metrics, row)
+        _extend_columns(self.metrics, row)
 
     def _opened(self, start):
         kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
-            for number, line in enumerate(_lines(lines), 1):
-                row = _row(line)
+            for number, line in enumerate(_iterate_lines(lines), 1):
+                row = _parse_row(line)
                 if row is None or not line.endswith("\n"):
                     broken = broken or number  # cut by a crash: it belongs to steps that were not saved
                 elif not last <= row["step"] <= start:
                     break
                 elif broken:  # no crash does that, and what follows is not to be lost
-                    raise BadInput(f"{self.file}: line {broken} holds no numbers of a step; remove it")
+                    raise UserError(f"{self.file}: line {broken} holds no numbers of a step; remove it")
                 else:
                     kept.append(line)
                     self._add(row)
                     last = row["step"]
-        with whole(self.file) as partial:
+        with atomic_write(self.file) as partial:
             partial.write_text("".join(kept))
         return self.file.open("a")
 
@@ -206,18 +221,20 @@ class _Wandb:
         try:
             import wandb  # optional: it is large, and sends what it is given to its maker
         except ImportError:
-            raise BadInput(f"--wandb {project}: the package is not installed: pip install wandb, or leave the flag out") from None
+            raise UserError(
+                f"--wandb {project}: the package is not installed: pip install wandb, or leave the flag out"
+            ) from None
 
         file = run / "wandb.json"
         known = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}
         if not (isinstance(known, dict) and isinstance(known.get("id"), str)):
-            raise BadInput(f"{file}: holds no id of a run; remove it, and the run is a new one there")
+            raise UserError(f"{file}: holds no id of a run; remove it, and the run is a new one there")
         write_json(file, known)
         try:  # beside the run: it makes links to its logs elsewhere, which a run must not hold
             self.run = wandb.init(project=project, id=known["id"], name=run.name, dir=run.parent, config=settings, resume="allow")
         except Exception as fault:  # its own kinds: no account, no network, no such project
-            words = printable(str(fault), 300)
-            raise BadInput(f"--wandb {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
+            words = make_printable(str(fault), 300)
+            raise UserError(f"--wandb {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
         self.run.define_metric("*", step_metric="step")  # steps that a killed process had sent already come once more
 
     def write(self, line):
@@ -227,11 +244,11 @@ class _Wandb:
         self.run.finish()
 
 
-def _lines(opened) -> Iterator[str]:
+def _iterate_lines(opened) -> Iterator[str]:
     return iter(lambda: opened.readline(MAX_LINE), "")
 
 
-def _row(line: str) -> dict | None:
+def _parse_row(line: str) -> dict | None:
     """A line of metrics.jsonl: numbers, or the words of a trouble, of a step. None where it is neither."""
     try:
         row = json.loads(line)
@@ -244,35 +261,35 @@ def _row(line: str) -> dict | None:
     return row if is_trouble or (are_numbers and "trouble" not in row) else None
 
 
-def _rows(run: Path) -> Iterator[dict]:
+def _read_rows(run: Path) -> Iterator[dict]:
     file = run / "metrics.jsonl"
     if not os.path.exists(file):
         return
     with file.open(errors="replace") as lines:
-        for number, line in enumerate(_lines(lines), 1):
-            row = _row(line)
+        for number, line in enumerate(_iterate_lines(lines), 1):
+            row = _parse_row(line)
             if row is None:
-                raise BadInput(f"{file}: line {number} holds no numbers of a step; remove it and what follows")
+                raise UserError(f"{file}: line {number} holds no numbers of a step; remove it and what follows")
             yield row
 
 
-def _extend(columns, row):
+def _extend_columns(columns, row):
     count = len(columns.get("step", ()))
     for name in columns | row:
         columns.setdefault(name, [math.nan] * count).append(row.get(name, math.nan))
 
 
 def read_metrics(run: Path) -> dict[str, list[float]]:
-    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line. Raises BadInput."""
+    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line. Raises UserError."""
     columns = {}
-    for row in _rows(run):
+    for row in _read_rows(run):
         if "trouble" not in row:
-            _extend(columns, row)
+            _extend_columns(columns, row)
             if len(columns) > MAX_NAMES:
-                raise BadInput(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} names of numbers; it is not ours")
+                raise UserError(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} names of numbers; it is not ours")
     return columns
 
 
-def read_troubles(run: Path) -> list[tuple[int, str, str]]:
-    """(step, kind, words) of each trouble that was found, in order. Raises BadInput."""
-    return [(row["step"], row["trouble"], row["words"]) for row in _rows(run) if "trouble" in row]
+def read_warnings(run: Path) -> list[tuple[int, str, str]]:
+    """(step, kind, words) of each trouble that was found, in order. Raises UserError."""
+    return [(row["step"], row["trouble"], row["words"]) for row in _read_rows(run) if "trouble" in row]

@@ -1,9 +1,7 @@
 """The run directory explains itself: what was asked, what ran it, which pictures; and it tells a resumption from a mistake."""
 
-import contextlib
 import errno
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -11,15 +9,15 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 
 from dcgan_jax import config as configuration
-from dcgan_jax import jsonfile
-from dcgan_jax.config import BadInput, Config, printable
-from dcgan_jax.run import devices
+from dcgan_jax import files
+from dcgan_jax.config import Config, UserError, make_printable
+from dcgan_jax.files import write_json
+from dcgan_jax.run import distributed
 
 LOCK, MARKER = "lock", "lock.owner"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -33,46 +31,46 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
 
     data_facts: index.json of the pack. What a run there says of itself is left as it is; `go_on` brings it up to date.
     Returns: its path, and the lock that the first process of the run holds until it releases it or dies (none in others).
-    Raises: BadInput where the run that is there had other pictures, other networks or another recipe, naming the fields; where
+    Raises: UserError where the run that is there had other pictures, other networks or another recipe, naming the fields; where
     another process trains it; and where the folder cannot be written.
     """
-    path = path_of(config)
+    path = get_run_path(config)
     try:
-        _must_be_ours(path, config, data_facts)
+        _check_run(path, config, data_facts)
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        lock = _lock(path) if devices.is_first() else None
+        lock = _lock_run(path) if distributed.is_first_process() else None
         try:
             if lock:
-                _sweep(path)
-            if not _must_be_ours(path, config, data_facts):  # once more: another may have made it meanwhile
+                _remove_partial_files(path)
+            if not _check_run(path, config, data_facts):  # once more: another may have made it meanwhile
                 write_json(path / "data.json", data_facts)  # perhaps over the files of a start without a config.json
-                go_on(path, config)
+                write_run_facts(path, config)
         except BaseException:
             if lock:
                 lock.release()
             raise
     except OSError as fault:
-        raise BadInput(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
+        raise UserError(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
     return path, lock
 
 
-def path_of(config: Config) -> Path:
+def get_run_path(config: Config) -> Path:
     """Where the run lies, or will."""
     return Path(config.run.workdir) / config.run.name
 
 
-def _must_be_ours(path, config, data_facts) -> bool:
-    """Whether a run is there. Raises BadInput where it, or what else is there, is not the one that is asked for."""
+def _check_run(path, config, data_facts) -> bool:
+    """Whether a run is there. Raises UserError where it, or what else is there, is not the one that is asked for."""
     if (path / "config.json").exists():
-        _must_agree(path, config, data_facts)
+        _check_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
-        raise BadInput(f"{path}: exists and is no run; give another --name")
-    _must_stay_inside(path)
+        raise UserError(f"{path}: exists and is no run; give another --name")
+    _check_links(path)
     return False
 
 
-def _lock(path):
+def _lock_run(path):
     # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
     # a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
     lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # it would, with a warning, for one of NO_LOCKS
@@ -86,12 +84,13 @@ def _lock(path):
             lock.acquire()
     except filelock.Timeout:
         owner = read_environment(path).get("process", "unknown")
-        raise BadInput(f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
-                       ) from None
+        raise UserError(
+            f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
+        ) from None
     return lock
 
 
-def _sweep(path):
+def _remove_partial_files(path):
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
     pictures = r"(reals|losses|scores|neighbours|\d{8,})\.png"
     ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html(\.\d+)?|files\.json")
@@ -102,60 +101,65 @@ def _sweep(path):
         shutil.rmtree(half, ignore_errors=True)
 
 
-def go_on(path: Path, config: Config) -> str:
+def write_run_facts(path: Path, config: Config) -> str:
     """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run.
 
     Returns: the name of this process there, which `must_still_be_ours` compares.
     """
-    environment = _environment()
+    environment = _describe_environment()
     write_json(path / "environment.json", environment)
-    write_json(path / "config.json", configuration.flat(config))
+    write_json(path / "config.json", configuration.flatten(config))
     return environment["process"]
 
 
-def must_still_be_ours(path: Path, process: str) -> None:
-    """Raises BadInput where another process has taken the run over, as it can on a filesystem that ignores locks."""
+def check_ownership(path: Path, process: str) -> None:
+    """Raises UserError where another process has taken the run over, as it can on a filesystem that ignores locks."""
     now = read_json(path / "environment.json").get("process")
     if now != process:
-        raise BadInput(f"{path}: another process ({now}) has taken this run over; this one stops without saving")
+        raise UserError(f"{path}: another process ({now}) has taken this run over; this one stops without saving")
 
 
-def differences(path: Path) -> str:
+def compare_environment(path: Path) -> str:
     """What ran the run until now and is another thing here, such as 'jax 0.10.2 -> 0.12.0'; empty where nothing is."""
     found = read_environment(path)
     before = found["packages"] if isinstance(found.get("packages"), dict) else {}
-    before, now = before | {"devices:": found.get("devices")}, _packages() | {"devices:": devices.describe()}
-    return ", ".join(f"{name} {printable(str(before[name]), 100)} -> {now[name]}" for name in now
-                     if before.get(name) not in (None, now[name]))
+    before, now = before | {"devices:": found.get("devices")}, _list_packages() | {"devices:": distributed.describe_devices()}
+    return ", ".join(
+        f"{name} {make_printable(str(before[name]), 100)} -> {now[name]}"
+        for name in now
+        if before.get(name) not in (None, now[name])
+    )
 
 
 def read_environment(path: Path) -> dict:
     """environment.json, or {} where it is missing or broken: it only informs, so a run is not refused for that."""
     try:
         found = read_json(path / "environment.json")
-    except BadInput:
+    except UserError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def read_config(path: Path) -> Config:
-    """The config of the run at path. Raises BadInput where path is no run or its config.json cannot be read."""
+    """The config of the run at path. Raises UserError where path is no run or its config.json cannot be read."""
     file = path / "config.json"
     if not os.path.exists(file):  # os.path: also false, not an error, for names no disk takes
         runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if os.path.isdir(path) else []
-        raise BadInput(f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else ""))
-    _must_stay_inside(path)
-    config = configuration.from_flat(read_json(file), str(file))
+        raise UserError(
+            f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else "")
+        )
+    _check_links(path)
+    config = configuration.unflatten(read_json(file), str(file))
     try:
         configuration.check(config)
         if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py makes steps of them
-            raise BadInput("its step sizes fall over epochs, which a run has as steps")
-    except BadInput as fault:
-        raise BadInput(f"{file}: {fault}; restore it from a copy of the run") from None
+            raise UserError("its step sizes fall over epochs, which a run has as steps")
+    except UserError as fault:
+        raise UserError(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
 
 
-def _must_stay_inside(path):
+def _check_links(path):
     # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere,
     # nor wait for ever for what comes out of a pipe.
     inside = os.path.realpath(path) + os.sep
@@ -163,85 +167,71 @@ def _must_stay_inside(path):
         for name in folders + names:
             there = os.path.join(folder, name)
             if os.path.islink(there) and not os.path.realpath(there).startswith(inside):
-                raise BadInput(f"{printable(there)}: is a link out of the run, not followed; move here what it points to")
+                raise UserError(f"{make_printable(there)}: is a link out of the run, not followed; move here what it points to")
             if os.path.exists(there) and not (os.path.isfile(there) or os.path.isdir(there)):
-                raise BadInput(f"{printable(there)}: is neither a file nor a folder; remove it")
+                raise UserError(f"{make_printable(there)}: is neither a file nor a folder; remove it")
 
 
 def read_data_facts(path: Path) -> dict:
-    """What data.json of the run at path says of its pictures. Raises BadInput."""
+    """What data.json of the run at path says of its pictures. Raises UserError."""
     facts = read_json(path / "data.json")
     found = facts if isinstance(facts, dict) else {}
     source = found.get("source")
     numbers = [found.get(name, 0) for name in ("spread", "grey", "channels", "duplicates")]
     told = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
-    if not (all(isinstance(text, str) for text in told) and type(found.get("count")) is int and 0 < found["count"] < 2**40
-            and all(type(number) in (int, float) for number in numbers)):
-        raise BadInput(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
+    if not (
+        all(isinstance(text, str) for text in told)
+        and type(found.get("count")) is int
+        and 0 < found["count"] < 2**40
+        and all(type(number) in (int, float) for number in numbers)
+    ):
+        raise UserError(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
     return facts
 
 
-def same_pictures(one: dict, other: dict) -> bool:
+def is_same_data(one: dict, other: dict) -> bool:
     """Whether two packs' facts tell of the same pixels in the same order, wherever the files lay and whatever their dates."""
     return one.get("pixels") == other["pixels"]
 
 
 def read_json(file: Path):
-    """Its value. Raises BadInput where it is no JSON, or none of ours by size or depth."""
+    """Its value. Raises UserError where it is no JSON, or none of ours by size or depth."""
     try:
-        return jsonfile.read(file)
+        return files.load_json(file)
     except (ValueError, OSError) as fault:
-        raise BadInput(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
+        raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
 
-def write_json(file: Path, value) -> None:
-    """Whole or not at all: a reader never sees half of it."""
-    with whole(file) as partial:
-        partial.write_text(json.dumps(value, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def whole(file: Path, own: str = "") -> Iterator[Path]:
-    """A path beside the file, to be written; it takes the file's place at the end, and goes where that is not reached.
-
-    own: makes it another than that of a process which may write the same file meanwhile.
-    """
-    partial = file.with_name(f"{file.name}{own}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())  # else a power cut could leave the new name with nothing in it
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _must_agree(path, config, data_facts):
-    asked, found = configuration.flat(config), configuration.flat(read_config(path))
+def _check_config(path, config, data_facts):
+    asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
     free = configuration.free_to_change(config)
     differing = [name for name in asked if name not in free and asked[name] != found[name]]
     if differing:
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
-        flags = " ".join(_flag(name, found[name]) for name in differing[:4])
+        flags = " ".join(_format_flag(name, found[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         why = f" (its step sizes fall over its length: a longer one begins anew, with --start {path})"
-        raise BadInput(f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
-                       f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}")
+        raise UserError(
+            f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
+            f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}"
+        )
     before = read_data_facts(path)
-    if not same_pictures(before, data_facts):
-        raise BadInput(f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
-                       f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give "
-                       "another --name, or move it away")
+    if not is_same_data(before, data_facts):
+        raise UserError(
+            f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
+            f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give "
+            "another --name, or move it away"
+        )
 
 
-def _flag(name, value):
+def _format_flag(name, value):
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
     return f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def _packages():
+def _list_packages():
     versions = {}
     for package in PACKAGES:
         try:
@@ -251,21 +241,29 @@ def _packages():
     return versions
 
 
-def _environment():
+def _describe_environment():
     # The random part: two containers may have the same host name and process number.
     process = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
-    return {"command": sys.argv, "process": process, "python": platform.python_version(), "platform": platform.platform(),
-            "devices": devices.describe(), "packages": _packages(), "commit": _commit()}
+    return {
+        "command": sys.argv,
+        "process": process,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": distributed.describe_devices(),
+        "packages": _list_packages(),
+        "commit": _describe_commit(),
+    }
 
 
-def _commit():
+def _describe_commit():
     # Where the code runs from a git checkout; an installed package has its version instead.
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True,
-                              timeout=10)
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):  # no git on this machine: the commit is simply not known
         return None
     return done.stdout.strip() or None

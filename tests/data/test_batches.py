@@ -9,8 +9,8 @@ from numpy.testing import assert_array_equal
 
 from dcgan_jax.config import Config, replace
 from dcgan_jax.data import batches
-from dcgan_jax.data.batches import Order, dispatches, fits_resident, held_out, kept, order
-from dcgan_jax.run import devices
+from dcgan_jax.data.batches import Order, fits_resident, permute_epoch, select_held_out, select_training, split_dispatches
+from dcgan_jax.run import distributed
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -20,23 +20,23 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @given(seed=SEEDS, epoch=st.integers(0, 10**6), count=st.integers(1, 300))
 def test_an_epoch_is_a_permutation(seed, epoch, count):
-    assert_array_equal(np.sort(order(seed, epoch, count)), np.arange(count))
+    assert_array_equal(np.sort(permute_epoch(seed, epoch, count)), np.arange(count))
 
 
 def test_the_order_is_numpys_philox():
     """Another implementation can rebuild it from this line; a checkpoint of today goes on with it in any version."""
-    assert_array_equal(order(7, 3, 1000), np.random.Generator(np.random.Philox(key=(7, 3))).permutation(1000))
-    assert order(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
+    assert_array_equal(permute_epoch(7, 3, 1000), np.random.Generator(np.random.Philox(key=(7, 3))).permutation(1000))
+    assert permute_epoch(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
 
 
 def test_epochs_and_seeds_have_their_own_orders():
-    orders = [tuple(order(seed, epoch, 100)) for seed, epoch in itertools.product(range(4), range(4))]
+    orders = [tuple(permute_epoch(seed, epoch, 100)) for seed, epoch in itertools.product(range(4), range(4))]
     assert len(set(orders)) == len(orders)
 
 
 def test_nobody_can_change_an_order_that_others_share():
     with pytest.raises(ValueError, match="read-only"):
-        order(0, 0, 10)[0] = 3
+        permute_epoch(0, 0, 10)[0] = 3
 
 
 @given(seed=SEEDS, count=st.integers(1, 60), share=st.integers(1, 60), epochs=st.integers(1, 3))
@@ -45,7 +45,7 @@ def test_the_steps_of_an_epoch_are_its_permutation_less_the_rest(seed, count, sh
     asked, per_epoch = Order(seed, count, size), count // size
     for epoch in range(epochs):
         seen = np.concatenate([asked.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
-        assert_array_equal(seen, order(seed, epoch, count)[:per_epoch * size])
+        assert_array_equal(seen, permute_epoch(seed, epoch, count)[: per_epoch * size])
 
 
 def test_what_an_epoch_drops_comes_in_others():
@@ -58,7 +58,7 @@ def test_a_step_needs_nothing_but_its_number():
     in_a_row = [asked.indices(step) for step in range(40)]
     for step in (39, 0, 17, 6, 18):
         assert_array_equal(asked.indices(step), in_a_row[step])
-    order.cache_clear()  # what a new process knows
+    permute_epoch.cache_clear()  # what a new process knows
     assert_array_equal(Order(5, 53, 8).indices(23), in_a_row[23])
 
 
@@ -67,7 +67,7 @@ def test_a_step_needs_nothing_but_its_number():
 
 @given(count=st.integers(0, 5000), most=st.integers(0, 100))
 def test_held_out_and_kept_are_all_images_once(count, most):
-    away, rest = held_out(count, most), kept(count, most)
+    away, rest = select_held_out(count, most), select_training(count, most)
     assert away.dtype == rest.dtype == np.int64
     assert len(away) == min(most, count // 20)
     assert_array_equal(np.sort(np.concatenate([away, rest])), np.arange(count))
@@ -77,7 +77,7 @@ def test_held_out_and_kept_are_all_images_once(count, most):
 @given(count=st.integers(20, 5000), most=st.integers(1, 100))
 def test_held_out_images_are_spread_evenly(count, most):
     # A set sorted by class: each of as many equal stretches as there are held-out images gives one of its middle.
-    away = held_out(count, most)
+    away = select_held_out(count, most)
     stretch = count / len(away)
     assert (np.abs(away - (np.arange(len(away)) + 0.5) * stretch) <= 1).all()
 
@@ -85,7 +85,7 @@ def test_held_out_images_are_spread_evenly(count, most):
 @given(seed=SEEDS, count=st.integers(20, 300), most=st.integers(0, 30), share=st.integers(1, 10))
 def test_no_step_sees_a_held_out_image_and_an_epoch_sees_all_others(seed, count, most, share):
     asked = Order(seed, count, share, held_out=most)
-    away = set(held_out(count, most).tolist())
+    away = set(select_held_out(count, most).tolist())
     assert asked.trained_on == count - len(away)
     per_epoch = asked.trained_on // share
     for epoch in range(2):
@@ -96,12 +96,14 @@ def test_no_step_sees_a_held_out_image_and_an_epoch_sees_all_others(seed, count,
 
 def test_what_is_kept_comes_in_the_order_of_as_many_images():
     asked = Order(7, 1000, 20, held_out=50)
-    assert_array_equal(np.concatenate([asked.indices(step) for step in range(47)]), kept(1000, 50)[order(7, 0, 950)[:940]])
+    assert_array_equal(
+        np.concatenate([asked.indices(step) for step in range(47)]), select_training(1000, 50)[permute_epoch(7, 0, 950)[:940]]
+    )
 
 
 def test_nothing_held_out_changes_no_order():
-    assert_array_equal(Order(7, 1000, 100, held_out=0).indices(13), order(7, 1, 1000)[300:400])
-    assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), order(7, 0, 19)[:5])  # too few to spare one
+    assert_array_equal(Order(7, 1000, 100, held_out=0).indices(13), permute_epoch(7, 1, 1000)[300:400])
+    assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), permute_epoch(7, 0, 19)[:5])  # too few to spare one
 
 
 # ---- Dispatches ----
@@ -109,7 +111,7 @@ def test_nothing_held_out_changes_no_order():
 
 @given(start=st.integers(0, 50), length=st.integers(0, 50), k=st.integers(1, 12))
 def test_dispatches_cover_every_step_once_and_are_cut_at_multiples(start, length, k):
-    spans = list(dispatches(start, start + length, k))
+    spans = list(split_dispatches(start, start + length, k))
     assert [step for span in spans for step in span] == list(range(start, start + length))
     assert all(len(span) > 0 for span in spans)
     assert all(span.stop % k == 0 for span in spans[:-1])
@@ -125,10 +127,10 @@ def pictures(count):
 
 def test_stream_and_resident_are_the_same_batches():
     images, asked = pictures(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
-    sharding = devices.shardings(replace(Config(), batch_size=8)).batches
+    sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
-        spans = list(dispatches(start, total, k))
-        fed = [list(feed(images, asked, iter(spans), sharding)) for feed in (batches.stream, batches.resident)]
+        spans = list(split_dispatches(start, total, k))
+        fed = [list(feed(images, asked, iter(spans), sharding)) for feed in (batches.stream_batches, batches.gather_batches)]
         for span, streamed, resident in zip(spans, *fed, strict=True):
             want = np.stack([images[asked.indices(step)] for step in span])
             for batch in (streamed, resident):
@@ -138,8 +140,8 @@ def test_stream_and_resident_are_the_same_batches():
 
 
 def test_a_batch_is_split_over_the_devices_by_images():
-    sharding = devices.shardings(replace(Config(), batch_size=8)).batches
-    batch = next(batches.resident(pictures(32), Order(0, 32, 8), dispatches(0, 8, 2), sharding))
+    sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
+    batch = next(batches.gather_batches(pictures(32), Order(0, 32, 8), split_dispatches(0, 8, 2), sharding))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 4, 4, 4, 3)] * 2
 
 
@@ -161,6 +163,6 @@ def test_on_cpu_the_resident_images_are_the_memory_map_itself(tmp_path):
     """So that a pack larger than memory can be fed. JAX promises no such thing: where it ends, fits_resident needs a limit."""
     np.save(tmp_path / "images.npy", pictures(5000))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
-    sharding = devices.shardings(replace(Config(), batch_size=8)).batches
-    for shard in batches.everywhere(images, sharding).addressable_shards:
+    sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
+    for shard in batches.replicate_images(images, sharding).addressable_shards:
         assert shard.data.unsafe_buffer_pointer() == images.ctypes.data

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.data import download as downloads
-from dcgan_jax.data.download import Limits, Published, download
+from dcgan_jax.data.download import Limits, Published, download_file
 
 QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=0.3)
 LONG = 3_000_000  # bytes, some dozen chunks
@@ -96,6 +96,7 @@ def serve():
 
 def well(body=BODY, etag='"one"', cut=None, **headers):
     """All of the body, or the range that is asked for; closed after `cut` bytes."""
+
     def answer(handler):
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
         start = int(asked[1]) if asked and handler.headers.get("If-Range") == etag else 0
@@ -103,6 +104,7 @@ def well(body=BODY, etag='"one"', cut=None, **headers):
         where = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
         handler.start(206 if start else 200, Content_Length=len(rest), ETag=etag, **where, **headers)
         handler.wfile.write(rest[:cut])
+
     return answer
 
 
@@ -110,6 +112,7 @@ def status(code, body=b"", **headers):
     def answer(handler):
         handler.start(code, Content_Length=len(body), **headers)
         handler.wfile.write(body)
+
     return answer
 
 
@@ -121,6 +124,7 @@ def without_ranges(body=BODY, cut=None, **headers):
     def answer(handler):
         handler.start(200, Content_Length=len(body), **headers)
         handler.wfile.write(body[:cut])
+
     return answer
 
 
@@ -128,6 +132,7 @@ def without_length(body=BODY):
     def answer(handler):
         handler.start(200)
         handler.wfile.write(body)
+
     return answer
 
 
@@ -161,15 +166,15 @@ def file_of(server, body=BODY, sha256="", size_bytes=0):
 
 
 def fetched(server, folder, limits=QUICK, **facts):
-    path = download(file_of(server, **facts), folder, limits)
+    path = download_file(file_of(server, **facts), folder, limits)
     assert path == folder / "faces.zip"
     assert sorted(os.listdir(folder)) in (["faces.zip"], ["faces.zip", "faces.zip.lock"])
     return path.read_bytes()
 
 
 def refusal(server, folder, limits=QUICK, **facts):
-    with pytest.raises(BadInput) as raised:
-        download(file_of(server, **facts), folder, limits)
+    with pytest.raises(UserError) as raised:
+        download_file(file_of(server, **facts), folder, limits)
     line = str(raised.value)
     assert "\n" not in line and "secret" not in line, line
     assert not (folder / "faces.zip").exists()
@@ -260,8 +265,10 @@ def test_another_url_does_not_go_on_from_this_one(serve, tmp_path):
     assert other.ranges == [None]
 
 
-@pytest.mark.parametrize("fault", [status(500), status(503, Retry_After="0"), status(429, Retry_After="1"), status(408),
-                                   ends_at_once, nonsense, silence])
+@pytest.mark.parametrize(
+    "fault",
+    [status(500), status(503, Retry_After="0"), status(429, Retry_After="1"), status(408), ends_at_once, nonsense, silence],
+)
 def test_what_passes_is_tried_again(serve, tmp_path, fault):
     limits = Limits(connect_s=2, read_s=0.5, tries=3, backoff_s=0.01, wait_s=1)
     assert fetched(serve(fault, well()), tmp_path, limits) == BODY
@@ -282,7 +289,7 @@ def test_a_proxy_of_the_environment_is_asked(serve, tmp_path, monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
-    path = download(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
+    path = download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
     assert path.read_bytes() == BODY and proxy.asked[0]["Host"] == "faces.invalid"
 
 
@@ -311,10 +318,19 @@ def test_what_no_try_mends_is_not_tried_again(serve, tmp_path, code):
     assert by_hand(line) and str(code) in line and len(server.asked) == 1
 
 
-@pytest.mark.parametrize(("answer", "words"), [
-    (status(500), "500"), (status(429, Retry_After="3600"), "3,600 s"), (ends_at_once, ""), (nonsense, ""),
-    (silence, "timed out"), (well(cut=10), "closed after 30 of"), (without_ranges(cut=0), "closed after 0 of"),
-    (without_ranges(cut=1000), "closed after 1,000 of")])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (status(500), "500"),
+        (status(429, Retry_After="3600"), "3,600 s"),
+        (ends_at_once, ""),
+        (nonsense, ""),
+        (silence, "timed out"),
+        (well(cut=10), "closed after 30 of"),
+        (without_ranges(cut=0), "closed after 0 of"),
+        (without_ranges(cut=1000), "closed after 1,000 of"),
+    ],
+)
 def test_what_never_comes_ends_after_bounded_tries(serve, tmp_path, answer, words):
     server = serve(answer)
     line = refusal(server, tmp_path, Limits(connect_s=1, read_s=0.3, tries=3, backoff_s=0.01, wait_s=1))
@@ -377,11 +393,23 @@ def test_a_circle_of_redirects(serve, tmp_path):
     assert by_hand(refusal(server, tmp_path)) and len(server.asked) == downloads.REDIRECTS + 1
 
 
-@pytest.mark.parametrize("url", ["", "faces.zip", "file:///etc/passwd", "ftp://host/x", "http://", "https://user:secret@host/x",
-                                 "http://[::1", "http://" + "a" * 300 + "/x", "http://xn--\x00/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "faces.zip",
+        "file:///etc/passwd",
+        "ftp://host/x",
+        "http://",
+        "https://user:secret@host/x",
+        "http://[::1",
+        "http://" + "a" * 300 + "/x",
+        "http://xn--\x00/x",
+    ],
+)
 def test_an_address_that_is_none(tmp_path, url):
-    with pytest.raises(BadInput, match="--url") as raised:
-        download(Published("faces.zip", url, "page"), tmp_path, QUICK)
+    with pytest.raises(UserError, match="--url") as raised:
+        download_file(Published("faces.zip", url, "page"), tmp_path, QUICK)
     assert "secret" not in str(raised.value) and not list(tmp_path.iterdir())
 
 
@@ -391,8 +419,8 @@ def test_an_address_that_is_none(tmp_path, url):
 def test_a_file_of_that_name_which_is_another(serve, tmp_path):
     (tmp_path / "faces.zip").write_bytes(b"mine")
     server = serve(well())
-    with pytest.raises(BadInput, match="is there and is no whole zip.*move it away"):
-        download(file_of(server), tmp_path, QUICK)
+    with pytest.raises(UserError, match="is there and is no whole zip.*move it away"):
+        download_file(file_of(server), tmp_path, QUICK)
     assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.asked
 
 
@@ -451,7 +479,7 @@ def slowly(handler):
     where = {"Content_Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"} if start else {}
     handler.start(206 if start else 200, Content_Length=len(BODY) - start, ETag='"one"', **where)
     for at in range(start, len(BODY), 100_000):
-        handler.wfile.write(BODY[at:at + 100_000])
+        handler.wfile.write(BODY[at : at + 100_000])
         time.sleep(0.01)
 
 
@@ -489,8 +517,8 @@ def test_a_failure_of_tfds_is_one_line(monkeypatch):
             raise ValueError("Artifact https://drive.google.com/uc?id=1\nhas wrong checksum")
 
     monkeypatch.setattr(tfds, "builder", lambda name: Builder())
-    with pytest.raises(BadInput) as raised:
-        downloads.through_tfds()
+    with pytest.raises(UserError) as raised:
+        downloads.prepare_with_tfds()
     line = str(raised.value)
     assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "--url" in line
 
@@ -506,7 +534,7 @@ def test_what_tfds_prepared_is_named_for_data(monkeypatch):
 
     asked = []
     monkeypatch.setattr(tfds, "builder", Builder)
-    assert downloads.through_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
+    assert downloads.prepare_with_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
 
 
 def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_path, monkeypatch):
@@ -516,13 +544,13 @@ def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_pa
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **how: real("127.0.0.1", *more, **how))
     front = serve(redirect(f"http://a.kept.example:{keeper.server_port}/weights?token=secret"))
     file = Published("weights.pth", front.url, "https://page", hashlib.sha256(body).hexdigest(), flag="--inception", is_zip=False)
-    with pytest.raises(BadInput, match="redirects to another host, a.kept.example.*pass it as --inception") as raised:
-        download(file, tmp_path, QUICK)
+    with pytest.raises(UserError, match="redirects to another host, a.kept.example.*pass it as --inception") as raised:
+        download_file(file, tmp_path, QUICK)
     assert "secret" not in str(raised.value)
-    path = download(file._replace(kept_at="kept.example"), tmp_path, QUICK)
+    path = download_file(file._replace(kept_at="kept.example"), tmp_path, QUICK)
     assert path.read_bytes() == body
-    with pytest.raises(BadInput, match="weights2.pth"):  # the hash still decides
-        download(file._replace(kept_at="kept.example", name="weights2.pth", sha256="0" * 64), tmp_path, QUICK)
+    with pytest.raises(UserError, match="weights2.pth"):  # the hash still decides
+        download_file(file._replace(kept_at="kept.example", name="weights2.pth", sha256="0" * 64), tmp_path, QUICK)
 
 
 def test_the_inceptions_weights_are_what_their_name_promises():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.data import drawn_faces
-from dcgan_jax.data.drawn_faces import ATTRIBUTES, draw_faces, face_attributes
+from dcgan_jax.data.drawn_faces import ATTRIBUTES, compute_face_attributes, draw_faces
 
 SEED = 5
 GOLDEN_PIXELS, GOLDEN_ATTRIBUTES = (
@@ -19,14 +19,14 @@ GOLDEN_PIXELS, GOLDEN_ATTRIBUTES = (
 def crowd():
     """2,400 faces at 32 pixels as float32, and their attributes by name: {name: (N,) bool}."""
     indices = np.arange(2400)
-    attributes = face_attributes(SEED, indices).astype(bool)
+    attributes = compute_face_attributes(SEED, indices).astype(bool)
     return draw_faces(SEED, indices, 32).astype(np.float32), dict(zip(ATTRIBUTES, attributes.T, strict=True))
 
 
 @pytest.fixture(scope="module")
 def census():
     """Attributes of 20,000 people: {name: (N,) bool}."""
-    return dict(zip(ATTRIBUTES, face_attributes(SEED, np.arange(20_000)).astype(bool).T, strict=True))
+    return dict(zip(ATTRIBUTES, compute_face_attributes(SEED, np.arange(20_000)).astype(bool).T, strict=True))
 
 
 # ---- A face is a function of (seed, index) ----
@@ -35,11 +35,11 @@ def census():
 @pytest.mark.parametrize("size", [32, 64, 20])
 def test_a_face_has_the_same_bits_alone_and_in_any_batch_and_order(size):
     indices = np.random.default_rng(0).permutation(75)  # more than two chunks at 32 pixels
-    together, attributes = draw_faces(SEED, indices, size), face_attributes(SEED, indices)
+    together, attributes = draw_faces(SEED, indices, size), compute_face_attributes(SEED, indices)
     for row in (0, 1, 40, 74):
         alone = indices[row : row + 1]
         assert np.array_equal(draw_faces(SEED, alone, size)[0], together[row])
-        assert np.array_equal(face_attributes(SEED, alone)[0], attributes[row])
+        assert np.array_equal(compute_face_attributes(SEED, alone)[0], attributes[row])
     assert np.array_equal(draw_faces(SEED, indices[::-1], size)[::-1], together)
 
 
@@ -61,12 +61,12 @@ def test_far_indices_and_odd_seeds_are_faces_too():
 def test_no_faces_is_an_answer():
     none = np.arange(0)
     assert draw_faces(0, none, 32).shape == (0, 32, 32, 3)
-    assert face_attributes(0, none).shape == (0, len(ATTRIBUTES))
+    assert compute_face_attributes(0, none).shape == (0, len(ATTRIBUTES))
 
 
 def test_golden_faces():
     """Exact, for only correctly rounded operations are used. Update it when the drawing is changed on purpose."""
-    faces, attributes = draw_faces(0, np.arange(16), 32), face_attributes(0, np.arange(1000))
+    faces, attributes = draw_faces(0, np.arange(16), 32), compute_face_attributes(0, np.arange(1000))
     assert faces.shape == (16, 32, 32, 3) and faces.dtype == np.uint8
     assert attributes.shape == (1000, len(ATTRIBUTES)) and attributes.dtype == np.uint8 and attributes.max() == 1
     assert zlib.crc32(faces) == GOLDEN_PIXELS
@@ -257,7 +257,7 @@ def test_a_trait_alone_changes_its_part_of_the_face(monkeypatch, trait, rows, co
 
 @pytest.mark.parametrize("indices", [np.zeros((2, 2), int), np.array(3), np.array([0.0, 1.0]), np.array([True]), ["a"]])
 @pytest.mark.parametrize(
-    "call", [lambda indices: draw_faces(0, indices, 32), lambda indices: face_attributes(0, indices)]
+    "call", [lambda indices: draw_faces(0, indices, 32), lambda indices: compute_face_attributes(0, indices)]
 )
 def test_indices_must_be_a_line_of_integers(call, indices):
     with pytest.raises(ValueError, match="1-D array of integers"):

@@ -16,10 +16,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data import pack as pack_module
-from dcgan_jax.data.pack import CROPS, cache_dir, pack
+from dcgan_jax.data.pack import CROPS, get_cache_dir, pack_images
 from dcgan_jax.data.sources import Source, open_source
 
 REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
@@ -42,7 +42,7 @@ def folder(tmp_path, count=40, name="in"):
 
 
 def packed(path, **changes):
-    return pack(open_source(str(path)), **({"size": 16, "channels": 3, "crop": "centre"} | changes))
+    return pack_images(open_source(str(path)), **({"size": 16, "channels": 3, "crop": "centre"} | changes))
 
 
 def packs(cache):
@@ -53,7 +53,7 @@ def one(payload, size, channels=3, crop="squash", is_celeba=False):
     """The one picture of a source, packed: (S, S, C) uint8."""
     name = str(hash(payload if isinstance(payload, bytes) else payload.tobytes()))
     source = Source("folder", "test", "all", 1, name, read=lambda _: payload, is_celeba=is_celeba)
-    return pack(source, size=size, channels=channels, crop=crop).images[0]
+    return pack_images(source, size=size, channels=channels, crop=crop).images[0]
 
 
 def encoded(image, form="PNG", **options):
@@ -177,7 +177,7 @@ def test_packers_of_the_same_source_share_one_pack(tmp_path, cache):
 
     def work():
         together.wait()
-        results.append(pack(source, size=16, channels=3, crop="centre"))
+        results.append(pack_images(source, size=16, channels=3, crop="centre"))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     [thread.start() for thread in threads]
@@ -219,14 +219,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch
     path, (soft, hard) = folder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the pack needs 30,848 bytes: a write fails half-way
     try:
-        with pytest.raises(BadInput, match="DCGAN_JAX_CACHE") as caught:
+        with pytest.raises(UserError, match="DCGAN_JAX_CACHE") as caught:
             packed(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value) and os.strerror(errno.EFBIG) in str(caught.value)
     assert packs(cache) == []
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=30_000))
-    with pytest.raises(BadInput, match="too full"):
+    with pytest.raises(UserError, match="too full"):
         packed(path)
     assert packs(cache) == []
 
@@ -234,18 +234,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch
 def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(BadInput, match="file/below.*DCGAN_JAX_CACHE"):
+    with pytest.raises(UserError, match="file/below.*DCGAN_JAX_CACHE"):
         packed(folder(tmp_path))
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_dir() == tmp_path / "cache"
+    assert get_cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("DCGAN_JAX_CACHE")
-    assert str(cache_dir()) == "/x/dcgan_jax"
+    assert str(get_cache_dir()) == "/x/dcgan_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/h")
-    assert str(cache_dir()) == "/h/.cache/dcgan_jax"
+    assert str(get_cache_dir()) == "/h/.cache/dcgan_jax"
 
 
 # ---- Crops: the ramp's pixel value is its coordinate ----
@@ -409,12 +409,12 @@ def test_a_photo_decoded_at_reduced_scale_is_the_photo():
 
 
 def test_drawn_faces_pack_as_drawn_with_their_attributes():
-    result = pack(open_source("drawn:300"), size=16, channels=3, crop="carpedm20", progress=False)
+    result = pack_images(open_source("drawn:300"), size=16, channels=3, crop="carpedm20", progress=False)
     assert_array_equal(result.images, drawn_faces.draw_faces(0, np.arange(300), 16))
     values = np.load(result.path / "attributes.npy")
-    assert_array_equal(values, drawn_faces.face_attributes(0, np.arange(300)))
+    assert_array_equal(values, drawn_faces.compute_face_attributes(0, np.arange(300)))
     assert result.index["attributes"] == list(drawn_faces.ATTRIBUTES)
-    grey = pack(open_source("drawn:300"), size=16, channels=1, crop="centre", progress=False).images
+    grey = pack_images(open_source("drawn:300"), size=16, channels=1, crop="centre", progress=False).images
     assert_allclose(grey[..., 0], result.images @ [0.299, 0.587, 0.114], atol=1)
 
 
@@ -474,7 +474,7 @@ def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_p
     assert packed(path).index["skipped"] == 2
     spoil(path, ["truncated.png"])
     before = packs(cache)
-    with pytest.raises(BadInput, match=r"3 of 41.*page\.jpg \(not a picture\).*zero\.png \(empty\)") as caught:
+    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not a picture\).*zero\.png \(empty\)") as caught:
         packed(path)
     assert "\n" not in str(caught.value)
     assert packs(cache) == before
@@ -483,11 +483,11 @@ def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_p
 def test_strict_stops_at_the_first_bad_picture_even_in_a_cached_pack(tmp_path, cache):
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
-    with pytest.raises(BadInput, match=r"zero\.png: empty.*--strict"):
+    with pytest.raises(UserError, match=r"zero\.png: empty.*--strict"):
         packed(path, strict=True)
     assert packs(cache) == []
     packed(path)
-    with pytest.raises(BadInput, match=r"zero\.png: empty.*--strict"):
+    with pytest.raises(UserError, match=r"zero\.png: empty.*--strict"):
         packed(path, strict=True)
 
 
@@ -536,22 +536,29 @@ def repeated(count):
     return noise(count)[np.arange(count) % (count - count // 5)]  # a fifth are copies
 
 
-@pytest.mark.parametrize(("images", "words"), [
-    (noise(500), None), (alike(500), "500 pictures are nearly alike (they differ by"), (noise(500, 1), "100.0% of the 500"),
-    (repeated(500), "100 of 500 pictures are the same as an earlier one"), (noise(1), None)])
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (noise(500), None),
+        (alike(500), "500 pictures are nearly alike (they differ by"),
+        (noise(500, 1), "100.0% of the 500"),
+        (repeated(500), "100 of 500 pictures are the same as an earlier one"),
+        (noise(1), None),
+    ],
+)
 def test_pictures_that_look_wrong_are_told_with_a_number_each_time(tmp_path, capsys, images, words):
     np.save(tmp_path / "images.npy", images)
     for _ in range(2):  # packed, then found
         index = packed(tmp_path / "images.npy", progress=False).index
         told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        assert told == [f"warning: images.npy: {line}" for line in pack_module.suspicions(index)]
+        assert told == [f"warning: images.npy: {line}" for line in pack_module.find_data_warnings(index)]
         assert len(told) == (words is not None)
         assert words is None or words in told[0]
 
 
 def test_drawn_and_real_faces_look_right(tmp_path):
-    assert pack_module.suspicions(packed("drawn:2000", size=16, progress=False).index) == []
+    assert pack_module.find_data_warnings(packed("drawn:2000", size=16, progress=False).index) == []
     if os.path.isdir(REAL_FACES):
         with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
             archive.extractall(tmp_path, [f"img_align_celeba/{number:06}.jpg" for number in range(1, 401)])
-        assert pack_module.suspicions(packed(tmp_path, progress=False).index) == []
+        assert pack_module.find_data_warnings(packed(tmp_path, progress=False).index) == []

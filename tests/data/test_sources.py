@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data.sources import MAX_FILE_BYTES, _classes, open_source
 
@@ -219,7 +219,7 @@ def test_the_real_celeba_beside_the_repository():
         pytest.skip("no ../shared/data/celeba beside the repository")
     source = open_source(REAL_FACES, "train")  # this cut of CelebA holds training pictures only
     assert (source.count, source.is_celeba, source.names[0]) == (10_000, True, "img_align_celeba/000001.jpg")
-    with pytest.raises(BadInput, match="valid"):
+    with pytest.raises(UserError, match="valid"):
         open_source(REAL_FACES, "valid")
 
 
@@ -283,7 +283,7 @@ def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch,
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     words_of = {"celeb_a": "download_and_prepare", "celeb_aa": "nearest: celeb_a", "../x": "write tfds:NAME"}
     for data, words in words_of.items():
-        with pytest.raises(BadInput, match=words) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             open_source(f"tfds:{data}")
         assert f"tfds:{data}" in str(caught.value)
     assert not caplog.records  # nor does TFDS add lines of its own
@@ -326,7 +326,7 @@ def npy(array):
 def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
     if make:
         make(tmp_path / name)
-    with pytest.raises(BadInput, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         open_source(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -334,7 +334,7 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
 
 @pytest.mark.parametrize("data", ["", "\0", "x" * 5000, "drawn:", "drawn:0", "drawn:-1", "drawn:many", "drawn:1.5"])
 def test_impossible_values_are_bad_input(data):
-    with pytest.raises(BadInput, match="--data"):
+    with pytest.raises(UserError, match="--data"):
         open_source(data)
 
 
@@ -350,7 +350,7 @@ def test_two_entries_of_one_name_in_a_zip_are_two_pictures(tmp_path):
 def test_a_web_page_in_place_of_a_table_is_told_from_it(tmp_path, table):
     folder = celeba(tmp_path / "faces")
     (folder / table).write_text("<!DOCTYPE html><title>Quota exceeded</title>")
-    with pytest.raises(BadInput, match=f"{table} is a web page"):
+    with pytest.raises(UserError, match=f"{table} is a web page"):
         source = open_source(str(folder), "train")
         source.attributes()
 
@@ -359,30 +359,33 @@ def test_splits_need_a_partition(tmp_path):
     draw(tmp_path / "1.jpg")
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     for data in (str(tmp_path), str(tmp_path / "a.npy"), "drawn"):
-        with pytest.raises(BadInput, match="--split train.*--split all"):
+        with pytest.raises(UserError, match="--split train.*--split all"):
             open_source(data, "train")
-    with pytest.raises(BadInput, match="train, valid, test, all"):
+    with pytest.raises(UserError, match="train, valid, test, all"):
         open_source("drawn", "tiny")
     tables(tmp_path, ["000001.jpg"])  # a partition that knows other pictures
     draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
-    with pytest.raises(BadInput, match="has no list_eval_partition"):
+    with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")
     (tmp_path / "other" / "000001.jpg").unlink()
-    with pytest.raises(BadInput, match="puts no picture"):
+    with pytest.raises(UserError, match="puts no picture"):
         open_source(str(tmp_path), "train")
 
 
 # ---- A folder for each class ----
 
 
-@pytest.mark.parametrize(("names", "classes"), [
-    (["a/1.png", "b/2.png", "b/deeper/3.png"], ("a", "b")),
-    (["set/x/a/1.png", "set/x/b/2.png", "set/x/b/3.png"], ("a", "b")),
-    (["a/1.png", "a/2.png"], None),
-    (["1.png", "2.png"], None),
-    (["a/1.png", "b/2.png", "3.png"], None),
-    (["a,b/1.png", "c/2.png"], ("a_b", "c")),
-])
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["a/1.png", "b/2.png", "b/deeper/3.png"], ("a", "b")),
+        (["set/x/a/1.png", "set/x/b/2.png", "set/x/b/3.png"], ("a", "b")),
+        (["a/1.png", "a/2.png"], None),
+        (["1.png", "2.png"], None),
+        (["a/1.png", "b/2.png", "3.png"], None),
+        (["a,b/1.png", "c/2.png"], ("a_b", "c")),
+    ],
+)
 def test_folders_are_classes_where_each_picture_is_in_one_of_several(names, classes):
     found = _classes(names)
     if classes is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from dcgan_jax.gan.augment import AUGMENTATIONS, adapted, augment
+from dcgan_jax.gan.augment import AUGMENTATIONS, adapt_probability, augment
 
 BATCH, SIDE = 64, 16
 KEY = 5
@@ -72,8 +72,12 @@ def test_translation_shifts_by_at_most_an_eighth_and_fills_with_grey():
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     seen = set()
     for image, moved in zip(padded, out, strict=True):
-        shifts = [(row, column) for row in range(2 * reach + 1) for column in range(2 * reach + 1)
-                  if np.array_equal(moved, image[row:row + SIDE, column:column + SIDE])]
+        shifts = [
+            (row, column)
+            for row in range(2 * reach + 1)
+            for column in range(2 * reach + 1)
+            if np.array_equal(moved, image[row : row + SIDE, column : column + SIDE])
+        ]
         assert len(shifts) == 1
         seen.add(shifts[0])
     rows, columns = zip(*seen, strict=True)
@@ -153,14 +157,15 @@ def test_augmentations_are_left_out_independently():
     assert 0.15 < unchanged.mean() < 0.35 and 0.4 < cut.mean() < 0.6
 
 
-@pytest.mark.parametrize("before, hits, after", [
-    (0.5, 0.9, 0.51), (0.5, 0.7, 0.49), (0.5, 0.8, 0.5), (0.995, 1.0, 1.0), (0.0, 0.2, 0.0)])
+@pytest.mark.parametrize(
+    "before, hits, after", [(0.5, 0.9, 0.51), (0.5, 0.7, 0.49), (0.5, 0.8, 0.5), (0.995, 1.0, 1.0), (0.0, 0.2, 0.0)]
+)
 def test_the_probability_follows_d(before, hits, after):
     """The target 0.6 is met where D is right on four of five real images."""
-    assert_allclose(adapted(jnp.float32(before), jnp.float32(hits), 0.6, 0.01), after, atol=1e-6)
+    assert_allclose(adapt_probability(jnp.float32(before), jnp.float32(hits), 0.6, 0.01), after, atol=1e-6)
 
 
 @pytest.mark.parametrize("before, hits, after", [(0.295, 1.0, 0.3), (0.9, 1.0, 0.3), (0.9, 0.2, 0.3), (0.2, 1.0, 0.21)])
 def test_the_probability_has_a_bound(before, hits, after):
     """One that comes from elsewhere, as from networks of half the side, as well."""
-    assert_allclose(adapted(jnp.float32(before), jnp.float32(hits), 0.6, 0.01, 0.3), after, atol=1e-6)
+    assert_allclose(adapt_probability(jnp.float32(before), jnp.float32(hits), 0.6, 0.01, 0.3), after, atol=1e-6)

@@ -8,11 +8,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
-from dcgan_jax.gan.judging import d_features, judged
+from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.models import Discriminator, Generator
-from dcgan_jax.gan.sampling import draw_images, labels_of, recalibrated
+from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
 from dcgan_jax.gan.state import LABELS, init_state
-from dcgan_jax.gan.step import train_step, train_steps
+from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = tiny("article", condition="Smiling,Male,Hat", g_latents="same")
 TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
@@ -44,20 +44,32 @@ def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
 def test_g_draws_another_face_for_other_attributes(changes):
     config = tiny("article", condition="Smiling,Male,Hat", **changes)
     state, latents = fresh_state(config), jnp.ones((2, 100)) / 2
-    images = Generator(config.nets).apply({"params": state.g_params, "batch_stats": state.g_stats}, latents, False,
-                                          np.array([[0, 0, 1], [1, 0, 1]]))
+    images = Generator(config.nets).apply(
+        {"params": state.g_params, "batch_stats": state.g_stats}, latents, False, np.array([[0, 0, 1], [1, 0, 1]])
+    )
     assert np.abs(images[0] - images[1]).max() > 1e-4
 
 
-PENALISED = tiny("article", condition="Smiling,Male,Hat", d_norm="spectral", minibatch_std=True, d_steps=2, r1_gamma=1.0,
-                 flip=True, gp_weight=1.0, loss="relativistic-average", d_dropout=0.1)
+PENALISED = tiny(
+    "article",
+    condition="Smiling,Male,Hat",
+    d_norm="spectral",
+    minibatch_std=True,
+    d_steps=2,
+    r1_gamma=1.0,
+    flip=True,
+    gp_weight=1.0,
+    loss="relativistic-average",
+    d_dropout=0.1,
+)
 
 
-@pytest.mark.parametrize("config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED],
-                         ids=["d-then-g", "alternating", "penalised"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED], ids=["d-then-g", "alternating", "penalised"]
+)
 def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
     before = fresh_state(config)
-    batch = pictures(config), TABLE[:len(pictures(config))]
+    batch = pictures(config), TABLE[: len(pictures(config))]
     after, metrics = compiled(config)(before, batch)
     after, metrics = compiled(config)(after, batch)  # alternating: G's, then D's
     assert all(np.isfinite(value) for value in metrics.values())
@@ -77,12 +89,12 @@ def test_two_steps_in_a_call_and_two_devices_are_the_same():
     other = pictures(CONFIG, 1), TABLE[4:8]
     expected, _ = compiled(CONFIG)(compiled(CONFIG)(fresh_state(CONFIG), BATCH)[0], other)
     stacked = tuple(np.stack(parts) for parts in zip(BATCH, other, strict=True))
-    state, _ = jax.jit(train_steps(CONFIG))(fresh_state(CONFIG), stacked)
+    state, _ = jax.jit(make_train_steps(CONFIG))(fresh_state(CONFIG), stacked)
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    step = jax.jit(train_step(CONFIG, split), in_shardings=(whole, split), out_shardings=(whole, whole))
+    step = jax.jit(make_train_step(CONFIG, split), in_shardings=(whole, split), out_shardings=(whole, whole))
     _, metrics = step(jax.device_put(fresh_state(CONFIG), whole), jax.device_put(BATCH, split))
     assert_allclose(metrics["d_loss"], compiled(CONFIG)(fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
 
@@ -90,29 +102,31 @@ def test_two_steps_in_a_call_and_two_devices_are_the_same():
 def test_samples_are_asked_what_the_table_says_unless_told():
     state = jax.jit(lambda: init_state(CONFIG, TABLE))()
     assert_array_equal(state.labels, TABLE)
-    state = jax.jit(recalibrated(CONFIG))(state)
+    state = jax.jit(make_recalibrate(CONFIG))(state)
     seeds = np.array([0, 5, LABELS + 5])
-    labels = labels_of(state.labels, seeds)
+    labels = select_labels(state.labels, seeds)
     assert_array_equal(labels, TABLE[[0, 5, 5]])
     generator = jax.device_get((state.ema_params, state.ema_stats))
-    drawn = draw_images(CONFIG.nets, *generator, seeds, labels)
-    assert_array_equal(draw_images(CONFIG.nets, *generator, seeds[1:2], labels[1:2])[0], drawn[1])
-    flipped = draw_images(CONFIG.nets, *generator, seeds, 1 - labels)
+    drawn = sample_images(CONFIG.nets, *generator, seeds, labels)
+    assert_array_equal(sample_images(CONFIG.nets, *generator, seeds[1:2], labels[1:2])[0], drawn[1])
+    flipped = sample_images(CONFIG.nets, *generator, seeds, 1 - labels)
     assert (drawn != flipped).any((1, 2, 3)).all()
 
 
 def test_statistics_are_of_the_attributes_that_are_drawn():
-    ours, theirs = (jax.jit(recalibrated(CONFIG))(jax.jit(lambda table=table: init_state(CONFIG, table))())
-                    for table in (TABLE, np.ones_like(TABLE)))
+    ours, theirs = (
+        jax.jit(make_recalibrate(CONFIG))(jax.jit(lambda table=table: init_state(CONFIG, table))())
+        for table in (TABLE, np.ones_like(TABLE))
+    )
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(*map(jax.tree.leaves, (ours.ema_stats, theirs.ema_stats)), strict=True))
 
 
 def test_judging_and_features():
     state = fresh_state(CONFIG)
-    judge = jax.jit(judged(CONFIG))
+    judge = jax.jit(make_compute_logits(CONFIG))
     ours, theirs = (judge(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))
     assert ours.shape == (4,) and np.abs(ours - theirs).max() > 0
     plain = tiny("article", g_latents="same")
-    seen = jax.jit(d_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
+    seen = jax.jit(make_extract_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
     there = fresh_state(plain)
-    assert_allclose(seen, jax.jit(d_features(plain))(there.d_params, there.d_stats, BATCH[0]), rtol=1e-5, atol=1e-6)
+    assert_allclose(seen, jax.jit(make_extract_features(plain))(there.d_params, there.d_stats, BATCH[0]), rtol=1e-5, atol=1e-6)

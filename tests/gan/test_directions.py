@@ -6,7 +6,12 @@ import pytest
 from tiny import fresh_state, tiny
 
 from dcgan_jax.gan import directions
-from dcgan_jax.gan.directions import factorised, first_features, of_attributes, principal
+from dcgan_jax.gan.directions import (
+    factorise_first_layer,
+    find_principal_directions,
+    fit_attribute_directions,
+    make_extract_first_features,
+)
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.models import Generator
 
@@ -22,34 +27,34 @@ def test_an_attribute_moves_alone_where_a_line_can_part_them():
     slopes = np.zeros((3, 20))
     slopes[0, 0], slopes[1, :2], slopes[2, 5] = 1, (0.8, 0.6), 1  # the second goes mostly along with the first
     scores = points @ slopes.T + 0.1 * RNG.normal(size=(4000, 3))
-    found = of_attributes(points, scores)
+    found = fit_attribute_directions(points, scores)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
     changes = found @ slopes.T
     assert (np.diag(changes) > 0.4).all()
     assert abs(changes - np.diag(np.diag(changes))).max() < 0.12
-    alone = of_attributes(points, scores[:, :1]) @ slopes.T  # its slope alone takes the second along
+    alone = fit_attribute_directions(points, scores[:, :1]) @ slopes.T  # its slope alone takes the second along
     assert alone[0, 1] > 0.75
 
 
 def test_what_no_direction_parts_is_shared():
     points = RNG.normal(size=(1000, 5))
     scores = np.repeat(points[:, :1], 2, 1) + 1e-9 * RNG.normal(size=(1000, 2))
-    found = of_attributes(points, scores)
+    found = fit_attribute_directions(points, scores)
     assert (found[:, 0] > 0.99).all()
 
 
 def test_an_attribute_that_never_varies_has_a_direction_that_is_finite():
     points = RNG.normal(size=(100, 5))
     scores = np.stack([points[:, 0], np.ones(100)], 1)
-    assert np.isfinite(of_attributes(points, scores)).all()
-    assert not of_attributes(points, scores[:, [1, 1]]).any()
+    assert np.isfinite(fit_attribute_directions(points, scores)).all()
+    assert not fit_attribute_directions(points, scores[:, [1, 1]]).any()
 
 
 def test_the_strongest_variation_comes_first():
     points = RNG.normal(size=(1500, 10))
     ways = np.linalg.qr(RNG.normal(size=(30, 30)))[0][:3]
     features = 5 * points[:, [2]] * ways[0] + 3 * points[:, [7]] * ways[1] + (points[:, [4]] + points[:, [5]]) * ways[2]
-    found, shares = principal(features, points, 3)
+    found, shares = find_principal_directions(features, points, 3)
     both = np.eye(10)[4] + np.eye(10)[5]
     wanted = (np.eye(10)[2], np.eye(10)[7], both)
     assert [cosine(one, other) for one, other in zip(found, wanted, strict=True)] == pytest.approx([1, 1, 1], 0.02)
@@ -73,7 +78,7 @@ def test_the_first_layers_strongest_direction(head_norm):
         params["head_norm"] = params["head_norm"] | {"scale": scale}
         gain = np.resize(scale / np.sqrt(variance + nets.bn_epsilon), kernel.shape[1])
     params["head"] = params["head"] | {"kernel": wanted / gain}
-    found, shares = factorised(params, stats, nets, 2)
+    found, shares = factorise_first_layer(params, stats, nets, 2)
     assert [cosine(found[i], left[:, i]) for i in (0, 1)] == pytest.approx([1, 1], 1e-5)
     np.testing.assert_allclose(shares, [0.9, 0.1], rtol=1e-5)
 
@@ -83,11 +88,12 @@ def test_first_features_are_those_on_the_way_to_the_image(preset):
     config = tiny(preset)
     nets, state = config.nets, fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
-    found = jax.jit(first_features(nets))(state.ema_params, state.ema_stats, points)
+    found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
     layer = "up1_norm" if nets.g_norm == "batch" else "up1"
-    _, seen = Generator(nets).apply(variables, from_normal(points, nets), False, capture_intermediates=True,
-                                    mutable="intermediates")
+    _, seen = Generator(nets).apply(
+        variables, from_normal(points, nets), False, capture_intermediates=True, mutable="intermediates"
+    )
     [x] = seen["intermediates"][layer]["__call__"]
     np.testing.assert_allclose(found, x.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
@@ -96,11 +102,11 @@ def test_a_generator_of_one_level_draws_the_image_with_its_first_features():
     config = tiny("article", base_px=8)
     nets, state = config.nets, fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
-    found = first_features(nets)(state.ema_params, state.ema_stats, points)
+    found = make_extract_first_features(nets)(state.ema_params, state.ema_stats, points)
     images = Generator(nets).apply({"params": state.ema_params, "batch_stats": state.ema_stats}, from_normal(points, nets), False)
     np.testing.assert_allclose(np.tanh(found), images.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 
 def test_signs_are_no_accident():
     rows = np.array([[0.1, -0.9], [0.9, 0.1]])
-    np.testing.assert_array_equal(directions._signed(rows), [[-0.1, 0.9], [0.9, 0.1]])
+    np.testing.assert_array_equal(directions._fix_signs(rows), [[-0.1, 0.9], [0.9, 0.1]])

@@ -8,9 +8,9 @@ import numpy as np
 from generators import WAYS, varied
 from tiny import fresh_state
 
-from dcgan_jax.gan.inversion import inversion_step
+from dcgan_jax.gan.inversion import make_inversion
 from dcgan_jax.gan.latents import from_normal
-from dcgan_jax.gan.sampling import drawn_from
+from dcgan_jax.gan.sampling import make_generate
 
 CONFIG = WAYS["article"]
 
@@ -21,7 +21,7 @@ def generator():
 
 
 def descended(points, target, steps):
-    start, step = inversion_step(CONFIG.nets)
+    start, step = make_inversion(CONFIG.nets)
     step = jax.jit(functools.partial(step, *generator(), target))
     at, curve = start(points), []
     for _ in range(steps):
@@ -31,7 +31,7 @@ def descended(points, target, steps):
 
 
 def drawn(points):
-    return drawn_from(CONFIG.nets)(*generator(), from_normal(points, CONFIG.nets))
+    return make_generate(CONFIG.nets)(*generator(), from_normal(points, CONFIG.nets))
 
 
 def test_a_drawn_face_is_found_from_any_start_each_alone():
@@ -40,8 +40,9 @@ def test_a_drawn_face_is_found_from_any_start_each_alone():
     starts = jax.random.normal(keys[1], (3, CONFIG.nets.latent_dim))
     found, curve = descended(starts, target, 150)
     assert (curve[-1] < curve[0] / 5).all()
-    before, after = (np.abs(drawn(points).astype(jnp.float32) - target[None].astype(jnp.float32)).mean((1, 2, 3))
-                     for points in (starts, found))
+    before, after = (
+        np.abs(drawn(points).astype(jnp.float32) - target[None].astype(jnp.float32)).mean((1, 2, 3)) for points in (starts, found)
+    )
     assert (after < before / 2).all()
     alone, its = descended(starts[1:2], target, 150)
     np.testing.assert_allclose(its[:20, 0], curve[:20, 1], rtol=1e-3)

@@ -7,14 +7,14 @@ import pytest
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan import latents
-from dcgan_jax.gan.sampling import draw_latents
+from dcgan_jax.gan.sampling import sample_latents
 
 LAWS = ("normal", "uniform")
 
 
 def drawn(law, count=4, seed=0):
     nets = Nets(latent_law=law)
-    return nets, draw_latents(jax.random.key(seed), count, nets)
+    return nets, sample_latents(jax.random.key(seed), count, nets)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -35,7 +35,7 @@ def test_a_uniform_edge_stays_finite(law):
 @pytest.mark.parametrize("law", LAWS)
 def test_truncation_keeps_order_and_stays_inside(law):
     nets, z = drawn(law, 1000)
-    cut = latents.truncated(z, 0.5, nets)
+    cut = latents.truncate(z, 0.5, nets)
     assert np.abs(cut).max() <= 0.5 + 1e-5
     order = np.argsort(z.reshape(-1), kind="stable")
     assert np.all(np.diff(np.asarray(cut).reshape(-1)[order]) >= -1e-6)
@@ -46,29 +46,29 @@ def test_a_truncated_normal_law_is_the_one_that_is_drawn_again():
     """Its variance in closed form: 1 - 2 t pdf(t) / (cdf(t) - cdf(-t))."""
     nets, z = drawn("normal", 4000)
     pdf, inside = np.exp(-0.5) / np.sqrt(2 * np.pi), 0.6826894921
-    assert float(latents.truncated(z, 1.0, nets).var()) == pytest.approx(1 - 2 * pdf / inside, rel=0.01)
+    assert float(latents.truncate(z, 1.0, nets).var()) == pytest.approx(1 - 2 * pdf / inside, rel=0.01)
 
 
 @pytest.mark.parametrize(("law", "truncation"), [("normal", 8.0), ("uniform", 1.0), ("uniform", 3.0)])
 def test_a_wide_truncation_changes_nothing(law, truncation):
     nets, z = drawn(law)
-    np.testing.assert_allclose(latents.truncated(z, truncation, nets), z, atol=2e-5)
+    np.testing.assert_allclose(latents.truncate(z, truncation, nets), z, atol=2e-5)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_a_way_between_begins_and_ends_where_it_says(law):
     nets, (a, b, *_) = drawn(law)
-    way = latents.between(a, b, jnp.array([0.0, 0.5, 1.0]), nets)
+    way = latents.interpolate(a, b, jnp.array([0.0, 0.5, 1.0]), nets)
     np.testing.assert_allclose(way[0], a, atol=1e-5)
     np.testing.assert_allclose(way[2], b, atol=1e-5)
-    np.testing.assert_allclose(latents.between(b, a, jnp.array([0.5]), nets)[0], way[1], atol=1e-5)
+    np.testing.assert_allclose(latents.interpolate(b, a, jnp.array([0.5]), nets)[0], way[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_halfway_is_as_far_out_as_the_ends(law):
     """A straight line would pass 0.7 times as far out, where G has seen nothing."""
     nets, (a, b, *_) = drawn(law)
-    half = latents.between(a, b, jnp.array([0.5]), nets)[0]
+    half = latents.interpolate(a, b, jnp.array([0.5]), nets)[0]
     lengths = [float(jnp.linalg.norm(latents.to_normal(z, nets))) for z in (a, b, half)]
     assert lengths[2] == pytest.approx((lengths[0] + lengths[1]) / 2, rel=1e-4)
 
@@ -77,14 +77,14 @@ def test_halfway_is_as_far_out_as_the_ends(law):
 def test_the_way_to_itself_stays(law):
     nets, (a, *_) = drawn(law)
     for end in (a, latents.from_normal(1.0001 * latents.to_normal(a, nets), nets)):
-        way = latents.between(a, end, jnp.linspace(0, 1, 5), nets)
+        way = latents.interpolate(a, end, jnp.linspace(0, 1, 5), nets)
         np.testing.assert_allclose(way, jnp.broadcast_to(a, way.shape), atol=1e-3)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_a_loop_meets_each_anchor_and_closes(law):
     nets, anchors = drawn(law, 3)
-    way = latents.loop(anchors, 10, nets)
+    way = latents.interpolate_loop(anchors, 10, nets)
     assert way.shape == (30, nets.latent_dim)
     np.testing.assert_allclose(way[::10], anchors, atol=1e-5)
     strides = jnp.linalg.norm(jnp.diff(latents.to_normal(jnp.concatenate([way, way[:1]]), nets), axis=0), axis=1)
@@ -95,7 +95,7 @@ def test_a_loop_meets_each_anchor_and_closes(law):
 def test_moving_is_by_standard_deviations_and_keeps_the_law(law):
     nets, z = drawn(law)
     direction = jnp.zeros(nets.latent_dim).at[3].set(7.0)  # its length is no matter
-    there = latents.moved(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)
+    there = latents.move_along(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)
     assert there.shape == (4, 3, nets.latent_dim)
     np.testing.assert_allclose(there[:, 1], z, atol=1e-5)
     points = latents.to_normal(there, nets)

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import fresh_state, leaves, tiny
 
 from dcgan_jax.config import Config, Nets, check, replace
-from dcgan_jax.gan.models import Conv, ConvTranspose, Discriminator, Generator, enlarged, halved
-from dcgan_jax.gan.state import init_state, parameter_count
+from dcgan_jax.gan.models import Conv, ConvTranspose, Discriminator, Generator, average_pool, upsample_nearest
+from dcgan_jax.gan.state import count_parameters, init_state
 from dcgan_jax.presets import PRESETS
 
 
@@ -20,36 +20,42 @@ def shapes(config):
     return jax.eval_shape(lambda: init_state(config))
 
 
-@pytest.mark.parametrize("name, g, d, g_norms, d_norms", [  # docs/published-dcgans.md, section 1; norms: gains and biases of BN
-    ("newmu", 18_885_760, 17_232_768, 34_560, 3_584),
-    ("soumith", 3_576_704, 2_765_568, 1_920, 1_792),
-    ("torch64", 3_576_704, 2_765_568, 1_920, 1_792),
-    ("torch-tutorial", 3_576_704, 2_765_568, 1_920, 1_792),
-    ("torch32", 1_068_928, 663_296, 896, 768),
-    ("torch128", 12_786_560, 11_164_416, 3_968, 3_840),
-    ("carpedm20", 5_135_363, 4_316_545, 1_920, 1_792),
-    ("article", 372_416, 167_809, 192, 384),
-    ("udacity-wide", 1_072_512, 663_297, 384, 768),
-    ("keras64", 3_979_651, 404_801, 0, 0),
-    ("modern32", 372_416, 167_809, 192, 384),  # the article's networks
-    ("best32", 1_072_512, 663_313, 384, 768),
-    ("best64", 1_159_296, 713_169, 640, 960),
-])
+@pytest.mark.parametrize(
+    "name, g, d, g_norms, d_norms",
+    [  # docs/published-dcgans.md, section 1; norms: gains and biases of BN
+        ("newmu", 18_885_760, 17_232_768, 34_560, 3_584),
+        ("soumith", 3_576_704, 2_765_568, 1_920, 1_792),
+        ("torch64", 3_576_704, 2_765_568, 1_920, 1_792),
+        ("torch-tutorial", 3_576_704, 2_765_568, 1_920, 1_792),
+        ("torch32", 1_068_928, 663_296, 896, 768),
+        ("torch128", 12_786_560, 11_164_416, 3_968, 3_840),
+        ("carpedm20", 5_135_363, 4_316_545, 1_920, 1_792),
+        ("article", 372_416, 167_809, 192, 384),
+        ("udacity-wide", 1_072_512, 663_297, 384, 768),
+        ("keras64", 3_979_651, 404_801, 0, 0),
+        ("modern32", 372_416, 167_809, 192, 384),  # the article's networks
+        ("best32", 1_072_512, 663_313, 384, 768),
+        ("best64", 1_159_296, 713_169, 640, 960),
+    ],
+)
 def test_published_parameter_counts(name, g, d, g_norms, d_norms):
     state = shapes(PRESETS[name])
-    assert (parameter_count(state.g_params), parameter_count(state.d_params)) == (g, d)
+    assert (count_parameters(state.g_params), count_parameters(state.d_params)) == (g, d)
     for params, expected in ((state.g_params, g_norms), (state.d_params, d_norms)):
-        assert parameter_count({layer: leaf for layer, leaf in params.items() if layer.endswith("_norm")}) == expected
+        assert count_parameters({layer: leaf for layer, leaf in params.items() if layer.endswith("_norm")}) == expected
 
 
-@pytest.mark.parametrize("preset, changes, g, d", [  # docs/published-dcgans.md, section 1: more nets that were counted in PyTorch
-    ("torch64", {"channels": 1}, 3_574_656, 2_763_520),
-    ("article", {"base_px": 2}, 793_536, 691_585),  # students' four levels
-    ("article", {"base_px": 2, "width": 64}, 2_963_328, 2_759_425),
-])
+@pytest.mark.parametrize(
+    "preset, changes, g, d",
+    [  # docs/published-dcgans.md, section 1: more nets that were counted in PyTorch
+        ("torch64", {"channels": 1}, 3_574_656, 2_763_520),
+        ("article", {"base_px": 2}, 793_536, 691_585),  # students' four levels
+        ("article", {"base_px": 2, "width": 64}, 2_963_328, 2_759_425),
+    ],
+)
 def test_counted_variants(preset, changes, g, d):
     state = shapes(replace(PRESETS[preset], **changes))
-    assert (parameter_count(state.g_params), parameter_count(state.d_params)) == (g, d)
+    assert (count_parameters(state.g_params), count_parameters(state.d_params)) == (g, d)
 
 
 def test_newmus_first_bn_is_per_unit_and_the_others_per_channel():
@@ -61,10 +67,18 @@ def test_newmus_first_bn_is_per_unit_and_the_others_per_channel():
 def outputs(config, batch=2):
     """Shapes of images and logits, without computing any."""
     nets, state = config.nets, shapes(config)
-    images = jax.eval_shape(lambda p, s, z: Generator(nets).apply({"params": p, "batch_stats": s}, z, train=False),
-                            state.g_params, state.g_stats, jax.ShapeDtypeStruct((batch, nets.latent_dim), jnp.float32))
-    logits = jax.eval_shape(lambda p, s, x: Discriminator(nets).apply({"params": p, "batch_stats": s}, x, train=False),
-                            state.d_params, state.d_stats, images)
+    images = jax.eval_shape(
+        lambda p, s, z: Generator(nets).apply({"params": p, "batch_stats": s}, z, train=False),
+        state.g_params,
+        state.g_stats,
+        jax.ShapeDtypeStruct((batch, nets.latent_dim), jnp.float32),
+    )
+    logits = jax.eval_shape(
+        lambda p, s, x: Discriminator(nets).apply({"params": p, "batch_stats": s}, x, train=False),
+        state.d_params,
+        state.d_stats,
+        images,
+    )
     return images, logits
 
 
@@ -76,11 +90,19 @@ def test_a_presets_images_fit_its_discriminator(name):
     assert (logits.shape, logits.dtype) == ((2,), jnp.float32)
 
 
-@pytest.mark.parametrize("size, options", [
-    (16, {"channels": 1}), (16, {"base_px": 8, "kernel": 5}), (32, {"compute_dtype": "bfloat16", "head_norm": "unit"}),
-    (64, {"kernel": 5, "padding": "same", "channels": 1}), (128, {"g_norm": "none", "d_norm": "none", "head_norm": "none"}),
-    (256, {"base_px": 2}), (256, {"base_px": 8, "conv_bias": True}),
-], ids=str)
+@pytest.mark.parametrize(
+    "size, options",
+    [
+        (16, {"channels": 1}),
+        (16, {"base_px": 8, "kernel": 5}),
+        (32, {"compute_dtype": "bfloat16", "head_norm": "unit"}),
+        (64, {"kernel": 5, "padding": "same", "channels": 1}),
+        (128, {"g_norm": "none", "d_norm": "none", "head_norm": "none"}),
+        (256, {"base_px": 2}),
+        (256, {"base_px": 8, "conv_bias": True}),
+    ],
+    ids=str,
+)
 def test_every_size_and_kind_of_layer(size, options):
     config = replace(Config(), steps=1, size=size, width=4, **options)
     check(config)
@@ -101,8 +123,11 @@ def test_nets_without_bn_have_no_statistics():
 def test_d_refuses_images_of_another_shape(shape):
     state = shapes(PRESETS["torch64"])
     with pytest.raises(ValueError, match="D takes"):
-        jax.eval_shape(lambda p, x: Discriminator(Nets()).apply({"params": p}, x, train=True, mutable="batch_stats"),
-                       state.d_params, jax.ShapeDtypeStruct(shape, jnp.float32))
+        jax.eval_shape(
+            lambda p, x: Discriminator(Nets()).apply({"params": p}, x, train=True, mutable="batch_stats"),
+            state.d_params,
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+        )
 
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
@@ -112,7 +137,8 @@ def test_images_fill_their_range_and_do_not_leave_it(name, low, high):
     latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
     images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
-        params, state.g_stats, latents)
+        params, state.g_stats, latents
+    )
     assert low <= images.min() < low + 0.01
     assert high >= images.max() > high - 0.01
 
@@ -123,8 +149,9 @@ def test_bfloat16_computes_nearly_the_same_and_returns_float32():
     latents = jax.random.normal(jax.random.key(0), (8, 100))
 
     def images(nets):
-        return Generator(nets).apply({"params": state.g_params, "batch_stats": state.g_stats}, latents, train=True,
-                                     mutable="batch_stats")
+        return Generator(nets).apply(
+            {"params": state.g_params, "batch_stats": state.g_stats}, latents, train=True, mutable="batch_stats"
+        )
 
     half, full = jax.jit(lambda: (images(replace(config, compute_dtype="bfloat16").nets), images(config.nets)))()
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
@@ -163,8 +190,11 @@ def test_weights_start_normal_gains_around_one_and_all_else_at_zero(name):
 
 
 def test_gains_of_all_layers_together_have_the_recipes_sd():
-    gains = [values - 1 for path, values in first_values("torch64").items()
-             if path.startswith(("g_params", "d_params")) and path.endswith("scale")]
+    gains = [
+        values - 1
+        for path, values in first_values("torch64").items()
+        if path.startswith(("g_params", "d_params")) and path.endswith("scale")
+    ]
     assert_sd(np.concatenate(gains), 0.02)
 
 
@@ -191,9 +221,9 @@ def test_boxed_kernels_are_a_3x3_convolution_beside_enlarging_or_averaging(chann
     up_params, down_params = up.init(keys[2], small), down.init(keys[3], large)
     # The kernel of a transposed convolution is laid out as that of the convolution: mirrored, its channels exchanged.
     kernel = up_params["params"]["kernel"][::-1, ::-1].swapaxes(2, 3)
-    assert_allclose(jax.jit(up.apply)(up_params, small), plain(enlarged(small), kernel), atol=1e-5)
+    assert_allclose(jax.jit(up.apply)(up_params, small), plain(upsample_nearest(small), kernel), atol=1e-5)
     # Half of a sum over 2x2 is twice their mean.
-    averaged = 2 * halved(plain(large, down_params["params"]["kernel"]))
+    averaged = 2 * average_pool(plain(large, down_params["params"]["kernel"]))
     assert_allclose(jax.jit(down.apply)(down_params, large), averaged, atol=1e-5)
 
 
@@ -228,13 +258,13 @@ def test_a_smooth_g_draws_no_checkers_and_as_much_contrast_at_first():
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
     assert 0.7 < images[1].std() / images[0].std() < 1.5  # not 6 / 16, as it would be with kernels as small
-    assert parameter_count(fresh_state(plain).g_params) == parameter_count(fresh_state(replace(plain, g_smooth=True)).g_params)
+    assert count_parameters(fresh_state(plain).g_params) == count_parameters(fresh_state(replace(plain, g_smooth=True)).g_params)
 
 
 def test_enlarging_and_halving_undo_each_other():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    assert_allclose(halved(enlarged(x)), x, rtol=1e-6)
-    assert_array_equal(enlarged(x)[:, 1::2, ::2], x)
+    assert_allclose(average_pool(upsample_nearest(x)), x, rtol=1e-6)
+    assert_array_equal(upsample_nearest(x)[:, 1::2, ::2], x)
 
 
 @pytest.mark.parametrize("box", [False, True])
@@ -249,8 +279,9 @@ def test_he_weights_keep_the_scale_of_what_passes(box):
 
 def ds(config, params, stats, images, train=True):
     """(logits, new statistics)."""
-    apply = jax.jit(lambda p, s, x: Discriminator(config.nets).apply({"params": p, "batch_stats": s}, x, train=train,
-                                                                     mutable="batch_stats"))
+    apply = jax.jit(
+        lambda p, s, x: Discriminator(config.nets).apply({"params": p, "batch_stats": s}, x, train=train, mutable="batch_stats")
+    )
     logits, new = apply(params, stats, images)
     return logits, new.get("batch_stats", {})
 
@@ -280,8 +311,12 @@ def test_the_spectral_norm_is_the_largest_singular_value_and_is_kept():
         kernel = np.asarray(state.d_params[name]["kernel"])
         largest = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)[0]
         assert_allclose(stats[f"{name}_norm"][f"{name}/kernel/sigma"], largest, rtol=2e-2)
-    assert all(np.array_equal(a, b) for a, b in zip(
-        jax.tree.leaves(stats), jax.tree.leaves(ds(SPECTRAL, state.d_params, stats, images, train=False)[1]), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves(stats), jax.tree.leaves(ds(SPECTRAL, state.d_params, stats, images, train=False)[1]), strict=True
+        )
+    )
 
 
 def test_a_modulated_generator_with_dead_modulation_is_the_plain_one():
@@ -290,13 +325,15 @@ def test_a_modulated_generator_with_dead_modulation_is_the_plain_one():
     gains = {name for name in ours.g_params if name.endswith("_gain")}
     assert gains == {"up1_norm_gain"}  # the article has no BN in its first layer
     params = {name: leaf for name, leaf in theirs.g_params.items()} | {
-        name: jax.tree.map(jnp.zeros_like, ours.g_params[name]) for name in gains}
+        name: jax.tree.map(jnp.zeros_like, ours.g_params[name]) for name in gains
+    }
     params.pop("up1_norm")  # a gain of 1 and a bias of 0, as at the start
     latents = jax.random.normal(jax.random.key(0), (4, 100))
 
     def images(config, params, stats):
-        return jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=True,
-                                                                    mutable="batch_stats")[0])(params, stats, latents)
+        return jax.jit(
+            lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=True, mutable="batch_stats")[0]
+        )(params, stats, latents)
 
     assert_allclose(images(modulated, params, ours.g_stats), images(plain, theirs.g_params, theirs.g_stats), atol=1e-6)
     alive = images(modulated, params | {name: jax.tree.map(jnp.ones_like, ours.g_params[name]) for name in gains}, ours.g_stats)
@@ -313,10 +350,12 @@ def test_blocks_begin_as_nothing_and_do_not_stay_so(changes):
     assert set(ours.d_params) - set(theirs.d_params) == one
 
     def judged(config, g_params, g_stats, d_params, d_stats):
-        images = Generator(config.nets).apply({"params": g_params, "batch_stats": g_stats}, latents, True,
-                                              mutable="batch_stats")[0]
-        return Discriminator(config.nets).apply({"params": d_params, "batch_stats": d_stats}, images, True,
-                                                mutable="batch_stats")[0]
+        images = Generator(config.nets).apply({"params": g_params, "batch_stats": g_stats}, latents, True, mutable="batch_stats")[
+            0
+        ]
+        return Discriminator(config.nets).apply(
+            {"params": d_params, "batch_stats": d_stats}, images, True, mutable="batch_stats"
+        )[0]
 
     g_params, d_params = ours.g_params | theirs.g_params, ours.d_params | theirs.d_params
     slopes = jax.jit(jax.grad(lambda g, d: judged(refined, g, ours.g_stats, d, ours.d_stats)[0], (0, 1)))(g_params, d_params)
@@ -333,8 +372,11 @@ def test_images_of_all_levels_are_added_enlarged():
     params["up1_image"] = jax.tree.map(jnp.zeros_like, params["up1_image"])
     latents = jax.random.normal(jax.random.key(0), (4, 100))
     images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
-        params, state.g_stats, latents)
-    assert_allclose(images, enlarged(enlarged(images[:, ::4, ::4])), atol=1e-6)  # only the 4x4 image is left, and it is there
+        params, state.g_stats, latents
+    )
+    assert_allclose(
+        images, upsample_nearest(upsample_nearest(images[:, ::4, ::4])), atol=1e-6
+    )  # only the 4x4 image is left, and it is there
     assert images.std() > 1e-3
 
 

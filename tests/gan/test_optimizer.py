@@ -10,14 +10,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from dcgan_jax.config import Optimizer
-from dcgan_jax.gan.optimizer import adam, lr_share
+from dcgan_jax.gan.optimizer import compute_lr_share, make_adam
 
 FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 
 
 def path(optimizer, gradients, start):
     """The parameter after each step, (steps, ...)."""
-    transform, values = adam(optimizer, optimizer.lr), []
+    transform, values = make_adam(optimizer, optimizer.lr), []
     params = jnp.asarray(start)
     state = transform.init(params)
     for gradient in gradients:
@@ -30,8 +30,9 @@ def path(optimizer, gradients, start):
 @pytest.mark.parametrize("eps", [1e-8, 1e-7])
 @pytest.mark.parametrize("hat", [False, True])
 def test_equals_the_published_formula(eps, hat):
-    optimizer = Optimizer(lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps,
-                          adam_eps_hat=hat)
+    optimizer = Optimizer(
+        lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps, adam_eps_hat=hat
+    )
     gradients = inputs.adam_gradients()
     expected = FIXTURE[f"adam/{'eps_hat' if hat else 'torch'}_{eps:.0e}"]
     # rtol: 1 - 0.999^t in float32 keeps 4 digits at t = 1, under a root. atol: sums of steps near 2e-4 that cancel.
@@ -52,7 +53,7 @@ def test_l2_is_part_of_the_gradient_before_the_moments(hat):
     gradients, start = inputs.adam_gradients(), np.linspace(0.5, 2, 8, dtype=np.float32)
     decayed = path(Optimizer(l2=0.1, adam_eps_hat=hat), 0 * gradients, start)
     assert_allclose(decayed[0], start - 2e-4, rtol=1e-6)
-    by_hand, params, plain = [], start, adam(Optimizer(adam_eps_hat=hat), 2e-4)
+    by_hand, params, plain = [], start, make_adam(Optimizer(adam_eps_hat=hat), 2e-4)
     state = plain.init(jnp.asarray(params))
     for gradient in gradients:
         updates, state = plain.update(jnp.asarray(gradient + np.float32(0.1) * params), state)
@@ -64,22 +65,24 @@ def test_l2_is_part_of_the_gradient_before_the_moments(hat):
 @pytest.mark.parametrize("decay, quarter", [("linear", 0.75), ("cosine", 0.853553)])
 def test_the_step_size_falls_from_the_whole_to_nothing(decay, quarter):
     optimizer = Optimizer(lr_decay=decay)
-    shares = [float(lr_share(optimizer, count, 100, 64)) for count in range(101)]
+    shares = [float(compute_lr_share(optimizer, count, 100, 64)) for count in range(101)]
     assert_allclose([shares[at] for at in (0, 25, 50, 75, 100)], [1, quarter, 0.5, 1 - quarter, 0], atol=1e-6)
     assert shares == sorted(shares, reverse=True)
     late = Optimizer(lr_decay=decay, lr_decay_share=0.2)
-    assert_allclose([lr_share(late, count, 100, 64) for count in (0, 80, 85, 90, 100)], [1, 1, quarter, 0.5, 0], atol=1e-6)
+    assert_allclose(
+        [compute_lr_share(late, count, 100, 64) for count in (0, 80, 85, 90, 100)], [1, 1, quarter, 0.5, 0], atol=1e-6
+    )
 
 
 def test_the_warm_up_is_in_images_and_no_update_is_lost():
     optimizer = Optimizer(lr_warmup_kimg=1.0)
-    shares = [float(lr_share(optimizer, count, 0, 250)) for count in range(6)]
+    shares = [float(compute_lr_share(optimizer, count, 0, 250)) for count in range(6)]
     assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1])
 
 
 def test_updates_are_made_with_the_share_of_the_step_size():
     optimizer = Optimizer(lr_decay="linear", beta1=0.0, beta2=0.0)  # without moments a step is the sign of the gradient
-    transform = adam(optimizer, 1.0, updates=4)
+    transform = make_adam(optimizer, 1.0, updates=4)
     state, updates = transform.init(jnp.zeros(())), []
     for _ in range(5):
         update, state = transform.update(jnp.ones(()), state)
@@ -88,7 +91,7 @@ def test_updates_are_made_with_the_share_of_the_step_size():
 
 
 def test_long_gradients_are_cut_before_the_moments_and_short_ones_are_not():
-    transform = adam(Optimizer(clip_norm=1.0), 1.0)
+    transform = make_adam(Optimizer(clip_norm=1.0), 1.0)
     for gradient, taken in ((np.array([3.0, 4.0]), [0.6, 0.8]), (np.array([0.3, 0.4]), [0.3, 0.4])):
         _, state = transform.update(jnp.asarray(gradient), transform.init(jnp.zeros(2)))
         [mu] = [part.mu for part in state if hasattr(part, "mu")]

@@ -8,7 +8,7 @@ from tiny import fresh_state, leaves, tiny
 
 from dcgan_jax.gan import sampling
 from dcgan_jax.gan.models import Generator
-from dcgan_jax.gan.sampling import DRAWN_AT_ONCE, draw_images, draw_latents, recalibrated, sample
+from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
 
 CONFIG = tiny("torch64", width=16)
 LATENTS = 64  # of the toy recalibration below, in 4 batches
@@ -27,7 +27,7 @@ def calibrated(state):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
         patch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
-        recalibrate = jax.jit(recalibrated(CONFIG))
+        recalibrate = jax.jit(make_recalibrate(CONFIG))
         return recalibrate(state), recalibrate(state.replace(step=state.step + 1))
 
 
@@ -36,7 +36,7 @@ def calibrated(state):
 
 @pytest.mark.parametrize("name, sd, furthest", [("torch64", 1.0, 6.0), ("article", 3**-0.5, 1.0)])
 def test_latents_follow_the_recipes_law(name, sd, furthest):
-    latents = np.asarray(draw_latents(jax.random.key(0), 1000, tiny(name).nets))
+    latents = np.asarray(sample_latents(jax.random.key(0), 1000, tiny(name).nets))
     assert (latents.shape, latents.dtype) == ((1000, 100), np.float32)
     assert_allclose(latents.std(), sd, rtol=0.01)
     assert abs(latents.mean()) < 0.01
@@ -57,20 +57,22 @@ def test_recalibration_touches_the_averages_statistics_only_and_a_state_has_one_
 def test_the_first_layers_statistics_are_those_of_all_latents_together(state, calibrated):
     # That layer is linear in the latents: mean and variance over latents and places, in NumPy, without batches.
     keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)
-    latents = np.concatenate([draw_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
+    latents = np.concatenate([sample_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
     values = (latents @ np.asarray(state.ema_params["head"]["kernel"], np.float64)).reshape(-1, 32)  # (64 * 4 * 4, C)
     assert_allclose(calibrated[0].ema_stats["head_norm"]["mean"], values.mean(0), atol=1e-4)
     assert_allclose(calibrated[0].ema_stats["head_norm"]["var"], values.var(0), rtol=1e-4)
 
 
 def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrated):
-    latents = draw_latents(jax.random.key(1), 256, CONFIG.nets)
+    latents = sample_latents(jax.random.key(1), 256, CONFIG.nets)
 
     @jax.jit
     def images(params, stats, latents):
         generator, variables = Generator(CONFIG.nets), {"params": params, "batch_stats": stats}
-        return (generator.apply(variables, latents, train=False),
-                generator.apply(variables, latents, train=True, mutable="batch_stats")[0])
+        return (
+            generator.apply(variables, latents, train=False),
+            generator.apply(variables, latents, train=True, mutable="batch_stats")[0],
+        )
 
     stale, wanted = images(state.ema_params, state.ema_stats, latents)
     renewed, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
@@ -81,7 +83,7 @@ def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrat
 def test_a_generator_without_bn_needs_none():
     config = tiny("keras64")
     state = fresh_state(config)
-    assert recalibrated(config)(state) is state
+    assert make_recalibrate(config)(state) is state
 
 
 # ---- seeds
@@ -89,7 +91,7 @@ def test_a_generator_without_bn_needs_none():
 
 @pytest.fixture(scope="module")
 def draw(calibrated):
-    drawn, state = jax.jit(sample(CONFIG.nets)), calibrated[0]
+    drawn, state = jax.jit(make_sample(CONFIG.nets)), calibrated[0]
     return lambda seeds: np.asarray(drawn(state.ema_params, state.ema_stats, np.array(seeds, np.uint32)))
 
 
@@ -121,15 +123,15 @@ def test_a_modulated_face_has_nothing_of_its_neighbours():
     """Its BN's gains and biases are functions of each latent."""
     config = tiny("article", g_modulation=True)
     state = fresh_state(config)
-    together = draw_images(config.nets, state.ema_params, state.ema_stats, np.arange(8))
-    assert_array_equal(draw_images(config.nets, state.ema_params, state.ema_stats, np.array([5, 3]))[::-1], together[[3, 5]])
+    together = sample_images(config.nets, state.ema_params, state.ema_stats, np.arange(8))
+    assert_array_equal(sample_images(config.nets, state.ema_params, state.ema_stats, np.array([5, 3]))[::-1], together[[3, 5]])
 
 
 def test_drawing_many_is_drawing_each(calibrated):
     params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
-    seeds = np.arange(5, 5 + DRAWN_AT_ONCE + 3)  # a full program and a padded one
-    together = draw_images(CONFIG.nets, params, stats, seeds)
-    assert together.shape == (DRAWN_AT_ONCE + 3, 16, 16, 3)
-    for i in (0, 1, DRAWN_AT_ONCE - 1, DRAWN_AT_ONCE, DRAWN_AT_ONCE + 2):
-        assert_array_equal(draw_images(CONFIG.nets, params, stats, seeds[i:i + 1])[0], together[i])
-    assert_array_equal(draw_images(CONFIG.nets, params, stats, seeds[::-1]), together[::-1])
+    seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full program and a padded one
+    together = sample_images(CONFIG.nets, params, stats, seeds)
+    assert together.shape == (SAMPLES_PER_BATCH + 3, 16, 16, 3)
+    for i in (0, 1, SAMPLES_PER_BATCH - 1, SAMPLES_PER_BATCH, SAMPLES_PER_BATCH + 2):
+        assert_array_equal(sample_images(CONFIG.nets, params, stats, seeds[i : i + 1])[0], together[i])
+    assert_array_equal(sample_images(CONFIG.nets, params, stats, seeds[::-1]), together[::-1])

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import fresh_state, leaves, tiny
 
 from dcgan_jax.config import Run, replace
-from dcgan_jax.gan.state import finite_leaves, init_state, optimizers, parameter_count
+from dcgan_jax.gan.state import check_finite, count_parameters, init_state, make_optimizers
 
 CONFIG = tiny("torch64")
 
@@ -22,8 +22,11 @@ def test_the_seed_decides_and_decides_everything():
 
 def test_the_nets_draw_from_keys_of_their_own():
     # G's and D's kernels of one shape would be equal under one key.
-    kernels = [leaf.ravel()[:50] for path, leaf in leaves(fresh_state(CONFIG)).items()
-               if path.startswith(("g_params", "d_params")) and path.endswith("kernel")]
+    kernels = [
+        leaf.ravel()[:50]
+        for path, leaf in leaves(fresh_state(CONFIG)).items()
+        if path.startswith(("g_params", "d_params")) and path.endswith("kernel")
+    ]
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
@@ -50,7 +53,8 @@ def test_leaves_are_strongly_typed_float32_but_for_step_key_and_counts():
 def test_shapes_come_without_computing():
     shapes = jax.eval_shape(lambda: init_state(CONFIG))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), fresh_state(CONFIG))
+        lambda leaf: (leaf.shape, leaf.dtype), fresh_state(CONFIG)
+    )
 
 
 def test_the_length_of_a_run_is_not_part_of_its_state():
@@ -61,34 +65,37 @@ def test_the_length_of_a_run_is_not_part_of_its_state():
 def test_ds_own_rate_is_ds_alone():
     params = {"w": jnp.ones(2)}
     steps = []
-    for transform in optimizers(replace(CONFIG, lr=1e-3, d_lr=4e-3)):
+    for transform in make_optimizers(replace(CONFIG, lr=1e-3, d_lr=4e-3)):
         updates, _ = transform.update({"w": jnp.ones(2)}, transform.init(params), params)
         steps.append(float(updates["w"][0]))
     np.testing.assert_allclose(steps, [-1e-3, -4e-3], rtol=1e-4)
 
 
 def test_parameters_are_counted_as_numbers():
-    assert parameter_count({"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(())}}) == 13
+    assert count_parameters({"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(())}}) == 13
 
 
 def test_a_leaf_that_is_not_finite_is_told_by_its_path():
     state = fresh_state(CONFIG)
-    assert all(finite_leaves(state).values())
+    assert all(check_finite(state).values())
     for bad in (np.nan, np.inf):
         params = state.d_params | {"down1": {"kernel": state.d_params["down1"]["kernel"].at[0, 0, 0, 0].set(bad)}}
-        finite = finite_leaves(state.replace(d_params=params))
+        finite = check_finite(state.replace(d_params=params))
         assert [path for path, ok in finite.items() if not ok] == ["d_params/down1/kernel"]
 
 
-@pytest.mark.parametrize("changes, steps, g, d", [
-    ({}, 4, [1, 0.75, 0.5, 0.25], [1, 0.75, 0.5, 0.25]),
-    ({"d_steps": 2}, 2, [1, 0.5], [1, 0.75, 0.5, 0.25]),
-    ({"updates": "alternating"}, 3, [1, 0.5], [1, 0.5]),  # G, D, G: nobody's last update is of size 0
-    ({"updates": "alternating"}, 1, [1], [1]),
-])
+@pytest.mark.parametrize(
+    "changes, steps, g, d",
+    [
+        ({}, 4, [1, 0.75, 0.5, 0.25], [1, 0.75, 0.5, 0.25]),
+        ({"d_steps": 2}, 2, [1, 0.5], [1, 0.75, 0.5, 0.25]),
+        ({"updates": "alternating"}, 3, [1, 0.5], [1, 0.5]),  # G, D, G: nobody's last update is of size 0
+        ({"updates": "alternating"}, 1, [1], [1]),
+    ],
+)
 def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
     config = replace(CONFIG, steps=steps, lr=1.0, lr_decay="linear", beta1=0.0, beta2=0.0, **changes)
-    for transform, shares in zip(optimizers(config), (g, d), strict=True):
+    for transform, shares in zip(make_optimizers(config), (g, d), strict=True):
         state = transform.init(jnp.zeros(()))
         for share in shares:
             update, state = transform.update(jnp.ones(()), state)
@@ -97,4 +104,4 @@ def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
 
 def test_a_decay_over_epochs_is_refused_where_no_pictures_are_known():
     with pytest.raises(ValueError, match="steps or kimg"):
-        optimizers(replace(CONFIG, steps=None, epochs=1.0, lr_decay="linear"))
+        make_optimizers(replace(CONFIG, steps=None, epochs=1.0, lr_decay="linear"))

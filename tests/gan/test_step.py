@@ -13,22 +13,47 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
 from dcgan_jax.config import Config, replace
-from dcgan_jax.gan import step
-from dcgan_jax.gan.sampling import to_pixels
-from dcgan_jax.gan.state import GanState, optimizers
+from dcgan_jax.gan import pixels, step
+from dcgan_jax.gan.pixels import to_uint8
+from dcgan_jax.gan.state import GanState, make_optimizers
 from dcgan_jax.presets import PRESETS
 
 # Every loss, penalty, augmentation, schedule and option that no preset has, in few programs.
 COMBINATIONS = {
     "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
-    "hinge": tiny("torch64", loss="hinge", r2_gamma=1.0, augment=("translation",), d_steps=2, g_steps=2, ema_half_life_kimg=0.0,
-                  g_refine=1, d_refine=2, penalty_noise=0.01, penalty_every_steps=2),
-    "wasserstein": tiny("article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2,
-                        penalty_every_steps=2),
+    "hinge": tiny(
+        "torch64",
+        loss="hinge",
+        r2_gamma=1.0,
+        augment=("translation",),
+        d_steps=2,
+        g_steps=2,
+        ema_half_life_kimg=0.0,
+        g_refine=1,
+        d_refine=2,
+        penalty_noise=0.01,
+        penalty_every_steps=2,
+    ),
+    "wasserstein": tiny(
+        "article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2, penalty_every_steps=2
+    ),
     "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
-    "own": tiny("article", loss="hinge", d_norm="spectral", residual=True, image_skips=True, box_kernels=True, minibatch_std=True,
-                g_smooth=True,
-                g_modulation=True, init="he", clip_norm=10.0, lr_warmup_kimg=0.01, r1_gamma=0.1, penalty_every_steps=2),
+    "own": tiny(
+        "article",
+        loss="hinge",
+        d_norm="spectral",
+        residual=True,
+        image_skips=True,
+        box_kernels=True,
+        minibatch_std=True,
+        g_smooth=True,
+        g_modulation=True,
+        init="he",
+        clip_norm=10.0,
+        lr_warmup_kimg=0.01,
+        r1_gamma=0.1,
+        penalty_every_steps=2,
+    ),
     "alternating": tiny("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
 TINY = {name: tiny(name) for name in PRESETS} | COMBINATIONS
@@ -38,6 +63,7 @@ DISTINCT = {config: name for name, config in reversed(TINY.items())}  # torch-tu
 @functools.cache
 def start_of(config):
     """Initial values with kernels five times larger: at N(0, 0.02) such small nets say nearly 0, and no change would show."""
+
     def louder(params):
         return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, params)
 
@@ -91,8 +117,10 @@ GOLDEN = {
 def test_golden_losses(name):
     metrics = five_steps(TINY[name])[1]
     got = [(metrics[i]["d_loss"], metrics[i]["g_loss"]) for i in (0, 1, 4)]
-    message = (f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
-               f"put these into GOLDEN and say so in the commit; else you broke it: {np.round(got, 6).tolist()}")
+    message = (
+        f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
+        f"put these into GOLDEN and say so in the commit; else you broke it: {np.round(got, 6).tolist()}"
+    )
     # rtol: other machines and XLA's optimisation levels sum in other orders: 1e-6 after five steps, measured, 1e-5 from
     # PyTorch's order. A wrong momentum, slope, rate or schedule moves them by 1e-3 and more.
     assert_allclose(got, GOLDEN[name], rtol=1e-4, err_msg=message)
@@ -106,21 +134,25 @@ def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
 # ---- BN's running statistics
 
 
-@pytest.mark.parametrize("name, step_number, g, d", [
-    ("torch64", 0, 1, 3),  # D: real, fake, and the same fakes for G's loss
-    ("article", 0, 2, 3),  # G's step draws new latents
-    ("soumith", 0, 1, 2),
-    ("carpedm20", 0, 2, 4),  # G's second update runs both nets once more
-    ("hinge", 0, 3, 6),  # two D updates (real, fake each), two G updates, the first on the latents of D's last
-    ("newmu", 0, 1, 1),  # an update of G
-    ("newmu", 1, 1, 2),  # an update of D
-])
+@pytest.mark.parametrize(
+    "name, step_number, g, d",
+    [
+        ("torch64", 0, 1, 3),  # D: real, fake, and the same fakes for G's loss
+        ("article", 0, 2, 3),  # G's step draws new latents
+        ("soumith", 0, 1, 2),
+        ("carpedm20", 0, 2, 4),  # G's second update runs both nets once more
+        ("hinge", 0, 3, 6),  # two D updates (real, fake each), two G updates, the first on the latents of D's last
+        ("newmu", 0, 1, 1),  # an update of G
+        ("newmu", 1, 1, 2),  # an update of D
+    ],
+)
 def test_running_statistics_count_the_published_passes(name, step_number, g, d):
     # Training by batch statistics, a step moves the running ones affinely: what they held at its start weighs 0.9^passes after.
     config = TINY[name]
-    start, after = five_steps(config)[0][step_number:step_number + 2]
-    lifted = start.replace(g_stats=jax.tree.map(lambda leaf: leaf + 1, start.g_stats),
-                           d_stats=jax.tree.map(lambda leaf: leaf + 1, start.d_stats))
+    start, after = five_steps(config)[0][step_number : step_number + 2]
+    lifted = start.replace(
+        g_stats=jax.tree.map(lambda leaf: leaf + 1, start.g_stats), d_stats=jax.tree.map(lambda leaf: leaf + 1, start.d_stats)
+    )
     lifted, _ = compiled(config)(lifted, pictures(config, step_number))
     for field, passes in (("g_stats", g), ("d_stats", d)):
         assert getattr(after, field)
@@ -139,10 +171,16 @@ def adam_counts(state):
     return tuple(int(next(part.count for part in chain if hasattr(part, "mu"))) for chain in (state.g_opt, state.d_opt))
 
 
-@pytest.mark.parametrize("name, after_one, after_two", [
-    ("torch64", (1, 1), (2, 2)), ("carpedm20", (2, 1), (4, 2)), ("hinge", (2, 2), (4, 4)), ("wasserstein", (1, 2), (2, 4)),
-    ("newmu", (1, 0), (1, 1)),
-])
+@pytest.mark.parametrize(
+    "name, after_one, after_two",
+    [
+        ("torch64", (1, 1), (2, 2)),
+        ("carpedm20", (2, 1), (4, 2)),
+        ("hinge", (2, 2), (4, 4)),
+        ("wasserstein", (1, 2), (2, 4)),
+        ("newmu", (1, 0), (1, 1)),
+    ],
+)
 def test_updates_a_step(name, after_one, after_two):
     states = five_steps(TINY[name])[0]
     assert adam_counts(states[1]) == after_one
@@ -191,7 +229,7 @@ def test_a_steps_randomness_is_of_its_number_and_key():
 def test_the_average_halves_its_distance_each_half_life():
     config = replace(Config(), batch_size=100, ema_half_life_kimg=2.0)
     state = GanState(*[None] * 10).replace(step=jnp.int32(100_000), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
-    average = jax.jit(lambda state: step._ema(config, state))
+    average = jax.jit(lambda state: step._update_ema(config, state))
     for _ in range(20):  # 20 steps of 100 images: one half-life
         state = state.replace(ema_params=average(state))
     assert_allclose(state.ema_params["w"], [0.5], rtol=1e-5)
@@ -201,7 +239,7 @@ def test_the_half_life_is_in_images_whatever_the_batch():
     def kept(**changes):
         config = replace(Config(), ema_half_life_kimg=1.0, **changes)
         state = GanState(*[None] * 10).replace(step=jnp.int32(10**6), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
-        return float(step._ema(config, state)["w"][0])
+        return float(step._update_ema(config, state)["w"][0])
 
     assert_allclose(kept(batch_size=50) ** 4, kept(batch_size=200), rtol=1e-5)
     assert_allclose(kept(batch_size=50, d_steps=4), kept(batch_size=200), rtol=1e-6)
@@ -231,15 +269,15 @@ def test_half_life_zero_is_g_itself():
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
 def test_pixels_to_the_nets_range_and_back_is_the_identity_on_all_levels(name, low, high):
     nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
-    scaled = step.scale_pixels(jnp.asarray(levels), nets)
+    scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
     assert scaled.dtype == jnp.float32
     assert_allclose(scaled[jnp.array([0, 255])], [low, high], atol=1e-6)
-    assert_array_equal(to_pixels(scaled, nets), levels)
+    assert_array_equal(to_uint8(scaled, nets), levels)
 
 
 def test_pixels_are_rounded_and_clipped():
     nets = PRESETS["torch64"].nets
-    assert_array_equal(to_pixels(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])
+    assert_array_equal(to_uint8(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])
 
 
 # ---- nets so simple that the step's own arithmetic shows
@@ -266,10 +304,20 @@ def one_pixel_step(monkeypatch):
 
     def run(config, batch, g, d, at=0):
         g_params, d_params = {"w": jnp.float32(g)}, {"w": jnp.float32(d)}
-        g_adam, d_adam = optimizers(config)
-        state = GanState(step=jnp.int32(at), key=jax.random.key(0), g_params=g_params, g_stats={}, d_params=d_params, d_stats={},
-                         g_opt=g_adam.init(g_params), d_opt=d_adam.init(d_params), ema_params=g_params, ema_stats={})
-        return jax.jit(step.train_step(config))(state, batch)
+        g_adam, d_adam = make_optimizers(config)
+        state = GanState(
+            step=jnp.int32(at),
+            key=jax.random.key(0),
+            g_params=g_params,
+            g_stats={},
+            d_params=d_params,
+            d_stats={},
+            g_opt=g_adam.init(g_params),
+            d_opt=d_adam.init(d_params),
+            ema_params=g_params,
+            ema_stats={},
+        )
+        return jax.jit(step.make_train_step(config))(state, batch)
 
     return run
 
@@ -284,13 +332,16 @@ def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_s
     assert metrics["d_fake_hits"] == 0  # grey is 0, and 0 is no hit
 
 
-@pytest.mark.parametrize("changes, penalty, pull", [  # of D's weight w = 0.5, whose |d logit / d image| is w
-    ({"r1_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
-    ({"r2_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
-    ({"gp_weight": 10.0}, 10 * (0.5 - 1) ** 2, 10 * 2 * (0.5 - 1)),
-    ({"r1_gamma": 1.0, "r2_gamma": 2.0, "gp_weight": 4.0}, 0.375 + 1.0, 1.5 - 4.0),
-    ({}, None, 0.0),
-])
+@pytest.mark.parametrize(
+    "changes, penalty, pull",
+    [  # of D's weight w = 0.5, whose |d logit / d image| is w
+        ({"r1_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
+        ({"r2_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
+        ({"gp_weight": 10.0}, 10 * (0.5 - 1) ** 2, 10 * 2 * (0.5 - 1)),
+        ({"r1_gamma": 1.0, "r2_gamma": 2.0, "gp_weight": 4.0}, 0.375 + 1.0, 1.5 - 4.0),
+        ({}, None, 0.0),
+    ],
+)
 def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, penalty, pull, one_pixel_step):
     config = tiny("torch64", loss="wasserstein", **changes)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
@@ -326,16 +377,20 @@ def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
 def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
-    plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3)
-                   for every in (1, 4))
+    plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3) for every in (1, 4))
     assert_allclose(lazy[1]["d_penalty"], 4 * plain[1]["d_penalty"], rtol=1e-5)
     assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
 
 
 @pytest.mark.parametrize("most", [1.0, 0.52])
 def test_augmentation_adapts_to_d_and_is_told(most):
-    config = tiny("article", augment=("color",), augment_target=0.45, augment_adapt_kimg=0.04,  # a batch of 4 is a tenth of it
-                  augment_most=most)
+    config = tiny(
+        "article",
+        augment=("color",),
+        augment_target=0.45,
+        augment_adapt_kimg=0.04,  # a batch of 4 is a tenth of it
+        augment_most=most,
+    )
     state, told = start_of(config).replace(augment_p=np.float32(0.5)), []
     for _ in range(4):
         state, metrics = compiled(config)(state, pictures(config))

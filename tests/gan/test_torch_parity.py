@@ -13,7 +13,7 @@ import torch_weights
 from numpy.testing import assert_allclose
 
 from dcgan_jax.config import replace
-from dcgan_jax.gan import models, step
+from dcgan_jax.gan import models, pixels, step
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.presets import PRESETS
 
@@ -34,12 +34,19 @@ def train(name, steps, dtype=np.float32):
     if dtype == np.float64:
         config = replace(config, compute_dtype="float64")
     state = jax.eval_shape(lambda: init_state(config))
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype if leaf.dtype == jnp.float32 else leaf.dtype),
-                         state.replace(key=jnp.zeros(())))
-    trees = {f"{NETS[net]}_params": torch_weights.tree_of(run, net, tensors)
-             for net, tensors in inputs.initial_parameters(run).items()}
-    ones = {f"{net}_stats": {layer: {"mean": stats["mean"], "var": np.ones_like(stats["var"])}
-                             for layer, stats in getattr(state, f"{net}_stats").items()} for net in "gd"}
+    state = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, dtype if leaf.dtype == jnp.float32 else leaf.dtype), state.replace(key=jnp.zeros(()))
+    )
+    trees = {
+        f"{NETS[net]}_params": torch_weights.tree_of(run, net, tensors) for net, tensors in inputs.initial_parameters(run).items()
+    }
+    ones = {
+        f"{net}_stats": {
+            layer: {"mean": stats["mean"], "var": np.ones_like(stats["var"])}
+            for layer, stats in getattr(state, f"{net}_stats").items()
+        }
+        for net in "gd"
+    }
     trees = {field: jax.tree.map(lambda array: array.astype(dtype), tree) for field, tree in trees.items()}
     state = state.replace(key=jax.random.key(0), **trees, **ones)
 
@@ -51,8 +58,8 @@ def train(name, steps, dtype=np.float32):
             patch.setattr(models, "jnp", types.SimpleNamespace(**vars(jnp) | {"float32": jnp.float64}))
             # XLA multiplies by 1 / 127.5 where NumPy divides: an ulp of float32, which 1e-9 would see.
             levels = inputs.scaled(np.arange(256, dtype=np.uint8))
-            patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
-        one_step = step.train_step(config)
+            patch.setattr(pixels, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
+        one_step = step.make_train_step(config)
 
         # conftest.py turns optimisation off; twenty steps at 64 px earn it back.
         slow = steps > 1 and run.image_size == 64

@@ -17,8 +17,8 @@ FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "inception.npz", allo
 @functools.cache
 def outputs():
     """(features (2, 2048), layer -> output)."""
-    layers = inception.folded(inputs.weights(inception.shapes()))
-    network = jax.jit(functools.partial(inception.features, every_layer=True))
+    layers = inception.fold_batch_norm(inputs.weights(inception.list_weight_shapes()))
+    network = jax.jit(functools.partial(inception.extract_features, every_layer=True))
     return jax.device_get(network(layers, inputs.pictures()))
 
 
@@ -37,18 +37,18 @@ def test_the_features_equal_torch_fidelitys():
 
 def test_resizing_is_tensorflow_1s_not_at_pixel_centres():
     row = np.array([0, 100, 200], np.uint8).reshape(1, 1, 3, 1)
-    wide = np.asarray(inception.resized(np.broadcast_to(row, (1, 3, 3, 1))))[0, 0, :, 0]
+    wide = np.asarray(inception.resize_bilinear(np.broadcast_to(row, (1, 3, 3, 1))))[0, 0, :, 0]
     assert_allclose(wide, np.minimum(np.arange(299) * (3 / 299), 2) * 100, rtol=1e-5)
     same = np.random.default_rng(0).integers(0, 256, (1, 299, 299, 3), np.uint8)
-    assert_allclose(inception.resized(same), same)
+    assert_allclose(inception.resize_bilinear(same), same)
 
 
 def test_weights_that_are_others_are_refused_by_name():
-    shapes = inception.shapes()
+    shapes = inception.list_weight_shapes()
     zeros = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}
     with pytest.raises(ValueError, match="Mixed_7c.branch_pool.conv.weight is missing"):
-        inception.folded({name: array for name, array in zeros.items() if name != "Mixed_7c.branch_pool.conv.weight"})
+        inception.fold_batch_norm({name: array for name, array in zeros.items() if name != "Mixed_7c.branch_pool.conv.weight"})
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3.bn.bias is \(3,\), not \(32,\)"):
-        inception.folded(zeros | {"Conv2d_1a_3x3.bn.bias": np.zeros(3, np.float32)})
+        inception.fold_batch_norm(zeros | {"Conv2d_1a_3x3.bn.bias": np.zeros(3, np.float32)})
     with pytest.raises(ValueError, match="1000 classes, not 1008"):  # torchvision's are of the same names and shapes
-        inception.folded(zeros | {"fc.weight": np.zeros((1000, 2048), np.float32)})
+        inception.fold_batch_norm(zeros | {"fc.weight": np.zeros((1000, 2048), np.float32)})

@@ -11,15 +11,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from dcgan_jax.quality import scores
 from dcgan_jax.quality.scores import (
     Moments,
+    build_laplacian_pyramid,
+    compute_moments,
+    find_nearest,
     frechet,
     frechet_at_infinity,
     kid,
-    laplacian_pyramid,
-    manifolds,
-    merged,
-    moments,
-    nearest,
-    projected_distance,
+    measure_projected_distance,
+    merge_moments,
+    score_manifolds,
     sliced_wasserstein,
 )
 
@@ -32,7 +32,7 @@ def draw(count, side=32, channels=3, seed=0):
 
 
 def unit_vectors(count, dimensions, seed=0):
-    return scores._unit_vectors(np.random.Generator(np.random.Philox(seed)), count, dimensions)
+    return scores._draw_unit_vectors(np.random.Generator(np.random.Philox(seed)), count, dimensions)
 
 
 def mean_cosine(dimensions):
@@ -100,9 +100,7 @@ def noised(pictures, levels):
 
 @pytest.mark.parametrize("corrupt, strengths", [(blurred, (0, 1, 2, 4, 8)), (noised, (0, 5, 10, 20, 40))])
 def test_the_score_grows_with_the_corruption(corrupt, strengths):
-    pictures = draw(
-        40, seed=1
-    )  # against themselves, corrupted: the floor of two different sets would hide the small steps
+    pictures = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
     growing = [quick(pictures, corrupt(pictures, strength)) for strength in strengths]
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
@@ -177,7 +175,7 @@ def test_a_shift_costs_its_length_along_each_axis():
     shift = 0.7 * unit_vectors(1, 10, seed=2)  # (1, 10)
     axes = unit_vectors(40, 10)  # more than one chunk of axes, and a short last one
     # rtol: projections near 3 are rounded to 2e-7, the shift of 0.7 is seen through the difference of two.
-    assert_allclose(projected_distance(vectors, vectors + shift, axes), np.abs(axes @ shift.T).mean(), rtol=1e-5)
+    assert_allclose(measure_projected_distance(vectors, vectors + shift, axes), np.abs(axes @ shift.T).mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift, scale", [(1.0, 1.0), (0.0, 1.5)])
@@ -188,7 +186,7 @@ def test_independent_gaussians_are_as_far_apart_as_theory_says(shift, scale):
     direction = np.array([0.5, -0.5, 0.5, 0.5], np.float32)
     expected = shift * np.abs(axes @ direction).mean() + abs(scale - 1) * sqrt(2 / pi)  # one of the two is 0
     # rtol: 50,000 draws leave 0.6 % in a mean, 1 % in a spread's difference of 0.5
-    assert_allclose(projected_distance(real, scale * fake + shift * direction, axes), expected, rtol=0.03)
+    assert_allclose(measure_projected_distance(real, scale * fake + shift * direction, axes), expected, rtol=0.03)
 
 
 def test_the_order_of_the_vectors_does_not_matter():
@@ -196,7 +194,7 @@ def test_the_order_of_the_vectors_does_not_matter():
     real, fake = random.standard_normal((2, 1000, 6)).astype(np.float32)
     axes = unit_vectors(16, 6)
     assert_allclose(
-        projected_distance(real, random.permutation(fake), axes), projected_distance(real, fake, axes), rtol=1e-5
+        measure_projected_distance(real, random.permutation(fake), axes), measure_projected_distance(real, fake, axes), rtol=1e-5
     )
 
 
@@ -224,16 +222,14 @@ def down(x):
 
 
 def up(x):
-    matrix = (
-        2 * kernel_matrix(2 * x.shape[1])[:, ::2]
-    )  # the columns of the zeros are left out; half the samples, so twice
+    matrix = 2 * kernel_matrix(2 * x.shape[1])[:, ::2]  # the columns of the zeros are left out; half the samples, so twice
     return np.einsum("yh,xw,nhwc->nyxc", matrix, matrix, x, optimize=True)
 
 
 @pytest.mark.parametrize("side, smallest, channels", [(64, 16, 3), (32, 4, 1), (24, 3, 2), (16, 16, 3)])
 def test_the_pyramid_adds_up_to_the_pictures(side, smallest, channels):
     pictures = draw(3, side, channels)
-    *bands, total = laplacian_pyramid(pictures, smallest)
+    *bands, total = build_laplacian_pyramid(pictures, smallest)
     assert total.shape == (3, smallest, smallest, channels)
     for band in reversed(bands):
         assert band.dtype == np.float32
@@ -243,11 +239,11 @@ def test_the_pyramid_adds_up_to_the_pictures(side, smallest, channels):
 
 def test_the_last_level_is_the_picture_blurred_and_halved():
     pictures = draw(3, 64)
-    assert_allclose(laplacian_pyramid(pictures)[-1], down(down(pictures)), atol=2e-4)
+    assert_allclose(build_laplacian_pyramid(pictures)[-1], down(down(pictures)), atol=2e-4)
 
 
 def test_a_flat_picture_has_empty_bands():
-    *bands, rest = laplacian_pyramid(np.full((2, 64, 64, 3), 201, np.uint8))
+    *bands, rest = build_laplacian_pyramid(np.full((2, 64, 64, 3), 201, np.uint8))
     assert all((band == 0).all() for band in bands)  # exactly: a blank set is told by a spread of 0
     assert (rest == 201).all()
 
@@ -255,7 +251,7 @@ def test_a_flat_picture_has_empty_bands():
 @pytest.mark.parametrize("side, smallest", [(24, 16), (8, 16), (32, 2)])
 def test_a_side_that_does_not_halve_to_the_smallest_is_named(side, smallest):
     with pytest.raises(ValueError, match=f"{side} .* {smallest}"):
-        laplacian_pyramid(np.zeros((1, side, side, 3)), smallest)
+        build_laplacian_pyramid(np.zeros((1, side, side, 3)), smallest)
 
 
 # ---- of features
@@ -266,7 +262,7 @@ def normal(count, dimensions=8, seed=0, mean=0.0, sd=1.0):
 
 
 def frechet_of(one, other):
-    return frechet(moments(one), moments(other))
+    return frechet(compute_moments(one), compute_moments(other))
 
 
 def test_the_frechet_distance_of_normal_distributions_in_closed_form():
@@ -291,9 +287,9 @@ def test_the_frechet_distance_in_another_way():
 
 def test_moments_are_numpys_and_parts_make_the_whole():
     features = normal(100, 5, mean=1e3)
-    whole = moments(features)
+    whole = compute_moments(features)
     assert_allclose(whole.covariance, np.cov(features, rowvar=False), rtol=1e-9)
-    parts = functools.reduce(merged, map(moments, np.split(features, [2, 40, 41 + 2, 90])))
+    parts = functools.reduce(merge_moments, map(compute_moments, np.split(features, [2, 40, 41 + 2, 90])))
     assert parts.count == whole.count
     assert_allclose(parts.mean, whole.mean, rtol=1e-12)
     assert_allclose(parts.covariance, whole.covariance, rtol=1e-9)
@@ -320,8 +316,10 @@ def test_of_equal_sets_the_frechet_distance_is_0_and_kid_around_0():
 
 def test_kid_by_its_definition_on_two_small_sets():
     x, y = normal(4, 3), normal(4, 3, seed=1)
+
     def k(a, b):
         return (a @ b / 3 + 1) ** 3
+
     pairs = [(i, j) for i in range(4) for j in range(4)]
     expected = sum(k(x[i], x[j]) + k(y[i], y[j]) for i, j in pairs if i != j) / 12 - 2 * sum(k(x[i], y[j]) for i, j in pairs) / 16
     found = kid(x, y, subsets=20_000)  # of halves, over which what is unbiased is as over the whole
@@ -329,33 +327,35 @@ def test_kid_by_its_definition_on_two_small_sets():
 
 
 def test_more_fakes_lower_the_frechet_distance_and_its_extrapolation_is_near_the_truth():
-    real = moments(normal(20_000))
+    real = compute_moments(normal(20_000))
     fakes = normal(2000, seed=1)
-    small, large = frechet(real, moments(fakes[:200])), frechet(real, moments(fakes))
+    small, large = frechet(real, compute_moments(fakes[:200])), frechet(real, compute_moments(fakes))
     assert small > 4 * large > 0  # all of it bias, but for the count of reals
     assert abs(frechet_at_infinity(real, fakes)) < large / 2
 
 
 def test_too_few_fakes_for_a_full_rank_are_not_extrapolated():
-    real = moments(normal(200, 30))
-    assert frechet_at_infinity(real, normal(62, 30, seed=1)) < frechet(real, moments(normal(62, 30, seed=1)))
+    real = compute_moments(normal(200, 30))
+    assert frechet_at_infinity(real, normal(62, 30, seed=1)) < frechet(real, compute_moments(normal(62, 30, seed=1)))
     with pytest.raises(ValueError, match="62"):
         frechet_at_infinity(real, normal(61, 30, seed=1))
 
 
 def test_manifolds_of_equal_sets_and_of_sets_apart():
     a = normal(400)
-    same = manifolds(a, a)
+    same = score_manifolds(a, a)
     assert same["precision"] == same["recall"] == same["coverage"] == 1
     assert 1 <= same["density"] < 1.5  # each is in its own ball as well
-    apart = manifolds(a, normal(400, seed=1, mean=100))
+    apart = score_manifolds(a, normal(400, seed=1, mean=100))
     assert set(apart.values()) == {0.0}
 
 
 def test_precision_falls_with_bad_fakes_and_recall_with_missing_ones():
     real = np.concatenate([normal(300), normal(300, seed=1, mean=20)])
-    half_missing = manifolds(real, normal(600, seed=2))
-    half_bad = manifolds(real, np.concatenate([normal(200, seed=2), normal(200, seed=3, mean=20), normal(400, seed=4, mean=-50)]))
+    half_missing = score_manifolds(real, normal(600, seed=2))
+    half_bad = score_manifolds(
+        real, np.concatenate([normal(200, seed=2), normal(200, seed=3, mean=20), normal(400, seed=4, mean=-50)])
+    )
     assert half_missing["precision"] > 0.9 and half_missing["coverage"] < 0.55 and half_missing["recall"] < 0.55
     assert 0.4 < half_bad["precision"] < 0.55 and half_bad["recall"] > 0.8
 
@@ -363,13 +363,13 @@ def test_precision_falls_with_bad_fakes_and_recall_with_missing_ones():
 def test_manifolds_by_counting():
     real, fake = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[0.5], [4.5], [30.0]])
     # Radii to the first neighbour: 1, 1, 2, 7 of reals; 4, 4, 25.5 of fakes.
-    found = manifolds(real, fake, neighbours=1)
+    found = score_manifolds(real, fake, neighbours=1)
     assert found == {"precision": 2 / 3, "density": (2 + 2) / 3, "coverage": 1.0, "recall": 1.0}
 
 
 def test_the_nearest_rows():
     others = normal(700, 3, seed=1)
-    positions, distances = nearest(others[[5, 600, 7]] + 1e-3, others)
+    positions, distances = find_nearest(others[[5, 600, 7]] + 1e-3, others)
     assert list(positions) == [5, 600, 7]
     assert_allclose(distances, np.sqrt(3) * 1e-3, rtol=1e-6)
 
@@ -377,7 +377,7 @@ def test_the_nearest_rows():
 @pytest.mark.parametrize("features", [np.zeros((1, 4)), np.zeros(4), np.zeros((4, 0)), np.full((4, 4), np.nan)])
 def test_features_that_cannot_be_compared_are_refused(features):
     with pytest.raises(ValueError, match="features"):
-        moments(features)
+        compute_moments(features)
     with pytest.raises(ValueError, match="features"):
         kid(features, np.zeros((4, 4)))
 
@@ -391,10 +391,10 @@ def test_copies_of_training_pictures_are_told(copied, low, high):
     training, held_out, new = (random.normal(size=(count, 8)) for count in (600, 200, 100))
     chosen = random.permutation(600)[:100]
     samples = np.where(np.arange(100)[:, None] < copied * 100, training[chosen], new)
-    found = scores.memorisation(samples, held_out, np.split(training, 3), seed=1)
+    found = scores.measure_memorisation(samples, held_out, np.split(training, 3), seed=1)
     assert low <= found.to_training <= high
-    assert (found.nearest[:int(copied * 100)] == chosen[:int(copied * 100)]).all()
-    whole = scores.memorisation(samples, held_out, [training], seed=1)
+    assert (found.nearest[: int(copied * 100)] == chosen[: int(copied * 100)]).all()
+    whole = scores.measure_memorisation(samples, held_out, [training], seed=1)
     assert_allclose(found.to_training, whole.to_training)  # however it is parted
     assert_array_equal(found.nearest, whole.nearest)
 
@@ -402,16 +402,16 @@ def test_copies_of_training_pictures_are_told(copied, low, high):
 def test_of_as_many_training_pictures_as_are_held_out_copies_are_nearer():
     random = np.random.default_rng(0)
     training, held_out = random.normal(size=(2, 200, 8))
-    assert scores.memorisation(training, held_out, [training]).ratio < 0.01
-    assert 0.95 < scores.memorisation(random.normal(size=(200, 8)), held_out, [training]).ratio < 1.05
+    assert scores.measure_memorisation(training, held_out, [training]).ratio < 0.01
+    assert 0.95 < scores.measure_memorisation(random.normal(size=(200, 8)), held_out, [training]).ratio < 1.05
     with pytest.raises(ValueError, match="as many as are held out, 200"):
-        scores.memorisation(training, held_out, [training[:199]])
+        scores.measure_memorisation(training, held_out, [training[:199]])
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says():
     random = np.random.default_rng(0)
-    held = [abs(mean - 3) <= half for mean, half in (scores.interval(random.normal(3, 2, 4)) for _ in range(2000))]
+    held = [abs(mean - 3) <= half for mean, half in (scores.compute_interval(random.normal(3, 2, 4)) for _ in range(2000))]
     assert 0.93 < np.mean(held) < 0.97
-    gaps = [scores.interval_of_difference(random.normal(3, 2, 4), random.normal(1, 1, 3)) for _ in range(2000)]
+    gaps = [scores.compute_interval_of_difference(random.normal(3, 2, 4), random.normal(1, 1, 3)) for _ in range(2000)]
     assert 0.92 < np.mean([abs(gap - 2) <= half for gap, half in gaps]) < 0.98
-    assert scores.interval_of_difference([1.0, 1.0], [3.0, 3.0]) == (-2, 0)
+    assert scores.compute_interval_of_difference([1.0, 1.0], [3.0, 3.0]) == (-2, 0)

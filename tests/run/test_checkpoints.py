@@ -13,9 +13,9 @@ import pytest
 import tiny
 from numpy.testing import assert_array_equal
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, devices
+from dcgan_jax.run import checkpoints, distributed
 
 CONFIG = tiny.tiny("article")
 SHAPES = jax.eval_shape(lambda: init_state(CONFIG))
@@ -25,11 +25,12 @@ def state(step=0):
     """Every leaf another number for each step."""
     fresh = tiny.fresh_state(CONFIG)
     return jax.tree.map(lambda leaf: leaf + step if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fresh).replace(
-        step=jnp.int32(step))
+        step=jnp.int32(step)
+    )
 
 
 def placed(sharding=None):
-    return checkpoints.placed(SHAPES, sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    return checkpoints.add_sharding(SHAPES, sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
 
 
 @contextlib.contextmanager
@@ -70,23 +71,29 @@ def restored(run, step, like=None):
 # ---- Whole states ----
 
 
-@pytest.mark.parametrize("changes", [
-    {"g_norm": "none", "d_norm": "none"}, {"d_norm": "spectral", "minibatch_std": True},
-    {"augment": ("color",), "augment_target": 0.6}], ids=["no statistics", "D's own", "an adaptive probability"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"g_norm": "none", "d_norm": "none"},
+        {"d_norm": "spectral", "minibatch_std": True},
+        {"augment": ("color",), "augment_target": 0.6},
+    ],
+    ids=["no statistics", "D's own", "an adaptive probability"],
+)
 def test_states_of_other_recipes_come_back(tmp_path, changes):
     config = tiny.tiny("article", **changes)
     with opened(tmp_path) as saved:
         saved.save(1, tiny.fresh_state(config))
-    like = checkpoints.placed(jax.eval_shape(lambda: init_state(config)), devices.shardings(config).state)
+    like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)), distributed.make_shardings(config).state)
     equal(restored(tmp_path, 1, like), tiny.fresh_state(config))
 
 
 @pytest.mark.parametrize("where", ["one device", "two devices"])
 def test_a_state_comes_back_leaf_for_leaf_wherever_it_is_placed(run, where):
-    two = devices.shardings(CONFIG).state
+    two = distributed.make_shardings(CONFIG).state
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
     place = one if where == "one device" else two
-    step, back = checkpoints.newest(run, placed(place))
+    step, back = checkpoints.restore_newest(run, placed(place))
     assert step == 4
     equal(back, state(4))
     assert all(leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf in jax.tree.leaves(back))
@@ -137,7 +144,7 @@ def test_all_of_it_is_sent_to_the_disk_before_an_old_one_goes(tmp_path, monkeypa
     saved.settle()
     saved.close()
     new = tmp_path / "checkpoints" / "4"
-    before = done[:done.index(2)]
+    before = done[: done.index(2)]
     assert {str(place) for place in [new, new.parent, *new.rglob("*")]} <= {*before}
 
 
@@ -148,6 +155,7 @@ def test_a_filesystem_that_cannot_flush_a_folder_is_no_hindrance(tmp_path, monke
         if os.path.isdir(f"/proc/self/fd/{opened}"):
             raise OSError(errno.EINVAL, "Invalid argument")
         fsync(opened)
+
     monkeypatch.setattr(os, "fsync", refusing)
     saved_at(tmp_path, 2)
     assert (tmp_path / "checkpoints" / "2" / checkpoints.FILES).exists()
@@ -162,14 +170,20 @@ def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path)
     assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checkpoints.FILES).exists()
 
 
-JSON, ORBAX = "dcgan_jax.jsonfile.read", "orbax.checkpoint.StandardCheckpointer.restore"
+JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointer.restore"
 
 
-@pytest.mark.parametrize(("where", "fault", "raised"), [
-    (JSON, OSError(errno.ESTALE, "Stale file handle"), OSError), (ORBAX, PermissionError(errno.EACCES, "no"), PermissionError),
-    (JSON, OSError(errno.EMFILE, "Too many open files"), OSError), (ORBAX, MemoryError(), MemoryError),
-    (ORBAX, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError),
-    (ORBAX, ValueError(f"NOT_FOUND: Error opening: Stale file handle [os_error_code='{errno.ESTALE}']"), OSError)])
+@pytest.mark.parametrize(
+    ("where", "fault", "raised"),
+    [
+        (JSON, OSError(errno.ESTALE, "Stale file handle"), OSError),
+        (ORBAX, PermissionError(errno.EACCES, "no"), PermissionError),
+        (JSON, OSError(errno.EMFILE, "Too many open files"), OSError),
+        (ORBAX, MemoryError(), MemoryError),
+        (ORBAX, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError),
+        (ORBAX, ValueError(f"NOT_FOUND: Error opening: Stale file handle [os_error_code='{errno.ESTALE}']"), OSError),
+    ],
+)
 def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, where, fault, raised):
     copy = shutil.copytree(run, tmp_path / "copy")
     before = sorted(path for path in copy.rglob("*"))
@@ -179,7 +193,7 @@ def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, where
 
     monkeypatch.setattr(where, fails)
     with pytest.raises(raised):
-        checkpoints.newest(copy, placed(), lambda line: None)
+        checkpoints.restore_newest(copy, placed(), lambda line: None)
     assert sorted(path for path in copy.rglob("*")) == before
 
 
@@ -215,8 +229,8 @@ def test_the_best_one_outlives_newer_ones(tmp_path):
 
 
 def test_a_run_that_has_gone_is_told_as_gone(tmp_path):
-    assert checkpoints.left(tmp_path) == "no step was saved yet"
-    assert checkpoints.left(tmp_path / "unmounted") == "the folder is not there any more"
+    assert checkpoints.describe_kept(tmp_path) == "no step was saved yet"
+    assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder is not there any more"
 
 
 def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no_older_one(tmp_path):
@@ -225,7 +239,7 @@ def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no
         saved.save(4, state(4))
         saved.manager.wait_until_finished()
         harm(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
-        with pytest.raises(BadInput, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
+        with pytest.raises(UserError, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
             saved.settle()
     finally:
         saved.close()
@@ -238,7 +252,7 @@ def test_a_step_that_was_set_aside_meanwhile_is_written_again(tmp_path):
         saved.save(4, state(4))
         saved.settle()
         harm(tmp_path / "checkpoints" / "4", "flip")
-        assert checkpoints.newest(tmp_path, placed(), lambda line: None)[0] == 2
+        assert checkpoints.restore_newest(tmp_path, placed(), lambda line: None)[0] == 2
         saved.save(4, state(4))
     assert checkpoints.list_steps(tmp_path) == [2, 4]
     equal(restored(tmp_path, 4), state(4))
@@ -265,14 +279,14 @@ def test_a_step_can_be_asked_for(tmp_path):
 
 
 def test_a_step_that_is_not_there_names_those_that_are(run):
-    with pytest.raises(BadInput, match=r"--step 3: .* has 2, 4"):
+    with pytest.raises(UserError, match=r"--step 3: .* has 2, 4"):
         checkpoints.restore_generator(run, SHAPES, 3)
 
 
 def test_reading_changes_no_file(run):
     before = sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*"))
     checkpoints.restore_generator(run, SHAPES)
-    checkpoints.newest(run, placed())
+    checkpoints.restore_newest(run, placed())
     assert sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
@@ -283,22 +297,27 @@ def test_reading_changes_no_file(run):
 def test_no_whole_checkpoint_is_one_line(tmp_path, made):
     tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last is what a kill in the midst of writing leaves
     assert checkpoints.list_steps(tmp_path) == []
-    assert checkpoints.newest(tmp_path, placed()) is None
-    with pytest.raises(BadInput, match="no checkpoint yet"):
+    assert checkpoints.restore_newest(tmp_path, placed()) is None
+    with pytest.raises(UserError, match="no checkpoint yet"):
         checkpoints.restore_generator(tmp_path, SHAPES)
 
 
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["generator", "state"])
-@pytest.mark.parametrize("changes, says", [
-    ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
-    ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
-    ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
-    ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here")], ids=str)
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
+        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
+        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
+        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here"),
+    ],
+    ids=str,
+)
 def test_other_networks_are_one_line_that_names_the_leaf(run, all_of_it, changes, says):
     other = jax.eval_shape(lambda: init_state(tiny.tiny("article", **changes)))
-    with pytest.raises(BadInput) as mistake:
+    with pytest.raises(UserError) as mistake:
         if all_of_it:
-            checkpoints.newest(run, checkpoints.placed(other, devices.shardings(CONFIG).state))
+            checkpoints.restore_newest(run, checkpoints.add_sharding(other, distributed.make_shardings(CONFIG).state))
         else:
             checkpoints.restore_generator(run, other)
     assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
@@ -318,7 +337,7 @@ def harm(checkpoint: Path, how: str) -> None:
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     elif how == "truncate":
-        file.write_bytes(content[:len(content) // 2])
+        file.write_bytes(content[: len(content) // 2])
     elif how == "missing":
         file.unlink()
     elif how == "empty file":
@@ -342,18 +361,18 @@ def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run
     harm(copy / "checkpoints" / "4", how)
     held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
     said = []
-    step, back = checkpoints.newest(copy, placed(), said.append)
+    step, back = checkpoints.restore_newest(copy, placed(), said.append)
     assert step == 2
     equal(back, state(2))
     aside = copy / "broken-checkpoints" / "4"
-    line, = said
+    (line,) = said
     assert "checkpoint of step 4 is broken (" in line
     assert line.endswith(f"set aside as {aside}; goes on from step 2")
     assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
     saved_at(copy, 4)  # the step comes again
-    assert checkpoints.newest(copy, placed())[0] == 4
+    assert checkpoints.restore_newest(copy, placed())[0] == 4
     harm(copy / "checkpoints" / "4", how)  # and is harmed again: the first one is not overwritten
-    checkpoints.newest(copy, placed(), said.append)
+    checkpoints.restore_newest(copy, placed(), said.append)
     assert sorted(path.name for path in aside.parent.iterdir()) == ["4", "4-again"]
 
 
@@ -368,7 +387,7 @@ def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path
     assert step == 2
     equal(params, state(2).ema_params)
     assert "checkpoint of step 4 is broken (" in said[0]
-    with pytest.raises(BadInput, match="checkpoints/4: .*give another --step"):
+    with pytest.raises(UserError, match="checkpoints/4: .*give another --step"):
         checkpoints.restore_generator(copy, SHAPES, 4)
     assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
 
@@ -377,8 +396,8 @@ def test_where_none_is_whole_all_stay_where_they_are(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for step in "24":
         harm(copy / "checkpoints" / step, "flip")
-    with pytest.raises(BadInput, match=r"none of its 2 checkpoints is whole \(step 4: "):
-        checkpoints.newest(copy, placed())
+    with pytest.raises(UserError, match=r"none of its 2 checkpoints is whole \(step 4: "):
+        checkpoints.restore_newest(copy, placed())
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
 
@@ -395,7 +414,7 @@ def test_every_byte_that_matters_is_looked_at(run, tmp_path):
         content[at] ^= 1 << i % 8
         harmed.unlink()
         harmed.write_bytes(content)
-        step, back = checkpoints.newest(copy, placed(), lambda line: None)
+        step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
         equal(back, state(step))
         found[step] += 1
         shutil.rmtree(copy)
@@ -407,15 +426,17 @@ def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(ru
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "checkpoints" / "4" / checkpoints.FILES).unlink()
     harm(copy / "checkpoints" / "4", how)
-    step, back = checkpoints.newest(copy, placed(), lambda line: None)
+    step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
     assert step == 2
     equal(back, state(2))
 
 
 def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
-    sealed = [{"items": items, "sha256": checkpoints._digest_of_json(items)} for items in
-              ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})]
+    sealed = [
+        {"items": items, "sha256": checkpoints._digest_of_json(items)}
+        for items in ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})
+    ]
     for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
         (copy / "checkpoints" / "4" / checkpoints.FILES).unlink(missing_ok=True)
         (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
@@ -424,8 +445,10 @@ def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
 
 # ---- A disk that takes no more ----
 
-FULL = ("RESOURCE_EXHAUSTED: Error writing \"a/0.0\" in OCDBT database at local file \"x\": Failed to write 2619163 bytes to "
-        "file 4: No space left on device [os_error_code='28'] [source locations='...']")
+FULL = (
+    'RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database at local file "x": Failed to write 2619163 bytes to '
+    "file 4: No space left on device [os_error_code='28'] [source locations='...']"
+)
 
 
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
@@ -434,10 +457,11 @@ def test_a_full_disk_is_one_line_that_tells_what_is_kept(tmp_path, monkeypatch, 
 
     def full(*args, **kwargs):
         raise ValueError(FULL)
+
     half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
     try:
         monkeypatch.setattr(saved.manager, where, full)
-        with pytest.raises(BadInput) as mistake:
+        with pytest.raises(UserError) as mistake:
             saved.save(4, state(4))
             half.mkdir(exist_ok=True)
             saved.settle()

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from dcgan_jax.config import BadInput
+from dcgan_jax.config import UserError
 from dcgan_jax.run import logs
-from dcgan_jax.run.logs import Logs, NotFinite, read_metrics, read_troubles
+from dcgan_jax.run.logs import Logs, NonFiniteError, read_metrics, read_warnings
 
 NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
 
@@ -43,7 +43,7 @@ def test_a_line_holds_the_numbers_of_its_own_step_however_many_a_dispatch(tmp_pa
 
 def test_a_file_of_endless_names_is_not_read_into_memory(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "name{i}": 1.0}}\n' for i in range(1, 1000)))
-    with pytest.raises(BadInput, match="more than 256 names"):
+    with pytest.raises(UserError, match="more than 256 names"):
         read_metrics(tmp_path)
 
 
@@ -59,19 +59,23 @@ def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
 HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step in (2, 4, 6))
 
 
-@pytest.mark.parametrize("start, tail, kept", [
-    (6, "", [2, 4, 6]),
-    (5, "", [2, 4]),  # a killed process had written on past its last save
-    (4, "", [2, 4]),
-    (0, "", []),
-    (8, '{"step": 8, "d_lo', [2, 4, 6]),  # cut by a crash
-    (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows was not saved
-    (8, "[8]\n", [2, 4, 6]),
-    (8, "8\n", [2, 4, 6]),
-    (8, '{"step": 8, "trouble": 1}\n', [2, 4, 6]),
-    (8, '{"d_loss": 1}\n', [2, 4, 6]),
-    (8, '{"step": "8"}\n', [2, 4, 6]),
-    (8, b"\xff\xfe", [2, 4, 6])])
+@pytest.mark.parametrize(
+    "start, tail, kept",
+    [
+        (6, "", [2, 4, 6]),
+        (5, "", [2, 4]),  # a killed process had written on past its last save
+        (4, "", [2, 4]),
+        (0, "", []),
+        (8, '{"step": 8, "d_lo', [2, 4, 6]),  # cut by a crash
+        (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows was not saved
+        (8, "[8]\n", [2, 4, 6]),
+        (8, "8\n", [2, 4, 6]),
+        (8, '{"step": 8, "trouble": 1}\n', [2, 4, 6]),
+        (8, '{"d_loss": 1}\n', [2, 4, 6]),
+        (8, '{"step": "8"}\n', [2, 4, 6]),
+        (8, b"\xff\xfe", [2, 4, 6]),
+    ],
+)
 def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, start, tail, kept):
     (tmp_path / "metrics.jsonl").write_bytes(HELD.encode() + (tail if isinstance(tail, bytes) else tail.encode()))
     opened(tmp_path, start=start).close()
@@ -88,14 +92,14 @@ def test_what_a_log_knows_is_what_its_file_says(tmp_path):
         logs.trouble(start + 4, {"g-collapsed": "words"})
         logs.flush()
         np.testing.assert_equal(logs.metrics, read_metrics(tmp_path))
-        assert logs.found == read_troubles(tmp_path) and len(logs.found) >= 1
+        assert logs.found == read_warnings(tmp_path) and len(logs.found) >= 1
         logs.close()
 
 
 def test_a_line_without_an_end_is_read_in_pieces(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(HELD + '{"step": 8, "x": ' + "1" * 300_000)
     with (tmp_path / "metrics.jsonl").open() as lines:
-        assert max(map(len, logs._lines(lines))) == logs.MAX_LINE
+        assert max(map(len, logs._iterate_lines(lines))) == logs.MAX_LINE
     opened(tmp_path, start=8).close()
     assert (tmp_path / "metrics.jsonl").read_text() == HELD
 
@@ -121,7 +125,7 @@ def test_nobody_reads_stdout_but_stderr_still_tells(tmp_path, monkeypatch, capsy
 def test_a_broken_line_before_saved_ones_is_refused_and_nothing_dropped(tmp_path):
     text = HELD.replace("\n", "\ngarbage\n", 1)
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(BadInput, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
+    with pytest.raises(UserError, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
         opened(tmp_path, start=8)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -154,7 +158,7 @@ def test_a_number_that_is_none_stops_and_is_named_with_its_step(tmp_path, name, 
     logs.write(range(0, 4), numbers(range(0, 4)))
     values = numbers(range(4, 9))
     values[name][2:] = bad
-    with pytest.raises(NotFinite, match=f"step 7: {name} is {bad}"):
+    with pytest.raises(NonFiniteError, match=f"step 7: {name} is {bad}"):
         logs.write(range(4, 9), values)
     logs.close()
     assert [line["step"] for line in wrote(tmp_path)] == [2, 4]  # of the bad dispatch nothing
@@ -211,7 +215,7 @@ def test_events_hold_every_number_under_its_name(tmp_path):
     logs.write(range(0, 10), numbers(range(0, 10)))
     logs.flush()
     logs.close()
-    events, = tmp_path.glob("events.out.tfevents.*")
+    (events,) = tmp_path.glob("events.out.tfevents.*")
     data = events.read_bytes()
     assert {name: data.count(name.encode()) for name in NAMES} == dict.fromkeys(NAMES, 5)  # of steps 2, 4, 6, 8, 10
 
@@ -272,13 +276,13 @@ def test_wandb_gets_the_same_lines_and_knows_a_run_that_goes_on(tmp_path, monkey
 
 def test_without_wandb_or_its_account_a_run_does_not_begin(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    with pytest.raises(BadInput, match="--wandb faces: the package is not installed: pip install wandb"):
+    with pytest.raises(UserError, match="--wandb faces: the package is not installed: pip install wandb"):
         opened(tmp_path, wandb="faces")
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
-    with pytest.raises(BadInput, match="--wandb faces: no account; WANDB_MODE=offline"):
+    with pytest.raises(UserError, match="--wandb faces: no account; WANDB_MODE=offline"):
         opened(tmp_path, wandb="faces")
     (tmp_path / "wandb.json").write_text("[]")
-    with pytest.raises(BadInput, match="wandb.json: holds no id"):
+    with pytest.raises(UserError, match="wandb.json: holds no id"):
         opened(tmp_path, wandb="faces")
 
 

@@ -10,11 +10,13 @@ import jax
 import pytest
 
 from dcgan_jax import config as configuration
+from dcgan_jax import files
 from dcgan_jax.cli import parse_config
-from dcgan_jax.config import BadInput, replace
+from dcgan_jax.config import UserError, replace
+from dcgan_jax.files import write_json
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import workdir
-from dcgan_jax.run.workdir import go_on, read_config, write_json
+from dcgan_jax.run.workdir import read_config, write_run_facts
 
 FACTS = {"fingerprint": "f1", "pixels": "p1", "count": 1234, "source": {"name": "faces"}}
 OTHERS = {"fingerprint": "f2", "pixels": "p2", "count": 56, "source": {"name": "cats"}}
@@ -32,7 +34,7 @@ def open_run(config, facts):
 
 
 def refused(config, facts=FACTS):
-    with pytest.raises(BadInput) as mistake:
+    with pytest.raises(UserError) as mistake:
         open_run(config, facts)
     return str(mistake.value)
 
@@ -69,6 +71,7 @@ def test_a_run_tells_what_was_asked_what_ran_it_and_on_which_pictures(tmp_path, 
 def test_a_machine_without_a_working_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
     def run(command, **options):
         raise FileNotFoundError("git") if git == "absent" else workdir.subprocess.TimeoutExpired(command, 10)
+
     monkeypatch.setattr(workdir.subprocess, "run", run)
     run = open_run(config(tmp_path), FACTS)
     assert json.loads((run / "environment.json").read_text())["commit"] is None
@@ -92,22 +95,47 @@ def test_the_same_run_is_found_again(tmp_path):
     assert before.items() <= contents(first).items()
 
 
-@pytest.mark.parametrize("change", ["--steps 9", "--epochs 2", "--kimg 7", "--feed stream", "--keep-checkpoints 9",
-                                    "--no-tensorboard", "--strict", "--data moved", "--log-every-steps 3", "--save-every-steps 7",
-                                    "--grid-images 9"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--steps 9",
+        "--epochs 2",
+        "--kimg 7",
+        "--feed stream",
+        "--keep-checkpoints 9",
+        "--no-tensorboard",
+        "--strict",
+        "--data moved",
+        "--log-every-steps 3",
+        "--save-every-steps 7",
+        "--grid-images 9",
+    ],
+)
 def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change):
     run = open_run(config(tmp_path), FACTS)
     asked = config(tmp_path, *change.split())
     assert open_run(asked, FACTS) == run
     assert read_config(run) == config(tmp_path)  # as it was: perhaps nothing is left to do
-    go_on(run, asked)
+    write_run_facts(run, asked)
     assert read_config(run) == asked
 
 
-@pytest.mark.parametrize("there, asked", [
-    ("", "--size 64"), ("", "--width 8 --lr 0.1"), ("--flip", ""), ("", "--flip"), ("--augment color cutout", ""),
-    ("", "--augment color"), ("--d-lr 0.1", ""), ("", "--d-lr 0.1"), ("--adam-eps-hat --no-conv-bias", "--conv-bias"),
-    ("--g-multipliers 4 2 1", ""), ("", "--seed 3 --compute-dtype bfloat16")])
+@pytest.mark.parametrize(
+    "there, asked",
+    [
+        ("", "--size 64"),
+        ("", "--width 8 --lr 0.1"),
+        ("--flip", ""),
+        ("", "--flip"),
+        ("--augment color cutout", ""),
+        ("", "--augment color"),
+        ("--d-lr 0.1", ""),
+        ("", "--d-lr 0.1"),
+        ("--adam-eps-hat --no-conv-bias", "--conv-bias"),
+        ("--g-multipliers 4 2 1", ""),
+        ("", "--seed 3 --compute-dtype bfloat16"),
+    ],
+)
 def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path, there, asked):
     run = open_run(config(tmp_path, *there.split()), FACTS)
     before = contents(run)
@@ -115,8 +143,8 @@ def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path,
     assert contents(run) == before
     assert str(run) in line
     assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
-    found = configuration.flat(read_config(run))
-    for name, value in configuration.flat(config(tmp_path, *asked.split())).items():
+    found = configuration.flatten(read_config(run))
+    for name, value in configuration.flatten(config(tmp_path, *asked.split())).items():
         if value != found[name]:
             assert name in line
     remedy = line.split("Continue it with ")[1].split(", give another")[0]
@@ -156,14 +184,15 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
     """config.json is written last; other pictures may come before the second try, and then data.json must be theirs."""
-    real = workdir.write_json
+    real = files.write_json
 
     def dies(file, value):
         if file.name == "config.json":
             file.with_name("config.json.partial").write_text("{")
             raise KeyboardInterrupt
         real(file, value)
-    monkeypatch.setattr(workdir, "write_json", dies)
+
+    monkeypatch.setattr(files, "write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         open_run(config(tmp_path), FACTS)
     monkeypatch.undo()
@@ -191,7 +220,8 @@ def test_a_name_that_no_disk_takes_is_one_line(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(file, value):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(workdir, "write_json", full)
+
+    monkeypatch.setattr(files, "write_json", full)
     assert "No space left" in refused(config(tmp_path))
     monkeypatch.undo()
     assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
@@ -200,18 +230,29 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 # ---- Reading ----
 
 
-@pytest.mark.parametrize("text, says", [
-    ("", "cannot be read"), ("not json", "cannot be read"), ("[1, 2]", "no fields"), ('{"size": 16', "cannot be read"),
-    ('{"sise": 16}', "unknown field 'sise'"), ('{"size": "big"}', "size cannot be 'big'"),
-    ('{"size": 16.5}', "size cannot be 16.5"),
-    ('{"flip": 1}', "flip cannot be 1"), ('{"lr": NaN}', "lr cannot be nan"), ('{"loss": "hing"}', "loss cannot be 'hing'"),
-    ('{"augment": ["colour"]}', "augment cannot be"), ('{"steps": 1, "size": 33}', "--size 33"),
-    ('{"steps": 1, "width": -4}', "--width -4")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "cannot be read"),
+        ("not json", "cannot be read"),
+        ("[1, 2]", "no fields"),
+        ('{"size": 16', "cannot be read"),
+        ('{"sise": 16}', "unknown field 'sise'"),
+        ('{"size": "big"}', "size cannot be 'big'"),
+        ('{"size": 16.5}', "size cannot be 16.5"),
+        ('{"flip": 1}', "flip cannot be 1"),
+        ('{"lr": NaN}', "lr cannot be nan"),
+        ('{"loss": "hing"}', "loss cannot be 'hing'"),
+        ('{"augment": ["colour"]}', "augment cannot be"),
+        ('{"steps": 1, "size": 33}', "--size 33"),
+        ('{"steps": 1, "width": -4}', "--width -4"),
+    ],
+)
 def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, text, says):
     run = open_run(config(tmp_path), FACTS)
     (run / "config.json").write_text(text)
     for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
-        with pytest.raises(BadInput) as mistake:
+        with pytest.raises(UserError) as mistake:
             read()
         assert str(run / "config.json") in str(mistake.value)
         assert says in str(mistake.value)
@@ -236,13 +277,13 @@ def test_a_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
 @pytest.mark.parametrize("path", ["nowhere", "x" * 300, "file"])
 def test_no_run_is_one_line(tmp_path, path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="no run is there"):
+    with pytest.raises(UserError, match="no run is there"):
         read_config(tmp_path / path)
 
 
 def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
     open_run(config(tmp_path), FACTS)
-    with pytest.raises(BadInput, match=f"did you mean {tmp_path / 'a'}"):
+    with pytest.raises(UserError, match=f"did you mean {tmp_path / 'a'}"):
         read_config(tmp_path)
 
 
@@ -251,8 +292,15 @@ def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
 
 def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
     run = open_run(config(tmp_path), FACTS)
-    halves = [run / name for name in ("checkpoints/5003.orbax-checkpoint-tmp", "samples/00005003.png.partial",
-                                      "losses.png.partial", "checkpoints/5000/files.json.partial")]
+    halves = [
+        run / name
+        for name in (
+            "checkpoints/5003.orbax-checkpoint-tmp",
+            "samples/00005003.png.partial",
+            "losses.png.partial",
+            "checkpoints/5000/files.json.partial",
+        )
+    ]
     for half in halves:
         half.parent.mkdir(parents=True, exist_ok=True)
         half.touch() if half.suffix == ".partial" else half.mkdir()
@@ -267,7 +315,7 @@ def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
 def test_nothing_is_swept_while_another_process_trains(tmp_path):
     run, lock = workdir.open_run(config(tmp_path), FACTS)
     (run / "losses.png.partial").touch()
-    with lock, pytest.raises(BadInput, match="is being trained by another process"):
+    with lock, pytest.raises(UserError, match="is being trained by another process"):
         workdir.open_run(config(tmp_path), FACTS)
     assert (run / "losses.png.partial").exists()
 
@@ -282,6 +330,7 @@ os.kill(os.getpid(), signal.SIGKILL)"""
 def without_flock(monkeypatch, code):
     def none(*args):
         raise OSError(code, os.strerror(code))
+
     monkeypatch.setattr("fcntl.flock", none)
 
 
@@ -289,7 +338,7 @@ def without_flock(monkeypatch, code):
 def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
     without_flock(monkeypatch, code)
     run, lock = workdir.open_run(config(tmp_path), FACTS)
-    with pytest.raises(BadInput, match="is being trained by another process"):
+    with pytest.raises(UserError, match="is being trained by another process"):
         workdir.open_run(config(tmp_path), FACTS)
     lock.release()
     open_run(config(tmp_path), FACTS)  # freed
@@ -306,7 +355,7 @@ def test_a_pipe_in_a_run_is_not_waited_for(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     os.mkfifo(run / "metrics.jsonl")
     for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
-        with pytest.raises(BadInput, match="metrics.jsonl: is neither a file nor a folder"):
+        with pytest.raises(UserError, match="metrics.jsonl: is neither a file nor a folder"):
             read()
 
 
@@ -314,14 +363,14 @@ def test_a_link_out_of_what_is_no_run_yet_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "samples").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="samples: is a link out of the run"):
+    with pytest.raises(UserError, match="samples: is a link out of the run"):
         open_run(config(tmp_path, "--name", "r"), FACTS)
 
 
 def test_a_strangers_environment_cannot_move_the_cursor(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
-    said = workdir.differences(run)
+    said = workdir.compare_environment(run)
     assert said.startswith("jax ") and said.isprintable() and len(said) < 300
 
 
@@ -335,5 +384,5 @@ def test_a_run_whose_step_size_falls_at_its_end_keeps_its_length(tmp_path):
 def test_a_config_whose_step_sizes_fall_over_epochs_is_not_one_of_ours(tmp_path):
     run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
-    with pytest.raises(BadInput, match="config.json: its step sizes fall over epochs"):
+    with pytest.raises(UserError, match="config.json: its step sizes fall over epochs"):
         workdir.read_config(run)

@@ -1,0 +1,294 @@
+"""A generator in NumPy alone: this file stands beside exported weights and needs nothing of the package that trained them.
+
+    import generator                              # its name there
+    images = generator.load(".").sample([0, 1])   # (2, S, S, C) uint8, the faces of these seeds
+
+The folder holds generator.safetensors, config.json, and labels.npy where the run was trained with --condition. `images_of` is
+the network, written once for whatever computes it: NumPy here, ONNX and StableHLO where the package exports them. `latents_of` is
+JAX's Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+SEEDS = 2**32
+
+
+class Generator:
+    """weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them; table: (T, A) of 0
+    and 1, what the faces of the seeds 0, 1 ... are asked to be, again and again, where the run was trained with --condition."""
+
+    def __init__(self, weights: dict[str, np.ndarray], config: dict, table: np.ndarray | None = None):
+        self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
+        self.config, self.table = config, table
+
+    def sample(self, seeds, labels=None) -> np.ndarray:
+        """(N, S, S, C) uint8. labels: (N, A) of 0 and 1, what they are to be, where the run was trained with --condition; none:
+        by the table. Raises: ValueError."""
+        latents = draw_seed_latents(seeds, self.config["latent_dim"], self.config["latent_law"])
+        if labels is None and self.table is not None:
+            labels = self.table[np.atleast_1d(seeds) % len(self.table)]
+        return self.images(latents, labels)
+
+    def images(self, latents, labels=None) -> np.ndarray:
+        """The same of latents (N, latent_dim), of which labels must tell where the run was trained with --condition."""
+        latents = np.asarray(latents, np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.config["latent_dim"]:
+            raise ValueError(f"latents {latents.shape}: give (N, {self.config['latent_dim']})")
+        asked = self.config.get("condition") or None  # older exports do not tell
+        if asked is None and labels is not None:
+            raise ValueError("labels: none can be given, the run was trained without --condition")
+        if asked is not None:
+            shape = (len(latents), len(asked.split(",")))
+            if np.shape(labels) != shape:
+                raise ValueError(f"labels {np.shape(labels)}: give {shape} of 0 and 1, what each is to be: {asked}")
+            labels = np.asarray(labels, np.float32)
+        return np.rint(255 * walk_generator(NumPyOps, self.config, self.weights, latents, labels)).astype(np.uint8)
+
+
+def load(folder: str | Path) -> Generator:
+    """The generator of an export's folder. Needs safetensors."""
+    from safetensors.numpy import load_file
+
+    weights, table = load_file(Path(folder, "generator.safetensors")), Path(folder, "labels.npy")
+    return Generator(weights, json.loads(Path(folder, "config.json").read_text()), np.load(table) if table.exists() else None)
+
+
+# ---- Seeds to latents ----
+
+
+def draw_seed_latents(seeds, latent_dim: int, law: str) -> np.ndarray:
+    """(N, latent_dim) float32 of whole seeds from 0 to 2**32 - 1: jax.random.uniform or normal of jax.random.key(seed).
+
+    Raises: ValueError for other seeds.
+    """
+    seeds = np.atleast_1d(seeds)
+    if seeds.ndim != 1 or seeds.dtype.kind not in "iu" or (seeds.size and not 0 <= seeds.min() <= seeds.max() < SEEDS):
+        raise ValueError(f"seeds: give whole numbers from 0 to {SEEDS - 1}")
+    seeds = seeds.astype(np.uint32)
+    bits = np.bitwise_xor(
+        *_threefry(
+            np.zeros_like(seeds)[:, None],
+            seeds[:, None],
+            np.zeros((1, latent_dim), np.uint32),
+            np.arange(latent_dim, dtype=np.uint32)[None],
+        )
+    )
+    share = ((bits >> np.uint32(9)) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1)  # [0, 1)
+    lowest = np.float32(-1) if law == "uniform" else np.nextafter(np.float32(-1), np.float32(0))
+    uniform = np.maximum(lowest, share * (np.float32(1) - lowest) + lowest)
+    return uniform if law == "uniform" else np.float32(2**0.5) * _inverse_erf(uniform)
+
+
+def _threefry(key0, key1, x0, x1):
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+    keys = (key0, key1, key0 ^ key1 ^ np.uint32(0x1BD11BDA))
+    with np.errstate(over="ignore"):
+        x0, x1 = x0 + keys[0], x1 + keys[1]
+        for group in range(5):
+            for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+                x0 = x0 + x1
+                x1 = ((x1 << np.uint32(turn)) | (x1 >> np.uint32(32 - turn))) ^ x0
+            x0, x1 = x0 + keys[(group + 1) % 3], x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return x0, x1
+
+
+def _inverse_erf(x):
+    """float32, as XLA has it (Giles 2012, "Approximating the erfinv function")."""
+    w = -np.log1p(-x * x)
+    near = np.polyval(
+        np.float32(
+            [
+                2.81022636e-08,
+                3.43273939e-07,
+                -3.5233877e-06,
+                -4.39150654e-06,
+                0.00021858087,
+                -0.00125372503,
+                -0.00417768164,
+                0.246640727,
+                1.50140941,
+            ]
+        ),
+        w - np.float32(2.5),
+    )
+    far = np.polyval(
+        np.float32(
+            [
+                -0.000200214257,
+                0.000100950558,
+                0.00134934322,
+                -0.00367342844,
+                0.00573950773,
+                -0.0076224613,
+                0.00943887047,
+                1.00167406,
+                2.83297682,
+            ]
+        ),
+        np.sqrt(np.maximum(w, 5)) - np.float32(3),
+    )
+    return np.where(w < 5, near, far).astype(np.float32) * x
+
+
+# ---- The network ----
+
+
+def walk_generator(ops, config: dict, weights: dict[str, np.ndarray], latents, labels=None):
+    """latents (N, latent_dim) and labels (N, A) of 0 and 1, or None -> images (N, S, S, C) from 0 to 1.
+
+    dcgan_jax.gan.models.Generator with its stored statistics folded into the weights. ops: what computes, as NumPy below.
+    """
+
+    def activate(x):
+        return ops.leaky(x, 0.0 if config["g_activation"] == "relu" else 0.2)
+
+    if labels is not None:
+        latents = ops.concatenated(latents, ops.affine(labels, 2.0, -1.0))
+
+    def folded(layer, norm, axis):
+        """(kernel, bias) of a layer, with the normalisation behind it where there is one, along that axis of the kernel."""
+        kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
+        if f"{norm}/var" not in weights:
+            return kernel, None if bias is None else bias.reshape(-1)
+        gain = weights.get(f"{norm}/scale", 1.0) / np.sqrt(weights[f"{norm}/var"].astype(np.float64) + config["bn_epsilon"])
+        shift = weights.get(f"{norm}/bias", 0.0) - weights[f"{norm}/mean"] * gain
+        outputs = kernel.shape[axis]
+        gain, shift = np.resize(gain, outputs), np.resize(shift, outputs)  # a channel's repeat over the pixels of the head
+        bias = shift if bias is None else shift + bias.reshape(-1) * gain
+        shape = [outputs if i == axis else 1 for i in range(kernel.ndim)]
+        return (kernel * gain.reshape(shape)).astype(np.float32), bias.astype(np.float32)
+
+    def modulated(x, norm):
+        kernel = weights.get(f"{norm}_gain/kernel")
+        if kernel is None:
+            return x
+        half, bias = kernel.shape[1] // 2, weights[f"{norm}_gain/bias"]
+        gain = ops.dense(latents, kernel[:, :half], bias[:half] + np.float32(1))
+        return ops.scaled(x, gain, ops.dense(latents, kernel[:, half:], bias[half:]))
+
+    px = config["base_px"]
+    x = ops.dense(latents, *folded("head", "head_norm", 1))
+    if config["head_norm"] == "unit":
+        x = activate(modulated(x, "head_norm"))
+    x = ops.squares(x, px)  # (N, px, px, C)
+    if config["head_norm"] == "channel":
+        x = activate(modulated(x, "head_norm"))
+    image = ops.pointwise(x, weights["head_image/kernel"]) if config["image_skips"] else None
+    level = 1
+    while f"up{level}/kernel" in weights:
+        up, before = f"up{level}", x
+        kernel, bias = folded(up, f"{up}_norm", 2)
+        x = modulated(ops.doubled(x, _whole(kernel), bias, _count_cut_pixels(config)), f"{up}_norm")
+        if config["residual"]:
+            x = ops.sum(x, ops.enlarged(ops.pointwise(before, weights[f"{up}_skip/kernel"])))
+        x = activate(x)
+        if image is not None:
+            image = ops.sum(ops.enlarged(image), ops.pointwise(x, weights[f"{up}_image/kernel"]))
+        level += 1
+    n = 1
+    while f"refine{n}_in/kernel" in weights:
+        y = activate(modulated(ops.convolved(x, *folded(f"refine{n}_in", f"refine{n}_norm", 3)), f"refine{n}_norm"))
+        x = ops.sum(x, ops.convolved(y, *folded(f"refine{n}_out", "", 3)))
+        n += 1
+    kernel, bias = folded("image", "", 2)
+    if config["g_last_kernel"]:
+        x = ops.convolved(x, kernel, bias)
+    else:
+        smooth = config.get("g_smooth", False)  # older exports do not tell
+        x = ops.doubled(x, _blur_kernel(_whole(kernel)) if smooth else _whole(kernel), bias, _count_cut_pixels(config) + smooth)
+        image = image if image is None else ops.enlarged(image)
+    if image is not None:
+        x = ops.sum(x, image)
+    return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
+
+
+def _whole(kernel):
+    """A 3x3 kernel that stands for a boxed 4x4 one (gan/models.py), or the kernel as it is."""
+    if kernel.shape[0] != 3:
+        return kernel
+    return sum(np.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
+
+
+def _blur_kernel(kernel):
+    """(k, k, ...) -> (k + 2, k + 2, ...), the same with a blur behind it (gan/models.py)."""
+    return sum(
+        np.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * np.float32(weight / 16)
+        for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1)))
+        for j, weight in enumerate(row)
+    )
+
+
+def _count_cut_pixels(config):
+    """Pixels cut before each side of a transposed convolution's output (gan/conv/)."""
+    return (config["kernel"] - (1 if config["padding"] == "symmetric" else 2)) // 2
+
+
+class NumPyOps:
+    """Each layer on (N, ...) float32 arrays, channels last. Kernels of `doubled` are (k, k, C_out, C_in), of `convolved` (k, k,
+    C_in, C_out)."""
+
+    @staticmethod
+    def dense(x, kernel, bias=None):
+        return x @ kernel if bias is None else x @ kernel + bias
+
+    @staticmethod
+    def squares(x, px):
+        return x.reshape(x.shape[0], px, px, -1)
+
+    @staticmethod
+    def pointwise(x, kernel):
+        return x @ kernel
+
+    @staticmethod
+    def doubled(x, kernel, bias, before):
+        batch, h, w, _ = x.shape
+        k = kernel.shape[0]
+        large = np.zeros((batch, 2 * h + k - 2, 2 * w + k - 2, kernel.shape[2]), np.float32)
+        for i in range(k):
+            for j in range(k):
+                large[:, i : i + 2 * h : 2, j : j + 2 * w : 2] += x @ kernel[i, j].T
+        large = large[:, before : before + 2 * h, before : before + 2 * w]
+        return large if bias is None else large + bias
+
+    @staticmethod
+    def convolved(x, kernel, bias):
+        k, (_, h, w, _) = kernel.shape[0], x.shape
+        padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+        out = sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))
+        return out if bias is None else out + bias
+
+    @staticmethod
+    def enlarged(x):
+        return x.repeat(2, 1).repeat(2, 2)
+
+    @staticmethod
+    def leaky(x, slope):
+        return np.where(x > 0, x, slope * x)
+
+    @staticmethod
+    def tanh(x):
+        return np.tanh(x)
+
+    @staticmethod
+    def sigmoid(x):
+        return 0.5 * np.tanh(0.5 * x) + 0.5
+
+    @staticmethod
+    def affine(x, gain, shift):
+        return x * np.float32(gain) + np.float32(shift)
+
+    @staticmethod
+    def sum(x, y):
+        return x + y
+
+    @staticmethod
+    def scaled(x, gain, shift):  # gain, shift (N, C)
+        shape = (len(x), *[1] * (x.ndim - 2), -1)
+        return x * gain.reshape(shape) + shift.reshape(shape)
+
+    @staticmethod
+    def concatenated(x, y):
+        return np.concatenate([x, y], 1)

@@ -1,0 +1,67 @@
+"""The stride-2 convolution's three kernels on CPU for images of few channels: one GEMM over patches of pixels.
+
+With three channels a patch holds 48 numbers (k4): too few for Winograd's transforms to pay, but enough for one GEMM, which
+XLA's own convolution is not (20 against 100 GFLOP/s, docs/speed.md). Arguments and results are those of `winograd`.
+"""
+
+import jax
+import numpy as np
+from jax import lax
+
+from dcgan_jax.gan.conv.no_fusion import call_unfused
+
+
+def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
+    """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
+    batch, height, width, _ = x.shape
+    return (_extract_patches(x, kernel.shape[0], before) @ _flatten_kernel(kernel)).reshape(batch, height // 2, width // 2, -1)
+
+
+def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
+    """y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C): `forward`'s transpose in x."""
+    batch, h, w, out = y.shape
+    k, _, channels, _ = kernel.shape
+    taps = (k + 1) // 2
+    kernel = _flatten_kernel(kernel).reshape(taps, 2, taps, 2 * channels, out)
+    # Each pixel of y adds to 2 taps x 2 taps pixels, which are folded: pairs of pixels share a row, pairs of rows a tap.
+    products = lax.dot_general(y.reshape(-1, out), kernel.transpose(0, 2, 1, 3, 4).reshape(-1, out), (((1,), (1,)), ((), ())))
+    products = products.reshape(batch, h, w, taps, taps, 4 * channels)
+    zero = np.zeros((), y.dtype)
+    image = sum(
+        lax.pad(products[:, :, :, i, j], zero, [(0, 0, 0), (i, taps - 1 - i, 0), (j, taps - 1 - j, 0), (0, 0, 0)])
+        for i in range(taps)
+        for j in range(taps)
+    )  # (B, h + T - 1, w + T - 1, 4C)
+    image = image.reshape(batch, h + taps - 1, w + taps - 1, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    image = image.reshape(batch, 2 * (h + taps - 1), 2 * (w + taps - 1), channels)
+    return image[:, before : before + 2 * h, before : before + 2 * w]
+
+
+def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
+    """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
+    out = dy.shape[3]
+    rows = lax.dot_general(_extract_patches(x, k, before), dy.reshape(-1, out), (((0,), (0,)), ((), ())))
+    even = k + k % 2
+    return rows.reshape(even, even, -1, out)[:k, :k]
+
+
+def _extract_patches(x, k, before):
+    """(B, 2h, 2w, C) -> (B h w, k k C): what each output sees, row first; k is rounded up to even."""
+    batch, height, width, channels = x.shape
+    h, w, taps = height // 2, width // 2, (k + 1) // 2
+    after = 2 * (taps - 1) - before
+    zero = np.zeros((), x.dtype)
+    x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after, 0), (before, after, 0), (0, 0, 0)]), x)
+    x = x.reshape(batch, h + taps - 1, 2, w + taps - 1, 2 * channels)
+
+    def gather(x):  # pairs of pixels that lie side by side in memory
+        return lax.concatenate([x[:, i : i + h, row, j : j + w] for i in range(taps) for row in range(2) for j in range(taps)], 3)
+
+    return call_unfused(gather, x).reshape(batch * h * w, 4 * taps**2 * channels)
+
+
+def _flatten_kernel(kernel):
+    """(k, k, C, O) -> (k k C, O), with a row and a column of zeros where k is odd."""
+    odd = kernel.shape[0] % 2
+    kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [(0, odd, 0), (0, odd, 0), (0, 0, 0), (0, 0, 0)])
+    return kernel.reshape(-1, kernel.shape[3])

@@ -1,0 +1,245 @@
+"""The stride-2 convolution's three kernels on CPU, by Winograd's minimal filtering: fewer multiplications than GEMMs need.
+
+Folding 2x2 pixels into channels makes a k4 s2 convolution one of 2x2 taps and stride 1 (k5: 3x3 taps). In one dimension two
+neighbouring outputs of a 2-tap filter share a product:
+
+    y0 = d0 g0 + d1 g1 = (d0 - d1) g0 + d1 (g0 + g1)
+    y1 = d1 g0 + d2 g1 =                d1 (g0 + g1) + (d2 - d1) g1
+
+three products instead of four, nine instead of sixteen for a tile of 2x2 outputs; for 3 taps four instead of six, sixteen
+instead of thirty-six. Each product is a GEMM over the tiles of all images. With data, kernel and output matrices B, G, A:
+
+    forward          y = A' [(G g) (B d)]
+    input gradient   d = B  [(G g) (A y)]     forward's transpose in d
+    weight gradient  g = G' [(B d) (A y)]     forward's transpose in g
+
+so each array has one transform to products and one back. Source: Lavin and Gray 2016, arXiv:1509.09308; Winograd 1980.
+
+What a pass costs beside its GEMMs is memory traffic, hence three habits, all measured in docs/speed.md: nothing is stacked
+or concatenated where separate arrays do; `apart` keeps XLA from fusing a transform into the one before it; a batch whose
+products would not stay in the cache is walked in parts.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dcgan_jax.gan.conv.no_fusion import call_unfused
+
+# By taps: the data, kernel and output matrix, a row a product. Points 0, 1, infinity for two taps, and -1 for three.
+MATRICES = {
+    2: (np.array([[1, -1, 0], [0, 1, 0], [0, -1, 1]]), np.array([[1, 0], [1, 1], [0, 1]]), np.array([[1, 0], [1, 1], [0, 1]])),
+    3: (
+        np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
+        np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+        np.array([[1, 0], [1, 1], [1, -1], [0, 1]]),
+    ),
+}
+# The transformed operands of one part of the batch: about what two cores' caches hold. More parts compile longer.
+PART_BYTES = 16 * 2**20
+MOST_PARTS = 8
+
+
+def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
+    """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
+    taps = _count_taps(kernel.shape[0])
+
+    def part(x, *kernels):
+        products = [rows @ matrix for rows, matrix in zip(_transform_data(x, taps, before), kernels, strict=True)]
+        return _restore_outputs(products, taps, x.shape)
+
+    return jnp.concatenate(_run_in_parts(part, (x,), _transform_kernel(kernel), taps, x.shape, kernel.shape[3]))
+
+
+def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
+    """y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C): `forward`'s transpose in x."""
+    taps, channels = _count_taps(kernel.shape[0]), kernel.shape[2]
+    image_shape = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], channels)
+
+    def part(y, *kernels):
+        products = [
+            lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
+            for rows, matrix in zip(_transform_outputs(y, taps), kernels, strict=True)
+        ]
+        return _restore_image(products, taps, y.shape, before)
+
+    return jnp.concatenate(_run_in_parts(part, (y,), _transform_kernel(kernel), taps, image_shape, y.shape[3]))
+
+
+def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
+    """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
+    taps = _count_taps(k)
+
+    def part(x, dy):  # (O, 4C) each: faster than its transpose
+        return [
+            lax.dot_general(outputs, data, (((0,), (0,)), ((), ())))
+            for data, outputs in zip(_transform_data(x, taps, before), _transform_outputs(dy, taps), strict=True)
+        ]
+
+    parts = _run_in_parts(part, (x, dy), (), taps, x.shape, dy.shape[3])
+    products = [sum(same) for same in zip(*parts, strict=True)]
+    return _restore_kernel(products, k, x.shape[3])
+
+
+def _count_taps(k):
+    return (k + 1) // 2
+
+
+def _count_tiles(pixels):
+    """Tiles of two outputs each along a side of so many pixels of the large image; the last may be half empty."""
+    return math.ceil(pixels / 4)
+
+
+def _run_in_parts(part, arrays, shared, taps, image_shape, out):
+    batch, height, width, channels = image_shape
+    products = (taps + 1) ** 2
+    image_bytes = 4 * products * _count_tiles(height) * _count_tiles(width) * (4 * channels + out)
+    count = min(MOST_PARTS, batch, math.ceil(batch * image_bytes / PART_BYTES))
+    if count == 1 or jax.device_count() > 1:  # with several devices a part would lie on some of them only
+        return [part(*arrays, *shared)]
+    edges = [batch * i // count for i in range(count + 1)]
+    return [
+        call_unfused(part, *(lax.slice_in_dim(array, start, end) for array in arrays), *shared)
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+def _mix(matrix, parts):
+    """One sum of the parts for each row of coefficients; they are mostly 0, 1 and -1, so mostly adds."""
+    return [functools.reduce(lax.add, (_scale(part, c) for c, part in zip(row, parts, strict=True) if c)) for row in matrix]
+
+
+def _scale(part, coefficient):
+    return part if coefficient == 1 else -part if coefficient == -1 else part * np.asarray(coefficient, part.dtype)
+
+
+def _transform_data(x, taps, before):
+    """(B, 2h, 2w, C) -> for each product (tiles, 4C): B d, rows and columns."""
+    data = MATRICES[taps][0]
+    batch, height, width, channels = x.shape
+    rows, columns = _count_tiles(height), _count_tiles(width)
+    # Even sides, of 2 (taps - 1) pixels more than the tiles cover.
+    after = [4 * tiles + 2 * (taps - 1) - before - side for tiles, side in ((rows, height), (columns, width))]
+    zero = np.zeros((), x.dtype)
+    x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)]), x)
+    x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
+    x = call_unfused(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
+
+    def windows(x, tiles, axis):
+        return [lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(taps + 1)]
+
+    def transform(x):
+        return [part for row in _mix(data, windows(x, rows, 1)) for part in _mix(data, windows(row, columns, 2))]
+
+    return [part.reshape(batch * rows * columns, 4 * channels) for part in call_unfused(transform, x)]
+
+
+def _transform_outputs(y, taps):
+    """(B, h, w, O) -> for each product (tiles, O): A y, rows and columns."""
+    output = MATRICES[taps][2]
+    batch, h, w, out = y.shape
+    rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
+    if (h, w) != (2 * rows, 2 * columns):
+        y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), (0, 2 * rows - h, 0), (0, 2 * columns - w, 0), (0, 0, 0)])
+
+    def halves(y, axis):
+        return [lax.index_in_dim(y, i, axis, keepdims=False) for i in range(2)]
+
+    def transform(y):
+        return [part for row in _mix(output, halves(y, 2)) for part in _mix(output, halves(row, 3))]
+
+    parts = call_unfused(transform, y.reshape(batch, rows, 2, columns, 2, out))
+    return [part.reshape(batch * rows * columns, out) for part in parts]
+
+
+def _transform_kernel(kernel):
+    """(k, k, C, O) -> for each product (4C, O): G g, rows and columns."""
+    k, _, channels, out = kernel.shape
+    taps = _count_taps(k)
+    matrix = MATRICES[taps][1]
+    missing = (0, 2 * taps - k, 0)
+    kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [missing, missing, (0, 0, 0), (0, 0, 0)])
+    kernel = kernel.reshape(taps, 2, taps, 2, channels, out)
+    folded = call_unfused(lambda kernel: kernel.transpose(0, 2, 1, 3, 4, 5), kernel).reshape(taps, taps, 4 * channels, out)
+    return call_unfused(lambda g: [part for row in _mix(matrix, list(g)) for part in _mix(matrix, list(row))], folded)
+
+
+def _restore_outputs(products, taps, image_shape):
+    """The products (tiles, O) -> (B, h, w, O): A' rows and columns."""
+    output = MATRICES[taps][2].T
+    batch, height, width, _ = image_shape
+    rows, columns = _count_tiles(height), _count_tiles(width)
+    products = [product.reshape(batch, rows, columns, -1) for product in products]
+
+    def transform(products):
+        across = [_mix(output, row) for row in _split_grid(products)]  # [row product][left or right]
+        left, right = ([interleaved[i] for interleaved in across] for i in range(2))
+        return _interleave([_interleave(pair, 3) for pair in zip(_mix(output, left), _mix(output, right), strict=True)], 2)
+
+    y = call_unfused(transform, products).reshape(batch, 2 * rows, 2 * columns, -1)
+    return y[:, : height // 2, : width // 2]
+
+
+def _restore_image(products, taps, y_shape, before):
+    """The products (tiles, 4C) -> (B, 2h, 2w, C): B rows and columns; the windows of neighbouring tiles overlap and add."""
+    data = MATRICES[taps][0].T
+    batch, h, w, _ = y_shape
+    rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
+    channels = products[0].shape[1] // 4
+    products = [product.reshape(batch, rows, columns, -1) for product in products]
+
+    # Entry i of tile t's window is pixel 2t + i: entries 0 and 1 are the tile's own pair, 2 and 3 the next tile's.
+    def overlapped(windows, axis):
+        zero = np.zeros((), windows[0].dtype)
+        pads = [[(0, 0, 0)] * axis + [pad] + [(0, 0, 0)] * (windows[0].ndim - axis - 1) for pad in ((0, 1, 0), (1, 0, 0))]
+        both = []
+        for parity in range(2):
+            same = [lax.pad(window, zero, pads[i]) for i, window in enumerate(windows[parity::2])]
+            both.append(functools.reduce(lax.add, same))
+        return _interleave(both, axis + 1)
+
+    def over_rows(products):
+        return [overlapped(_mix(data, column), 1) for column in zip(*_split_grid(products), strict=True)]
+
+    def unfold(image):  # and drop the padding
+        image = image.reshape(batch, 2 * rows + 2, 2 * columns + 2, 2, 2 * channels).transpose(0, 1, 3, 2, 4)
+        image = image.reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
+        return image[:, before : before + 2 * h, before : before + 2 * w]
+
+    image = call_unfused(over_rows, products)
+    image = call_unfused(lambda image: overlapped(_mix(data, image), 3), image)  # (B, rows + 1, 2, columns + 1, 2, 4C)
+    return call_unfused(unfold, image)
+
+
+def _restore_kernel(products, k, channels):
+    """The products (O, 4C) -> (k, k, C, O): G' rows and columns."""
+    taps = _count_taps(k)
+    matrix = MATRICES[taps][1].T
+
+    def transform(products):
+        columns = [_mix(matrix, column) for column in zip(*_split_grid(products), strict=True)]  # [column product][row tap]
+        return [_mix(matrix, row) for row in zip(*columns, strict=True)]  # [row tap][column tap]
+
+    def unfold(folded):
+        folded = [[tap.reshape(-1, 2, 1, 2, channels).transpose(1, 2, 3, 4, 0) for tap in row] for row in folded]
+        return lax.concatenate([lax.concatenate(row, 1)[None] for row in folded], 0)  # (T, 2, T, 2, C, O)
+
+    kernel = call_unfused(unfold, call_unfused(transform, products))
+    return kernel.reshape(2 * taps, 2 * taps, channels, -1)[:k, :k]
+
+
+def _split_grid(parts):
+    side = math.isqrt(len(parts))
+    return [parts[i * side : (i + 1) * side] for i in range(side)]
+
+
+def _interleave(pair, axis):
+    """Two arrays as index 0 and 1 of a new axis. By a select, which XLA vectorises: a stack it does not."""
+    shape = (*pair[0].shape[:axis], 2, *pair[0].shape[axis:])
+    first, second = (lax.broadcast_in_dim(part, shape, [i for i in range(len(shape)) if i != axis]) for part in pair)
+    return lax.select(lax.broadcasted_iota(np.int32, shape, axis) == 0, first, second)

@@ -1,0 +1,112 @@
+"""Both nets under the names and in the layouts of PyTorch's example (pytorch/examples, dcgan/main.py), and back.
+
+Transposed convolutions are (C_in, C_out, k, k), convolutions (C_out, C_in, k, k), in both without a flip; dense layers that touch
+a feature map are its k4 convolutions of a 1x1 image (docs/published-dcgans.md, T15).
+"""
+
+import numpy as np
+
+from dcgan_jax.config import Nets, UserError
+
+PX = 4
+NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# What its nn.Sequential is, and has no place for otherwise.
+AS_THERE = {
+    "base_px": PX,
+    "kernel": 4,
+    "g_last_kernel": 0,
+    "head_norm": "channel",
+    "g_norm": "batch",
+    "d_norm": "batch",
+    "g_multipliers": (),
+    "d_multipliers": (),
+    "condition": "",
+    "g_modulation": False,
+    "residual": False,
+    "g_refine": 0,
+    "d_refine": 0,
+    "image_skips": False,
+    "box_kernels": False,
+    "g_smooth": False,
+    "minibatch_std": False,
+    "g_activation": "relu",
+    "g_output": "tanh",
+    "conv_bias": False,
+    "g_head_bias": False,
+    "d_head_bias": False,
+    "d_dropout": 0.0,
+    "bn_epsilon": 1e-5,
+}
+
+
+def check_torch_layout(nets: Nets, about: str) -> None:
+    """Raises: UserError where PyTorch's example has no such network, naming the field."""
+    for field, value in AS_THERE.items():
+        if getattr(nets, field) != value:
+            flag = field.replace("_", "-")
+            raise UserError(
+                f"{about}: PyTorch's example has no network with --{flag} {getattr(nets, field)!r} (there: {value!r});"
+                " the presets torch32, torch64 and torch128 are its; --format onnx or safetensors takes any"
+            )
+
+
+def to_torch(net: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our leaves of G or D (head/kernel, up1_norm/mean ...) as its state dict, numbers of batches (0) included."""
+    found = {}
+    layers = _list_layers(net, weights)
+    for i, (layer, norm) in enumerate(layers):
+        conv, bn = _number_modules(net, i)
+        found[f"main.{conv}.weight"] = np.ascontiguousarray(_to_torch_kernel(net, layer, weights[f"{layer}/kernel"]))
+        if norm:
+            found |= {f"main.{bn}.{theirs}": weights[f"{norm}/{ours}"] for ours, theirs in NORM.items()}
+            found[f"main.{bn}.num_batches_tracked"] = np.zeros((), np.int64)
+    return found
+
+
+def from_torch(net: str, tensors: dict[str, np.ndarray], like: dict[str, np.ndarray], about: str) -> dict[str, np.ndarray]:
+    """The inverse: leaves as those of `like`, by name. Raises: UserError naming a tensor that is missing or of another shape."""
+    found = {}
+    for i, (layer, norm) in enumerate(_list_layers(net, like)):
+        conv, bn = _number_modules(net, i)
+        wanted = {f"{layer}/kernel": f"main.{conv}.weight"}
+        wanted |= {f"{norm}/{ours}": f"main.{bn}.{theirs}" for ours, theirs in NORM.items()} if norm else {}
+        for ours, theirs in wanted.items():
+            shape = _to_torch_kernel(net, layer, like[ours]).shape if ours.endswith("kernel") else like[ours].shape
+            if theirs not in tensors or tensors[theirs].shape != shape:
+                there = tensors[theirs].shape if theirs in tensors else "absent"
+                raise UserError(
+                    f"{about}: {theirs} is {there}, the recipe's is {shape}; give the --size, --width and --latent-dim"
+                    " it was trained with"
+                )
+            tensor = tensors[theirs].astype(np.float32)
+            found[ours] = _from_torch_kernel(net, layer, tensor) if ours.endswith("kernel") else tensor
+    return found
+
+
+def _list_layers(net, weights):
+    """(layer, its normalisation or None), from the input on."""
+    middle = "up" if net == "G" else "down"
+    inner = [f"{middle}{i}" for i in range(1, 1 + sum(name.startswith(middle) and name.endswith("/kernel") for name in weights))]
+    order = ["head", *inner, "image"] if net == "G" else [*inner, "head"]
+    return [(layer, f"{layer}_norm" if f"{layer}_norm/var" in weights else None) for layer in order]
+
+
+def _number_modules(net, i):
+    """Numbers of layer i's convolution and BN in the nn.Sequential: D's first has no BN."""
+    return (3 * i, 3 * i + 1) if net == "G" else (max(3 * i - 1, 0), 3 * i)
+
+
+def _to_torch_kernel(net, layer, kernel):
+    if layer != "head":
+        return kernel.transpose(3, 2, 0, 1)
+    if net == "G":  # (z, 4 * 4 * C) -> (z, C, 4, 4)
+        return kernel.reshape(len(kernel), PX, PX, -1).transpose(0, 3, 1, 2)
+    return kernel.reshape(PX, PX, -1, 1).transpose(3, 2, 0, 1)  # (4 * 4 * C, 1) -> (1, C, 4, 4)
+
+
+def _from_torch_kernel(net, layer, tensor):
+    if layer != "head":
+        return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))
+    if net == "G":
+        return tensor.transpose(0, 2, 3, 1).reshape(len(tensor), -1)
+    return tensor.transpose(2, 3, 1, 0).reshape(-1, 1)

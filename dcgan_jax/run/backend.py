@@ -1,0 +1,103 @@
+"""JAX's backend on this machine: memory kept between steps, compiled programs kept between runs, compilation."""
+
+import ctypes
+import hashlib
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import jax
+
+from dcgan_jax.config import Config, UserError
+
+# glibc's mallopt numbers, from malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+PROGRAM_CACHE_BYTES = 2**30
+
+
+def start_backend(cache: Path) -> None:
+    """Settings that must stand before JAX starts: memory kept between steps, compiled programs kept between runs.
+
+    cache: the folder for programs; one that cannot be made is done without.
+    """
+    _keep_memory()
+    # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
+    # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # What it cannot keep or read it compiles again: a full disk is not worth a word here.
+    warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
+    if not jax.config.jax_compilation_cache_dir:  # else the user's own
+        programs = cache / "programs" / _hash_machine()
+        try:
+            programs.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        _remove_unfinished(programs)
+        jax.config.update("jax_compilation_cache_dir", str(programs))
+        jax.config.update("jax_compilation_cache_max_size", PROGRAM_CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _remove_unfinished(programs):
+    # JAX writes a program and then its date, in place: one without a date was cut by a kill, and would never be written again.
+    try:
+        with filelock.FileLock(programs / ".lockfile", timeout=10):  # JAX's own, so that nobody is writing one now
+            for program in programs.glob("*-cache"):
+                if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+                    program.unlink(missing_ok=True)
+    except (OSError, filelock.Timeout):
+        return  # what cannot be swept is compiled again each time
+
+
+def enable_strict_checks() -> None:
+    """JAX's own checks, for --debug: they raise its errors, with a traceback, where the program is at fault."""
+    jax.config.update("jax_debug_key_reuse", True)
+    jax.config.update("jax_check_tracer_leaks", True)
+
+
+def _keep_memory():
+    # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
+    # again page by page: a quarter of the time of a small step (docs/speed.md).
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        # An older glibc refuses more than 32 MiB; to set the others alone would fix the threshold at its lowest.
+        if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
+
+
+def compile_program(function: Callable, *shapes, checked: bool = False, **how) -> Callable:
+    """jax.jit(function, **how), compiled now for these shapes; checked: at its first call, where JAX looks for keys used twice.
+
+    What the compiler freed goes back to the kernel here, before the program takes memory of its own: the peak is that much lower.
+    """
+    if checked:
+        return jax.jit(function, **how)
+    program = jax.jit(function, **how).lower(*shapes).compile()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    return program
+
+
+def _hash_machine():
+    # Programs for one CPU can crash on another, and a home folder may be shared by both.
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+        facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        facts = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
+
+
+def choose_steps_per_dispatch(config: Config) -> int:
+    """Steps in one call of the compiled program: more than one hides the host's overhead from an accelerator."""
+    asked, between_saves = config.output.steps_per_dispatch, config.output.save_every_steps
+    if config.guard.debug:
+        return 1  # each step's numbers are looked at before the next
+    if asked and between_saves % asked:
+        raise UserError(f"--steps-per-dispatch {asked}: must divide --save-every-steps {between_saves}")
+    if asked:
+        return asked
+    return 1 if jax.default_backend() == "cpu" else next(k for k in range(10, 0, -1) if between_saves % k == 0)

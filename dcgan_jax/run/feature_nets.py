@@ -1,0 +1,86 @@
+"""Networks by whose features pictures are compared: the FID Inception from its weight file, or a user's own function."""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dcgan_jax.config import UserError
+from dcgan_jax.quality import inception
+from dcgan_jax.run import weight_files
+
+AT_ONCE = 50  # pictures in a network: 0.5 GB in the Inception
+
+
+class FeatureNetwork(NamedTuple):
+    """Pictures to vectors."""
+
+    name: str  # "inception", or the function's place as it was given
+    sha256: str  # of its file: features of another file are not compared with these
+    resize: str  # what it does to pictures first, in words
+    function: Callable[[np.ndarray], np.ndarray]  # (AT_ONCE, S, S, 3) uint8 -> (AT_ONCE, D)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError where the function gives something else."""
+        parts = []
+        for start in range(0, len(images), AT_ONCE):
+            some = images[start : start + AT_ONCE]
+            padded = np.zeros((AT_ONCE, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
+            padded[: len(some)] = some  # grey pictures three times
+            found = np.asarray(self.function(padded))
+            if found.ndim != 2 or len(found) != AT_ONCE or not np.issubdtype(found.dtype, np.floating):
+                raise UserError(
+                    f"{self.name}: gave {found.dtype} {found.shape} for {AT_ONCE} pictures; it must give "
+                    f"floating-point numbers, ({AT_ONCE}, D)"
+                )
+            if not np.isfinite(found[: len(some)]).all():
+                raise UserError(f"{self.name}: gave a NaN or an infinity for pictures of {images.shape[1]} px")
+            parts.append(found[: len(some)].astype(np.float32))
+        return np.concatenate(parts)
+
+
+def open_feature_network(place: str, flag: str) -> FeatureNetwork:
+    """FILE.py:FUNCTION, or the FID Inception's weight file. Raises UserError, which names the flag."""
+    return _open_own(place, flag) if ".py:" in place else _open_inception(Path(place), flag)
+
+
+def _open_inception(file: Path, flag: str) -> FeatureNetwork:
+    weights, sha256 = weight_files.read_arrays(file), _hash_file(file)
+    try:
+        layers = inception.fold_batch_norm(weights)
+    except ValueError as fault:
+        raise UserError(f"--{flag} {file}: {fault}") from None
+    promised = file.stem.rpartition("-")[2]
+    if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
+        raise UserError(f"--{flag} {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as its name says: get it anew")
+    network = jax.jit(inception.extract_features)
+    return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
+
+
+def _open_own(place: str, flag: str) -> FeatureNetwork:
+    file, _, name = place.rpartition(":")
+    if not (file.endswith(".py") and name.isidentifier()):
+        raise UserError(f"--{flag} {place}: write FILE.py:FUNCTION, a function of uint8 (B, S, S, 3) that gives (B, D)")
+    try:
+        sha256 = _hash_file(Path(file))
+    except OSError as fault:
+        raise UserError(f"--{flag} {place}: {file}: {fault.strerror}") from None
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as fault:
+        raise UserError(f"--{flag} {place}: {fault}") from None
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"--{flag} {place}: {file} has no function {name}")
+    return FeatureNetwork(place, sha256, "its own", function)
+
+
+def _hash_file(file):
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

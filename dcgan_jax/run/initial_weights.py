@@ -1,0 +1,89 @@
+"""Networks that do not begin at random: another run's, those of PyTorch's example, or grown from a run of half the side."""
+
+import contextlib
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dcgan_jax.config import Config, Nets, UserError
+from dcgan_jax.gan import progressive, torch_names
+from dcgan_jax.gan.state import init_state, name_leaves
+from dcgan_jax.run import checkpoints, weight_files, workdir
+
+FILES = (".safetensors", ".pth", ".pt", ".npz")
+FREE = {"d_dropout", "init", "gamma_init_std", "bn_momentum", "compute_dtype"}  # no part of what a network is
+OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
+
+
+def load_initial_weights(config: Config) -> dict:
+    """Fields of GanState (parameters, statistics, averages) that config.run.start names, as trees of arrays; what it lacks is
+    not among them. Raises: UserError where it cannot be read, or is of other networks.
+    """
+    start = config.run.start
+    if not start:
+        return {}
+    places = [Path(place) for place in start.split(",")]
+    if all(place.suffix in FILES for place in places):
+        return _load_files(places, config)
+    return _load_run(Path(start), config)
+
+
+def grow_networks(config: Config, half: Config) -> dict:
+    """The same fields, of the networks of half the side that `half` came to, with one more layer (gan/progressive.py)."""
+    run = workdir.get_run_path(half)
+    small = _restore_newest(run, half)
+    state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
+    fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
+    return {name: jax.device_get(getattr(state, name)) for name in fields}
+
+
+def _load_run(run, config):
+    there = workdir.read_config(run)
+    differing = [name for name in vars(Nets()) if name not in FREE and getattr(there.nets, name) != getattr(config.nets, name)]
+    if differing:
+        told = ", ".join(
+            f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked" for name in differing[:4]
+        )
+        raise UserError(f"--start {run}: has other networks: {told}; ask for the same, as by --preset {there.run.preset}")
+    if not checkpoints.list_steps(run):
+        raise UserError(f"--start {run}: no checkpoint yet; train it first, or wait for its first save")
+    state = _restore_newest(run, there)
+    return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
+
+
+def _restore_newest(run, config):
+    like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
+    for step in checkpoints.list_steps(run)[::-1]:
+        with contextlib.suppress(checkpoints.CorruptCheckpointError):  # then the one before: this run is only read
+            return checkpoints.restore(run / "checkpoints" / str(step), like)
+    raise UserError(f"{run}: none of its checkpoints is whole; restore one from a copy of the run")
+
+
+def _load_files(places, config):
+    if len(places) > 2:
+        raise UserError(f"--start {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
+    torch_names.check_torch_layout(config.nets, f"--start {config.run.start}")
+    shapes = jax.eval_shape(lambda: init_state(config).replace(key=None))
+    state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+    found = {}
+    for net, place in zip("GD", places, strict=False):
+        letter = net.lower()
+        trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
+        read = torch_names.from_torch(net, weight_files.read_arrays(place), name_leaves(*trees.values()), f"--start {place}")
+        for name, array in read.items():
+            if not np.isfinite(array).all():
+                raise UserError(f"--start {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
+        for part, tree in trees.items():
+            found[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
+    # The file's G is what its owner draws from: the average begins there too.
+    return found | {f"ema_{part}": jax.tree.map(np.copy, found[f"g_{part}"]) for part in ("params", "stats")}
+
+
+def compute_digest(networks: dict) -> int:
+    """A number of all its arrays, that several processes compare."""
+    found = 0
+    for leaf in jax.tree.leaves(networks):
+        found = zlib.crc32(np.ascontiguousarray(leaf), found)
+    return found

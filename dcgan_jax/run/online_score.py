@@ -1,0 +1,229 @@
+"""Sets of pictures by their features, in parts, so that 50,000 need no memory; and the scores of a run in training."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dcgan_jax.config import Config, UserError
+from dcgan_jax.files import atomic_write
+from dcgan_jax.quality import scores
+from dcgan_jax.quality.scores import Moments
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
+
+PART = 1000  # pictures at a time
+SOME = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
+KEPT = ("count", "mean", "covariance", "some")
+
+
+class RealImages(NamedTuple):
+    """Real pictures that others are compared with."""
+
+    images: np.ndarray  # (N, S, S, C) uint8, a memory map
+    chosen: np.ndarray  # positions of those that count
+    index: dict  # the pack's
+    cache: Path  # folder for what networks saw in them
+
+
+class FeatureSummary(NamedTuple):
+    """What a network saw in a set."""
+
+    moments: Moments  # of all
+    some: np.ndarray  # (SOME at most, D) float32: the first
+
+
+def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = SOME) -> FeatureSummary:
+    """parts: (n, S, S, C) uint8 each, two pictures or more; keep: features to be kept."""
+    moments, some, kept = None, [], 0
+    for part in parts:
+        features = network.features(part)
+        moments = scores.merge_moments(moments, scores.compute_moments(features)) if moments else scores.compute_moments(features)
+        some.append(features[: keep - kept])
+        kept += len(some[-1])
+    return FeatureSummary(moments, np.concatenate(some))
+
+
+def iterate_parts(images: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The chosen rows of a memory map, in their order, PART or so at a time."""
+    for some in split_parts(chosen):
+        yield images[some]
+
+
+def split_parts(positions: np.ndarray) -> list[np.ndarray]:
+    """Even ones: none of a single picture."""
+    return np.array_split(positions, -(-len(positions) // PART))
+
+
+def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME) -> FeatureSummary:
+    """What the network sees in real pictures: from the cache, or found now and kept there.
+
+    The key is of the pixels, the network's file and the choice.
+    """
+    facts = [
+        1,
+        reals.index["fingerprint"],
+        network.name.rpartition(":")[2],
+        network.sha256,
+        min(keep, len(reals.chosen)),
+        hashlib.sha256(np.ascontiguousarray(reals.chosen, np.int64)).hexdigest(),
+    ]
+    file = reals.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.npz"
+    kept = _read_reference(file)
+    if kept:
+        return kept
+    found = summarise_features(network, iterate_parts(reals.images, reals.chosen), keep)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(file.parent).free > 2 * (found.some.nbytes + found.moments.covariance.nbytes):
+            with atomic_write(file) as partial, partial.open("wb") as opened:
+                np.savez(
+                    opened,
+                    count=found.moments.count,
+                    mean=found.moments.mean,
+                    covariance=found.moments.covariance,
+                    some=found.some,
+                )
+    except OSError:
+        return found  # a cache that takes nothing only costs time
+    return found
+
+
+def _read_reference(file: Path) -> FeatureSummary | None:
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            count, mean, covariance, some = (arrays[name] for name in KEPT)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut: it is made again
+        return None
+    return FeatureSummary(Moments(int(count), mean, covariance), some)
+
+
+def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int) -> dict[str, float]:
+    """Frechet distance of all; KID, precision, recall, density and coverage of the first SOME."""
+    return {
+        "frechet": scores.frechet(real.moments, fake.moments),
+        **scores.kid(real.some, fake.some, seed=seed),
+        **scores.score_manifolds(real.some, fake.some),
+    }
+
+
+# ---- While training ----
+
+FILE = "scores.jsonl"
+MAX_LINE = 2**16
+OF = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
+
+
+class OnlineScorer:
+    """A run's scores while it trains. Their time is bounded: one that would pass its share is left out."""
+
+    def __init__(self, config: Config, run: Path, reals: RealImages, draw: Callable[[dict, dict, np.ndarray], np.ndarray]):
+        """draw: (params, stats, seeds) -> uint8 faces. Raises UserError where no network can be opened, or gives features."""
+        self.config, self.run, self.reals, self.draw = config, run, reals, draw
+        self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
+        self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score-by")
+        if self.network:  # a fault now, and not at the first score, which would lose the steps before it
+            self.network.features(reals.images[reals.chosen[:2]])
+        self.seeds = np.arange(len(reals.chosen))
+        self.began, self.spent_s, self.last_s = time.monotonic(), 0.0, 0.0
+
+    def is_asked(self, steps: range, total: int) -> bool:
+        """Whether a score belongs at the end of these steps, a function of the steps alone."""
+        before, after = (step * self.config.images_per_step // self.every_images for step in (steps.start, steps.stop))
+        return after > before or steps.stop == total
+
+    def has_time(self) -> bool:
+        """Whether another score stays within its share of the time until now; the first always does."""
+        elapsed_s = time.monotonic() - self.began
+        return not self.last_s or self.spent_s + self.last_s <= self.config.output.score_share * elapsed_s
+
+    def score(self, step: int, params: dict, stats: dict) -> str:
+        """Adds a line to scores.jsonl; returns what there is to say."""
+        start = time.monotonic()
+        fakes = self.draw(params, stats, self.seeds)
+        if self.network:
+            real = load_reference(self.network, self.reals)
+            value = scores.frechet(real.moments, summarise_features(self.network, iterate_parts(fakes, self.seeds)).moments)
+        else:
+            value = scores.sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
+        self.last_s = time.monotonic() - start
+        self.spent_s += self.last_s
+        share = self.spent_s / (time.monotonic() - self.began)
+        line = {
+            "score": "training",
+            "step": step,
+            "value": value,
+            "by": self.by,
+            "sha256": self.network.sha256 if self.network else "",
+            "resize": self.network.resize if self.network else "",
+            "count": len(self.seeds),
+            "real": self.reals.index["source"]["name"],
+            "real_fingerprint": self.reals.index["fingerprint"],
+            "seeds": [0, len(self.seeds) - 1],
+            "size": self.config.nets.size,
+            "seconds": round(self.last_s, 1),
+        }
+        with (self.run / FILE).open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        return (
+            f"score of step {step:,}: {value:.2f} by {self.by}, N {len(self.seeds)} ({self.last_s:.1f} s; scores took "
+            f"{share:.1%} of the time)"
+        )
+
+
+def read_score_lines(run: Path) -> list[dict]:
+    """scores.jsonl: scores in training and those of `evaluate`. Lines that are broken, or no score of a step, are passed."""
+    if not os.path.isfile(run / FILE):
+        return []
+    found = []
+    with (run / FILE).open(errors="replace") as lines:
+        for text in iter(lambda: lines.readline(MAX_LINE), ""):
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict) and type(line.get("step")) is int and 0 <= line["step"] < 2**31:
+                found.append(line)
+    return found
+
+
+def read_online_scores(run: Path) -> dict[int, dict]:
+    """Step -> line of its score in training, of those that compare with the last one."""
+    found = [
+        line
+        for line in read_score_lines(run)
+        if line.get("score") == "training" and type(line.get("value")) is float and math.isfinite(line["value"])
+    ]
+    return {line["step"]: line for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
+
+
+def read_score_curve(run: Path) -> dict[int, float]:
+    """Step -> score in training, of those that compare with the last one."""
+    return {step: line["value"] for step, line in read_online_scores(run).items()}
+
+
+def find_best_step(run: Path) -> int | None:
+    """The step of the best score in training that has a checkpoint; None where there is none."""
+    there = set(list_steps(run))
+    found = {step: value for step, value in read_score_curve(run).items() if step in there}
+    return min(found, key=found.get, default=None)
+
+
+def resolve_step(run: Path, step: int | str | None) -> int | None:
+    """The step that --step means: a number, none for the newest, or "best". Raises UserError where there is no score."""
+    if step != "best":
+        return step
+    found = find_best_step(run)
+    if found is None:
+        raise UserError(f"--step best: there is no score in {run} of a step that it has; train it with --score-every-kimg")
+    return found

@@ -1,0 +1,189 @@
+"""Arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt, whose pickle is read as data and never executed."""
+
+import io
+import math
+import pickletools
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dcgan_jax.config import UserError, make_printable
+
+# What PyTorch's storages are called -> dtype.
+STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+MAX_BYTES = 2**32  # of all arrays
+LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # PyTorch's magic number, pickled, before version 1.6
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array. Raises UserError, one line, for a file that cannot be read, is none of these or holds other things."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        if start[2:].startswith(LEGACY):
+            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"")
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise ValueError("it is too large")
+            [pickles] = [[name for name in archive.namelist() if name.endswith("data.pkl")]]
+            if pickles:
+                folder = pickles[0].removesuffix("data.pkl")
+                tensors = _find_tensors(_read_pickle(archive.read(pickles[0])))
+                return {name: tensor.array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError as fault:
+        raise UserError(f"{path}: {fault.strerror or fault}") from None
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        safetensors.SafetensorError,
+    ) as fault:  # a stranger's bytes can be wrong in all ways
+        raise UserError(f"{path}: is no .npz, .safetensors or .pth of plain arrays ({make_printable(str(fault), 200)})") from None
+
+
+class _Tensor(NamedTuple):
+    dtype: np.dtype
+    key: str
+    offset: int  # in numbers
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def array(self, storage: bytes) -> np.ndarray:
+        if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
+            raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes of nothing
+        stride = [step * self.dtype.itemsize for step in self.stride]
+        # Raises where shape and strides leave the buffer.
+        return np.ndarray(self.shape, self.dtype, storage, self.offset * self.dtype.itemsize, stride).copy()
+
+
+class _Name(NamedTuple):
+    """What a pickle would have imported."""
+
+    module: str
+    name: str
+
+
+class _Stored(NamedTuple):
+    """What a pickle refers to outside of itself."""
+
+    what: tuple
+
+
+_MARK = object()
+
+
+def _read_pickle(data: bytes | io.BytesIO):
+    """One pickle's value, built of dicts, lists, tuples, numbers, texts and _Tensor: whatever else it says raises ValueError."""
+    stack, memo = [], {}
+
+    def above_mark():
+        at = len(stack) - 1 - stack[::-1].index(_MARK)
+        found = stack[at + 1 :]
+        del stack[at:]
+        return found
+
+    for opcode, argument, _ in pickletools.genops(data):
+        name = opcode.name
+        if name in ("PROTO", "FRAME"):
+            continue
+        if name == "STOP":
+            return stack.pop()
+        if name == "MARK":
+            stack.append(_MARK)
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"):
+            stack.append(argument)
+        elif name in ("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
+            stack.append(
+                {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name]
+            )
+        elif name == "GLOBAL":
+            stack.append(_Name(*argument.split(" ")))
+        elif name == "TUPLE":
+            stack.append(tuple(above_mark()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "BINPERSID":
+            stack.append(_Stored(stack.pop()))
+        elif name == "REDUCE":
+            arguments, called = stack.pop(), stack.pop()
+            stack.append(_make_object(called, arguments))
+        elif name in ("SETITEM", "SETITEMS"):
+            items = above_mark() if name == "SETITEMS" else [stack.pop() for _ in range(2)][::-1]
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("APPEND", "APPENDS"):
+            items = above_mark() if name == "APPENDS" else [stack.pop()]
+            stack[-1].extend(items)
+        elif name == "BUILD":
+            stack.pop()  # an OrderedDict's own attributes: PyTorch's versions of each module
+        else:
+            raise ValueError(f"it holds {name}")
+    raise ValueError("it ends too soon")
+
+
+def _make_object(called, arguments):
+    if called == _Name("collections", "OrderedDict"):
+        return dict(*arguments)
+    if called == _Name("torch._utils", "_rebuild_tensor_v2"):
+        stored, offset, shape, stride = arguments[:4]
+        kind, storage, key = stored.what[:3]
+        if kind != "storage" or storage.module != "torch" or storage.name not in STORAGES:
+            raise ValueError(f"it holds a {storage}")
+        return _Tensor(np.dtype(STORAGES[storage.name]), str(key), offset, shape, stride)
+    if called == _Name("torch._utils", "_rebuild_parameter"):
+        return arguments[0]
+    raise ValueError(f"it would call {called}")
+
+
+def _find_tensors(value) -> dict[str, _Tensor]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}")
+    if isinstance(value.get("state_dict"), dict):
+        value = value["state_dict"]
+    found = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, _Tensor)}
+    if not found:
+        raise ValueError("it holds no arrays")
+    return found
+
+
+def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
+    """As torch.save wrote before 1.6: magic number, protocol, system, the value, its storages' keys, then each storage."""
+    file = io.BytesIO(data)
+    for _ in range(3):
+        _read_pickle(file)
+    tensors, keys, storages = _find_tensors(_read_pickle(file)), _read_pickle(file), {}
+    sizes = {tensor.key: tensor.dtype.itemsize for tensor in tensors.values()}
+    for key in keys:
+        count = int.from_bytes(file.read(8), "little")
+        if count > MAX_BYTES or str(key) not in sizes:
+            raise ValueError(f"its storage {key} is not as it says")
+        storages[str(key)] = file.read(count * sizes[str(key)])
+    return {name: tensor.array(storages[tensor.key]) for name, tensor in tensors.items()}

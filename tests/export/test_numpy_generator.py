@@ -1,0 +1,67 @@
+"""NumPy alone draws what the checkpoint draws, from the same seeds."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from generators import WAYS, drawn
+
+from dcgan_jax.config import Nets
+from dcgan_jax.export.numpy_generator import Generator, NumPyOps, draw_seed_latents, walk_generator
+from dcgan_jax.gan.sampling import make_seed_latents
+
+SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_images_are_the_networks(way):
+    it = drawn(way)
+    told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
+    ours = walk_generator(NumPyOps, told, it.weights, it.latents, it.labels)
+    assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
+    np.testing.assert_allclose(ours, it.images, atol=2e-5)
+
+
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_latents_are_jaxs(law):
+    nets = dataclasses.replace(Nets(), latent_law=law, latent_dim=101)
+    seeds = np.array(SEEDS + list(range(1000, 1200)), np.uint32)
+    theirs = np.asarray(jax.jit(make_seed_latents(nets))(seeds))
+    ours = draw_seed_latents(seeds, 101, law)
+    assert ours.dtype == np.float32
+    if law == "uniform":
+        np.testing.assert_array_equal(ours, theirs)
+    else:  # a logarithm and a root may round another way
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_labels_are_the_tables_unless_told():
+    it = drawn("article, asked")
+    table = np.uint8([[0, 0], [0, 1], [1, 1]])
+    gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
+    np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
+    assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
+
+
+@pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])
+def test_seeds_that_are_none_are_one_line(seeds):
+    with pytest.raises(ValueError, match="^seeds: give whole numbers from 0 to 4294967295$"):
+        draw_seed_latents(seeds, 4, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("way", "ask", "says"),
+    [
+        ("article", lambda gan: gan.images(np.zeros((3, 7))), r"latents \(3, 7\): give \(N, 100\)"),
+        ("article", lambda gan: gan.images(np.zeros(100)), r"latents \(100,\): give"),
+        ("article", lambda gan: gan.sample(0, [[1]]), "labels: none can be given"),
+        ("article, asked", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
+        ("article, asked", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(way, ask, says):
+    it = drawn(way)
+    with pytest.raises(ValueError, match=says) as fault:
+        ask(Generator(it.weights, it.flat))
+    assert "\n" not in str(fault.value)

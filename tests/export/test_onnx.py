@@ -1,0 +1,54 @@
+"""onnxruntime draws what the checkpoint draws, for every kind of generator and any batch."""
+
+import numpy as np
+import pytest
+from generators import WAYS, drawn
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install dcgan-jax[export]")
+
+from dcgan_jax.export.__main__ import STORES  # noqa: E402
+from dcgan_jax.export.onnx import build_onnx_model  # noqa: E402 - it needs onnx
+
+
+def ran(model, latents, labels):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
+
+
+def model_of(it, stored_as="float32"):
+    return build_onnx_model(it.flat, it.weights, 0 if it.labels is None else it.labels.shape[1], stored_as, {"preset": "a"})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_images_are_the_networks(way):
+    it = drawn(way)
+    found = ran(model_of(it), it.latents, it.labels)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, it.images, atol=1e-4)
+    assert np.abs(np.rint(255 * found) - np.rint(255 * it.images)).max() <= 1
+
+
+@pytest.mark.parametrize("stored_as", STORES["onnx"])
+def test_smaller_weights_draw_nearly_the_same(stored_as):
+    it = drawn("torch64")
+    model = model_of(it, stored_as)
+    error = np.abs(ran(model, it.latents, it.labels) - it.images).max()
+    least, most = {"float32": (0, 1e-4), "float16": (1e-7, 5e-3), "bfloat16": (1e-5, 5e-2), "int8": (1e-5, 1e-1)}[stored_as]
+    assert least <= error < most
+    kernels = sum(array.size for name, array in it.weights.items() if name.endswith("kernel"))
+    bytes_each = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[stored_as]
+    assert sum(len(array.raw_data) for array in model.graph.initializer) < bytes_each * kernels + 4000
+
+
+def test_any_batch_gives_each_image_alone():
+    it = drawn("article")
+    model = model_of(it)
+    for count in (1, 2, 5):
+        np.testing.assert_allclose(ran(model, it.latents[:count], None), it.images[:count], atol=1e-4)
+
+
+def test_the_model_says_what_it_is():
+    model = model_of(drawn("article"))
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"preset": "a"}
+    [opset] = model.opset_import
+    assert (opset.domain, opset.version, model.ir_version) == ("", 17, 8)

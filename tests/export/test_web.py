@@ -1,0 +1,396 @@
+"""The page draws the very faces of `sample`, in a real browser; what it computes in JavaScript is what Python computes."""
+
+import contextlib
+import functools
+import gzip
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+from generators import asked_run
+from PIL import Image
+from toy_run import call, copied, refusal, whole
+
+import dcgan_jax
+from dcgan_jax.config import Nets
+from dcgan_jax.data.download import ONNX_IN_BROWSERS
+from dcgan_jax.export import __main__
+from dcgan_jax.export.numpy_generator import draw_seed_latents
+from dcgan_jax.gan import latents
+
+WEB = Path(dcgan_jax.__file__).parent / "web"
+SEEDS = [0, 1, 12345, 2**31, 2**32 - 1, *range(1000, 1050)]  # 5,555 numbers
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+# Put there by `export --runtime download`, or named by the machine's owner; the tests' own cache is empty.
+RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax/runtime" / ONNX_IN_BROWSERS.name))
+
+
+# ---- JavaScript is Python ----
+
+
+def by_node(folder, code):
+    """What the code prints as JSON, with the page's latents.js at hand."""
+    if not shutil.which("node"):
+        pytest.skip("node is not installed, so the page's JavaScript did not run")
+    shutil.copy(WEB / "latents.js", folder / "latents.mjs")
+    (folder / "a.mjs").write_text(f'import {{ latentOf, inverseErf, between, moved }} from "./latents.mjs";\n{code}')
+    return json.loads(subprocess.run(["node", "a.mjs"], cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_javascripts_latents_are_pythons(tmp_path, law):
+    found = by_node(
+        tmp_path,
+        f"""
+        const one = (seed) => latentOf(seed, 101, "{law}");
+        const way = [0, 0.3, 1].map((share) => [...between(one(1), one(2), share, "{law}")]);
+        const direction = Array.from({{ length: 101 }}, (_, i) => i === 7 ? 1 : 0);
+        console.log(JSON.stringify({{ seeds: {SEEDS}.map((seed) => [...one(seed)]), way,
+            moved: [...moved(one(3), [direction, direction], [1.5, 0.5], "{law}")] }}));""",
+    )
+    nets, drawn = Nets(latent_law=law, latent_dim=101), np.float32(found["seeds"])
+    if law == "uniform":
+        np.testing.assert_array_equal(drawn, draw_seed_latents(SEEDS, 101, law))
+    else:
+        np.testing.assert_allclose(drawn, draw_seed_latents(SEEDS, 101, law), rtol=1e-6)
+    one, two, three = draw_seed_latents([1, 2, 3], 101, law)
+    np.testing.assert_allclose(found["way"], latents.interpolate(one, two, np.float32([0, 0.3, 1]), nets), atol=3e-6)
+    wanted = latents.move_along(three[None], np.eye(101, dtype=np.float32)[7], np.float32([2]), nets)
+    np.testing.assert_allclose(found["moved"], wanted[0, 0], atol=3e-6)
+
+
+def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
+    """Where a square that is not rounded to float32 would give others, by more than their last bits."""
+    x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
+    x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
+    found = by_node(tmp_path, f"console.log(JSON.stringify({x.tolist()}.map(inverseErf)));")
+    np.testing.assert_allclose(np.float32(found), jax.lax.erf_inv(x), rtol=1e-6)
+
+
+# ---- The folder ----
+
+
+@pytest.fixture
+def package(tmp_path):
+    """An npm package with the runtime's names and nothing of its work."""
+    file = tmp_path / "onnxruntime-web.tgz"
+    with tarfile.open(file, "w:gz") as archive:
+        for name in __main__.RUNTIME.values():
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(name)
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    return file
+
+
+def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
+    pytest.importorskip("onnx")
+    out = tmp_path / "page"
+    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    for name, member in __main__.RUNTIME.items():
+        content = (out / name).read_bytes()
+        assert (gzip.decompress(content) if name.endswith(".gz") else content) == member.encode()
+    page = json.loads((out / "page.json").read_text())
+    assert (page["size"], page["latent_dim"], page["latent_law"]) == (16, 100, "uniform")
+    assert (page["attributes"], page["labels"]) == ([], [])
+    assert len(page["directions"]) == __main__.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
+    text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
+    assert "python -m http.server" in (out / "README.md").read_text()
+    assert "http://" not in text and "https://" not in text  # nothing of another host
+
+
+def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
+    pytest.importorskip("onnx")
+    run = copied(whole().run, tmp_path)
+    (run / "explore").mkdir()
+    found = {
+        "step": toy_run.STEPS,
+        "attributes": ["Male", "Smiling"],
+        "changes_sd": [[1, 0], [0, 2]],
+        "directions": np.eye(2, 100).tolist(),
+    }
+    for step, names in ((toy_run.STEPS, ["Smiling", "Male"]), (3, [f"direction {i}" for i in range(1, 7)])):
+        (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint: not taken
+        out = tmp_path / f"page{step}"
+        assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+        assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": ["Male"]},
+        {"attributes": [1, 2]},
+        {"attributes": {"a": 1, "b": 2}},
+        {"changes_sd": [1, 2]},
+        {"changes_sd": [[1], [2, 3]]},
+        {"changes_sd": [[float("nan")] * 2] * 2},
+        {"directions": [[1.0]] * 2},
+        {"directions": {"a": 1}},
+        {"directions": None},
+    ],
+)
+def test_directions_that_are_none_are_one_line(package, tmp_path, change):
+    pytest.importorskip("onnx")
+    run = copied(whole().run, tmp_path)
+    (run / "explore").mkdir()
+    found = {
+        "step": toy_run.STEPS,
+        "attributes": ["Male", "Smiling"],
+        "changes_sd": [[1, 0], [0, 2]],
+        "directions": np.eye(2, 100).tolist(),
+    }
+    (run / "explore" / "attributes.json").write_text(json.dumps(found | change))
+    line = refusal(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
+    assert "attributes.json: holds no directions" in line and "explore attributes --run" in line
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
+    pytest.importorskip("onnx")
+    run, out = asked_run(), tmp_path / "page"
+    assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    page = json.loads((out / "page.json").read_text())
+    assert page["attributes"] == ["Smiling", "Eyeglasses"]
+    assert page["labels"] == dcgan_jax.load(run).labels(range(len(page["labels"]))).tolist()
+
+
+@pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar")])
+def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
+    (tmp_path / "a.tgz").write_bytes(content)
+    places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}
+    for place, says in places.items():
+        line = refusal(__main__, "--run", whole().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page")
+        assert says in line and "--runtime download" in line and ONNX_IN_BROWSERS.url in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
+
+
+# ---- In a browser ----
+
+
+@contextlib.contextmanager
+def served(folder):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def pixels(page, selector, state):
+    """(N, S, S, 3) of the canvases, when the page shows what its address says."""
+    page.wait_for_function("(hash) => document.body.dataset.shown?.includes(hash)", arg=state)
+    found = page.evaluate(
+        """(selector) => [...document.querySelectorAll(selector)].map((canvas) =>
+        [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data])""",
+        selector,
+    )
+    return np.array(found).reshape(-1, 16, 16, 4)[..., :3]
+
+
+def near(one, other):
+    assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
+
+
+def in_a_browser(test):
+    for mark in (
+        pytest.mark.integration,
+        pytest.mark.filterwarnings("default"),  # playwright's own
+        pytest.mark.skipif(not CHROMIUM, reason="no Chromium"),
+    ):
+        test = mark(test)
+    return test
+
+
+draws = pytest.mark.skipif(not RUNTIME.exists(), reason="onnxruntime-web is not in the cache")
+
+
+IN_SOFTWARE = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]  # WebGPU without a GPU
+
+
+@pytest.fixture
+def browser(request):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *getattr(request, "param", [])])
+        yield browser
+        browser.close()
+
+
+@in_a_browser
+@draws
+def test_a_browser_draws_the_very_faces(browser, tmp_path):
+    out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
+    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
+    with served(out) as address:
+        page = browser.new_page()
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda fault: said.append(str(fault)))
+        page.on("request", lambda request: asked.append(request.url))
+
+        def shown(selector, state):
+            return pixels(page, selector, state)
+
+        page.goto(address)
+        near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
+        page.fill("#seed", "4294967290")  # past the last seed comes the first
+        near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
+        page.click("#reroll")
+        page.wait_for_function("!document.body.dataset.shown.includes('seed=4294967290')")
+        seed = int(page.input_value("#seed"))
+        near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
+
+        page.fill("#from", "7")
+        page.fill("#to", "9")
+        page.focus("#share")
+        page.keyboard.press("End")
+        near(shown("#face", "to=9&share=100"), gan.sample(9))
+        for _ in range(50):
+            page.keyboard.press("ArrowLeft")
+        half = latents.interpolate(*gan.latents([7, 9]), np.float32([0.5]), gan.config.nets)
+        near(shown("#face", "share=50"), gan.images(half))
+        page.evaluate("""() => { const slider = document.querySelector("[data-slider]"); slider.value = 2;
+                                 slider.dispatchEvent(new Event("input")); }""")
+        moved = shown("#face", "steps=2")
+        assert np.abs(moved - np.asarray(gan.images(half)).astype(int)).max() > 1
+
+        with page.expect_download() as download:
+            page.click("#save")
+        assert download.value.suggested_filename == "face-7-9-50.png"
+        with Image.open(download.value.path()) as saved:
+            assert saved.size == (512, 512)
+            np.testing.assert_array_equal(np.asarray(saved.convert("RGB"))[::32, ::32], moved[0])
+
+        link = page.url  # reproduces the view
+        other = browser.new_page()
+        other.goto(link)
+        other.wait_for_function("(hash) => document.body.dataset.shown === hash", arg=link[link.index("#") :])
+        assert other.input_value("#seed") == str(seed) and other.input_value("#share") == "50"
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == f"faces-{seed}.png"
+        assert "faces a second by Web" in page.text_content("#status")
+    assert said == []
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
+
+
+@pytest.fixture(scope="module")
+def asked_page(tmp_path_factory):
+    """The page of a conditional run."""
+    out = tmp_path_factory.mktemp("web") / "page"
+    assert call(__main__, "--run", asked_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    return out
+
+
+@in_a_browser
+@draws
+@pytest.mark.parametrize(
+    "browser, kind", [([], "WebAssembly"), (IN_SOFTWARE, "WebGPU")], indirect=["browser"], ids=["WebAssembly", "WebGPU"]
+)
+def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
+    for weights in __main__.STORES["web"]:
+        flags = ("--weights", weights, "--out", tmp_path / weights)
+        assert call(__main__, "--run", asked_run(), "--format", "onnx", *flags).code == 0
+        page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
+        shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
+        session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
+        with served(page_of) as address:
+            page = browser.new_page()
+            page.goto(f"{address}#seed=100")
+            for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "asked=-1")):
+                if condition:
+                    page.select_option("[data-asked='1']", "1")
+                feeds = {"latents": gan.latents(seeds), "labels": gan.labels(seeds, condition).astype(np.float32)}
+                near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
+            if kind not in page.text_content("#status"):
+                has_gpu = page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
+                assert not has_gpu, f"{weights}: WebGPU is there, and was not used"
+                pytest.skip("this Chromium has no WebGPU without a GPU")
+
+
+@in_a_browser
+@draws
+def test_a_class_that_is_asked_for_excludes_the_others(browser, asked_page, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    out = shutil.copytree(asked_page, tmp_path / "page")
+    page = json.loads((out / "page.json").read_text())
+    (out / "page.json").write_text(json.dumps(page | {"labels": [[1, 0], [0, 1]]}))
+    session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
+    latents = dcgan_jax.load(asked_run()).latents(range(16))
+
+    def drawn(labels):
+        return np.rint(255 * session.run(None, {"latents": latents, "labels": np.tile(np.float32(labels), (8, 1))})[0])
+
+    one, other, both = drawn([[1, 0], [0, 1]]), drawn([[0, 1], [0, 1]]), drawn([[1, 1], [0, 1]])
+    assert np.abs(other - one).max() > 1 and np.abs(other - both).max() > 1
+    with served(out) as address:
+        page = browser.new_page()
+        page.goto(address)
+        near(pixels(page, "#grid canvas", "seed=0"), one)
+        page.select_option("[data-asked='1']", "1")
+        near(pixels(page, "#grid canvas", "asked=-1"), other)
+
+
+@in_a_browser
+@draws
+def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp_path):
+    out = tmp_path / "page"
+    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    with served(out) as address:
+        page = browser.new_page()
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
+        page.goto(address)
+        pixels(page, "#grid canvas", "seed=0")
+        page.click("#copy")
+        assert "the address of this page is the link" in page.text_content("#status")
+        page.evaluate("""() => { const paints = CanvasRenderingContext2D.prototype, real = paints.putImageData;
+            paints.putImageData = () => { paints.putImageData = real; throw new Error("no room"); }; }""")
+        page.fill("#seed", "5")
+        page.wait_for_selector("#status.wrong")
+        assert "no room" in page.text_content("#status") and "seed=5" not in page.evaluate("document.body.dataset.shown")
+        page.fill("#seed", "6")
+        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(whole().run).sample(range(6, 22)))
+        assert page.get_attribute("#status", "class") == "" and "faces a second" in page.text_content("#status")
+
+
+@in_a_browser
+def test_a_browser_that_cannot_says_why(browser, package, tmp_path):
+    out = tmp_path / "page"
+    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    with served(out) as address:
+        # None at all, one that is too old for SIMD, and a page that was opened from the disk.
+        for place, without, says in (
+            (address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),
+            (address, "WebAssembly.validate = () => false", "has no WebAssembly with SIMD"),
+            (f"file://{out}/index.html", "", "python -m http.server"),
+        ):
+            page = browser.new_page()
+            page.add_init_script(without)
+            page.goto(place)
+            page.wait_for_selector("#status.wrong", timeout=10_000)
+            assert says in page.text_content("#status")
+        # A runtime that is none (the package is a stand-in): the fault is told, not waited for.
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#status.wrong", timeout=10_000)
+        assert page.text_content("#status").strip()

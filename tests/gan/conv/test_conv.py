@@ -1,0 +1,181 @@
+"""The pair of convolutions against PyTorch's numbers, against lax, and against each other."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity_inputs as inputs
+import pytest
+from conv_roles import operations
+from jax import lax
+from numpy.testing import assert_allclose
+from torch_weights import conv_kernel
+
+from dcgan_jax.gan.conv import FEW_CHANNELS, conv, conv_transpose
+
+FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
+
+
+def channels_last(maps):
+    return np.asarray(maps).transpose(0, 2, 3, 1)
+
+
+def normal(seed, shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.Generator(np.random.Philox(seed)).standard_normal(shape), dtype)
+
+
+def with_gradients(function, x, kernel, dy):
+    """(y, dx, dw) of function(x, kernel) under the upstream dy."""
+    y, pullback = jax.vjp(function, x, kernel)
+    return y, *pullback(dy)
+
+
+# ---- PyTorch
+
+
+@pytest.fixture(scope="module", params=[name for name, case in inputs.CONV_CASES.items() if case.stride == 2])
+def torch_case(request):
+    """torch's (y, dx, dw) in our layouts, ours, and our y with the kernel's sides flipped: all in one program, for time."""
+    name = request.param
+    case = inputs.CONV_CASES[name]
+    x, weight, _ = inputs.conv_inputs(name)
+    y, dx, dw = (FIXTURE[f"conv/{name}/{part}"] for part in ("y", "dx", "dw"))
+    function = partial(conv_transpose if case.transposed else conv, padding="same" if case.same else "symmetric")
+
+    @jax.jit
+    def run(x, kernel, dy):
+        return with_gradients(function, x, kernel, dy), function(x, kernel[::-1, ::-1])
+
+    ours, flipped = run(channels_last(x), conv_kernel(weight), channels_last(inputs.conv_upstream(name, y.shape)))
+    return (channels_last(y), channels_last(dx), conv_kernel(dw)), ours, flipped
+
+
+def test_equals_pytorch_in_values_and_gradients(torch_case):
+    for expected, got in zip(*torch_case[:2], strict=True):
+        assert_allclose(got, expected, atol=1e-5, rtol=0)
+
+
+def test_a_flipped_kernel_has_the_right_shape_and_other_numbers(torch_case):
+    (expected, _, _), _, flipped = torch_case
+    assert flipped.shape == expected.shape
+    assert np.abs(flipped - expected).max() > 0.1
+
+
+def test_the_two_paddings_differ_for_kernel_5_and_agree_for_kernel_4():
+    x = normal(0, (1, 8, 8, 3))
+    for k, same in ((4, True), (5, False)):
+        kernel = normal(1, (k, k, 3, 2))
+        assert np.array_equal(conv(x, kernel, "same"), conv(x, kernel, "symmetric")) == same
+
+
+# ---- lax, the reference with its own gradients: other sizes and channels. Each side of FEW_CHANNELS has its own path on CPU.
+
+
+def lax_conv(x, kernel, padding):
+    pads = "SAME" if padding == "same" else [((kernel.shape[0] - 1) // 2,) * 2] * 2  # torch's p1 and p2
+    return lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def lax_conv_transpose(y, kernel, padding):
+    batch, h, w, _ = y.shape
+    x = jnp.zeros((batch, 2 * h, 2 * w, kernel.shape[2]), y.dtype)
+    return jax.vjp(lambda x: lax_conv(x, kernel, padding), x)[1](y)[0]
+
+
+def penalty(function, x, kernel, dy):
+    """The squared gradient of a critic with respect to its images; curved, or its gradient in x would be 0."""
+    return jnp.sum(jax.grad(lambda x: jnp.sum(dy * jnp.tanh(function(x, kernel))))(x) ** 2)
+
+
+CASES = [  # k, padding, batch, h, w of the small map, channels of the large and of the small one
+    (4, "symmetric", 1, 1, 1, 1, 1),
+    (4, "symmetric", 2, 4, 4, 3, 5),
+    (4, "same", 2, 3, 5, FEW_CHANNELS, 2),
+    (5, "symmetric", 2, 4, 4, 3, 1),
+    (5, "symmetric", 1, 1, 2, FEW_CHANNELS + 1, 3),
+    (5, "same", 3, 4, 2, 1, 7),
+    (5, "same", 1, 3, 1, FEW_CHANNELS, 4),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
+def lax_case(request):
+    """{law: pairs of (ours, lax's)}, from one compiled program a case."""
+    k, padding, batch, h, w, large, small = request.param
+
+    @jax.jit
+    def run(x, kernel, y):
+        results = {"values and gradients": [], "gradients of gradients": []}
+        for ours, theirs, image, upstream in ((conv, lax_conv, x, y), (conv_transpose, lax_conv_transpose, y, x)):
+            got, expected = (
+                (
+                    with_gradients(partial(function, padding=padding), image, kernel, upstream),
+                    jax.grad(partial(penalty, partial(function, padding=padding)), (0, 1))(image, kernel, upstream),
+                )
+                for function in (ours, theirs)
+            )
+            for law, a, b in zip(results, got, expected, strict=True):
+                results[law] += zip(a, b, strict=True)
+        image, transposed = conv(x, kernel, padding), conv_transpose(y, kernel, padding)
+        largest = jnp.linalg.norm(image) * jnp.linalg.norm(y)  # two products of vectors are close on this scale
+        results["transposed Jacobian"] = [(jnp.vdot(image, y) / largest, jnp.vdot(x, transposed) / largest)]
+        return results
+
+    return run(normal(1, (batch, 2 * h, 2 * w, large)), normal(2, (k, k, large, small)), normal(3, (batch, h, w, small)))
+
+
+@pytest.mark.parametrize("law", ["values and gradients", "gradients of gradients", "transposed Jacobian"])
+def test_equals_lax_and_each_other(lax_case, law):
+    # The last law is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
+    # 400 products of numbers near 1, in float32, in another order; in gradients of gradients of such sums, of which 2.1e-5 of
+    # the largest was seen on a CPU without AVX-512.
+    tolerance = 6e-5 if law == "gradients of gradients" else 2e-5
+    for ours, theirs in lax_case[law]:
+        assert ours.shape == theirs.shape
+        assert_allclose(ours, theirs, atol=tolerance * max(1, np.abs(theirs).max()), rtol=0)
+
+
+# ---- Backends
+
+
+@pytest.mark.parametrize("large", [3, FEW_CHANNELS])
+@pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
+def test_other_backends_convolve_with_lax_alone_and_to_the_same_numbers(function, reference, large, monkeypatch):
+    x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
+    arrays = (x, kernel, y) if function is conv else (y, kernel, x)
+    function, reference = (partial(function, padding="same") for function in (function, reference))
+
+    def kinds():  # of products, in values, gradients and gradients of gradients
+        traced = operations(
+            lambda *arrays: (with_gradients(function, *arrays), jax.grad(partial(penalty, function), (0, 1))(*arrays)), *arrays
+        )
+        return {operation.primitive.name for operation in traced} & {"dot_general", "conv_general_dilated"}
+
+    assert kinds() == {"dot_general"}
+    monkeypatch.setattr("dcgan_jax.gan.conv.jax.default_backend", lambda: "gpu")
+    assert kinds() == {"conv_general_dilated"}
+    ours, theirs = jax.jit(lambda *arrays: [with_gradients(each, *arrays) for each in (function, reference)])(*arrays)
+    for got, expected in zip(ours, theirs, strict=True):
+        assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("k, large", [(5, 3), (4, FEW_CHANNELS), (5, FEW_CHANNELS)])
+@pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
+def test_bfloat16_in_gives_bfloat16_out_to_its_own_precision(function, reference, k, large):
+    x, kernel, y = normal(1, (2, 8, 8, large)), normal(2, (k, k, large, 8)), normal(3, (2, 4, 4, 8))
+    arrays = [array.astype(jnp.bfloat16) for array in ((x, kernel, y) if function is conv else (y, kernel, x))]
+
+    @jax.jit
+    def run(*arrays):
+        exact = [array.astype(jnp.float32) for array in arrays]  # the same rounded numbers, summed in float32
+        return (
+            with_gradients(partial(function, padding="same"), *arrays),
+            with_gradients(partial(reference, padding="same"), *exact),
+        )
+
+    for got, expected in zip(*run(*arrays), strict=True):
+        assert got.dtype == jnp.bfloat16
+        # 8 bits of mantissa, 2^-8 a rounding; on CPU the sums themselves are in float32.
+        assert_allclose(got.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max(), rtol=0)

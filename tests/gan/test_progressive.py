@@ -1,0 +1,154 @@
+"""A grown pair draws and judges as the small one does, one size larger."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from generators import varied
+from numpy.testing import assert_array_equal
+from tiny import fresh_state, tiny
+
+from dcgan_jax.config import UserError, check, replace
+from dcgan_jax.gan.models import Discriminator, Generator, upsample_nearest
+from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
+from dcgan_jax.gan.sampling import sample_latents
+
+LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
+WAYS = {
+    "plain": LARGE,
+    "smooth": replace(LARGE, g_smooth=True),
+    "grey": replace(LARGE, channels=1),
+    "head": replace(LARGE, head_norm="channel"),
+    "leaky": replace(LARGE, g_activation="leaky"),
+    "sigmoid": replace(LARGE, g_output="sigmoid"),
+    "refined": replace(LARGE, g_refine=2, d_refine=1),
+    "asked": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6),
+}
+
+
+@functools.cache
+def pair(way):
+    """(config, the small state, the grown one), with weights like those of training."""
+    config = WAYS[way]
+    small = fresh_state(make_low_resolution_config(config))
+
+    def trained(params, seed):
+        params = varied(params, seed)
+        # An image that tanh has flattened tells nothing of what was before it.
+        return params | {"image": jax.tree.map(lambda leaf: leaf / 4, params["image"])}
+
+    small = small.replace(
+        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=varied(small.d_params, 2)
+    )
+    return config, small, jax.jit(functools.partial(grow_state, config))(fresh_state(config), small)
+
+
+def drawn(config, params, stats, labels):
+    latents = sample_latents(jax.random.key(5), 256, config.nets)
+    variables = {"params": params, "batch_stats": stats}
+    return Generator(config.nets).apply(variables, latents, True, labels, mutable="batch_stats")[0]
+
+
+def asked(config, count):
+    return jnp.asarray(np.arange(2 * count).reshape(count, 2) % 2) if config.nets.condition else None
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("which", ["g_params", "ema_params"])
+def test_it_draws_the_same_faces_larger(way, which):
+    config, small, large = pair(way)
+    labels = asked(config, 256)
+    before = drawn(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
+    after = drawn(config, getattr(large, which), large.g_stats, labels)
+    assert after.shape == (256, 32, 32, config.nets.channels)
+    # Between its pixels, and where tanh bends, an enlargement is another; but it is that face and no other.
+    wanted = np.asarray(upsample_nearest(before))[:, 2:-2, 2:-2].reshape(256, -1)
+    found = np.asarray(after)[:, 2:-2, 2:-2].reshape(256, -1)
+    assert np.median([np.corrcoef(one, other)[0, 1] for one, other in zip(wanted, found, strict=True)]) > 0.8
+    means = np.asarray(after)[:, 2:-2, 2:-2].mean((1, 2)), np.asarray(before)[:, 1:-1, 1:-1].mean((1, 2))
+    assert np.corrcoef(*(mean.ravel() for mean in means))[0, 1] > 0.98
+
+
+def test_what_the_last_activation_has_flattened_stays_finite():
+    config = WAYS["sigmoid"]
+    small = fresh_state(make_low_resolution_config(config))
+    loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
+    for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(fresh_state(config), loud).g_params):
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
+def test_it_judges_the_same_faces_alike(way):
+    config, small, large = pair(way)
+    labels = asked(config, 256)
+    images = drawn(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
+
+    def logits(of, state, pictures):
+        variables = {"params": state.d_params, "batch_stats": state.d_stats}
+        return np.asarray(Discriminator(of.nets).apply(variables, pictures, True, labels, mutable="batch_stats")[0])
+
+    one, other = logits(make_low_resolution_config(config), small, images), logits(config, large, upsample_nearest(images))
+    assert np.corrcoef(one, other)[0, 1] > 0.8
+
+
+def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
+    config, small, large = pair("asked")
+    fresh = fresh_state(config)
+    assert jax.tree.structure(large) == jax.tree.structure(fresh)
+    assert jax.tree.map(jnp.shape, large) == jax.tree.map(jnp.shape, fresh)
+    assert_array_equal(large.g_params["up1"]["kernel"], small.g_params["up1"]["kernel"])
+    assert_array_equal(large.g_params["head"]["kernel"], small.g_params["head"]["kernel"])
+    assert_array_equal(large.d_params["down3"]["kernel"], small.d_params["down2"]["kernel"])
+    assert_array_equal(large.d_params["down3_norm"]["scale"], small.d_params["down2_norm"]["scale"])
+    assert_array_equal(large.d_stats["down3_norm"]["var"], small.d_stats["down2_norm"]["var"])
+    for name in ("head", "condition"):
+        assert_array_equal(large.d_params[name]["kernel"], small.d_params[name]["kernel"])
+    for name in ("step", "g_opt", "d_opt", "labels"):
+        for one, other in zip(jax.tree.leaves(getattr(large, name)), jax.tree.leaves(getattr(fresh, name)), strict=True):
+            assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"g_refine": 1, "d_refine": 1, "g_smooth": True, "r1_gamma": 0.1, "penalty_noise": 0.01, "penalty_every_steps": 2},
+        {"d_refine": 1, "gp_weight": 1.0, "r2_gamma": 0.1, "penalty_every_steps": 2},
+        {"g_refine": 1, "r1_gamma": 0.1, "penalty_every_steps": 2},
+        {"lr_decay": "linear", "lr_decay_share": 0.5, "lr_warmup_kimg": 1.0},
+    ],
+    ids=str,
+)
+def test_the_half_is_a_run_like_any_other(changes):
+    large = replace(LARGE, **changes)
+    half = make_low_resolution_config(large)
+    check(large)
+    check(half)
+    assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
+    assert not half.nets.g_smooth
+    if "d_refine" in changes:
+        assert half.loss.r1_gamma == half.loss.r2_gamma == half.loss.penalty_noise == 0
+        assert half.loss.penalty_every_steps == (2 if "gp_weight" in changes else 1)
+    else:
+        assert half.loss == large.loss
+    assert half.nets.g_refine == half.nets.d_refine == 0
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"grow_kimg": -1.0}, "--grow-kimg -1.0: must be 0 or more"),
+        ({"size": 16}, "half of --size 16 is too small"),
+        ({"base_px": 8, "size": 16}, "too small"),
+        ({"kernel": 5}, "kernel is 4, not 5; give --grow-kimg 0"),
+        ({"residual": True}, "residual is False, not True"),
+        ({"d_norm": "spectral"}, "d_norm is batch, not spectral"),
+        ({"width": 4}, "--width 6 at least"),
+        ({"start": "runs/a"}, "there already: give --grow-kimg 0"),
+    ],
+)
+def test_what_cannot_grow_is_one_line(changes, says):
+    with pytest.raises(UserError, match=says.replace("(", r"\(")):
+        check(replace(LARGE, **changes))

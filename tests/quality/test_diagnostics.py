@@ -1,0 +1,227 @@
+"""Each trouble on numbers and pictures made to have it, and silence on the same without it."""
+
+import re
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from dcgan_jax.quality.diagnostics import diagnose, measure_pairwise_distance
+
+HEALTHY = {
+    "d_loss": (0.5, 0.2),
+    "g_loss": (2.2, 0.7),
+    "d_real_hits": (0.93, 0.04),
+    "d_fake_hits": (0.95, 0.04),
+    "g_grad_norm": (18.0, 6.0),
+}  # mean and standard deviation of `article` on drawn faces
+
+
+def columns(lines=60, every=10, batch=128, **changes):
+    """metrics.jsonl as columns: independent numbers of the given (mean, sd), or arrays as they are."""
+    random = np.random.default_rng(0)
+    laws = HEALTHY | changes
+    values = {name: law if isinstance(law, np.ndarray) else random.normal(*law, lines) for name, law in laws.items()}
+    for hits in ("d_real_hits", "d_fake_hits"):
+        values[hits] = np.clip(values[hits], 0, 1)
+    steps = every * np.arange(1, lines + 1)
+    values = {"step": steps, "images": batch * steps} | values
+    return {name: column.tolist() for name, column in values.items()}
+
+
+def pictures(count=64, sd=50.0):
+    return np.clip(np.random.default_rng(1).normal(128, sd, (count, 16, 16, 3)), 0, 255).astype(np.uint8)
+
+
+def logits(mean, count=64, sd=1.0):
+    return np.random.default_rng(2).normal(mean, sd, count).astype(np.float32)
+
+
+def judge(metrics=None, samples=None, on_reals=None, on_held_out=None, **others):
+    return diagnose(
+        columns() if metrics is None else metrics,
+        pictures() if samples is None else samples,
+        pictures(),
+        logits(2) if on_reals is None else on_reals,
+        logits(1.9) if on_held_out is None else on_held_out,
+        logits(-2),
+        **others,
+    )
+
+
+WON = {"d_real_hits": (1, 0), "d_fake_hits": (1, 0), "d_loss": (0.005, 0.003), "g_loss": (7, 1), "g_grad_norm": (110, 35)}
+FROZEN = {"d_loss": (1.27, 0.02), "g_loss": (1.03, 0.03), "g_grad_norm": (7.8, 0.18)}
+ALIKE = np.clip(pictures(1) + np.random.default_rng(3).integers(0, 9, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
+BY_HEART = {"on_held_out": logits(-1)}
+
+TROUBLED = {
+    "d-has-won": {"metrics": columns(**WON)},
+    "losses-frozen": {"metrics": columns(**FROZEN)},
+    "g-collapsed": {"samples": ALIKE},
+    "memorising": BY_HEART,
+}
+
+
+def test_silence_on_a_healthy_run():
+    assert judge() == {}
+
+
+@pytest.mark.parametrize("kind", TROUBLED)
+def test_each_trouble_is_one_line_of_words_with_numbers_and_what_to_try(kind):
+    told = judge(**TROUBLED[kind])
+    assert list(told) == [kind]
+    assert re.fullmatch(r"[^\n]*\d[^\n]*; (try|go back)[^\n]*", told[kind])
+    assert told == judge(**TROUBLED[kind])
+
+
+@pytest.mark.parametrize("kind", TROUBLED)
+@pytest.mark.parametrize(
+    "young",
+    [
+        {"lines": 49},  # 490 steps
+        {"lines": 60, "batch": 16},  # 9,600 pictures
+        {"lines": 19, "every": 100},  # too few lines
+    ],
+    ids=["steps", "images", "lines"],
+)
+def test_silence_while_there_is_too_little_to_judge(kind, young):
+    changes = {"d-has-won": WON, "losses-frozen": FROZEN}.get(kind, {})
+    assert judge(**(TROUBLED[kind] | {"metrics": columns(**changes, **young)})) == {}
+
+
+def test_all_troubles_can_be_told_at_once():
+    won_and_frozen = WON | {"g_grad_norm": (110, 1), "g_loss": (7, 0.01), "d_loss": (0.005, 0.001)}
+    assert set(judge(columns(**won_and_frozen), ALIKE, **BY_HEART)) == set(TROUBLED)
+
+
+def test_only_the_last_500_steps_count():
+    def after(lines, every=10):  # D had won for that many lines at first
+        values = {name: np.concatenate([np.full(lines, WON[name][0]), np.full(100, HEALTHY[name][0])]) for name in HEALTHY}
+        noise = np.random.default_rng(0).normal(1, 0.3, lines + 100)
+        return judge(columns(lines + 100, every, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
+
+    def before(lines):  # it has for the last lines
+        values = {name: np.concatenate([np.full(100, HEALTHY[name][0]), np.full(lines, WON[name][0])]) for name in HEALTHY}
+        noise = np.random.default_rng(0).normal(1, 0.3, lines + 100)
+        return judge(columns(lines + 100, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
+
+    assert after(100) == {}
+    assert before(45) == {}
+    assert list(before(50)) == ["d-has-won"]
+
+
+def test_lines_rarer_than_the_window_count_as_far_as_the_fewest_reach():
+    assert "the last 1,900 steps" in judge(columns(30, every=100, **WON))["d-has-won"]
+    assert "the last 490 steps" in judge(columns(300, every=10, **WON))["d-has-won"]
+
+
+# ---- D has won
+
+
+@pytest.mark.parametrize("change", [{"d_real_hits": (0.98, 0.01)}, {"d_fake_hits": (0.98, 0.01)}])
+def test_a_d_that_errs_on_either_kind_has_not_won(change):
+    assert judge(columns(**(WON | change))) == {}
+
+
+def test_it_tells_gs_gradient_norm_now_and_at_first():
+    grows = np.linspace(40, 400, 60)
+    assert re.search(
+        r"100\.0% of real and 100\.0% of drawn .* norm is 25\d, at first 98",
+        judge(columns(**(WON | {"g_grad_norm": grows})))["d-has-won"],
+    )
+
+
+@pytest.mark.parametrize("factor, kinds", [(1.0, []), (0.01, ["d-has-won"]), (100.0, ["d-has-won"])])
+def test_a_wasserstein_critic_has_won_only_where_gs_gradient_is_lost(factor, kinds):
+    norms = np.random.default_rng(0).normal(30, 9, 100) * np.where(np.arange(100) < 25, 1, factor)
+    assert list(judge(columns(100, **(WON | {"g_grad_norm": norms, "d_loss": (-5, 2)})), loss="wasserstein")) == kinds
+
+
+def test_lines_that_lack_what_they_are_judged_by_are_not():
+    for changes, names in ((WON, ("g_grad_norm", "d_real_hits", "d_fake_hits")), (FROZEN, ("g_grad_norm", "d_loss", "g_loss"))):
+        assert judge(columns(**(changes | {"g_grad_norm": np.full(60, np.nan)}))) == {}
+        for name in names:
+            metrics = columns(**changes)
+            del metrics[name]
+            assert judge(metrics) == {}
+
+
+# ---- G has collapsed
+
+
+def test_the_pairwise_distance_by_hand():
+    three = np.zeros((3, 2, 2, 1), np.uint8)
+    three[1], three[2, 0] = 30, 40  # from the first: 30 everywhere, 40 on half of it
+    between = np.sqrt((10**2 + 30**2) / 2)
+    assert_allclose(measure_pairwise_distance(three), (30 + 40 / np.sqrt(2) + between) / 3, rtol=1e-12)
+
+
+def test_it_sees_no_order_and_no_common_shift():
+    images = pictures(20, sd=20)
+    assert measure_pairwise_distance(images) == measure_pairwise_distance(images[::-1])
+    assert_allclose(measure_pairwise_distance(images + 10), measure_pairwise_distance(images), rtol=1e-12)
+
+
+def test_samples_of_a_third_of_the_reals_variety_are_not_collapsed():
+    """As those of a G at its start, which differ by their noise."""
+    assert judge(samples=pictures(sd=50 / 3)) == {}
+    assert list(judge(samples=pictures(sd=50 / 8))) == ["g-collapsed"]
+
+
+def test_few_samples_and_equal_reals_say_nothing():
+    assert judge(samples=ALIKE[:7]) == {}
+    same = np.repeat(ALIKE[:1], 64, 0)
+    for samples in (ALIKE, same):
+        assert diagnose(columns(), samples, same, logits(2), logits(2), logits(-2)) == {}
+
+
+# ---- frozen losses
+
+
+def test_losses_that_still_fall_are_not_frozen():
+    falling = FROZEN | {"g_loss": np.linspace(1.05, 1.0, 60)}
+    assert judge(columns(**falling)) == {}
+
+
+@pytest.mark.parametrize(
+    "loss, changes",
+    [
+        ("wasserstein", {"d_loss": (-0.4, 0.15), "g_loss": (0.46, 0.13)}),
+        ("hinge", {"d_loss": (1.65, 0.14), "g_loss": (0.0, 0.12)}),
+    ],
+)
+def test_it_is_seen_for_losses_whose_own_noise_is_large(loss, changes):
+    assert list(judge(columns(**(FROZEN | changes)), loss=loss)) == ["losses-frozen"]
+
+
+def test_a_g_without_any_gradient_is_frozen():
+    dead = {"d_loss": np.zeros(60), "g_loss": np.full(60, 3.0), "g_grad_norm": np.zeros(60)}
+    assert list(judge(columns(**dead))) == ["losses-frozen"]
+
+
+# ---- memorising
+
+
+@pytest.mark.parametrize("unseen, kinds", [(1.9, []), (0.5, []), (-0.5, ["memorising"]), (-2.0, ["memorising"])])
+def test_it_is_half_way_from_training_pictures_to_samples(unseen, kinds):
+    assert list(judge(on_held_out=logits(unseen))) == kinds
+
+
+def test_it_tells_hit_rates_and_r_v():
+    # The middle of 2 and -2 is 0: two standard deviations below the training pictures, one above the held-out ones.
+    assert re.search(r"9[5-9]% of training .* only 1\d% of held-out ones \(r_v 0\.75\)", judge(**BY_HEART)["memorising"])
+
+
+def test_a_difference_within_the_noise_of_few_pictures_is_none():
+    wide = {"on_reals": logits(0.2, 64, sd=3), "on_held_out": logits(-1.5, 12, sd=3)}
+    assert judge(**wide) == {}
+
+
+def test_fewer_than_eight_held_out_pictures_say_nothing():
+    assert judge(on_held_out=logits(-2, 7)) == {}
+    assert judge(on_held_out=logits(0, 0)) == {}
+    assert list(judge(on_held_out=logits(-2, 8))) == ["memorising"]
+
+
+def test_a_d_that_prefers_samples_says_nothing():
+    assert diagnose(columns(), pictures(), pictures(), logits(0), logits(-2), logits(3)) == {}

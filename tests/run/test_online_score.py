@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from dcgan_jax.config import Config, UserError, replace
+from dcgan_jax.quality import scores
+from dcgan_jax.run import online_score
+from dcgan_jax.run.feature_nets import FeatureNetwork
+from dcgan_jax.run.online_score import OnlineScorer, RealImages
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+INDEX = {"fingerprint": "f", "source": {"name": "noise"}}
+
+
+def network(sha256="one"):
+    calls = []
+
+    def function(images):
+        calls.append(len(images))
+        return images.reshape(len(images), 16, -1).mean(2).astype(np.float32)
+
+    return FeatureNetwork("net.py:f", sha256, "none", function), calls
+
+
+def test_parts_change_nothing_but_rounding(monkeypatch):
+    net, _ = network()
+    monkeypatch.setattr(online_score, "PART", 7)
+    found = online_score.summarise_features(net, online_score.iterate_parts(IMAGES, np.arange(60)), keep=25)
+    whole = scores.compute_moments(net.features(IMAGES))
+    assert found.moments.count == 60
+    assert_allclose(found.moments.mean, whole.mean, rtol=1e-12)
+    assert_allclose(found.moments.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
+    assert_array_equal(found.some, net.features(IMAGES[:25]))
+
+
+def test_what_a_network_saw_is_kept_and_made_again_where_it_is_cut(tmp_path):
+    reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path / "references")
+    net, calls = network()
+    first = online_score.load_reference(net, reals)
+    seen = len(calls)
+    again = online_score.load_reference(net, reals)
+    assert len(calls) == seen
+    assert_array_equal(again.some, first.some)
+    assert scores.frechet(again.moments, first.moments) == pytest.approx(0, abs=1e-6)
+    [file] = reals.cache.iterdir()
+    file.write_bytes(file.read_bytes()[:-40])
+    assert_array_equal(online_score.load_reference(net, reals).some, first.some)
+    assert len(calls) == 2 * seen
+    online_score.load_reference(net, reals)
+    assert len(calls) == 2 * seen
+
+
+@pytest.mark.parametrize(
+    "change", [{"chosen": np.arange(30)}, {"index": INDEX | {"fingerprint": "g"}}, {"sha256": "another"}, {"keep": 20}], ids=str
+)
+def test_nothing_is_kept_for_another_question(tmp_path, change):
+    reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path)
+    online_score.load_reference(network()[0], reals)
+    net, calls = network(change.get("sha256", "one"))
+    asked = {name: value for name, value in change.items() if name in RealImages._fields}
+    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.SOME))
+    assert calls
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path):
+    (tmp_path / "file").write_text("")
+    net, _ = network()
+    assert len(online_score.load_reference(net, RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")).some) == 30
+
+
+def scorer(run, **changes):
+    config = replace(Config(), size=16, batch_size=10, score_every_kimg=0.1, score_count=30, **changes)
+    reals = RealImages(IMAGES, np.arange(30), INDEX, run / "references")
+    return OnlineScorer(config, run, reals, lambda params, stats, seeds: np.roll(IMAGES, params, 0)[seeds])
+
+
+def test_scores_belong_to_steps_and_to_the_end(tmp_path):
+    asked = scorer(tmp_path).is_asked
+    assert [step for step in range(1, 36) if asked(range(step - 1, step), 35)] == [10, 20, 30, 35]
+    assert [stop for stop in range(4, 37, 4) if asked(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps a dispatch
+
+
+def test_scores_stay_within_their_share(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(online_score.time, "monotonic", lambda: now[0])
+    real = scores.sliced_wasserstein
+
+    def slow(*args):
+        now[0] += 6
+        return real(*args)
+
+    monkeypatch.setattr(online_score.scores, "sliced_wasserstein", slow)
+    ours = scorer(tmp_path)
+    assert ours.has_time()
+    said = ours.score(10, 1, {})
+    assert "scores took 100.0% of the time" in said
+    assert not ours.has_time()
+    now[0] = 239
+    assert not ours.has_time()
+    now[0] = 240
+    assert ours.has_time()  # with it 12 s of 240: 5 %
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("import no_such_package", "No module named 'no_such_package'"),
+        ("def f(x): return x", r"gave uint8 \(50, 16, 16, 3\)"),
+        ("import numpy\ndef f(x): return numpy.full((50, 2), numpy.nan)", "gave a NaN"),
+    ],
+)
+def test_a_network_that_gives_no_features_is_told_before_any_step(tmp_path, code, words):
+    (tmp_path / "net.py").write_text(code)
+    with pytest.raises(UserError, match=words):
+        scorer(tmp_path, score_by=f"{tmp_path}/net.py:f")
+
+
+def test_the_best_is_of_scores_that_compare_and_of_steps_that_are_there(tmp_path):
+    assert online_score.find_best_step(tmp_path) is None and online_score.read_score_curve(tmp_path) == {}
+    ours = scorer(tmp_path)
+    for step, shift in ((10, 3), (20, 0), (30, 5)):
+        ours.score(step, shift, {})
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    curve = online_score.read_score_curve(tmp_path)
+    assert curve[20] == 0 and online_score.find_best_step(tmp_path) == 20  # the very pictures
+    (tmp_path / "checkpoints" / "20").rmdir()
+    assert online_score.find_best_step(tmp_path) == min((10, 30), key=curve.get)
+    with (tmp_path / "scores.jsonl").open("a") as lines:  # whatever evaluate, a crash or a stranger adds
+        lines.write('{"score": "features", "step": 10}\n[1]\n{"score": "training", "step": "x", "value": 1.0}\n{"sco\n')
+    assert online_score.read_score_curve(tmp_path) == curve
+    other = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0]) | {"count": 31, "value": -1.0, "step": 30}
+    with (tmp_path / "scores.jsonl").open("a") as lines:
+        lines.write(json.dumps(other) + "\n")
+    assert online_score.read_score_curve(tmp_path) == {30: -1.0}

@@ -1,0 +1,123 @@
+"""Weight files are read without running anything. The fixtures were written by torch.save 2.14, in both of its formats:
+a convolution, a BN, a transposed view with an offset, halves."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from numpy.testing import assert_array_equal
+
+from dcgan_jax.config import UserError
+from dcgan_jax.run.weight_files import read_arrays
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def expected():
+    with np.load(FIXTURES / "weights.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "weights_zip.pth", "weights_legacy.pth"])
+def test_all_formats_hold_the_same_arrays(name):
+    found = read_arrays(FIXTURES / name)
+    assert found.keys() == expected().keys()
+    for key, array in expected().items():
+        assert found[key].dtype == array.dtype
+        assert_array_equal(found[key], array)
+
+
+def test_safetensors(tmp_path):
+    arrays = {key: np.ascontiguousarray(array) for key, array in expected().items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    for key, array in read_arrays(tmp_path / "a.safetensors").items():
+        assert_array_equal(array, expected()[key])
+
+
+class Canary:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def as_zip(path, data, storage=b""):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/data/0", storage)
+    return path
+
+
+def refused(path):
+    with pytest.raises(UserError) as fault:
+        read_arrays(path)
+    assert str(path) in str(fault.value) and "\n" not in str(fault.value)
+    return str(fault.value)
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_no_pickle_is_executed(tmp_path, protocol):
+    data = pickle.dumps({"weight": Canary(tmp_path / "called")}, protocol)
+    refused(as_zip(tmp_path / "a.pth", data))
+    legacy = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + data
+    (tmp_path / "b.pth").write_bytes(legacy)
+    refused(tmp_path / "b.pth")
+    np.savez(tmp_path / "c.npz", np.array([Canary(tmp_path / "called")], object))
+    refused(tmp_path / "c.npz")
+    assert not (tmp_path / "called").exists()
+    pickle.loads(data)  # the canary itself works
+    assert (tmp_path / "called").exists()
+
+
+def changed(tmp_path, *pairs):
+    """The fixture's pickle with bytes replaced, in a zip of its own with all storages."""
+    with zipfile.ZipFile(FIXTURES / "weights_zip.pth") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    [pickled] = [name for name in entries if name.endswith("data.pkl")]
+    for before, after in pairs:
+        assert before in entries[pickled]
+        entries[pickled] = entries[pickled].replace(before, after)
+    with zipfile.ZipFile(tmp_path / "changed.pth", "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return tmp_path / "changed.pth"
+
+
+def test_an_array_larger_than_its_storage_is_refused(tmp_path):
+    # (4, 3, 2, 2) becomes (200, 3, 2, 2).
+    assert "larger than" in refused(changed(tmp_path, (b"(K\x04K\x03K\x02K\x02t", b"(K\xc8K\x03K\x02K\x02t")))
+
+
+def test_a_storage_of_another_kind_is_refused(tmp_path):
+    assert "ObjStorage" in refused(changed(tmp_path, (b"ctorch\nFloatStorage\n", b"ctorch\nObjStorage\n")))
+
+
+@pytest.mark.parametrize("name", ["weights_zip.pth", "weights_legacy.pth", "weights.npz"])
+def test_any_cut_and_any_flipped_byte_is_one_line_or_arrays(tmp_path, name):
+    whole, path = (FIXTURES / name).read_bytes(), tmp_path / name
+    random = np.random.default_rng(0)
+    harmed = [whole[:cut] for cut in random.integers(0, len(whole), 40)]
+    for at in random.integers(0, len(whole), 150):
+        harmed.append(whole[:at] + bytes([whole[at] ^ (1 << random.integers(8))]) + whole[at + 1 :])
+    outcomes = set()
+    for data in harmed:
+        path.write_bytes(data)
+        try:
+            outcomes.add(type(next(iter(read_arrays(path).values()), None)))
+        except UserError as fault:
+            outcomes.add(UserError)
+            assert "\n" not in str(fault)
+    assert UserError in outcomes and outcomes <= {UserError, np.ndarray, type(None)}
+
+
+@pytest.mark.parametrize("data", [b"", b"not weights", pickle.dumps({"a": 1})])
+def test_other_files_are_refused(tmp_path, data):
+    (tmp_path / "a.pth").write_bytes(data)
+    refused(tmp_path / "a.pth")
+    refused(as_zip(tmp_path / "b.pth", data))
+    refused(tmp_path / "missing.pth")
