@@ -83,9 +83,9 @@ class TrainedGAN:
         if exclusive and 1 in (condition or {}).values():
             asked[:] = 0
         for name, value in (condition or {}).items():
-            about = f"--condition {make_printable(name, 100)}"
+            about = f"`condition` {make_printable(name, 100)}"
             if asked is None:
-                raise UserError(f"{about}: {self.name} was trained without --condition")
+                raise UserError(f"{about}: {self.name} was trained without `condition`")
             if name not in self.attributes:
                 raise UserError(f"{about}: {self.name} was not trained on it; {suggest_nearest(name, self.attributes)}")
             if value not in (0, 1):
@@ -152,7 +152,7 @@ class TrainedGAN:
                 f"and 1: {', '.join(self.attributes)}"
             )
         if not self.attributes and labels is not None:
-            raise UserError(f"labels: {self.name} was trained without --condition")
+            raise UserError(f"labels: {self.name} was trained without `condition`")
         if labels is None:
             return None
         labels = np.asarray(labels)
@@ -193,7 +193,7 @@ def open_training_images(run: Path, config: Config, data: str = "", split: Split
         None if is_other else pack_images(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
     )
     if is_other or (is_own and not workdir.is_same_data(trained_on, packed.index)):
-        raise UserError(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with --data")
+        raise UserError(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with `data`")
     return packed
 
 

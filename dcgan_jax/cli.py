@@ -53,7 +53,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {show_as_flags(str(mistake))}", file=sys.stderr)
         sys.exit(2)
     except MemoryError as fault:
         print(
@@ -75,6 +75,12 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def show_as_flags(message: str) -> str:
+    """A library's message, in which `batch_size` is an argument, with --batch-size in its place; `flip` False is --no-flip."""
+    message = re.sub(r"`([a-z][a-z0-9_]*)` (True|False)\b", lambda m: f"`{'' if m[2] == 'True' else 'no_'}{m[1]}`", message)
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda m: "--" + m[1].replace("_", "-"), message)
 
 
 def parse_flags(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
@@ -143,25 +149,25 @@ def write_completion(shell: str, folder: Path, program: str, flags: type | Mappi
             tyro.cli(flags, **ways)
 
 
-def parse_seeds(text: str, flag: str, most: int = MAX_SEEDS) -> np.ndarray:
-    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: UserError naming the flag."""
+def parse_seeds(text: str, argument: str, most: int = MAX_SEEDS) -> np.ndarray:
+    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: UserError naming the argument."""
     spans, count = [], 0
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
             raise UserError(
-                f"{flag} {make_printable(text, 200)}: {make_printable(part.strip(), 50)!r} is no seed and no range; write "
+                f"`{argument}` {make_printable(text, 200)}: {make_printable(part.strip(), 50)!r} is no seed and no range; write "
                 "7,12,40-47"
             )
         span = range(int(first), int(last or first) + 1)
         if not span or span.stop > configuration.SEEDS or len(span) > most:
             raise UserError(
-                f"{flag} {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
+                f"`{argument}` {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
                 f"ranges rise and hold at most {most:,}"
             )
         count += len(span)
         if count > most:
-            raise UserError(f"{flag} {make_printable(text, 200)}: more than {most:,} in all; draw them in parts")
+            raise UserError(f"`{argument}` {make_printable(text, 200)}: more than {most:,} in all; draw them in parts")
         spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
     return np.concatenate(spans)
 
@@ -172,7 +178,7 @@ def parse_condition(text: str) -> dict[str, int]:
     for part in text.split(",") if text else ():
         name, _, value = part.rpartition("=")
         if not name or value not in ("0", "1"):
-            raise UserError(f"--condition {make_printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
+            raise UserError(f"`condition` {make_printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
         wanted[name] = int(value)
     return wanted
 

@@ -433,7 +433,7 @@ def check(config: Config) -> None:
 
     def must(ok, flag, value, remedy):
         if not ok:
-            raise UserError(f"--{flag.replace('_', '-')} {value}: {remedy}")
+            raise UserError(f"`{flag}` {value}: {remedy}")
 
     sizes = (16, 32, 64, 128, 256)
     near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
@@ -459,7 +459,7 @@ def check(config: Config) -> None:
     must(0 <= config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
     given = [name for name in LENGTHS if getattr(config.run, name) is not None]
     if len(given) != 1:
-        raise UserError(f"a run's length is one of --steps, --epochs, --kimg: {' and '.join(given) or 'none'} given")
+        raise UserError(f"a run's length is one of `steps`, `epochs`, `kimg`: {' and '.join(given) or 'none'} given")
     for group, names in ((nets, ["bn_momentum", "d_dropout"]), (optimizer, ["beta1", "beta2"])):
         for name in names:
             must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
@@ -478,62 +478,62 @@ def check(config: Config) -> None:
     must(len(set(config.loss.augment)) == len(config.loss.augment), "augment", " ".join(config.loss.augment), "name each once")
     target = config.loss.augment_target
     must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
-    must(config.loss.augment or not target, "augment_target", target, "needs --augment")
+    must(config.loss.augment or not target, "augment_target", target, "needs `augment`")
     must(
         not config.loss.augment or config.nets.g_output == "tanh",
         "augment",
         " ".join(config.loss.augment),
-        "is made for images in [-1, 1]: needs --g-output tanh",
+        "is made for images in [-1, 1]: needs `g_output` tanh",
     )
     most = config.loss.augment_most
     must(0 < most <= 1, "augment_most", most, "must be above 0 and at most 1")
-    must(target or most == 1, "augment_most", most, "needs --augment-target")
+    must(target or most == 1, "augment_most", most, "needs `augment_target`")
     alternating = optimizer.updates == "alternating"
     one_each = optimizer.d_steps == optimizer.g_steps == 1
-    must(one_each or not alternating, "updates", "alternating", "needs --d-steps 1 --g-steps 1")
-    must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with --updates alternating")
+    must(one_each or not alternating, "updates", "alternating", "needs `d_steps` 1 `g_steps` 1")
+    must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with `updates` alternating")
     decays = optimizer.lr_decay != "none"
     must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
     must(
         decays or optimizer.lr_decay_share == 1,
         "lr_decay_share",
         optimizer.lr_decay_share,
-        "needs --lr-decay linear or cosine; without, give --lr-decay-share 1",
+        "needs `lr_decay` linear or cosine; without, give `lr_decay_share` 1",
     )
     asked = nets.conditions
     must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
     must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")
     penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
     every = config.loss.penalty_every_steps
-    must(penalised or every == 1, "penalty_every_steps", every, "needs --r1-gamma, --r2-gamma or --gp-weight")
+    must(penalised or every == 1, "penalty_every_steps", every, "needs `r1_gamma`, `r2_gamma` or `gp_weight`")
     noise = config.loss.penalty_noise
-    must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs --r1-gamma or --r2-gamma")
+    must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs `r1_gamma` or `r2_gamma`")
     must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in float32's rounding")
-    must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which --updates alternating gives D half")
+    must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which `updates` alternating gives D half")
     _check_growth(config, must)
     must(
         not (nets.g_refine and nets.g_last_kernel),
         "g_refine",
         nets.g_refine,
-        "is of a G that ends in an up-sampling; give --g-last-kernel 0",
+        "is of a G that ends in an up-sampling; give `g_last_kernel` 0",
     )
     must(
         not (nets.d_refine and nets.d_norm == "spectral"),
         "d_refine",
         nets.d_refine,
-        "its blocks begin as zeros, which --d-norm spectral would divide by their size; give --d-norm batch or none",
+        "its blocks begin as zeros, which `d_norm` spectral would divide by their size; give `d_norm` batch or none",
     )
     must(
         not (nets.g_smooth and nets.g_last_kernel),
         "g_smooth",
         nets.g_smooth,
-        "blurs the last up-sampling, which --g-last-kernel follows",
+        "blurs the last up-sampling, which `g_last_kernel` follows",
     )
-    must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs --kernel 4")
+    must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs `kernel` 4")
     smooth = config.loss.real_label
-    must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only --loss bce reads it, not {config.loss.loss}")
+    must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only `loss` bce reads it, not {config.loss.loss}")
     levels = int(math.log2(nets.size // nets.base_px))
-    must(levels >= 1, "base_px", nets.base_px, f"must be below --size {nets.size}")
+    must(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
     has_bn = nets.head_norm != "none" or (nets.g_norm == "batch" and levels > 1)
     must(has_bn or not nets.g_modulation, "g_modulation", nets.g_modulation, "modulates G's BN, of which there is none")
     for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
@@ -542,7 +542,7 @@ def check(config: Config) -> None:
             not multipliers or (len(multipliers) == want and min(multipliers) > 0),
             name,
             " ".join(map(str, multipliers)),
-            f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with --size",
+            f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with `size`",
         )
     for multipliers in (nets.g_multipliers, nets.d_multipliers):
         widest = max(multipliers, default=2 ** (levels - 1))
@@ -550,11 +550,11 @@ def check(config: Config) -> None:
             nets.width * widest <= MAX_CHANNELS,
             "width",
             nets.width,
-            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give --width "
+            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give `width` "
             f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers",
         )
     if nets.g_last_kernel and not nets.g_multipliers:
-        raise UserError(f"--g-last-kernel {nets.g_last_kernel}: needs --g-multipliers")
+        raise UserError(f"`g_last_kernel` {nets.g_last_kernel}: needs `g_multipliers`")
     must(output.score_count > 1, "score_count", output.score_count, "must be at least 2")
     must(output.score_share <= 1, "score_share", output.score_share, "must be at most 1")
     run = config.run
@@ -568,13 +568,13 @@ def check(config: Config) -> None:
     must(run.processes > 0, "processes", run.processes, "must be above 0")
     must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
     by_hand = run.coordinator not in ("", "auto")
-    must(by_hand or run.processes == 1, "processes", run.processes, "needs --coordinator address:port")
-    must(not by_hand or run.processes > 1, "processes", run.processes, "a --coordinator needs at least 2")
+    must(by_hand or run.processes == 1, "processes", run.processes, "needs `coordinator` address:port")
+    must(not by_hand or run.processes > 1, "processes", run.processes, "a `coordinator` needs at least 2")
     must(
         not re.search("[/\0]", run.name) and run.name not in (".", ".."),
         "name",
         run.name,
-        "a name is one folder inside --workdir, without /",
+        "a name is one folder inside `workdir`, without /",
     )
 
 
@@ -583,14 +583,14 @@ def _check_growth(config, must):
     must(grow >= 0, "grow_kimg", grow, "must be 0 or more")
     if not grow:
         return
-    plainly = "give --grow-kimg 0 to begin at the full size"
+    plainly = "give `grow_kimg` 0 to begin at the full size"
     must(
         nets.size >= 32 and nets.size // 2 > nets.base_px,
         "grow_kimg",
         grow,
-        f"half of --size {nets.size} is too small; {plainly}",
+        f"half of `size` {nets.size} is too small; {plainly}",
     )
-    must(not config.run.start, "grow_kimg", grow, "with --start the networks are there already: give --grow-kimg 0")
+    must(not config.run.start, "grow_kimg", grow, "with `start` the networks are there already: give `grow_kimg` 0")
     for name, plain in AS_GROWN.items():
         value = getattr(nets, name)
         only = "empty" if plain == () else plain
@@ -599,7 +599,7 @@ def _check_growth(config, must):
         nets.width >= 2 * nets.channels,
         "grow_kimg",
         grow,
-        f"needs --width {2 * nets.channels} at least, as colours pass in pairs; or {plainly}",
+        f"needs `width` {2 * nets.channels} at least, as colours pass in pairs; or {plainly}",
     )
 
 

@@ -93,14 +93,14 @@ def main() -> int:
     backend.start_backend(get_cache_dir())
     if ask.count < 2 or ask.repeats < 1 or not 0 <= ask.seed <= 2**32 - ask.count * ask.repeats:
         raise UserError(
-            f"--count {ask.count} --seed {ask.seed} --repeats {ask.repeats}: at least 2 images, from seeds of 0 to {2**32 - 1}"
+            f"`count` {ask.count} `seed` {ask.seed} `repeats` {ask.repeats}: at least 2 images, from seeds of 0 to {2**32 - 1}"
         )
     if ask.infinity and not (ask.inception or ask.features):
-        raise UserError("--infinity: needs --inception or --features")
+        raise UserError("`infinity`: needs `inception` or `features`")
     if ask.count < FEWEST and (ask.inception or ask.features):
-        raise UserError(f"--count {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
+        raise UserError(f"`count` {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
     if ask.against and os.path.realpath(ask.against) == os.path.realpath(ask.run):
-        raise UserError(f"--against {ask.against}: is --run itself")
+        raise UserError(f"`against` {ask.against}: is `run` itself")
     networks = [feature_nets.open_feature_network(_find_inception(ask.inception), "inception")] if ask.inception else []
     networks += [feature_nets.open_feature_network(ask.features, "features")] if ask.features else []
     places = [place for place in (ask.run, ask.against) if place]
@@ -112,15 +112,15 @@ def main() -> int:
         crops = {one.config.data.crop for one in (side, sides[0]) if one.config}
         if side.shape != sides[0].shape or len(crops) > 1:
             raise UserError(
-                f"--against {side.name}: has other sizes, channels or crops than {sides[0].name}: their scores do not compare"
+                f"`against` {side.name}: has other sizes, channels or crops than {sides[0].name}: their scores do not compare"
             )
         if side.most < ask.count * ask.repeats:
-            raise UserError(f"--count {ask.count} --repeats {ask.repeats}: {side.name} has {side.most} pictures")
+            raise UserError(f"`count` {ask.count} `repeats` {ask.repeats}: {side.name} has {side.most} pictures")
     if len(packed.images) < ask.count:
         there = len(packed.images)
         raise UserError(
-            f"--count {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
-            f"another quantity, so ask for --count {there} yourself"
+            f"`count` {ask.count}: {packed.index['source']['name']} has {there} pictures; a score of fewer images is "
+            f"another quantity, so ask for `count` {there} yourself"
         )
     for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sides[0].config:
@@ -188,11 +188,11 @@ def _main_number(line):
 def _append(file, lines, is_asked):
     try:
         if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
-            raise UserError(f"{file}: is a link, or no file; remove it, or give another --out")
+            raise UserError(f"{file}: is a link, or no file; remove it, or give another `out`")
         with file.open("a") as opened:
             opened.writelines(json.dumps(line) + "\n" for line in lines)
     except OSError as fault:
-        raise UserError(f"{file}: {fault.strerror}; give an --out that can be written") from None
+        raise UserError(f"{file}: {fault.strerror}; give an `out` that can be written") from None
 
 
 # ---- What is compared ----
@@ -220,7 +220,7 @@ def _open_image_side(place: str, ask: Evaluate, channels: int) -> Side:
     try:
         source = open_source(place)
     except UserError as error:
-        raise UserError(str(error).removeprefix("--data ")) from error  # it was --run or --against that named the place
+        raise UserError(str(error).removeprefix("`data` ")) from error  # it was `run` or `against` that named the place
     side = measure_square_side(source)
     if side not in (16, 32, 64, 128, 256):
         raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
@@ -253,11 +253,11 @@ def _open_reals(ask: Evaluate, side: Side) -> Packed:
     size, channels = side.shape
     if not side.config:
         if not ask.data:
-            raise UserError(f"--run {ask.run}: is no run, so give --data: the real pictures it is compared with")
+            raise UserError(f"`run` {ask.run}: is no run, so give `data`: the real pictures it is compared with")
         return pack_images(open_source(ask.data, ask.split or "all"), size=size, channels=channels, crop=ask.crop or "centre")
     run, config = Path(ask.run), side.config
     if ask.crop not in (None, config.data.crop):
-        raise UserError(f"--crop {ask.crop}: {run} was trained with --crop {config.data.crop}, and other crops do not compare")
+        raise UserError(f"`crop` {ask.crop}: {run} was trained with `crop` {config.data.crop}, and other crops do not compare")
     return open_training_images(run, config, ask.data, ask.split)
 
 
@@ -292,7 +292,7 @@ def _by_features(ask, network, packed, chosen, side, first):
     least = scores.count_least_at_infinity(real.some.shape[1])
     if ask.infinity and ask.count < least:
         raise UserError(
-            f"--infinity --count {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
+            f"`infinity` `count` {ask.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
             f"{least} images at least"
         )
 
@@ -345,11 +345,11 @@ def _neighbours(ask, networks, packed, side):
     """The training pictures that the run's faces are nearest to, and whether nearer than fresh pictures are."""
     config, images = side.config, packed.images
     if ask.data or ask.split:
-        raise UserError("--neighbours: is of the run's own pictures; leave --data and --split out")
+        raise UserError("`neighbours`: is of the run's own pictures; leave `data` and `split` out")
     most = config.guard.held_out
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
-        raise UserError(f"--neighbours: {ask.run} held no pictures out (--held-out {most} of {len(images)}) to compare with")
+        raise UserError(f"`neighbours`: {ask.run} held no pictures out (`held_out` {most} of {len(images)}) to compare with")
     fresh = fresh[: min(online_score.PART // 2, len(training))]  # a part of the training pictures has as many at least
     samples = side.draw(ask.seed, min(ask.count, online_score.PART))
     spaces = {"pixels": lambda some: some.reshape(len(some), -1).astype(np.float32) / 255}
@@ -457,7 +457,7 @@ def _asked(ask, networks, packed, side):
     """How often faces have what they were asked to have, as a probe that knows real pictures sees it."""
     names = side.config.nets.conditions
     if not names:
-        raise UserError(f"--asked: {ask.run} was trained without --condition")
+        raise UserError(f"`asked`: {ask.run} was trained without `condition`")
     fit, test = _fit_and_test(ask, packed)
     values = read_labels(packed, side.config.nets.condition)[1]
     untrained = _untrained(side.config)

@@ -143,7 +143,7 @@ def main() -> int:
     suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, Walk) else (".png",)
     out = Path(ask.out or Path(ask.run) / "explore" / f"{name}{suffixes[0]}")
     if out.suffix not in suffixes:
-        raise UserError(f"--out {ask.out}: ends in {' or '.join(suffixes)}")
+        raise UserError(f"`out` {ask.out}: ends in {' or '.join(suffixes)}")
     gan = load(ask.run, ask.step)
     _make_room(out)
     numbers = EXPLORERS[type(ask)](ask, gan, out)
@@ -158,12 +158,12 @@ def main() -> int:
 
 def truncate(ask: Truncate, gan: TrainedGAN, out: Path) -> dict:
     """Rows of seeds, columns of truncations."""
-    seeds = _seeds(ask.seeds, "--seeds")
+    seeds = _seeds(ask.seeds, "seeds")
     asked = _labels(gan, ask, seeds)
     cuts = ask.truncations or ((3.0, 2.0, 1.0, 0.7, 0.4) if gan.config.nets.latent_law == "normal" else (1.0, 0.8, 0.6, 0.4, 0.2))
     for cut in cuts:
         if not cut > 0:
-            raise UserError(f"--truncations {cut}: give magnitudes above 0")
+            raise UserError(f"`truncations` {cut}: give magnitudes above 0")
     faces = [gan.images(gan.latents(seeds, cut), asked) for cut in cuts]
     many = np.arange(MEASURED)
     spread = [float(gan.images(gan.latents(many, cut), _labels(gan, ask, many)).std(0, dtype=np.float64).mean()) for cut in cuts]
@@ -175,7 +175,7 @@ def truncate(ask: Truncate, gan: TrainedGAN, out: Path) -> dict:
 def morph(ask: Morph, gan: TrainedGAN, out: Path) -> dict:
     """Rows from each seed to the next."""
     if not 2 <= ask.columns <= 1000:
-        raise UserError(f"--columns {ask.columns}: give 2 to 1,000")
+        raise UserError(f"`columns` {ask.columns}: give 2 to 1,000")
     seeds, shares = _two_or_more(ask), np.linspace(0, 1, ask.columns, dtype=np.float32)
     points, nets, rows = gan.latents(seeds), gan.config.nets, []
     asked = _labels(gan, ask, seeds)
@@ -192,9 +192,9 @@ def walk(ask: Walk, gan: TrainedGAN, out: Path) -> dict:
     """A film through all seeds and back to the first."""
     seeds = _two_or_more(ask)
     if not 0 < ask.frames_each * len(seeds) <= 20_000:
-        raise UserError(f"--frames-each {ask.frames_each}: {len(seeds)} seeds of 1 or more make at most 20,000 frames")
+        raise UserError(f"`frames_each` {ask.frames_each}: {len(seeds)} seeds of 1 or more make at most 20,000 frames")
     if not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
-        raise UserError(f"--frames-a-second {ask.frames_a_second:g}: give 0.01 to 100")
+        raise UserError(f"`frames_a_second` {ask.frames_a_second:g}: give 0.01 to 100")
     way = np.asarray(latents.interpolate_loop(gan.latents(seeds), ask.frames_each, gan.config.nets))
     asked = _labels(gan, ask, seeds)
     near = None if asked is None else asked[(np.arange(len(way)) + ask.frames_each // 2) // ask.frames_each % len(seeds)]
@@ -242,7 +242,7 @@ def arithmetic(ask: Arithmetic, gan: TrainedGAN, out: Path) -> dict:
 
 def attributes(ask: Attributes, gan: TrainedGAN, out: Path) -> dict:
     """Strips of faces moved along each attribute's direction, with what a probe sees change."""
-    seeds, nets = _seeds(ask.seeds, "--seeds"), gan.config.nets
+    seeds, nets = _seeds(ask.seeds, "seeds"), gan.config.nets
     packed = open_training_images(Path(ask.run), gan.config, ask.data)
     source = packed.index["source"]["name"]
     fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
@@ -252,12 +252,12 @@ def attributes(ask: Attributes, gan: TrainedGAN, out: Path) -> dict:
     for name in ask.attributes:
         if name not in names:
             raise UserError(
-                f"--attributes {make_printable(name, 100)}: the pictures have no such attribute; {suggest_nearest(name, names)}"
+                f"`attributes` {make_printable(name, 100)}: the pictures have no such attribute; {suggest_nearest(name, names)}"
             )
         if name in alike:
-            raise UserError(f"--attributes {name}: {among} it; leave it out, or give other --data")
+            raise UserError(f"`attributes` {name}: {among} it; leave it out, or give other `data`")
     if len(alike) == len(names):
-        raise UserError(f"--data: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
+        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
     values = values[:, [name not in alike for name in names]]
     names = [name for name in names if name not in alike]
     margins = fit_probe(gan.features(packed.images[fit]), values[fit])
@@ -269,7 +269,7 @@ def attributes(ask: Attributes, gan: TrainedGAN, out: Path) -> dict:
     if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
         raise UserError(
             f"{ask.run}: D sees no difference between the faces of step {gan.step:,}, so nothing is known to change "
-            "them; try another --step"
+            "them; try another `step`"
         )
     normal = np.asarray(latents.to_normal(points, nets))
     found = directions.fit_attribute_directions(normal, scores)
@@ -316,9 +316,9 @@ def attributes(ask: Attributes, gan: TrainedGAN, out: Path) -> dict:
 
 def find_directions(ask: Directions, gan: TrainedGAN, out: Path) -> dict:
     """Strips of faces moved along the strongest directions."""
-    seeds, nets = _seeds(ask.seeds, "--seeds"), gan.config.nets
+    seeds, nets = _seeds(ask.seeds, "seeds"), gan.config.nets
     if not 0 < ask.count <= nets.latent_dim:
-        raise UserError(f"--count {ask.count}: give 1 to {nets.latent_dim}")
+        raise UserError(f"`count` {ask.count}: give 1 to {nets.latent_dim}")
     if ask.method == "factorised":
         found, shares = directions.factorise_first_layer(*gan.generator, nets, ask.count)
     else:
@@ -364,7 +364,7 @@ def invert(ask: Invert, gan: TrainedGAN, out: Path) -> dict:
     """The photo, the nearest face, and what each start came to."""
     if not 0 < ask.starts <= 1024 or not 0 < ask.iterations <= 100_000:
         raise UserError(
-            f"--starts {ask.starts} --iterations {ask.iterations}: give 1 to 1,024 starts and 1 to 100,000 iterations"
+            f"`starts` {ask.starts} `iterations` {ask.iterations}: give 1 to 1,024 starts and 1 to 100,000 iterations"
         )
     nets, seeds = gan.config.nets, np.arange(ask.starts)
     photo = decode_image_file(ask.photo, nets.size, nets.channels, gan.config.data.crop)
@@ -434,9 +434,9 @@ def _seeds(text, flag):
 
 
 def _two_or_more(ask):
-    seeds = _seeds(ask.seeds, "--seeds")
+    seeds = _seeds(ask.seeds, "seeds")
     if len(seeds) < 2:
-        raise UserError(f"--seeds {ask.seeds}: give at least two")
+        raise UserError(f"`seeds` {ask.seeds}: give at least two")
     return seeds
 
 
@@ -448,7 +448,7 @@ def _terms(equation):
     """[(+1 or -1, seeds)] of 1,2,3 - 4-6 + 7: a minus with spaces around it subtracts."""
     signs = ["+", *re.findall(r"\s([+-])\s", equation)]
     return [
-        (1 if sign == "+" else -1, _seeds(term, "--equation"))
+        (1 if sign == "+" else -1, _seeds(term, "equation"))
         for sign, term in zip(signs, re.split(r"\s[+-]\s", equation), strict=True)
     ]
 
@@ -459,12 +459,12 @@ def _make_room(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         for file in (out, out.with_suffix(".json")):
             if file.is_dir():
-                raise UserError(f"--out {out}: {file} is a folder; give another name")
+                raise UserError(f"`out` {out}: {file} is a folder; give another name")
             partial = file.with_name(f"{file.name}.partial")  # what is written first (workdir.whole), and the longest name
             partial.touch()
             partial.unlink()
     except OSError as fault:
-        raise UserError(f"--out {out}: {fault.strerror}; give a place that can be written") from None
+        raise UserError(f"`out` {out}: {fault.strerror}; give a place that can be written") from None
 
 
 def _title(ask, gan):

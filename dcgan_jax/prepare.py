@@ -81,15 +81,15 @@ def main() -> int:
 def _check_flags(ask: Prepare) -> None:
     """Raises: UserError for flags that say too little, or too much."""
     if bool(ask.data) == bool(ask.download):
-        raise UserError("prepare needs one of --data PATH and --download article|celeba" + (", not both" if ask.data else ""))
+        raise UserError("prepare needs one of `data` PATH and `download` article|celeba" + (", not both" if ask.data else ""))
     if ask.data and (ask.url or ask.sha256 or ask.to):
-        raise UserError("--url, --sha256 and --to are of --download: leave them out, or --data")
+        raise UserError("`url`, `sha256` and `to` are of `download`: leave them out, or `data`")
     if not re.fullmatch("|none|[0-9a-f]{64}", ask.sha256.lower()):
-        raise UserError(f"--sha256 {make_printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
+        raise UserError(f"`sha256` {make_printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
     if ask.download == "celeba" and not ask.url and (ask.sha256 or ask.to):
         raise UserError(
-            "--download celeba without --url goes through TFDS, which checks what comes and has a folder of its own "
-            "(TFDS_DATA_DIR): leave out --sha256 and --to, or give --url"
+            "`download` celeba without `url` goes through TFDS, which checks what comes and has a folder of its own "
+            "(TFDS_DATA_DIR): leave out `sha256` and `to`, or give `url`"
         )
 
 

@@ -48,7 +48,7 @@ def main() -> int:
         with files.atomic_write(out, f".{os.getpid()}") as partial:  # a run in training writes its own
             partial.write_text(page)
     except OSError as fault:
-        raise UserError(f"--out {out}: {fault.strerror}; give a file that can be written") from None
+        raise UserError(f"`out` {out}: {fault.strerror}; give a file that can be written") from None
     print(f"{out}: {len(places)} run{'s' * (len(places) > 1)}, {len(page) / 1e6:.1f} MB")
     return 0
 

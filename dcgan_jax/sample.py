@@ -39,7 +39,7 @@ def main() -> int:
     seeds = list_seeds(ask)
     out = Path(ask.out)
     if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
-        raise UserError(f"--out {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
+        raise UserError(f"`out` {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
     run = Path(ask.run)
     wanted = cli.parse_condition(ask.condition)
     gan = load(run, ask.step)
@@ -47,7 +47,7 @@ def main() -> int:
     try:
         write_images(out, images, seeds)
     except OSError as fault:
-        raise UserError(f"--out {ask.out}: {fault.strerror}; give a place that can be written") from None
+        raise UserError(f"`out` {ask.out}: {fault.strerror}; give a place that can be written") from None
     print(f"{len(seeds)} faces of step {gan.step:,}: {out}")
     return 0
 
@@ -69,11 +69,11 @@ def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
 def list_seeds(ask: Sample) -> np.ndarray:
     """(N,) uint32 from --seeds, or from --count and --seed. Raises UserError."""
     if not 0 < ask.count <= cli.MAX_SEEDS:
-        raise UserError(f"--count {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
+        raise UserError(f"`count` {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
     if ask.seeds:
-        return cli.parse_seeds(ask.seeds, "--seeds")
+        return cli.parse_seeds(ask.seeds, "seeds")
     if not 0 <= ask.seed <= SEEDS - ask.count:
-        raise UserError(f"--seed {ask.seed}: seeds, --count of them from here, are whole numbers from 0 to {SEEDS - 1}")
+        raise UserError(f"`seed` {ask.seed}: seeds, `count` of them from here, are whole numbers from 0 to {SEEDS - 1}")
     return np.arange(ask.seed, ask.seed + ask.count, dtype=np.uint32)
 
 

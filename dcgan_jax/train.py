@@ -89,14 +89,14 @@ def _run(config):
         device_count = sharding.state.mesh.size
         fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
         raise UserError(
-            f"--data {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
-            f"step; give more, or --batch-size {fits} at most"
+            f"`data` {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
+            f"step; give more, or `batch_size` {fits} at most"
         )
     total = configuration.count_total_steps(config, order.trained_on)
     if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the optimizer knows no pictures to count them by
         config = configuration.replace(config, epochs=None, steps=total)
     if total > MAX_STEPS:
-        raise UserError(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller --steps, --epochs or --kimg")
+        raise UserError(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller `steps`, `epochs` or `kimg`")
     # Before there is a run: a --start that cannot be read leaves none. One that has begun needs it no more.
     begun = checkpoints.list_steps(workdir.get_run_path(config))
     networks = distributed.run_in_all(lambda: {} if begun else initial_weights.load_initial_weights(config))
@@ -114,7 +114,7 @@ def _run(config):
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
             raise
         raise UserError(
-            f"{run}: out of memory; {checkpoints.describe_kept(run)}. Give a smaller --batch-size, --width or --size"
+            f"{run}: out of memory; {checkpoints.describe_kept(run)}. Give a smaller `batch_size`, `width` or `size`"
         ) from None
     except OSError as fault:
         raise UserError(
@@ -328,8 +328,8 @@ def _train(config, run, packed, order, total, k, sharding, networks):
                     if config.guard.on_nan == "stop" or rollbacks() >= config.guard.max_rollbacks:
                         gone = f" after {rollbacks()} rollbacks" if rollbacks() else ""
                         raise UserError(
-                            f"{run}: {fault}{gone}; {checkpoints.describe_kept(run)}. Try a lower --lr, "
-                            "--on-nan rollback, or another --seed under another --name"
+                            f"{run}: {fault}{gone}; {checkpoints.describe_kept(run)}. Try a lower `lr`, "
+                            "`on_nan` rollback, or another `seed` under another `name`"
                         ) from None
                     start, state = checkpoints.restore_newest(run, placed, logs.say)
                     logs.close()
@@ -351,7 +351,7 @@ def _train(config, run, packed, order, total, k, sharding, networks):
 def _scorer(config, run, packed, draw):
     count = config.output.score_count
     if len(packed.images) < count:
-        raise UserError(f"--score-count {count}: there are {len(packed.images)} pictures; ask for as many at most")
+        raise UserError(f"`score_count` {count}: there are {len(packed.images)} pictures; ask for as many at most")
     chosen = np.sort(batches.permute_epoch(0, count, len(packed.images))[:count])  # as evaluate chooses
     reals = online_score.RealImages(packed.images, chosen, packed.index, get_cache_dir() / "references")
     return online_score.OnlineScorer(config, run, reals, draw)

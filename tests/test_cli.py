@@ -157,7 +157,7 @@ def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
 
 
 def test_a_required_flag_is_asked_for():
-    with pytest.raises(UserError, match="--run"):
+    with pytest.raises(UserError, match="`run`"):
         parse_flags(Sample, [])
 
 

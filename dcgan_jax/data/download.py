@@ -42,7 +42,7 @@ class Published(NamedTuple):
     page: str  # where a person gets it
     sha256: str = ""  # "" and 0 where nobody tells
     size_bytes: int = 0
-    flag: str = "--data"  # that takes the file
+    argument: str = "data"  # that takes the file
     is_zip: bool = True
     kept_at: str = ""  # the domain that the url may redirect to, beside its own host
 
@@ -65,7 +65,7 @@ INCEPTION = Published(
     WEIGHTS,
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     95_628_359,
-    "--inception",
+    "inception",
     is_zip=False,
     kept_at="githubusercontent.com",
 )
@@ -78,7 +78,7 @@ ONNX_IN_BROWSERS = Published(
     RUNTIME,
     "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
     33_106_585,
-    "--runtime",
+    "runtime",
     is_zip=False,
 )
 
@@ -116,7 +116,7 @@ class _Job(NamedTuple):
         """For what no other try mends. Of the url only the host is told: the rest may hold a token."""
         return UserError(
             f"{_parse_url(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page}"
-            f" and pass it as {self.file.flag}"
+            f" and pass it as `{self.file.argument}`"
         )
 
 
@@ -133,7 +133,9 @@ def download_file(file: Published, folder: Path, limits: Limits = Limits()) -> P
         with _lock_folder(target, limits.lock_s):
             if target.exists():
                 if fault := _describe_fault(target, file):
-                    raise UserError(f"{target}: is there and {fault}; move it away, or pass it as {file.flag} if you trust it")
+                    raise UserError(
+                        f"{target}: is there and {fault}; move it away, or pass it as `{file.argument}` if you trust it"
+                    )
                 _print_progress(f"{target} is there already: not downloaded again")
             else:
                 _fetch(job)
@@ -147,7 +149,7 @@ def download_file(file: Published, folder: Path, limits: Limits = Limits()) -> P
     except (OSError, NotImplementedError) as error:  # the second: a disk without locks
         raise UserError(
             f"{folder} cannot take {file.name}: {getattr(error, 'strerror', None) or error};"
-            " free some space and give the same command, which goes on, or another folder with --to"
+            " free some space and give the same command, which goes on, or another folder with `to`"
         ) from error
     return target
 
@@ -164,8 +166,8 @@ def prepare_with_tfds() -> str:
         tfds.builder("celeb_a").download_and_prepare()
     except Exception as error:  # noqa: BLE001 - quotas, checksums, missing packages, disks: TFDS has an error for each
         raise UserError(
-            f"--download celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); download"
-            f" {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as --data, or a mirror as --url"
+            f"`download` celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); download"
+            f" {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or a mirror as `url`"
         ) from error
     return "tfds:celeb_a"
 
@@ -179,11 +181,11 @@ def _parse_url(url: str, base: str = "") -> urllib3.util.Url:
         parts = urllib3.util.parse_url(urljoin(base, url))
         (parts.host or "").encode("idna")  # as connecting will, where it would look like a network fault
     except ValueError:
-        raise UserError("--url: that, or where it leads, is no address; give one such as https://host/pictures.zip") from None
+        raise UserError("`url`: that, or where it leads, is no address; give one such as https://host/pictures.zip") from None
     if parts.scheme not in ("http", "https") or not parts.host:
-        raise UserError(f"--url: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
+        raise UserError(f"`url`: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
     if parts.auth:
-        raise UserError("--url: holds a user name or password; download the file yourself and pass it as --data")
+        raise UserError("`url`: holds a user name or password; download the file yourself and pass it as `data`")
     return parts
 
 
@@ -195,7 +197,7 @@ def _lock_folder(target: Path, longest_s: float):
         except Timeout:
             if not wait_s:
                 _print_progress(f"waiting for another process that downloads {target}")
-    raise UserError(f"{target}: another process has held it for {longest_s:.0f} s; stop it, or give another folder with --to")
+    raise UserError(f"{target}: another process has held it for {longest_s:.0f} s; stop it, or give another folder with `to`")
 
 
 def _describe_fault(path: Path, file: Published) -> str:
@@ -335,7 +337,7 @@ def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.Base
         before, after = _parse_url(url), _parse_url(where, url)
         ours = after.host == before.host or (job.file.kept_at and after.host.endswith(f".{job.file.kept_at}"))
         if not ours:
-            raise job.refusal(f"redirects to another host, {after.host}; if you trust that one, give the address there as --url")
+            raise job.refusal(f"redirects to another host, {after.host}; if you trust that one, give the address there as `url`")
         if (before.scheme, after.scheme) == ("https", "http"):
             raise job.refusal("redirects from https to http, where anyone between can change the file")
         url = after.url
@@ -370,7 +372,7 @@ def _check_fits(job: _Job, length: int | None, have: int) -> None:
     if length and length != (job.file.size_bytes or length):
         raise job.refusal(
             f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; to trust it, give its own"
-            " --sha256, or none"
+            " `sha256`, or none"
         )
     if length and length > job.limits.file_bytes:
         raise job.refusal(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")

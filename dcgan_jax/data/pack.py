@@ -200,7 +200,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     """The picture of that file as one of a pack would be, (S, S, C) uint8. Raises: UserError."""
     path = Path(photo).expanduser()
     if not photo or not os.path.isfile(path):
-        raise UserError(f"--photo {photo or repr('')}: is no file; give a picture")
+        raise UserError(f"`photo` {photo or repr('')}: is no file; give a picture")
     one = Source(
         "file",
         path.name,
@@ -213,7 +213,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     )
     chunk = _pack_chunk(one, range(1), size, channels, crop)
     if chunk.bad:
-        raise UserError(f"--photo {photo}: {chunk.bad[0][1]}; give a picture")
+        raise UserError(f"`photo` {photo}: {chunk.bad[0][1]}; give a picture")
     return chunk.pixels[0]
 
 
@@ -305,14 +305,14 @@ def read_labels(packed: Packed, condition: str) -> tuple[tuple[str, ...], np.nda
     there, name = packed.index["attributes"], packed.index["source"]["name"]
     if not there:
         raise UserError(
-            f"--condition {condition}: {name} come without attributes; give --data that has some: CelebA with "
+            f"`condition` {condition}: {name} come without attributes; give `data` that has some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
     names = tuple(there) if condition == "all" else tuple(condition.split(","))
     for asked in names:
         if asked not in there:
             raise UserError(
-                f"--condition {make_printable(asked, 100)}: {name} have no such attribute; {suggest_nearest(asked, there)}"
+                f"`condition` {make_printable(asked, 100)}: {name} have no such attribute; {suggest_nearest(asked, there)}"
             )
     values = np.load(packed.path / "attributes.npy", allow_pickle=False)
     return names, values[:, [there.index(asked) for asked in names]]
@@ -355,7 +355,7 @@ def _list_bad(bad: list[tuple[str, str]]) -> str:
 
 def _stop_if_strict(bad: list[tuple[str, str]]) -> None:
     if bad:
-        raise UserError(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop --strict to skip it")
+        raise UserError(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop `strict` to skip it")
 
 
 def _write(temp: Path, source: Source, facts: dict, strict: bool, progress: bool) -> None:

@@ -77,7 +77,7 @@ def open_source(data: str, split: str = "all") -> Source:
     Raises: UserError, one line, for whatever is missing, broken, empty or unknown.
     """
     if split not in SPLITS:
-        raise UserError(f"--split {split}: splits are {', '.join(SPLITS)}")
+        raise UserError(f"`split` {split}: splits are {', '.join(SPLITS)}")
     scheme, _, rest = data.partition(":")
     if scheme == "drawn":
         return _open_drawn(data, rest, split)
@@ -86,22 +86,22 @@ def open_source(data: str, split: str = "all") -> Source:
     path = Path(data).expanduser()
     if not data or not os.path.exists(path):  # os.path: also false, not an error, for names no file can have
         given = data or "''"
-        raise UserError(f"--data {given} does not exist: give a folder or .zip of pictures, a .npy, tfds:NAME or drawn")
+        raise UserError(f"`data` {given} does not exist: give a folder or .zip of pictures, a .npy, tfds:NAME or drawn")
     try:
         inside = [path / below / ALIGNED for below in ("", "celeba")]  # torchvision keeps CelebA in celeba/
         path = next((p for p in (*inside, *(p.with_suffix(".zip") for p in inside)) if p.exists()), path)
         if path.is_dir():
             return _open_files(path, None, _folder_entries(path), split)
         if not path.is_file():  # a pipe would be waited for, a device may have no end
-            raise UserError(f"--data {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
+            raise UserError(f"`data` {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
         if path.suffix.lower() == ".npy":
             return _open_npy(path, split)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             archive = _open_zip(path)
             return _open_files(path, archive, _zip_entries(archive), split)
     except OSError as error:
-        raise UserError(f"--data {path} cannot be read: {error.strerror or error}") from error
-    raise UserError(f"--data {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
+        raise UserError(f"`data` {path} cannot be read: {error.strerror or error}") from error
+    raise UserError(f"`data` {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
 
 
 def hash_facts(*facts) -> str:
@@ -115,7 +115,7 @@ def _make_one_line(name: str) -> str:
 
 def _refuse_split(data: str | Path, split: str) -> None:
     if split != "all":
-        raise UserError(f"--split {split}: {data} has no splits; pass --split all")
+        raise UserError(f"`split` {split}: {data} has no splits; pass `split` all")
 
 
 # ---- Folders and zips ----
@@ -159,14 +159,14 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         head = file.read(1024).lower()
     if b"<html" in head or b"<!doctype html" in head:
         raise UserError(
-            f"--data {path} is a web page, not a zip: the download got an error page (Google Drive's quota does"
+            f"`data` {path} is a web page, not a zip: the download got an error page (Google Drive's quota does"
             f" that for CelebA); delete it, then download {ALIGNED}.zip in a browser from {CELEBA_PAGE}"
         )
     try:
         return zipfile.ZipFile(path)  # stays open as long as the source
     except BAD_ZIP as error:
         size_bytes = path.stat().st_size
-        raise UserError(f"--data {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
+        raise UserError(f"`data` {path} ({size_bytes} bytes) is not a whole zip: {error}; download it again") from error
 
 
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
@@ -213,7 +213,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
         seen = [f"{count} {_make_one_line(suffix)}" for suffix, count in ignored.most_common(3)]
         seen += [f"refused {name}: {problem}" for name, problem in sorted(refused)[:1]]
         seen = ", ".join(seen) or "it is empty"
-        raise UserError(f"--data {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
+        raise UserError(f"`data` {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
     found.sort(key=lambda entry: entry.name)  # the same pictures have the same order in a folder and in a zip
     refused.sort()
 
@@ -223,12 +223,12 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[_
     if split != "all":
         if partition is None or not is_celeba:
             where = f"{path} has no list_eval_partition.txt in it or beside it"
-            raise UserError(f"--split {split}: {where}; put it there or pass --split all")
+            raise UserError(f"`split` {split}: {where}; put it there or pass `split` all")
         listed = {_stem(entry.name) for entry in found}
         codes = {_stem(row[0]): row[1] for row in partition.rows() if len(row) == 2 and _stem(row[0]) in listed}
         found = [entry for entry in found if codes.get(_stem(entry.name)) == str(SPLITS.index(split))]
         if not found:
-            raise UserError(f"--split {split}: {partition.name} puts no picture of {path} there; pass another split")
+            raise UserError(f"`split` {split}: {partition.name} puts no picture of {path} there; pass another split")
 
     names, places, lock = [entry.name for entry in found], [entry.place for entry in found], threading.Lock()
     sizes = [entry.size_bytes for entry in found]
@@ -355,16 +355,16 @@ def _open_npy(path: Path, split: str) -> Source:
         images = map_npy(path)
     except ValueError as error:
         why = str(error)
-        raise UserError(f"--data {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
+        raise UserError(f"`data` {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
         remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise UserError(f"--data {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
+        raise UserError(f"`data` {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
     axes = images.shape
     # (H, W, 3) is one picture whose first axis was forgotten, not H pictures three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
-        raise UserError(f"--data {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
+        raise UserError(f"`data` {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
     if axes[1] * axes[2] > MAX_PICTURE_PIXELS:
-        raise UserError(f"--data {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
+        raise UserError(f"`data` {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
     images = images[..., 0] if axes[3:] == (1,) else images
     stat = path.stat()
     return Source(
@@ -382,7 +382,7 @@ def _open_drawn(data: str, count: str, split: str) -> Source:
     _refuse_split(data, split)
     if data != "drawn" and not (re.fullmatch("[0-9]{1,9}", count) and 0 < int(count) <= MAX_DRAWN):
         raise UserError(
-            f"--data {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as drawn:{DRAWN_COUNT}"
+            f"`data` {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as drawn:{DRAWN_COUNT}"
         )
     number = int(count or DRAWN_COUNT)
     # A few faces stand for the program that draws them: a change of their looks changes the fingerprint by itself.
@@ -418,36 +418,36 @@ class _InOrder:
 def _open_tfds(data: str, name: str, split: str) -> Source:
     """A TFDS set that is already on this machine. Nothing is downloaded: TFDS's own errors there help nobody."""
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):  # no namespaces: TFDS would ask the network about them
-        raise UserError(f"--data {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
+        raise UserError(f"`data` {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
     try:
         import absl.logging
         import tensorflow as tf
         import tensorflow_datasets as tfds  # takes seconds and brings TensorFlow: only for who asks for it
     except ImportError as error:
-        raise UserError(f"--data {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
+        raise UserError(f"`data` {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
     tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would drown our line
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
-        raise UserError(f"--data {data}: TFDS has no such set; nearest: {', '.join(near) or 'none'}") from error
+        raise UserError(f"`data` {data}: TFDS has no such set; nearest: {', '.join(near) or 'none'}") from error
     except (ValueError, AssertionError, ImportError) as error:  # an unknown config or version, a missing dependency
-        raise UserError(f"--data {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
+        raise UserError(f"`data` {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not builder.is_prepared():
         raise UserError(
-            f"--data {data} is not prepared under {builder.data_dir}: give a folder or zip of its pictures, or run once"
+            f"`data` {data} is not prepared under {builder.data_dir}: give a folder or zip of its pictures, or run once"
             f" python -c \"import tensorflow_datasets as t; t.builder('{name}').download_and_prepare()\""
         )
     features, splits = builder.info.features, builder.info.splits
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     if not keys:
-        raise UserError(f"--data {data}: this set has no pictures, only {', '.join(features)}; give another")
+        raise UserError(f"`data` {data}: this set has no pictures, only {', '.join(features)}; give another")
     key = "image" if "image" in keys else keys[0]
     wanted = {"all": tuple(splits), "valid": ("validation", "valid")}.get(split, (split,))
     sizes = {name: splits[name].num_examples for name in wanted if name in splits and splits[name].num_examples}
     if not sizes:
-        raise UserError(f"--split {split}: {data} only has the splits {', '.join(splits)}; pass another, or all")
+        raise UserError(f"`split` {split}: {data} only has the splits {', '.join(splits)}; pass another, or all")
 
     def stream() -> Iterator[bytes]:
         encoded = tfds.decode.PartialDecoding({key: True}, decoders={key: tfds.decode.SkipDecoding()})

@@ -79,9 +79,9 @@ def main() -> int:
     ask = cli.parse_flags(Export, sys.argv[1:], prog="python -m dcgan_jax.export")
     out = Path(ask.out)
     if os.path.lexists(out):
-        raise UserError(f"--out {ask.out}: is there already; name another folder, or remove it")
+        raise UserError(f"`out` {ask.out}: is there already; name another folder, or remove it")
     if ask.weights not in STORES[ask.format]:
-        raise UserError(f"--weights {ask.weights}: {ask.format} takes {' or '.join(STORES[ask.format])}")
+        raise UserError(f"`weights` {ask.weights}: {ask.format} takes {' or '.join(STORES[ask.format])}")
     gan = load(ask.run, ask.step)
     # Half an export is never under its name.
     partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
@@ -103,7 +103,7 @@ def main() -> int:
         (partial / "README.md").write_text(write_card(ask, gan, usage, found))
         os.rename(partial, out)
     except OSError as fault:
-        raise UserError(f"--out {ask.out}: {fault.strerror or fault}; give a place that can be written") from None
+        raise UserError(f"`out` {ask.out}: {fault.strerror or fault}; give a place that can be written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{out / found['file']}: {found['bytes'] / 1e6:.2f} MB, {describe_measurement(gan, found)}")
@@ -123,7 +123,7 @@ Written = tuple[Path, Callable[..., np.ndarray] | None, str]  # draw: (latents, 
 def write_onnx(ask: Export, gan: TrainedGAN, folder: Path) -> Written:
     """generator.onnx, drawn by onnxruntime where it is installed."""
     if importlib.util.find_spec("onnx") is None:
-        raise UserError(f"--format {ask.format}: needs the package onnx: pip install onnx")
+        raise UserError(f"`format` {ask.format}: needs the package onnx: pip install onnx")
     from dcgan_jax.export.onnx import OPSET, build_onnx_model  # an install of before may lack the package
 
     config, file = gan.config, folder / "generator.onnx"
@@ -202,7 +202,7 @@ images = generator.load(".").sample([0, 1, 2])  # (N, {_describe_shape(gan)}) ui
 
 def write_torch(ask: Export, gan: TrainedGAN, folder: Path) -> Written:
     """netG.safetensors and netD.safetensors; drawn from what is read back."""
-    torch_names.check_torch_layout(gan.config.nets, f"--format torch: {ask.run}")
+    torch_names.check_torch_layout(gan.config.nets, f"`format` torch: {ask.run}")
     ours = {"G": name_weights(gan.generator), "D": name_weights(gan.discriminator)}
     for net, weights in ours.items():
         (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))
@@ -287,8 +287,8 @@ def _read_runtime(place):
         package = folder / published.name
         if not package.exists():
             raise UserError(
-                f"--format web: {published.name}, which draws in browsers, is not in {folder} yet: give --runtime "
-                f"download to get it ({published.size_bytes / 1e6:.0f} MB, once), or --runtime FILE with the file from"
+                f"`format` web: {published.name}, which draws in browsers, is not in {folder} yet: give `runtime` "
+                f"download to get it ({published.size_bytes / 1e6:.0f} MB, once), or `runtime` FILE with the file from"
                 f" {published.page}"
             )
     else:
@@ -298,8 +298,8 @@ def _read_runtime(place):
             return {name: archive.extractfile(f"package/dist/{member}").read() for name, member in RUNTIME.items()}
     except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as fault:
         raise UserError(
-            f"--runtime {place}: {package} is not the npm package {PACKAGE} ({make_printable(str(fault), 200)}); give "
-            f"--runtime download, or the file from {published.page}"
+            f"`runtime` {place}: {package} is not the npm package {PACKAGE} ({make_printable(str(fault), 200)}); give "
+            f"`runtime` download, or the file from {published.page}"
         ) from None
 
 

@@ -39,7 +39,7 @@ class Generator:
             raise ValueError(f"latents {latents.shape}: give (N, {self.config['latent_dim']})")
         asked = self.config.get("condition") or None  # older exports do not tell
         if asked is None and labels is not None:
-            raise ValueError("labels: none can be given, the run was trained without --condition")
+            raise ValueError("labels: none can be given, the run was trained without condition")
         if asked is not None:
             shape = (len(latents), len(asked.split(",")))
             if np.shape(labels) != shape:

@@ -43,10 +43,9 @@ def check_torch_layout(nets: Nets, about: str) -> None:
     """Raises: UserError where PyTorch's example has no such network, naming the field."""
     for field, value in AS_THERE.items():
         if getattr(nets, field) != value:
-            flag = field.replace("_", "-")
             raise UserError(
-                f"{about}: PyTorch's example has no network with --{flag} {getattr(nets, field)!r} (there: {value!r});"
-                " the presets torch32, torch64 and torch128 are its; --format onnx or safetensors takes any"
+                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (there: {value!r});"
+                " the presets torch32, torch64 and torch128 are its; `format` onnx or safetensors takes any"
             )
 
 
@@ -75,7 +74,7 @@ def from_torch(net: str, tensors: dict[str, np.ndarray], like: dict[str, np.ndar
             if theirs not in tensors or tensors[theirs].shape != shape:
                 there = tensors[theirs].shape if theirs in tensors else "absent"
                 raise UserError(
-                    f"{about}: {theirs} is {there}, the recipe's is {shape}; give the --size, --width and --latent-dim"
+                    f"{about}: {theirs} is {there}, the recipe's is {shape}; give the `size`, `width` and `latent_dim`"
                     " it was trained with"
                 )
             tensor = tensors[theirs].astype(np.float32)

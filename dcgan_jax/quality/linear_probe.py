@@ -28,11 +28,11 @@ def split_fit_and_test(mixed: np.ndarray, attributes: Sequence[str], name: str) 
     """
     if not attributes:
         raise UserError(
-            f"--data: {name} come without attributes, which a probe learns; give pictures that have some: CelebA with "
+            f"`data`: {name} come without attributes, which a probe learns; give pictures that have some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
     if len(mixed) < FEWEST:
-        raise UserError(f"--data: {name}: too few to fit a probe to and to test it; give {FEWEST} or more")
+        raise UserError(f"`data`: {name}: too few to fit a probe to and to test it; give {FEWEST} or more")
     fitted_to = min(FITTED, len(mixed) * 2 // 3)
     return mixed[:fitted_to], mixed[fitted_to : FITTED + TESTED]
 

@@ -97,7 +97,7 @@ def choose_steps_per_dispatch(config: Config) -> int:
     if config.guard.debug:
         return 1  # each step's numbers are looked at before the next
     if asked and between_saves % asked:
-        raise UserError(f"--steps-per-dispatch {asked}: must divide --save-every-steps {between_saves}")
+        raise UserError(f"`steps_per_dispatch` {asked}: must divide `save_every_steps` {between_saves}")
     if asked:
         return asked
     return 1 if jax.default_backend() == "cpu" else next(k for k in range(10, 0, -1) if between_saves % k == 0)

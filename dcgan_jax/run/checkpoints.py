@@ -184,7 +184,7 @@ def restore_generator(
     if not steps:
         raise UserError(f"{run}: no checkpoint yet; train it first, or wait for its first save")
     if step is not None and step not in steps:
-        raise UserError(f"--step {step}: {run} has {', '.join(map(str, steps))}")
+        raise UserError(f"`step` {step}: {run} has {', '.join(map(str, steps))}")
     like = add_sharding(shapes)
     item = {"generator": _split_items(like)["generator"]}
     # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
@@ -197,7 +197,7 @@ def restore_generator(
             if step is None and at != steps[0]:
                 say(f"warning: the checkpoint of step {at} is broken ({fault}): an older one is used")
                 continue
-            raise UserError(f"{path}: {fault}; give another --step, or restore it from a copy of the run") from None
+            raise UserError(f"{path}: {fault}; give another `step`, or restore it from a copy of the run") from None
     raise AssertionError("the loop returns or raises")
 
 
@@ -207,7 +207,7 @@ def restore_step(run: Path, like, step: int):
     try:
         return restore(path, like)
     except CorruptCheckpointError as fault:
-        raise UserError(f"{path}: {fault}; give another --step, or restore it from a copy of the run") from None
+        raise UserError(f"{path}: {fault}; give another `step`, or restore it from a copy of the run") from None
 
 
 def list_steps(run: Path) -> list[int]:

@@ -23,11 +23,11 @@ def join_processes(run: Run) -> None:
             jax.distributed.initialize(run.coordinator, run.processes, run.process_id)
     except (RuntimeError, ValueError) as fault:
         remedy = (
-            "give --coordinator address:port"
+            "give `coordinator` address:port"
             if run.coordinator == "auto"
-            else "check that all processes were started, with the same --coordinator and a --process-id each"
+            else "check that all processes were started, with the same `coordinator` and a `process_id` each"
         )
-        raise UserError(f"--coordinator {run.coordinator}: {' '.join(str(fault).split())[:300]}; {remedy}") from None
+        raise UserError(f"`coordinator` {run.coordinator}: {' '.join(str(fault).split())[:300]}; {remedy}") from None
     any_process(False)  # connects the processes now: later they would not wait minutes for one that packs
 
 
@@ -73,7 +73,7 @@ def check_agreement(*facts) -> None:
         sums = multihost_utils.process_allgather(np.array(zlib.crc32(repr(facts).encode()), np.uint32))
         if (sums != sums[0]).any():
             raise UserError(
-                "the processes of this run differ in flags, in pictures or in what they see in --workdir; "
+                "the processes of this run differ in flags, in pictures or in what they see in `workdir`; "
                 "start all with the same, on a folder that all share"
             )
 
@@ -100,7 +100,7 @@ def make_shardings(config: Config) -> Shardings:
     if batch_size % count:
         lower, upper = batch_size // count * count, -(-batch_size // count) * count
         near = " or ".join(str(size) for size in (lower, upper) if size)
-        raise UserError(f"--batch-size {batch_size}: cannot be divided by {count} devices; nearest: {near}")
+        raise UserError(f"`batch_size` {batch_size}: cannot be divided by {count} devices; nearest: {near}")
     # In the order of processes, not of a TPU's ring: a process feeds neighbouring rows.
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = jax.sharding.Mesh(np.array(ordered), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -43,41 +43,43 @@ class FeatureNetwork(NamedTuple):
         return np.concatenate(parts)
 
 
-def open_feature_network(place: str, flag: str) -> FeatureNetwork:
-    """FILE.py:FUNCTION, or the FID Inception's weight file. Raises UserError, which names the flag."""
-    return _open_own(place, flag) if ".py:" in place else _open_inception(Path(place), flag)
+def open_feature_network(place: str, argument: str) -> FeatureNetwork:
+    """FILE.py:FUNCTION, or the FID Inception's weight file. Raises UserError, which names the argument."""
+    return _open_own(place, argument) if ".py:" in place else _open_inception(Path(place), argument)
 
 
-def _open_inception(file: Path, flag: str) -> FeatureNetwork:
+def _open_inception(file: Path, argument: str) -> FeatureNetwork:
     weights, sha256 = weight_files.read_arrays(file), _hash_file(file)
     try:
         layers = inception.fold_batch_norm(weights)
     except ValueError as fault:
-        raise UserError(f"--{flag} {file}: {fault}") from None
+        raise UserError(f"`{argument}` {file}: {fault}") from None
     promised = file.stem.rpartition("-")[2]
     if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
-        raise UserError(f"--{flag} {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as its name says: get it anew")
+        raise UserError(
+            f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as its name says: get it anew"
+        )
     network = jax.jit(inception.extract_features)
     return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
 
 
-def _open_own(place: str, flag: str) -> FeatureNetwork:
+def _open_own(place: str, argument: str) -> FeatureNetwork:
     file, _, name = place.rpartition(":")
     if not (file.endswith(".py") and name.isidentifier()):
-        raise UserError(f"--{flag} {place}: write FILE.py:FUNCTION, a function of uint8 (B, S, S, 3) that gives (B, D)")
+        raise UserError(f"`{argument}` {place}: write FILE.py:FUNCTION, a function of uint8 (B, S, S, 3) that gives (B, D)")
     try:
         sha256 = _hash_file(Path(file))
     except OSError as fault:
-        raise UserError(f"--{flag} {place}: {file}: {fault.strerror}") from None
+        raise UserError(f"`{argument}` {place}: {file}: {fault.strerror}") from None
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as fault:
-        raise UserError(f"--{flag} {place}: {fault}") from None
+        raise UserError(f"`{argument}` {place}: {fault}") from None
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"--{flag} {place}: {file} has no function {name}")
+        raise UserError(f"`{argument}` {place}: {file} has no function {name}")
     return FeatureNetwork(place, sha256, "its own", function)
 
 

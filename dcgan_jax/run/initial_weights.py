@@ -46,9 +46,9 @@ def _load_run(run, config):
         told = ", ".join(
             f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked" for name in differing[:4]
         )
-        raise UserError(f"--start {run}: has other networks: {told}; ask for the same, as by --preset {there.run.preset}")
+        raise UserError(f"`start` {run}: has other networks: {told}; ask for the same, as by `preset` {there.run.preset}")
     if not checkpoints.list_steps(run):
-        raise UserError(f"--start {run}: no checkpoint yet; train it first, or wait for its first save")
+        raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
     state = _restore_newest(run, there)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
@@ -63,18 +63,18 @@ def _restore_newest(run, config):
 
 def _load_files(places, config):
     if len(places) > 2:
-        raise UserError(f"--start {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
-    torch_names.check_torch_layout(config.nets, f"--start {config.run.start}")
+        raise UserError(f"`start` {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
+    torch_names.check_torch_layout(config.nets, f"`start` {config.run.start}")
     shapes = jax.eval_shape(lambda: init_state(config).replace(key=None))
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     found = {}
     for net, place in zip("GD", places, strict=False):
         letter = net.lower()
         trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
-        read = torch_names.from_torch(net, weight_files.read_arrays(place), name_leaves(*trees.values()), f"--start {place}")
+        read = torch_names.from_torch(net, weight_files.read_arrays(place), name_leaves(*trees.values()), f"`start` {place}")
         for name, array in read.items():
             if not np.isfinite(array).all():
-                raise UserError(f"--start {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
+                raise UserError(f"`start` {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
         for part, tree in trees.items():
             found[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
     # The file's G is what its owner draws from: the average begins there too.

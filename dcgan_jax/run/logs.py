@@ -222,7 +222,7 @@ class _Wandb:
             import wandb  # optional: it is large, and sends what it is given to its maker
         except ImportError:
             raise UserError(
-                f"--wandb {project}: the package is not installed: pip install wandb, or leave the flag out"
+                f"`wandb` {project}: the package is not installed: pip install wandb, or leave the flag out"
             ) from None
 
         file = run / "wandb.json"
@@ -234,7 +234,7 @@ class _Wandb:
             self.run = wandb.init(project=project, id=known["id"], name=run.name, dir=run.parent, config=settings, resume="allow")
         except Exception as fault:  # its own kinds: no account, no network, no such project
             words = make_printable(str(fault), 300)
-            raise UserError(f"--wandb {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
+            raise UserError(f"`wandb` {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
         self.run.define_metric("*", step_metric="step")  # steps that a killed process had sent already come once more
 
     def write(self, line):

@@ -129,7 +129,7 @@ class OnlineScorer:
         """draw: (params, stats, seeds) -> uint8 faces. Raises UserError where no network can be opened, or gives features."""
         self.config, self.run, self.reals, self.draw = config, run, reals, draw
         self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
-        self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score-by")
+        self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score_by")
         if self.network:  # a fault now, and not at the first score, which would lose the steps before it
             self.network.features(reals.images[reals.chosen[:2]])
         self.seeds = np.arange(len(reals.chosen))
@@ -225,5 +225,5 @@ def resolve_step(run: Path, step: int | str | None) -> int | None:
         return step
     found = find_best_step(run)
     if found is None:
-        raise UserError(f"--step best: there is no score in {run} of a step that it has; train it with --score-every-kimg")
+        raise UserError(f"`step` best: there is no score in {run} of a step that it has; train it with `score_every_kimg`")
     return found

@@ -50,7 +50,7 @@ def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock 
                 lock.release()
             raise
     except OSError as fault:
-        raise UserError(f"{path}: {fault.strerror}; give a --workdir and --name that can be written") from None
+        raise UserError(f"{path}: {fault.strerror}; give a `workdir` and `name` that can be written") from None
     return path, lock
 
 
@@ -65,7 +65,7 @@ def _check_run(path, config, data_facts) -> bool:
         _check_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
-        raise UserError(f"{path}: exists and is no run; give another --name")
+        raise UserError(f"{path}: exists and is no run; give another `name`")
     _check_links(path)
     return False
 
@@ -85,7 +85,7 @@ def _lock_run(path):
     except filelock.Timeout:
         owner = read_environment(path).get("process", "unknown")
         raise UserError(
-            f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another --name"
+            f"{path} is being trained by another process ({owner}): wait for it, stop it, or give another `name`"
         ) from None
     return lock
 
@@ -208,27 +208,24 @@ def _check_config(path, config, data_facts):
     differing = [name for name in asked if name not in free and asked[name] != found[name]]
     if differing:
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
-        flags = " ".join(_format_flag(name, found[name]) for name in differing[:4])
+        flags = " ".join(_format_argument(name, found[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        why = f" (its step sizes fall over its length: a longer one begins anew, with --start {path})"
+        why = f" (its step sizes fall over its length: a longer one begins anew, with `start` {path})"
         raise UserError(
-            f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another --name, or "
+            f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another `name`, or "
             f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}"
         )
     before = read_data_facts(path)
     if not is_same_data(before, data_facts):
         raise UserError(
             f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
-            f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same --data, give "
-            "another --name, or move it away"
+            f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same `data`, give "
+            "another `name`, or move it away"
         )
 
 
-def _format_flag(name, value):
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+def _format_argument(name, value):
+    return f"`{name}` {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _list_packages():

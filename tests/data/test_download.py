@@ -408,7 +408,7 @@ def test_a_circle_of_redirects(serve, tmp_path):
     ],
 )
 def test_an_address_that_is_none(tmp_path, url):
-    with pytest.raises(UserError, match="--url") as raised:
+    with pytest.raises(UserError, match="`url`") as raised:
         download_file(Published("faces.zip", url, "page"), tmp_path, QUICK)
     assert "secret" not in str(raised.value) and not list(tmp_path.iterdir())
 
@@ -544,7 +544,7 @@ def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_pa
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **how: real("127.0.0.1", *more, **how))
     front = serve(redirect(f"http://a.kept.example:{keeper.server_port}/weights?token=secret"))
     file = Published("weights.pth", front.url, "https://page", hashlib.sha256(body).hexdigest(), flag="--inception", is_zip=False)
-    with pytest.raises(UserError, match="redirects to another host, a.kept.example.*pass it as --inception") as raised:
+    with pytest.raises(UserError, match="redirects to another host, a.kept.example.*pass it as `inception`") as raised:
         download_file(file, tmp_path, QUICK)
     assert "secret" not in str(raised.value)
     path = download_file(file._replace(kept_at="kept.example"), tmp_path, QUICK)

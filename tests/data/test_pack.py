@@ -483,11 +483,11 @@ def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_p
 def test_strict_stops_at_the_first_bad_picture_even_in_a_cached_pack(tmp_path, cache):
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
-    with pytest.raises(UserError, match=r"zero\.png: empty.*--strict"):
+    with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
         packed(path, strict=True)
     assert packs(cache) == []
     packed(path)
-    with pytest.raises(UserError, match=r"zero\.png: empty.*--strict"):
+    with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
         packed(path, strict=True)
 
 

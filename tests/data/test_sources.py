@@ -334,7 +334,7 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
 
 @pytest.mark.parametrize("data", ["", "\0", "x" * 5000, "drawn:", "drawn:0", "drawn:-1", "drawn:many", "drawn:1.5"])
 def test_impossible_values_are_bad_input(data):
-    with pytest.raises(UserError, match="--data"):
+    with pytest.raises(UserError, match="`data`"):
         open_source(data)
 
 
@@ -359,7 +359,7 @@ def test_splits_need_a_partition(tmp_path):
     draw(tmp_path / "1.jpg")
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     for data in (str(tmp_path), str(tmp_path / "a.npy"), "drawn"):
-        with pytest.raises(UserError, match="--split train.*--split all"):
+        with pytest.raises(UserError, match="`split` train.*`split` all"):
             open_source(data, "train")
     with pytest.raises(UserError, match="train, valid, test, all"):
         open_source("drawn", "tiny")

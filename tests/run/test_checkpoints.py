@@ -279,7 +279,7 @@ def test_a_step_can_be_asked_for(tmp_path):
 
 
 def test_a_step_that_is_not_there_names_those_that_are(run):
-    with pytest.raises(UserError, match=r"--step 3: .* has 2, 4"):
+    with pytest.raises(UserError, match=r"`step` 3: .* has 2, 4"):
         checkpoints.restore_generator(run, SHAPES, 3)
 
 
@@ -387,7 +387,7 @@ def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path
     assert step == 2
     equal(params, state(2).ema_params)
     assert "checkpoint of step 4 is broken (" in said[0]
-    with pytest.raises(UserError, match="checkpoints/4: .*give another --step"):
+    with pytest.raises(UserError, match="checkpoints/4: .*give another `step`"):
         checkpoints.restore_generator(copy, SHAPES, 4)
     assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
 

@@ -29,7 +29,7 @@ def test_batches_are_split_by_images_and_the_state_is_on_every_device():
 
 @pytest.mark.parametrize("batch_size, near", [(7, "6 or 8"), (129, "128 or 130"), (1, "nearest: 2")])
 def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(batch_size, near):
-    with pytest.raises(UserError, match=f"--batch-size {batch_size}: .*2 devices.*{near}"):
+    with pytest.raises(UserError, match=f"`batch_size` {batch_size}: .*2 devices.*{near}"):
         distributed.make_shardings(config(batch_size=batch_size))
 
 
@@ -86,7 +86,7 @@ def test_dispatches_end_at_every_save(monkeypatch, backend, saves, asked, k):
 
 
 def test_steps_per_dispatch_that_would_jump_over_a_save_is_refused():
-    with pytest.raises(UserError, match="--steps-per-dispatch 3: .*--save-every-steps 500"):
+    with pytest.raises(UserError, match="`steps_per_dispatch` 3: .*`save_every_steps` 500"):
         backend.choose_steps_per_dispatch(config(steps_per_dispatch=3))
 
 
@@ -158,5 +158,5 @@ def test_one_process_alone_is_first_and_waits_for_nobody():
 
 
 def test_a_cluster_that_is_not_there_is_one_line():
-    with pytest.raises(UserError, match="--coordinator auto: .*give --coordinator address:port"):
+    with pytest.raises(UserError, match="`coordinator` auto: .*give `coordinator` address:port"):
         distributed.join_processes(Run(coordinator="auto"))

@@ -276,10 +276,10 @@ def test_wandb_gets_the_same_lines_and_knows_a_run_that_goes_on(tmp_path, monkey
 
 def test_without_wandb_or_its_account_a_run_does_not_begin(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    with pytest.raises(UserError, match="--wandb faces: the package is not installed: pip install wandb"):
+    with pytest.raises(UserError, match="`wandb` faces: the package is not installed: pip install wandb"):
         opened(tmp_path, wandb="faces")
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
-    with pytest.raises(UserError, match="--wandb faces: no account; WANDB_MODE=offline"):
+    with pytest.raises(UserError, match="`wandb` faces: no account; WANDB_MODE=offline"):
         opened(tmp_path, wandb="faces")
     (tmp_path / "wandb.json").write_text("[]")
     with pytest.raises(UserError, match="wandb.json: holds no id"):
