@@ -56,9 +56,7 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
         raise UserError(f"`{argument}` {file}: {fault}") from None
     promised = file.stem.rpartition("-")[2]
     if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
-        raise UserError(
-            f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as its name says: get it anew"
-        )
+        raise UserError(f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as in its name: get it anew")
     network = jax.jit(inception.extract_features)
     return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
 
