@@ -53,7 +53,7 @@ def train(name, steps, dtype=np.float32):
     # The seam: the step's latents are what it draws, in the order it draws them, D's and then G's (if the recipe draws two).
     queue = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "draw_latents", lambda key, count, nets: queue.pop(0))
+        patch.setattr(step, "sample_latents", lambda key, count, nets: queue.pop(0))
         if dtype == np.float64:  # float32 is written into the nets in a few places (statistics, images, logits)
             patch.setattr(models, "jnp", types.SimpleNamespace(**vars(jnp) | {"float32": jnp.float64}))
             # XLA multiplies by 1 / 127.5 where NumPy divides: an ulp of float32, which 1e-9 would see.
