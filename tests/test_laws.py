@@ -145,7 +145,7 @@ def test_a_run_compiles_each_of_its_programs_once():
 
 def test_a_count_of_traces_can_fail():
     with Traces() as traces:
-        steps = jax.jit(toy_run.train.check_finite)
+        steps = jax.jit(toy_run.setup.check_finite)
         for length in (1, 2):
             steps({"leaf": np.zeros(length)})
     assert traces.of["check_finite"] == 2
