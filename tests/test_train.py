@@ -118,7 +118,7 @@ def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch)
     def stops(*args):
         raise UserError("enough")
 
-    monkeypatch.setattr(train, "open_source", stops)
+    monkeypatch.setattr(setup, "open_source", stops)
     done = toy_run.call(train, "--workdir", tmp_path)
     assert done.code == 2
     assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
