@@ -8,7 +8,7 @@ import pytest
 from generators import WAYS, drawn
 
 from dcgan_jax.config import Nets
-from dcgan_jax.export.numpy_generator import Generator, NumPyOps, draw_seed_latents, walk_generator
+from dcgan_jax.export.numpy_generator import Generator, NumPyOps, apply_generator, draw_seed_latents
 from dcgan_jax.gan.sampling import make_seed_latents
 
 SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
@@ -18,7 +18,7 @@ SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 def test_the_images_are_the_networks(way):
     it = drawn(way)
     told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
-    ours = walk_generator(NumPyOps, told, it.weights, it.latents, it.labels)
+    ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
     assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
     np.testing.assert_allclose(ours, it.images, atol=2e-5)
 
