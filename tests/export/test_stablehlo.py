@@ -44,11 +44,11 @@ def test_a_bfloat16_recipe_computes_in_float32():
 
 @pytest.mark.parametrize("way, convolutions", [("article", 2), ("article, refined", 6), ("torch64, last kernel", 3)])
 def test_the_program_has_plain_convolutions_at_highest_precision(way, convolutions):
-    """One convolution a layer, not the products of the CPU's kernels; else GPUs and TPUs would be slow, or round to less."""
+    """Once for each platform: one product for the head, one convolution a layer. The CPU's kernels are many products."""
     program = read(drawn(way))
     assert program.platforms == PLATFORMS
     lines = [line for line in program.mlir_module().splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
-    assert sum("stablehlo.convolution" in line for line in lines) == convolutions
-    assert len(lines) == convolutions + 1  # the head
+    assert sum("stablehlo.convolution" in line for line in lines) == len(PLATFORMS) * convolutions
+    assert len(lines) == len(PLATFORMS) * (convolutions + 1)
     for line in lines:
         assert re.search(r"precision(_config)? = \[(#stablehlo<precision )?HIGHEST", line), line
