@@ -207,7 +207,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", make_conv_init(self.nets), (*(self.nets.kernel,) * 2, x.shape[3], self.features))
+        side = self.nets.kernel
+        kernel = self.param("kernel", make_conv_init(self.nets), (side, side, x.shape[3], self.features))
         x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding)
         return _add_bias(self, x) if self.nets.conv_bias else x
 
@@ -225,8 +226,8 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        init = make_conv_transpose_init(self.nets, self.smooth)
-        kernel = self.param("kernel", init, (*(self.nets.kernel,) * 2, self.features, x.shape[3]))
+        side, init = self.nets.kernel, make_conv_transpose_init(self.nets, self.smooth)
+        kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
         kernel = blur_kernel(kernel) if self.smooth else kernel
         x = convolutions.conv_transpose(x, kernel.astype(x.dtype), self.nets.padding, self.implementation)
         return _add_bias(self, x) if self.nets.conv_bias else x
