@@ -44,6 +44,18 @@ def test_labels_are_the_tables_unless_told():
     assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
 
 
+def test_an_old_exports_config_is_read_where_its_network_is_still_known():
+    """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
+    it = drawn("article")
+    removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
+    kept = {name: value for name, value in it.flat.items() if name not in removed}
+    np.testing.assert_array_equal(Generator(it.weights, kept | removed).sample(0), Generator(it.weights, kept).sample(0))
+    with pytest.raises(
+        ValueError, match="^residual True: not supported any more; use the generator.py that was exported with it$"
+    ):
+        Generator(it.weights, kept | removed | {"residual": True})
+
+
 @pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])
 def test_seeds_that_are_none_are_one_line(seeds):
     with pytest.raises(ValueError, match="^seeds: give whole numbers from 0 to 4294967295$"):
