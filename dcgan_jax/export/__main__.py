@@ -163,7 +163,7 @@ images = session.run(None, feeds)[0]  # (N, {_describe_shape(gan)}) float32 from
 def write_stablehlo(ask: Export, gan: TrainedGAN, folder: Path) -> Written:
     """generator.stablehlo, read back and run."""
     file = folder / "generator.stablehlo"
-    file.write_bytes(export_stablehlo(flatten(gan.config), name_weights(gan.generator), len(gan.attributes)))
+    file.write_bytes(export_stablehlo(gan.config.nets, *gan.generator))
     program = jax.export.deserialize(bytearray(file.read_bytes()))
     labels = f'\nlabels = np.load("labels.npy")[seeds % {LABELS}].astype(np.float32)' if gan.attributes else ""
     usage = f"""StableHLO for {", ".join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
@@ -197,7 +197,7 @@ import generator
 images = generator.load(".").sample([0, 1, 2])  # (N, {_describe_shape(gan)}) uint8, the faces of these seeds
 ```
 """
-    return file, lambda *inputs: numpy_generator.walk_generator(numpy_generator.NumPyOps, config, read.weights, *inputs), usage
+    return file, lambda *inputs: numpy_generator.apply_generator(numpy_generator.NumPyOps, config, read.weights, *inputs), usage
 
 
 def write_torch(ask: Export, gan: TrainedGAN, folder: Path) -> Written:
@@ -229,7 +229,7 @@ images = netG["main"](latents)  # (N, {nets.channels}, {nets.size}, {nets.size})
 ```
 """
     config = flatten(gan.config)
-    return file, lambda *inputs: numpy_generator.walk_generator(numpy_generator.NumPyOps, config, read, *inputs), usage
+    return file, lambda *inputs: numpy_generator.apply_generator(numpy_generator.NumPyOps, config, read, *inputs), usage
 
 
 def write_web(ask: Export, gan: TrainedGAN, folder: Path) -> Written:

@@ -58,9 +58,7 @@ def factorise_first_layer(params: dict, stats: dict, nets: Nets, count: int) -> 
     kernel = np.asarray(params["head"]["kernel"], np.float64)[: nets.latent_dim]  # without the rows of the attributes asked for
     if nets.head_norm != "none":
         norm = stats["head_norm"]
-        gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon)
-        if "head_norm" in params:  # not where the latents set it
-            gain = gain * np.asarray(params["head_norm"]["scale"])
+        gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon) * np.asarray(params["head_norm"]["scale"])
         kernel = kernel * np.resize(gain, kernel.shape[1])[None]  # channels come last, so one repeats over the pixels
     values, vectors = np.linalg.eigh(kernel @ kernel.T)
     return _fix_signs(_normalise_rows(vectors.T[::-1][:count])), values[::-1][:count] / max(values.sum(), 1e-30)

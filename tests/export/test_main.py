@@ -9,17 +9,16 @@ import subprocess
 import sys
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 import toy_run
-from generators import WAYS, asked_run, drawn
+from generators import asked_run, drawn
 from safetensors.numpy import load_file
 from toy_run import call, copied, refusal, train_toy, whole
 
 import dcgan_jax
 from dcgan_jax.config import UserError
-from dcgan_jax.export import __main__, stablehlo
+from dcgan_jax.export import __main__
 from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.presets import PRESETS
@@ -103,7 +102,7 @@ def test_numpy_and_safetensors_need_nothing_else(exported):
 import generator, sys
 from numpy import load, rint
 it = generator.load(".")
-images = generator.images_of(generator.NumPy, it.config, it.weights, load("latents.npy"))
+images = generator.apply_generator(generator.NumPyOps, it.config, it.weights, load("latents.npy"))
 assert (it.sample(range(20)) == rint(255 * images)).all()
 assert not {"jax", "flax", "torch"} & set(sys.modules)""",
             exported("safetensors"),
@@ -165,14 +164,6 @@ def test_torch_state_dicts_in_pytorchs_own_layers(exported, torch_run):
 
 
 # ---- Every network ----
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_stablehlo_of_every_network(way):
-    it = drawn(way)
-    read = jax.export.deserialize(bytearray(stablehlo.export_stablehlo(it.flat, it.weights, len(it.config.nets.conditions))))
-    images = read.call(*(of for of in (it.latents, it.labels) if of is not None))
-    np.testing.assert_allclose(images, it.images, atol=1e-4)
 
 
 def test_torch_names_there_and_back():
