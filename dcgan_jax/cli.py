@@ -18,6 +18,7 @@ import tyro
 
 from dcgan_jax import config as configuration
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.presets import PRESETS
 
 MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
@@ -131,7 +132,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     config = parse_flags(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
     if not config.run.name:
         config = configuration.replace(config, name=config.run.preset)
-    configuration.check(config)
+    check_config(config)
     return config
 
 
@@ -216,4 +217,4 @@ def _in_one_line(box: str) -> str:
     text = " ".join(line for line in lines if line)
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
     titles = "Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options"
-    return re.sub(rf"^({titles}) ", "", text)
+    return re.sub(r"^Missing from .*?: ", "missing: ", re.sub(rf"^({titles}) ", "", text))

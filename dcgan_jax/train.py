@@ -11,6 +11,7 @@ import numpy as np
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config, UserError
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.pack import find_data_warnings, get_cache_dir, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
@@ -83,7 +84,7 @@ def _run(config):
     )
     if config.nets.condition:  # by name, that the run's networks do not depend on what "all" will mean
         config = configuration.replace(config, condition=",".join(read_labels(packed, config.nets.condition)[0]))
-        configuration.check(config)
+        check_config(config)
     order = batches.Order(config.run.seed, len(packed.images), config.images_per_step, config.guard.held_out)
     if order.trained_on < order.images_per_step:
         device_count = sharding.state.mesh.size

@@ -156,9 +156,7 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
         if loss.augment_target > 0:
             share = batch_size / (1000 * loss.augment_adapt_kimg)
             state = state.replace(
-                augment_p=adapt_probability(
-                    state.augment_p, metrics["d_real_hits"], loss.augment_target, share, loss.augment_most
-                )
+                augment_p=adapt_probability(state.augment_p, metrics["d_real_hits"], loss.augment_target, share)
             )
             metrics["augment_p"] = state.augment_p
         return state, metrics, real, latents, fakes
