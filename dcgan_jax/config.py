@@ -133,18 +133,10 @@ class Nets:
     """BN in G's hidden up-samplings"""
     d_norm: Annotated[Literal["batch", "spectral", "none"], Mark.DEFAULT_TO_GROW] = "batch"
     """D's normalisation: BN, never in its first layer; or spectral normalisation of every layer"""
-    g_modulation: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
-    """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
-    residual: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
-    """each level but G's last adds its input, resized, through a 1x1 convolution"""
     g_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
     """residual blocks (two 3x3 convolutions) in G at half the output resolution; none in the low-resolution stage"""
     d_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
     """the same in D; with them the low-resolution stage is trained without R1 and R2"""
-    image_skips: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
-    """G draws an image at every level and adds them up, each enlarged"""
-    box_kernels: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
-    """kernels are 3x3, made 4x4 by a 2x2 box: enlarging to equal pixels and averaging, at the cost of the plain k4"""
     g_smooth: bool = False
     """blur after G's last up-sampling (weights 1 2 1 along each axis), against checkerboard artifacts"""
     minibatch_std: bool = False
@@ -165,8 +157,6 @@ class Nets:
     """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform; He normal, which keeps the scale"""
     gamma_init_std: Annotated[float, Interval(ge=0, le=10), Mark.TRAINING_ONLY] = 0.0
     """BN gains are initialised to N(1, this)"""
-    bn_momentum: Annotated[ShareBelowOne, Mark.TRAINING_ONLY] = 0.9
-    """share of running statistics kept a step (PyTorch counts the other share: 0.1)"""
     bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
     """added to BN's variance"""
     compute_dtype: Annotated[Literal["float32", "bfloat16"], Mark.TRAINING_ONLY] = "float32"
@@ -335,7 +325,16 @@ FIELDS = {
 }
 LENGTHS = ("steps", "epochs", "kimg")  # a run has one of them
 # Options that are gone, each with the value that does nothing: older runs have them in config.json.
-REMOVED = {"clip_norm": 0.0, "augment_most": 1.0, "steps_per_dispatch": 0}
+REMOVED = {
+    "g_modulation": False,
+    "residual": False,
+    "image_skips": False,
+    "box_kernels": False,
+    "bn_momentum": 0.9,
+    "augment_most": 1.0,
+    "clip_norm": 0.0,
+    "steps_per_dispatch": 0,
+}
 
 
 def list_fields(mark: Mark) -> set[str]:

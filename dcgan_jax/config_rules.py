@@ -133,14 +133,11 @@ def _check_layers(nets: Nets) -> None:
     text = "its blocks are initialised to zero, which `d_norm` spectral would divide by their size; give `d_norm` batch or none"
     _require(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine, text)
     _require(nets.g_multipliers or not nets.g_last_kernel, "g_last_kernel", nets.g_last_kernel, "needs `g_multipliers`")
-    _require(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs `kernel` 4")
 
 
 def _check_channels(nets: Nets) -> None:
     levels = int(math.log2(nets.size // nets.base_px))
     _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
-    has_bn = nets.head_norm != "none" or (nets.g_norm == "batch" and levels > 1)
-    _require(has_bn or not nets.g_modulation, "g_modulation", nets.g_modulation, "modulates G's BN, of which there is none")
     for name, count in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
         multipliers = getattr(nets, name)
         text = f"{nets.size} px from {nets.base_px} px takes {count} positive numbers; give them with `size`"

@@ -106,7 +106,6 @@ def test_presets_of_one_family_differ_in_what_their_sources_differ():
                 "flip": False,
                 "g_latents": "same",
                 "d_stats_in_g_step": True,
-                "bn_momentum": 0.9,
                 "latent_dim": 100,
             },
         ),

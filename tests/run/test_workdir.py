@@ -159,7 +159,7 @@ def test_a_run_with_removed_options_that_did_nothing_resumes(tmp_path):
     assert open_run(config(tmp_path), FACTS) == run
 
 
-@pytest.mark.parametrize("name, used", [("clip_norm", 1.0), ("augment_most", 0.3), ("steps_per_dispatch", 4)])
+@pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
 def test_a_run_with_a_removed_option_in_use_is_refused_and_left_alone(tmp_path, name, used):
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
