@@ -262,8 +262,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         ('{"lr": NaN}', "lr cannot be nan"),
         ('{"loss": "hing"}', "loss cannot be 'hing'"),
         ('{"augment": ["colour"]}', "augment cannot be"),
-        ('{"steps": 1, "size": 33}', "--size 33"),
-        ('{"steps": 1, "width": -4}', "--width -4"),
+        ('{"steps": 1, "size": 33}', "`size` 33"),
+        ('{"steps": 1, "width": -4}', "`width` -4"),
     ],
 )
 def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, text, says):
