@@ -255,7 +255,7 @@ class Output:
     score_every_kimg: Annotated[Kimg, Mark.RESUMABLE] = 0.0
     """thousands of images between scores, each with a checkpoint, of which the best is kept; 0: none"""
     score_by: Annotated[str, Mark.RESUMABLE] = "sliced-wasserstein"
-    """sliced-wasserstein, FILE.py:FUNCTION of your own, or the FID Inception's weights (.pth, .npz, .safetensors)"""
+    """how to score: sliced-wasserstein, FILE.py:FUNCTION of your own, or FID Inception weights (.pth, .npz, .safetensors)"""
     score_count: Annotated[int, Interval(ge=2, le=10**9), Unit("images"), Mark.RESUMABLE] = 2000
     """samples, and as many real images, in a score"""
     score_share: Annotated[Share, Mark.RESUMABLE] = 0.05
