@@ -3,6 +3,9 @@
 import math
 import re
 import reprlib
+import types
+import typing
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -50,7 +53,18 @@ def _require(ok: object, name: str, value: object, remedy: str) -> None:
 
 def _check_type(name: str, value, field: Field) -> None:
     _require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
-    _require(has_type(value, field.type), name, reprlib.repr(value), "is no value of this field; the flag's help has them")
+    _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {_describe_type(field.type)}")
+
+
+def _describe_type(hint) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _describe_type(args[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin is tuple:
+        return f"a tuple, each item {_describe_type(args[0])}"
+    return str(hint) if origin is types.UnionType else hint.__name__
 
 
 def _check_bounds(name: str, value, field: Field) -> None:
