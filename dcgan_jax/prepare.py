@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from dcgan_jax import cli
-from dcgan_jax import config as configuration
-from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
+from dcgan_jax.config import Config, Crop, Split, UserError, make_printable, replace
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import download
 from dcgan_jax.data.pack import get_cache_dir, pack_images
 from dcgan_jax.data.sources import open_source
@@ -52,7 +52,7 @@ class Prepare:
 def main() -> int:
     ask = cli.parse_flags(Prepare, sys.argv[1:], prog="python -m dcgan_jax.prepare")
     _check_flags(ask)
-    configuration.check(configuration.replace(Config(), size=ask.size, steps=1))
+    check_config(replace(Config(), size=ask.size, steps=1))
     data = _download(ask) if ask.download else ask.data
     source = open_source(data, ask.split)
     packed = pack_images(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)

@@ -24,6 +24,7 @@ import numpy as np
 
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config, replace
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
@@ -286,7 +287,7 @@ def main():
             for name, changes in rows.items():
                 config = replace(BASES[base], **changes, seed=seed)
                 config = replace(config, kimg=ask.kimg) if ask.kimg else config
-                configuration.check(config)
+                check_config(config)
                 if (not ask.only or name in ask.only) and (recipe(config), ask.count) not in done:
                     asked.append((base, name, config))
     k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)

@@ -21,7 +21,6 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.scores import measure_memorisation
 
-UNBOUND = {"augment_target": 0.0, "augment_most": 1.0}
 ADAPTIVE = {"augment": ALL, "augment_target": 0.8, "augment_adapt_kimg": 100.0}
 
 
@@ -43,8 +42,8 @@ def main():
     if base.run.grow_kimg:
         parser.error(f"--preset {ask.preset} grows, and this trains at one size: take another")
     ways = {
-        "none": {"augment": (), **UNBOUND},
-        "always": {"augment": ALL, **UNBOUND},
+        "none": {"augment": (), "augment_target": 0.0},
+        "always": {"augment": ALL, "augment_target": 0.0},
         "adaptive": {} if base.loss.augment_target else ADAPTIVE,
     }
     images = pack_images(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images

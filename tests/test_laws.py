@@ -159,18 +159,19 @@ MAY_IMPORT = {  # packages and modules, within the project
     "batch": set(),
     "files": set(),
     "config": set(),
+    "config_rules": {"config"},
     "presets": {"config"},
-    "cli": {"config", "presets"},
+    "cli": {"config", "config_rules", "presets"},
     "data": {"data", "batch", "config", "files"},
     "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
-    "run": {"run", "batch", "data", "gan", "quality", "config", "presets", "files"},
+    "run": {"run", "batch", "data", "gan", "quality", "config", "config_rules", "presets", "files"},
     "api": {"data", "gan", "quality", "run", "config", "files"},
     "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files"},
     "export.numpy_generator": set(),  # it is written beside exported weights
     "__main__": {"cli", "config", "train", "sample", "evaluate", "prepare", "explore", "report", "export"},  # completed flags
 }
-FOR_COMMANDS = {"api", "cli", "config", "presets", "files", *PACKAGES}
+FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", *PACKAGES}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

@@ -63,11 +63,10 @@ def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...], probabili
     return images
 
 
-def adapt_probability(probability: jax.Array, real_hits: jax.Array, target: float, share: float, most: float = 1.0) -> jax.Array:
-    """The probability after a batch: up by `share` where D is surer of real images than target, down where less, in [0, most].
+def adapt_probability(probability: jax.Array, real_hits: jax.Array, target: float, share: float) -> jax.Array:
+    """The probability after a batch: up by `share` where D is surer of real images than target, down where less, in [0, 1].
 
     Args: real_hits, () share of real images that D took for real, of whose sign r_t = 2 real_hits - 1 is the mean.
-    Source: Karras et al. 2020, arXiv:2006.06676, section 3.1 (r_t; there each 4 batches, and up to 1; its figure 3 has what
-        leaks from there).
+    Source: Karras et al. 2020, arXiv:2006.06676, section 3.1 (r_t; there each 4 batches).
     """
-    return jnp.clip(probability + share * jnp.sign(2 * real_hits - 1 - target), 0, most)
+    return jnp.clip(probability + share * jnp.sign(2 * real_hits - 1 - target), 0, 1)

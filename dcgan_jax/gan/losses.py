@@ -97,6 +97,6 @@ LOSSES = {
 
 
 def make_loss(loss: Loss) -> AdversarialLoss:
-    """The adversarial loss that the config names, with its smoothed label, which only bce has (config.check)."""
+    """The adversarial loss that the config names, with its smoothed label, which only bce has (config_rules.py)."""
     chosen = LOSSES[loss.loss]
     return chosen if loss.real_label == 1 else chosen._replace(d=functools.partial(chosen.d, real_label=loss.real_label))

@@ -341,7 +341,7 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_left(tmp_path, flags
 @pytest.mark.parametrize("flag, value", [("condition", "Smiling"), ("g_refine", 1), ("d_refine", 1)])
 def test_networks_that_are_none_of_pytorchs_are_refused(flag, value):
     nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
-    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} {value!r}"):
+    with pytest.raises(UserError, match=f"`{flag}` {value!r}"):
         torch_names.check_torch_layout(nets, "it")
 
 

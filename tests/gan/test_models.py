@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import fresh_state, leaves, tiny
 
-from dcgan_jax.config import Config, Nets, check, replace
+from dcgan_jax.config import Config, Nets, replace
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.gan.models import Conv, ConvTranspose, Discriminator, Generator
 from dcgan_jax.gan.state import count_parameters, init_state
 from dcgan_jax.presets import PRESETS
@@ -105,7 +106,7 @@ def test_a_presets_images_fit_its_discriminator(name):
 )
 def test_every_size_and_kind_of_layer(size, options):
     config = replace(Config(), steps=1, size=size, width=4, **options)
-    check(config)
+    check_config(config)
     images, logits = outputs(config, batch=3)
     assert images.shape == (3, size, size, config.nets.channels)
     assert (images.dtype, logits.dtype, logits.shape) == (jnp.float32, jnp.float32, (3,))

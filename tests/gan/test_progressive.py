@@ -10,7 +10,8 @@ from generators import varied
 from numpy.testing import assert_array_equal
 from tiny import fresh_state, tiny
 
-from dcgan_jax.config import UserError, check, replace
+from dcgan_jax.config import UserError, replace
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
 from dcgan_jax.gan.sampling import sample_latents
@@ -129,8 +130,8 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
 def test_the_half_is_a_run_like_any_other(changes):
     large = replace(LARGE, **changes)
     half = make_low_resolution_config(large)
-    check(large)
-    check(half)
+    check_config(large)
+    check_config(half)
     assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
     assert not half.nets.g_smooth
     if "d_refine" in changes:
@@ -144,15 +145,15 @@ def test_the_half_is_a_run_like_any_other(changes):
 @pytest.mark.parametrize(
     "changes, says",
     [
-        ({"grow_kimg": -1.0}, "--grow-kimg -1.0: must be 0 or more"),
-        ({"size": 16}, "half of --size 16 is too small"),
+        ({"grow_kimg": -1.0}, "`grow_kimg` -1.0: must be at least 0 and at most"),
+        ({"size": 16}, "half of `size` 16 is too small"),
         ({"base_px": 8, "size": 16}, "too small"),
-        ({"kernel": 5}, "kernel is 4, not 5; give --grow-kimg 0"),
+        ({"kernel": 5}, "kernel is 4, not 5; give `grow_kimg` 0"),
         ({"d_norm": "spectral"}, "d_norm is batch, not spectral"),
-        ({"width": 4}, "--width 6 at least"),
-        ({"start": "runs/a"}, "there already: give --grow-kimg 0"),
+        ({"width": 4}, "`width` 6 at least"),
+        ({"start": "runs/a"}, "there already: give `grow_kimg` 0"),
     ],
 )
 def test_what_cannot_grow_is_one_line(changes, says):
     with pytest.raises(UserError, match=says.replace("(", r"\(")):
-        check(replace(LARGE, **changes))
+        check_config(replace(LARGE, **changes))
