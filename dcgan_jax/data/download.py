@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.data.sources import ALIGNED, BAD_ZIP, CELEBA_PAGE
+from dcgan_jax.data.listing import ALIGNED, BAD_ZIP, CELEBA_PAGE
 
 CHUNK_BYTES = 2**18
 REDIRECTS = 5

@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.data.sources import MAX_PICTURE_PIXELS, Source, hash_facts, map_npy, read_image_file
+from dcgan_jax.data.listing import read_image_file
+from dcgan_jax.data.sources import MAX_IMAGE_PIXELS, Source, hash_facts, map_npy
 
 PIXELS = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then ask for them
 FORMAT = 3  # raise it whenever index.json says other things: packs are made again, and runs go on
@@ -105,7 +106,7 @@ def _decode(payload: bytes | np.ndarray, channels: int, size: int, alone: Callab
     else:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads the header alone
         pixels = image.width * image.height
-        if pixels > MAX_PICTURE_PIXELS or max(image.size) > MAX_PICTURE_SIDE:
+        if pixels > MAX_IMAGE_PIXELS or max(image.size) > MAX_PICTURE_SIDE:
             raise ValueError(f"{image.width} x {image.height} pixels: too large")
         is_jpeg = isinstance(image, JpegImageFile)
         if is_jpeg and pixels * payload.count(b"\xff\xda") > MAX_SCANNED_PIXELS:  # the marker before each scan
