@@ -16,7 +16,9 @@ from dcgan_jax.api import open_training_images
 from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
-from dcgan_jax.data.pack import Packed, get_cache_dir, measure_square_side, pack_images, read_labels
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.decode import measure_square_side
+from dcgan_jax.data.pack import Pack, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_extract_features
 from dcgan_jax.gan.sampling import sample_images, select_labels
@@ -224,7 +226,7 @@ def _open_image_side(place: str, ask: Evaluate, channels: int) -> Side:
     side = measure_square_side(source)
     if side not in (16, 32, 64, 128, 256):
         raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
-    drawn = pack_images(source, size=side, channels=channels, crop="centre", doubt=False)
+    drawn = pack_images(source, size=side, channels=channels, crop="centre", check=False)
     facts = {"fake": drawn.index["source"]["name"], "fake_fingerprint": drawn.index["fingerprint"]}
     return Side(
         place,
@@ -249,7 +251,7 @@ def _open_run_side(run: Path, ask: Evaluate) -> Side:
     return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config, asked)
 
 
-def _open_reals(ask: Evaluate, side: Side) -> Packed:
+def _open_reals(ask: Evaluate, side: Side) -> Pack:
     size, channels = side.shape
     if not side.config:
         if not ask.data:

@@ -11,7 +11,7 @@ from dcgan_jax import cli, files
 from dcgan_jax import config as configuration
 from dcgan_jax.config import UserError
 from dcgan_jax.data.batches import count_trained_on
-from dcgan_jax.data.pack import find_data_warnings
+from dcgan_jax.data.checks import find_data_warnings
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import checkpoints, report, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings

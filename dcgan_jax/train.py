@@ -12,7 +12,9 @@ from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config, UserError
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import find_data_warnings, get_cache_dir, pack_images, read_labels
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.checks import find_data_warnings
+from dcgan_jax.data.pack import pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.nan_origin import find_first_nan

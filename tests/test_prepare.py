@@ -55,7 +55,7 @@ def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
     def decodes(*args):
         raise AssertionError("packed anew")
 
-    monkeypatch.setattr("dcgan_jax.data.pack._pack_chunk", decodes)
+    monkeypatch.setattr("dcgan_jax.data.pack.decode_images", decodes)
     assert prepared("--data", folder, "--size", 16).out == first.out
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
@@ -116,7 +116,7 @@ def fetched(folder, monkeypatch):
         asked.append((file, to))
         return Path(shutil.make_archive(str(folder.parent / "faces"), "zip", folder))
 
-    monkeypatch.setattr("dcgan_jax.data.download.download", download)
+    monkeypatch.setattr("dcgan_jax.data.download.download_file", download)
     return asked
 
 
@@ -143,7 +143,7 @@ def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched,
 
 
 def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
-    monkeypatch.setattr("dcgan_jax.data.download.through_tfds", lambda: str(folder))
+    monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
     assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
 
 
