@@ -59,9 +59,9 @@ def _read_run_facts(run: Path, name: str) -> report.RunFacts:
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
     total = configuration.count_total_steps(config, count_trained_on(facts["count"], config.guard.held_out))
-    doubts = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
+    data_warnings = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
     return report.RunFacts(
-        run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts
+        run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), data_warnings
     )
 
 
