@@ -34,7 +34,7 @@ class Order(NamedTuple):
     @property
     def trained_on(self) -> int:
         """The number of training images: all but those held out."""
-        return count_trained_on(self.image_count, self.held_out)
+        return count_training_images(self.image_count, self.held_out)
 
     def indices(self, step: int) -> np.ndarray:
         """(images_per_step,) int64 positions of the images of a step, counted from 0.
@@ -54,11 +54,11 @@ def select_held_out(image_count: int, max_held_out: int) -> np.ndarray:
     They are spread evenly, since a set may be sorted by class or person. They do not depend on the seed, so that runs are
     compared on the same images.
     """
-    count = image_count - count_trained_on(image_count, max_held_out)
+    count = image_count - count_training_images(image_count, max_held_out)
     return (2 * np.arange(count, dtype=np.int64) + 1) * image_count // (2 * max(count, 1))
 
 
-def count_trained_on(image_count: int, max_held_out: int) -> int:
+def count_training_images(image_count: int, max_held_out: int) -> int:
     """The number of training images: those that are not held out."""
     return image_count - min(max_held_out, image_count // HELD_OUT_SHARE)
 
