@@ -126,7 +126,7 @@ def test_a_d_that_errs_on_either_kind_has_not_won(change):
 def test_it_tells_gs_gradient_norm_now_and_at_first():
     grows = np.linspace(40, 400, 60)
     assert re.search(
-        r"100\.0% of real and 100\.0% of drawn .* norm is 25\d, at first 98",
+        r"100\.0% of real and 100\.0% of generated .* norm is 25\d, at first 98",
         judge(columns(**(WON | {"g_grad_norm": grows})))["d-has-won"],
     )
 
