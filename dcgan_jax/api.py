@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from dcgan_jax.config import SEEDS, Config, Split, UserError, make_printable
-from dcgan_jax.data.pack import Packed, get_cache_dir, pack_images, suggest_nearest
+from dcgan_jax.data.attributes import suggest_nearest
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import Pack, pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import make_extract_first_features
@@ -177,7 +179,7 @@ def load(run: str | Path, step: int | str | None = None) -> TrainedGAN:
     return TrainedGAN(Path(run), step)
 
 
-def open_training_images(run: Path, config: Config, data: str = "", split: Split | None = None) -> Packed:
+def open_training_images(run: Path, config: Config, data: str = "", split: Split | None = None) -> Pack:
     """The pictures that the run was trained on, or those of `data`, cut as its own were.
 
     split: part of a partitioned set; none: the run's own part of its own pictures, all of others.

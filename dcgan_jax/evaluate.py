@@ -16,13 +16,16 @@ from dcgan_jax.api import open_training_images
 from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
-from dcgan_jax.data.pack import Packed, get_cache_dir, measure_square_side, pack_images, read_labels
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.decode import measure_square_side
+from dcgan_jax.data.pack import Pack, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_extract_features
 from dcgan_jax.gan.sampling import sample_images, select_labels
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.quality import scores
+from dcgan_jax.quality import intervals, memorisation, scores
 from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import backend, checkpoints, feature_nets, figures, online_score, workdir
 
 SHOWN = 12  # samples beside their nearest training pictures
@@ -148,10 +151,10 @@ def main() -> int:
     for score, by_side in means.items():
         for name, values in by_side.items():
             if len(values) > 1:
-                mean, half = scores.compute_interval(values)
+                mean, half = intervals.compute_interval(values)
                 print(f"{name}: {score}: {mean:.2f} +- {half:.2f} (95 % of {len(values)} sets)")
         if len(sides) == 2 and ask.repeats > 1:
-            gap, half = scores.compute_interval_of_difference(*by_side.values())
+            gap, half = intervals.compute_interval_of_difference(*by_side.values())
             print(
                 f"{score}: {sides[0].name} - {sides[1].name}: {gap:.2f} +- {half:.2f}: "
                 + ("noise" if abs(gap) <= half else "more than the noise of sampling; that of training takes several runs")
@@ -224,7 +227,7 @@ def _open_image_side(place: str, ask: Evaluate, channels: int) -> Side:
     side = measure_square_side(source)
     if side not in (16, 32, 64, 128, 256):
         raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
-    drawn = pack_images(source, size=side, channels=channels, crop="centre", doubt=False)
+    drawn = pack_images(source, size=side, channels=channels, crop="centre", check=False)
     facts = {"fake": drawn.index["source"]["name"], "fake_fingerprint": drawn.index["fingerprint"]}
     return Side(
         place,
@@ -249,7 +252,7 @@ def _open_run_side(run: Path, ask: Evaluate) -> Side:
     return Side(str(run), {"step": step}, (config.nets.size, config.nets.channels), draw, 2**32 - ask.seed, config, asked)
 
 
-def _open_reals(ask: Evaluate, side: Side) -> Packed:
+def _open_reals(ask: Evaluate, side: Side) -> Pack:
     size, channels = side.shape
     if not side.config:
         if not ask.data:
@@ -268,8 +271,8 @@ def _sliced(ask, packed, chosen, side, first):
     some = min(ask.count, online_score.SOME)  # of more its patches would take gigabytes
     real, fake = packed.images[chosen[:some]], side.draw(first, some)
     half = some // 2
-    values = scores.sliced_wasserstein(real, fake, seed=ask.seed)
-    floor = scores.sliced_wasserstein(real[0 : 2 * half : 2], real[1 : 2 * half : 2], seed=ask.seed)["mean"]
+    values = sliced_wasserstein(real, fake, seed=ask.seed)
+    floor = sliced_wasserstein(real[0 : 2 * half : 2], real[1 : 2 * half : 2], seed=ask.seed)["mean"]
     levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
     said = (
         f"sliced Wasserstein x1e3{_at(side)}, N {some}, {_which(side, first, some)}: mean {values['mean']:.2f}  ({levels}); "
@@ -359,7 +362,7 @@ def _neighbours(ask, networks, packed, side):
     for name, space in spaces.items():
         few = training[permute_epoch(ask.seed, 0, len(training))[: max(ask.count, len(fresh))]]
         looked_at = training if name == "pixels" else few
-        found = scores.measure_memorisation(
+        found = memorisation.measure_memorisation(
             space(samples),
             space(images[fresh]),
             (space(some) for some in online_score.iterate_parts(images, looked_at)),

@@ -15,8 +15,10 @@ import numpy as np
 from dcgan_jax import cli, files
 from dcgan_jax.api import TrainedGAN, load, open_training_images
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.batches import permute_epoch
-from dcgan_jax.data.pack import decode_image_file, read_labels, suggest_nearest
+from dcgan_jax.data.decode import decode_image_file
+from dcgan_jax.data.pack import read_labels
 from dcgan_jax.gan import directions, latents
 from dcgan_jax.gan.inversion import make_inversion
 from dcgan_jax.quality.linear_probe import fit_probe, score_probe, split_fit_and_test

@@ -16,7 +16,8 @@ from dcgan_jax import cli
 from dcgan_jax.config import Config, Crop, Split, UserError, make_printable, replace
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import download
-from dcgan_jax.data.pack import get_cache_dir, pack_images
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 

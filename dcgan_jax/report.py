@@ -10,8 +10,8 @@ import tyro
 from dcgan_jax import cli, files
 from dcgan_jax import config as configuration
 from dcgan_jax.config import UserError
-from dcgan_jax.data.batches import count_trained_on
-from dcgan_jax.data.pack import find_data_warnings
+from dcgan_jax.data.batches import count_training_images
+from dcgan_jax.data.checks import find_data_warnings
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import checkpoints, report, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
@@ -58,10 +58,10 @@ def _read_run_facts(run: Path, name: str) -> report.RunFacts:
     facts = workdir.read_data_facts(run)
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
-    total = configuration.count_total_steps(config, count_trained_on(facts["count"], config.guard.held_out))
-    doubts = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
+    total = configuration.count_total_steps(config, count_training_images(facts["count"], config.guard.held_out))
+    data_warnings = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
     return report.RunFacts(
-        run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts
+        run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), data_warnings
     )
 
 

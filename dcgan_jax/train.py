@@ -12,7 +12,7 @@ from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config
 from dcgan_jax.config_rules import check_config
-from dcgan_jax.data.pack import get_cache_dir
+from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import backend, distributed, observe, recover, setup
 from dcgan_jax.run.logs import NonFiniteError

@@ -32,7 +32,7 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images
 from dcgan_jax.gan.state import count_parameters, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import distributed, figures
 
 BASES = {"base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True)}

@@ -40,7 +40,7 @@ def bare(arguments: list[str]) -> None:
     import numpy as np
 
     from dcgan_jax import cli
-    from dcgan_jax.data.pack import get_cache_dir
+    from dcgan_jax.data.cache import get_cache_dir
     from dcgan_jax.gan.state import init_state
     from dcgan_jax.gan.step import make_train_steps
     from dcgan_jax.run import backend, checkpoints, distributed

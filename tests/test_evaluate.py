@@ -14,7 +14,7 @@ from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images
 from dcgan_jax.quality import inception
-from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import checkpoints, feature_nets, workdir
 
 pytestmark = pytest.mark.integration

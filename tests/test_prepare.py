@@ -55,7 +55,7 @@ def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
     def decodes(*args):
         raise AssertionError("packed anew")
 
-    monkeypatch.setattr("dcgan_jax.data.pack._pack_chunk", decodes)
+    monkeypatch.setattr("dcgan_jax.data.pack.decode_images", decodes)
     assert prepared("--data", folder, "--size", 16).out == first.out
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 

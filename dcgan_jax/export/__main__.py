@@ -27,7 +27,7 @@ from dcgan_jax import cli, files
 from dcgan_jax.api import TrainedGAN, load
 from dcgan_jax.config import SEEDS, UserError, flatten, make_printable
 from dcgan_jax.data import download
-from dcgan_jax.data.pack import get_cache_dir
+from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.export import numpy_generator
 from dcgan_jax.export.stablehlo import PLATFORMS, export_stablehlo
 from dcgan_jax.gan import torch_names

@@ -14,7 +14,8 @@ from dcgan_jax.batch import Batch
 from dcgan_jax.config import MAX_STEPS, Config, UserError
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import Packed, get_cache_dir, pack_images, read_labels
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import Pack, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
 
     config: Config
     path: Path
-    pack: Packed
+    pack: Pack
     labels: np.ndarray | None  # (N, A) uint8 of all images, where the recipe is conditional
     order: batches.Order
     total_steps: int
