@@ -40,7 +40,7 @@ from dcgan_jax.config import Config, UserError
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, figures, logs, workdir
+from dcgan_jax.run import checkpoints, checksums, figures, logs, workdir
 
 LIMIT_S, LIMIT_MB = 30.0, 2048
 
@@ -478,13 +478,13 @@ def _run(home) -> dict[str, Reader]:
 def _checkpoint(run, shapes, replaced):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    seal = folder / checkpoints.FILES
+    seal = folder / checksums.FILES
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def read():  # as drawing does, and as a training does
         with contextlib.suppress(UserError):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
-        with contextlib.suppress(checkpoints.CorruptCheckpointError):
+        with contextlib.suppress(checksums.CorruptCheckpointError):
             checkpoints.restore(folder, like)
 
     def restored():
@@ -525,7 +525,7 @@ def _sealed(content):
         items = json.loads(content)
     except (ValueError, RecursionError):
         return content
-    return json.dumps({"items": items, "sha256": checkpoints._digest_of_json(items)}).encode()
+    return json.dumps({"items": items, "sha256": checksums.digest_json(items)}).encode()
 
 
 def _flags(verb, cls):
