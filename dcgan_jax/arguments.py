@@ -9,7 +9,6 @@ from typing import Any
 
 from dcgan_jax.config import UserError, make_printable
 
-
 Flags = typing.TypeVar("Flags")
 
 

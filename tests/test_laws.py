@@ -153,23 +153,26 @@ def test_a_count_of_traces_can_fail():
 
 # ---- The house ----
 
-PACKAGES = {"data", "gan", "quality", "run", "export"}
+PACKAGES = {"data", "explorations", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
 MAY_IMPORT = {  # packages and modules, within the project
     "files": set(),
     "config": set(),
+    "seeds": {"config"},
+    "arguments": {"config"},
     "presets": {"config"},
     "cli": {"config", "presets"},
     "data": {"data", "config", "files"},
     "gan": {"gan", "quality", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
     "run": {"run", "data", "gan", "quality", "config", "presets", "files"},
-    "api": {"data", "gan", "quality", "run", "config", "files"},
-    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files"},
+    "explorations": {"explorations", "api", "data", "gan", "quality", "run", "config", "seeds"},  # methods of what api loads
+    "api": {"explorations", "data", "gan", "quality", "run", "config", "files", "seeds"},
+    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files", "arguments"},
     "export.numpy_generator": set(),  # it is written beside exported weights
     "__main__": {"cli", "config", "train", "sample", "evaluate", "prepare", "explore", "report", "export"},  # completed flags
 }
-FOR_COMMANDS = {"api", "cli", "config", "presets", "files", *PACKAGES}
+FOR_COMMANDS = {"api", "cli", "config", "presets", "files", "seeds", "arguments", *PACKAGES}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 
