@@ -43,17 +43,23 @@ def main() -> int:
 
 
 def _complete(shell, folder):
-    from dcgan_jax import config, evaluate, explore, prepare, report, sample
-    from dcgan_jax.export import __main__  # with JAX: seconds that a list needs not
+    # Not before they are needed: with JAX, which takes seconds.
+    from dcgan_jax.config import Config
+    from dcgan_jax.evaluate import Evaluate
+    from dcgan_jax.explore import COMMANDS
+    from dcgan_jax.export import Export
+    from dcgan_jax.prepare import Prepare
+    from dcgan_jax.report import Report
+    from dcgan_jax.sample import Sample
 
     flags = {
-        "train": config.Config,
-        "sample": sample.Sample,
-        "evaluate": evaluate.Evaluate,
-        "explore": explore.COMMANDS,
-        "export": __main__.Export,
-        "report": report.Report,
-        "prepare": prepare.Prepare,
+        "train": Config,
+        "sample": Sample,
+        "evaluate": Evaluate,
+        "explore": COMMANDS,
+        "export": Export,
+        "report": Report,
+        "prepare": Prepare,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.prepare import SHOWN
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
     done = prepared("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
-    assert len(shades) == prepare.SHOWN + 1
+    assert len(shades) == SHOWN + 1
     assert (shades[0], shades[-2]) == (0, 249)
     assert max(np.diff(shades[:-1])) <= 5
 
@@ -116,7 +117,7 @@ def fetched(folder, monkeypatch):
         asked.append((file, to))
         return Path(shutil.make_archive(str(folder.parent / "faces"), "zip", folder))
 
-    monkeypatch.setattr("dcgan_jax.data.download.download", download)
+    monkeypatch.setattr("dcgan_jax.data.download.download_file", download)
     return asked
 
 
@@ -143,7 +144,7 @@ def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched,
 
 
 def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
-    monkeypatch.setattr("dcgan_jax.data.download.through_tfds", lambda: str(folder))
+    monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
     assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
 
 

@@ -5,6 +5,7 @@ CPUs (gan/conv/) are chosen when a program is traced, which is now, for all thre
 """
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.export
@@ -12,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dcgan_jax.api import TrainedGAN
+from dcgan_jax.config import flatten
+from dcgan_jax.export import Export
 from dcgan_jax.export.numpy_generator import NumPyOps, walk_generator
+from dcgan_jax.export.writing import Written, describe_latent, describe_shape, name_weights
+from dcgan_jax.gan.state import LABELS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -84,3 +90,30 @@ class Lax:
     @staticmethod
     def concatenated(x, y):
         return jnp.concatenate([x, y], 1)
+
+
+# ---- The export ----
+
+
+def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
+    """Writes generator.stablehlo, and reads it back."""
+    file = folder / "generator.stablehlo"
+    file.write_bytes(export_stablehlo(flatten(gan.config), name_weights(gan.generator), len(gan.attributes)))
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    labels = f'\nlabels = np.load("labels.npy")[seeds % {LABELS}].astype(np.float32)' if gan.attributes else ""
+    usage = f"""StableHLO for {", ".join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
+written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
+
+```python
+import jax, jax.export, numpy as np
+program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
+seeds = np.arange(16, dtype=np.uint32)
+latents = jax.vmap(lambda seed: {describe_latent(gan)})(seeds){labels}
+images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  # (N, {describe_shape(gan)}) float32 from 0 to 1
+```
+"""
+
+    def generate(*inputs):
+        return np.asarray(program.call(*(of for of in inputs if of is not None)))
+
+    return Written(file, generate, usage)
