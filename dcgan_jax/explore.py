@@ -117,31 +117,19 @@ COMMANDS: dict[str, type[Explore]] = {
 
 
 def main() -> int:
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h"):
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h"):
         print("python -m dcgan_jax.explore COMMAND --run RUN, where COMMAND is one of (each with a --help of its own):\n")
         print("\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()))
         return 0
-    if name.startswith("-"):
-        raise UserError(f"{make_printable(name, 100)}: a command comes first: {', '.join(COMMANDS)}")
-    if name not in COMMANDS:
-        raise UserError(f"{make_printable(name, 100)}: is no command; {suggest_nearest(name, tuple(COMMANDS))}")
-    ask = cli.parse_flags(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
-    if isinstance(ask, Walk) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
-        raise UserError(f"`frames_a_second` {ask.frames_a_second:g}: give 0.01 to 100")
+    name, ask = _parse(*arguments)
     out = _choose_out(ask, name)
     backend.start_backend(get_cache_dir())
     gan = load(ask.run, ask.step)
     _check_writable(out)
     found = explore(gan, name, ask)
-    numbers = found.numbers
-    if isinstance(ask, Walk):
-        save_film(out, found, ask.frames_a_second)
-        numbers |= {"frames_a_second": ask.frames_a_second}
-    else:
-        figures.save_png(out, found.make_sheet())
     of = {"command": name, "run": ask.run, "step": gan.step, "preset": gan.config.run.preset, "condition": ask.condition}
-    files.write_json(out.with_suffix(".json"), of | numbers)
+    _save(out, found, ask, of)
     print("\n".join([*describe(found), f"{out}, and its numbers beside it"]))
     if isinstance(found, Inversion) and not found.is_close:
         print(
@@ -150,6 +138,18 @@ def main() -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _parse(name: str, *arguments: str) -> tuple[str, Explore]:
+    """A command's name and its flags. Raises: UserError."""
+    if name.startswith("-"):
+        raise UserError(f"{make_printable(name, 100)}: a command comes first: {', '.join(COMMANDS)}")
+    if name not in COMMANDS:
+        raise UserError(f"{make_printable(name, 100)}: is no command; {suggest_nearest(name, tuple(COMMANDS))}")
+    ask = cli.parse_flags(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
+    if isinstance(ask, Walk) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
+        raise UserError(f"`frames_a_second` {ask.frames_a_second:g}: give 0.01 to 100")
+    return name, ask
 
 
 def explore(gan: TrainedGAN, name: str, ask: Explore) -> Exploration:
@@ -185,6 +185,17 @@ def _check_writable(out: Path) -> None:
             partial.unlink()
     except OSError as fault:
         raise UserError(f"`out` {out}: {fault.strerror}; give a place that can be written") from None
+
+
+def _save(out: Path, found: Exploration, ask: Explore, of: dict) -> None:
+    """The picture or film, and beside it the numbers as JSON, after those that say what they are of."""
+    numbers = of | found.numbers
+    if isinstance(ask, Walk):
+        save_film(out, found, ask.frames_a_second)
+        numbers |= {"frames_a_second": ask.frames_a_second}
+    else:
+        figures.save_png(out, found.make_sheet())
+    files.write_json(out.with_suffix(".json"), numbers)
 
 
 def save_film(out: Path, found: Exploration, frames_a_second: float) -> None:
