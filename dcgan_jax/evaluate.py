@@ -16,7 +16,7 @@ from dcgan_jax.data import download
 from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.pack import get_cache_dir
 from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets
-from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Memorisation, ProbeScores, Score
+from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
 
 FEWEST = 12  # images of a score by features: each half of the real ones has more than the neighbours that are looked for
@@ -75,7 +75,7 @@ class Evaluation(NamedTuple):
     scores: list[Score]
     intervals: list[Interval]  # of sets that were scored more than once
     differences: list[Difference]  # of two sets
-    memorisation: Memorisation | None = None
+    neighbours: Neighbours | None = None
     probe: ProbeScores | None = None
     conditions: ConditionScores | None = None
     file: Path | None = None  # the numbers were appended here, a line of JSON each
@@ -130,7 +130,7 @@ def evaluate(
         scores=scores,
         intervals=evaluation.compute_intervals(scores),
         differences=evaluation.compute_differences(scores),
-        memorisation=evaluation.find_neighbours(of, sets[0]) if ask.neighbours else None,
+        neighbours=evaluation.find_neighbours(of, sets[0]) if ask.neighbours else None,
         probe=evaluation.probe_discriminator(of, sets[0]) if ask.probe else None,
         conditions=evaluation.check_conditions(of, sets[0]) if ask.asked else None,
     )
@@ -157,8 +157,6 @@ def _check_flags(ask: Evaluate) -> None:
         raise UserError(f"`count` {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
     if ask.against and os.path.realpath(ask.against) == os.path.realpath(ask.run):
         raise UserError(f"`against` {ask.against}: is `run` itself")
-    if ask.neighbours and (ask.data or ask.split):
-        raise UserError("`neighbours`: is of the run's own pictures; leave `data` and `split` out")
 
 
 def _open_networks(ask):
@@ -200,6 +198,8 @@ def _check_sets(ask, sets, real_count, real_name):
     for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sets[0].config:
             raise UserError(f"`{flag}`: {ask.run} is no run, and its networks and training pictures are not known")
+    if ask.neighbours and (ask.data or ask.split):
+        raise UserError("`neighbours`: is of the run's own pictures; leave `data` and `split` out")
 
 
 # ---- What is written ----
@@ -212,11 +212,11 @@ def _write(ask, found: Evaluation, of: Comparison, sets: list[ImageSet]) -> Eval
     shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
     lines += [line | shared for line in _make_other_lines(found)]
     neighbours_file = None
-    if found.memorisation:
+    if found.neighbours:
         neighbours_file = Path(ask.run) / "neighbours.png"
         if os.path.lexists(neighbours_file) and (neighbours_file.is_symlink() or not neighbours_file.is_file()):
             raise UserError(f"{neighbours_file}: is a link, or no file; remove it")
-        figures.save_grid(neighbours_file, found.memorisation.images, columns=found.memorisation.columns)
+        figures.save_grid(neighbours_file, found.neighbours.images, columns=found.neighbours.columns)
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sets[0].config else None
     if file:
         _append(file, lines, is_asked=bool(ask.out))
@@ -245,7 +245,7 @@ def _make_score_line(score, of, images, is_other) -> dict:
 
 
 def _make_other_lines(found):
-    memory, probe, conditions = found.memorisation, found.probe, found.conditions
+    memory, probe, conditions = found.neighbours, found.probe, found.conditions
     if memory:
         yield {"score": "memorisation", "samples": memory.samples, "values": memory.values}
     if probe:
@@ -278,8 +278,8 @@ def describe(found: Evaluation) -> list[str]:
         + ("noise" if of.is_noise else "more than the noise of sampling; that of training takes several runs")
         for of in found.differences
     ]
-    if found.memorisation:
-        lines.append(_describe_memorisation(found.memorisation, found.neighbours_file))
+    if found.neighbours:
+        lines.append(_describe_neighbours(found.neighbours, found.neighbours_file))
     if found.probe:
         lines += _describe_probe(found.probe)
     if found.conditions:
@@ -310,7 +310,7 @@ def _describe_score(score):
     )
 
 
-def _describe_memorisation(found, file):
+def _describe_neighbours(found, file):
     said = "; ".join(
         f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
         f"pictures are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"

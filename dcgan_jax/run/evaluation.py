@@ -165,7 +165,7 @@ def _group_values(found):
 # ---- Memory ----
 
 
-class Memorisation(NamedTuple):
+class Neighbours(NamedTuple):
     """How near a run's samples are to its training images, next to how near images are that it never saw."""
 
     name: str
@@ -175,7 +175,7 @@ class Memorisation(NamedTuple):
     columns: int  # of those images
 
 
-def find_neighbours(of: Comparison, run: ImageSet) -> Memorisation:
+def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
     """The training images that the run's samples are nearest to. Raises: UserError where the run held no images out."""
     images, most = of.real.images, run.config.guard.held_out
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
@@ -204,7 +204,7 @@ def find_neighbours(of: Comparison, run: ImageSet) -> Memorisation:
     }
     suspicious = np.argsort(found["pixels"].distances, kind="stable")[:SHOWN]
     rows = [samples, *(images[looked_at[found[name].nearest]] for name, (_, looked_at) in spaces.items())]
-    return Memorisation(run.name, len(samples), values, np.concatenate([row[suspicious] for row in rows]), len(suspicious))
+    return Neighbours(run.name, len(samples), values, np.concatenate([row[suspicious] for row in rows]), len(suspicious))
 
 
 # ---- D as a representation ----
