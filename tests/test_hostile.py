@@ -21,7 +21,7 @@ from toy_run import FLAGS, STEPS, call, copied, files, refusal, state_at, whole
 
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.config import UserError
-from dcgan_jax.run import checkpoints, checksums
+from dcgan_jax.run import checksums
 
 pytestmark = pytest.mark.integration
 
@@ -227,10 +227,11 @@ def test_a_link_that_stays_in_the_run_is_no_matter(tmp_path):
 # ---- Bombs ----
 
 BOUNDED = """import re, sys
-from dcgan_jax import cli, prepare
+from dcgan_jax import cli
+from dcgan_jax.prepare import main
 sys.argv = ["prepare", *sys.argv[1:]]
 try:
-    cli.run_verb(prepare.main)
+    cli.run_command(main)
 finally:
     print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024, "MB")
 """

@@ -101,8 +101,9 @@ def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(
 
 KILLED = """
 import os, signal, sys
-from dcgan_jax import cli, train
+from dcgan_jax import cli
 from dcgan_jax.run.logs import Logs
+from dcgan_jax.train import main
 real = Logs.write
 def write(self, steps, values):
     real(self, steps, values)
@@ -112,7 +113,7 @@ def write(self, steps, values):
             file.write('{"step": 12, "ima')
         os.kill(os.getpid(), signal.SIGKILL)
 Logs.write = write
-cli.run_verb(train.main)
+cli.run_command(main)
 """
 
 

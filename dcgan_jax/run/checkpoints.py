@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from dcgan_jax.run.checksums import (
 # What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
 GENERATOR = ("ema_params", "ema_stats", "labels")
 METRICS = "experimental_collect_matching_metrics"  # of TensorStore
+REST_S = 0.2  # TensorStore cannot be asked whether it has ended; its reads of small files take milliseconds
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
 
 
@@ -258,7 +260,10 @@ def _restore_items(path, **items):
         except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
             reraise_machine_fault(fault)
             reason = describe_reason(fault)
-        gc.collect()  # coroutines that the fault left behind complain when they are collected: here, and not later
+        # What the fault left behind complains while Orbax is still silenced, and not later: TensorStore's threads, whose event
+        # loop is closed, and coroutines when they are collected. Only a checkpoint without files.json comes here.
+        time.sleep(REST_S)
+        gc.collect()
         raise CorruptCheckpointError(reason)
 
 
