@@ -99,21 +99,21 @@ class TrainedGAN:
         nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
         if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
             raise UserError(f"`latents` {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
-        labels = self._checked(labels, len(latents))
+        labels = self._check_labels(labels, len(latents))
         return generate_images(nets, self._params, self._stats, latents, labels).view(ImageArray)
 
     def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """D's logits of (N, S, S, C) uint8 pictures, (N,) float32: the larger, the more real. Compare them with each other
         (gan/logits.py). labels: (N, A), where the run is conditional.
         """
-        images = self._pictures(images)
+        images = self._check_images(images)
         judge = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
-        return run_in_batches(judge, images, self._checked(labels, len(images)))
+        return run_in_batches(judge, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/logits.py)."""
         return run_in_batches(
-            functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._pictures(images)
+            functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._check_images(images)
         )
 
     @property
@@ -129,7 +129,7 @@ class TrainedGAN:
     def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """What G's first up-sampling makes of (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
         program = functools.partial(jit_cached(make_extract_first_features, self.config.nets), self._params, self._stats)
-        return run_in_batches(program, np.asarray(points, np.float32), self._checked(labels, len(points)))
+        return run_in_batches(program, np.asarray(points, np.float32), self._check_labels(labels, len(points)))
 
     @functools.cached_property
     def discriminator(self) -> tuple[dict, dict]:
@@ -139,14 +139,14 @@ class TrainedGAN:
         state = checkpoints.restore_step(Path(self.name), like, self.step)
         return state.d_params, state.d_stats
 
-    def _pictures(self, images):
+    def _check_images(self, images):
         nets, images = self.config.nets, np.asarray(images)
         shape = (nets.size, nets.size, nets.channels)
         if images.dtype != np.uint8 or images.shape[1:] != shape or images.ndim != 4:
             raise UserError(f"`images` {images.dtype} {images.shape}: {self.name} takes uint8 (N, {', '.join(map(str, shape))})")
         return images
 
-    def _checked(self, labels, count):
+    def _check_labels(self, labels, count):
         if self.attributes and labels is None:
             raise UserError(
                 f"`labels`: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "

@@ -222,7 +222,7 @@ else:
 
 UNTOUCHED = """
 import logging, os, signal, sys, warnings
-import flax, jax, optax, orbax.checkpoint, PIL.Image, scipy.linalg, scipy.special, tensorstore  # they may add filters
+import flax, jax, optax, orbax.checkpoint, PIL.Image, scipy.linalg, scipy.sparse, scipy.special, tensorstore  # some add filters
 
 def look():
     signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
