@@ -1,4 +1,4 @@
-"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) are faces, and in a notebook a picture of them."""
+"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) is an array of images, which a notebook shows."""
 
 import functools
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
 from dcgan_jax.seeds import Seeds, to_seed_array
 
-SHOWN = 16  # faces of a run that shows itself
+SHOWN = 16  # samples of a run that a notebook shows
 
 
 class ImageArray(np.ndarray):
-    """(N, S, S, C) uint8 pictures, an array like any other, that a notebook shows as a sheet."""
+    """(N, S, S, C) uint8 images: an array like any other, which a notebook shows as a sheet."""
 
     def _repr_png_(self) -> bytes | None:
         if self.ndim not in (3, 4) or self.dtype != np.uint8 or self.shape[-1] not in (1, 3) or not self.size:
@@ -54,10 +54,10 @@ class TrainedGAN:
         )
 
     def sample(self, seeds: Seeds, condition: Mapping[str, int] | None = None, truncation: float | None = None) -> ImageArray:
-        """Faces of the seeds, (N, S, S, C) uint8, the very ones of `python -m dcgan_jax.sample`.
+        """Samples of the seeds, (N, S, S, C) uint8, the same as those of `python -m dcgan_jax.sample`.
 
-        Args: condition, what all are to be, as {"Smiling": 1}, of a conditional run, whose faces are else what the training
-            pictures were; truncation, as of `latents`.
+        Args: condition, of a conditional run: attribute -> 0 or 1 for all samples, as {"Smiling": 1}. Attributes that it does not
+            name are as frequent as in the training images. truncation, as of `latents`.
         Raises: UserError.
         """
         seeds = to_seed_array(seeds)  # an iterator can be read only once
@@ -69,7 +69,8 @@ class TrainedGAN:
     def latents(self, seeds: Seeds, truncation: float | None = None) -> np.ndarray:
         """The latents of the seeds, (N, latent_dim) float32.
 
-        truncation: the largest magnitude, by which faces get more alike and fail less (gan/latents.py); none: as in training.
+        truncation: the largest magnitude. Smaller ones make samples more alike, with fewer failures (gan/latents.py). None: as in
+            training.
         """
         if truncation is not None and not truncation > 0:
             raise UserError(f"`truncation` {truncation}: give more than 0")
@@ -78,7 +79,7 @@ class TrainedGAN:
         return found if truncation is None else np.asarray(latent_space.truncate(found, truncation, nets))
 
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
-        """(N, A) uint8: what the faces of the seeds are asked to be; None where the run is not conditional."""
+        """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
         asked = select_labels(self._table, to_seed_array(seeds))
         exclusive = asked is not None and asked.shape[1] > 1 and (self._table.sum(1) == 1).all()  # a folder for each class
         if exclusive and 1 in (condition or {}).values():
@@ -95,7 +96,7 @@ class TrainedGAN:
         return asked
 
     def images(self, latents: np.ndarray, labels: np.ndarray | None = None) -> ImageArray:
-        """The faces of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A), where the run is conditional."""
+        """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
         nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
         if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
             raise UserError(f"`latents` {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
@@ -103,7 +104,7 @@ class TrainedGAN:
         return generate_images(nets, self._params, self._stats, latents, labels).view(ImageArray)
 
     def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """D's logits of (N, S, S, C) uint8 pictures, (N,) float32: the larger, the more real. Compare them with each other
+        """D's logits for (N, S, S, C) uint8 images, (N,) float32: the larger, the more real. Compare them with each other
         (gan/logits.py). labels: (N, A), where the run is conditional.
         """
         images = self._check_images(images)
@@ -111,23 +112,23 @@ class TrainedGAN:
         return run_in_batches(judge, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/logits.py)."""
+        """D's features of (N, S, S, C) uint8 images, (N, P) float32 (gan/logits.py)."""
         return run_in_batches(
             functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._check_images(images)
         )
 
     @property
     def label_table(self) -> np.ndarray | None:
-        """(LABELS, A) uint8, what the faces of the seeds 0, 1 ... are asked to be, again and again; None if not conditional."""
+        """(LABELS, A) uint8: the labels of seed i are row i % LABELS; None if the run is not conditional."""
         return self._table
 
     @property
     def generator(self) -> tuple[dict, dict]:
-        """The averaged parameters of G, and their statistics: float32 trees."""
+        """Parameters of the EMA generator and its BN statistics: float32 trees."""
         return self._params, self._stats
 
     def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """What G's first up-sampling makes of (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
+        """Outputs of G's first up-sampling for (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
         program = functools.partial(jit_cached(make_extract_first_features, self.config.nets), self._params, self._stats)
         return run_in_batches(program, np.asarray(points, np.float32), self._check_labels(labels, len(points)))
 
@@ -170,7 +171,7 @@ class TrainedGAN:
 
 
 def load(run: str | Path, step: int | str | None = None) -> TrainedGAN:
-    """The run in that folder. step: of the checkpoint; none: the newest; "best": by the scores of its training.
+    """Loads the run in that folder. step: of the checkpoint; None: the newest; "best": by the scores of its training.
 
     Raises: UserError where there is no run, or no such checkpoint.
     """
