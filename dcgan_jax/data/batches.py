@@ -29,7 +29,7 @@ class Order(NamedTuple):
     seed: int
     image_count: int  # with those held out
     images_per_step: int
-    held_out: int = 0  # as `most` of `select_held_out`
+    held_out: int = 0  # as `most` of the function of that name
 
     @property
     def trained_on(self) -> int:
