@@ -48,11 +48,17 @@ def write_completions(shell: str, folder: Path) -> None:
     """
     import tyro
 
-    from dcgan_jax import config, evaluate, explore, prepare, report, sample
-    from dcgan_jax.export import __main__  # with JAX: seconds that a list of commands need not take
+    # With JAX: seconds that a list of commands need not take.
+    from dcgan_jax.config import Config
+    from dcgan_jax.evaluate import Evaluate
+    from dcgan_jax.explore import COMMANDS as EXPLORATIONS
+    from dcgan_jax.export import Export
+    from dcgan_jax.prepare import Prepare
+    from dcgan_jax.report import Report
+    from dcgan_jax.sample import Sample
 
-    parsers = {"train": config.Config, "sample": sample.Sample, "evaluate": evaluate.Evaluate, "explore": explore.COMMANDS}
-    parsers |= {"export": __main__.Export, "report": report.Report, "prepare": prepare.Prepare}
+    parsers = {"train": Config, "sample": Sample, "evaluate": Evaluate, "explore": EXPLORATIONS}
+    parsers |= {"export": Export, "report": Report, "prepare": Prepare}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, flags in parsers.items():

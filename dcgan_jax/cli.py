@@ -12,7 +12,6 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tyro
 
 from dcgan_jax import config as configuration
@@ -20,7 +19,6 @@ from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.presets import PRESETS
 
-MAX_SEEDS = 1_000_000  # their samples are generated into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (
@@ -132,29 +130,6 @@ def parse_config(arguments: Sequence[str]) -> Config:
         config = configuration.replace(config, name=config.run.preset)
     check_config(config)
     return config
-
-
-def parse_seeds(text: str, argument: str, most: int = MAX_SEEDS) -> np.ndarray:
-    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: UserError naming the argument."""
-    spans, count = [], 0
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
-            raise UserError(
-                f"`{argument}` {make_printable(text, 200)}: {make_printable(part.strip(), 50)!r} is no seed and no range; write "
-                "7,12,40-47"
-            )
-        span = range(int(first), int(last or first) + 1)
-        if not span or span.stop > configuration.SEEDS or len(span) > most:
-            raise UserError(
-                f"`{argument}` {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
-                f"ranges rise and hold at most {most:,}"
-            )
-        count += len(span)
-        if count > most:
-            raise UserError(f"`{argument}` {make_printable(text, 200)}: more than {most:,} in all; generate them in parts")
-        spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
-    return np.concatenate(spans)
 
 
 def parse_condition(text: str) -> dict[str, int]:

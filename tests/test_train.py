@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train_toy, whole
+from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train, train_toy, whole
 
-from dcgan_jax import sample, train
+from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
 from dcgan_jax.config import UserError
 from dcgan_jax.data.pack import pack_images

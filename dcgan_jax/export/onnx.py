@@ -4,12 +4,21 @@ Written by hand: jax2onnx 0.17 needs an Orbax older than ours, and would export 
 they stand for. `numpy_generator.apply_generator` is the network; here are its layers. Inside, channels come first, as in ONNX.
 """
 
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+import dcgan_jax
+from dcgan_jax.api import TrainedGAN
+from dcgan_jax.config import flatten
+from dcgan_jax.export import Export
 from dcgan_jax.export.numpy_generator import apply_generator
+from dcgan_jax.export.writing import Written, describe_shape, name_weights
 
 OPSET = 17
 IR_VERSION = 8  # that of the first onnxruntime with this opset, so that older ones read it too
@@ -120,3 +129,46 @@ class OnnxOps:
 
     def concatenate(self, x, y):
         return self.add_node("Concat", x, y, axis=1)
+
+
+# ---- The export ----
+
+
+def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
+    """Writes generator.onnx, which onnxruntime reads back where it is installed."""
+    config, file = gan.config, folder / "generator.onnx"
+    facts = {
+        "preset": config.run.preset,
+        "step": str(gan.step),
+        "latent_law": config.nets.latent_law,
+        "attributes": ",".join(gan.attributes),
+        "dcgan_jax": dcgan_jax.__version__,
+    }
+    model = build_onnx_model(flatten(config), name_weights(gan.generator), len(gan.attributes), ask.weights, facts)
+    file.write_bytes(model.SerializeToString())
+    law = "normal(size=" if config.nets.latent_law == "normal" else "uniform(-1, 1, "
+    labels = '\nlabels = np.load("labels.npy")[:16].astype(np.float32)' if gan.attributes else ""
+    usage = f"""ONNX, opset {OPSET}, any batch size.
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("generator.onnx")
+latents = np.random.default_rng().{law}(16, {config.nets.latent_dim})).astype(np.float32){labels}
+feeds = {{"latents": latents{', "labels": labels' if gan.attributes else ""}}}
+images = session.run(None, feeds)[0]  # (N, {describe_shape(gan)}) float32 from 0 to 1
+```
+"""
+    return Written(file, _make_generate(file), usage)
+
+
+def _make_generate(file: Path) -> Callable[..., np.ndarray] | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def generate(latents, labels):
+        return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
+
+    return generate

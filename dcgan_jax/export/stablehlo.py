@@ -5,14 +5,19 @@ are `lax`'s, and not those of gan/conv/ that are fast on CPUs.
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from dcgan_jax.api import TrainedGAN
 from dcgan_jax.config import Nets
+from dcgan_jax.export import Export
+from dcgan_jax.export.writing import Written, describe_latent, describe_shape
 from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.state import LABELS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -35,3 +40,30 @@ def export_stablehlo(nets: Nets, params: dict, stats: dict) -> bytes:
     inputs = [jax.ShapeDtypeStruct((count, width), jnp.float32) for width in widths]
     with jax.default_matmul_precision("highest"):  # TPUs and GPUs would round to less, in convolutions as well
         return jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*inputs).serialize()
+
+
+# ---- The export ----
+
+
+def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
+    """Writes generator.stablehlo, and reads it back."""
+    file = folder / "generator.stablehlo"
+    file.write_bytes(export_stablehlo(gan.config.nets, *gan.generator))
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    labels = f'\nlabels = np.load("labels.npy")[seeds % {LABELS}].astype(np.float32)' if gan.attributes else ""
+    usage = f"""StableHLO for {", ".join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
+written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
+
+```python
+import jax, jax.export, numpy as np
+program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
+seeds = np.arange(16, dtype=np.uint32)
+latents = jax.vmap(lambda seed: {describe_latent(gan)})(seeds){labels}
+images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  # (N, {describe_shape(gan)}) float32 from 0 to 1
+```
+"""
+
+    def generate(*inputs):
+        return np.asarray(program.call(*(of for of in inputs if of is not None)))
+
+    return Written(file, generate, usage)

@@ -1,5 +1,6 @@
 """Images that a run shows: grids such as reals.png, captioned sheets, animations, plots of losses and scores."""
 
+import io
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -40,6 +41,13 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """Saves (H, W, C) uint8, C 1 or 3, as a PNG; whole or not at all."""
     with atomic_write(path) as partial:
         to_pil(image).save(partial, format="PNG")
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, C) uint8, C 1 or 3, as the bytes of a PNG file."""
+    file = io.BytesIO()
+    to_pil(image).save(file, format="PNG")
+    return file.getvalue()
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -18,7 +20,8 @@ from toy_run import call, copied, refusal, train_toy, whole
 
 import dcgan_jax
 from dcgan_jax.config import UserError
-from dcgan_jax.export import __main__
+from dcgan_jax.export import STORES, Export, Exported, __main__
+from dcgan_jax.export.card import make_card
 from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.presets import PRESETS
@@ -197,7 +200,7 @@ def test_smaller_weights_are_smaller_and_say_what_they_cost(exported, form, flag
     assert flags[1] in (small / "README.md").read_text()
 
 
-@pytest.mark.parametrize("form", [form for form in __main__.WRITERS if form != "web"])
+@pytest.mark.parametrize("form", [form for form in STORES if form != "web"])
 def test_the_card_tells_where_it_comes_from(exported, torch_run, form):
     run = torch_run if form == "torch" else whole().run
     folder = exported(form, run=run)
@@ -270,7 +273,8 @@ def test_a_bfloat16_run_is_exported_in_float32_and_that_is_said(tmp_path):
 
 def card_of(run):
     """Without what it is the card of."""
-    return __main__.write_card(__main__.Export(str(run), "onnx", "a"), dcgan_jax.load(run), "", {"file": "a", "bytes": 1})
+    gan, found = dcgan_jax.load(run), Exported(Path("a"), Path("a/generator.onnx"), 1, None, "float32")
+    return make_card(gan, Export(str(run), "onnx", "a"), "", found)
 
 
 def test_scores_are_those_of_the_step_whatever_else_is_there(tmp_path):
@@ -303,11 +307,14 @@ def test_rights_are_those_of_all_pictures_behind_it(tmp_path, start, kind, is_fr
 
 @pytest.mark.parametrize("off, flags", [(2e-4, ()), (np.nan, ("--weights", "float16"))])
 def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
-    def wrong(ask, gan, folder):
-        file, draw, usage = __main__.write_safetensors(ask, gan, folder)
-        return file, lambda *inputs: draw(*inputs) + np.float32(off), usage
+    module = importlib.import_module("dcgan_jax.export.safetensors")
+    write = module.write
 
-    with mock.patch.dict(__main__.WRITERS, safetensors=wrong):
+    def write_wrong(*arguments):
+        written = write(*arguments)
+        return written._replace(generate=lambda *inputs: written.generate(*inputs) + np.float32(off))
+
+    with mock.patch.object(module, "write", write_wrong):
         done = call(__main__, "--run", whole().run, "--format", "safetensors", "--out", tmp_path / "a", *flags)
     assert (done.code, len(done.faults)) == (1, 1) and "nothing was written" in done.err, done
     assert list(tmp_path.iterdir()) == []
