@@ -15,7 +15,7 @@ from torch_weights import conv_kernel
 
 from dcgan_jax.gan.conv import FEW_CHANNELS, conv, conv_transpose
 
-FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
+FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 
 
 def channels_last(maps):
