@@ -230,7 +230,7 @@ BOUNDED = """import re, sys
 from dcgan_jax import cli, prepare
 sys.argv = ["prepare", *sys.argv[1:]]
 try:
-    cli.run_verb(prepare.main)
+    cli.run_command(prepare.main)
 finally:
     print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024, "MB")
 """

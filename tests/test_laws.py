@@ -145,7 +145,7 @@ def test_a_run_compiles_each_of_its_programs_once():
 
 def test_a_count_of_traces_can_fail():
     with Traces() as traces:
-        steps = jax.jit(toy_run.train.check_finite)
+        steps = jax.jit(toy_run.setup.check_finite)
         for length in (1, 2):
             steps({"leaf": np.zeros(length)})
     assert traces.of["check_finite"] == 2
@@ -156,14 +156,15 @@ def test_a_count_of_traces_can_fail():
 PACKAGES = {"data", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
 MAY_IMPORT = {  # packages and modules, within the project
+    "batch": set(),
     "files": set(),
     "config": set(),
     "presets": {"config"},
     "cli": {"config", "presets"},
-    "data": {"data", "config", "files"},
-    "gan": {"gan", "quality", "config", "files"},
+    "data": {"data", "batch", "config", "files"},
+    "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
-    "run": {"run", "data", "gan", "quality", "config", "presets", "files"},
+    "run": {"run", "batch", "data", "gan", "quality", "config", "presets", "files"},
     "api": {"data", "gan", "quality", "run", "config", "files"},
     "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files"},
     "export.numpy_generator": set(),  # it is written beside exported weights

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
@@ -34,7 +35,7 @@ def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
     batches, expected, expected_metrics = one_by_one
     start = jax.tree.map(jnp.copy, fresh_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
-    state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, batches)
+    state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
     assert kernel.is_deleted()  # donated, and the result is the same
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
@@ -49,7 +50,7 @@ def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch)
     with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
         scan = make_train_steps(CONFIG)
-    state, metrics = jax.jit(scan)(fresh_state(CONFIG), batches)
+    state, metrics = jax.jit(scan)(fresh_state(CONFIG), Batch(batches))
     assert metrics["d_loss"].shape == (2,)
     assert_allclose(metrics["d_loss"], expected_metrics["d_loss"], rtol=1e-5)
     assert_same_run(state, expected)
@@ -97,7 +98,7 @@ def test_two_devices_train_as_one(config):
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
     expected, expected_metrics = compiled(config)(fresh_state(config), pictures(config))
-    state, metrics = step(jax.device_put(fresh_state(config), whole), jax.device_put(pictures(config), split))
+    state, metrics = step(jax.device_put(fresh_state(config), whole), jax.device_put(Batch(pictures(config)), split))
     assert len(state.g_params["head"]["kernel"].sharding.device_set) == 2
     for name in metrics:
         assert_allclose(metrics[name], expected_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -109,12 +110,13 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
-from dcgan_jax.gan.step import train_step
+from dcgan_jax.batch import Batch
+from dcgan_jax.gan.step import make_train_step
 config = tiny.tiny("article", batch_size=8)
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-step = jax.jit(train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-state, metrics = step(jax.device_put(tiny.fresh_state(config), whole), jax.device_put(tiny.pictures(config), split))
+step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
+state, metrics = step(jax.device_put(tiny.fresh_state(config), whole), jax.device_put(Batch(tiny.pictures(config)), split))
 expected, expected_metrics = tiny.compiled(config)(tiny.fresh_state(config), tiny.pictures(config))
 print(max(abs(float(metrics[name]) - float(expected_metrics[name])) for name in metrics))
 statistics = zip(jax.tree.leaves(state.d_stats), jax.tree.leaves(expected.d_stats), strict=True)
@@ -140,7 +142,7 @@ def test_eight_devices_train_as_one():
 
 def test_the_step_keeps_every_type_and_shape_so_that_one_program_serves_the_run():
     state = jax.eval_shape(lambda: init_state(CONFIG))
-    after, metrics = jax.eval_shape(make_train_step(CONFIG), state, jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8))
+    after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state
     )

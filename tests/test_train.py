@@ -15,6 +15,7 @@ from dcgan_jax.cli import parse_config
 from dcgan_jax.config import UserError
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.run import setup
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.logs import Logs, read_warnings
@@ -186,7 +187,7 @@ def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatc
 
 
 def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, monkeypatch):
-    real = train.train_steps
+    real = setup.make_train_steps
 
     def poisoned(*args):
         def steps(state, batches):
@@ -196,7 +197,7 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
 
         return steps
 
-    monkeypatch.setattr(train, "make_train_steps", poisoned)
+    monkeypatch.setattr(setup, "make_train_steps", poisoned)
     before = files(run / "checkpoints")
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
     assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is kept" in line
@@ -297,7 +298,7 @@ def test_trouble_is_judged_by_the_runs_own_pictures_and_told_everywhere(tmp_path
         asked.append((metrics.get("step", [0])[-1], samples, reals, on_reals, on_held_out, on_samples, loss))
         return {"g-collapsed": words} if asked[-1][0] >= 8 else {}
 
-    monkeypatch.setattr("dcgan_jax.quality.diagnostics.diagnose", found)
+    monkeypatch.setattr("dcgan_jax.run.observe.diagnose", found)
     done = train_toy(tmp_path)
     run = tmp_path / "article"
     assert done.out.count(f"warning: step 8: {words}\n") == 1 and done.out.count("warning: ") == 1  # once, when it is new

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, Output, Run, replace
 from dcgan_jax.gan.state import GanState, init_state
 from dcgan_jax.gan.step import make_train_step
@@ -44,7 +45,8 @@ class Compiled:
         self._call = jax.jit(counted)
 
     def __call__(self, state, batch):
-        return self._call(state, batch)
+        """batch: a Batch, or images alone."""
+        return self._call(state, batch if isinstance(batch, Batch) else Batch(batch))
 
 
 compiled = functools.cache(Compiled)

@@ -22,7 +22,7 @@ import tiny
 import dcgan_jax
 from dcgan_jax import cli, train
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, workdir
+from dcgan_jax.run import checkpoints, setup, workdir
 
 SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py
 # Packs are each worker's own: some tests look at what lies there.
@@ -115,7 +115,7 @@ def refusal(verb, *arguments) -> str:
 
 
 class Traces:
-    """Counts how often the programs of train.py are traced while it is entered: once each, or one was compiled twice."""
+    """Counts how often the programs of a run are traced while it is entered: once each, or one was compiled twice."""
 
     MAKERS = ("make_train_steps", "make_recalibrate")  # they return the function that is jitted; check_finite is one itself
 
@@ -125,9 +125,9 @@ class Traces:
     def __enter__(self):
         self.patches = contextlib.ExitStack()
         for name in self.of:
-            real = getattr(train, name)
+            real = getattr(setup, name)
             patched = self._counted(name, real) if name == "check_finite" else self._maker(name, real)
-            self.patches.enter_context(mock.patch.object(train, name, patched))
+            self.patches.enter_context(mock.patch.object(setup, name, patched))
         return self
 
     def __exit__(self, *fault):

@@ -6,12 +6,14 @@ on the device from which a compiled gather takes them. With several processes ea
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dcgan_jax.batch import Batch
 
 STREAM_AHEAD = 4  # batches gathered before they are asked for
 # A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is no copy: JAX takes the
@@ -29,7 +31,7 @@ class Order(NamedTuple):
     seed: int
     image_count: int  # with those held out
     images_per_step: int
-    select_held_out: int = 0  # as `most` of the function of that name
+    held_out: int = 0  # as `most` of the function of that name
 
     @property
     def trained_on(self) -> int:
@@ -85,6 +87,24 @@ def split_dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterato
         start = end
 
 
+def iterate_batches(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    order: Order,
+    dispatches: Callable[[], Iterator[range]],
+    sharding: jax.sharding.NamedSharding,
+    is_resident: bool,
+) -> Iterator[tuple[range, Batch]]:
+    """(steps, their batches) of each dispatch, images (k, images_per_step, S, S, C) and labels (k, images_per_step, A) uint8.
+
+    Args: images (N, S, S, C), labels (N, A) or None; dispatches, makes the iterator of `split_dispatches`, which is read twice;
+        is_resident, gather from images on the device instead of streaming them.
+    """
+    feed = gather_batches if is_resident else stream_batches
+    for steps, some in zip(dispatches(), feed(images, order, dispatches(), sharding), strict=True):
+        yield steps, Batch(some, None if labels is None else gather_labels(labels, order, steps, sharding))
+
+
 def stream_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
 ) -> Iterator[jax.Array]:
@@ -128,13 +148,10 @@ def gather_batches(
         yield take(copy, np.stack([order.indices(step) for step in steps]).astype(np.int32))
 
 
-def add_labels(
-    fed: Iterator[jax.Array], labels: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
-) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """What a feed gives, each with the labels of its images, (k, images_per_step, A) uint8; labels: (N, A) of all images."""
-    for batch, steps in zip(fed, dispatches, strict=True):
-        rows = np.stack([labels[order.indices(step)] for step in steps])
-        yield batch, jax.make_array_from_callback(rows.shape, sharding, lambda index, rows=rows: rows[index])
+def gather_labels(labels: np.ndarray, order: Order, steps: range, sharding: jax.sharding.Sharding) -> jax.Array:
+    """(k, images_per_step, A) uint8: the labels of these steps' images, of labels (N, A) of all images."""
+    rows = np.stack([labels[order.indices(step)] for step in steps])
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 def replicate_images(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:

@@ -1,9 +1,12 @@
 """Adversarial losses and regularisers, a few lines each with their paper. All are per image, (B,) float32, of logits."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+
+from dcgan_jax.config import Loss
 
 
 class AdversarialLoss(NamedTuple):
@@ -91,3 +94,9 @@ LOSSES = {
     "relativistic-average": AdversarialLoss(relativistic_average_d, relativistic_average_g, g_needs_real=True, boundary=None),
     "relativistic-paired": AdversarialLoss(relativistic_paired_d, relativistic_paired_g, g_needs_real=True, boundary=None),
 }
+
+
+def make_loss(loss: Loss) -> AdversarialLoss:
+    """The adversarial loss that the config names, with its smoothed label, which only bce has (config.check)."""
+    chosen = LOSSES[loss.loss]
+    return chosen if loss.real_label == 1 else chosen._replace(d=functools.partial(chosen.d, real_label=loss.real_label))

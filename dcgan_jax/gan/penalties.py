@@ -1,15 +1,52 @@
 """Penalties on the discriminator's slope: R1, R2, their finite-difference estimates, and the gradient penalty."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from dcgan_jax.config import Loss
 
-def squared_gradient_norm(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+Critic = Callable[[jax.Array], jax.Array]  # images (B, S, S, C) float32 -> logits (B,) float32
+
+
+def has_penalty(loss: Loss) -> bool:
+    """Whether D pays any of the penalties here."""
+    return loss.gp_weight > 0 or loss.r1_gamma > 0 or loss.r2_gamma > 0
+
+
+def compute_penalty(
+    loss: Loss,
+    critics: Mapping[str, Critic],
+    images: Mapping[str, jax.Array],
+    logits: Mapping[str, jax.Array],
+    keys: Mapping[str, jax.Array],
+    shard: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """The weighted sum of all penalties that the config asks for, () float32.
+
+    Args: critics, images, logits: of "real" and of "fake" images, logits those of the same critics; keys: noise_real,
+        noise_fake and mix; shard: splits an array made here over the devices.
+    """
+    terms = []
+    for kind, gamma in (("real", loss.r1_gamma), ("fake", loss.r2_gamma)):  # R1 and R2
+        if gamma > 0 and loss.penalty_noise == 0:
+            terms.append(gamma / 2 * squared_gradient_norm(critics[kind], images[kind]).mean())
+        elif gamma > 0:
+            noise = shard(loss.penalty_noise * jax.random.normal(keys[f"noise_{kind}"], images[kind].shape))
+            noisy_logits = critics[kind](images[kind] + noise)
+            # Against the logits of the pass before: XLA would differentiate a second pass of the same images once more.
+            terms.append(gamma / 2 * squared_finite_difference(logits[kind], noisy_logits, loss.penalty_noise).mean())
+    if loss.gp_weight > 0:
+        mix = shard(jax.random.uniform(keys["mix"], (images["real"].shape[0], 1, 1, 1)))
+        terms.append(loss.gp_weight * gradient_penalty(critics["real"], images["real"], images["fake"], mix).mean())
+    return loss.penalty_every_steps * sum(terms)
+
+
+def squared_gradient_norm(critic: Critic, images: jax.Array) -> jax.Array:
     """|d critic / d image|^2 of each image: half of it, times gamma, is R1 on real images and R2 on fake ones.
 
-    Args: critic, images (B, S, S, C) -> logits (B,); images, float32. Returns: (B,) float32.
+    Args: critic; images (B, S, S, C) float32. Returns: (B,) float32.
     Source: Mescheder et al. 2018, arXiv:1801.04406, section 4.1.
     """
     gradient = jax.grad(lambda x: critic(x).sum())(images)  # but for statistics of the batch logit i is of image i
@@ -17,9 +54,11 @@ def squared_gradient_norm(critic: Callable[[jax.Array], jax.Array], images: jax.
 
 
 def squared_finite_difference(logits: jax.Array, noisy_logits: jax.Array, sd: float) -> jax.Array:
-    """What `squared_gradient_norm` is, by a difference: equal to it in the mean over noise where the critic is linear within sd
-    and each logit is of its own image. Through statistics of the batch image j moves logit i too: here the mean over noise is
-    the sum over j of |d logit i / d image j|^2, there gradients of all logits are summed before they are squared.
+    """Estimates `squared_gradient_norm` by a finite difference along Gaussian noise.
+
+    Its mean over noise is the exact value where the critic is linear within sd and each logit depends on its own image alone.
+    Through batch statistics image j moves logit i too: here the mean over noise is the sum over j of
+    |d logit i / d image j|^2, where the exact one sums the gradients of all logits before it squares them.
 
     Args: logits (B,) of images, noisy_logits (B,) of the same images plus noise N(0, sd^2). Returns: (B,) float32.
     Source: Lin et al. 2025, arXiv:2501.08316, section 3.2 (approximated R1; there not divided by the variance).
@@ -27,11 +66,11 @@ def squared_finite_difference(logits: jax.Array, noisy_logits: jax.Array, sd: fl
     return jnp.square((noisy_logits - logits) / sd)
 
 
-def gradient_penalty(critic: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
-    """(|d critic / d image| - 1)^2 at points between real and fake.
+def gradient_penalty(critic: Critic, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+    """(|d critic / d image| - 1)^2 at points between real and fake images.
 
-    Args: critic, images (B, S, S, C) -> logits (B,); real, fake (B, S, S, C) float32; mix (B, 1, 1, 1) in [0, 1].
-    Returns: (B,) float32. Source: Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1.
+    Args: critic; real, fake (B, S, S, C) float32; mix (B, 1, 1, 1) in [0, 1]. Returns: (B,) float32.
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1.
     """
     norm_squared = squared_gradient_norm(critic, mix * real + (1 - mix) * fake)
     # The root's slope is infinite at 0, which a freshly initialised ReLU critic can reach.

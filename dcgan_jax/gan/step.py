@@ -5,11 +5,13 @@ real -> fake -> G's fake follow the published recipes: docs/published-dcgans.md,
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config
 from dcgan_jax.gan import losses, penalties
 from dcgan_jax.gan.augment import adapt_probability, augment
@@ -18,216 +20,252 @@ from dcgan_jax.gan.pixels import scale_pixels
 from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState, make_optimizers
 
+Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
+Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
 # One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
 
 
-def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
-    """One training step of this config, as a pure function to be jitted once.
+def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Step:
+    """Makes one training step of this config, a pure function to be jitted once.
 
-    Args: config; sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
-    Returns: f(state, batch) -> (state, metrics): batch (images_per_step, S, S, C) uint8, or that and the pictures' labels,
-        (images_per_step, A) uint8 of 0 and 1, where the recipe is conditional: fakes are asked to be what the real pictures
-        of their batch are, so that D meets each kind as often in both; metrics, () float32 each:
-        d_loss, g_loss, d_real_hits and d_fake_hits (shares D classified rightly), g_grad_norm (Euclidean length of G's whole
-        gradient; g_loss and it are of G's last update), d_penalty where one is configured (0 in the steps between lazy ones),
-        augment_p where it adapts itself.
+    Args: sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
+    Returns: f(state, batch) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8, and, where the recipe is
+        conditional, their labels (images_per_step, A) uint8: fakes are conditioned on the labels of the real images in their
+        batch, so that D meets each kind as often in both. metrics: those of gan/metrics.py that the recipe has.
     """
-    nets, loss, optimizer, batch_size = config.nets, config.loss, config.optimizer, config.data.batch_size
-    generator, discriminator = Generator(nets), Discriminator(nets)
-    g_adam, d_adam = make_optimizers(config)
-    adversarial = losses.LOSSES[loss.loss]
-    penalised = loss.gp_weight > 0 or loss.r1_gamma > 0 or loss.r2_gamma > 0
+    parts = _Parts(
+        config,
+        Generator(config.nets),
+        Discriminator(config.nets),
+        *make_optimizers(config),
+        losses.make_loss(config.loss),
+        sharding,
+    )
+    update = _update_alternating if config.optimizer.updates == "alternating" else _update_d_then_g
 
-    def split_over_devices(x):
-        return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
-
-    def generate(params, stats, latents, labels):
-        """(images, their pullback to params), new statistics: where D and G see the same fakes, one pass serves both."""
-
-        def forward(params):
-            images, new = generator.apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")
-            return images, new.get("batch_stats", {})
-
-        images, pullback, stats = jax.vjp(forward, params, has_aux=True)
-        return (images, pullback), stats
-
-    def discriminate(params, stats, images, labels, augment_key, augment_p, dropout_key):
-        images = augment(augment_key, images, loss.augment, augment_p)
-        logits, new = discriminator.apply(
-            {"params": params, "batch_stats": stats},
-            images,
-            True,
-            labels,
-            mutable="batch_stats",
-            rngs={"dropout": dropout_key} if nets.d_dropout > 0 else None,
-        )
-        return logits, new.get("batch_stats", {})
-
-    def d_objective(params, stats, real, fake, labels, keys, augment_p, step):
-        before = {"real": stats}
-        with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
-            real_logits, stats = discriminate(params, stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"])
-        before["fake"] = stats
-        with jax.named_scope("fake"):
-            fake_logits, stats = discriminate(params, stats, fake, labels, keys["augment_fake"], augment_p, keys["dropout_fake"])
-        with jax.named_scope("loss"):
-            if loss.loss == "bce":
-                adversarial_loss = losses.nonsaturating_d(real_logits, fake_logits, loss.real_label).mean()
-            else:
-                adversarial_loss = adversarial.d(real_logits, fake_logits).mean()
-        boundary = adversarial.boundary
-        if boundary is None:
-            boundary = (real_logits.mean() + fake_logits.mean()) / 2
-        metrics = {
-            "d_loss": adversarial_loss,
-            "d_real_hits": (real_logits > boundary).mean(),
-            "d_fake_hits": (fake_logits < boundary).mean(),
-        }
-        if penalised:
-            # The keys, and the vectors of spectral norms, are those of the passes above: the same function judges these images.
-            def critic(images, kind):
-                augment_key, dropout_key = (jax.random.clone(keys[f"{purpose}_{kind}"]) for purpose in ("augment", "dropout"))
-                return discriminate(params, before[kind], images, labels, augment_key, augment_p, dropout_key)[0]
-
-            def squared_norm(images, logits, kind):
-                if loss.penalty_noise == 0:
-                    return penalties.squared_gradient_norm(lambda x: critic(x, kind), images)
-                noise = split_over_devices(loss.penalty_noise * jax.random.normal(keys[f"noise_{kind}"], images.shape))
-                # With the logits above: of a second pass of the same images XLA would take the gradient twice.
-                return penalties.squared_finite_difference(logits, critic(images + noise, kind), loss.penalty_noise)
-
-            def penalty_terms():
-                terms = []
-                if loss.r1_gamma > 0:
-                    terms.append(loss.r1_gamma / 2 * squared_norm(real, real_logits, "real").mean())
-                if loss.r2_gamma > 0:
-                    terms.append(loss.r2_gamma / 2 * squared_norm(fake, fake_logits, "fake").mean())
-                if loss.gp_weight > 0:
-                    mix = split_over_devices(jax.random.uniform(keys["mix"], (real.shape[0], 1, 1, 1)))
-                    gp = penalties.gradient_penalty(lambda x: critic(x, "real"), real, fake, mix)
-                    terms.append(loss.gp_weight * gp.mean())
-                return loss.penalty_every_steps * sum(terms)
-
-            with jax.named_scope("penalty"):
-                if loss.penalty_every_steps > 1:  # Source: Karras et al. 2020, arXiv:1912.04958, section 3.1
-                    is_due = (step + 1) % loss.penalty_every_steps == 0  # so that logs, of every so many steps done, meet it
-                    penalty = jax.lax.cond(is_due, penalty_terms, lambda: jnp.zeros(()))
-                else:
-                    penalty = penalty_terms()
-            metrics["d_penalty"] = penalty
-            return adversarial_loss + penalty, (stats, metrics)
-        return adversarial_loss, (stats, metrics)
-
-    def g_objective(fake, d_params, d_stats, real, labels, keys, augment_p):
-        real_logits = None
-        if adversarial.g_needs_real:
-            with jax.named_scope("real"):
-                real_logits, d_stats = discriminate(
-                    d_params, d_stats, real, labels, keys["augment_real"], augment_p, keys["dropout_real"]
-                )
-        with jax.named_scope("fake"):
-            fake_logits, d_stats = discriminate(
-                d_params, d_stats, fake, labels, keys["augment_fake"], augment_p, keys["dropout_fake"]
-            )
-        with jax.named_scope("loss"):
-            return adversarial.g(real_logits, fake_logits).mean(), d_stats
-
-    def prepare(real, key):  # (B, S, S, C) uint8 -> float32
-        real = scale_pixels(real, nets)
-        if config.data.flip:
-            mirrored = jax.random.bernoulli(key, shape=(real.shape[0], 1, 1, 1))
-            real = jnp.where(mirrored, real[:, :, ::-1], real)
-        return real
-
-    @jax.named_scope("update_d")
-    def update_d(state, real, labels, key):
-        keys = _split_streams(key, D_STREAMS)
-        real = prepare(real, keys["flip"])
-        latents = split_over_devices(sample_latents(keys["latents"], batch_size, nets))
-        fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
-        gradients, (d_stats, metrics) = jax.grad(d_objective, has_aux=True)(
-            state.d_params, state.d_stats, real, fakes[0], labels, keys, state.augment_p, state.step
-        )
-        updates, d_opt = d_adam.update(gradients, state.d_opt, state.d_params)
-        d_params = optax.apply_updates(state.d_params, updates)
-        state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
-        if loss.augment_target > 0:
-            share = batch_size / (1000 * loss.augment_adapt_kimg)
-            state = state.replace(
-                augment_p=adapt_probability(
-                    state.augment_p, metrics["d_real_hits"], loss.augment_target, share, loss.augment_most
-                )
-            )
-            metrics["augment_p"] = state.augment_p
-        return state, metrics, real, latents, fakes
-
-    @jax.named_scope("update_g")
-    def update_g(state, fakes, real, labels, keys):
-        fake, pullback = fakes
-        objective = jax.value_and_grad(g_objective, has_aux=True)
-        (g_loss, d_stats), d_fake = objective(fake, state.d_params, state.d_stats, real, labels, keys, state.augment_p)
-        [gradients] = pullback(d_fake)
-        updates, g_opt = g_adam.update(gradients, state.g_opt, state.g_params)
-        state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
-        state = state.replace(d_stats=d_stats) if optimizer.d_stats_in_g_step else state
-        return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
-
-    def d_then_g(state, batch, d_key, g_key):
-        batches = jax.tree.map(lambda x: x.reshape(optimizer.d_steps, batch_size, *x.shape[1:]), batch)
-        # A Python loop: XLA's own CPU convolutions are slow inside one (see train_steps). The metrics are of D's last update.
-        for i, key in enumerate(jax.random.split(d_key, optimizer.d_steps)):
-            real, labels = jax.tree.map(lambda x, i=i: x[i], batches)
-            state, metrics, real, latents, fakes = update_d(state, real, labels, key)
-        keys = [_split_streams(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
-        if optimizer.g_latents == "new":
-            latents = split_over_devices(sample_latents(keys[0]["latents"], batch_size, nets))
-        for i, update_keys in enumerate(keys):
-            if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
-                fakes, g_stats = generate(state.g_params, state.g_stats, latents, labels)
-                state = state.replace(g_stats=g_stats)
-            state, g_metrics = update_g(state, fakes, real, labels, update_keys)
-        return state, metrics | g_metrics
-
-    def alternating(state, batch, d_key, g_key):
-        # Source: docs/published-dcgans.md 2.1: one batch updates either G (even steps, so the first) or D. Both updates are
-        # computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower in a branch.
-        keys = _split_streams(g_key, G_STREAMS)
-        real, labels = batch
-        d_updated, metrics, real, _, fakes = update_d(state, real, labels, d_key)
-        g_updated, g_metrics = update_g(state.replace(g_stats=d_updated.g_stats), fakes, real, labels, keys)
-        is_g_step, key = state.step % 2 == 0, state.key
-        # Without the key, which is the same in both and may not be used again.
-        state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
-        return state.replace(key=key), metrics | g_metrics
-
-    def step(state: GanState, batch: jax.Array | tuple[jax.Array, jax.Array]) -> tuple[GanState, dict[str, jax.Array]]:
+    def step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        update = alternating if optimizer.updates == "alternating" else d_then_g
-        state, metrics = update(state, batch if nets.condition else (batch, None), d_key, g_key)
+        state, metrics = update(parts, state, batch, d_key, g_key)
         state = state.replace(step=state.step + 1)
         return state.replace(ema_params=_update_ema(config, state)), metrics
 
     return step
 
 
-def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Callable[[GanState, jax.Array], tuple]:
-    """The scan of train_step: f(state, its batches stacked, (k, images_per_step, S, S, C)) -> (state, metrics of (k,))."""
+def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Step:
+    """Makes several steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics of (k,))."""
     step = make_train_step(config, sharding)
 
-    def in_a_row(state, batches):
+    def unrolled(state, batches):
         metrics = []
-        for i in range(len(jax.tree.leaves(batches)[0])):
+        for i in range(len(batches.images)):
             state, metric = step(state, jax.tree.map(lambda x, i=i: x[i], batches))
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
     # XLA's own CPU convolution, newmu's last and blocks', is some twenty times slower in a loop, even of one turn (measured).
-    return in_a_row if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+    return unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+class _Parts(NamedTuple):
+    """What the functions of one step share."""
+
+    config: Config
+    generator: Generator
+    discriminator: Discriminator
+    g_adam: optax.GradientTransformation
+    d_adam: optax.GradientTransformation
+    loss: losses.AdversarialLoss
+    sharding: jax.sharding.Sharding | None
+
+    def shard(self, x: jax.Array) -> jax.Array:
+        """Splits (B, ...) over the devices."""
+        return x if self.sharding is None else jax.lax.with_sharding_constraint(x, self.sharding)
+
+
+class _Fakes(NamedTuple):
+    """Generated images, and their pullback to G's parameters: where D and G see the same fakes, one pass serves both."""
+
+    images: jax.Array  # (B, S, S, C) float32
+    pullback: Callable
+
+
+# ---- Which network is updated when ----
+
+
+def _update_d_then_g(parts, state, batch, d_key, g_key):
+    """D d_steps times, each on a batch of its own, then G g_steps times on the same latents."""
+    optimizer, batch_size = parts.config.optimizer, parts.config.data.batch_size
+    batches = jax.tree.map(lambda x: x.reshape(optimizer.d_steps, batch_size, *x.shape[1:]), batch)
+    # A Python loop: XLA's own CPU convolutions are slow inside one of XLA's (see make_train_steps). Metrics: of D's last update.
+    for i, key in enumerate(jax.random.split(d_key, optimizer.d_steps)):
+        one_batch = jax.tree.map(lambda x, i=i: x[i], batches)
+        state, metrics, real, latents, fakes = _update_d(parts, state, one_batch, key)
+    keys = [_split_streams(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
+    if optimizer.g_latents == "new":
+        latents = parts.shard(sample_latents(keys[0]["latents"], batch_size, parts.config.nets))
+    for i, update_keys in enumerate(keys):
+        if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
+            fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
+            state = state.replace(g_stats=g_stats)
+        state, g_metrics = _update_g(parts, state, fakes, real, update_keys)
+    return state, metrics | g_metrics
+
+
+def _update_alternating(parts, state, batch, d_key, g_key):
+    """One batch updates either G (even steps, so the first) or D. Source: docs/published-dcgans.md, section 2.1."""
+    # Both updates are computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower
+    # in a branch.
+    d_updated, metrics, real, _, fakes = _update_d(parts, state, batch, d_key)
+    before_g = state.replace(g_stats=d_updated.g_stats)
+    g_updated, g_metrics = _update_g(parts, before_g, fakes, real, _split_streams(g_key, G_STREAMS))
+    is_g_step, key = state.step % 2 == 0, state.key
+    # Without the key, which is the same in both and may not be used again.
+    state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
+    return state.replace(key=key), metrics | g_metrics
+
+
+# ---- D's update ----
+
+
+@jax.named_scope("update_d")
+def _update_d(parts, state, batch, key):
+    """(state, metrics, the real batch as D saw it, latents, fakes)."""
+    config, keys = parts.config, _split_streams(key, D_STREAMS)
+    real = _prepare_real(config, batch, keys["flip"])
+    latents = parts.shard(sample_latents(keys["latents"], config.data.batch_size, config.nets))
+    fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
+    gradients, (d_stats, metrics) = jax.grad(_compute_d_loss, has_aux=True)(
+        state.d_params, parts, state, real, fakes.images, keys
+    )
+    updates, d_opt = parts.d_adam.update(gradients, state.d_opt, state.d_params)
+    d_params = optax.apply_updates(state.d_params, updates)
+    state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
+    loss = config.loss
+    if loss.augment_target > 0:
+        share = config.data.batch_size / (1000 * loss.augment_adapt_kimg)
+        augment_p = adapt_probability(state.augment_p, metrics["d_real_hits"], loss.augment_target, share)
+        state, metrics = state.replace(augment_p=augment_p), metrics | {"augment_p": augment_p}
+    return state, metrics, real, latents, fakes
+
+
+def _compute_d_loss(d_params, parts, state, real, fake, keys):
+    """(D's loss with penalties, (its new statistics, metrics)). real: a float batch; fake: (B, S, S, C) float32."""
+    with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
+        real_logits, stats_between = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
+    fakes = Batch(fake, real.labels)
+    with jax.named_scope("fake"):
+        fake_logits, stats = _discriminate(parts, d_params, stats_between, fakes, keys, "fake", state.augment_p)
+    with jax.named_scope("loss"):
+        adversarial_loss = parts.loss.d(real_logits, fake_logits).mean()
+    boundary = parts.loss.boundary
+    if boundary is None:
+        boundary = (real_logits.mean() + fake_logits.mean()) / 2
+    metrics = {
+        "d_loss": adversarial_loss,
+        "d_real_hits": (real_logits > boundary).mean(),
+        "d_fake_hits": (fake_logits < boundary).mean(),
+    }
+    if not penalties.has_penalty(parts.config.loss):
+        return adversarial_loss, (stats, metrics)
+    # Statistics, keys, and the vectors of spectral norms are those of the passes above: the same function scores these images.
+    critics = {
+        "real": _make_critic(parts, d_params, state.d_stats, real.labels, keys, "real", state.augment_p),
+        "fake": _make_critic(parts, d_params, stats_between, real.labels, keys, "fake", state.augment_p),
+    }
+    images, logits = {"real": real.images, "fake": fake}, {"real": real_logits, "fake": fake_logits}
+    with jax.named_scope("penalty"):
+        penalty = _compute_lazily(
+            parts.config.loss.penalty_every_steps,
+            state.step,
+            lambda: penalties.compute_penalty(parts.config.loss, critics, images, logits, keys, parts.shard),
+        )
+    return adversarial_loss + penalty, (stats, metrics | {"d_penalty": penalty})
+
+
+def _make_critic(parts, d_params, stats, labels, keys, kind, augment_p) -> penalties.Critic:
+    """D as a function of images alone, with the randomness of the pass of this kind."""
+
+    def critic(images):
+        cloned = {name: jax.random.clone(keys[name]) for name in (f"augment_{kind}", f"dropout_{kind}")}
+        return _discriminate(parts, d_params, stats, Batch(images, labels), cloned, kind, augment_p)[0]
+
+    return critic
+
+
+def _compute_lazily(every_steps, step, compute):
+    """compute() every so many steps, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
+    if every_steps == 1:
+        return compute()
+    is_due = (step + 1) % every_steps == 0  # so that logs, of every so many steps done, meet it
+    return jax.lax.cond(is_due, compute, lambda: jnp.zeros(()))
+
+
+# ---- G's update ----
+
+
+@jax.named_scope("update_g")
+def _update_g(parts, state, fakes, real, keys):
+    """(state, metrics) after G's step against the D of the state."""
+    objective = jax.value_and_grad(_compute_g_loss, has_aux=True)
+    (g_loss, d_stats), d_fake = objective(fakes.images, parts, state, real, keys)
+    [gradients] = fakes.pullback(d_fake)
+    updates, g_opt = parts.g_adam.update(gradients, state.g_opt, state.g_params)
+    state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
+    state = state.replace(d_stats=d_stats) if parts.config.optimizer.d_stats_in_g_step else state
+    return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
+
+
+def _compute_g_loss(fake, parts, state, real, keys):
+    """(G's loss, D's new statistics). fake: (B, S, S, C) float32."""
+    real_logits, d_stats = None, state.d_stats
+    if parts.loss.g_needs_real:
+        with jax.named_scope("real"):
+            real_logits, d_stats = _discriminate(parts, state.d_params, d_stats, real, keys, "real", state.augment_p)
+    fakes = Batch(fake, real.labels)
+    with jax.named_scope("fake"):
+        fake_logits, d_stats = _discriminate(parts, state.d_params, d_stats, fakes, keys, "fake", state.augment_p)
+    with jax.named_scope("loss"):
+        return parts.loss.g(real_logits, fake_logits).mean(), d_stats
+
+
+# ---- What both updates use ----
+
+
+def _generate(parts, params, stats, latents, labels) -> tuple[_Fakes, dict]:
+    """(fakes, G's new statistics)."""
+
+    def forward(params):
+        variables = {"params": params, "batch_stats": stats}
+        images, new = parts.generator.apply(variables, latents, True, labels, mutable="batch_stats")
+        return images, new.get("batch_stats", {})
+
+    images, pullback, stats = jax.vjp(forward, params, has_aux=True)
+    return _Fakes(images, pullback), stats
+
+
+def _discriminate(parts, params, stats, batch, keys, kind, augment_p):
+    """(logits (B,), D's new statistics) of a float batch of this kind, "real" or "fake", as D sees it in training."""
+    images = augment(keys[f"augment_{kind}"], batch.images, parts.config.loss.augment, augment_p)
+    rngs = {"dropout": keys[f"dropout_{kind}"]} if parts.config.nets.d_dropout > 0 else None
+    variables = {"params": params, "batch_stats": stats}
+    logits, new = parts.discriminator.apply(variables, images, True, batch.labels, mutable="batch_stats", rngs=rngs)
+    return logits, new.get("batch_stats", {})
+
+
+def _prepare_real(config, batch, key) -> Batch:
+    """(B, S, S, C) uint8 -> float32 in G's output range, each image mirrored by chance where the recipe says so."""
+    images = scale_pixels(batch.images, config.nets)
+    if config.data.flip:
+        is_mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+        images = jnp.where(is_mirrored, images[:, :, ::-1], images)
+    return Batch(images, batch.labels)
 
 
 def _split_streams(key, streams):
+    """Name -> a key of its own."""
     return dict(zip(streams, jax.random.split(key, len(streams)), strict=True))
 
 

@@ -281,7 +281,7 @@ class Memorisation(NamedTuple):
 
     ratio: float  # mean distance to the nearest training picture over that to the nearest held-out one, of as many of each
     to_training: float  # mean distance of samples to the nearest of all training pictures over that of held-out pictures
-    find_nearest: np.ndarray  # (M,) position of each sample's nearest training picture
+    nearest: np.ndarray  # (M,) position of each sample's nearest training picture
     distances: np.ndarray  # (M,) to it
 
 

@@ -1,43 +1,83 @@
 """JAX's backend on this machine: memory kept between steps, compiled programs kept between runs, compilation."""
 
+import contextlib
 import ctypes
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
-from dcgan_jax.config import Config, UserError
+from dcgan_jax.config import Config
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PROGRAM_CACHE_BYTES = 2**30
+MAX_STEPS_PER_DISPATCH = 10
 
 
 def start_backend(cache: Path) -> None:
-    """Settings that must stand before JAX starts: memory kept between steps, compiled programs kept between runs.
+    """Sets up this process for a command, before JAX starts: memory kept between steps, compiled programs between runs.
 
+    For commands alone, whose process this is; functions that others call use `configured`.
     cache: the folder for programs; one that cannot be made is done without.
     """
     _keep_memory()
+    warnings.filterwarnings("ignore", message=CACHE_WARNING)
+    for name, value in _choose_settings(cache).items():
+        jax.config.update(name, value)
+
+
+# What JAX cannot keep or read it compiles again: a full disk is not worth a word here.
+CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
+
+
+@contextlib.contextmanager
+def configured(cache: Path, debug: bool = False) -> Iterator[None]:
+    """JAX's settings for training inside, and as they were before outside.
+
+    cache: the folder for programs; debug: JAX's own checks, which raise its errors, with a traceback, where a program is at
+    fault.
+    """
+    settings = _choose_settings(cache)
+    if debug:
+        settings |= {"jax_debug_key_reuse": True, "jax_check_tracer_leaks": True}
+    before = {name: jax.config.values[name] for name in settings}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=CACHE_WARNING)
+        try:
+            for name, value in settings.items():
+                jax.config.update(name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            if "jax_compilation_cache_dir" in before:
+                compilation_cache.reset_cache()  # JAX would go on writing to the folder that it opened
+
+
+def _choose_settings(cache) -> dict:
+    """Name -> value of JAX's settings."""
     # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
     # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # What it cannot keep or read it compiles again: a full disk is not worth a word here.
-    warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
-    if not jax.config.jax_compilation_cache_dir:  # else the user's own
-        programs = cache / "programs" / _hash_machine()
-        try:
-            programs.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-        _remove_unfinished(programs)
-        jax.config.update("jax_compilation_cache_dir", str(programs))
-        jax.config.update("jax_compilation_cache_max_size", PROGRAM_CACHE_BYTES)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    settings = {"jax_cpu_enable_async_dispatch": False}
+    if jax.config.jax_compilation_cache_dir:  # the user's own
+        return settings
+    programs = cache / "programs" / _hash_machine()
+    try:
+        programs.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return settings
+    _remove_unfinished(programs)
+    return settings | {
+        "jax_compilation_cache_dir": str(programs),
+        "jax_compilation_cache_max_size": PROGRAM_CACHE_BYTES,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
 
 
 def _remove_unfinished(programs):
@@ -51,12 +91,6 @@ def _remove_unfinished(programs):
         return  # what cannot be swept is compiled again each time
 
 
-def enable_strict_checks() -> None:
-    """JAX's own checks, for --debug: they raise its errors, with a traceback, where the program is at fault."""
-    jax.config.update("jax_debug_key_reuse", True)
-    jax.config.update("jax_check_tracer_leaks", True)
-
-
 def _keep_memory():
     # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
     # again page by page: a quarter of the time of a small step (docs/speed.md).
@@ -66,6 +100,16 @@ def _keep_memory():
         if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
+
+
+def _hash_machine():
+    # Programs for one CPU can crash on another, and a home folder may be shared by both.
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+        facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        facts = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
 
 
 def compile_program(function: Callable, *shapes, checked: bool = False, **how) -> Callable:
@@ -81,23 +125,8 @@ def compile_program(function: Callable, *shapes, checked: bool = False, **how) -
     return program
 
 
-def _hash_machine():
-    # Programs for one CPU can crash on another, and a home folder may be shared by both.
-    try:
-        facts = Path("/proc/cpuinfo").read_text()
-        facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        facts = platform.processor()
-    return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
-
-
 def choose_steps_per_dispatch(config: Config) -> int:
     """Steps in one call of the compiled program: more than one hides the host's overhead from an accelerator."""
-    asked, between_saves = config.output.steps_per_dispatch, config.output.save_every_steps
-    if config.guard.debug:
-        return 1  # each step's numbers are looked at before the next
-    if asked and between_saves % asked:
-        raise UserError(f"`steps_per_dispatch` {asked}: must divide `save_every_steps` {between_saves}")
-    if asked:
-        return asked
-    return 1 if jax.default_backend() == "cpu" else next(k for k in range(10, 0, -1) if between_saves % k == 0)
+    if config.guard.debug or jax.default_backend() == "cpu":  # with debug each step's numbers are checked before the next
+        return 1
+    return next(k for k in range(MAX_STEPS_PER_DISPATCH, 0, -1) if config.output.save_every_steps % k == 0)

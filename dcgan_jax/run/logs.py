@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.files import atomic_write, write_json
+from dcgan_jax.gan.metrics import SUMMARY
 from dcgan_jax.run.workdir import read_json
 
 PLAIN_LINE_EVERY_S = 10.0
@@ -49,17 +50,27 @@ class Logs:
         self.file = run / "metrics.jsonl"
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
-        self.total = total
-        self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` tells it; empty where silent
-        self.found: list[tuple[int, str, str]] = []  # as `read_troubles` tells it
+        self.total, self.tensorboard = total, tensorboard
         self.wandb = _Wandb(run, wandb, settings) if wandb and not silent else None  # first, as it may refuse
-        self.lines = None if silent else self._opened(start)
-        self.events = _Events(run, start) if tensorboard and not silent else None
         self.terminal = sys.stderr.isatty() and not silent
-        self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal)
-        self.troubles: list[str] = []  # what the bar shows beside the numbers
-        self.said = time.monotonic()
+        self._open(start)
+
+    def _open(self, start):
+        self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` reads it; empty where silent
+        self.warnings: list[tuple[int, str, str]] = []  # as `read_warnings` reads them
+        self.lines = None if self.silent else self._open_lines(start)
+        self.events = _Events(self.file.parent, start) if self.tensorboard and not self.silent else None
+        self.bar = tqdm(
+            total=self.total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal
+        )
+        self.shown_kinds: list[str] = []  # warnings that the bar shows beside the numbers
+        self.last_line_s = time.monotonic()
         self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
+
+    def rewind(self, start: int) -> None:
+        """Drops all numbers after step `start`, from which the run goes on."""
+        self._close_files()
+        self._open(start)
 
     def write(self, steps: range, metrics: dict[str, np.ndarray]) -> None:
         """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NonFiniteError before anything of a bad dispatch is written."""
@@ -90,17 +101,17 @@ class Logs:
             self._to_wandb(lambda wandb, line=line: wandb.write(line))
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
 
-    def trouble(self, step: int, found: dict[str, str]) -> None:
-        """What is wrong at a save, kind -> words: a line of the log each, in the bar until the next save, said when it is new."""
+    def warn(self, step: int, found: dict[str, str]) -> None:
+        """Logs what is wrong at a save, kind -> message; the bar shows the kinds until the next save, new ones are printed."""
         if self.silent:
             return
         for kind, words in found.items():
             line = {"step": step, "trouble": kind, "words": words}
             self._add(line)
             self.lines.write(json.dumps(line) + "\n")
-            if kind not in self.troubles:
+            if kind not in self.shown_kinds:
                 self.say(f"warning: step {step:,}: {words}")
-        self.troubles = list(found)
+        self.shown_kinds = list(found)
 
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
@@ -120,10 +131,13 @@ class Logs:
 
     def close(self) -> None:
         """Whatever a checkpoint needs was flushed before it; what a full disk does not take here belongs to later steps."""
+        self._close_files()
+        self._to_wandb(lambda wandb: wandb.close())
+
+    def _close_files(self):
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
-        self._to_wandb(lambda wandb: wandb.close())
         with self._while_somebody_reads("stderr"):
             self.bar.close()
 
@@ -149,27 +163,24 @@ class Logs:
     def _show(self, steps, values, images_per_s, now):
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
         speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
-        shown = "".join(f"[{kind}]  " for kind in self.troubles)
-        shown += (
-            f"epoch {epoch:.2f}  {speed}  D {values['d_loss']:.3f}  G {values['g_loss']:.3f}  "
-            f"D right on real {values['d_real_hits']:.0%} fake {values['d_fake_hits']:.0%}"
-        )
+        shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
+        shown += f"epoch {epoch:.2f}  {speed}  {SUMMARY.format_map(values)}"
         if self.terminal:
             with self._while_somebody_reads("stderr"):
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(len(steps))
-        elif now - self.said >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
-            self.said = now
+        elif now - self.last_line_s >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
+            self.last_line_s = now
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
     def _add(self, row):
         if "trouble" in row:
-            self.found.append((row["step"], row["trouble"], row["words"]))
+            self.warnings.append((row["step"], row["trouble"], row["words"]))
             return
         _extend_columns(self.metrics, row)
 
-    def _opened(self, start):
+    def _open_lines(self, start):
         kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
             for number, line in enumerate(_iterate_lines(lines), 1):

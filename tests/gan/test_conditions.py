@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
@@ -16,7 +17,7 @@ from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = tiny("article", condition="Smiling,Male,Hat", g_latents="same")
 TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
-BATCH = pictures(CONFIG), TABLE[:4]
+BATCH = Batch(pictures(CONFIG), TABLE[:4])
 
 
 def test_the_rest_of_the_networks_starts_as_without_attributes():
@@ -69,7 +70,7 @@ PENALISED = tiny(
 )
 def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
     before = fresh_state(config)
-    batch = pictures(config), TABLE[: len(pictures(config))]
+    batch = Batch(pictures(config), TABLE[: len(pictures(config))])
     after, metrics = compiled(config)(before, batch)
     after, metrics = compiled(config)(after, batch)  # alternating: G's, then D's
     assert all(np.isfinite(value) for value in metrics.values())
@@ -81,14 +82,14 @@ def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
 
 
 def test_the_step_depends_on_the_labels():
-    ours, theirs = (compiled(CONFIG)(fresh_state(CONFIG), (BATCH[0], labels))[1] for labels in (BATCH[1], 1 - BATCH[1]))
+    ours, theirs = (compiled(CONFIG)(fresh_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1]))
     assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
 
 
 def test_two_steps_in_a_call_and_two_devices_are_the_same():
-    other = pictures(CONFIG, 1), TABLE[4:8]
+    other = Batch(pictures(CONFIG, 1), TABLE[4:8])
     expected, _ = compiled(CONFIG)(compiled(CONFIG)(fresh_state(CONFIG), BATCH)[0], other)
-    stacked = tuple(np.stack(parts) for parts in zip(BATCH, other, strict=True))
+    stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
     state, _ = jax.jit(make_train_steps(CONFIG))(fresh_state(CONFIG), stacked)
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)

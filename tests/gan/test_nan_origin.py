@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny import fresh_state, pictures, tiny
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.gan.nan_origin import find_first_nan
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.gan.step import make_train_step
@@ -28,7 +29,7 @@ def origin(config=CONFIG, *changes):
     for path, change in changes:
         before, state = state, changed(state, path, change)
         assert any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)), path
-    return find_first_nan(config, state, pictures(config))
+    return find_first_nan(config, state, Batch(pictures(config)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_the_state_can_be_used_again():
     state = fresh_state(CONFIG)
     before = jax.random.key_data(jax.random.clone(state.key))
     state = state.replace(key=jax.random.clone(state.key))
-    find_first_nan(CONFIG, state, pictures(CONFIG))
-    state, _ = jax.jit(make_train_step(CONFIG))(state, pictures(CONFIG))  # jax_debug_key_reuse would raise
+    find_first_nan(CONFIG, state, Batch(pictures(CONFIG)))
+    state, _ = jax.jit(make_train_step(CONFIG))(state, Batch(pictures(CONFIG)))  # jax_debug_key_reuse would raise
     assert int(state.step) == 1
     assert np.array_equal(jax.random.key_data(state.key), before)

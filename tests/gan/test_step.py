@@ -12,6 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import compiled, fresh_state, leaves, pictures, tiny
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
 from dcgan_jax.gan import pixels, step
 from dcgan_jax.gan.pixels import to_uint8
@@ -317,7 +318,7 @@ def one_pixel_step(monkeypatch):
             ema_params=g_params,
             ema_stats={},
         )
-        return jax.jit(step.make_train_step(config))(state, batch)
+        return jax.jit(step.make_train_step(config))(state, Batch(batch))
 
     return run
 

@@ -12,8 +12,9 @@ import pytest
 import torch_weights
 from numpy.testing import assert_allclose
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
-from dcgan_jax.gan import models, pixels, step
+from dcgan_jax.gan import models, step
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.presets import PRESETS
 
@@ -58,7 +59,7 @@ def train(name, steps, dtype=np.float32):
             patch.setattr(models, "jnp", types.SimpleNamespace(**vars(jnp) | {"float32": jnp.float64}))
             # XLA multiplies by 1 / 127.5 where NumPy divides: an ulp of float32, which 1e-9 would see.
             levels = inputs.scaled(np.arange(256, dtype=np.uint8))
-            patch.setattr(pixels, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
+            patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
         one_step = step.make_train_step(config)
 
         # conftest.py turns optimisation off; twenty steps at 64 px earn it back.
@@ -67,7 +68,7 @@ def train(name, steps, dtype=np.float32):
         @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3} if slow else None)
         def traced(state, batch, latents):
             queue[:] = latents
-            return one_step(state, batch)
+            return one_step(state, Batch(batch))
 
         states, losses = [], []
         for t in range(steps):

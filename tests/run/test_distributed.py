@@ -1,16 +1,10 @@
-import os
-import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-import dcgan_jax
 from dcgan_jax.config import Config, Run, UserError, replace
-from dcgan_jax.run import backend, distributed
+from dcgan_jax.run import distributed
 
 
 def config(**changes):
@@ -33,27 +27,6 @@ def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(b
         distributed.make_shardings(config(batch_size=batch_size))
 
 
-def test_debugging_finds_keys_that_are_used_twice_and_leaked_tracers():
-    def reuse(key):
-        return jax.random.normal(key) + jax.random.uniform(key)
-
-    kept, before = [], {name: getattr(jax.config, name) for name in ("jax_debug_key_reuse", "jax_check_tracer_leaks")}
-    try:
-        for name in before:
-            jax.config.update(name, False)
-        jax.jit(lambda x: kept.append(x) or x)(1.0)
-        jax.jit(reuse)(jax.random.key(0))
-        backend.enable_strict_checks()
-        jax.clear_caches()
-        with pytest.raises(jax.errors.KeyReuseError):
-            jax.jit(reuse)(jax.random.key(0))
-        with pytest.raises(Exception, match="Leaked trace"):
-            jax.jit(lambda x: kept.append(x) or x)(1.0)
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
 def test_one_device_is_a_mesh_of_one(monkeypatch):
     one = jax.devices()[:1]
     monkeypatch.setattr(distributed.jax, "devices", lambda: one)
@@ -64,84 +37,6 @@ def test_one_device_is_a_mesh_of_one(monkeypatch):
 
 def test_the_machine_in_words():
     assert distributed.describe_devices() == "2 x cpu"
-
-
-@pytest.mark.parametrize(
-    "backend, saves, asked, k",
-    [
-        ("cpu", 500, 0, 1),
-        ("gpu", 500, 0, 10),
-        ("tpu", 200, 0, 10),
-        ("gpu", 96, 0, 8),
-        ("gpu", 7, 0, 7),
-        ("gpu", 11, 0, 1),
-        ("cpu", 500, 4, 4),
-        ("gpu", 500, 500, 500),
-    ],
-)
-def test_dispatches_end_at_every_save(monkeypatch, backend, saves, asked, k):
-    monkeypatch.setattr(distributed.jax, "default_backend", lambda: backend)
-    assert backend.choose_steps_per_dispatch(config(save_every_steps=saves, steps_per_dispatch=asked)) == k
-    assert saves % k == 0
-
-
-def test_steps_per_dispatch_that_would_jump_over_a_save_is_refused():
-    with pytest.raises(UserError, match="`steps_per_dispatch` 3: .*`save_every_steps` 500"):
-        backend.choose_steps_per_dispatch(config(steps_per_dispatch=3))
-
-
-# ---- Before JAX starts ----
-
-
-def fresh(code, **environment):
-    """Lines that the code prints in a process of its own, where JAX has not started."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from dcgan_jax.run import devices\nfrom pathlib import Path\n{code}"],
-        cwd=Path(dcgan_jax.__file__).parents[1],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
-def test_memory_of_a_step_is_kept_for_the_next():
-    (faults,) = fresh("""
-import resource, numpy as np
-devices._keep_memory()
-np.ones(2**27, np.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(2**27, np.uint8)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-""")
-    assert int(faults) < 100  # of 32,768 pages
-
-
-def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
-    compiles = """
-devices.start(Path("CACHE"))
-import jax, jax.numpy as jnp
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
-""".replace("CACHE", str(tmp_path))
-    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
-    fresh(compiles, **unset)
-    kept = sorted((tmp_path / "programs").glob("*/*-cache"))
-    assert kept
-    fresh(compiles, **unset)
-    assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # found, not made again under another name
-
-
-def test_a_cache_that_cannot_be_made_is_done_without_and_the_users_own_is_left_alone(tmp_path):
-    (tmp_path / "programs").touch()
-    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
-    says = f"devices.start(Path({str(tmp_path)!r}))\nimport jax\nprint(jax.config.jax_compilation_cache_dir)"
-    assert fresh(says, **unset) in (["None"], [""])
-    assert fresh(says, JAX_COMPILATION_CACHE_DIR="/own") == ["/own"]
 
 
 # ---- Several processes ----

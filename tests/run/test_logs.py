@@ -89,10 +89,10 @@ def test_what_a_log_knows_is_what_its_file_says(tmp_path):
     for start in (6, 10):  # gone on, then opened once more
         logs = opened(tmp_path, start=start)
         logs.write(range(start, start + 4), {name: np.linspace(0, 1, 4) / 3 for name in (*NAMES, "g_grad_norm")})
-        logs.trouble(start + 4, {"g-collapsed": "words"})
+        logs.warn(start + 4, {"g-collapsed": "words"})
         logs.flush()
         np.testing.assert_equal(logs.metrics, read_metrics(tmp_path))
-        assert logs.found == read_warnings(tmp_path) and len(logs.found) >= 1
+        assert logs.warnings == read_warnings(tmp_path) and len(logs.warnings) >= 1
         logs.close()
 
 

@@ -1,0 +1,329 @@
+"""Sets a run up: first its data, folder and lock (`Plan`), then programs, logs and checkpoints (`Run`), immutable values both."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dcgan_jax import config as configuration
+from dcgan_jax.batch import Batch
+from dcgan_jax.config import Config, UserError
+from dcgan_jax.data import batches
+from dcgan_jax.data.pack import Packed, get_cache_dir, pack_images, read_labels
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.logits import make_compute_logits
+from dcgan_jax.gan.progressive import make_low_resolution_config
+from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
+from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, init_state
+from dcgan_jax.gan.step import make_train_steps
+from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, workdir
+from dcgan_jax.run.distributed import Shardings
+from dcgan_jax.run.logs import Logs
+
+MAX_STEPS = 2**31 - 1  # the step is an int32
+LOW_RESOLUTION = "half"  # the folder, inside the run's own, of the run of half the side that it grows from
+CHECKED = 64  # training images, and samples, that diagnostics compare at a save
+
+
+class Plan(NamedTuple):
+    """What is trained on which images, for how long and where. Its folder is locked by this process."""
+
+    config: Config
+    path: Path
+    pack: Packed
+    labels: np.ndarray | None  # (N, A) uint8 of all images, where the recipe is conditional
+    order: batches.Order
+    total_steps: int
+    steps_per_dispatch: int
+    shardings: Shardings
+    weights: dict  # fields of GanState to start from, where --start names some
+
+    def list_dispatches(self, start: int) -> Iterator[range]:
+        """The steps of each call of the step's program, from start to the end."""
+        return batches.split_dispatches(start, self.total_steps, self.steps_per_dispatch)
+
+    def shuffle(self) -> np.ndarray:
+        """Positions of the training images in the order of the first epoch."""
+        training = batches.select_training(self.order.image_count, self.order.held_out)
+        return training[batches.permute_epoch(self.config.run.seed, 0, len(training))]
+
+    def choose_labels(self) -> np.ndarray | None:
+        """(LABELS, A): what samples are conditioned on, each label as frequent as among the training images."""
+        return None if self.labels is None else self.labels[np.resize(self.shuffle(), LABELS)]
+
+
+class Programs(NamedTuple):
+    """The compiled functions of a run."""
+
+    step: Callable[[int], Callable]  # number of steps -> f(state, batches) -> (state, metrics)
+    renew_statistics: Callable[[GanState], GanState]
+    check_finite: Callable[[GanState], dict[str, jax.Array]]
+    compute_logits: Callable[..., jax.Array]
+
+
+class Previews(NamedTuple):
+    """What a save looks at. All images (n, S, S, C) uint8, all labels (n, A) uint8 or None."""
+
+    reals: np.ndarray  # training images, spread over the set, which may be sorted
+    held_out: np.ndarray  # images that D never sees
+    labels: np.ndarray | None  # of reals, held-out images and samples, one after the other
+    sample_labels: np.ndarray | None  # (LABELS, A): the state's table
+    grid_labels: np.ndarray | None  # of the sample grid
+
+
+class Run(NamedTuple):
+    """All that the training loop works with, beside the state."""
+
+    plan: Plan
+    programs: Programs
+    previews: Previews
+    scorer: online_score.OnlineScorer | None
+    logs: Logs
+    checkpoints: checkpoints.Checkpoints
+    process: str | None  # this process's name in environment.json; None in all but the first
+    is_resident: bool  # images are kept on the device
+
+    def iterate_batches(self, start: int) -> Iterator[tuple[range, Batch]]:
+        """(steps, their batches) from start to the end."""
+        plan = self.plan
+        dispatches = functools.partial(plan.list_dispatches, start)
+        return batches.iterate_batches(
+            plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, self.is_resident
+        )
+
+
+# ---- First: data, folder, lock ----
+
+
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[Plan]:
+    """Packs the images, makes or finds the run's folder, and holds its lock while it is entered.
+
+    Raises: UserError for what the user can mend, also for memory and disks that run out inside.
+    """
+    shardings = distributed.make_shardings(config)
+    pack = distributed.run_first_then_others(functools.partial(_pack, config))
+    if config.nets.condition:  # by name, that the run's networks do not depend on what "all" will mean
+        config = configuration.replace(config, condition=",".join(read_labels(pack, config.nets.condition)[0]))
+        configuration.check(config)
+    order = batches.Order(config.run.seed, len(pack.images), config.images_per_step, config.guard.held_out)
+    _check_image_count(config, order, shardings)
+    total = configuration.count_total_steps(config, order.trained_on)
+    if total > MAX_STEPS:
+        raise UserError(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller `steps`, `epochs` or `kimg`")
+    if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the optimizer cannot count images
+        config = configuration.replace(config, epochs=None, steps=total)
+    labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
+    has_begun = bool(checkpoints.list_steps(workdir.get_run_path(config)))
+    # Before there is a folder: a --start that cannot be read leaves none. One that has begun needs it no more.
+    weights = {} if has_begun else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
+    path, lock = distributed.run_first_then_others(functools.partial(workdir.open_run, config, pack.index))
+    steps_per_dispatch = backend.choose_steps_per_dispatch(config)
+    with contextlib.ExitStack() as held, _explain_faults(path):
+        if lock:
+            held.callback(lock.release)
+        yield Plan(config, path, pack, labels, order, total, steps_per_dispatch, shardings, weights)
+
+
+def _pack(config):
+    source = open_source(config.data.data, config.data.split)
+    nets, data = config.nets, config.data
+    return pack_images(source, size=nets.size, channels=nets.channels, crop=data.crop, strict=data.strict)
+
+
+def _check_image_count(config, order, shardings):
+    if order.trained_on < order.images_per_step:
+        device_count = shardings.state.mesh.size
+        fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
+        raise UserError(
+            f"`data` {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
+            f"step; give more, or `batch_size` {fits} at most"
+        )
+
+
+@contextlib.contextmanager
+def _explain_faults(path):
+    """Memory and disks that run out, as UserError that says what is kept."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as fault:
+        if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
+            raise
+        kept = checkpoints.describe_kept(path)
+        raise UserError(f"{path}: out of memory; {kept}. Give a smaller `batch_size`, `width` or `size`") from None
+    except OSError as fault:
+        place, kept = fault.filename or "the disk", checkpoints.describe_kept(path)
+        raise UserError(
+            f"{path}: {place}: {fault.strerror or fault}; {kept}. Make room, or the folder writable, and give the same "
+            "command again"
+        ) from None
+
+
+def find_low_resolution(plan: Plan) -> Config | None:
+    """The config of the low-resolution stage (progressive growing) where one must be trained first, or trained further."""
+    if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
+        return None
+    low = _make_low_resolution(plan)
+    steps = checkpoints.list_steps(workdir.get_run_path(low))
+    return None if steps and steps[-1] >= configuration.count_total_steps(low, 0) else low
+
+
+def _make_low_resolution(plan):
+    """A run of its own inside this one: it stops and resumes as any other."""
+    return configuration.replace(make_low_resolution_config(plan.config), workdir=str(plan.path), name=LOW_RESOLUTION, wandb="")
+
+
+# ---- The state ----
+
+
+def restore_state(plan: Plan, say: Callable[[str], None] = print) -> tuple[int, GanState | None]:
+    """(step, state) of the newest whole checkpoint; (0, None) where there is none. say: gets a warning where one is broken."""
+    return checkpoints.restore_newest(plan.path, _describe_state(plan), say) or (0, None)
+
+
+def make_state(plan: Plan) -> GanState:
+    """The state of a new run: random, or with the weights that --start names, or grown from the low-resolution stage."""
+    weights = plan.weights
+    if plan.config.run.grow_kimg:
+        low = _make_low_resolution(plan)
+        weights = distributed.run_in_all(functools.partial(initial_weights.grow_networks, plan.config, low))
+    distributed.check_agreement(initial_weights.compute_digest(weights))
+    labels = plan.choose_labels()
+    init = jax.jit(lambda weights: init_state(plan.config, labels).replace(**weights), out_shardings=plan.shardings.state)
+    return init(weights)
+
+
+def tidy_checkpoints(plan: Plan) -> None:
+    """Removes old checkpoints of a run that is complete, which a kill may have hindered."""
+    saved = _open_checkpoints(plan)
+    saved.tidy()
+    saved.close()
+
+
+def _open_checkpoints(plan):
+    return checkpoints.Checkpoints(plan.path, plan.config.output.keep_checkpoints, online_score.find_best_step)
+
+
+def _describe_state(plan):
+    """Shapes, dtypes and places of the state's leaves."""
+    return checkpoints.add_sharding(jax.eval_shape(functools.partial(init_state, plan.config)), plan.shardings.state)
+
+
+# ---- Then: programs, logs, checkpoints ----
+
+
+@contextlib.contextmanager
+def assemble(plan: Plan, start: int) -> Iterator[Run]:
+    """Everything that training from step `start` needs; logs and checkpoints are closed on the way out. Raises: UserError."""
+    config, path = plan.config, plan.path
+    changed = workdir.compare_environment(path) if start else ""
+    process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
+    is_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(plan.pack.images))
+    distributed.check_agreement(
+        start,
+        plan.total_steps,
+        plan.steps_per_dispatch,
+        is_resident,
+        config.output.save_every_steps,
+        config.output.score_every_kimg,
+        plan.pack.index["fingerprint"],
+    )
+    programs, previews = _make_programs(plan), choose_previews(plan)
+    scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
+    logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
+    _describe_run(plan, logs, start, changed)
+    saved = _open_checkpoints(plan)
+    try:
+        yield Run(plan, programs, previews, scorer, logs, saved, process, is_resident)
+    finally:
+        logs.close()
+        saved.close()  # waits for a write that is under way
+
+
+def _make_programs(plan) -> Programs:
+    config, shapes, shardings = plan.config, _describe_state(plan), plan.shardings
+    return Programs(
+        # One program, and one more where the first or last dispatch is shorter.
+        step=functools.cache(functools.partial(_compile_steps, plan, shapes)),
+        renew_statistics=backend.compile_program(
+            make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
+        ),
+        check_finite=jax.jit(check_finite),
+        compute_logits=jax.jit(make_compute_logits(config)),
+    )
+
+
+def _compile_steps(plan, shapes, k):
+    config, shardings, images = plan.config, plan.shardings, plan.pack.images
+    batch = Batch(jax.ShapeDtypeStruct((k, config.images_per_step, *images.shape[1:]), np.uint8))
+    if plan.labels is not None:
+        batch = batch._replace(labels=jax.ShapeDtypeStruct((k, config.images_per_step, plan.labels.shape[1]), np.uint8))
+    return backend.compile_program(
+        make_train_steps(config, shardings.images),
+        shapes,
+        batch,
+        checked=config.guard.debug,
+        donate_argnames=() if config.guard.debug else "state",  # debug looks at the state before once more
+        in_shardings=(shardings.state, shardings.batches),
+        out_shardings=shardings.state,
+    )
+
+
+def choose_previews(plan: Plan) -> Previews:
+    """Images and labels that every save of the run looks at; the same for the same plan."""
+    images, order, labels = plan.pack.images, plan.order, plan.labels
+    training = batches.select_training(order.image_count, order.held_out)
+    reals = training[np.linspace(0, len(training) - 1, min(CHECKED, len(training))).astype(int)]
+    held_out = batches.select_held_out(order.image_count, order.held_out)
+    table = plan.choose_labels()
+    grid_labels = select_labels(table, np.arange(plan.config.output.grid_images))
+    checked = None if labels is None else np.concatenate([labels[reals], labels[held_out], grid_labels[:CHECKED]])
+    return Previews(images[reals], images[held_out], checked, table, grid_labels)
+
+
+def _open_scorer(plan, sample_labels):
+    count, images = plan.config.output.score_count, plan.pack.images
+    if len(images) < count:
+        raise UserError(f"`score_count` {count}: there are {len(images)} pictures; ask for as many at most")
+    chosen = np.sort(batches.permute_epoch(0, count, len(images))[:count])  # as evaluate chooses
+    reals = online_score.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
+    sample = functools.partial(_sample, plan.config.nets, sample_labels)
+    return online_score.OnlineScorer(plan.config, plan.path, reals, sample)
+
+
+def _sample(nets, table, params, stats, seeds):
+    return sample_images(nets, params, stats, seeds, select_labels(table, seeds))
+
+
+def _open_logs(plan, start):
+    config = plan.config
+    return Logs(
+        plan.path,
+        start=start,
+        total=plan.total_steps,
+        images_per_step=config.images_per_step,
+        image_count=plan.order.trained_on,
+        every_steps=config.output.log_every_steps,
+        tensorboard=config.output.tensorboard,
+        wandb=config.output.wandb,
+        settings=configuration.flatten(config),
+        silent=not distributed.is_first_process(),
+    )
+
+
+def _describe_run(plan, logs, start, changed):
+    """The run's first lines for the person watching."""
+    config, shapes = plan.config, _describe_state(plan)
+    logs.say(
+        f"{plan.path}: {config.run.preset}, {config.nets.size} px, G {count_parameters(shapes.g_params):,} and D "
+        f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} pictures, batch {config.data.batch_size}, "
+        f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; goes on from step {start:,}" if start else "")
+    )
+    if changed:
+        logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")
+    if config.guard.debug:
+        logs.say("debug: every step is looked at; expect less than half the speed")

@@ -1,0 +1,33 @@
+"""Signals that end a run after the step under way."""
+
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopSignals:
+    """Catches Ctrl-C, SIGTERM and a closed terminal while it is entered. A second Ctrl-C interrupts at once.
+
+    received: the signal that came, or None.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        in_main = threading.current_thread() is threading.main_thread()  # Python takes signals nowhere else
+        self.before = {number: signal.getsignal(number) for number in SIGNALS if in_main}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:  # as nohup leaves it
+                signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *fault) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,134 @@
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import pytest
+
+import dcgan_jax
+from dcgan_jax.config import Config, replace
+from dcgan_jax.run import backend
+
+
+def config(**changes):
+    return replace(Config(), **changes)
+
+
+def test_debug_finds_reused_keys_and_leaked_tracers(tmp_path):
+    def reuse(key):
+        return jax.random.normal(key) + jax.random.uniform(key)
+
+    kept, before = [], {name: getattr(jax.config, name) for name in ("jax_debug_key_reuse", "jax_check_tracer_leaks")}
+    try:
+        for name in before:
+            jax.config.update(name, False)
+        jax.jit(lambda x: kept.append(x) or x)(1.0)
+        jax.jit(reuse)(jax.random.key(0))
+        with backend.configured(tmp_path, debug=True):
+            jax.clear_caches()
+            with pytest.raises(jax.errors.KeyReuseError):
+                jax.jit(reuse)(jax.random.key(0))
+            with pytest.raises(Exception, match="Leaked trace"):
+                jax.jit(lambda x: kept.append(x) or x)(1.0)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+SETTINGS = (
+    "jax_cpu_enable_async_dispatch",
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_debug_key_reuse",
+    "jax_check_tracer_leaks",
+)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_configured_restores_settings_and_warnings(tmp_path, debug):
+    """Also where what runs inside fails."""
+    own, filters = jax.config.jax_compilation_cache_dir, list(warnings.filters)
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        before = {name: jax.config.values[name] for name in SETTINGS}
+        with pytest.raises(RuntimeError, match="inside"), backend.configured(tmp_path, debug=debug):
+            assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path))
+            assert jax.config.jax_check_tracer_leaks == debug
+            raise RuntimeError("inside")
+        assert {name: jax.config.values[name] for name in SETTINGS} == before
+        assert warnings.filters == filters
+    finally:
+        jax.config.update("jax_compilation_cache_dir", own)
+
+
+# ---- Before JAX starts ----
+
+
+def fresh(code, **environment):
+    """Lines that the code prints in a process of its own, where JAX has not started."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from dcgan_jax.run import backend\nfrom pathlib import Path\n{code}"],
+        cwd=Path(dcgan_jax.__file__).parents[1],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
+def test_memory_of_a_step_is_kept_for_the_next():
+    (faults,) = fresh("""
+import resource, numpy as np
+backend._keep_memory()
+np.ones(2**27, np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**27, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+""")
+    assert int(faults) < 100  # of 32,768 pages
+
+
+def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
+    compiles = """
+backend.start_backend(Path("CACHE"))
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
+""".replace("CACHE", str(tmp_path))
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    fresh(compiles, **unset)
+    kept = sorted((tmp_path / "programs").glob("*/*-cache"))
+    assert kept
+    fresh(compiles, **unset)
+    assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # found, not made again under another name
+
+
+def test_a_cache_that_cannot_be_made_is_done_without_and_the_users_own_is_left_alone(tmp_path):
+    (tmp_path / "programs").touch()
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    says = f"backend.start_backend(Path({str(tmp_path)!r}))\nimport jax\nprint(jax.config.jax_compilation_cache_dir)"
+    assert fresh(says, **unset) in (["None"], [""])
+    assert fresh(says, JAX_COMPILATION_CACHE_DIR="/own") == ["/own"]
+
+
+@pytest.mark.parametrize(
+    "platform_name, saves, k",
+    [("cpu", 500, 1), ("gpu", 500, 10), ("tpu", 200, 10), ("gpu", 96, 8), ("gpu", 7, 7), ("gpu", 11, 1)],
+)
+def test_dispatches_end_at_every_save(monkeypatch, platform_name, saves, k):
+    monkeypatch.setattr(backend.jax, "default_backend", lambda: platform_name)
+    assert backend.choose_steps_per_dispatch(config(save_every_steps=saves)) == k
+    assert saves % k == 0
+
+
+def test_debug_looks_at_every_step(monkeypatch):
+    monkeypatch.setattr(backend.jax, "default_backend", lambda: "gpu")
+    assert backend.choose_steps_per_dispatch(config(debug=True)) == 1
