@@ -34,7 +34,6 @@ def list_missing() -> list[str]:
 def in_a_browser(test):
     """A test that drives Chromium: skipped where there is none."""
     for mark in (
-        pytest.mark.integration,
         pytest.mark.web,
         pytest.mark.filterwarnings("default"),  # playwright's own
         pytest.mark.skipif(not CHROMIUM, reason="no Chromium"),

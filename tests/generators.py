@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tiny import fresh_state, tiny
+from tiny import tiny
 from toy_run import make_once, train_toy
 
 from dcgan_jax.config import Config, flatten
 from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan.models import Generator
+from dcgan_jax.gan.state import init_state
 from dcgan_jax.presets import PRESETS
 
 # Alone and together.
@@ -89,11 +90,12 @@ class Drawn(NamedTuple):
 def drawn(way: str) -> Drawn:
     """By the network itself."""
     config = WAYS[way]
-    nets, state = config.nets, fresh_state(config)
+    nets, state = config.nets, jax.eval_shape(lambda: init_state(config))  # the shapes: varied() fills them
     params, stats = varied(state.ema_params), varied(state.ema_stats, 1)
     latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
-    images = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
+    draw = jax.jit(Generator(nets).apply, static_argnums=2)
+    images = np.asarray(draw({"params": params, "batch_stats": stats}, latents, False, labels))
     return Drawn(config, weights_of(params, stats), latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
 
 

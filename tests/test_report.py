@@ -9,6 +9,8 @@ from toy_run import call, copied, refusal, whole
 
 from dcgan_jax import report
 
+pytestmark = pytest.mark.integration
+
 
 def test_it_is_the_page_that_training_left(tmp_path):
     run = copied(whole().run, tmp_path)

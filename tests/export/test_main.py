@@ -24,6 +24,7 @@ from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.presets import PRESETS
 
+pytestmark = pytest.mark.integration
 SEEDS = range(20)
 RUNS = {"plain": lambda: whole().run, "conditional": asked_run}
 

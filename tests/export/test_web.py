@@ -23,10 +23,12 @@ from toy_run import call, copied, refusal, whole
 
 import dcgan_jax
 from dcgan_jax.config import Nets
+from dcgan_jax.data.download import ONNX_IN_BROWSERS
 from dcgan_jax.export import __main__
 from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan import latents
 
+pytestmark = pytest.mark.integration
 WEB = Path(dcgan_jax.__file__).parent / "export" / "web"
 SEEDS = [0, 1, 12345, 2**31, 2**32 - 1, *range(1000, 1050)]  # 5,555 numbers
 
