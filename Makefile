@@ -8,12 +8,31 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-.PHONY: train test lint
+.PHONY: install train lint types test test-fast test-web
+install: $(VENV)/installed
+
 train: $(VENV)/installed
 	$(BIN)/python -m dcgan_jax.train --workdir runs/
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
-
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+# worksteal: a worker that is done takes over half of what the other has left, so that both end together.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal
+
+test: $(VENV)/installed
+	$(PYTEST)
+
+# Without whole runs, kills, full disks and the slowest programs.
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not integration"
+
+# The pages in a real browser; says what is missing where there is none.
+test-web: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test-web]"
+	PYTHONPATH=. $(BIN)/python tests/browser.py
+	$(BIN)/python -m pytest --quiet -m web

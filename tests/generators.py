@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from tiny import tiny
-from toy_run import CACHE, train_toy
+from toy_run import make_once, train_toy
 
 from dcgan_jax.config import Config, flatten
 from dcgan_jax.export.numpy_generator import draw_seed_latents
@@ -94,6 +94,9 @@ def drawn(way: str) -> Drawn:
 @functools.cache
 def asked_run() -> Path:
     """A conditional run of four steps; only read."""
-    done = train_toy(CACHE / "asked", "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
-    assert done.code == 0, done
-    return CACHE / "asked" / "article"
+
+    def make(folder):
+        done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
+        assert done.code == 0, done
+
+    return make_once("asked", make)[0] / "article"

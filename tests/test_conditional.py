@@ -38,10 +38,12 @@ ASKED = (
 @pytest.fixture(scope="module")
 def run():
     """A conditional run of twelve steps; only read."""
-    parent = toy_run.CACHE / "conditional"
-    done = train_toy(parent, *ASKED)
-    assert (done.code, done.faults) == (0, [])
-    return parent / "article"
+
+    def make(folder):
+        done = train_toy(folder, *ASKED)
+        assert (done.code, done.faults) == (0, [])
+
+    return toy_run.make_once("conditional", make)[0] / "article"
 
 
 def drawn(run, tmp_path, *flags):

@@ -15,6 +15,7 @@ from dcgan_jax.explorations import directions
 from dcgan_jax.gan import latents
 from dcgan_jax.run import figures
 
+pytestmark = pytest.mark.integration
 SIDE = 96  # of a 16 px face, enlarged
 
 

@@ -119,7 +119,7 @@ cli.run_command(main)
 
 @pytest.mark.integration
 def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_COMPILATION_CACHE_DIR": str(toy_run.CACHE / "xla")}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "--workdir", tmp_path, *FLAGS, "--steps", str(STEPS)],
         cwd=PACKAGE.parent,

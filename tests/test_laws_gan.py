@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compiled, fresh_state, leaves, pictures, tiny
+from tiny import Compiled, compiled, fresh_state, fused_loops, leaves, pictures, tiny
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.state import init_state
@@ -24,10 +24,11 @@ CONFIG = tiny("torch64", flip=True)
 def one_by_one():
     """(batches (2, 4, S, S, C), the state after both, stacked metrics) of two calls of train_step."""
     batches = np.stack([pictures(CONFIG, seed) for seed in (0, 1)])
-    state, metrics = fresh_state(CONFIG), []
-    for batch in batches:
-        state, now = compiled(CONFIG)(state, batch)
-        metrics.append(now)
+    state, metrics, step = fresh_state(CONFIG), [], Compiled(CONFIG)
+    with fused_loops():
+        for batch in batches:
+            state, now = step(state, batch)
+            metrics.append(now)
     return batches, state, jax.tree.map(lambda *values: np.stack(values), *metrics)
 
 
@@ -35,7 +36,8 @@ def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
     batches, expected, expected_metrics = one_by_one
     start = jax.tree.map(jnp.copy, fresh_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
-    state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
+    with fused_loops():
+        state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
     assert kernel.is_deleted()  # donated, and the result is the same
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
@@ -90,6 +92,7 @@ OWN = tiny(
 NOISE = tiny("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN, NOISE], ids=["torch64", "penalised", "own", "noise"])
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -122,6 +125,7 @@ print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in st
 """
 
 
+@pytest.mark.integration
 def test_eight_devices_train_as_one():
     """In a process of its own: the number of devices is fixed when JAX starts."""
     tests = Path(__file__).parent

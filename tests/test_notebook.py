@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "celebrity_faces.ipynb"
-MOST_S = 240  # of all cells; they need 34 s of one core, which is mostly compiling
+MOST_S = 240  # of all cells, which is mostly compiling
 
 
 @pytest.mark.integration
@@ -17,7 +17,6 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # conftest.py's: no optimisation
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # Its own length is a first look's; what a test of it needs is that each cell runs.
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]

@@ -4,11 +4,12 @@ import json
 import shutil
 
 import pytest
+from browser import in_a_browser, launch
 from toy_run import call, copied, refusal, whole
 
 from dcgan_jax import report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.integration
 
 
 def test_it_is_the_page_that_training_left(tmp_path):
@@ -68,9 +69,7 @@ def test_mistakes_are_one_line(tmp_path):
     assert "--out" in refusal(report, whole().run, "--out", tmp_path / "file" / "page.html")
 
 
-@pytest.mark.integration
-@pytest.mark.filterwarnings("default")  # playwright's own
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@in_a_browser
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -80,7 +79,7 @@ def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
         (run / "scores.jsonl").write_text("".join(json.dumps(line | {"step": step, "value": 1.5}) + "\n" for step in (4, 8)))
     assert call(report, *runs, "--out", tmp_path / "page.html").code == 0
     with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = launch(browsers)
         page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone's
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text))

@@ -61,10 +61,12 @@ def signalled(tmp_path, seen, *numbers):
 @functools.cache
 def straight() -> Path:
     """The toy run that goes on from its end for 8 more steps, with nothing in its way; only read."""
-    parent = toy_run.CACHE / "straight"
-    run = copied(whole().run, parent)
-    assert train_toy(parent, steps=STEPS + 8).code == 0
-    return run
+
+    def make(folder):
+        copied(whole().run, folder)
+        assert train_toy(folder, steps=STEPS + 8).code == 0
+
+    return toy_run.make_once("straight", make)[0] / "article"
 
 
 def eight_are_saved(run):

@@ -1,10 +1,13 @@
 """Toy versions of every preset and their compiled steps, shared by the tests: compiling is what costs."""
 
+import contextlib
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
+from jax._src import compiler
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, Output, Run, replace
@@ -56,6 +59,19 @@ def pictures(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
     """Random batches for that many steps, (steps * images_per_step, S, S, C) uint8."""
     shape = (steps * config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     return np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
+
+
+@contextlib.contextmanager
+def fused_loops():
+    """XLA's present emitters of loops, which conftest.py turns off: for bits that two different programs have to share."""
+    real = compiler.get_compile_options
+
+    def fused(*args, env_options_overrides=None, **kwargs):
+        overrides = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": True}
+        return real(*args, env_options_overrides=overrides, **kwargs)
+
+    with mock.patch.object(compiler, "get_compile_options", fused):
+        yield
 
 
 def leaves(tree) -> dict[str, np.ndarray]:

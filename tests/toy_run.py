@@ -1,6 +1,5 @@
-"""Real runs of the verbs on toy nets, in this process; the finished one is made once and only read."""
+"""Real runs of the verbs on toy nets, in this process; the finished one is made once a session and only read."""
 
-import atexit
 import contextlib
 import functools
 import hashlib
@@ -11,12 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import filelock
 import jax
 import numpy as np
 import tiny
@@ -28,13 +28,11 @@ from dcgan_jax.run import checkpoints, setup, workdir
 
 train = importlib.import_module("dcgan_jax.train")  # dcgan_jax.train is its function
 
-CACHE = Path(tempfile.mkdtemp(prefix="dcgan_jax-tests-"))
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py
+# Packs are each worker's own: some tests look at what lies there.
+CACHE = SESSION / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+CACHE.mkdir(exist_ok=True)
 os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
-# Every run compiles its programs anew, and they are mostly the same few: from the second run on XLA's work is read from here.
-# Tracing, which the laws count, is done in any case.
-jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # 85 pictures are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
 DATA = "drawn:85"
@@ -107,7 +105,6 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 
 def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Popen:
     """The toy run parent/article in a process of its own, whose length the arguments give."""
-    # XLA_FLAGS are conftest.py's; the compiled programs are those of no other test, and small.
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
     command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(
@@ -167,12 +164,28 @@ class Whole(NamedTuple):
     traces: dict[str, int]
 
 
+def make_once(name: str, make: Callable[[Path], object]) -> tuple[Path, object]:
+    """(folder of that name, what make(folder) returned, as JSON has it), made by whichever worker asks first; only read."""
+    folder = SESSION / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    result = folder.with_name(f"{name}.json")
+    with filelock.FileLock(folder.with_name(f"{name}.lock")):
+        if not result.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            result.write_text(json.dumps(make(folder)))
+    return folder, json.loads(result.read_text())
+
+
 @functools.cache
 def whole() -> Whole:
-    with Traces() as traces:
-        done = train_toy(CACHE / "runs")
-    assert done.code == 0, done
-    return Whole(CACHE / "runs" / "article", done, traces.of)
+    def make(folder):
+        with Traces() as traces:
+            done = train_toy(folder)
+        assert done.code == 0, done
+        return done, traces.of
+
+    folder, (done, traces) = make_once("whole", make)
+    return Whole(folder / "article", Done(*done), traces)
 
 
 def copied(run: Path, parent: Path) -> Path:

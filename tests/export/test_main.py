@@ -26,19 +26,20 @@ from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.presets import PRESETS
 
+pytestmark = pytest.mark.integration
 SEEDS = range(20)
 RUNS = {"plain": lambda: whole().run, "conditional": asked_run}
 
 
 @pytest.fixture(scope="module")
-def exported():
+def exported(tmp_path_factory):
     """Format, flags and a run, the toy run if none -> the folder of its export."""
     made = {}
 
     def make(form, *flags, run=None):
         run = run or whole().run
         if (form, flags, run) not in made:
-            made[form, flags, run] = toy_run.CACHE / f"export-{len(made)}"
+            made[form, flags, run] = tmp_path_factory.mktemp("export") / "out"
             done = call(__main__, "--run", run, "--format", form, "--out", made[form, flags, run], *flags)
             assert (done.code, done.faults) == (0, []), done
             assert "of 255 grey levels" in done.out

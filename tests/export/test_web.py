@@ -6,7 +6,6 @@ import gzip
 import http.server
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import toy_run
+from browser import RUNTIME, in_a_browser, launch
 from generators import asked_run
 from PIL import Image
 from toy_run import call, copied, refusal, whole
@@ -28,11 +28,9 @@ from dcgan_jax.export import STORES, __main__, web
 from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan import latents
 
+pytestmark = pytest.mark.integration
 WEB = Path(dcgan_jax.__file__).parent / "export" / "web"
 SEEDS = [0, 1, 12345, 2**31, 2**32 - 1, *range(1000, 1050)]  # 5,555 numbers
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# Put there by `export --runtime download`, or named by the machine's owner; the tests' own cache is empty.
-RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax/runtime" / ONNX_IN_BROWSERS.name))
 
 
 # ---- JavaScript is Python ----
@@ -47,6 +45,7 @@ def by_node(folder, code):
     return json.loads(subprocess.run(["node", "a.mjs"], cwd=folder, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.web
 @pytest.mark.parametrize("law", ["uniform", "normal"])
 def test_javascripts_latents_are_pythons(tmp_path, law):
     found = by_node(
@@ -69,6 +68,7 @@ def test_javascripts_latents_are_pythons(tmp_path, law):
     np.testing.assert_allclose(found["moved"], wanted[0, 0], atol=3e-6)
 
 
+@pytest.mark.web
 def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
     """Where a square that is not rounded to float32 would give others, by more than their last bits."""
     x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
@@ -208,16 +208,6 @@ def near(one, other):
     assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
 
 
-def in_a_browser(test):
-    for mark in (
-        pytest.mark.integration,
-        pytest.mark.filterwarnings("default"),  # playwright's own
-        pytest.mark.skipif(not CHROMIUM, reason="no Chromium"),
-    ):
-        test = mark(test)
-    return test
-
-
 draws = pytest.mark.skipif(not RUNTIME.exists(), reason="onnxruntime-web is not in the cache")
 
 
@@ -228,7 +218,7 @@ IN_SOFTWARE = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--
 def browser(request):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *getattr(request, "param", [])])
+        browser = launch(browsers, *getattr(request, "param", []))
         yield browser
         browser.close()
 

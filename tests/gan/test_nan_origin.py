@@ -11,6 +11,7 @@ from dcgan_jax.gan.nan_origin import find_first_nan
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.gan.step import make_train_step
 
+pytestmark = pytest.mark.integration  # a step that is watched takes four times as long to compile
 CONFIG = tiny("torch64")
 HUGE = 1e30  # finite; two of them multiplied are not
 

@@ -62,10 +62,11 @@ def train(name, steps, dtype=np.float32):
             patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
         one_step = step.make_train_step(config)
 
-        # conftest.py turns optimisation off; twenty steps at 64 px earn it back.
+        # conftest.py makes compiling cheap; twenty steps at 64 px earn back the programs that users run.
+        as_users = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
         slow = steps > 1 and run.image_size == 64
 
-        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3} if slow else None)
+        @functools.partial(jax.jit, compiler_options=as_users if slow else None)
         def traced(state, batch, latents):
             queue[:] = latents
             return one_step(state, Batch(batch))

@@ -14,6 +14,7 @@ from toy_run import call, copied, refusal, state_at, train_toy, whole
 from dcgan_jax import train
 from dcgan_jax.export import __main__
 
+pytestmark = pytest.mark.integration
 TORCH = ("--preset", "torch32")
 NETS = ("g_params/", "g_stats/", "d_params/", "d_stats/", "ema_params/")
 
@@ -130,9 +131,18 @@ def test_config_tells_where_it_began(tmp_path):
 GROW = ("--size", 32, "--width", 8, "--grow-kimg", 0.05)
 
 
-def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(tmp_path, monkeypatch):
-    assert train_toy(tmp_path / "whole", *GROW, steps=4).code == 0
-    run = tmp_path / "whole" / "article"
+@pytest.fixture
+def grown():
+    """A run that has grown, of four steps; only read."""
+
+    def make(folder):
+        assert train_toy(folder, *GROW, steps=4).code == 0
+
+    return toy_run.make_once("grown", make)[0] / "article"
+
+
+def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(grown, tmp_path, monkeypatch):
+    run = grown
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
     assert (run / "half" / "report.html").exists()
@@ -203,7 +213,6 @@ def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
     assert opened == [("article", "faces")]
 
 
-def test_another_recipe_under_its_name_is_refused_before_the_half_is(tmp_path):
-    assert train_toy(tmp_path, *GROW, steps=2).code == 0
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, *GROW, "--steps", 2, "--grow-kimg", 0.1)
+def test_another_recipe_under_its_name_is_refused_before_the_half_is(grown):
+    line = refusal(train, "--workdir", grown.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
     assert "grow_kimg 0.05 there, 0.1 asked" in line
