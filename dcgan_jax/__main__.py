@@ -1,6 +1,7 @@
 """python -m dcgan_jax lists the commands; each is a module of its own."""
 
 import contextlib
+import functools
 import sys
 from pathlib import Path
 
@@ -62,11 +63,15 @@ def write_completions(shell: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, flags in parsers.items():
-            parse = tyro.extras.subcommand_cli_from_dict if isinstance(flags, dict) else tyro.cli
+            parse = (
+                functools.partial(tyro.extras.subcommand_cli_from_dict, flags)
+                if isinstance(flags, dict)
+                else functools.partial(tyro.cli, flags)
+            )
             program = f"dcgan-{name}"
             arguments = ["--tyro-write-completion", shell, str(folder / SHELLS[shell].format(program))]
             with contextlib.suppress(SystemExit):  # tyro ends the program when it has written
-                parse(flags, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+                parse(prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     except OSError as fault:
         raise UserError(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None
     print(f"{folder}: completions for {', '.join(f'dcgan-{name}' for name in parsers)}")

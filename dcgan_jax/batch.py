@@ -1,6 +1,11 @@
 """What the data pipeline hands to the training step."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # of a batch on the device, on the host, or only its shape
 
 
 class Batch(NamedTuple):
@@ -10,5 +15,5 @@ class Batch(NamedTuple):
     labels: (B, A) uint8 of 0 and 1, the images' attributes; None where the recipe is not conditional.
     """
 
-    images: Any
-    labels: Any = None
+    images: jax.Array
+    labels: jax.Array | None = None

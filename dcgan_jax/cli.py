@@ -11,6 +11,8 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import tyro
 
@@ -19,6 +21,10 @@ from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.presets import PRESETS
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Flags = TypeVar("Flags", bound="DataclassInstance")
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (
@@ -43,7 +49,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
     143 after SIGTERM."""
 
-    def terminate(number, frame):
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(128 + number)  # files that are half made are removed on the way out
 
     before = signal.signal(signal.SIGTERM, terminate)
@@ -80,7 +86,7 @@ def show_as_flags(message: str) -> str:
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda m: "--" + m[1].replace("_", "-"), message)
 
 
-def parse_flags(cls: type, arguments: Sequence[str], default=None, prog: str | None = None):
+def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | None = None, prog: str | None = None) -> Flags:
     """The dataclass cls filled from flags. Groups (fields that are dataclasses) show as headings and add no prefix.
 
     Raises: UserError naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
@@ -143,10 +149,10 @@ def parse_condition(text: str) -> dict[str, int]:
     return values
 
 
-def _list_flags(cls) -> set[str]:
+def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
     flags = set()
     for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             flags |= _list_flags(field.type)
         else:
             flags.add(field.name.replace("_", "-"))
@@ -160,7 +166,7 @@ def list_given_flags(arguments: Sequence[str]) -> list[str]:
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 
 
-def _get_flag_value(arguments, flag) -> str | None:
+def _get_flag_value(arguments: Sequence[str], flag: str) -> str | None:
     found = None  # of a flag given twice the last counts, as everywhere
     for at, argument in enumerate(arguments):
         if argument == f"--{flag}":

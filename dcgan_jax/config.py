@@ -304,13 +304,13 @@ class Field(NamedTuple):
     marks: frozenset[Mark]
 
 
-def _list_markers(hint) -> tuple:
+def _list_markers(hint: typing.Any) -> tuple:
     if typing.get_origin(hint) is Annotated:
         return (*hint.__metadata__, *_list_markers(hint.__origin__))
     return _list_markers(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else ()  # a tuple's are each item's
 
 
-def _describe_field(group: str, hint) -> Field:
+def _describe_field(group: str, hint: typing.Any) -> Field:
     markers = _list_markers(hint)
     bounds = next((marker for marker in markers if isinstance(marker, Interval)), None)
     unit = next((marker.unit for marker in markers if isinstance(marker, Unit)), "")
@@ -400,7 +400,8 @@ def has_type(value: object, hint: typing.Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(has_type(item, args[0]) for item in value)
     if hint is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # also of whole numbers too long for a float
+        # The limit is for whole numbers, which may be too long for a float.
+        return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
     return type(value) is hint
 
 
@@ -411,4 +412,5 @@ def count_total_steps(config: Config, image_count: int) -> int:
         return run.steps
     if run.kimg is not None:
         return max(1, round(run.kimg * 1000 / config.images_per_step))
+    assert run.epochs is not None  # check_config: one of the three is given
     return max(1, round(run.epochs * (image_count // config.images_per_step)))

@@ -51,12 +51,12 @@ def _require(ok: object, name: str, value: object, remedy: str) -> None:
         raise UserError(f"`{name}` {' '.join(map(str, value)) if isinstance(value, tuple) else value}: {remedy}")
 
 
-def _check_type(name: str, value, field: Field) -> None:
+def _check_type(name: str, value: object, field: Field) -> None:
     _require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
     _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {_describe_type(field.type)}")
 
 
-def _describe_type(hint) -> str:
+def _describe_type(hint: typing.Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _describe_type(args[0])
@@ -67,7 +67,7 @@ def _describe_type(hint) -> str:
     return str(hint) if origin is types.UnionType else hint.__name__
 
 
-def _check_bounds(name: str, value, field: Field) -> None:
+def _check_bounds(name: str, value: typing.Any, field: Field) -> None:
     bounds = field.bounds
     if value is None or bounds is None:
         return
@@ -78,7 +78,9 @@ def _check_bounds(name: str, value, field: Field) -> None:
 
 
 def _is_within(value: float, bounds: Interval) -> bool:
+    # pyrefly: ignore[unsupported-operation] - annotated-types has protocols for limits; ours are numbers
     above = (bounds.ge is None or value >= bounds.ge) and (bounds.gt is None or value > bounds.gt)
+    # pyrefly: ignore[unsupported-operation] - as above
     return above and (bounds.le is None or value <= bounds.le) and (bounds.lt is None or value < bounds.lt)
 
 

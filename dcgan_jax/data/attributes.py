@@ -10,7 +10,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
     name: str
     is_inside: bool  # in the folder or zip itself, not beside it
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
 
     def rows(self) -> Iterator[list[str]]:
         """Yields each line's fields. Raises: UserError where the file is none of CelebA's tables."""
@@ -51,9 +51,10 @@ class Table(NamedTuple):
 def find_table(stem: str, path: Path, archive: zipfile.ZipFile | None) -> Table | None:
     """Finds stem.txt or stem.csv in the archive, or in the folder `path`, its parent or its parent's parent."""
     names = (f"{stem}.txt", f"{stem}.csv")
-    for info in archive.infolist() if archive else ():
-        if info.filename.rpartition("/")[2] in names and info.compress_type in SAFE_COMPRESSION:
-            return Table(info.filename, True, functools.partial(archive.open, info))
+    if archive:
+        for info in archive.infolist():
+            if info.filename.rpartition("/")[2] in names and info.compress_type in SAFE_COMPRESSION:
+                return Table(info.filename, True, functools.partial(archive.open, info))
     for file in (folder / name for folder in (path, *path.absolute().parents[:2]) for name in names):
         # Not a link out of its folder; a pipe is no file.
         if file.is_file() and os.path.dirname(os.path.realpath(file)) == os.path.realpath(file.parent):

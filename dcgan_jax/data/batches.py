@@ -118,7 +118,7 @@ def stream_batches(
 
     rows = _own_rows(sharding, order.images_per_step)
 
-    def gather(start, end):
+    def gather(start: int, end: int) -> np.ndarray:
         return np.stack([images[order.indices(step)[rows]] for step in range(start, end)])
 
     shape = (None, rows.stop - rows.start, *images.shape[1:])
@@ -134,9 +134,10 @@ def stream_batches(
         yield jax.make_array_from_process_local_data(sharding, batch, (len(batch), order.images_per_step, *images.shape[1:]))
 
 
-def _own_rows(sharding, count):
+def _own_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
     """The rows of each batch that belong to this process's devices: all of them where it is the only process."""
-    owned = [index[1].indices(count) for index in sharding.addressable_devices_indices_map((1, count)).values()]
+    places = sharding.addressable_devices_indices_map((1, count)).values()
+    owned = [place[1].indices(count) for place in places if place]  # none is None: these devices are ours
     return slice(min(start for start, _, _ in owned), max(stop for _, stop, _ in owned))
 
 

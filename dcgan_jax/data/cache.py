@@ -6,7 +6,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 TEMP = ".packing@"  # then pid@host@random
@@ -20,7 +20,7 @@ def get_cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def create_folder_atomically(path: Path) -> Iterator[Path]:
+def create_folder_atomically(path: Path) -> Generator[Path]:
     """Yields a new folder beside path, to be filled; it becomes path at the end, and is removed where that is not reached.
 
     Where another process has made path meanwhile, that one stays. Raises: OSError.

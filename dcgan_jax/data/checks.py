@@ -12,7 +12,7 @@ FEWEST_CHECKED = 50  # images: a person can look at fewer, and fewer may be grey
 
 def hash_images(pixels: np.ndarray) -> list[bytes]:
     """A 16-byte digest of each of (n, S, S, C) uint8 images."""
-    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in pixels]
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels]
 
 
 def count_grey(pixels: np.ndarray) -> int:

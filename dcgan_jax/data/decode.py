@@ -79,6 +79,8 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
         if channels == 1:
             pixels = np.asarray(Image.fromarray(pixels.reshape(-1, size, 3)).convert("L")).reshape(-1, size, size, 1)
         return Decoded(pixels, list(positions), [], 0)
+    read = source.read
+    assert read, "a source has `read` or `draw`"
     pixels, kept, bad, upscaled = np.empty((len(positions), size, size, channels), np.uint8), [], [], 0
     for position in positions:
         with contextlib.ExitStack() as stack:
@@ -86,7 +88,7 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
             try:
                 if source.size_bytes(position) > LARGE_BYTES:
                     lock_large()
-                image = decode_image(source.read(position), channels, size, lock_large)
+                image = decode_image(read(position), channels, size, lock_large)
             except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
                 why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
                 bad.append((source.label(position), make_printable(why, 200)))
@@ -108,10 +110,12 @@ def measure_square_side(source: Source) -> int:
     """
     if source.draw:
         raise UserError(f"{source.name}: have no size of their own")
+    read = source.read
+    assert read, "a source has `read` or `draw`"
     side = 0
     for position in range(source.count):
         try:
-            image = source.read(position)
+            image = read(position)
             if isinstance(image, np.ndarray):
                 width, height = image.shape[1::-1]
             else:
@@ -152,7 +156,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
 
 
 def decode_image(
-    payload: bytes | np.ndarray, channels: int, size: int, lock_large: Callable[[], None] = lambda: None
+    payload: bytes | np.ndarray, channels: int, size: int, lock_large: Callable[[], object] = lambda: None
 ) -> Image.Image:
     """A file's bytes, or uint8 (H, W) or (H, W, 3 or 4), as an upright RGB or L image. Raises: anything.
 
@@ -178,7 +182,7 @@ def decode_image(
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _open_image(payload: bytes, size: int, lock_large: Callable[[], None]) -> Image.Image:
+def _open_image(payload: bytes, size: int, lock_large: Callable[[], object]) -> Image.Image:
     """An image file, upright and within our limits, in its own mode."""
     image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads the header alone
     pixels = image.width * image.height

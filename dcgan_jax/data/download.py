@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 import urllib3
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
@@ -133,7 +133,7 @@ def _print_progress(line: str) -> None:
     tqdm.write(make_printable(line), file=sys.stderr)
 
 
-def _lock_folder(target: Path, longest_s: float):
+def _lock_folder(target: Path, longest_s: float) -> AcquireReturnProxy:
     lock = FileLock(f"{target}.lock")
     for wait_s in (0, longest_s):
         try:
@@ -206,7 +206,8 @@ def _hash_url(url: str) -> str:
 def _fetch_once(job: Job, bar: tqdm) -> None:
     """Makes one request and appends what comes to the partial. Raises: TryAgain, HTTPError, UserError, OSError."""
     have, note = _read_partial(job)
-    if have and have == note["length"]:
+    length = note.get("length")
+    if have and have == length:
         return  # killed after the last byte and before the renaming
     headers = {"Accept-Encoding": "identity", "User-Agent": "dcgan_jax"}
     if have:
@@ -217,13 +218,9 @@ def _fetch_once(job: Job, bar: tqdm) -> None:
             job.note.unlink(missing_ok=True)
             raise TryAgain("the file has changed there")
         if response.status == 200:  # the whole file: nothing to resume, a server that cannot, or another version
-            have = 0
-            note = {
-                "url": _hash_url(job.file.url),
-                "validator": get_validator(response.headers),
-                "length": response.length_remaining,
-            }
-        _check_fits(job, note["length"], have)
+            have, length = 0, response.length_remaining
+            note = {"url": _hash_url(job.file.url), "validator": get_validator(response.headers), "length": length}
+        _check_fits(job, length, have)
         data = response.read1(CHUNK_BYTES, decode_content=False)
         is_page = "text/html" in response.headers.get("Content-Type", "").lower()
         if is_page or (not have and data.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))):
@@ -231,10 +228,10 @@ def _fetch_once(job: Job, bar: tqdm) -> None:
         if not have:  # emptied before the note changes: old bytes never lie beside a new note
             job.partial.write_bytes(b"")
             job.note.write_text(json.dumps(note))
-        bar.total, bar.n = note["length"], have
+        bar.total, bar.n = length, have
         have = _append(job, response, data, have, bar)
-    if have != (note["length"] or have):
-        raise TryAgain(f"closed after {have:,} of {note['length']:,} bytes")
+    if length and have != length:
+        raise TryAgain(f"closed after {have:,} of {length:,} bytes")
 
 
 def _append(job: Job, response: urllib3.BaseHTTPResponse, data: bytes, have: int, bar: tqdm) -> int:

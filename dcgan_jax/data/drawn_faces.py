@@ -12,7 +12,8 @@ The bare numbers in the painters are drawing, judged by eye at 32, 64 and 128 pi
 """
 
 import math
-from types import SimpleNamespace
+from types import EllipsisType, SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,9 +43,19 @@ BARE_LIPS = np.array([0.86, 0.60, 0.58], np.float32)[:, None, None]
 
 # ---- Painting: one function per feature ----
 
+Box = tuple[EllipsisType, slice, slice]
+
 
 class _Scene:
     """N faces being painted: their traits as (N, 1, 1) and (N, 3, 1, 1), coordinates (N, S, S), canvas (N, 3, S, S)."""
+
+    head: np.ndarray  # (N, S, S) signed distances to the head and the hair, and the curls' waves: see _measure_outlines
+    hair_shape: np.ndarray
+    curls: np.ndarray
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, trait: str) -> np.ndarray: ...  # people's traits are attributes here, by their names
 
     def __init__(self, people: SimpleNamespace, rows: slice, size: int):
         for name, trait in vars(people).items():
@@ -62,12 +73,12 @@ class _Scene:
         self.fy = self.y - self.pitch
         self.canvas = np.empty((len(self.x), 3, size, size), np.float32)
 
-    def window(self, top: float, bottom: float, side: float = 1.0) -> tuple:
+    def window(self, top: float, bottom: float, side: float = 1.0) -> Box:
         """Index of the pixels in a box of the image. A feature paints inside one that no pose of it can leave."""
         low, high, left, right = ((edge + 1) / 2 * self.size for edge in (top, bottom, -side, side))
         return ..., slice(math.floor(low), math.ceil(high)), slice(math.floor(left), math.ceil(right))
 
-    def paint(self, box: tuple, alpha: np.ndarray, colour: np.ndarray) -> None:
+    def paint(self, box: Box, alpha: np.ndarray, colour: np.ndarray) -> None:
         """Lays colour, (N, 3, 1, 1) or (N, 3, h, w), over the canvas in the box, alpha (N, h, w) thick."""
         under = self.canvas[box]
         under += alpha[:, None] * (colour - under)

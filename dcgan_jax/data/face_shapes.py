@@ -6,17 +6,19 @@ floor, min and max are used, which IEEE 754 rounds alike everywhere.
 
 import numpy as np
 
+Number = np.ndarray | float  # an array, or one number for all of its places
+
 
 def clip01(values: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(values, 0), 1)
 
 
-def cover(distance, pixel):
+def cover(distance: np.ndarray, pixel: Number) -> np.ndarray:
     """Coverage: the share of each pixel inside a shape, from the signed distance at its centre: an edge one pixel wide."""
     return clip01(0.5 - distance / pixel)
 
 
-def measure_ellipse(x, y, rx, ry, square=0.0):
+def measure_ellipse(x: np.ndarray, y: np.ndarray, rx: Number, ry: Number, square: Number = 0.0) -> np.ndarray:
     """Signed distance to an ellipse, to first order: f / |grad f|. `square` 0 is the ellipse, 1 its bounding box."""
     u, v = x / rx, y / ry
     a, b = u * u, v * v
@@ -25,33 +27,33 @@ def measure_ellipse(x, y, rx, ry, square=0.0):
     return (a + b - square * np.minimum(a, 1) * np.minimum(b, 1) - 1) / (2 * np.sqrt(du * du + dv * dv) + 1e-6)
 
 
-def cover_disc(x, y, radius, pixel):
+def cover_disc(x: np.ndarray, y: np.ndarray, radius: Number, pixel: Number) -> np.ndarray:
     """Coverage by a circle, from squared distances: no root is needed where the edge is a pixel wide."""
     return clip01(0.5 + (radius * radius - x * x - y * y) / (2 * radius * pixel))
 
 
-def cover_band(y, top, bottom, pixel):
+def cover_band(y: np.ndarray, top: Number, bottom: Number, pixel: Number) -> np.ndarray:
     """Coverage of the band top < y < bottom, exact also where it is thinner than a pixel: lids and lips keep their weight."""
     half = pixel / 2
     return np.maximum(np.minimum(bottom, y + half) - np.maximum(top, y - half), 0) / pixel
 
 
-def cover_line(y, middle, half, pixel):
+def cover_line(y: np.ndarray, middle: Number, half: Number, pixel: Number) -> np.ndarray:
     return cover_band(y, middle - half, middle + half, pixel)
 
 
-def make_spot(x, y, rx, ry):
+def make_spot(x: np.ndarray, y: Number, rx: Number, ry: Number) -> np.ndarray:
     """A soft spot: 1 in the middle, falling to 0 with zero slope at the ellipse (rx, ry)."""
     u, v = x / rx, y / ry
     fall = np.maximum(1 - u * u - v * v, 0)
     return fall * fall
 
 
-def make_wave(phase):
+def make_wave(phase: np.ndarray) -> np.ndarray:
     """A wave of period 1 between -1 and 1, made of parabolas: close to a sine, in exact arithmetic."""
     saw = phase - np.floor(phase) - 0.5
     return 8 * saw * (2 * np.abs(saw) - 1)
 
 
-def blend(a, b, t):
-    return a + t * (b - a)
+def blend(a: Number, b: Number, t: Number) -> np.ndarray:
+    return np.asarray(a + t * (b - a))  # one of them is an array

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urljoin
@@ -44,6 +45,14 @@ class Limits:
     lock_s: float = 6 * 3600  # for another process that downloads the same
 
 
+class Address(NamedTuple):
+    """An http(s) address, taken apart."""
+
+    scheme: str
+    host: str
+    url: str  # the whole
+
+
 class TryAgain(Exception):
     """A failure that another try may overcome, after `after_s` seconds at least."""
 
@@ -68,7 +77,7 @@ class Job(NamedTuple):
         )
 
 
-def parse_url(url: str, base: str = "") -> urllib3.util.Url:
+def parse_url(url: str, base: str = "") -> Address:
     """Parses an http(s) address, relative to base. Raises: UserError for any other, and for one with a password."""
     try:
         parts = urllib3.util.parse_url(urljoin(base, url))
@@ -79,7 +88,7 @@ def parse_url(url: str, base: str = "") -> urllib3.util.Url:
         raise UserError(f"`url`: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
     if parts.auth:
         raise UserError("`url`: holds a user name or password; download the file yourself and pass it as `data`")
-    return parts
+    return Address(parts.scheme, parts.host, parts.url)
 
 
 def open_pool(url: str, **options) -> urllib3.PoolManager:
@@ -128,13 +137,13 @@ def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.
     raise TryAgain(why, after_s or 0)
 
 
-def get_validator(headers) -> str:
+def get_validator(headers: Mapping[str, str]) -> str:
     """The value for If-Range: a strong ETag, else the date."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
-def is_continuation(headers, have: int, note: dict) -> bool:
+def is_continuation(headers: Mapping[str, str], have: int, note: dict) -> bool:
     """Whether a 206 is the rest of the partial: some servers send one whatever If-Range says."""
     found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", headers.get("Content-Range", ""))
     return (

@@ -190,7 +190,7 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
     totals, listed = _Totals([], list(source.refused)), source.count + len(source.refused)
     header_bytes = _write_header(file, (source.count, size, size, channels))
     for chunk in _make_chunks(source, size, channels, facts["crop"]):
-        file.write(np.ascontiguousarray(chunk.decoded.pixels))
+        file.write(np.ascontiguousarray(chunk.decoded.pixels).data)
         totals.add(chunk)
         if strict:
             _raise_at_first(totals.bad)

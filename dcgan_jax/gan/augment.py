@@ -24,7 +24,7 @@ def translate(key: jax.Array, images: jax.Array) -> jax.Array:
     reach = max(1, round(side / 8))
     row, column = jax.random.randint(key, (2, batch), -reach, reach + 1)
 
-    def shift(image, row, column):  # (S, S, C)
+    def shift(image: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:  # (S, S, C)
         padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)))
         return jax.lax.dynamic_slice(padded, (reach - row, reach - column, jnp.zeros_like(row)), image.shape)
 

@@ -74,7 +74,7 @@ def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
     # With a single level, the first up-sampling layer is the image layer.
     layer = "image" if len(list_g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
 
-    def features(params, stats, points, labels=None):
+    def features(params: dict, stats: dict, points: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         _, captured = generator.apply(
             {"params": params, "batch_stats": stats},
             from_normal(points, nets),
@@ -89,10 +89,10 @@ def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
     return features
 
 
-def _normalise_rows(rows):
+def _normalise_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
-def _fix_signs(rows):
+def _fix_signs(rows: np.ndarray) -> np.ndarray:
     # The sign of an eigenvector is arbitrary: make its largest coordinate positive.
     return rows * np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))

@@ -15,6 +15,8 @@ LR = 0.05  # Adam's, in standard deviations of a latent's coordinate
 PRIOR = 1e-3  # weight of a point's mean square: it keeps what the photo does not determine where faces are
 COARSEST_PX = 8
 
+InversionState = tuple[jax.Array, optax.OptState]  # points (R, L), Adam's moments
+
 
 def make_inversion(nets: Nets) -> tuple[Callable, Callable]:
     """(start, step) of the descent, both pure.
@@ -26,18 +28,25 @@ def make_inversion(nets: Nets) -> tuple[Callable, Callable]:
     """
     generator, adam = Generator(nets), optax.adam(LR)
 
-    def compute_objective(points, params, stats, target, labels):
+    def compute_objective(
+        points: jax.Array, params: dict, stats: dict, target: jax.Array, labels: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         images = generator.apply({"params": params, "batch_stats": stats}, from_normal(points, nets), False, labels)
-        losses = compare_at_all_scales(images, scale_pixels(target, nets)[None])
+        photo = scale_pixels(target, nets)[None]
+        # pyrefly: ignore[bad-argument-type] - `apply` gives a pair only with `mutable`
+        losses = compare_at_all_scales(images, photo)
         return (losses + PRIOR * jnp.square(points).mean(1)).sum(), losses  # a sum: each start's gradient is its own
 
-    def start(points):
+    def start(points: jax.Array) -> InversionState:
         return points, adam.init(points)
 
-    def step(params, stats, target, state, labels=None):
+    def step(
+        params: dict, stats: dict, target: jax.Array, state: InversionState, labels: jax.Array | None = None
+    ) -> tuple[InversionState, jax.Array]:
         points, moments = state
         gradients, losses = jax.grad(compute_objective, has_aux=True)(points, params, stats, target, labels)
         updates, moments = adam.update(gradients, moments)
+        # pyrefly: ignore[unsupported-operation] - optax's updates may be any tree; these are as the gradients, an array
         return (points + updates, moments), losses
 
     return start, step
@@ -48,11 +57,11 @@ def compare_at_all_scales(images: jax.Array, target: jax.Array) -> jax.Array:
 
     The small sides also give a gradient to starts that are far from the target.
     """
-    terms = [jnp.square(images - target).mean((1, 2, 3))]
+    total, scales = jnp.square(images - target).mean((1, 2, 3)), 1
     while images.shape[1] > COARSEST_PX:
         images, target = average_pool(images), average_pool(target)
-        terms.append(jnp.square(images - target).mean((1, 2, 3)))
-    return sum(terms) / len(terms)
+        total, scales = total + jnp.square(images - target).mean((1, 2, 3)), scales + 1
+    return total / scales
 
 
 def average_pool(x: jax.Array) -> jax.Array:

@@ -19,10 +19,12 @@ def make_compute_logits(config: Config) -> Callable[..., jax.Array]:
     """
     discriminator = Discriminator(config.nets)
 
-    def judge(params, stats, images, labels=None):
-        return discriminator.apply({"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), False, labels)
+    def compute_logits(params: dict, stats: dict, images: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        variables, pixels = {"params": params, "batch_stats": stats}, scale_pixels(images, config.nets)
+        # pyrefly: ignore[bad-return] - `apply` gives a pair only with `mutable`
+        return discriminator.apply(variables, pixels, False, labels)
 
-    return judge
+    return compute_logits
 
 
 def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
@@ -31,7 +33,7 @@ def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], j
     """
     discriminator, cells = Discriminator(config.nets), config.nets.base_px
 
-    def features(params, stats, images):
+    def features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
         asked = config.nets.conditions
         labels = jnp.zeros((len(images), len(asked))) if asked else None  # the features come before them
         _, found = discriminator.apply(

@@ -13,7 +13,7 @@ class AdversarialLoss(NamedTuple):
     """The losses of D and G: each takes real_logits and fake_logits, (B,) float32, and returns (B,) float32."""
 
     d: Callable[[jax.Array, jax.Array], jax.Array]
-    g: Callable[[jax.Array, jax.Array], jax.Array]
+    g: Callable[..., jax.Array]  # gets None for real_logits where it does not need them
     g_needs_real: bool = False  # G's loss also depends on D's logits of real images
     # The logit between "fake" and "real". None: only differences of logits count; use the middle of the batch's two means.
     boundary: float | None = 0.0
@@ -104,4 +104,7 @@ LOSSES = {
 def make_loss(loss: Loss) -> AdversarialLoss:
     """The adversarial loss that the config names, with its smoothed label, which only bce has (config_rules.py)."""
     chosen = LOSSES[loss.loss]
-    return chosen if loss.real_label == 1 else chosen._replace(d=functools.partial(chosen.d, real_label=loss.real_label))
+    if loss.real_label == 1:
+        return chosen
+    assert chosen.d is nonsaturating_d
+    return chosen._replace(d=functools.partial(nonsaturating_d, real_label=loss.real_label))

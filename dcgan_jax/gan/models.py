@@ -7,6 +7,7 @@ a renamed layer cannot read old checkpoints and starts from other values.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -57,6 +58,7 @@ class Generator(nn.Module):
         norm = batch_norm if nets.g_norm == "batch" else skip_norm
         activate = nn.relu if nets.g_activation == "relu" else leaky_relu
         if nets.condition:
+            assert labels is not None, "a conditional recipe: labels needed"
             latents = jnp.concatenate([latents, to_signs(labels)], 1)  # (B, latent_dim + A)
         x = generate_first_map(nets, latents, batch_norm, activate)  # (B, 4, 4, C)
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
@@ -103,6 +105,7 @@ class Discriminator(nn.Module):
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=make_dense_init(nets), name="head")
         logits = call(head, x).squeeze(1)
         if nets.condition:
+            assert labels is not None, "a conditional recipe: labels needed"
             logits += project_labels(nets, x, labels, call)
         return logits
 
@@ -206,7 +209,7 @@ class Conv(nn.Module):
     nets: Nets
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         side = self.nets.kernel
         kernel = self.param("kernel", make_conv_init(self.nets), (side, side, x.shape[3], self.features))
         x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding)
@@ -225,7 +228,7 @@ class ConvTranspose(nn.Module):
     implementation: convolutions.Implementation = "auto"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         side, init = self.nets.kernel, make_conv_transpose_init(self.nets, self.smooth)
         kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
         kernel = blur_kernel(kernel) if self.smooth else kernel
@@ -233,7 +236,7 @@ class ConvTranspose(nn.Module):
         return _add_bias(self, x) if self.nets.conv_bias else x
 
 
-def _add_bias(module, x):
+def _add_bias(module: Conv | ConvTranspose, x: jax.Array) -> jax.Array:
     # A spectral norm takes whatever has two axes for weights, and divides by their largest singular value.
     shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
     return x + module.param("bias", nn.initializers.zeros, shape).reshape(1, 1, 1, -1).astype(x.dtype)
@@ -244,11 +247,12 @@ def blur_kernel(kernel: jax.Array) -> jax.Array:
 
     Source: Zhang 2019, arXiv:1904.11486, section 3 (Tri-3), put into the kernel, where it costs little.
     """
-    return sum(
+    shifted = (
         jnp.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * (weight / 16)
         for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1)))
         for j, weight in enumerate(row)
     )
+    return functools.reduce(operator.add, shifted)
 
 
 def normalize_batch(nets: Nets, train: bool, momentum: float, x: jax.Array, name: str) -> jax.Array:
@@ -325,9 +329,9 @@ def make_gain_init(nets: Nets) -> nn.initializers.Initializer:
     return functools.partial(_draw_gains, nets.gamma_init_std)
 
 
-def _scale_init(gain, init, *args):
+def _scale_init(gain: float, init: nn.initializers.Initializer, *args) -> jax.Array:
     return gain * init(*args)
 
 
-def _draw_gains(sd, key, shape, dtype):
+def _draw_gains(sd: float, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     return 1 + sd * jax.random.normal(key, shape, dtype)

@@ -7,12 +7,13 @@ which is the same for every layer of a loop and for the forward and the backward
 import functools
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config
 from dcgan_jax.gan.state import GanState, check_finite
 from dcgan_jax.gan.step import make_train_step
@@ -39,7 +40,7 @@ MOVES = (
 )
 
 
-def find_first_nan(config: Config, state: GanState, batch: jax.Array) -> str:
+def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
     """Finds the leaf of the state, or else the layer and operation of the step, where the first NaN or infinity appears.
 
     Args: state before the step; batch, as train_step takes it. Neither is donated, no key of the state is spent.
@@ -57,11 +58,11 @@ def find_first_nan(config: Config, state: GanState, batch: jax.Array) -> str:
 
 
 @functools.cache
-def _make_checked_step(config: Config) -> tuple[Callable[[GanState, jax.Array], jax.Array], list[str]]:
+def _make_checked_step(config: Config) -> tuple[Callable[[GanState, Batch], jax.Array], list[str]]:
     """(f(state, batch) -> which operations of a step had finite results, their places), the places once f is traced."""
     places = []
 
-    def checked_step(state, batch):
+    def checked_step(state: GanState, batch: Batch) -> jax.Array:
         closed, outcomes = jax.make_jaxpr(make_train_step(config))(state, batch), []
         _run_checked(closed.jaxpr, closed.consts, jax.tree.leaves((state, batch)), (), outcomes)
         places[:] = [place for place, _ in outcomes]
@@ -70,11 +71,13 @@ def _make_checked_step(config: Config) -> tuple[Callable[[GanState, jax.Array], 
     return jax.jit(checked_step), places
 
 
-def _run_checked(jaxpr: Jaxpr, consts, args, scopes, outcomes: list[tuple[str, jax.Array]]) -> list:
+def _run_checked(
+    jaxpr: Jaxpr, consts: Sequence, args: Sequence, scopes: tuple[str, ...], outcomes: list[tuple[str, jax.Array]]
+) -> list:
     """Runs the program and returns its outputs; appends (place in words, has a finite result) of each operation to outcomes."""
     values = dict(zip(itertools.chain(jaxpr.constvars, jaxpr.invars), itertools.chain(consts, args), strict=True))
 
-    def read(atom):
+    def read(atom: Literal | Var) -> jax.Array:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from dcgan_jax.config import Optimizer
 
@@ -26,7 +27,7 @@ def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_upda
     return optax.chain(*parts)
 
 
-def compute_lr_share(optimizer: Optimizer, count: jax.Array, updates: int, images_per_update: float) -> jax.Array:
+def compute_lr_share(optimizer: Optimizer, count: ArrayLike, updates: int, images_per_update: float) -> jax.Array:
     """The share, () float32 in [0, 1], of the full step size that update number `count` (from 0) is made with."""
     count = jnp.asarray(count, jnp.float32)
     share = jnp.ones(())
@@ -51,13 +52,13 @@ def scale_by_adam_hat(beta1: float, beta2: float, eps: float) -> optax.GradientT
     1 / sqrt(1 - beta2^t): 31.6 times at t = 1 (T10).
     """
 
-    def init(params):
+    def init(params: optax.Params) -> AdamHatState:
         return AdamHatState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
-    def update(gradients, state, params=None):
+    def update(updates: optax.Updates, state, params: optax.Params | None = None) -> tuple[optax.Updates, AdamHatState]:
         count = state.count + 1
-        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, gradients)
-        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, gradients)
+        mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
+        nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         correction = jnp.sqrt(1 - beta2 ** count.astype(jnp.float32)) / (1 - beta1 ** count.astype(jnp.float32))
         return jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu), AdamHatState(count, mu, nu)
 

@@ -40,7 +40,7 @@ def compute_penalty(
     if loss.gp_weight > 0:
         mix = shard(jax.random.uniform(keys["mix"], (images["real"].shape[0], 1, 1, 1)))
         terms.append(loss.gp_weight * gradient_penalty(critics["real"], images["real"], images["fake"], mix).mean())
-    return loss.penalty_every_steps * sum(terms)
+    return loss.penalty_every_steps * sum(terms, start=jnp.zeros(()))
 
 
 def squared_gradient_norm(critic: Critic, images: jax.Array) -> jax.Array:

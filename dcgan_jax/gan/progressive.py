@@ -17,8 +17,8 @@ from dcgan_jax.gan.state import GanState
 
 MEASURED = 512  # generated images from which the new layers' BN is set
 # Kernels along one axis: doubling the side by linear interpolation, and halving it by the same weights.
-UPSAMPLE, DOWNSAMPLE = np.float32([1, 3, 3, 1]) / 4, np.float32([1, 3, 3, 1]) / 8
-UPSAMPLE_BEFORE_BLUR = np.float32([0, 1, 1, 0])  # `g_smooth` blurs this to UPSAMPLE
+UPSAMPLE, DOWNSAMPLE = np.array([1, 3, 3, 1], np.float32) / 4, np.array([1, 3, 3, 1], np.float32) / 8
+UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # `g_smooth` blurs this to UPSAMPLE
 
 
 def make_low_resolution_config(config: Config) -> Config:
@@ -68,12 +68,12 @@ def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
     )
 
 
-def _generate_in_training(nets: Nets, params, stats, latents, labels):
+def _generate_in_training(nets: Nets, params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None) -> jax.Array:
     """(N, S, S, C) in G's output range, by the batch's own BN statistics."""
     return Generator(nets).apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")[0]
 
 
-def _grow_generator(nets: Nets, fresh, small, images):
+def _grow_generator(nets: Nets, fresh: dict, small: dict, images: jax.Array) -> dict:
     """G's parameters: the layer that made small's images becomes the last but one, and the new last layer upsamples.
 
     Args: fresh, new parameters of the full resolution; small, those of the low resolution; images, what small generates.
@@ -99,7 +99,7 @@ def _grow_generator(nets: Nets, fresh, small, images):
     return fresh | {name: layer for name, layer in small.items() if name != "image"} | grown
 
 
-def _measure_before_output(nets: Nets, images):
+def _measure_before_output(nets: Nets, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and standard deviation (C,) of what G's output activation made the images from."""
     # Clipped: where the activation is saturated its inverse would be infinite.
     if nets.g_output == "tanh":
@@ -109,7 +109,7 @@ def _measure_before_output(nets: Nets, images):
     return before.mean((0, 1, 2)), jnp.sqrt(before.var((0, 1, 2)) + nets.bn_epsilon)
 
 
-def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images):
+def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images: jax.Array) -> tuple[dict, dict]:
     """D's parameters and statistics: a new first layer downsamples, and small's layers follow it.
 
     Args: fresh, new state of the full resolution; small, that of the low resolution; images, what small's G generates.
@@ -131,12 +131,12 @@ def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images):
     return fresh.d_params | _shift_layers(small.d_params) | params, fresh.d_stats | _shift_layers(small.d_stats) | stats
 
 
-def _make_color_kernel(channels: int, taps):
+def _make_color_kernel(channels: int, taps: np.ndarray) -> np.ndarray:
     """(4,) -> (4, 4, C, C): each colour is resampled by the taps, each way, and stays that colour."""
     return np.outer(taps, taps)[:, :, None, None] * np.eye(channels, dtype=np.float32)
 
 
-def _pair(kernel):
+def _pair(kernel: np.ndarray) -> jax.Array:
     """(4, 4, C, C) -> (4, 4, C, 2C): a kernel and its negative side by side."""
     return jnp.concatenate([kernel, -kernel], 3)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax.core import unfreeze
 
 from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
@@ -32,10 +33,11 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are that batch's own
 
-    def one_batch(state, key, labels):
+    def one_batch(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
         latents = sample_latents(key, RECALIBRATION_BATCH, config.nets)
-        return generator.apply(variables, latents, True, labels, mutable="batch_stats")[1].get("batch_stats", {})
+        _, new = generator.apply(variables, latents, True, labels, mutable="batch_stats")
+        return unfreeze(new).get("batch_stats", {})
 
     def recalibrate(state: GanState) -> GanState:
         if not state.ema_stats:
@@ -68,8 +70,9 @@ def make_generate(nets: Nets) -> Callable[..., jax.Array]:
     """
     generator = Generator(nets)
 
-    def draw(params, stats, latents, labels=None):
-        return to_uint8(generator.apply({"params": params, "batch_stats": stats}, latents, False, labels), nets)
+    def draw(params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        images = generator.apply({"params": params, "batch_stats": stats}, latents, False, labels)
+        return to_uint8(images, nets)  # pyrefly: ignore[bad-argument-type] - `apply` gives a pair only with `mutable`
 
     return draw
 
@@ -97,9 +100,9 @@ def generate_images(nets: Nets, params: dict, stats: dict, latents: np.ndarray, 
     )
 
 
-def run_in_batches(program: Callable[..., jax.Array], *arrays: np.ndarray | None) -> np.ndarray:
-    """program(arrays) on the host, of (N, ...) arrays with the same N, or None, DRAWN_AT_ONCE at a time."""
-    count, found = len(arrays[0]), []
+def run_in_batches(program: Callable[..., jax.Array], first: np.ndarray, *others: np.ndarray | None) -> np.ndarray:
+    """program(first, *others) on the host, of (N, ...) arrays with the same N, or None, SAMPLES_PER_BATCH at a time."""
+    arrays, count, found = (first, *others), len(first), []
     for start in range(0, max(count, 1), SAMPLES_PER_BATCH):
         missing = max(start + SAMPLES_PER_BATCH - count, 0)
         some = [None if array is None else array[start : start + SAMPLES_PER_BATCH] for array in arrays]

@@ -2,16 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from flax.core import unfreeze
 
 from dcgan_jax.config import Config, count_total_steps
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.optimizer import make_adam
 
 
-@struct.dataclass
-class GanState:
+class GanState(struct.PyTreeNode):
     """Everything a run is. Parameters, statistics and moments are float32 trees of the nets' own shapes."""
 
     step: jax.Array  # () int32: steps done
@@ -31,7 +32,7 @@ class GanState:
 LABELS = 1024
 
 
-def init_state(config: Config, labels: jax.Array | None = None) -> GanState:
+def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> GanState:
     """The state before step 0, a function of config.run.seed. Pure: jit it, or jax.eval_shape it for the shapes.
 
     labels: (LABELS, A) of 0 and 1, drawn from the training set's; none: zeros, where the recipe is conditional.
@@ -41,8 +42,9 @@ def init_state(config: Config, labels: jax.Array | None = None) -> GanState:
     if nets.condition and labels is None:
         labels = jnp.zeros((LABELS, len(nets.conditions)), jnp.uint8)
     one = None if labels is None else labels[:1]
-    g = Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one)
-    d = Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one)
+    # `init` returns plain dicts, as `unfreeze` does; its type says that they may be frozen.
+    g = unfreeze(Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one))
+    d = unfreeze(Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one))
     g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
     g_adam, d_adam = make_optimizers(config)
     return GanState(
@@ -71,7 +73,7 @@ def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax
     steps = count_total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
-    def one(lr, updates_a_step):
+    def one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
         updates = max(1, -(-updates_a_step * steps // halves))
         return make_adam(optimizer, lr, updates, config.images_per_step * halves / updates_a_step)
 
@@ -86,7 +88,7 @@ def count_parameters(params: dict) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def name_leaves(*trees) -> dict[str, jax.Array]:
+def name_leaves(*trees: optax.Params | GanState) -> dict[str, jax.Array]:
     """Path of each leaf in its tree, as up1/kernel -> the leaf, in the order of jax.tree.leaves."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf

@@ -5,11 +5,12 @@ real -> fake -> G's fake follow the published recipes: docs/published-dcgans.md,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core import unfreeze
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config
@@ -21,6 +22,8 @@ from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState, make_optimizers
 
 Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
+Keys = dict[str, jax.Array]  # names of the streams below -> a key of its own
+Kind = Literal["real", "fake"]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
 # One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
@@ -58,15 +61,19 @@ def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = No
     """Makes several steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics of (k,))."""
     step = make_train_step(config, sharding)
 
-    def unrolled(state, batches):
+    def unrolled(state: GanState, batches: Batch) -> tuple[GanState, Metrics]:
         metrics = []
         for i in range(len(batches.images)):
-            state, metric = step(state, jax.tree.map(lambda x, i=i: x[i], batches))
+            state, metric = step(state, _take(batches, i))
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
     # XLA's own CPU convolution, newmu's last and blocks', is some twenty times slower in a loop, even of one turn (measured).
     return unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+def _take(batches: Batch, i: int) -> Batch:
+    return jax.tree.map(lambda x: x[i], batches)
 
 
 class _Parts(NamedTuple):
@@ -95,17 +102,21 @@ class _Fakes(NamedTuple):
 # ---- Which network is updated when ----
 
 
-def _update_d_then_g(parts, state, batch, d_key, g_key):
+def _update_d_then_g(
+    parts: _Parts, state: GanState, batch: Batch, d_key: jax.Array, g_key: jax.Array
+) -> tuple[GanState, Metrics]:
     """D d_steps times, each on a batch of its own, then G g_steps times on the same latents."""
     optimizer, batch_size = parts.config.optimizer, parts.config.data.batch_size
     batches = jax.tree.map(lambda x: x.reshape(optimizer.d_steps, batch_size, *x.shape[1:]), batch)
     # A Python loop: XLA's own CPU convolutions are slow inside one of XLA's (see make_train_steps). Metrics: of D's last update.
-    for i, key in enumerate(jax.random.split(d_key, optimizer.d_steps)):
-        one_batch = jax.tree.map(lambda x, i=i: x[i], batches)
-        state, metrics, real, latents, fakes = _update_d(parts, state, one_batch, key)
+    *earlier, (last, last_key) = enumerate(jax.random.split(d_key, optimizer.d_steps))
+    for i, key in earlier:
+        state, *_ = _update_d(parts, state, _take(batches, i), key)
+    state, metrics, real, latents, fakes = _update_d(parts, state, _take(batches, last), last_key)
     keys = [_split_streams(key, G_STREAMS) for key in jax.random.split(g_key, optimizer.g_steps)]
     if optimizer.g_latents == "new":
         latents = parts.shard(sample_latents(keys[0]["latents"], batch_size, parts.config.nets))
+    g_metrics: Metrics = {}
     for i, update_keys in enumerate(keys):
         if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
             fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
@@ -114,7 +125,9 @@ def _update_d_then_g(parts, state, batch, d_key, g_key):
     return state, metrics | g_metrics
 
 
-def _update_alternating(parts, state, batch, d_key, g_key):
+def _update_alternating(
+    parts: _Parts, state: GanState, batch: Batch, d_key: jax.Array, g_key: jax.Array
+) -> tuple[GanState, Metrics]:
     """One batch updates either G (even steps, so the first) or D. Source: docs/published-dcgans.md, section 2.1."""
     # Both updates are computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower
     # in a branch.
@@ -131,7 +144,7 @@ def _update_alternating(parts, state, batch, d_key, g_key):
 
 
 @jax.named_scope("update_d")
-def _update_d(parts, state, batch, key):
+def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> tuple[GanState, Metrics, Batch, jax.Array, _Fakes]:
     """(state, metrics, the real batch as D saw it, latents, fakes)."""
     config, keys = parts.config, _split_streams(key, D_STREAMS)
     real = _prepare_real(config, batch, keys["flip"])
@@ -145,13 +158,16 @@ def _update_d(parts, state, batch, key):
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
     loss = config.loss
     if loss.augment_target > 0:
+        assert state.augment_p is not None  # as init_state makes it
         share = config.data.batch_size / (1000 * loss.augment_adapt_kimg)
         augment_p = adapt_probability(state.augment_p, metrics["d_real_hits"], loss.augment_target, share)
         state, metrics = state.replace(augment_p=augment_p), metrics | {"augment_p": augment_p}
     return state, metrics, real, latents, fakes
 
 
-def _compute_d_loss(d_params, parts, state, real, fake, keys):
+def _compute_d_loss(
+    d_params: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
+) -> tuple[jax.Array, tuple[dict, Metrics]]:
     """(D's loss with penalties, (its new statistics, metrics)). real: a float batch; fake: (B, S, S, C) float32."""
     with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
         real_logits, stats_between = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
@@ -185,17 +201,19 @@ def _compute_d_loss(d_params, parts, state, real, fake, keys):
     return adversarial_loss + penalty, (stats, metrics | {"d_penalty": penalty})
 
 
-def _make_critic(parts, d_params, stats, labels, keys, kind, augment_p) -> penalties.Critic:
+def _make_critic(
+    parts: _Parts, d_params: dict, stats: dict, labels: jax.Array | None, keys: Keys, kind: Kind, augment_p: jax.Array | None
+) -> penalties.Critic:
     """D as a function of images alone, with the randomness of the pass of this kind."""
 
-    def critic(images):
+    def critic(images: jax.Array) -> jax.Array:
         cloned = {name: jax.random.clone(keys[name]) for name in (f"augment_{kind}", f"dropout_{kind}")}
         return _discriminate(parts, d_params, stats, Batch(images, labels), cloned, kind, augment_p)[0]
 
     return critic
 
 
-def _compute_lazily(every_steps, step, compute):
+def _compute_lazily(every_steps: int, step: jax.Array, compute: Callable[[], jax.Array]) -> jax.Array:
     """compute() every so many steps, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
     if every_steps == 1:
         return compute()
@@ -207,7 +225,7 @@ def _compute_lazily(every_steps, step, compute):
 
 
 @jax.named_scope("update_g")
-def _update_g(parts, state, fakes, real, keys):
+def _update_g(parts: _Parts, state: GanState, fakes: _Fakes, real: Batch, keys: Keys) -> tuple[GanState, Metrics]:
     """(state, metrics) after G's step against the D of the state."""
     objective = jax.value_and_grad(_compute_g_loss, has_aux=True)
     (g_loss, d_stats), d_fake = objective(fakes.images, parts, state, real, keys)
@@ -218,7 +236,7 @@ def _update_g(parts, state, fakes, real, keys):
     return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
 
 
-def _compute_g_loss(fake, parts, state, real, keys):
+def _compute_g_loss(fake: jax.Array, parts: _Parts, state: GanState, real: Batch, keys: Keys) -> tuple[jax.Array, dict]:
     """(G's loss, D's new statistics). fake: (B, S, S, C) float32."""
     real_logits, d_stats = None, state.d_stats
     if parts.loss.g_needs_real:
@@ -234,28 +252,30 @@ def _compute_g_loss(fake, parts, state, real, keys):
 # ---- What both updates use ----
 
 
-def _generate(parts, params, stats, latents, labels) -> tuple[_Fakes, dict]:
+def _generate(parts: _Parts, params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None) -> tuple[_Fakes, dict]:
     """(fakes, G's new statistics)."""
 
-    def forward(params):
+    def forward(params: dict) -> tuple[jax.Array, dict]:
         variables = {"params": params, "batch_stats": stats}
         images, new = parts.generator.apply(variables, latents, True, labels, mutable="batch_stats")
-        return images, new.get("batch_stats", {})
+        return images, unfreeze(new).get("batch_stats", {})
 
     images, pullback, stats = jax.vjp(forward, params, has_aux=True)
     return _Fakes(images, pullback), stats
 
 
-def _discriminate(parts, params, stats, batch, keys, kind, augment_p):
+def _discriminate(
+    parts: _Parts, params: dict, stats: dict, batch: Batch, keys: Keys, kind: Kind, augment_p: jax.Array | None
+) -> tuple[jax.Array, dict]:
     """(logits (B,), D's new statistics) of a float batch of this kind, "real" or "fake", as D sees it in training."""
     images = augment(keys[f"augment_{kind}"], batch.images, parts.config.loss.augment, augment_p)
     rngs = {"dropout": keys[f"dropout_{kind}"]} if parts.config.nets.d_dropout > 0 else None
     variables = {"params": params, "batch_stats": stats}
     logits, new = parts.discriminator.apply(variables, images, True, batch.labels, mutable="batch_stats", rngs=rngs)
-    return logits, new.get("batch_stats", {})
+    return logits, unfreeze(new).get("batch_stats", {})
 
 
-def _prepare_real(config, batch, key) -> Batch:
+def _prepare_real(config: Config, batch: Batch, key: jax.Array) -> Batch:
     """(B, S, S, C) uint8 -> float32 in G's output range, each image mirrored by chance where the recipe says so."""
     images = scale_pixels(batch.images, config.nets)
     if config.data.flip:
@@ -264,12 +284,12 @@ def _prepare_real(config, batch, key) -> Batch:
     return Batch(images, batch.labels)
 
 
-def _split_streams(key, streams):
+def _split_streams(key: jax.Array, streams: tuple[str, ...]) -> Keys:
     """Name -> a key of its own."""
     return dict(zip(streams, jax.random.split(key, len(streams)), strict=True))
 
 
-def _update_ema(config, state):
+def _update_ema(config: Config, state: GanState) -> dict:
     # Half-life in images, so that batch size does not change it, ramped so that the start is forgotten soon.
     # Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is from its published code.
     optimizer = config.optimizer

@@ -4,6 +4,9 @@ Transposed convolutions are (C_in, C_out, k, k), convolutions (C_out, C_in, k, k
 a feature map are its k4 convolutions of a 1x1 image (docs/published-dcgans.md, T15).
 """
 
+from collections.abc import Mapping
+
+import jax
 import numpy as np
 
 from dcgan_jax.config import Mark, Nets, UserError, list_fields
@@ -37,7 +40,9 @@ def to_torch(net: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def from_torch(net: str, tensors: dict[str, np.ndarray], like: dict[str, np.ndarray], about: str) -> dict[str, np.ndarray]:
+def from_torch(
+    net: str, tensors: dict[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array], about: str
+) -> dict[str, np.ndarray]:
     """The inverse: leaves as those of `like`, by name. Raises: UserError naming a tensor that is missing or of another shape."""
     found = {}
     for i, (layer, norm) in enumerate(_list_layers(net, like)):
@@ -57,7 +62,7 @@ def from_torch(net: str, tensors: dict[str, np.ndarray], like: dict[str, np.ndar
     return found
 
 
-def _list_layers(net, weights):
+def _list_layers(net: str, weights: Mapping[str, np.ndarray | jax.Array]) -> list[tuple[str, str | None]]:
     """(layer, its normalisation or None), from the input on."""
     middle = "up" if net == "G" else "down"
     inner = [f"{middle}{i}" for i in range(1, 1 + sum(name.startswith(middle) and name.endswith("/kernel") for name in weights))]
@@ -65,12 +70,12 @@ def _list_layers(net, weights):
     return [(layer, f"{layer}_norm" if f"{layer}_norm/var" in weights else None) for layer in order]
 
 
-def _number_modules(net, i):
+def _number_modules(net: str, i: int) -> tuple[int, int]:
     """Numbers of layer i's convolution and BN in the nn.Sequential: D's first has no BN."""
     return (3 * i, 3 * i + 1) if net == "G" else (max(3 * i - 1, 0), 3 * i)
 
 
-def _to_torch_kernel(net, layer, kernel):
+def _to_torch_kernel(net: str, layer: str, kernel: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     if layer != "head":
         return kernel.transpose(3, 2, 0, 1)
     if net == "G":  # (z, 4 * 4 * C) -> (z, C, 4, 4)
@@ -78,7 +83,7 @@ def _to_torch_kernel(net, layer, kernel):
     return kernel.reshape(PX, PX, -1, 1).transpose(3, 2, 0, 1)  # (4 * 4 * C, 1) -> (1, C, 4, 4)
 
 
-def _from_torch_kernel(net, layer, tensor):
+def _from_torch_kernel(net: str, layer: str, tensor: np.ndarray) -> np.ndarray:
     if layer != "head":
         return np.ascontiguousarray(tensor.transpose(2, 3, 1, 0))
     if net == "G":

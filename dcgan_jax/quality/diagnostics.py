@@ -63,7 +63,7 @@ def diagnose(
     return {kind: message for kind, message in checks.items() if message}
 
 
-def _check_d_has_won(window, first, loss):
+def _check_d_has_won(window: dict[str, np.ndarray], first: np.ndarray, loss: str) -> str | None:
     real, fake = window["d_real_hits"].mean(), window["d_fake_hits"].mean()
     first, now = np.median(first), np.median(window["g_grad_norm"])
     is_lost = not VANISHED * first < now < EXPLODED * first
@@ -89,7 +89,7 @@ def measure_pairwise_distance(images: np.ndarray) -> float:
     return float(np.sqrt(squares / flat.shape[1])[np.triu_indices(len(flat), 1)].mean())
 
 
-def _check_g_collapsed(samples, reals):
+def _check_g_collapsed(samples: np.ndarray, reals: np.ndarray) -> str | None:
     if min(len(samples), len(reals)) < 8:
         return None
     ours, theirs = measure_pairwise_distance(samples), measure_pairwise_distance(reals)
@@ -101,7 +101,7 @@ def _check_g_collapsed(samples, reals):
     )
 
 
-def _check_losses_frozen(window):
+def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
     spread = window["g_grad_norm"].std() / max(abs(window["g_grad_norm"].mean()), 1e-30)
     if not spread < FROZEN or any(_has_moved(window[name]) for name in ("d_loss", "g_loss")):
         return None
@@ -115,18 +115,18 @@ def _check_losses_frozen(window):
     )
 
 
-def _has_moved(values):
+def _has_moved(values: np.ndarray) -> bool:
     """Whether the means of the two halves differ by more than their noise."""
     before, after = np.array_split(values, 2)
     noise = np.hypot(before.std() / len(before) ** 0.5, after.std() / len(after) ** 0.5)
     return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, from lines that lack the metric, counts as moved
 
 
-def _describe_span(window):
+def _describe_span(window: dict[str, np.ndarray]) -> str:
     return f"{window['step'][-1] - window['step'][0]:,.0f} steps"
 
 
-def _check_memorising(real_logits, held_out_logits, sample_logits):
+def _check_memorising(real_logits: np.ndarray, held_out_logits: np.ndarray, sample_logits: np.ndarray) -> str | None:
     # Source: Karras et al. 2020, arXiv:2006.06676, equation 1, on means of logits.
     if min(map(len, (real_logits, held_out_logits, sample_logits))) < LEAST_HELD_OUT:
         return None

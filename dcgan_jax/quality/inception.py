@@ -15,6 +15,7 @@ SIDE = 299  # pixels
 FEATURES = 2048
 CLASSES = 1008  # of the 2015 network's last layer, which features do not need
 BN_EPSILON = 1e-3
+Layers = dict[str, tuple[jax.Array, jax.Array]]  # name -> kernel (kh, kw, I, O), bias (O,), float32
 LAYERS = (
     "Conv2d_1a_3x3",
     "Conv2d_2a_3x3",
@@ -70,7 +71,9 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
     return layers
 
 
-def extract_features(layers: dict[str, tuple], images: jax.Array, every_layer: bool = False):
+def extract_features(
+    layers: Layers, images: jax.Array, every_layer: bool = False
+) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `fold_batch_norm`.
 
     every_layer: also each of LAYERS' outputs, name -> (B, h, w, C).
@@ -95,7 +98,7 @@ def resize_bilinear(images: jax.Array) -> jax.Array:
     return x
 
 
-def _apply_network(layers, x, every_layer=False):
+def _apply_network(layers: Layers, x: jax.Array, every_layer: bool = False) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
     """x (B, S, S, 3) float32 in [-1, 1], S at least 75."""
     outputs = {}
     for name in LAYERS:
@@ -113,7 +116,7 @@ def _apply_network(layers, x, every_layer=False):
 # ---- Blocks: each gives the outputs of its branches, to be concatenated ----
 
 
-def _block_5x5(layers, x, name):
+def _block_5x5(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
     """Mixed_5b to 5d: 1x1, 5x5 and two 3x3 convolutions side by side. Size kept."""
     return [
         _chain(layers, x, name, "branch1x1"),
@@ -123,7 +126,7 @@ def _block_5x5(layers, x, name):
     ]
 
 
-def _block_reduce_3x3(layers, x, name):
+def _block_reduce_3x3(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
     """Mixed_6a: halves the size by strided 3x3 convolutions and a maximum."""
     deep = _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2")
     return [
@@ -133,7 +136,7 @@ def _block_reduce_3x3(layers, x, name):
     ]
 
 
-def _block_7x7(layers, x, name):
+def _block_7x7(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
     """Mixed_6b to 6e: 7x7 convolutions as 1x7 and 7x1. Size kept."""
     return [
         _chain(layers, x, name, "branch1x1"),
@@ -143,7 +146,7 @@ def _block_7x7(layers, x, name):
     ]
 
 
-def _block_reduce_7x7(layers, x, name):
+def _block_reduce_7x7(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
     """Mixed_7a: halves the size, one branch after a 7x7 convolution as 1x7 and 7x1."""
     deep = _chain(layers, x, name, *(f"branch7x7x3_{i}" for i in range(1, 4)))
     return [
@@ -153,7 +156,7 @@ def _block_reduce_7x7(layers, x, name):
     ]
 
 
-def _block_wide(layers, x, name):
+def _block_wide(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
     """Mixed_7b and 7c: branches that split into 1x3 and 3x1. Size kept. The last block pools by maximum."""
     wide, deep = _chain(layers, x, name, "branch3x3_1"), _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2")
     is_last = name == "Mixed_7c"
@@ -176,7 +179,7 @@ _BLOCKS = {
 # ---- Layers ----
 
 
-def _conv(layers, x, name, stride=1, same=True):
+def _conv(layers: Layers, x: jax.Array, name: str, stride: int = 1, same: bool = True) -> jax.Array:
     """Convolution with its folded batch normalisation, then ReLU. same: zero padding keeps the size at stride 1."""
     kernel, bias = layers[name]
     rows, columns = kernel.shape[:2]
@@ -185,33 +188,33 @@ def _conv(layers, x, name, stride=1, same=True):
     return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
 
 
-def _chain(layers, x, block, *parts):
+def _chain(layers: Layers, x: jax.Array, block: str, *parts: str) -> jax.Array:
     """The block's convolutions with these names, one after the other."""
     for part in parts:
         x = _conv(layers, x, f"{block}.{part}")
     return x
 
 
-def _pool_branch(layers, x, block):
+def _pool_branch(layers: Layers, x: jax.Array, block: str) -> jax.Array:
     return _conv(layers, _average_pool(x), f"{block}.branch_pool")
 
 
-def _max_pool(x, stride):
+def _max_pool(x: jax.Array, stride: int) -> jax.Array:
     """3x3; with stride 1 the size is kept."""
     padding = ((0, 0), (0, 0)) if stride == 2 else ((1, 1), (1, 1))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), *padding, (0, 0)))
 
 
-def _average_pool(x):
+def _average_pool(x: jax.Array) -> jax.Array:
     """3x3, size kept; padding does not count in the average."""
     return _sum_3x3(x) / _sum_3x3(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
-def _sum_3x3(x):
+def _sum_3x3(x: jax.Array) -> jax.Array:
     return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _list_convs():
+def _list_convs() -> dict[str, tuple[int, int, int, int]]:
     """Layer -> (inputs, outputs, kernel rows, kernel columns)."""
     convs = {
         "Conv2d_1a_3x3": (3, 32, 3, 3),
@@ -221,7 +224,7 @@ def _list_convs():
         "Conv2d_4a_3x3": (80, 192, 3, 3),
     }
 
-    def add(block, branch, inputs, *layers):
+    def add(block: str, branch: str, inputs: int, *layers: tuple[int, int, int]) -> None:
         # A single layer has the branch's name; several are numbered.
         for i, (outputs, rows, columns) in enumerate(layers, 1):
             convs[f"{block}.{branch}_{i}" if len(layers) > 1 else f"{block}.{branch}"] = inputs, outputs, rows, columns

@@ -66,17 +66,18 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
     y = signs - middle
     kernel = x @ x.T
     values, vectors = np.linalg.eigh(kernel)
-    rotated, squares, best = vectors.T @ y, np.square(vectors), None
+    rotated, squares = vectors.T @ y, np.square(vectors)
+    most_right, best = -1.0, 0.0
     for strength in STRENGTHS * max(np.trace(kernel) / len(x), 1e-30):
         shrunk = values.clip(0) / (values.clip(0) + strength)
         fitted, leverage = vectors @ (shrunk[:, None] * rotated), squares @ shrunk + 1 / len(x)
         left_out = signs - (y - fitted) / np.maximum(1 - leverage, 1e-9)[:, None]
         right = np.mean((left_out > 0) == (labels > 0))
-        if best is None or right > best[0]:
-            best = right, strength
-    weights = x.T @ (vectors @ (rotated / (values.clip(0) + best[1])[:, None]))  # (D, A)
+        if right > most_right:
+            most_right, best = right, strength
+    weights = x.T @ (vectors @ (rotated / (values.clip(0) + best)[:, None]))  # (D, A)
 
-    def margins(features):
+    def margins(features: np.ndarray) -> np.ndarray:
         if features.shape[1:] != mean.shape:
             raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
         return (features.astype(np.float64) - mean) / spread @ weights + middle

@@ -29,16 +29,14 @@ def measure_memorisation(
     """
     samples, held_out = check_features(samples, least=1), check_features(held_out, least=1)
     random = np.random.Generator(np.random.Philox(seed))
-    nearest, distances, from_held_out, sampled, start = None, None, None, [], 0
+    nearest, sampled, start = np.zeros(len(samples), np.intp), [], 0
+    distances, from_held_out = np.full(len(samples), np.inf), np.full(len(held_out), np.inf)
     for part in training:
         part = check_features(part, least=1)
         positions, part_distances = find_nearest(samples, part)
-        if nearest is None:
-            nearest, distances, from_held_out = positions, part_distances, find_nearest(held_out, part)[1]
-        else:
-            nearest = np.where(part_distances < distances, positions + start, nearest)
-            distances = np.minimum(distances, part_distances)
-            from_held_out = np.minimum(from_held_out, find_nearest(held_out, part)[1])
+        nearest = np.where(part_distances < distances, positions + start, nearest)
+        distances = np.minimum(distances, part_distances)
+        from_held_out = np.minimum(from_held_out, find_nearest(held_out, part)[1])
         if len(part) >= len(held_out):
             sampled.append(find_nearest(samples, part[random.permutation(len(part))[: len(held_out)]])[1].mean())
         start += len(part)

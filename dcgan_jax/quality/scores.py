@@ -91,7 +91,7 @@ def kid(real: np.ndarray, fake: np.ndarray, *, seed: int = 0, subsets: int = 100
     return {"kid": float(np.mean(estimates)), "kid_sd": float(np.std(estimates))}
 
 
-def _cubic_kernel(x, y):
+def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
@@ -133,7 +133,7 @@ def find_nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, 
     return np.concatenate(positions), np.concatenate(distances)
 
 
-def _measure_radii(features, neighbours):
+def _measure_radii(features: np.ndarray, neighbours: int) -> np.ndarray:
     """(N,): each row's distance to its nth nearest other row."""
     parts = (
         _measure_distances(features[start : start + _ROWS_AT_ONCE], features) for start in range(0, len(features), _ROWS_AT_ONCE)
@@ -141,12 +141,12 @@ def _measure_radii(features, neighbours):
     return np.concatenate([np.partition(part, neighbours, axis=1)[:, neighbours] for part in parts])  # the nearest is itself
 
 
-def _measure_distances(x, y):
+def _measure_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
     return np.sqrt(np.maximum(squares, 0))
 
 
-def check_features(features, least):
+def check_features(features: np.ndarray, least: int) -> np.ndarray:
     """The features in float64. Raises: ValueError where they are not (N, D) with N at least `least`, or not finite."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < least or not features.shape[1]:

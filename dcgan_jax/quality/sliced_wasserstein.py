@@ -41,8 +41,8 @@ def sliced_wasserstein(
         axes = _draw_unit_vectors(random, directions, PATCH * PATCH * channels)  # before the corners: no dependence on N
         corners = random.integers(0, size - PATCH + 1, size=(count, patches_per_image, 2))
         # One level of one set is 0.19 GB at N = 5000: making the pyramid again per level keeps memory at one level of two.
-        patches = [_extract_patches(images, level, corners) for images in (real, fake)]
-        distances[str(size)] = 1e3 * measure_projected_distance(*patches, axes)
+        real_patches, fake_patches = (_extract_patches(images, level, corners) for images in (real, fake))
+        distances[str(size)] = 1e3 * measure_projected_distance(real_patches, fake_patches, axes)
     return distances | {"mean": float(np.mean(list(distances.values())))}
 
 
@@ -134,7 +134,7 @@ def _list_sizes(side: int, smallest: int) -> list[int]:
     return sizes
 
 
-def _check_images(real, fake, seed, patches_per_image, directions) -> None:
+def _check_images(real: np.ndarray, fake: np.ndarray, seed: int, patches_per_image: int, directions: int) -> None:
     if real.shape != fake.shape or real.ndim != 4 or real.shape[1] != real.shape[2] or 0 in real.shape:
         raise ValueError(f"real is {real.shape}, fake {fake.shape}: both must be the same (N, S, S, C), N at least 1")
     if real.dtype != np.uint8 or fake.dtype != np.uint8:

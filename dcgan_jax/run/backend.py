@@ -5,7 +5,7 @@ import ctypes
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import filelock
@@ -37,7 +37,7 @@ CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 
 
 @contextlib.contextmanager
-def configured(cache: Path, debug: bool = False) -> Iterator[None]:
+def configured(cache: Path, debug: bool = False) -> Generator[None]:
     """JAX's settings for training inside, and as they were before outside.
 
     cache: the folder for programs; debug: JAX's own checks, which raise its errors, with a traceback, where a program is at
@@ -60,12 +60,12 @@ def configured(cache: Path, debug: bool = False) -> Iterator[None]:
                 compilation_cache.reset_cache()  # JAX would go on writing to the folder that it opened
 
 
-def _choose_settings(cache) -> dict:
+def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     """Name -> value of JAX's settings."""
     # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
     # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
-    settings = {"jax_cpu_enable_async_dispatch": False}
-    if jax.config.jax_compilation_cache_dir:  # the user's own
+    settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
+    if jax.config.values["jax_compilation_cache_dir"]:  # the user's own
         return settings
     programs = cache / "programs" / _hash_machine()
     try:
@@ -80,18 +80,18 @@ def _choose_settings(cache) -> dict:
     }
 
 
-def _remove_unfinished(programs):
+def _remove_unfinished(programs: Path) -> None:
     # JAX writes a program and then its date, in place: one without a date was cut by a kill, and would never be written again.
     try:
         with filelock.FileLock(programs / ".lockfile", timeout=10):  # JAX's own, so that nobody is writing one now
             for program in programs.glob("*-cache"):
                 if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                     program.unlink(missing_ok=True)
-    except (OSError, filelock.Timeout):
+    except OSError:  # filelock.Timeout is one
         return  # what cannot be swept is compiled again each time
 
 
-def _keep_memory():
+def _keep_memory() -> None:
     # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
     # again page by page: a quarter of the time of a small step (docs/speed.md).
     if platform.libc_ver()[0] == "glibc":
@@ -102,7 +102,7 @@ def _keep_memory():
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
 
 
-def _hash_machine():
+def _hash_machine() -> str:
     # Programs for one CPU can crash on another, and a home folder may be shared by both.
     try:
         facts = Path("/proc/cpuinfo").read_text()

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +10,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dcgan_jax.config import Config, Run, UserError
+
+Result = TypeVar("Result")
 
 
 def join_processes(run: Run) -> None:
@@ -36,38 +38,41 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def run_first_then_others(function: Callable):
+def run_first_then_others(function: Callable[[], Result]) -> Result:
     """function() in the first process, and when it is done there in the others: files are made by one, found by all.
 
     Raises: UserError in all processes where it, the disk or the memory fails one, so that none waits for ever.
     """
     firsts, others = _run_turn(function, is_first_process()), _run_turn(function, not is_first_process())
-    return firsts if is_first_process() else others
+    [result] = firsts or others
+    return result
 
 
-def run_in_first(function: Callable):
-    """function() in the first process alone; its result there, None elsewhere. Raises: as first_then_others."""
-    return _run_turn(function, is_first_process())
+def run_in_first(function: Callable[[], Result]) -> Result | None:
+    """function() in the first process alone; its result there, None elsewhere. Raises: as run_first_then_others."""
+    return next(iter(_run_turn(function, is_first_process())), None)
 
 
-def run_in_all(function: Callable):
-    """function() in every process, each its own result. Raises: as first_then_others."""
-    return _run_turn(function, is_ours=True)
+def run_in_all(function: Callable[[], Result]) -> Result:
+    """function() in every process, each its own result. Raises: as run_first_then_others."""
+    [result] = _run_turn(function, is_ours=True)
+    return result
 
 
-def _run_turn(function, is_ours):
-    result, fault = None, None
+def _run_turn(function: Callable[[], Result], is_ours: bool) -> list[Result]:
+    """[function()] where it is this process's turn, else []."""
+    results, fault = [], None
     if is_ours:
         try:
-            result = function()
+            results.append(function())
         except (UserError, OSError, MemoryError) as found:
             fault = found
     if any_process(fault is not None):
         raise fault or UserError("another process of this run could not start or go on: see what it says")
-    return result
+    return results
 
 
-def check_agreement(*facts) -> None:
+def check_agreement(*facts: object) -> None:
     """Raises UserError where the facts, which decide what programs run when, are not the same in all processes."""
     if jax.process_count() > 1:
         sums = multihost_utils.process_allgather(np.array(zlib.crc32(repr(facts).encode()), np.uint32))

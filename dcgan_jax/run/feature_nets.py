@@ -70,6 +70,7 @@ def _open_own(place: str, argument: str) -> FeatureNetwork:
     except OSError as fault:
         raise UserError(f"`{argument}` {place}: {file}: {fault.strerror}") from None
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    assert spec and spec.loader  # the file ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -81,6 +82,6 @@ def _open_own(place: str, argument: str) -> FeatureNetwork:
     return FeatureNetwork(place, sha256, "its own", function)
 
 
-def _hash_file(file):
+def _hash_file(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

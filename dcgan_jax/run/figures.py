@@ -92,7 +92,7 @@ def make_captioned_sheet(title: str, rows: list[tuple[str, np.ndarray]], columns
     return np.asarray(sheet)
 
 
-def _cut_text(draw, text, width_px, font):
+def _cut_text(draw: ImageDraw.ImageDraw, text: str, width_px: float, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     while text and draw.textlength(text, font=font) > width_px:
         text = text[:-1]
     return text
@@ -103,14 +103,20 @@ def save_animation(path: Path, frames: np.ndarray, frames_a_second: float) -> No
     if path.suffix == ".mp4":
         return _save_film(path, frames, frames_a_second)
     stills = [to_pil(frame) for frame in frames]
-    options = {".gif": {"format": "GIF", "optimize": False}, ".webp": {"format": "WEBP", "quality": 90}}[path.suffix]
+    file_format, options = {".gif": ("GIF", {"optimize": False}), ".webp": ("WEBP", {"quality": 90})}[path.suffix]
     with atomic_write(path) as partial:
         stills[0].save(
-            partial, save_all=True, append_images=stills[1:], duration=round(1000 / frames_a_second), loop=0, **options
+            partial,
+            file_format,
+            save_all=True,
+            append_images=stills[1:],
+            duration=round(1000 / frames_a_second),
+            loop=0,
+            **options,
         )
 
 
-def _save_film(path, frames, frames_a_second):
+def _save_film(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
     try:
         import av  # optional: 40 MB
     except ImportError:

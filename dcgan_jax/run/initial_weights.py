@@ -9,7 +9,7 @@ import numpy as np
 
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields
 from dcgan_jax.gan import progressive, torch_names
-from dcgan_jax.gan.state import init_state, name_leaves
+from dcgan_jax.gan.state import GanState, init_state, name_leaves
 from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
 
 FILES = (".safetensors", ".pth", ".pt", ".npz")
@@ -38,7 +38,7 @@ def grow_networks(config: Config, half: Config) -> dict:
     return {name: jax.device_get(getattr(state, name)) for name in fields}
 
 
-def _load_run(run, config):
+def _load_run(run: Path, config: Config) -> dict:
     there = workdir.read_config(run)
     compared = [name for name in vars(Nets()) if name not in list_fields(Mark.TRAINING_ONLY)]
     differing = [name for name in compared if getattr(there.nets, name) != getattr(config.nets, name)]
@@ -53,7 +53,7 @@ def _load_run(run, config):
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
-def _restore_newest(run, config):
+def _restore_newest(run: Path, config: Config) -> GanState:
     like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
     for step in checkpoints.list_steps(run)[::-1]:
         with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read
@@ -61,7 +61,7 @@ def _restore_newest(run, config):
     raise UserError(f"{run}: none of its checkpoints is whole; restore one from a copy of the run")
 
 
-def _load_files(places, config):
+def _load_files(places: list[Path], config: Config) -> dict:
     if len(places) > 2:
         raise UserError(f"`start` {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
     torch_names.check_torch_layout(config.nets, f"`start` {config.run.start}")
@@ -85,5 +85,5 @@ def compute_digest(networks: dict) -> int:
     """A number of all its arrays, that several processes compare."""
     found = 0
     for leaf in jax.tree.leaves(networks):
-        found = zlib.crc32(np.ascontiguousarray(leaf), found)
+        found = zlib.crc32(np.ascontiguousarray(leaf).data, found)
     return found

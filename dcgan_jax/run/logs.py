@@ -7,8 +7,9 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -55,7 +56,7 @@ class Logs:
         self.terminal = sys.stderr.isatty() and not silent
         self._open(start)
 
-    def _open(self, start):
+    def _open(self, start: int) -> None:
         self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` reads it; empty where silent
         self.warnings: list[tuple[int, str, str]] = []  # as `read_warnings` reads them
         self.lines = None if self.silent else self._open_lines(start)
@@ -65,7 +66,8 @@ class Logs:
         )
         self.shown_kinds: list[str] = []  # warnings that the bar shows beside the numbers
         self.last_line_s = time.monotonic()
-        self.rate_from = None  # (step, time) after the first dispatch: compiling it is no part of the speed
+        # (step, time) after the first dispatch: compiling it is no part of the speed
+        self.rate_from: tuple[int, float] | None = None
 
     def rewind(self, start: int) -> None:
         """Drops all numbers after step `start`, from which the run goes on."""
@@ -79,7 +81,8 @@ class Logs:
             if not np.isfinite(values).all():
                 step = steps.start + 1 + int(np.argmin(np.isfinite(values)))
                 raise NonFiniteError(f"step {step}: {name} is {values[step - steps.start - 1]}")
-        if self.silent:
+        lines = self.lines
+        if lines is None:
             return
         now = time.monotonic()
         if self.rate_from is None:
@@ -95,7 +98,7 @@ class Logs:
             if images_per_s is not None:
                 line["images_per_s"] = round(images_per_s, 1)
             self._add(line)
-            self.lines.write(json.dumps(line) + "\n")
+            lines.write(json.dumps(line) + "\n")
             if self.events:
                 self.events.write(step, values)
             self._to_wandb(lambda wandb, line=line: wandb.write(line))
@@ -103,12 +106,13 @@ class Logs:
 
     def warn(self, step: int, found: dict[str, str]) -> None:
         """Logs what is wrong at a save, kind -> message; the bar shows the kinds until the next save, new ones are printed."""
-        if self.silent:
+        lines = self.lines
+        if lines is None:
             return
         for kind, words in found.items():
             line = {"step": step, "trouble": kind, "words": words}
             self._add(line)
-            self.lines.write(json.dumps(line) + "\n")
+            lines.write(json.dumps(line) + "\n")
             if kind not in self.shown_kinds:
                 self.say(f"warning: step {step:,}: {words}")
         self.shown_kinds = list(found)
@@ -122,7 +126,7 @@ class Logs:
 
     def flush(self) -> None:
         """Lines on the disk: before a checkpoint of their step is."""
-        if self.silent:
+        if self.lines is None:
             return
         self.lines.flush()
         os.fsync(self.lines.fileno())
@@ -134,7 +138,7 @@ class Logs:
         self._close_files()
         self._to_wandb(lambda wandb: wandb.close())
 
-    def _close_files(self):
+    def _close_files(self) -> None:
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
@@ -142,7 +146,7 @@ class Logs:
             self.bar.close()
 
     @contextlib.contextmanager
-    def _while_somebody_reads(self, stream: str) -> Iterator[None]:
+    def _while_somebody_reads(self, stream: str) -> Generator[None]:
         # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words there.
         try:
             yield
@@ -151,7 +155,7 @@ class Logs:
             if stream == "stderr":
                 self.terminal, self.bar.disable = False, True
 
-    def _to_wandb(self, act):
+    def _to_wandb(self, act: Callable[["_Wandb"], None]) -> None:
         if not self.wandb:
             return
         try:
@@ -160,7 +164,7 @@ class Logs:
             self.wandb = None
             self.say(f"warning: Weights & Biases gets no more numbers ({make_printable(str(fault), 200)}); metrics.jsonl has all")
 
-    def _show(self, steps, values, images_per_s, now):
+    def _show(self, steps: range, values: dict[str, float], images_per_s: float | None, now: float) -> None:
         epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
         speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
         shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
@@ -174,13 +178,13 @@ class Logs:
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
-    def _add(self, row):
+    def _add(self, row: dict) -> None:
         if "trouble" in row:
             self.warnings.append((row["step"], row["trouble"], row["words"]))
             return
         _extend_columns(self.metrics, row)
 
-    def _open_lines(self, start):
+    def _open_lines(self, start: int) -> TextIO:
         kept, last, broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
             for number, line in enumerate(_iterate_lines(lines), 1):
@@ -203,8 +207,10 @@ class Logs:
 class _Events:
     """TensorBoard's file, written in this thread: tensorboardX's writer has one of its own, which a full disk ends and hangs."""
 
-    def __init__(self, run, start):
+    def __init__(self, run: Path, start: int):
         from tensorboardX.event_file_writer import EventsWriter  # only where asked for: protobuf takes a moment to load
+
+        # pyrefly: ignore[missing-module-attribute] - protobuf makes these classes when it is imported
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
@@ -214,21 +220,21 @@ class _Events:
         # TensorBoard forgets what an earlier, killed process wrote of these steps.
         self.file.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(self, step, values):
+    def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.file.write_event(self.event(wall_time=time.time(), step=step, summary=self.scalar(name, value)))
 
-    def flush(self):
+    def flush(self) -> None:
         self.file.flush()
 
-    def close(self):
+    def close(self) -> None:
         self.file.close()
 
 
 class _Wandb:
     """Weights & Biases, from the same lines. A run that goes on is the same run there, by the name that wandb.json keeps."""
 
-    def __init__(self, run, project, settings):
+    def __init__(self, run: Path, project: str, settings: dict | None):
         try:
             import wandb  # optional: it is large, and sends what it is given to its maker
         except ImportError:
@@ -248,14 +254,14 @@ class _Wandb:
             raise UserError(f"`wandb` {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
         self.run.define_metric("*", step_metric="step")  # steps that a killed process had sent already come once more
 
-    def write(self, line):
+    def write(self, line: dict) -> None:
         self.run.log(line)
 
-    def close(self):
+    def close(self) -> None:
         self.run.finish()
 
 
-def _iterate_lines(opened) -> Iterator[str]:
+def _iterate_lines(opened: TextIO) -> Iterator[str]:
     return iter(lambda: opened.readline(MAX_LINE), "")
 
 
@@ -284,7 +290,7 @@ def _read_rows(run: Path) -> Iterator[dict]:
             yield row
 
 
-def _extend_columns(columns, row):
+def _extend_columns(columns: dict[str, list[float]], row: dict) -> None:
     count = len(columns.get("step", ()))
     for name in columns | row:
         columns.setdefault(name, [math.nan] * count).append(row.get(name, math.nan))

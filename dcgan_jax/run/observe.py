@@ -26,13 +26,14 @@ def show_save(run: Run, step: int, state: GanState, is_scored: bool) -> None:
     Raises: UserError where another process has taken the run over.
     """
     plan, logs = run.plan, run.logs
+    assert run.process, "called in another process than the first"
     workdir.check_ownership(plan.path, run.process)
     generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
     grid = _save_samples(run, step, generator)
     logs.flush()
     logs.warn(step, _diagnose(run, discriminator, grid))
     logs.flush()
-    if is_scored:
+    if run.scorer and is_scored:
         logs.say(run.scorer.score(step, *generator))
         figures.save_scores(plan.path / "scores.png", online_score.read_score_curve(plan.path), run.scorer.by)
     figures.save_losses(plan.path / "losses.png", logs.metrics)
@@ -45,7 +46,7 @@ def get_grid_path(plan: Plan, step: int) -> Path:
     return plan.path / "samples" / f"{step:08d}.png"
 
 
-def _save_samples(run, step, generator) -> np.ndarray:
+def _save_samples(run: Run, step: int, generator: tuple[dict, dict]) -> np.ndarray:
     """The grid's images (N, S, S, C) uint8, written as well."""
     plan = run.plan
     seeds = np.arange(plan.config.output.grid_images)
@@ -54,7 +55,7 @@ def _save_samples(run, step, generator) -> np.ndarray:
     return grid
 
 
-def _diagnose(run, discriminator, grid) -> dict[str, str]:
+def _diagnose(run: Run, discriminator: tuple[dict, dict], grid: np.ndarray) -> dict[str, str]:
     """Kind -> message, of what the numbers and images show to be wrong."""
     previews = run.previews
     images = np.concatenate([previews.reals, previews.held_out, grid[:CHECKED]])
@@ -65,7 +66,7 @@ def _diagnose(run, discriminator, grid) -> dict[str, str]:
     return diagnose(run.logs.metrics, grid, previews.reals, on_reals, on_held_out, on_samples, loss)
 
 
-def _save_report(run, step):
+def _save_report(run: Run, step: int) -> None:
     plan, logs = run.plan, run.logs
     facts = report.RunFacts(
         plan.path,

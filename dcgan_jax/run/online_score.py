@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -47,9 +47,11 @@ def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], kee
     moments, some, kept = None, [], 0
     for part in parts:
         features = network.features(part)
-        moments = scores.merge_moments(moments, scores.compute_moments(features)) if moments else scores.compute_moments(features)
+        part_moments = scores.compute_moments(features)
+        moments = scores.merge_moments(moments, part_moments) if moments else part_moments
         some.append(features[: keep - kept])
         kept += len(some[-1])
+    assert moments  # there was a part
     return FeatureSummary(moments, np.concatenate(some))
 
 
@@ -75,7 +77,7 @@ def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME)
         network.name.rpartition(":")[2],
         network.sha256,
         min(keep, len(reals.chosen)),
-        hashlib.sha256(np.ascontiguousarray(reals.chosen, np.int64)).hexdigest(),
+        hashlib.sha256(np.ascontiguousarray(reals.chosen, np.int64).data).hexdigest(),
     ]
     file = reals.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.npz"
     kept = _read_reference(file)
@@ -217,10 +219,10 @@ def find_best_step(run: Path) -> int | None:
     """The step of the best score in training that has a checkpoint; None where there is none."""
     there = set(list_steps(run))
     found = {step: value for step, value in read_score_curve(run).items() if step in there}
-    return min(found, key=found.get, default=None)
+    return min(found, key=found.__getitem__, default=None)
 
 
-def resolve_step(run: Path, step: int | str | None) -> int | None:
+def resolve_step(run: Path, step: int | Literal["best"] | None) -> int | None:
     """The step that --step means: a number, none for the newest, or "best". Raises UserError where there is no score."""
     if step != "best":
         return step

@@ -43,6 +43,8 @@ def roll_back(run: Run, fault: NonFiniteError) -> tuple[int, GanState]:
             "`on_nan` rollback, or another `seed` under another `name`"
         ) from None
     step, state = setup.restore_state(plan, run.logs.say)
+    if state is None:  # the state before the first step is not finite
+        raise UserError(f"{plan.path}: {fault}; there is no checkpoint to go back to") from None
     run.logs.rewind(step)
     run.logs.warn(step, {ROLLED_BACK: f"{fault}: went back to step {step} and on with other random numbers"})
     distributed.run_in_first(run.logs.flush)
@@ -59,10 +61,10 @@ def change_key(run: Run, start: int, state: GanState) -> GanState:
     return state.replace(key=fold(state.key))
 
 
-def _find_bad_leaf(run, state) -> str | None:
+def _find_bad_leaf(run: Run, state: GanState) -> str | None:
     found = jax.device_get(run.programs.check_finite(state))
     return next((name for name, is_finite in found.items() if not is_finite), None)
 
 
-def _count_rollbacks(run, since=0) -> int:
+def _count_rollbacks(run: Run, since: int = 0) -> int:
     return sum(kind == ROLLED_BACK and step >= since for step, kind, _ in read_warnings(run.plan.path))

@@ -86,7 +86,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 """
 
 
-def _render_run(run):
+def _render_run(run: RunFacts) -> str:
     reals = fit_images([run.folder / "reals.png"], run.config.nets.size, IMAGES_BYTES // 6)[1][0]
     environment = _read_environment(run.folder)
     program, *flags = map(str, environment.pop("command") or [""])
@@ -111,7 +111,7 @@ def _render_run(run):
 <h2>Command and environment</h2><p><code>{escape(command, 4000)}</code></p>{render_table(environment.items())}"""
 
 
-def _render_comparison(runs):
+def _render_comparison(runs: Sequence[RunFacts]) -> str:
     names = [run.name for run in runs]
     settings = [flatten(run.config) for run in runs]
     ignored = ("name", "workdir")
@@ -127,7 +127,7 @@ def _render_comparison(runs):
 {f"<h2>Warnings</h2>{warnings}" if warnings else ""}"""
 
 
-def _summarise_run(run):
+def _summarise_run(run: RunFacts) -> dict[str, str]:
     """A run's column in the first table of a comparison."""
     speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
     best = find_best(run.folder)
@@ -144,7 +144,7 @@ def _summarise_run(run):
     }
 
 
-def _render_state(run):
+def _render_state(run: RunFacts) -> str:
     shown = run.step * run.config.images_per_step
     return (
         f"{run.config.run.preset}: step {run.step:,} of {run.total:,}; {shown:,} images shown, from "
@@ -152,7 +152,7 @@ def _render_state(run):
     )
 
 
-def _render_warnings(run):
+def _render_warnings(run: RunFacts) -> str:
     """One line for each kind of warning: its newest message, and its first and last step."""
     seen, newest = {}, {}
     for step, kind, message in run.warnings:
@@ -166,12 +166,12 @@ def _render_warnings(run):
     return f"<ul class=warnings>{''.join(f'<li>{line}' for line in lines)}</ul>" if lines else ""
 
 
-def _list_data_facts(facts):
+def _list_data_facts(facts: dict) -> list[tuple]:
     names = ("count", "skipped", "upscaled", "duplicates", "grey", "crop", "fingerprint")
     return [("source", facts["source"]["name"]), *((name, facts[name]) for name in names if name in facts)]
 
 
-def _read_environment(run):
+def _read_environment(run: Path) -> dict:
     """The command, versions and devices of the run, as far as they are known."""
     environment = read_environment(run)
     packages = environment.get("packages")
@@ -194,7 +194,7 @@ CHART = """<div id=chart><p class=row><label>show <select id=group></select></la
 <noscript>The chart and the slider need JavaScript; the numbers are in metrics.jsonl.</noscript></div>"""
 
 
-def _list_series(run):
+def _list_series(run: RunFacts) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (thousands of images shown, values). The name of a score holds its measure: equal names share a chart."""
     series = {}
     scores = sorted(online_score.read_online_scores(run.folder).items())
@@ -210,7 +210,7 @@ def _list_series(run):
     return dict(list(series.items())[:SERIES])
 
 
-def _thin_curve(x, y, points):
+def _thin_curve(x: np.ndarray, y: np.ndarray, points: int) -> list[list[float]]:
     """[kimg, mean, least, most], each a list: means over even parts of the run, with the extremes that a mean hides."""
     is_finite = np.abs(y) < 1e30  # a name that an earlier line lacks is NaN there
     x, y = x[is_finite], y[is_finite]
@@ -227,7 +227,7 @@ def _thin_curve(x, y, points):
     return [[float(f"{value:.4g}") if i else round(float(value), 3) for value in values] for i, values in enumerate(columns)]
 
 
-def _render_grids(runs):
+def _render_grids(runs: Sequence[RunFacts]) -> str:
     figures = "".join(
         f"<figure><img class=sheet alt='samples of {escape(run.name)}'><figcaption></figcaption></figure>" for run in runs
     )

@@ -47,11 +47,12 @@ def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int
 
 def fit_images(files: Sequence[Path], side: int, budget_bytes: int) -> tuple[int, list[str]]:
     """(px, data: addresses) of these files, at the largest of PX at which they fit into budget_bytes together."""
-    for px in PX:
+    *larger, smallest = PX
+    for px in larger:
         addresses = [embed_image(file, side, px) for file in files]
         if sum(map(len, addresses)) <= budget_bytes:
-            break
-    return px, addresses
+            return px, addresses
+    return smallest, [embed_image(file, side, smallest) for file in files]
 
 
 def embed_image(file: Path, side: int, px: int) -> str:
@@ -67,7 +68,7 @@ def embed_image(file: Path, side: int, px: int) -> str:
 
 
 @functools.lru_cache(maxsize=512)  # a run in training writes its report at every save
-def _encode_image(file, changed_ns, size_bytes, side, px):
+def _encode_image(file: Path, changed_ns: int, size_bytes: int, side: int, px: int) -> str:
     with Image.open(file, formats=("PNG",)) as image:
         if image.width * image.height > MAX_PNG_PX:
             raise ValueError("too large")

@@ -41,7 +41,7 @@ def describe_measure(line: dict) -> str:
     )
 
 
-def _make_score_row(line):
+def _make_score_row(line: dict) -> tuple | None:
     """A row of `evaluate`'s table; None for lines of other kinds, and for images that were compared in place of samples."""
     values, kind, count = line.get("values"), str(line.get("score")), line.get("count", "")
     network = f"{line.get('network')}{_shorten(line, 'network_sha256')}"
@@ -76,9 +76,9 @@ def _make_score_row(line):
     )
 
 
-def _shorten(line, name):
+def _shorten(line: dict, name: str) -> str:
     return f" {line[name][:8]}" if isinstance(line.get(name), str) and line[name] else ""
 
 
-def _format_number(value, times: int = 1) -> str:
+def _format_number(value: object, times: int = 1) -> str:
     return f"{value * times:.4g}" if isinstance(value, (int, float)) and abs(value) < 1e15 else ""

@@ -17,7 +17,7 @@ def _render_cells(tag: str, row: Sequence) -> str:
     return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
 
 
-def escape(value, most: int = 300) -> str:
+def escape(value: object, most: int = 300) -> str:
     """The value as HTML text on one line, cut to `most` characters: it may quote a stranger's file."""
     value = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
     return html.escape(make_printable(str(value), most))

@@ -2,16 +2,17 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax import config as configuration
 from dcgan_jax.batch import Batch
-from dcgan_jax.config import MAX_STEPS, Config, UserError
+from dcgan_jax.config import MAX_STEPS, Config, Nets, UserError
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.cache import get_cache_dir
@@ -101,7 +102,7 @@ class Run(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(config: Config) -> Iterator[Plan]:
+def open_run(config: Config) -> Generator[Plan]:
     """Packs the images, makes or finds the run's folder, and holds its lock while it is entered.
 
     Raises: UserError for what the user can mend, also for memory and disks that run out inside.
@@ -130,13 +131,13 @@ def open_run(config: Config) -> Iterator[Plan]:
         yield Plan(config, path, pack, labels, order, total, steps_per_dispatch, shardings, weights)
 
 
-def _pack(config):
+def _pack(config: Config) -> Pack:
     source = open_source(config.data.data, config.data.split)
     nets, data = config.nets, config.data
     return pack_images(source, size=nets.size, channels=nets.channels, crop=data.crop, strict=data.strict)
 
 
-def _check_image_count(config, order, shardings):
+def _check_image_count(config: Config, order: batches.Order, shardings: Shardings) -> None:
     if order.trained_on < order.images_per_step:
         device_count = shardings.state.mesh.size
         fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
@@ -147,7 +148,7 @@ def _check_image_count(config, order, shardings):
 
 
 @contextlib.contextmanager
-def _explain_faults(path):
+def _explain_faults(path: Path) -> Generator[None]:
     """Memory and disks that run out, as UserError that says what is kept."""
     try:
         yield
@@ -173,7 +174,7 @@ def find_low_resolution(plan: Plan) -> Config | None:
     return None if steps and steps[-1] >= configuration.count_total_steps(low, 0) else low
 
 
-def _make_low_resolution(plan):
+def _make_low_resolution(plan: Plan) -> Config:
     """A run of its own inside this one: it stops and resumes as any other."""
     return configuration.replace(make_low_resolution_config(plan.config), workdir=str(plan.path), name=LOW_RESOLUTION, wandb="")
 
@@ -205,11 +206,11 @@ def tidy_checkpoints(plan: Plan) -> None:
     saved.close()
 
 
-def _open_checkpoints(plan):
+def _open_checkpoints(plan: Plan) -> checkpoints.Checkpoints:
     return checkpoints.Checkpoints(plan.path, plan.config.output.keep_checkpoints, online_score.find_best_step)
 
 
-def _describe_state(plan):
+def _describe_state(plan: Plan) -> GanState:
     """Shapes, dtypes and places of the state's leaves."""
     return checkpoints.add_sharding(jax.eval_shape(functools.partial(init_state, plan.config)), plan.shardings.state)
 
@@ -218,7 +219,7 @@ def _describe_state(plan):
 
 
 @contextlib.contextmanager
-def assemble(plan: Plan, start: int) -> Iterator[Run]:
+def assemble(plan: Plan, start: int) -> Generator[Run]:
     """Everything that training from step `start` needs; logs and checkpoints are closed on the way out. Raises: UserError."""
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
@@ -245,7 +246,7 @@ def assemble(plan: Plan, start: int) -> Iterator[Run]:
         saved.close()  # waits for a write that is under way
 
 
-def _make_programs(plan) -> Programs:
+def _make_programs(plan: Plan) -> Programs:
     config, shapes, shardings = plan.config, _describe_state(plan), plan.shardings
     return Programs(
         # One program, and one more where the first or last dispatch is shorter.
@@ -258,11 +259,15 @@ def _make_programs(plan) -> Programs:
     )
 
 
-def _compile_steps(plan, shapes, k):
+def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:
     config, shardings, images = plan.config, plan.shardings, plan.pack.images
-    batch = Batch(jax.ShapeDtypeStruct((k, config.images_per_step, *images.shape[1:]), np.uint8))
-    if plan.labels is not None:
-        batch = batch._replace(labels=jax.ShapeDtypeStruct((k, config.images_per_step, plan.labels.shape[1]), np.uint8))
+    rows, labels = (k, config.images_per_step), plan.labels
+    batch = jax.eval_shape(
+        lambda: Batch(
+            jnp.zeros((*rows, *images.shape[1:]), jnp.uint8),
+            None if labels is None else jnp.zeros((*rows, labels.shape[1]), jnp.uint8),
+        )
+    )
     return backend.compile_program(
         make_train_steps(config, shardings.images),
         shapes,
@@ -282,11 +287,13 @@ def choose_previews(plan: Plan) -> Previews:
     held_out = batches.select_held_out(order.image_count, order.held_out)
     table = plan.choose_labels()
     grid_labels = select_labels(table, np.arange(plan.config.output.grid_images))
-    checked = None if labels is None else np.concatenate([labels[reals], labels[held_out], grid_labels[:CHECKED]])
+    checked = None
+    if labels is not None and grid_labels is not None:  # both, or neither
+        checked = np.concatenate([labels[reals], labels[held_out], grid_labels[:CHECKED]])
     return Previews(images[reals], images[held_out], checked, table, grid_labels)
 
 
-def _open_scorer(plan, sample_labels):
+def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer:
     count, images = plan.config.output.score_count, plan.pack.images
     if len(images) < count:
         raise UserError(f"`score_count` {count}: there are {len(images)} pictures; ask for as many at most")
@@ -296,11 +303,11 @@ def _open_scorer(plan, sample_labels):
     return online_score.OnlineScorer(plan.config, plan.path, reals, sample)
 
 
-def _sample(nets, table, params, stats, seeds):
+def _sample(nets: Nets, table: np.ndarray | None, params: dict, stats: dict, seeds: np.ndarray) -> np.ndarray:
     return sample_images(nets, params, stats, seeds, select_labels(table, seeds))
 
 
-def _open_logs(plan, start):
+def _open_logs(plan: Plan, start: int) -> Logs:
     config = plan.config
     return Logs(
         plan.path,
@@ -316,7 +323,7 @@ def _open_logs(plan, start):
     )
 
 
-def _describe_run(plan, logs, start, changed):
+def _describe_run(plan: Plan, logs: Logs, start: int, changed: str) -> None:
     """The run's first lines for the person watching."""
     config, shapes = plan.config, _describe_state(plan)
     logs.say(

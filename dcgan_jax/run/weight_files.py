@@ -6,7 +6,7 @@ import pickletools
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -96,7 +96,7 @@ class _Reference(NamedTuple):
 _MARK = object()
 
 
-def _read_pickle(data: bytes | io.BytesIO):
+def _read_pickle(data: bytes | io.BytesIO) -> Any:
     """Evaluates one pickle to dicts, lists, tuples, numbers, strings and _Tensor. Raises: ValueError for anything else."""
     stack, memo = [], {}
     for opcode, argument, _ in pickletools.genops(data):
@@ -117,7 +117,7 @@ def _read_pickle(data: bytes | io.BytesIO):
             stack.append(
                 {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name]
             )
-        elif name == "GLOBAL":
+        elif name == "GLOBAL" and isinstance(argument, str):
             stack.append(_Name(*argument.split(" ")))
         elif name == "TUPLE":
             stack.append(tuple(_pop_to_mark(stack)))
@@ -142,7 +142,7 @@ def _read_pickle(data: bytes | io.BytesIO):
     raise ValueError("it ends too soon")
 
 
-def _pop_to_mark(stack):
+def _pop_to_mark(stack: list) -> list:
     """Removes and returns everything above the topmost mark, and the mark."""
     mark = len(stack) - 1 - stack[::-1].index(_MARK)
     items = stack[mark + 1 :]
@@ -150,7 +150,7 @@ def _pop_to_mark(stack):
     return items
 
 
-def _make_object(called, arguments):
+def _make_object(called: object, arguments: tuple) -> object:
     """The result of a call in the pickle; only those that build dicts and tensors are known."""
     if called == _Name("collections", "OrderedDict"):
         return dict(*arguments)
@@ -165,7 +165,7 @@ def _make_object(called, arguments):
     raise ValueError(f"it would call {called}")
 
 
-def _find_tensors(value) -> dict[str, _Tensor]:
+def _find_tensors(value: object) -> dict[str, _Tensor]:
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}")
     if isinstance(value.get("state_dict"), dict):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -27,7 +28,7 @@ OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
-def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.FileLock | None]:
+def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseFileLock | None]:
     """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
 
     data_facts: index.json of the pack. What a run there says of itself is left as it is; `go_on` brings it up to date.
@@ -60,7 +61,7 @@ def get_run_path(config: Config) -> Path:
     return Path(config.run.workdir) / config.run.name
 
 
-def _check_run(path, config, data_facts) -> bool:
+def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     """Whether a run is there. Raises UserError where it, or what else is there, is not the one that is asked for."""
     if (path / "config.json").exists():
         _check_config(path, config, data_facts)
@@ -71,7 +72,7 @@ def _check_run(path, config, data_facts) -> bool:
     return False
 
 
-def _lock_run(path):
+def _lock_run(path: Path) -> filelock.BaseFileLock:
     # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
     # a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
     lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # it would, with a warning, for one of NO_LOCKS
@@ -91,7 +92,7 @@ def _lock_run(path):
     return lock
 
 
-def _remove_partial_files(path):
+def _remove_partial_files(path: Path) -> None:
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
     pictures = r"(reals|losses|scores|neighbours|\d{8,})\.png"
     ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html(\.\d+)?|files\.json")
@@ -160,7 +161,7 @@ def read_config(path: Path) -> Config:
     return config
 
 
-def _check_links(path):
+def _check_links(path: Path) -> None:
     # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere,
     # nor wait for ever for what comes out of a pipe.
     inside = os.path.realpath(path) + os.sep
@@ -195,7 +196,7 @@ def is_same_data(one: dict, other: dict) -> bool:
     return one.get("pixels") == other["pixels"]
 
 
-def read_json(file: Path):
+def read_json(file: Path) -> Any:
     """Its value. Raises UserError where it is no JSON, or none of ours by size or depth."""
     try:
         return files.load_json(file)
@@ -203,7 +204,7 @@ def read_json(file: Path):
         raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
 
-def _check_config(path, config, data_facts):
+def _check_config(path: Path, config: Config, data_facts: dict) -> None:
     asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
     resumable = configuration.list_resumable_fields(config)
     differing = [name for name in asked if name not in resumable and asked[name] != found[name]]
@@ -225,11 +226,11 @@ def _check_config(path, config, data_facts):
         )
 
 
-def _format_argument(name, value):
+def _format_argument(name: str, value: object) -> str:
     return f"`{name}` {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
-def _list_packages():
+def _list_packages() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
@@ -239,7 +240,7 @@ def _list_packages():
     return versions
 
 
-def _describe_environment():
+def _describe_environment() -> dict:
     # The random part: two containers may have the same host name and process number.
     process = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
     return {
@@ -253,7 +254,7 @@ def _describe_environment():
     }
 
 
-def _describe_commit():
+def _describe_commit() -> str | None:
     # Where the code runs from a git checkout; an installed package has its version instead.
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():

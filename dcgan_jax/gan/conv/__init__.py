@@ -10,6 +10,8 @@ is traced on one and lowered for others.
 """
 
 import functools
+from collections.abc import Callable
+from types import ModuleType
 from typing import Literal
 
 import jax
@@ -59,21 +61,29 @@ def conv_transpose(
 
 
 # The gradients call the public pair where they can, so that gradients of gradients (R1, R2, WGAN-GP) are fast as well.
-def _save_inputs_of_conv(x, kernel, padding, implementation):
+def _save_inputs_of_conv(
+    x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return conv(x, kernel, padding, implementation), (x, kernel)
 
 
-def _differentiate_conv(padding, implementation, saved, dy):
+def _differentiate_conv(
+    padding: str, implementation: Implementation, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     dx = conv_transpose(dy, kernel, padding, implementation)
     return dx, _compute_weight_gradient(x, dy, kernel.shape[0], padding, implementation)
 
 
-def _save_inputs_of_conv_transpose(y, kernel, padding, implementation):
+def _save_inputs_of_conv_transpose(
+    y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return conv_transpose(y, kernel, padding, implementation), (y, kernel)
 
 
-def _differentiate_conv_transpose(padding, implementation, saved, dx):
+def _differentiate_conv_transpose(
+    padding: str, implementation: Implementation, saved: tuple[jax.Array, jax.Array], dx: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     y, kernel = saved
     dy = conv(dx, kernel, padding, implementation)
     return dy, _compute_weight_gradient(dx, y, kernel.shape[0], padding, implementation)
@@ -83,14 +93,14 @@ conv.defvjp(_save_inputs_of_conv, _differentiate_conv)
 conv_transpose.defvjp(_save_inputs_of_conv_transpose, _differentiate_conv_transpose)
 
 
-def _compute_forward(x, kernel, padding, implementation):
+def _compute_forward(x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation) -> jax.Array:
     if _is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
         return _call_in_float32(module.forward, x, kernel, compute_padding(kernel.shape[0], padding)[0])
     return _lax_forward(x, kernel, padding)
 
 
-def _compute_input_gradient(y, kernel, padding, implementation):
+def _compute_input_gradient(y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation) -> jax.Array:
     if _is_for_cpu(implementation):
         module = _select_cpu_module(kernel.shape[2])
         return _call_in_float32(module.input_gradient, y, kernel, compute_padding(kernel.shape[0], padding)[0])
@@ -99,7 +109,7 @@ def _compute_input_gradient(y, kernel, padding, implementation):
     return jax.linear_transpose(lambda x: _lax_forward(x, kernel, padding), like)(y)[0]
 
 
-def _compute_weight_gradient(x, dy, k, padding, implementation):
+def _compute_weight_gradient(x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation) -> jax.Array:
     if _is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
         return _call_in_float32(module.weight_gradient, x, dy, k, compute_padding(k, padding)[0])
@@ -107,22 +117,22 @@ def _compute_weight_gradient(x, dy, k, padding, implementation):
     return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, padding), like)(dy)[0]
 
 
-def _is_for_cpu(implementation):
+def _is_for_cpu(implementation: Implementation) -> bool:
     return implementation == "auto" and jax.default_backend() == "cpu"
 
 
-def _select_cpu_module(channels_large):
+def _select_cpu_module(channels_large: int) -> ModuleType:
     return winograd if channels_large >= FEW_CHANNELS else im2col
 
 
-def _call_in_float32(kernel, a, b, *rest):
+def _call_in_float32(kernel: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *rest: int) -> jax.Array:
     """kernel(a, b, *rest) in float32 or wider, in a's dtype."""
     # bfloat16 saves a CPU nothing, and Winograd's sums of it would be rounded more than once.
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return kernel(a.astype(wide), b.astype(wide), *rest).astype(a.dtype)
 
 
-def _lax_forward(x, kernel, padding):
+def _lax_forward(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (2, 2), [compute_padding(kernel.shape[0], padding)] * 2, dimension_numbers=DIMENSIONS
     )

@@ -4,6 +4,8 @@ With three channels a patch holds 48 numbers (k4): too few for Winograd's transf
 XLA's own convolution is not (20 against 100 GFLOP/s, docs/speed.md). Arguments and results are those of `winograd`.
 """
 
+import functools
+
 import jax
 import numpy as np
 from jax import lax
@@ -27,11 +29,12 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     products = lax.dot_general(y.reshape(-1, out), kernel.transpose(0, 2, 1, 3, 4).reshape(-1, out), (((1,), (1,)), ((), ())))
     products = products.reshape(batch, h, w, taps, taps, 4 * channels)
     zero = np.zeros((), y.dtype)
-    image = sum(
+    padded = (
         lax.pad(products[:, :, :, i, j], zero, [(0, 0, 0), (i, taps - 1 - i, 0), (j, taps - 1 - j, 0), (0, 0, 0)])
         for i in range(taps)
         for j in range(taps)
-    )  # (B, h + T - 1, w + T - 1, 4C)
+    )  # (B, h + T - 1, w + T - 1, 4C) each
+    image = functools.reduce(lax.add, padded)
     image = image.reshape(batch, h + taps - 1, w + taps - 1, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
     image = image.reshape(batch, 2 * (h + taps - 1), 2 * (w + taps - 1), channels)
     return image[:, before : before + 2 * h, before : before + 2 * w]
@@ -45,7 +48,7 @@ def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Arr
     return rows.reshape(even, even, -1, out)[:k, :k]
 
 
-def _extract_patches(x, k, before):
+def _extract_patches(x: jax.Array, k: int, before: int) -> jax.Array:
     """(B, 2h, 2w, C) -> (B h w, k k C): what each output sees, row first; k is rounded up to even."""
     batch, height, width, channels = x.shape
     h, w, taps = height // 2, width // 2, (k + 1) // 2
@@ -54,13 +57,13 @@ def _extract_patches(x, k, before):
     x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after, 0), (before, after, 0), (0, 0, 0)]), x)
     x = x.reshape(batch, h + taps - 1, 2, w + taps - 1, 2 * channels)
 
-    def gather(x):  # pairs of pixels that lie side by side in memory
+    def gather(x: jax.Array) -> jax.Array:  # pairs of pixels that lie side by side in memory
         return lax.concatenate([x[:, i : i + h, row, j : j + w] for i in range(taps) for row in range(2) for j in range(taps)], 3)
 
     return call_unfused(gather, x).reshape(batch * h * w, 4 * taps**2 * channels)
 
 
-def _flatten_kernel(kernel):
+def _flatten_kernel(kernel: jax.Array) -> jax.Array:
     """(k, k, C, O) -> (k k C, O), with a row and a column of zeros where k is odd."""
     odd = kernel.shape[0] % 2
     kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [(0, odd, 0), (0, odd, 0), (0, 0, 0), (0, 0, 0)])

@@ -1,13 +1,16 @@
 """A border that XLA does not fuse across, for the CPU kernels."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+Result = TypeVar("Result")
 
-def call_unfused(function: Callable, *arrays):
-    """function(*arrays), on CPU compiled as a program of its own: what goes in and what comes out exists in memory.
+
+def call_unfused(function: Callable[..., Result], *arrays: object) -> Result:
+    """function(*arrays), which may be lists of arrays, on CPU compiled as a program of its own: what goes in and what comes out exists in memory.
 
     XLA's CPU backend fuses whole chains of pads, slices and transposes into one loop, in which each term computes its input's
     indices anew, unvectorised: up to five times slower than the steps one by one. It drops `lax.optimization_barrier` before

@@ -23,6 +23,7 @@ products would not stay in the cache is walked in parts.
 import functools
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +45,14 @@ MATRICES = {
 PART_BYTES = 16 * 2**20
 MOST_PARTS = 8
 
+Arrays = Sequence[jax.Array]
+
 
 def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
     taps = _count_taps(kernel.shape[0])
 
-    def part(x, *kernels):
+    def part(x: jax.Array, *kernels: jax.Array) -> jax.Array:
         products = [rows @ matrix for rows, matrix in zip(_transform_data(x, taps, before), kernels, strict=True)]
         return _restore_outputs(products, taps, x.shape)
 
@@ -61,7 +64,7 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     taps, channels = _count_taps(kernel.shape[0]), kernel.shape[2]
     image_shape = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], channels)
 
-    def part(y, *kernels):
+    def part(y: jax.Array, *kernels: jax.Array) -> jax.Array:
         products = [
             lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
             for rows, matrix in zip(_transform_outputs(y, taps), kernels, strict=True)
@@ -75,27 +78,27 @@ def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Arr
     """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
     taps = _count_taps(k)
 
-    def part(x, dy):  # (O, 4C) each: faster than its transpose
+    def part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, 4C) each: faster than its transpose
         return [
             lax.dot_general(outputs, data, (((0,), (0,)), ((), ())))
             for data, outputs in zip(_transform_data(x, taps, before), _transform_outputs(dy, taps), strict=True)
         ]
 
     parts = _run_in_parts(part, (x, dy), (), taps, x.shape, dy.shape[3])
-    products = [sum(same) for same in zip(*parts, strict=True)]
+    products = [functools.reduce(lax.add, same) for same in zip(*parts, strict=True)]
     return _restore_kernel(products, k, x.shape[3])
 
 
-def _count_taps(k):
+def _count_taps(k: int) -> int:
     return (k + 1) // 2
 
 
-def _count_tiles(pixels):
+def _count_tiles(pixels: int) -> int:
     """Tiles of two outputs each along a side of so many pixels of the large image; the last may be half empty."""
     return math.ceil(pixels / 4)
 
 
-def _run_in_parts(part, arrays, shared, taps, image_shape, out):
+def _run_in_parts(part: Callable, arrays: Arrays, shared: Arrays, taps: int, image_shape: tuple[int, ...], out: int) -> list:
     batch, height, width, channels = image_shape
     products = (taps + 1) ** 2
     image_bytes = 4 * products * _count_tiles(height) * _count_tiles(width) * (4 * channels + out)
@@ -109,16 +112,16 @@ def _run_in_parts(part, arrays, shared, taps, image_shape, out):
     ]
 
 
-def _mix(matrix, parts):
+def _mix(matrix: np.ndarray, parts: Arrays) -> list[jax.Array]:
     """One sum of the parts for each row of coefficients; they are mostly 0, 1 and -1, so mostly adds."""
     return [functools.reduce(lax.add, (_scale(part, c) for c, part in zip(row, parts, strict=True) if c)) for row in matrix]
 
 
-def _scale(part, coefficient):
+def _scale(part: jax.Array, coefficient: float) -> jax.Array:
     return part if coefficient == 1 else -part if coefficient == -1 else part * np.asarray(coefficient, part.dtype)
 
 
-def _transform_data(x, taps, before):
+def _transform_data(x: jax.Array, taps: int, before: int) -> list[jax.Array]:
     """(B, 2h, 2w, C) -> for each product (tiles, 4C): B d, rows and columns."""
     data = MATRICES[taps][0]
     batch, height, width, channels = x.shape
@@ -130,16 +133,16 @@ def _transform_data(x, taps, before):
     x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
     x = call_unfused(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
 
-    def windows(x, tiles, axis):
+    def windows(x: jax.Array, tiles: int, axis: int) -> list[jax.Array]:
         return [lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(taps + 1)]
 
-    def transform(x):
+    def transform(x: jax.Array) -> list[jax.Array]:
         return [part for row in _mix(data, windows(x, rows, 1)) for part in _mix(data, windows(row, columns, 2))]
 
     return [part.reshape(batch * rows * columns, 4 * channels) for part in call_unfused(transform, x)]
 
 
-def _transform_outputs(y, taps):
+def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
     """(B, h, w, O) -> for each product (tiles, O): A y, rows and columns."""
     output = MATRICES[taps][2]
     batch, h, w, out = y.shape
@@ -147,17 +150,17 @@ def _transform_outputs(y, taps):
     if (h, w) != (2 * rows, 2 * columns):
         y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), (0, 2 * rows - h, 0), (0, 2 * columns - w, 0), (0, 0, 0)])
 
-    def halves(y, axis):
+    def halves(y: jax.Array, axis: int) -> list[jax.Array]:
         return [lax.index_in_dim(y, i, axis, keepdims=False) for i in range(2)]
 
-    def transform(y):
+    def transform(y: jax.Array) -> list[jax.Array]:
         return [part for row in _mix(output, halves(y, 2)) for part in _mix(output, halves(row, 3))]
 
     parts = call_unfused(transform, y.reshape(batch, rows, 2, columns, 2, out))
     return [part.reshape(batch * rows * columns, out) for part in parts]
 
 
-def _transform_kernel(kernel):
+def _transform_kernel(kernel: jax.Array) -> list[jax.Array]:
     """(k, k, C, O) -> for each product (4C, O): G g, rows and columns."""
     k, _, channels, out = kernel.shape
     taps = _count_taps(k)
@@ -169,7 +172,7 @@ def _transform_kernel(kernel):
     return call_unfused(lambda g: [part for row in _mix(matrix, list(g)) for part in _mix(matrix, list(row))], folded)
 
 
-def _restore_outputs(products, taps, image_shape):
+def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) -> jax.Array:
     """The products (tiles, O) -> (B, h, w, O): A' rows and columns."""
     output = MATRICES[taps][2].T
     batch, height, width, _ = image_shape
@@ -185,7 +188,7 @@ def _restore_outputs(products, taps, image_shape):
     return y[:, : height // 2, : width // 2]
 
 
-def _restore_image(products, taps, y_shape, before):
+def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before: int) -> jax.Array:
     """The products (tiles, 4C) -> (B, 2h, 2w, C): B rows and columns; the windows of neighbouring tiles overlap and add."""
     data = MATRICES[taps][0].T
     batch, h, w, _ = y_shape
@@ -194,19 +197,19 @@ def _restore_image(products, taps, y_shape, before):
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
     # Entry i of tile t's window is pixel 2t + i: entries 0 and 1 are the tile's own pair, 2 and 3 the next tile's.
-    def overlapped(windows, axis):
+    def overlapped(windows: Arrays, axis: int) -> jax.Array:
         zero = np.zeros((), windows[0].dtype)
         pads = [[(0, 0, 0)] * axis + [pad] + [(0, 0, 0)] * (windows[0].ndim - axis - 1) for pad in ((0, 1, 0), (1, 0, 0))]
-        both = []
+        both: list[jax.Array] = []
         for parity in range(2):
             same = [lax.pad(window, zero, pads[i]) for i, window in enumerate(windows[parity::2])]
             both.append(functools.reduce(lax.add, same))
         return _interleave(both, axis + 1)
 
-    def over_rows(products):
+    def over_rows(products: Arrays) -> list[jax.Array]:
         return [overlapped(_mix(data, column), 1) for column in zip(*_split_grid(products), strict=True)]
 
-    def unfold(image):  # and drop the padding
+    def unfold(image: jax.Array) -> jax.Array:  # and drop the padding
         image = image.reshape(batch, 2 * rows + 2, 2 * columns + 2, 2, 2 * channels).transpose(0, 1, 3, 2, 4)
         image = image.reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
         return image[:, before : before + 2 * h, before : before + 2 * w]
@@ -216,7 +219,7 @@ def _restore_image(products, taps, y_shape, before):
     return call_unfused(unfold, image)
 
 
-def _restore_kernel(products, k, channels):
+def _restore_kernel(products: Arrays, k: int, channels: int) -> jax.Array:
     """The products (O, 4C) -> (k, k, C, O): G' rows and columns."""
     taps = _count_taps(k)
     matrix = MATRICES[taps][1].T
@@ -225,7 +228,7 @@ def _restore_kernel(products, k, channels):
         columns = [_mix(matrix, column) for column in zip(*_split_grid(products), strict=True)]  # [column product][row tap]
         return [_mix(matrix, row) for row in zip(*columns, strict=True)]  # [row tap][column tap]
 
-    def unfold(folded):
+    def unfold(folded: Sequence[Arrays]) -> jax.Array:
         folded = [[tap.reshape(-1, 2, 1, 2, channels).transpose(1, 2, 3, 4, 0) for tap in row] for row in folded]
         return lax.concatenate([lax.concatenate(row, 1)[None] for row in folded], 0)  # (T, 2, T, 2, C, O)
 
@@ -233,12 +236,12 @@ def _restore_kernel(products, k, channels):
     return kernel.reshape(2 * taps, 2 * taps, channels, -1)[:k, :k]
 
 
-def _split_grid(parts):
+def _split_grid(parts: Arrays) -> list[Arrays]:
     side = math.isqrt(len(parts))
     return [parts[i * side : (i + 1) * side] for i in range(side)]
 
 
-def _interleave(pair, axis):
+def _interleave(pair: Arrays, axis: int) -> jax.Array:
     """Two arrays as index 0 and 1 of a new axis. By a select, which XLA vectorises: a stack it does not."""
     shape = (*pair[0].shape[:axis], 2, *pair[0].shape[axis:])
     first, second = (lax.broadcast_in_dim(part, shape, [i for i in range(len(shape)) if i != axis]) for part in pair)
