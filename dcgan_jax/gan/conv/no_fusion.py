@@ -10,7 +10,9 @@ Result = TypeVar("Result")
 
 
 def call_unfused(function: Callable[..., Result], *arrays: object) -> Result:
-    """function(*arrays), which may be lists of arrays, on CPU compiled as a program of its own: what goes in and what comes out exists in memory.
+    """function(*arrays), on CPU compiled as a program of its own: what goes in and what comes out exists in memory.
+
+    arrays may be lists of them.
 
     XLA's CPU backend fuses whole chains of pads, slices and transposes into one loop, in which each term computes its input's
     indices anew, unvectorised: up to five times slower than the steps one by one. It drops `lax.optimization_barrier` before
