@@ -1,10 +1,49 @@
-"""DCGANs that learn to draw faces, in functional JAX. Each verb is a module: python -m dcgan_jax.train --help."""
+"""DCGANs that learn to generate faces, in functional JAX.
+
+Python API: `load`, `train`, `evaluate`, `export`, `report` and `prepare`, each a function with plain arguments that returns a
+typed result. Each is imported when it is first used. The commands are modules: python -m dcgan_jax lists them.
+"""
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from dcgan_jax.api import load
+    from dcgan_jax.evaluate import evaluate
+    from dcgan_jax.export import export
+    from dcgan_jax.prepare import prepare
+    from dcgan_jax.report import report
+    from dcgan_jax.train import train
 
-def load(run, step=None):
-    """A trained run as an object: load("runs/faces").sample(range(8)). See dcgan_jax.api."""
-    from dcgan_jax import api  # not before it is asked for: verbs have settings that must stand before JAX starts
+__all__ = ["evaluate", "export", "load", "prepare", "report", "train"]
 
-    return api.load(run, step)
+# Function -> the module that defines it. Their imports bring JAX, before which a command makes its settings (run/backend.py).
+_MODULES = {"load": "api", **{name: name for name in ("evaluate", "export", "prepare", "report", "train")}}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """After `import dcgan_jax.train` Python binds the module to the package's name `train`, which is the function's here.
+
+    The module itself is found as before: by `from dcgan_jax.train import ...` and by `importlib.import_module`.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _MODULES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,5 +1,6 @@
-"""python -m dcgan_jax lists the verbs; each is a module of its own."""
+"""python -m dcgan_jax lists the commands; each is a module of its own."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -7,61 +8,68 @@ import dcgan_jax
 from dcgan_jax import cli
 from dcgan_jax.config import UserError
 
-VERBS = {
-    "train": "trains a GAN, or goes on where it stopped",
-    "sample": "draws faces of seeds",
-    "evaluate": "scores a run or pictures",
+COMMANDS = {
+    "train": "train a GAN, or resume a run",
+    "sample": "generate images from seeds",
+    "evaluate": "score a run or a folder of images",
     "explore": "morphs, walks, arithmetic, directions, attributes, the latent of a photo",
-    "export": "takes a generator away: ONNX, StableHLO, safetensors, PyTorch, a web page",
+    "export": "export a generator: ONNX, StableHLO, safetensors, PyTorch, a web page",
     "report": "one page of a run, or of several side by side",
-    "prepare": "packs pictures and says what is wrong with them",
+    "prepare": "pack images and report what is wrong with them",
 }
+SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the file in which each looks for a program's completions
 
 
 def main() -> int:
-    """Prints the verbs, or the version; or writes what completes their flags in a shell."""
+    """Prints the commands or the version, or writes shell completions."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         print(f"dcgan_jax {dcgan_jax.__version__}")
     elif arguments in ([], ["--help"], ["-h"]):
-        print("python -m dcgan_jax.VERB, or dcgan-VERB, each with a --help of its own:\n")
-        print("\n".join(f"  {name:10}{what}" for name, what in VERBS.items()))
-        print("\n--version says which this is.")
-        print(f"--completion {'|'.join(cli.SHELLS)} FOLDER writes there what completes dcgan-VERB.")
+        print("python -m dcgan_jax.COMMAND, or dcgan-COMMAND, each with its own --help:\n")
+        print("\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items()))
+        print("\n--version prints the version.")
+        print(f"--completion {'|'.join(SHELLS)} FOLDER writes shell completions for dcgan-COMMAND to the folder.")
     elif arguments[0] == "--completion":
-        if len(arguments) != 3 or arguments[1] not in cli.SHELLS:
-            raise UserError(f"--completion: give a shell, {', '.join(cli.SHELLS)}, and the folder where it looks for completions")
-        _complete(arguments[1], Path(arguments[2]).expanduser())
+        if len(arguments) != 3 or arguments[1] not in SHELLS:
+            raise UserError(f"--completion: give a shell, {', '.join(SHELLS)}, and the folder where it looks for completions")
+        write_completions(arguments[1], Path(arguments[2]).expanduser())
+    elif arguments[0] in COMMANDS:
+        raise UserError(f"{arguments[0]}: call it as python -m dcgan_jax.{arguments[0]}")
     else:
-        verb = arguments[0]
-        raise UserError(
-            f"python -m dcgan_jax.{verb} is how it is called"
-            if verb in VERBS
-            else f"{verb}: is no verb; there are {', '.join(VERBS)}"
-        )
+        raise UserError(f"{arguments[0]}: is no command; there are {', '.join(COMMANDS)}")
     return 0
 
 
-def _complete(shell, folder):
-    from dcgan_jax import config, evaluate, explore, prepare, report, sample
-    from dcgan_jax.export import __main__  # with JAX: seconds that a list needs not
+def write_completions(shell: str, folder: Path) -> None:
+    """Writes a file for each console script, dcgan-train and so on, with which the shell (of SHELLS) completes its flags.
 
-    flags = {
-        "train": config.Config,
-        "sample": sample.Sample,
-        "evaluate": evaluate.Evaluate,
-        "explore": explore.COMMANDS,
-        "export": __main__.Export,
-        "report": report.Report,
-        "prepare": prepare.Prepare,
-    }
+    tyro could write them one by one, but not for python -m: the shell would take them for every call of Python.
+    """
+    import tyro
+
+    # With JAX: seconds that a list of commands need not take.
+    from dcgan_jax.config import Config
+    from dcgan_jax.evaluate import Evaluate
+    from dcgan_jax.explore import COMMANDS as EXPLORATIONS
+    from dcgan_jax.export import Export
+    from dcgan_jax.prepare import Prepare
+    from dcgan_jax.report import Report
+    from dcgan_jax.sample import Sample
+
+    parsers = {"train": Config, "sample": Sample, "evaluate": Evaluate, "explore": EXPLORATIONS}
+    parsers |= {"export": Export, "report": Report, "prepare": Prepare}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for verb in VERBS:
-            cli.write_completion(shell, folder, f"dcgan-{verb}", flags[verb])
+        for name, flags in parsers.items():
+            parse = tyro.extras.subcommand_cli_from_dict if isinstance(flags, dict) else tyro.cli
+            program = f"dcgan-{name}"
+            arguments = ["--tyro-write-completion", shell, str(folder / SHELLS[shell].format(program))]
+            with contextlib.suppress(SystemExit):  # tyro ends the program when it has written
+                parse(flags, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     except OSError as fault:
         raise UserError(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None
-    print(f"{folder}: completes {', '.join(f'dcgan-{verb}' for verb in VERBS)}")
+    print(f"{folder}: completions for {', '.join(f'dcgan-{name}' for name in parsers)}")
 
 
 if __name__ == "__main__":

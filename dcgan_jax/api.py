@@ -1,29 +1,29 @@
-"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) are faces, and in a notebook a picture of them."""
+"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) is an array of images, which a notebook shows."""
 
 import functools
-import io
-import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dcgan_jax.config import SEEDS, Config, Split, UserError, make_printable
-from dcgan_jax.data.pack import Packed, get_cache_dir, pack_images, suggest_nearest
-from dcgan_jax.data.sources import open_source
+from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.attributes import suggest_nearest
+from dcgan_jax.explorations import directions as direction_search
+from dcgan_jax.explorations import photo, ways
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import make_extract_first_features
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.sampling import generate_images, jit_cached, make_seed_latents, run_in_batches, sample_images, select_labels
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import backend, checkpoints, figures, online_score, workdir
+from dcgan_jax.run import checkpoints, figures, online_score, workdir
+from dcgan_jax.seeds import Seeds, to_seed_array
 
-SHOWN = 16  # faces of a run that shows itself
+SHOWN = 16  # samples of a run that a notebook shows
 
 
 class ImageArray(np.ndarray):
-    """(N, S, S, C) uint8 pictures, an array like any other, that a notebook shows as a sheet."""
+    """(N, S, S, C) uint8 images: an array like any other, which a notebook shows as a sheet."""
 
     def _repr_png_(self) -> bytes | None:
         if self.ndim not in (3, 4) or self.dtype != np.uint8 or self.shape[-1] not in (1, 3) or not self.size:
@@ -31,17 +31,20 @@ class ImageArray(np.ndarray):
         images = np.asarray(self).reshape(-1, *self.shape[-3:])
         if images.shape[1] != images.shape[2]:
             return None
-        sheet = figures.enlarge(figures.make_grid(images), images.shape[1])
-        file = io.BytesIO()
-        figures.to_pil(sheet).save(file, format="PNG")
-        return file.getvalue()
+        return figures.encode_png(figures.enlarge(figures.make_grid(images), images.shape[1]))
 
 
 class TrainedGAN:
-    """What a checkpoint can do. Nothing here changes it, and the same arguments give the same result.
+    """A checkpoint of a run, to generate from. Nothing here changes it, and the same arguments give the same result.
 
-    name: the run's folder; config: its settings; step: of the checkpoint; attributes: what faces can be asked to be, by name.
+    name: the run's folder; config: its settings; step: of the checkpoint; attributes: names of what samples can be conditioned
+    on. Seeds are given as 7, range(8) or "7,12,40-47". All of it raises UserError for arguments that cannot be.
     """
+
+    # Each returns images with captions and numbers, and is a command of `python -m dcgan_jax.explore`.
+    truncate, morph, walk, arithmetic = ways.truncate, ways.morph, ways.walk, ways.arithmetic
+    directions, attribute_directions = direction_search.directions, direction_search.attribute_directions
+    invert = photo.invert
 
     def __init__(self, run: Path, step: int | str | None):
         self.name, self.config = str(run), workdir.read_config(run)
@@ -50,35 +53,34 @@ class TrainedGAN:
             run, jax.eval_shape(lambda: init_state(self.config)), online_score.resolve_step(run, step)
         )
 
-    def sample(
-        self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None, truncation: float | None = None
-    ) -> ImageArray:
-        """Faces of the seeds, (N, S, S, C) uint8, the very ones of `python -m dcgan_jax.sample`.
+    def sample(self, seeds: Seeds, condition: Mapping[str, int] | None = None, truncation: float | None = None) -> ImageArray:
+        """Samples of the seeds, (N, S, S, C) uint8, the same as those of `python -m dcgan_jax.sample`.
 
-        Args: condition, what all are to be, as {"Smiling": 1}, of a conditional run, whose faces are else what the training
-            pictures were; truncation, as of `latents`.
+        Args: condition, of a conditional run: attribute -> 0 or 1 for all samples, as {"Smiling": 1}. Attributes that it does not
+            name are as frequent as in the training images. truncation, as of `latents`.
         Raises: UserError.
         """
-        seeds = _parse_seeds(seeds)  # an iterator can be read only once
+        seeds = to_seed_array(seeds)  # an iterator can be read only once
         labels = self.labels(seeds, condition)
         if truncation is not None:
             return self.images(self.latents(seeds, truncation), labels)
         return sample_images(self.config.nets, self._params, self._stats, seeds, labels).view(ImageArray)
 
-    def latents(self, seeds: int | Iterable[int], truncation: float | None = None) -> np.ndarray:
+    def latents(self, seeds: Seeds, truncation: float | None = None) -> np.ndarray:
         """The latents of the seeds, (N, latent_dim) float32.
 
-        truncation: the largest magnitude, by which faces get more alike and fail less (gan/latents.py); none: as in training.
+        truncation: the largest magnitude. Smaller ones make samples more alike, with fewer failures (gan/latents.py). None: as in
+            training.
         """
         if truncation is not None and not truncation > 0:
-            raise UserError(f"truncation {truncation}: give more than 0")
+            raise UserError(f"`truncation` {truncation}: give more than 0")
         nets = self.config.nets
-        found = run_in_batches(jit_cached(make_seed_latents, nets), _parse_seeds(seeds))
+        found = run_in_batches(jit_cached(make_seed_latents, nets), to_seed_array(seeds))
         return found if truncation is None else np.asarray(latent_space.truncate(found, truncation, nets))
 
-    def labels(self, seeds: int | Iterable[int], condition: Mapping[str, int] | None = None) -> np.ndarray | None:
-        """(N, A) uint8: what the faces of the seeds are asked to be; None where the run is not conditional."""
-        asked = select_labels(self._table, _parse_seeds(seeds))
+    def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
+        """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
+        asked = select_labels(self._table, to_seed_array(seeds))
         exclusive = asked is not None and asked.shape[1] > 1 and (self._table.sum(1) == 1).all()  # a folder for each class
         if exclusive and 1 in (condition or {}).values():
             asked[:] = 0
@@ -94,41 +96,41 @@ class TrainedGAN:
         return asked
 
     def images(self, latents: np.ndarray, labels: np.ndarray | None = None) -> ImageArray:
-        """The faces of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A), where the run is conditional."""
+        """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
         nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
         if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
-            raise UserError(f"latents {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
-        labels = self._checked(labels, len(latents))
+            raise UserError(f"`latents` {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
+        labels = self._check_labels(labels, len(latents))
         return generate_images(nets, self._params, self._stats, latents, labels).view(ImageArray)
 
     def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """D's logits of (N, S, S, C) uint8 pictures, (N,) float32: the larger, the more real. Compare them with each other
+        """D's logits for (N, S, S, C) uint8 images, (N,) float32: the larger, the more real. Compare them with each other
         (gan/logits.py). labels: (N, A), where the run is conditional.
         """
-        images = self._pictures(images)
+        images = self._check_images(images)
         judge = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
-        return run_in_batches(judge, images, self._checked(labels, len(images)))
+        return run_in_batches(judge, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What D sees in (N, S, S, C) uint8 pictures, (N, P) float32 (gan/logits.py)."""
+        """D's features of (N, S, S, C) uint8 images, (N, P) float32 (gan/logits.py)."""
         return run_in_batches(
-            functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._pictures(images)
+            functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._check_images(images)
         )
 
     @property
     def label_table(self) -> np.ndarray | None:
-        """(LABELS, A) uint8, what the faces of the seeds 0, 1 ... are asked to be, again and again; None if not conditional."""
+        """(LABELS, A) uint8: the labels of seed i are row i % LABELS; None if the run is not conditional."""
         return self._table
 
     @property
     def generator(self) -> tuple[dict, dict]:
-        """The averaged parameters of G, and their statistics: float32 trees."""
+        """Parameters of the EMA generator and its BN statistics: float32 trees."""
         return self._params, self._stats
 
     def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """What G's first up-sampling makes of (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
+        """Outputs of G's first up-sampling for (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
         program = functools.partial(jit_cached(make_extract_first_features, self.config.nets), self._params, self._stats)
-        return run_in_batches(program, np.asarray(points, np.float32), self._checked(labels, len(points)))
+        return run_in_batches(program, np.asarray(points, np.float32), self._check_labels(labels, len(points)))
 
     @functools.cached_property
     def discriminator(self) -> tuple[dict, dict]:
@@ -138,26 +140,26 @@ class TrainedGAN:
         state = checkpoints.restore_step(Path(self.name), like, self.step)
         return state.d_params, state.d_stats
 
-    def _pictures(self, images):
+    def _check_images(self, images):
         nets, images = self.config.nets, np.asarray(images)
         shape = (nets.size, nets.size, nets.channels)
         if images.dtype != np.uint8 or images.shape[1:] != shape or images.ndim != 4:
-            raise UserError(f"images {images.dtype} {images.shape}: {self.name} takes uint8 (N, {', '.join(map(str, shape))})")
+            raise UserError(f"`images` {images.dtype} {images.shape}: {self.name} takes uint8 (N, {', '.join(map(str, shape))})")
         return images
 
-    def _checked(self, labels, count):
+    def _check_labels(self, labels, count):
         if self.attributes and labels is None:
             raise UserError(
-                f"labels: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "
+                f"`labels`: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "
                 f"and 1: {', '.join(self.attributes)}"
             )
         if not self.attributes and labels is not None:
-            raise UserError(f"labels: {self.name} was trained without `condition`")
+            raise UserError(f"`labels`: {self.name} was trained without `condition`")
         if labels is None:
             return None
         labels = np.asarray(labels)
         if labels.shape != (count, len(self.attributes)) or not np.isin(labels, (0, 1)).all():
-            raise UserError(f"labels {labels.shape}: give ({count}, {len(self.attributes)}) of 0 and 1")
+            raise UserError(f"`labels` {labels.shape}: give ({count}, {len(self.attributes)}) of 0 and 1")
         return labels.astype(np.uint8)
 
     def __repr__(self) -> str:
@@ -169,41 +171,10 @@ class TrainedGAN:
 
 
 def load(run: str | Path, step: int | str | None = None) -> TrainedGAN:
-    """The run in that folder. step: of the checkpoint; none: the newest; "best": by the scores of its training.
+    """Loads the run in that folder. step: of the checkpoint; None: the newest; "best": by the scores of its training.
 
     Raises: UserError where there is no run, or no such checkpoint.
     """
-    backend.start_backend(get_cache_dir())
+    if not (step is None or step == "best" or (type(step) is int)):
+        raise UserError(f"`step` {make_printable(repr(step), 100)}: give a whole number, best or None")
     return TrainedGAN(Path(run), step)
-
-
-def open_training_images(run: Path, config: Config, data: str = "", split: Split | None = None) -> Packed:
-    """The pictures that the run was trained on, or those of `data`, cut as its own were.
-
-    split: part of a partitioned set; none: the run's own part of its own pictures, all of others.
-    Raises: UserError where its own are no longer there.
-    """
-    source = open_source(data or config.data.data, split or ("all" if data else config.data.split))
-    trained_on = workdir.read_data_facts(run)
-    is_own = not data and not split
-    # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
-    found = source.count + len(source.refused)
-    is_other = is_own and trained_on.get("found", found) != found
-    packed = (
-        None if is_other else pack_images(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    )
-    if is_other or (is_own and not workdir.is_same_data(trained_on, packed.index)):
-        raise UserError(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with `data`")
-    return packed
-
-
-def _parse_seeds(seeds):
-    if isinstance(seeds, np.ndarray) and seeds.dtype == np.uint32 and seeds.ndim == 1:
-        return seeds
-    try:
-        found = [operator.index(seed) for seed in (seeds if isinstance(seeds, Iterable) else [seeds])]
-    except TypeError:
-        raise UserError(f"seeds {seeds!r}: give whole numbers, as range(8)") from None
-    if not found or min(found) < 0 or max(found) >= SEEDS:
-        raise UserError(f"seeds: give whole numbers from 0 to {SEEDS - 1}")
-    return np.array(found, np.uint32)

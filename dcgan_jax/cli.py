@@ -1,4 +1,4 @@
-"""The command line of every verb: dataclass fields to flags (tyro), and a user's mistake to one line and exit code 2."""
+"""The command line of every command: dataclass fields to flags (tyro), and a user's mistake to one line and exit code 2."""
 
 import contextlib
 import dataclasses
@@ -10,19 +10,16 @@ import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import tyro
 
 from dcgan_jax import config as configuration
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.presets import PRESETS
 
-MAX_SEEDS = 1_000_000  # their faces are drawn into one array: 12 GB at 64 px
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
-SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the name under which each looks for what completes a program
 # The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
 DISK_FAULTS = (
     errno.ENOSPC,
@@ -43,7 +40,7 @@ DISK_FAULTS = (
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a verb and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
+    """Runs a command and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
     143 after SIGTERM."""
 
     def terminate(number, frame):
@@ -88,15 +85,15 @@ def parse_flags(cls: type, arguments: Sequence[str], default=None, prog: str | N
 
     Raises: UserError naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
     """
-    known = sorted(_flags(cls))
+    known = sorted(_list_flags(cls))
     for flag in list_given_flags(arguments):
         # Not tyro's own for shells either: by the name `python -m ...` they would complete every call of python.
         if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(printed):
             return tyro.cli(
                 cls,
                 args=list(arguments),
@@ -108,16 +105,16 @@ def parse_flags(cls: type, arguments: Sequence[str], default=None, prog: str | N
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_in_one_line(said.getvalue())) from None
+        raise UserError(_extract_fault(printed.getvalue())) from None
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
-    """The run that the flags ask for: the preset's values, replaced by those given.
+    """The run that the flags describe: the preset's values, replaced by those given.
 
     One of --steps, --epochs and --kimg replaces the preset's own length, whichever it is in.
     Raises: UserError for an unknown flag or preset, or an impossible value.
     """
-    name = _value(arguments, "preset") or "article"
+    name = _get_flag_value(arguments, "preset") or "article"
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
         raise UserError(
@@ -131,63 +128,26 @@ def parse_config(arguments: Sequence[str]) -> Config:
     config = parse_flags(Config, arguments, default=preset, prog="python -m dcgan_jax.train")
     if not config.run.name:
         config = configuration.replace(config, name=config.run.preset)
-    configuration.check(config)
+    check_config(config)
     return config
-
-
-def write_completion(shell: str, folder: Path, program: str, flags: type | Mapping[str, type]) -> None:
-    """What completes a console script, as a file that the shell finds in the folder.
-
-    Args: shell, of SHELLS; flags, the dataclass that parse fills, or of a script with commands name -> dataclass.
-    """
-    arguments = ["--tyro-write-completion", shell, str(folder / SHELLS[shell].format(program))]
-    ways = {"prog": program, "args": arguments, "config": (tyro.conf.OmitArgPrefixes,)}
-    with contextlib.suppress(SystemExit):  # tyro ends the program when it has written
-        if isinstance(flags, Mapping):
-            tyro.extras.subcommand_cli_from_dict(dict(flags), **ways)
-        else:
-            tyro.cli(flags, **ways)
-
-
-def parse_seeds(text: str, argument: str, most: int = MAX_SEEDS) -> np.ndarray:
-    """(N,) uint32 of a list of seeds and ranges, as 7,12,40-47. Raises: UserError naming the argument."""
-    spans, count = [], 0
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not dash) and len(part) < 50):  # int() refuses thousands of digits
-            raise UserError(
-                f"`{argument}` {make_printable(text, 200)}: {make_printable(part.strip(), 50)!r} is no seed and no range; write "
-                "7,12,40-47"
-            )
-        span = range(int(first), int(last or first) + 1)
-        if not span or span.stop > configuration.SEEDS or len(span) > most:
-            raise UserError(
-                f"`{argument}` {part.strip()}: seeds are whole numbers from 0 to {configuration.SEEDS - 1}, "
-                f"ranges rise and hold at most {most:,}"
-            )
-        count += len(span)
-        if count > most:
-            raise UserError(f"`{argument}` {make_printable(text, 200)}: more than {most:,} in all; draw them in parts")
-        spans.append(np.arange(span.start, span.stop, dtype=np.uint32))
-    return np.concatenate(spans)
 
 
 def parse_condition(text: str) -> dict[str, int]:
     """Attribute -> 0 or 1 of Smiling=1,Male=0. Raises: UserError."""
-    wanted = {}
+    values = {}
     for part in text.split(",") if text else ():
         name, _, value = part.rpartition("=")
         if not name or value not in ("0", "1"):
             raise UserError(f"`condition` {make_printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
-        wanted[name] = int(value)
-    return wanted
+        values[name] = int(value)
+    return values
 
 
-def _flags(cls) -> set[str]:
+def _list_flags(cls) -> set[str]:
     flags = set()
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(field.type):
-            flags |= _flags(field.type)
+            flags |= _list_flags(field.type)
         else:
             flags.add(field.name.replace("_", "-"))
             if typing.get_type_hints(cls)[field.name] is bool:
@@ -200,7 +160,7 @@ def list_given_flags(arguments: Sequence[str]) -> list[str]:
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 
 
-def _value(arguments, flag) -> str | None:
+def _get_flag_value(arguments, flag) -> str | None:
     found = None  # of a flag given twice the last counts, as everywhere
     for at, argument in enumerate(arguments):
         if argument == f"--{flag}":
@@ -210,10 +170,10 @@ def _value(arguments, flag) -> str | None:
     return found
 
 
-def _in_one_line(box: str) -> str:
-    # tyro draws a box: a title, the fault, then help. The fault alone, without the frame.
+def _extract_fault(box: str) -> str:
+    # tyro (1.0) has no public error type: it prints a box, of a title, the fault and help. The fault alone, without the frame.
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
     titles = "Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options"
-    return re.sub(rf"^({titles}) ", "", text)
+    return re.sub(r"^Missing from .*?: ", "missing: ", re.sub(rf"^({titles}) ", "", text))

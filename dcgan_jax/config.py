@@ -1,19 +1,22 @@
-"""Every setting of a run, once: a field here is a flag, a line of config.json, and carries its unit in its name."""
+"""Every setting of a run, once: a field here is a flag and a line of config.json; its bounds, unit and marks stand beside it."""
 
 import dataclasses
-import math
-import re
+import enum
 import reprlib
 import sys
 import types
 import typing
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
-SEEDS = 2**32  # of faces: 0 .. SEEDS - 1
+from annotated_types import Interval, Unit
+
+SEEDS = 2**32  # of samples: 0 .. SEEDS - 1
+MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
+MAX_STEPS = 2**31 - 1  # the step is an int32
 
 
 class UserError(ValueError):
-    """A user's mistake: its message is one line that names the flag, file or leaf and the remedy. Verbs exit with 2."""
+    """A user's mistake: its message is one line that names the argument, file or leaf and the remedy. Commands exit with 2."""
 
     def __str__(self):
         return make_printable(super().__str__())
@@ -25,135 +28,138 @@ def make_printable(text: str, most: int = 2000) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+class Mark(enum.Enum):
+    """What else is true of a field, beside its bounds and its unit."""
+
+    RESUMABLE = "a resumed run may change it: it extends the run, or changes no number that the run computes"
+    TRAINING_ONLY = "it changes how networks are trained or initialised, not what trained networks compute"
+    ANY_IN_TORCH = "PyTorch's example has the same network with any value of it"
+    DEFAULT_TO_GROW = "progressive growing needs the default"
+
+
+# Upper bounds are more than anyone needs, and less than what takes all memory or overflows: config.json may come from strangers.
+Kimg = Annotated[float, Interval(ge=0, le=10**9), Unit("thousand images")]
+Steps = Annotated[int, Interval(ge=1, le=10**9), Unit("steps")]
+Weight = Annotated[float, Interval(ge=0, le=10**6)]
+Share = Annotated[float, Interval(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Multipliers = tuple[Annotated[int, Interval(ge=1, le=MAX_CHANNELS)], ...]
 Split = Literal["train", "valid", "test", "all"]
 Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where the run lives and how long it is. Give one of steps, epochs and kimg; it replaces the preset's."""
+    """Where the run is stored and how long it is. Give one of steps, epochs and kimg; it replaces the preset's."""
 
-    workdir: str = "runs"
+    workdir: Annotated[str, Mark.RESUMABLE] = "runs"
     """folder that holds the runs"""
-    name: str = ""
+    name: Annotated[str, Mark.RESUMABLE] = ""
     """the run's folder inside workdir; empty: the preset's name"""
     preset: str = "article"
     """recipe that fills all other fields: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20,
     keras64, torch32, torch128, modern32, best32, best64"""
-    seed: int = 0
-    """everything random follows from it"""
-    grow_kimg: float = 0.0
-    """thousands of images that networks of half the side, with the same layers inside, are shown first; then they grow; 0:
-    none"""
+    seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
+    """seed of all random numbers"""
+    grow_kimg: Kimg = 0.0
+    """thousands of images for progressive growing's low-resolution stage, which trains at half the size first; 0: none"""
     start: str = ""
-    """networks to begin from: another run's, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both);
-    empty: random"""
-    steps: int | None = None
+    """initial weights: a run, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both); empty: random"""
+    steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
     """length in steps (one step: one batch)"""
-    epochs: float | None = None
-    """length in passes over the pictures"""
-    kimg: float | None = None
+    epochs: Annotated[float | None, Interval(gt=0, le=10**9), Mark.RESUMABLE] = None
+    """length in passes over the images"""
+    kimg: Annotated[float | None, Interval(gt=0, le=10**9), Unit("thousand images"), Mark.RESUMABLE] = None
     """length in thousands of real images shown"""
-    coordinator: str = ""
+    coordinator: Annotated[str, Mark.RESUMABLE] = ""
     """several processes: address:port of the first one, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
-    processes: int = 1
-    """how many processes there are, where --coordinator is an address"""
-    process_id: int = 0
-    """which of them this one is, from 0"""
+    processes: Annotated[int, Interval(ge=1, le=2**16), Unit("processes"), Mark.RESUMABLE] = 1
+    """number of processes, where --coordinator is an address"""
+    process_id: Annotated[int, Interval(ge=0, le=2**16 - 1), Mark.RESUMABLE] = 0
+    """number of this process, from 0"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which pictures, and how they reach the networks."""
+    """The training images, and how they reach the networks."""
 
-    data: str = "drawn"
+    data: Annotated[str, Mark.RESUMABLE] = "drawn"  # where they lie; what lies there is compared by fingerprint
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
     split: Split = "all"
     """part of a partitioned set (the published recipes train on all)"""
     crop: Crop = "centre"
-    """square taken from each picture; published boxes apply to CelebA, other pictures get the centre"""
-    batch_size: int = 128
-    """images a batch, over all devices"""
+    """square taken from each image; published boxes apply to CelebA, other images get the centre"""
+    batch_size: Annotated[int, Interval(ge=1, le=2**16), Unit("images")] = 128
+    """images in a batch, over all devices"""
     flip: bool = False
     """mirror each real image with probability 1/2"""
-    feed: Literal["auto", "stream", "resident"] = "auto"
+    feed: Annotated[Literal["auto", "stream", "resident"], Mark.RESUMABLE] = "auto"
     """tf.data stream from the pack, or all images on the device; auto: resident where they fit"""
-    strict: bool = False
-    """stop at the first picture that cannot be read"""
+    strict: Annotated[bool, Mark.RESUMABLE] = False
+    """stop at the first image that cannot be read"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Nets:
-    """Generator and discriminator: one pair that expresses every published DCGAN."""
+    """Generator G and discriminator D: one pair that expresses every published DCGAN."""
 
-    size: int = 64
+    size: Annotated[int, Interval(ge=16, le=256), Unit("px"), Mark.ANY_IN_TORCH] = 64
     """image side in pixels, a power of two from 16 to 256"""
-    channels: Literal[1, 3] = 3
+    channels: Annotated[Literal[1, 3], Mark.ANY_IN_TORCH] = 3
     """1: grey, 3: colour"""
-    width: int = 64
-    """channels next to the image; each level inwards doubles them"""
+    width: Annotated[int, Interval(ge=1, le=4096), Unit("channels"), Mark.ANY_IN_TORCH] = 64
+    """channels next to the image; each lower resolution doubles them"""
     base_px: Literal[2, 4, 8] = 4
     """side of G's first and D's last feature map in pixels; size / base_px sets the depth"""
-    g_multipliers: tuple[int, ...] = ()
-    """G's channels, head first, in widths; empty: halving towards the image"""
-    d_multipliers: tuple[int, ...] = ()
-    """D's channels, image side first, in widths; empty: doubling"""
-    kernel: Literal[4, 5] = 4
+    g_multipliers: Annotated[Multipliers, Mark.DEFAULT_TO_GROW] = ()
+    """G's channels, first layer first, as multiples of width; empty: halved at each up-sampling"""
+    d_multipliers: Annotated[Multipliers, Mark.DEFAULT_TO_GROW] = ()
+    """D's channels, image side first, as multiples of width; empty: doubled at each down-sampling"""
+    kernel: Annotated[Literal[4, 5], Mark.DEFAULT_TO_GROW] = 4
     """side of the strided kernels in pixels"""
-    padding: Literal["symmetric", "same"] = "symmetric"
+    padding: Annotated[Literal["symmetric", "same"], Mark.ANY_IN_TORCH] = "symmetric"  # read with kernel 5 alone
     """kernel 5: torch's and Theano's symmetric padding 2, or TensorFlow's SAME (1 before, 2 after)"""
-    g_last_kernel: Literal[0, 5] = 0
-    """5: G ends in a stride-1 convolution of this side after its last up-sampling; 0: in the last up-sampling"""
-    latent_dim: int = 100
-    """numbers a latent"""
-    latent_law: Literal["normal", "uniform"] = "normal"
-    """N(0, 1) or U(-1, 1)"""
+    g_last_kernel: Annotated[Literal[0, 5], Mark.DEFAULT_TO_GROW] = 0
+    """5: a stride-1 convolution of this side follows G's last up-sampling; 0: none"""
+    latent_dim: Annotated[int, Interval(ge=1, le=4096), Unit("dimensions"), Mark.ANY_IN_TORCH] = 100
+    """dimensions of a latent"""
+    latent_law: Annotated[Literal["normal", "uniform"], Mark.ANY_IN_TORCH] = "normal"
+    """distribution of latents: N(0, 1) or U(-1, 1)"""
     condition: str = ""
-    """attributes of the pictures, as Smiling,Male, that G is asked for and D is told; all: every one they have; empty: none"""
+    """attributes of the images that G and D are conditioned on, as Smiling,Male; all: every one they have; empty: none"""
     head_norm: Literal["channel", "unit", "none"] = "channel"
     """BN (and activation) after G's first layer: per channel, per unit before the reshape, or neither"""
-    g_norm: Literal["batch", "none"] = "batch"
+    g_norm: Annotated[Literal["batch", "none"], Mark.DEFAULT_TO_GROW] = "batch"
     """BN in G's hidden up-samplings"""
-    d_norm: Literal["batch", "spectral", "none"] = "batch"
-    """D's normalisation: BN, never in its first layer; or every layer's weights divided by their largest singular value"""
-    g_modulation: bool = False
-    """BN's gains and biases in G are affine functions of the latent (self-modulation)"""
-    residual: bool = False
-    """each level but G's last adds its input, resized, through a 1x1 convolution"""
-    g_refine: int = 0
-    """blocks of two 3x3 convolutions, in G, that are added to what is next to the image, at half its side; the half of
-    --grow-kimg is trained without"""
-    d_refine: int = 0
-    """the same in D, whose half is then trained without R1 and R2 as well"""
-    image_skips: bool = False
-    """G draws an image at every level and adds them up, each enlarged"""
-    box_kernels: bool = False
-    """kernels are 3x3, made 4x4 by a 2x2 box: enlarging to equal pixels and averaging, at the cost of the plain k4"""
+    d_norm: Annotated[Literal["batch", "spectral", "none"], Mark.DEFAULT_TO_GROW] = "batch"
+    """D's normalisation: BN, never in its first layer; or spectral normalisation of every layer"""
+    g_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
+    """residual blocks (two 3x3 convolutions) in G at half the output resolution; none in the low-resolution stage"""
+    d_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
+    """the same in D; with them the low-resolution stage is trained without R1 and R2"""
     g_smooth: bool = False
-    """G's last up-sampling ends in a blur, 1 2 1 each way: no checkers; its k4 becomes a k6 of as many parameters"""
+    """blur after G's last up-sampling (weights 1 2 1 along each axis), against checkerboard artifacts"""
     minibatch_std: bool = False
-    """D also sees how much its last feature map varies over the batch"""
+    """minibatch standard deviation: D also sees how much its last feature map varies over the batch"""
     g_activation: Literal["relu", "leaky"] = "relu"
     """G's hidden activation; D's is always leaky with slope 0.2"""
     g_output: Literal["tanh", "sigmoid"] = "tanh"
     """tanh: images in [-1, 1]; sigmoid: in [0, 1]"""
-    conv_bias: bool = False
+    conv_bias: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
     """biases in every convolution"""
     g_head_bias: bool = False
     """bias in G's first layer"""
     d_head_bias: bool = False
     """bias in D's last layer"""
-    d_dropout: float = 0.0
-    """share dropped before D's last layer"""
-    init: Literal["normal", "truncated", "glorot", "he"] = "normal"
+    d_dropout: Annotated[ShareBelowOne, Mark.TRAINING_ONLY] = 0.0
+    """dropout rate before D's last layer"""
+    init: Annotated[Literal["normal", "truncated", "glorot", "he"], Mark.TRAINING_ONLY] = "normal"
     """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform; He normal, which keeps the scale"""
-    gamma_init_std: float = 0.0
-    """BN gains start at N(1, this); modulated ones at 1"""
-    bn_momentum: float = 0.9
-    """share of running statistics kept a step (PyTorch counts the other share: 0.1)"""
-    bn_epsilon: float = 1e-5
+    gamma_init_std: Annotated[float, Interval(ge=0, le=10), Mark.TRAINING_ONLY] = 0.0
+    """BN gains are initialised to N(1, this)"""
+    bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
     """added to BN's variance"""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Annotated[Literal["float32", "bfloat16"], Mark.TRAINING_ONLY] = "float32"
     """dtype inside the networks; parameters, statistics, logits and losses stay float32"""
 
     @property
@@ -164,74 +170,69 @@ class Nets:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What D and G pay."""
+    """The losses of D and G, their penalties, and augmentation."""
 
     loss: Literal["bce", "least-squares", "hinge", "wasserstein", "relativistic-average", "relativistic-paired"] = "bce"
     """adversarial loss"""
-    real_label: float = 1.0
-    """target of real images in bce; 0.9 is one-sided smoothing"""
-    gp_weight: float = 0.0
+    real_label: Share = 1.0
+    """target of real images in bce; 0.9 is one-sided label smoothing"""
+    gp_weight: Weight = 0.0
     """weight of the gradient penalty between real and fake (WGAN-GP: 10)"""
-    r1_gamma: float = 0.0
+    r1_gamma: Weight = 0.0
     """weight of R1, the gradient penalty on real images"""
-    r2_gamma: float = 0.0
+    r2_gamma: Weight = 0.0
     """weight of R2, the gradient penalty on fake images"""
-    penalty_every_steps: int = 1
-    """penalties are computed every so many steps, and weigh (and are logged) as many times more"""
-    penalty_noise: float = 0.0
-    """R1 and R2 by what noise of this sd, where white is 1, changes in D's answers: 0.01, say, at a fraction of the time;
-    with BN in D another gamma fits, as what each picture changes in the others' answers counts apart; not judged in bfloat16;
-    0: by the gradient"""
+    penalty_every_steps: Annotated[int, Interval(ge=1, le=10**6), Unit("steps")] = 1
+    """steps between penalties (lazy regularisation); their weight is multiplied by it, also in the logs"""
+    penalty_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01, in a fraction of
+    the time; with BN in D another gamma fits, as each image also changes the logits of the others; not measured in bfloat16;
+    0: exact gradients"""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """differentiable augmentations of all that D sees"""
-    augment_target: float = 0.0
-    """they act with a probability that follows D: it rises while D is right on more than (1 + this) / 2 of real images, and
-    falls while on fewer; 0: they always act"""
-    augment_adapt_kimg: float = 100.0
-    """thousands of images in which that probability can rise from 0 to 1"""
-    augment_most: float = 1.0
-    """what it rises to at most: near 1, augmentations may come to be drawn (arXiv:2006.06676, figure 3)"""
+    """differentiable augmentations of all images that D sees"""
+    augment_target: ShareBelowOne = 0.0
+    """adaptive augmentation: more while D is right on over (1 + this) / 2 of real images, less while on fewer; 0: always"""
+    augment_adapt_kimg: Annotated[float, Interval(gt=0, le=10**9), Unit("thousand images")] = 100.0
+    """thousands of images in which the probability of an adaptive augmentation can rise from 0 to 1"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How the two nets are updated."""
+    """How the two networks are updated."""
 
-    lr: float = 2e-4
-    """Adam's step size for both nets"""
-    d_lr: float | None = None
-    """D's own step size; none: lr"""
-    beta1: float = 0.5
+    lr: Annotated[float, Interval(gt=0, le=1000)] = 2e-4
+    """Adam's learning rate for both networks"""
+    d_lr: Annotated[float | None, Interval(gt=0, le=1000)] = None
+    """D's own learning rate; none: lr"""
+    beta1: ShareBelowOne = 0.5
     """Adam's decay of the first moment"""
-    beta2: float = 0.999
+    beta2: ShareBelowOne = 0.999
     """Adam's decay of the second moment"""
-    adam_eps: float = 1e-8
+    adam_eps: Annotated[float, Interval(ge=0, le=1)] = 1e-8
     """Adam's epsilon"""
     adam_eps_hat: bool = False
     """epsilon beside the uncorrected root, as torch7, TF1 and Keras place it"""
-    lr_warmup_kimg: float = 0.0
-    """step sizes rise evenly from 0 over so many thousand images"""
+    lr_warmup_kimg: Kimg = 0.0
+    """the learning rate rises linearly from 0 over so many thousand images"""
     lr_decay: Literal["none", "linear", "cosine"] = "none"
-    """how step sizes fall to 0 at the run's end: its length is then part of the recipe"""
-    lr_decay_share: float = 1.0
-    """share of the run, at its end, over which they fall"""
-    clip_norm: float = 0.0
-    """longest gradient of a net, in the Euclidean norm; longer ones are cut to it; 0: no limit"""
-    l2: float = 0.0
+    """how the learning rate decays to 0 at the run's end: its length is then part of the recipe"""
+    lr_decay_share: Share = 1.0
+    """share of the run, at its end, over which the learning rate decays"""
+    l2: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     """L2 added to the gradient of every parameter, before Adam"""
     updates: Literal["d-then-g", "alternating"] = "d-then-g"
     """alternating: a batch updates G (even steps) or D (odd steps), as in the paper authors' code"""
-    d_steps: int = 1
-    """D updates a step, each on its own batch (n_critic)"""
-    g_steps: int = 1
-    """G updates a step, on the same latents"""
+    d_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
+    """D's updates in a step, each on its own batch (n_critic)"""
+    g_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
+    """G's updates in a step, on the same latents"""
     g_latents: Literal["new", "same"] = "new"
-    """G's update draws new latents, or reuses D's"""
+    """latents of G's update: new ones, or those of D's update"""
     d_stats_in_g_step: bool = True
     """D's running statistics also follow the fakes of G's update"""
-    ema_half_life_kimg: float = 10.0
-    """half-life of the moving average of G that samples use; 0: G itself"""
-    ema_ramp: float = 0.05
+    ema_half_life_kimg: Kimg = 10.0
+    """half-life of the EMA generator, which samples use, in thousands of images; 0: samples use G itself"""
+    ema_ramp: Annotated[float, Interval(gt=0, le=10**6)] = 0.05
     """at the start the half-life is at most this share of the images shown"""
 
 
@@ -239,42 +240,39 @@ class Optimizer:
 class Output:
     """What the run writes, and when."""
 
-    log_every_steps: int = 10
+    log_every_steps: Annotated[Steps, Mark.RESUMABLE] = 10
     """steps between lines of metrics.jsonl"""
-    save_every_steps: int = 500
+    save_every_steps: Annotated[Steps, Mark.RESUMABLE] = 500
     """steps between checkpoints with their sample grids; the end is always saved"""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Interval(ge=1, le=10**6), Unit("checkpoints"), Mark.RESUMABLE] = 3
     """newest checkpoints kept"""
-    grid_images: int = 64
+    grid_images: Annotated[int, Interval(ge=1, le=4096), Unit("images"), Mark.RESUMABLE] = 64
     """samples in a grid, from the seeds 0, 1, 2 ..."""
-    steps_per_dispatch: int = 0
-    """steps in one call of the compiled program; 0: 1 on CPU, 10 on accelerators"""
-    tensorboard: bool = True
+    tensorboard: Annotated[bool, Mark.RESUMABLE] = True
     """write TensorBoard events"""
-    wandb: str = ""
-    """project at Weights & Biases that the numbers also go to (needs pip install wandb; WANDB_MODE=offline keeps them here);
-    empty: none"""
-    score_every_kimg: float = 0.0
+    wandb: Annotated[str, Mark.RESUMABLE] = ""
+    """project at Weights & Biases for the numbers (pip install wandb; WANDB_MODE=offline keeps them here); empty: none"""
+    score_every_kimg: Annotated[Kimg, Mark.RESUMABLE] = 0.0
     """thousands of images between scores, each with a checkpoint, of which the best is kept; 0: none"""
-    score_by: str = "sliced-wasserstein"
-    """what scores: sliced-wasserstein, FILE.py:FUNCTION of your own, or the FID Inception's weights (.pth, .npz, .safetensors)"""
-    score_count: int = 2000
-    """faces, and real pictures, a score"""
-    score_share: float = 0.05
-    """share of the time that scores may take; one that would pass it is left out"""
+    score_by: Annotated[str, Mark.RESUMABLE] = "sliced-wasserstein"
+    """how to score: sliced-wasserstein, FILE.py:FUNCTION of your own, or FID Inception weights (.pth, .npz, .safetensors)"""
+    score_count: Annotated[int, Interval(ge=2, le=10**9), Unit("images"), Mark.RESUMABLE] = 2000
+    """samples, and as many real images, in a score"""
+    score_share: Annotated[Share, Mark.RESUMABLE] = 0.05
+    """share of the time that scores may take; a score that would exceed it is left out"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
     """What is watched, and what happens when it goes wrong."""
 
-    on_nan: Literal["stop", "rollback"] = "stop"
-    """a NaN or an infinity: stop, or go on from the last checkpoint with other random numbers"""
-    max_rollbacks: int = 3
+    on_nan: Annotated[Literal["stop", "rollback"], Mark.RESUMABLE] = "stop"
+    """after a NaN or an infinity: stop, or continue from the last checkpoint with other random numbers"""
+    max_rollbacks: Annotated[int, Interval(ge=0, le=10**6), Unit("rollbacks"), Mark.RESUMABLE] = 3
     """rollbacks of one run, after which a NaN stops it all the same"""
-    held_out: int = 64
-    """pictures kept from training, to see whether D learns them by heart; a twentieth of the pictures at most"""
-    debug: bool = False
+    held_out: Annotated[int, Interval(ge=0, le=10**6), Unit("images")] = 64
+    """images kept from training, to see whether D memorises the others; a twentieth of the images at most"""
+    debug: Annotated[bool, Mark.RESUMABLE] = False
     """check every step for NaN, name the layer where one comes from, look for PRNG keys used twice and leaked tracers; slow"""
 
 
@@ -296,327 +294,114 @@ class Config:
         return self.data.batch_size * self.optimizer.d_steps
 
 
+class Field(NamedTuple):
+    """What stands beside a field: its group in Config, its type (with markers), its bounds, unit and marks."""
+
+    group: str
+    type: typing.Any
+    bounds: Interval | None
+    unit: str
+    marks: frozenset[Mark]
+
+
+def _list_markers(hint) -> tuple:
+    if typing.get_origin(hint) is Annotated:
+        return (*hint.__metadata__, *_list_markers(hint.__origin__))
+    return _list_markers(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else ()  # a tuple's are each item's
+
+
+def _describe_field(group: str, hint) -> Field:
+    markers = _list_markers(hint)
+    bounds = next((marker for marker in markers if isinstance(marker, Interval)), None)
+    unit = next((marker.unit for marker in markers if isinstance(marker, Unit)), "")
+    return Field(group, hint, bounds, unit, frozenset(marker for marker in markers if isinstance(marker, Mark)))
+
+
 GROUPS = {field.name: field.type for field in dataclasses.fields(Config)}
-GROUP_OF = {field.name: group for group, cls in GROUPS.items() for field in dataclasses.fields(cls)}
-
+FIELDS = {
+    name: _describe_field(group, hint)
+    for group, cls in GROUPS.items()
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items()
+}
 LENGTHS = ("steps", "epochs", "kimg")  # a run has one of them
-
-# May differ between a run and its resumption: lengths extend it, the rest changes no number it computes. (`data` is a place;
-# what lies there is compared by fingerprint. steps_per_dispatch compiles another program, whose last bits may differ.)
-FREE_TO_CHANGE = {
-    "workdir",
-    "name",
-    "steps",
-    "epochs",
-    "kimg",
-    "data",
-    "feed",
-    "strict",
-    "log_every_steps",
-    "save_every_steps",
-    "keep_checkpoints",
-    "grid_images",
-    "tensorboard",
-    "wandb",
-    "coordinator",
-    "processes",
-    "process_id",
-    "on_nan",
-    "max_rollbacks",
-    "debug",
-    "score_every_kimg",
-    "score_by",
-    "score_count",
-    "score_share",
+# Options that are gone, each with the value that does nothing: older runs have them in config.json.
+REMOVED = {
+    "g_modulation": False,
+    "residual": False,
+    "image_skips": False,
+    "box_kernels": False,
+    "bn_momentum": 0.9,
+    "augment_most": 1.0,
+    "clip_norm": 0.0,
+    "steps_per_dispatch": 0,
 }
 
 
-def free_to_change(config: Config) -> set[str]:
-    """The fields in which a resumption of this run may differ from it."""
-    # Step sizes that fall to 0 at the end are a function of the length.
-    return FREE_TO_CHANGE - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
+def list_fields(mark: Mark) -> set[str]:
+    """Names of the fields that have the mark."""
+    return {name for name, field in FIELDS.items() if mark in field.marks}
 
 
-# More than anyone needs, less than what takes all memory or overflows: config.json may come from strangers, flags from slips.
-AT_MOST = {
-    "epochs": 1e9,
-    "kimg": 1e9,
-    "grow_kimg": 1e9,
-    "processes": 2**16,
-    "batch_size": 2**16,
-    "width": 4096,
-    "latent_dim": 4096,
-    "g_refine": 8,
-    "d_refine": 8,
-    "gamma_init_std": 10,
-    "bn_epsilon": 1,
-    "gp_weight": 1e6,
-    "r1_gamma": 1e6,
-    "r2_gamma": 1e6,
-    "lr": 1000,
-    "d_lr": 1000,
-    "adam_eps": 1,
-    "l2": 1000,
-    "penalty_every_steps": 10**6,
-    "penalty_noise": 1,
-    "lr_warmup_kimg": 1e9,
-    "clip_norm": 1e30,
-    "d_steps": 1000,
-    "g_steps": 1000,
-    "ema_half_life_kimg": 1e9,
-    "ema_ramp": 1e6,
-    "log_every_steps": 10**9,
-    "save_every_steps": 10**9,
-    "keep_checkpoints": 10**6,
-    "grid_images": 4096,
-    "steps_per_dispatch": 1000,
-    "max_rollbacks": 10**6,
-    "held_out": 10**6,
-}
-MAX_CONDITIONS = 256
-MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
+def list_resumable_fields(config: Config) -> set[str]:
+    """Names of the fields that a resumed run may change."""
+    # A learning rate that decays to 0 at the end is a function of the length.
+    return list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
 
 
 def replace(config: Config, **changes) -> Config:
     """A copy with the named fields changed, whichever group they are in. Raises KeyError for a name that is no field."""
     groups = {}
     for name, value in changes.items():
-        groups.setdefault(GROUP_OF[name], {})[name] = value
+        groups.setdefault(FIELDS[name].group, {})[name] = value
     return dataclasses.replace(config, **{g: dataclasses.replace(getattr(config, g), **c) for g, c in groups.items()})
 
 
 def flatten(config: Config) -> dict:
     """Field name -> value, in the order of the groups: what config.json holds."""
-    return {
-        field.name: getattr(getattr(config, group), field.name)
-        for group, cls in GROUPS.items()
-        for field in dataclasses.fields(cls)
-    }
+    return {name: getattr(getattr(config, field.group), name) for name, field in FIELDS.items()}
 
 
 def unflatten(values: dict, where: str) -> Config:
-    """The inverse of `flat` for values read from a file; fields the file lacks keep their defaults.
+    """The inverse of `flatten` for values read from a file; fields the file lacks keep their defaults.
 
     Args: values, as json.load gives them; where, the file's name for the message.
-    Raises: UserError for an unknown field or a value of the wrong type.
+    Raises: UserError for an unknown field, a value of the wrong type, or a removed option that was in use.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: holds no fields; restore it from a copy of the run")
-    hints = {name: hint for cls in GROUPS.values() for name, hint in typing.get_type_hints(cls).items()}
     changes = {}
     for name, value in values.items():
-        if name not in hints:
+        if name in REMOVED and value == REMOVED[name]:
+            continue
+        shown = reprlib.repr(value)
+        if name in REMOVED:
+            raise UserError(
+                f"{where}: {name} is {shown}, and this version has only {REMOVED[name]!r}; use the version that wrote it "
+                "(environment.json beside it), or train a new run without this option"
+            )
+        if name not in FIELDS:
             raise UserError(f"{where}: unknown field {reprlib.repr(name)}; it was written by another version or edited by hand")
         value = tuple(value) if isinstance(value, list) else value
-        if not _fits(value, hints[name]):
-            raise UserError(f"{where}: {name} cannot be {reprlib.repr(value)}")
+        if not has_type(value, FIELDS[name].type):
+            raise UserError(f"{where}: {name} cannot be {shown}")
         changes[name] = value
     return replace(Config(), **changes)
 
 
-def _fits(value, hint) -> bool:
+def has_type(value: object, hint: typing.Any) -> bool:
+    """Whether the value is of a field's type, as is and not by conversion; a whole number is also a float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return has_type(value, args[0])
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in args)
     if origin is types.UnionType:
-        return any(_fits(value, choice) for choice in args)
+        return any(has_type(value, choice) for choice in args)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
+        return isinstance(value, tuple) and all(has_type(item, args[0]) for item in value)
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # also of whole numbers too long for a float
     return type(value) is hint
-
-
-def check(config: Config) -> None:
-    """Raises UserError, one line naming the flag and the nearest valid values, where a value is impossible."""
-    nets, data, optimizer, output = config.nets, config.data, config.optimizer, config.output
-
-    def must(ok, flag, value, remedy):
-        if not ok:
-            raise UserError(f"`{flag}` {value}: {remedy}")
-
-    sizes = (16, 32, 64, 128, 256)
-    near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
-    must(nets.size in sizes, "size", nets.size, f"sizes are powers of two from 16 to 256; nearest: {near[0]} or {near[1]}")
-    for group in (config.run, data, nets, config.loss, optimizer, output):
-        for field in dataclasses.fields(group):
-            value = getattr(group, field.name)
-            if isinstance(value, float):
-                must(math.isfinite(value), field.name, value, "give a finite number")
-    for group, names in (
-        (data, ["batch_size"]),
-        (nets, ["width", "latent_dim"]),
-        (optimizer, ["d_steps", "g_steps", "lr", "ema_ramp", "lr_decay_share"]),
-        (config.loss, ["penalty_every_steps", "augment_adapt_kimg"]),
-        (output, ["log_every_steps", "save_every_steps", "keep_checkpoints", "grid_images", "score_share"]),
-    ):
-        for name in names:
-            must(getattr(group, name) > 0, name, getattr(group, name), "must be above 0")
-    must(optimizer.d_lr is None or optimizer.d_lr > 0, "d_lr", optimizer.d_lr, "must be above 0")
-    for name in LENGTHS:
-        value = getattr(config.run, name)
-        must(value is None or value > 0, name, value, "must be above 0")
-    must(0 <= config.run.seed < 2**32, "seed", config.run.seed, "seeds are whole numbers from 0 to 4294967295")
-    given = [name for name in LENGTHS if getattr(config.run, name) is not None]
-    if len(given) != 1:
-        raise UserError(f"a run's length is one of `steps`, `epochs`, `kimg`: {' and '.join(given) or 'none'} given")
-    for group, names in ((nets, ["bn_momentum", "d_dropout"]), (optimizer, ["beta1", "beta2"])):
-        for name in names:
-            must(0 <= getattr(group, name) < 1, name, getattr(group, name), "must be at least 0 and below 1")
-    must(0 < config.loss.real_label <= 1, "real_label", config.loss.real_label, "must be above 0 and at most 1")
-    for group, names in (
-        (config.loss, ["gp_weight", "r1_gamma", "r2_gamma", "penalty_noise"]),
-        (nets, ["gamma_init_std", "bn_epsilon", "g_refine", "d_refine"]),
-        (optimizer, ["l2", "adam_eps", "ema_half_life_kimg", "lr_warmup_kimg", "clip_norm"]),
-        (output, ["steps_per_dispatch", "score_every_kimg"]),
-    ):
-        for name in names:
-            must(getattr(group, name) >= 0, name, getattr(group, name), "must not be negative")
-    for name, most in AT_MOST.items():
-        value = getattr(getattr(config, GROUP_OF[name]), name)
-        must(value is None or value <= most, name, value, f"must be at most {most:,.0f}")
-    must(len(set(config.loss.augment)) == len(config.loss.augment), "augment", " ".join(config.loss.augment), "name each once")
-    target = config.loss.augment_target
-    must(0 <= target < 1, "augment_target", target, "must be at least 0 and below 1")
-    must(config.loss.augment or not target, "augment_target", target, "needs `augment`")
-    must(
-        not config.loss.augment or config.nets.g_output == "tanh",
-        "augment",
-        " ".join(config.loss.augment),
-        "is made for images in [-1, 1]: needs `g_output` tanh",
-    )
-    most = config.loss.augment_most
-    must(0 < most <= 1, "augment_most", most, "must be above 0 and at most 1")
-    must(target or most == 1, "augment_most", most, "needs `augment_target`")
-    alternating = optimizer.updates == "alternating"
-    one_each = optimizer.d_steps == optimizer.g_steps == 1
-    must(one_each or not alternating, "updates", "alternating", "needs `d_steps` 1 `g_steps` 1")
-    must(optimizer.g_latents == "new" or not alternating, "g_latents", "same", "a batch has its own with `updates` alternating")
-    decays = optimizer.lr_decay != "none"
-    must(optimizer.lr_decay_share <= 1, "lr_decay_share", optimizer.lr_decay_share, "must be at most 1, the whole run")
-    must(
-        decays or optimizer.lr_decay_share == 1,
-        "lr_decay_share",
-        optimizer.lr_decay_share,
-        "needs `lr_decay` linear or cosine; without, give `lr_decay_share` 1",
-    )
-    asked = nets.conditions
-    must(all(asked) and len(set(asked)) == len(asked), "condition", nets.condition, "name each once, with commas between")
-    must(len(asked) <= MAX_CONDITIONS, "condition", f"of {len(asked)} attributes", f"give {MAX_CONDITIONS} at most")
-    penalised = config.loss.gp_weight or config.loss.r1_gamma or config.loss.r2_gamma
-    every = config.loss.penalty_every_steps
-    must(penalised or every == 1, "penalty_every_steps", every, "needs `r1_gamma`, `r2_gamma` or `gp_weight`")
-    noise = config.loss.penalty_noise
-    must(not noise or config.loss.r1_gamma or config.loss.r2_gamma, "penalty_noise", noise, "needs `r1_gamma` or `r2_gamma`")
-    must(noise == 0 or noise >= 1e-3, "penalty_noise", noise, "must be 0 or at least 0.001: less drowns in float32's rounding")
-    must(every == 1 or not alternating, "penalty_every_steps", every, "counts steps, of which `updates` alternating gives D half")
-    _check_growth(config, must)
-    must(
-        not (nets.g_refine and nets.g_last_kernel),
-        "g_refine",
-        nets.g_refine,
-        "is of a G that ends in an up-sampling; give `g_last_kernel` 0",
-    )
-    must(
-        not (nets.d_refine and nets.d_norm == "spectral"),
-        "d_refine",
-        nets.d_refine,
-        "its blocks begin as zeros, which `d_norm` spectral would divide by their size; give `d_norm` batch or none",
-    )
-    must(
-        not (nets.g_smooth and nets.g_last_kernel),
-        "g_smooth",
-        nets.g_smooth,
-        "blurs the last up-sampling, which `g_last_kernel` follows",
-    )
-    must(nets.kernel == 4 or not nets.box_kernels, "box_kernels", nets.box_kernels, "needs `kernel` 4")
-    smooth = config.loss.real_label
-    must(smooth == 1 or config.loss.loss == "bce", "real_label", smooth, f"only `loss` bce reads it, not {config.loss.loss}")
-    levels = int(math.log2(nets.size // nets.base_px))
-    must(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
-    has_bn = nets.head_norm != "none" or (nets.g_norm == "batch" and levels > 1)
-    must(has_bn or not nets.g_modulation, "g_modulation", nets.g_modulation, "modulates G's BN, of which there is none")
-    for name, want in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
-        multipliers = getattr(nets, name)
-        must(
-            not multipliers or (len(multipliers) == want and min(multipliers) > 0),
-            name,
-            " ".join(map(str, multipliers)),
-            f"{nets.size} px from {nets.base_px} px takes {want} positive numbers; give them with `size`",
-        )
-    for multipliers in (nets.g_multipliers, nets.d_multipliers):
-        widest = max(multipliers, default=2 ** (levels - 1))
-        must(
-            nets.width * widest <= MAX_CHANNELS,
-            "width",
-            nets.width,
-            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give `width` "
-            f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers",
-        )
-    if nets.g_last_kernel and not nets.g_multipliers:
-        raise UserError(f"`g_last_kernel` {nets.g_last_kernel}: needs `g_multipliers`")
-    must(output.score_count > 1, "score_count", output.score_count, "must be at least 2")
-    must(output.score_share <= 1, "score_share", output.score_share, "must be at most 1")
-    run = config.run
-    address = re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
-    must(
-        run.coordinator in ("", "auto") or address,
-        "coordinator",
-        run.coordinator,
-        "give address:port, such as 10.0.0.1:1234, or auto",
-    )
-    must(run.processes > 0, "processes", run.processes, "must be above 0")
-    must(0 <= run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
-    by_hand = run.coordinator not in ("", "auto")
-    must(by_hand or run.processes == 1, "processes", run.processes, "needs `coordinator` address:port")
-    must(not by_hand or run.processes > 1, "processes", run.processes, "a `coordinator` needs at least 2")
-    must(
-        not re.search("[/\0]", run.name) and run.name not in (".", ".."),
-        "name",
-        run.name,
-        "a name is one folder inside `workdir`, without /",
-    )
-
-
-def _check_growth(config, must):
-    grow, nets = config.run.grow_kimg, config.nets
-    must(grow >= 0, "grow_kimg", grow, "must be 0 or more")
-    if not grow:
-        return
-    plainly = "give `grow_kimg` 0 to begin at the full size"
-    must(
-        nets.size >= 32 and nets.size // 2 > nets.base_px,
-        "grow_kimg",
-        grow,
-        f"half of `size` {nets.size} is too small; {plainly}",
-    )
-    must(not config.run.start, "grow_kimg", grow, "with `start` the networks are there already: give `grow_kimg` 0")
-    for name, plain in AS_GROWN.items():
-        value = getattr(nets, name)
-        only = "empty" if plain == () else plain
-        must(value == plain, "grow_kimg", grow, f"grows networks whose {name} is {only}, not {value}; {plainly}")
-    must(
-        nets.width >= 2 * nets.channels,
-        "grow_kimg",
-        grow,
-        f"needs `width` {2 * nets.channels} at least, as colours pass in pairs; or {plainly}",
-    )
-
-
-# What gan/progressive.py knows how to put a layer around.
-AS_GROWN = {
-    "kernel": 4,
-    "g_norm": "batch",
-    "d_norm": "batch",
-    "g_modulation": False,
-    "residual": False,
-    "image_skips": False,
-    "box_kernels": False,
-    "conv_bias": False,
-    "g_last_kernel": 0,
-    "g_multipliers": (),
-    "d_multipliers": (),
-}
 
 
 def count_total_steps(config: Config, image_count: int) -> int:

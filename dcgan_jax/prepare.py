@@ -8,15 +8,18 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
+from dcgan_jax.arguments import fill_flags
 from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
-from dcgan_jax.data import download
-from dcgan_jax.data.pack import get_cache_dir, pack_images
+from dcgan_jax.config_rules import check_config
+from dcgan_jax.data import download as downloads
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 
@@ -49,33 +52,69 @@ class Prepare:
     """stop at the first picture that cannot be read"""
 
 
+class Prepared(NamedTuple):
+    """A pack of images, and what was found while it was made."""
+
+    data: str  # what training takes as its `data`
+    kind: str  # of the source
+    name: str
+    split: str
+    images: np.ndarray  # (N, S, S, C) uint8, a memory map
+    index: dict  # the pack's: counts, crop, attributes
+    path: Path
+    preview: Path  # a sheet of some images
+
+
 def main() -> int:
     ask = cli.parse_flags(Prepare, sys.argv[1:], prog="python -m dcgan_jax.prepare")
+    print("\n".join(describe(prepare(**vars(ask)), is_download=bool(ask.download))))
+    return 0
+
+
+def prepare(
+    data: str | Path = "",
+    download: Literal["", "article", "celeba"] = "",
+    url: str = "",
+    sha256: str = "",
+    to: str | Path = "",
+    size: int = 64,
+    channels: Literal[1, 3] = 3,
+    split: Split = "all",
+    crop: Crop = "centre",
+    strict: bool = False,
+) -> Prepared:
+    """Packs images for training, downloaded or not. The arguments are the command's flags: see `Prepare`. Raises: UserError."""
+    ask = fill_flags(Prepare, locals())
     _check_flags(ask)
-    configuration.check(configuration.replace(Config(), size=ask.size, steps=1))
-    data = _download(ask) if ask.download else ask.data
-    source = open_source(data, ask.split)
+    check_config(configuration.replace(Config(), size=ask.size, steps=1))
+    place = _download(ask) if ask.download else ask.data
+    source = open_source(place, ask.split)
     packed = pack_images(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)
-    index = packed.index
     preview = packed.path / "preview.png"
     # Spread over the whole set: its beginning may be one person, or one class.
-    shown = packed.images[np.linspace(0, index["count"] - 1, min(SHOWN, index["count"])).astype(int)]
+    count = packed.index["count"]
+    shown = packed.images[np.linspace(0, count - 1, min(SHOWN, count)).astype(int)]
     try:
         figures.save_grid(preview, shown)
     except OSError as fault:
         raise UserError(f"{preview}: {fault.strerror}; the pack is good, or set DCGAN_JAX_CACHE to another folder") from None
-    print(f"{source.kind}: {source.name}, split {source.split}")
-    print(
-        f"  {index['count']:,} pictures packed at {ask.size} px, {ask.channels} channels, crop {index['crop']}, "
-        f"{packed.images.nbytes / 1e6:,.1f} MB"
-    )
-    print(f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored")
+    return Prepared(place, source.kind, source.name, source.split, packed.images, packed.index, packed.path, preview)
+
+
+def describe(found: Prepared, is_download: bool) -> list[str]:
+    """Lines for people."""
+    index, images = found.index, found.images
+    lines = [
+        f"{found.kind}: {found.name}, split {found.split}",
+        f"  {index['count']:,} pictures packed at {images.shape[1]} px, {images.shape[3]} channels, crop {index['crop']}, "
+        f"{images.nbytes / 1e6:,.1f} MB",
+        f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored",
+    ]
     if index["attributes"]:
-        print(f"  {len(index['attributes'])} attributes: {make_printable(', '.join(index['attributes'][:8]), 200)} ...")
-    print(f"  pack {packed.path}\n  look at {preview}")
-    if ask.download:
-        print(f"  train on it with --data {shlex.quote(data)}")
-    return 0
+        names = make_printable(", ".join(index["attributes"][:8]), 200)
+        lines.append(f"  {len(index['attributes'])} attributes: {names} ...")
+    lines += [f"  pack {found.path}", f"  look at {found.preview}"]
+    return lines + ([f"  train on it with --data {shlex.quote(found.data)}"] if is_download else [])
 
 
 def _check_flags(ask: Prepare) -> None:
@@ -96,13 +135,13 @@ def _check_flags(ask: Prepare) -> None:
 def _download(ask: Prepare) -> str:
     """The --data value of what --download asks for, which is there then. Raises: UserError."""
     if ask.download == "celeba" and not ask.url:
-        return download.prepare_with_tfds()
-    file = download.PUBLISHED[ask.download]
+        return downloads.prepare_with_tfds()
+    file = downloads.PUBLISHED[ask.download]
     if ask.url:
         file = file._replace(url=ask.url)
     if ask.sha256:  # another file than the published one, as who asks knows
         file = file._replace(sha256=ask.sha256.lower().replace("none", ""), size_bytes=0)
-    return str(download.download_file(file, Path(ask.to) if ask.to else get_cache_dir() / "downloads"))
+    return str(downloads.download_file(file, Path(ask.to) if ask.to else get_cache_dir() / "downloads"))
 
 
 def entry() -> None:

@@ -1,9 +1,9 @@
 """Recipes: each a short difference from the default, with its source.
 
-Facts are from the sources' own files, read at the commits named. What a preset does not reproduce is said in its docstring.
-All of them sample from an average of G (`ema_half_life_kimg`) with recalibrated statistics, where the originals sample G
-itself with batch statistics (newmu, soumith, torch64, torch-tutorial) or running ones: --ema-half-life-kimg 0 comes close.
-Last partial batches of an epoch are dropped. Lengths are the published ones, unless said.
+Facts are from the sources' own files, read at the commits named. A docstring says what its preset does not reproduce.
+All presets sample from an EMA generator (`ema_half_life_kimg`) with recalibrated statistics. The originals sample G itself,
+with batch statistics (newmu, soumith, torch64, torch-tutorial) or running ones; --ema-half-life-kimg 0 comes close.
+The last partial batch of an epoch is dropped. Lengths are the published ones, unless the docstring says otherwise.
 """
 
 from dcgan_jax.config import Config, flatten, replace
@@ -39,7 +39,7 @@ def newmu() -> Config:
     """The paper authors' faces network: Newmu/dcgan_code ee12b2d, faces/train_uncond_dcgan.py.
 
     A batch updates either G or D, so each net sees half an epoch. Not reproduced: its private faces, its hdf5's centre cut
-    of 128 px pictures, samples by batch statistics (it keeps no running ones), b1's decay by 1e-8 a step.
+    of 128 px images, samples by batch statistics (it keeps no running ones), b1's decay by 1e-8 a step.
     """
     return replace(
         Config(),
@@ -67,7 +67,7 @@ def torch64() -> Config:
 def soumith() -> Config:
     """dcgan.torch 6eaac63, main.lua: torch64's networks, Adam's epsilon beside the root, off-centre crop, flips.
 
-    Not reproduced: epochs drawn with replacement, the loader's random 64 px window of the picture blown up to 96 (its author
+    Not reproduced: epochs drawn with replacement, the loader's random 64 px window of the image enlarged to 96 (its author
     advises against it for aligned faces, issue 2), and G's gradient through D's outputs from before D's update.
     """
     return replace(torch64(), preset="soumith", crop="soumith", flip=True, adam_eps_hat=True, d_stats_in_g_step=False)
@@ -143,12 +143,12 @@ def torch32() -> Config:
 
 
 def torch128() -> Config:
-    """torch64's recipe grown to 128 px by hand: 1,024 channels at 4 px."""
+    """torch64's recipe enlarged to 128 px by hand: 1,024 channels at 4 px."""
     return replace(torch64(), preset="torch128", size=128)
 
 
 def modern32() -> Config:
-    """A taste of later recipes with the article's networks: a relativistic average loss, mirrored images, twice the step size.
+    """The article's networks with later ideas: a relativistic average loss, mirrored images, twice the learning rate.
 
     Source of the loss: arXiv:1807.00734 (RaSGAN). Chosen by measurement from three tries, the other two a D without BN under
     relativistic pairs, R1, R2 and DiffAugment (experiments/RESULTS.md). 30 epochs, as students train `article`.
@@ -157,7 +157,7 @@ def modern32() -> Config:
 
 
 def best32() -> Config:
-    """Our own: what draws the best faces in some minutes of a CPU, found by ablations (docs/quality.md, experiments/RESULTS.md).
+    """Our own: the best samples after some minutes on a CPU, found by ablations (docs/quality.md, experiments/RESULTS.md).
 
     `article` with the changes below, each with its Frechet distance before and after it; of one seed, noise about three.
     """
@@ -171,23 +171,23 @@ def best32() -> Config:
         minibatch_std=True,  # 67.8 -> 56.6
         lr=5e-4,  # of 1e-3: 67.8 -> 57.7
         d_lr=1e-3,  # 72.6 -> 58.9 at width 48, 47.5 -> 44.5 at 64
-        g_latents="same",  # a fifth less time a step; what it does to faces was not judged alone
-        flip=True,  # 98.7 -> 96.7 after ten epochs, which is noise: twice the pictures for longer runs
+        g_latents="same",  # a fifth less time per step; its effect on samples was not measured alone
+        flip=True,  # 98.7 -> 96.7 after ten epochs, which is noise: twice the images for longer runs
         augment=("color", "translation", "cutout"),
         augment_target=0.8,
         augment_adapt_kimg=100.0,  # 45.9 -> 41.2, once D overfits
         lr_decay="linear",
         lr_decay_share=1 / 3,  # 39.7 -> 33.8 after 860,000 images
         ema_half_life_kimg=100.0,
-        ema_ramp=0.1,
-    )  # with that 33.1 -> 32.0 after 900,000, without it 39.2 -> 34.1 after 700,000
+        ema_ramp=0.1,  # with lr_decay 33.1 -> 32.0 after 900,000 images, without it 39.2 -> 34.1 after 700,000
+    )
 
 
 def best64() -> Config:
-    """`best32` grown to 64 px: 600,000 images at 32 px, then a layer more, whose output is blurred so that it draws no checkers.
+    """`best32` grown to 64 px: 600,000 images at 32 px, then one more layer, with a blur against checkerboard artifacts.
 
-    A third of `torch64`'s parameters. It ends where one seed's faces, on 10,000 pictures, no longer get better; another's
-    still do (--score-every-kimg keeps the best). What each line is worth: docs/quality.md.
+    A third of `torch64`'s parameters. It ends where the samples of one seed, on 10,000 images, stop improving; those of another
+    still improve (--score-every-kimg keeps the best). What each line contributes: docs/quality.md.
     """
     return replace(
         best32(),
@@ -197,17 +197,17 @@ def best64() -> Config:
         g_smooth=True,
         save_every_steps=500,  # as by default: a step takes more than twice as long as best32's
         g_refine=3,
-        d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, of one in both; 60.0 of two; D wins sooner with it
+        d_refine=1,  # 71.6 -> 64.7 after 80,000 images at 64 px, with one in both; 60.0 with two; D wins sooner with them
         r1_gamma=0.002,
-        penalty_noise=0.01,  # two in both, other halves: 64.7 -> 55.2 after 160,000; nothing after 80,000
-        grow_kimg=600.0,  # where the half stood still with a short average: 38.7, and 39.2 after 700; 900 was no better at 64 px
+        penalty_noise=0.01,  # two in both, other low-resolution stages: 64.7 -> 55.2 after 160,000; nothing after 80,000
+        grow_kimg=600.0,  # the low-resolution stage stopped improving (short EMA): 38.7, 39.2 after 700; 900 no better at 64 px
         kimg=160.0,  # 54.2 after 120 and 55.6 after 160; 66.0 and 58.4 with seed 1; clocked 54.2
         lr_decay="none",
-        lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of falling, at width 48
+        lr_decay_share=1.0,  # 81.5 -> 82.0 in 150 kimg of decay, at width 48
         ema_half_life_kimg=200.0,
         ema_ramp=0.4,  # 78.0 -> 67.9 after 120,000 images at 64 px
-        lr_warmup_kimg=4.0,
-    )  # while Adam, which begins anew, has no averages yet; not judged alone
+        lr_warmup_kimg=4.0,  # while Adam, which starts again, has no averages yet; not measured alone
+    )
 
 
 PRESETS = {
@@ -235,6 +235,6 @@ PLACES = ("workdir", "name")
 
 def compare_with_preset(config: Config) -> dict[str, tuple]:
     """Field -> (the value of the preset that the run names, the run's own), of those that differ. Empty for an unknown preset."""
-    its = flatten(config)
-    preset = flatten(PRESETS[config.run.preset]) if config.run.preset in PRESETS else its
-    return {name: (preset[name], value) for name, value in its.items() if value != preset[name] and name not in PLACES}
+    values = flatten(config)
+    preset = flatten(PRESETS[config.run.preset]) if config.run.preset in PRESETS else values
+    return {name: (preset[name], value) for name, value in values.items() if value != preset[name] and name not in PLACES}

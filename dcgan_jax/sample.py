@@ -11,7 +11,9 @@ import numpy as np
 from dcgan_jax import cli, files
 from dcgan_jax.api import load
 from dcgan_jax.config import SEEDS, UserError
-from dcgan_jax.run import figures
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.run import backend, figures
+from dcgan_jax.seeds import MAX_SEEDS, parse_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +42,10 @@ def main() -> int:
     out = Path(ask.out)
     if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
         raise UserError(f"`out` {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
-    run = Path(ask.run)
-    wanted = cli.parse_condition(ask.condition)
-    gan = load(run, ask.step)
-    images = gan.sample(seeds, wanted)
+    condition = cli.parse_condition(ask.condition)
+    backend.start_backend(get_cache_dir())
+    gan = load(ask.run, ask.step)
+    images = gan.sample(seeds, condition)
     try:
         write_images(out, images, seeds)
     except OSError as fault:
@@ -68,10 +70,10 @@ def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
 
 def list_seeds(ask: Sample) -> np.ndarray:
     """(N,) uint32 from --seeds, or from --count and --seed. Raises UserError."""
-    if not 0 < ask.count <= cli.MAX_SEEDS:
-        raise UserError(f"`count` {ask.count}: give 1 to {cli.MAX_SEEDS:,}")
+    if not 0 < ask.count <= MAX_SEEDS:
+        raise UserError(f"`count` {ask.count}: give 1 to {MAX_SEEDS:,}")
     if ask.seeds:
-        return cli.parse_seeds(ask.seeds, "seeds")
+        return parse_seeds(ask.seeds, "seeds")
     if not 0 <= ask.seed <= SEEDS - ask.count:
         raise UserError(f"`seed` {ask.seed}: seeds, `count` of them from here, are whole numbers from 0 to {SEEDS - 1}")
     return np.arange(ask.seed, ask.seed + ask.count, dtype=np.uint32)

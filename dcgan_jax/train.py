@@ -11,7 +11,8 @@ import jax
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config
-from dcgan_jax.data.pack import get_cache_dir
+from dcgan_jax.config_rules import check_config
+from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import backend, distributed, observe, recover, setup
 from dcgan_jax.run.logs import NonFiniteError
@@ -39,7 +40,7 @@ def main() -> int:
 def train(config: Config) -> TrainResult:
     """Trains from the start, or from the newest checkpoint, to the end or a signal. Raises: UserError."""
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
-    configuration.check(config)
+    check_config(config)
     with backend.configured(get_cache_dir(), debug=config.guard.debug):
         distributed.join_processes(config.run)
         if config.data.data == "drawn" and distributed.is_first_process():

@@ -24,6 +24,7 @@ import numpy as np
 
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config, replace
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
@@ -31,7 +32,7 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images
 from dcgan_jax.gan.state import count_parameters, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import distributed, figures
 
 BASES = {"base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True)}
@@ -51,10 +52,6 @@ ROWS = {
             "lr falls, linear": {"lr_decay": "linear"},
             "hinge, spectral norm": SPECTRAL | {"loss": "hinge"},
             "spectral norm": SPECTRAL,
-            "G modulated": {"g_modulation": True},
-            "residual": {"residual": True},
-            "image skips": {"image_skips": True},
-            "box kernels": {"box_kernels": True},
             "minibatch std": {"minibatch_std": True},
             "D without BN, R1 0.1": NO_BN | {"r1_gamma": 0.1},
             "D without BN, R1 1": NO_BN | {"r1_gamma": 1.0},
@@ -107,7 +104,6 @@ ROWS = {
             "batch 16": {"batch_size": 16, "lr": 5e-4},
             "ema 30": {"ema_half_life_kimg": 30.0},
             "normal latents": {"latent_law": "normal"},
-            "residual": {"residual": True},
             "dropout 0.3": {"d_dropout": 0.3},
             "color": {"augment": ("color",)},
         },
@@ -123,13 +119,11 @@ ROWS = {
             "D half as wide": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 550.0},
             "hinge, spectral norm": SPECTRAL | {"loss": "hinge", "kimg": 400.0},
             "color": {"augment": ("color",)},
-            "residual": {"residual": True, "kimg": 340.0},
             "R1 0.1, every 8 steps": {"r1_gamma": 0.1, "penalty_every_steps": 8, "kimg": 320.0},
             "ema 20": {"ema_half_life_kimg": 20.0},
             "beta2 0.99": {"beta2": 0.99},
             "width 96": {"width": 96, "kimg": 180.0},
             "batch 64": {"batch_size": 64, "kimg": 400.0},
-            "G modulated": {"g_modulation": True},
             "same latents not": {"g_latents": "new", "kimg": 300.0},
         },
     ),
@@ -145,7 +139,6 @@ ROWS = {
             "batch 16": {"batch_size": 16, "kimg": 290.0},
             "width 32": {"width": 32, "kimg": 500.0},
             "dropout 0.3": {"d_dropout": 0.3},
-            "residual": {"residual": True, "kimg": 300.0},
             "beta2 0.99": {"beta2": 0.99},
             "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
             "d_lr 2e-3": {"d_lr": 2e-3},
@@ -294,7 +287,7 @@ def main():
             for name, changes in rows.items():
                 config = replace(BASES[base], **changes, seed=seed)
                 config = replace(config, kimg=ask.kimg) if ask.kimg else config
-                configuration.check(config)
+                check_config(config)
                 if (not ask.only or name in ask.only) and (recipe(config), ask.count) not in done:
                     asked.append((base, name, config))
     k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)

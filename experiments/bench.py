@@ -40,7 +40,7 @@ def bare(arguments: list[str]) -> None:
     import numpy as np
 
     from dcgan_jax import cli
-    from dcgan_jax.data.pack import get_cache_dir
+    from dcgan_jax.data.cache import get_cache_dir
     from dcgan_jax.gan.state import init_state
     from dcgan_jax.gan.step import make_train_steps
     from dcgan_jax.run import backend, checkpoints, distributed
@@ -71,9 +71,10 @@ def bare(arguments: list[str]) -> None:
 
 
 def loop(arguments: list[str]) -> None:
-    """The whole of train.train: its feed is held at the turns."""
-    from dcgan_jax import cli, train
+    """The whole of dcgan_jax.train: its feed is held at the turns."""
+    from dcgan_jax import cli
     from dcgan_jax.data import batches
+    from dcgan_jax.train import train
 
     real_feed = batches.gather_batches
     answers = os.fdopen(os.dup(1), "w")
@@ -96,7 +97,7 @@ def loop(arguments: list[str]) -> None:
             yield batch
 
     batches.gather_batches = held
-    train.train(cli.parse_config(arguments))
+    train(cli.parse_config(arguments))
 
 
 def peak_bytes() -> int:

@@ -32,7 +32,7 @@ from dcgan_jax.config import LENGTHS
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
 
 SAME = ("flags", "seed", "minutes", "count", "recipe")  # a row that agrees in these is there already

@@ -7,6 +7,7 @@ this project's own program. Faces a second are of batches of 64, medians of roun
 """
 
 import argparse
+import importlib
 import statistics
 import tempfile
 import time
@@ -16,7 +17,8 @@ import numpy as np
 
 import dcgan_jax
 from dcgan_jax.config import UserError
-from dcgan_jax.export import __main__
+from dcgan_jax.export import STORES, Export
+from dcgan_jax.export.comparison import compare_with_checkpoint
 
 AT_ONCE = 64
 
@@ -31,18 +33,18 @@ def main() -> None:
     of = None if labels is None else labels.astype(np.float32)
     rows, draws = {}, {"checkpoint": lambda: np.asarray(gan.images(latents, labels))}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, stores in __main__.STORES.items():
+        for kind, stores in STORES.items():
             for weights in stores if kind != "web" else ():
                 name = f"{kind} {weights}"
                 place = Path(folder) / name
                 place.mkdir()
-                wanted = __main__.Export(run=ask.run, format=kind, out=str(place), weights=weights)
+                wanted = Export(run=ask.run, format=kind, out=str(place), weights=weights)
                 try:
-                    file, draw, _ = __main__.WRITERS[kind](wanted, gan, place)
+                    file, draw, _ = importlib.import_module(f"dcgan_jax.export.{kind}").write(gan, place, wanted)
                 except UserError as fault:
                     print(f"{name}: {fault}")
                     continue
-                rows[name] = __main__.measure_export(gan, draw) | {"bytes": file.stat().st_size}
+                rows[name] = compare_with_checkpoint(gan, draw)._asdict() | {"bytes": file.stat().st_size}
                 draws[name] = lambda draw=draw: draw(latents, of)
         spent_s = {name: [] for name in draws}
         for _ in range(ask.rounds + 1):  # the first compiles

@@ -29,7 +29,8 @@ import numpy as np
 
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import get_cache_dir, pack_images
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.gan.step import make_train_steps

@@ -34,13 +34,16 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dcgan_jax import cli, evaluate, prepare, presets, sample
+from dcgan_jax import cli, presets, sample
 from dcgan_jax import config as configuration
 from dcgan_jax.config import Config, UserError
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.evaluate import Evaluate
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, figures, logs, workdir
+from dcgan_jax.prepare import Prepare
+from dcgan_jax.prepare import main as prepare_images
+from dcgan_jax.run import checkpoints, checksums, figures, logs, workdir
 
 LIMIT_S, LIMIT_MB = 30.0, 2048
 
@@ -211,7 +214,7 @@ def _written(valid, edits) -> bytes:
 
 def command_lines(cls) -> st.SearchStrategy[bytes]:
     """Lists of a verb's own flags, misspelt ones and bare words, each with any value, as JSON."""
-    flags = sorted(cli._flags(cls)) + ["sise", "", "help", "run.seed", "h"]
+    flags = sorted(cli._list_flags(cls)) + ["sise", "", "help", "run.seed", "h"]
     values = st.one_of(
         _one([*map(str, NUMBERS), *TEXTS]),
         st.integers(-5, 300).map(str),
@@ -398,7 +401,7 @@ def _index(home):
         shutil.copytree(kept, file.parent, dirs_exist_ok=True)
         file.write_bytes(payload)
         with mock.patch.object(sys, "argv", ["prepare", "--data", str(folder), "--size", "16", "--crop", "torch"]):
-            prepare.main()
+            prepare_images()
 
     return Reader(file.read_bytes(), harmed_json(valid), read)
 
@@ -478,13 +481,13 @@ def _run(home) -> dict[str, Reader]:
 def _checkpoint(run, shapes, replaced):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    seal = folder / checkpoints.FILES
+    seal = folder / checksums.FILES
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def read():  # as drawing does, and as a training does
         with contextlib.suppress(UserError):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
-        with contextlib.suppress(checkpoints.CorruptCheckpointError):
+        with contextlib.suppress(checksums.CorruptCheckpointError):
             checkpoints.restore(folder, like)
 
     def restored():
@@ -525,16 +528,16 @@ def _sealed(content):
         items = json.loads(content)
     except (ValueError, RecursionError):
         return content
-    return json.dumps({"items": items, "sha256": checkpoints._digest_of_json(items)}).encode()
+    return json.dumps({"items": items, "sha256": checksums.digest_json(items)}).encode()
 
 
-def _flags(verb, cls):
+def _flags(cls):
     def read(payload):
         ask = cli.parse_flags(cls, json.loads(payload))
-        if verb is sample:
+        if cls is sample.Sample:
             sample.list_seeds(ask)
 
-    return Reader(b'["--run", "runs"]' if verb is not prepare else b'["--data", "drawn"]', command_lines(cls), read)
+    return Reader(b'["--run", "runs"]' if cls is not Prepare else b'["--data", "drawn"]', command_lines(cls), read)
 
 
 _seeds = st.one_of(
@@ -558,9 +561,9 @@ READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a
         for name in ("config.json", "data.json", "environment.json", "metrics.jsonl", "checkpoint")
     },
     "train flags": lambda _: Reader(b"[]", command_lines(Config), lambda payload: cli.parse_config(json.loads(payload))),
-    "sample flags": lambda _: _flags(sample, sample.Sample),
-    "evaluate flags": lambda _: _flags(evaluate, evaluate.Evaluate),
-    "prepare flags": lambda _: _flags(prepare, prepare.Prepare),
+    "sample flags": lambda _: _flags(sample.Sample),
+    "evaluate flags": lambda _: _flags(Evaluate),
+    "prepare flags": lambda _: _flags(Prepare),
     "seeds": lambda _: Reader(
         b'"1,5-7"',
         _seeds.map(lambda text: json.dumps(text).encode()),

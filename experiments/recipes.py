@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dcgan_jax.cli import parse_config
-from dcgan_jax.data.batches import count_trained_on
+from dcgan_jax.data.batches import count_training_images
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 
@@ -44,7 +44,7 @@ def main():
     flags = ["--workdir", ask.workdir, "--name", ask.name or ask.preset, "--preset", ask.preset, "--data", ask.data, *extra]
     config = parse_config([*flags, "--epochs", "1"])
     packed = pack_images(open_source(ask.data), size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    steps_an_epoch = count_trained_on(len(packed.images), config.guard.held_out) // config.images_per_step
+    steps_an_epoch = count_training_images(len(packed.images), config.guard.held_out) // config.images_per_step
     every = int(np.gcd.reduce(ask.epochs)) * steps_an_epoch
     subprocess.run(
         [

@@ -5,7 +5,7 @@
 Trains --preset on the last --pictures of the set three times: without augmentations, with ones that always act, and with ones
 whose probability follows D, in the preset's own way where it has one; then scores --count faces of each against the first
 --count pictures of the set, which none was trained on, and tells how much nearer faces are to training pictures than to others
-(dcgan_jax.quality.scores.memorisation, in pixels).
+(dcgan_jax.quality.memorisation, in pixels).
 """
 
 import argparse
@@ -19,9 +19,8 @@ from dcgan_jax.config import replace
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.quality.scores import measure_memorisation
+from dcgan_jax.quality.memorisation import measure_memorisation
 
-UNBOUND = {"augment_target": 0.0, "augment_most": 1.0}
 ADAPTIVE = {"augment": ALL, "augment_target": 0.8, "augment_adapt_kimg": 100.0}
 
 
@@ -43,8 +42,8 @@ def main():
     if base.run.grow_kimg:
         parser.error(f"--preset {ask.preset} grows, and this trains at one size: take another")
     ways = {
-        "none": {"augment": (), **UNBOUND},
-        "always": {"augment": ALL, **UNBOUND},
+        "none": {"augment": (), "augment_target": 0.0},
+        "always": {"augment": ALL, "augment_target": 0.0},
         "adaptive": {} if base.loss.augment_target else ADAPTIVE,
     }
     images = pack_images(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images

@@ -20,32 +20,18 @@ WAYS = {preset: tiny(preset) for preset in PRESETS} | {
     f"{preset}, {name}": tiny(preset, **changes)
     for preset in ("article", "torch64")
     for name, changes in {
-        "modulated": {"g_modulation": True},
-        "residual": {"residual": True},
-        "skips": {"image_skips": True},
         "refined": {"g_refine": 2},
-        "boxed": {"box_kernels": True, "conv_bias": True},
         "smooth": {"g_smooth": True},
-        "boxed smooth": {"box_kernels": True, "g_smooth": True},
         "k5 smooth": {"kernel": 5, "g_smooth": True},
         "unit": {"head_norm": "unit", "g_head_bias": True},
-        "unit modulated": {"head_norm": "unit", "g_modulation": True},
         "leaky": {"g_activation": "leaky"},
         "from 2 px": {"base_px": 2},
         "asked": {"condition": "Smiling,Male"},
-        "last kernel, skips": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1), "image_skips": True},
+        "last kernel": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1)},
         "grey": {"channels": 1},
         "k5 same": {"kernel": 5, "padding": "same"},
         "k5 symmetric": {"kernel": 5},
-        "all": {
-            "g_modulation": True,
-            "residual": True,
-            "g_refine": 1,
-            "image_skips": True,
-            "conv_bias": True,
-            "g_output": "sigmoid",
-            "condition": "Smiling,Male",
-        },
+        "all": {"g_refine": 1, "conv_bias": True, "g_output": "sigmoid", "condition": "Smiling,Male"},
     }.items()
 }
 
@@ -76,7 +62,8 @@ class Drawn(NamedTuple):
     """A generator and what it draws."""
 
     config: Config
-    weights: dict[str, np.ndarray]
+    params: dict
+    stats: dict
     latents: np.ndarray  # (5, L)
     labels: np.ndarray | None  # (5, A) float32
     images: np.ndarray  # (5, S, S, C) float32 from 0 to 1
@@ -85,18 +72,23 @@ class Drawn(NamedTuple):
     def flat(self) -> dict:
         return flatten(self.config)
 
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """By name, as head/kernel."""
+        return weights_of(self.params, self.stats)
+
 
 @functools.cache
 def drawn(way: str) -> Drawn:
     """By the network itself."""
     config = WAYS[way]
-    nets, state = config.nets, jax.eval_shape(lambda: init_state(config))  # the shapes: varied() fills them
+    nets, state = config.nets, jax.eval_shape(lambda: init_state(config))  # `varied` needs shapes alone
     params, stats = varied(state.ema_params), varied(state.ema_stats, 1)
     latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
-    draw = jax.jit(Generator(nets).apply, static_argnums=2)
-    images = np.asarray(draw({"params": params, "batch_stats": stats}, latents, False, labels))
-    return Drawn(config, weights_of(params, stats), latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
+    apply = jax.jit(Generator(nets).apply, static_argnums=2)
+    images = np.asarray(apply({"params": params, "batch_stats": stats}, latents, False, labels))
+    return Drawn(config, params, stats, latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
 
 
 @functools.cache

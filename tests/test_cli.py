@@ -19,7 +19,7 @@ from dcgan_jax.sample import Sample
 def refused(*arguments):
     with pytest.raises(UserError) as mistake:
         parse_config(arguments)
-    return str(mistake.value)
+    return cli.show_as_flags(str(mistake.value))
 
 
 def help_of(*arguments):
@@ -143,6 +143,11 @@ def test_help_shows_the_presets_values(preset):
         (("--lr", "-1e-4"), ["--lr -0.0001"]),
         (("--lr=nan",), ["--lr nan"]),
         (("--seed", "-1"), ["--seed -1"]),
+        (("--held-out", "-5"), ["--held-out -5: must be at least 0"]),
+        (("--process-id", "-1"), ["--process-id -1: must be at least 0"]),
+        (("--max-rollbacks=-1",), ["--max-rollbacks -1: must be at least 0"]),
+        (("--keep-checkpoints", "-3"), ["--keep-checkpoints -3: must be at least 1"]),
+        (("--g-multipliers", "4", "2", "-1"), ["--g-multipliers 4 2 -1: must be at least 1"]),
         (("--steps", "5", "--epochs", "2"), ["--steps", "--epochs", "steps and epochs given"]),
         (("--steps", "5", "--kimg=2", "--epochs", "1"), ["steps and epochs and kimg given"]),
         (("--name", "a/b"), ["--name a/b"]),
@@ -157,7 +162,7 @@ def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
 
 
 def test_a_required_flag_is_asked_for():
-    with pytest.raises(UserError, match="`run`"):
+    with pytest.raises(UserError, match="^missing: --run "):
         parse_flags(Sample, [])
 
 

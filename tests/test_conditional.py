@@ -32,7 +32,6 @@ ASKED = (
     "0.6",
     "--augment-adapt-kimg",
     "0.1",
-    "--g-modulation",
 )
 
 

@@ -21,7 +21,7 @@ from toy_run import call, train_toy
 
 import dcgan_jax
 from dcgan_jax import explore
-from dcgan_jax.__main__ import VERBS
+from dcgan_jax.__main__ import COMMANDS
 from dcgan_jax.config import Config
 from dcgan_jax.data.drawn_faces import draw_faces
 from dcgan_jax.export import __main__
@@ -145,7 +145,7 @@ def test_what_is_not_run_is_told_somewhere():
 
 def test_the_pages_hold_commands_of_every_verb():
     told = [verb for page in TOLD for _, verb, _ in commands(page)]
-    assert set(told) == {*VERBS, "__main__"}  # and a page whose form changed does not pass unseen
+    assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
 
 
@@ -173,7 +173,7 @@ OTHERS = {  # flags of other programs, and of our experiments
 
 def test_every_flag_that_is_named_exists():
     known = set(OTHERS)
-    for verb in VERBS:
+    for verb in COMMANDS:
         module = importlib.import_module(f"dcgan_jax.{verb}")
         known |= {
             flag

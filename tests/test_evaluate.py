@@ -3,6 +3,7 @@ import json
 import shutil
 
 import inception_inputs
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,8 +14,9 @@ from dcgan_jax.data import download
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images
+from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import inception
-from dcgan_jax.quality.scores import sliced_wasserstein
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import checkpoints, feature_nets, workdir
 
 pytestmark = pytest.mark.integration
@@ -57,7 +59,7 @@ def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run
     """With all pictures asked for, no choice of them is left to make."""
     _, (line,) = scored(run, "--count", 85)
     config = workdir.read_config(run)
-    _, params, stats, _ = checkpoints.restore_generator(run, evaluate.jax.eval_shape(lambda: evaluate.init_state(config)))
+    _, params, stats, _ = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)))
     real = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     want = sliced_wasserstein(np.asarray(real), sample_images(config.nets, params, stats, np.arange(85)), seed=0)
     assert line["values"] == {name: round(value, 3) for name, value in want.items()}

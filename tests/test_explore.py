@@ -11,6 +11,7 @@ from toy_run import call, copied, files, refusal, whole
 
 import dcgan_jax
 from dcgan_jax import api, explore
+from dcgan_jax.explorations import directions
 from dcgan_jax.gan import latents
 from dcgan_jax.run import figures
 
@@ -150,8 +151,8 @@ def test_strips_move_the_face_both_ways(tmp_path, gan, method):
 
 
 def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(explore, "DRAWN", 200)
-    monkeypatch.setattr(explore, "MEASURED", 20)
+    monkeypatch.setattr(directions, "FITTED", 200)
+    monkeypatch.setattr(directions, "MEASURED", 20)
     picture, numbers, said = explored(tmp_path, "attributes", "--attributes", "Smiling", "Male")
     names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
     assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
@@ -164,8 +165,8 @@ def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeyp
 @pytest.fixture
 def few(monkeypatch):
     """Directions fitted to few faces: which they are does not matter."""
-    monkeypatch.setattr(explore, "DRAWN", 60)
-    monkeypatch.setattr(explore, "MEASURED", 4)
+    monkeypatch.setattr(directions, "FITTED", 60)
+    monkeypatch.setattr(directions, "MEASURED", 4)
 
 
 def test_a_run_of_one_level_has_directions(tmp_path, few):
@@ -272,6 +273,7 @@ def explore_refusal(*arguments):
         (["truncate", "--truncations", "nan"], ["--truncations nan"]),
         (["arithmetic", "--equation", "1 -- 2"], ["--equation"]),
         (["arithmetic", "--equation", ""], ["--equation"]),
+        (["arithmetic", "--noise-seed", "-1"], ["--noise-seed -1", "0 or more"]),
         (["directions", "--count", "101"], ["--count 101", "100"]),
         (["attributes", "--attributes", "Smile"], ["--attributes Smile", "Smiling"]),
         (["attributes", "--data", "drawn:19"], ["--data: 19 drawn faces: too few", "20 or more"]),
@@ -306,7 +308,7 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_work(tmp_path, mo
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "other.json").mkdir()
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setitem(explore.EXPLORERS, explore.Morph, pytest.fail)
+    monkeypatch.setattr(api.TrainedGAN, "morph", pytest.fail)
     before = files(tmp_path)
     line = explore_refusal("morph", "--run", whole().run, "--out", tmp_path / out)
     assert f"--out {tmp_path / out}: " in line and says in line

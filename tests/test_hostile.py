@@ -21,7 +21,7 @@ from toy_run import FLAGS, STEPS, call, copied, files, refusal, state_at, whole
 
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.config import UserError
-from dcgan_jax.run import checkpoints
+from dcgan_jax.run import checksums
 
 pytestmark = pytest.mark.integration
 
@@ -109,16 +109,16 @@ def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
     for file in sorted(file for file in last.rglob("*") if file.is_file()):
         kept = file.read_bytes()
         file.write_bytes(pickle.dumps(canary))
-        seal = (last / checkpoints.FILES).read_bytes()
-        if sealed and file.name != checkpoints.FILES:  # as a stranger would, who describes what he sends
-            (last / checkpoints.FILES).write_text(json.dumps(checkpoints._hash_files(last)))
+        seal = (last / checksums.FILES).read_bytes()
+        if sealed and file.name != checksums.FILES:  # as a stranger would, who describes what he sends
+            (last / checksums.FILES).write_text(json.dumps(checksums.hash_files(last)))
         line = call(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
-        with contextlib.suppress(checkpoints.CorruptCheckpointError, UserError):
+        with contextlib.suppress(checksums.CorruptCheckpointError, UserError):
             state_at(run, STEPS)  # what a training reads
         file.write_bytes(kept)
-        (last / checkpoints.FILES).write_bytes(seal)
+        (last / checksums.FILES).write_bytes(seal)
 
 
 @pytest.mark.parametrize("file", ["config.json", "data.json", "environment.json"])
@@ -227,10 +227,11 @@ def test_a_link_that_stays_in_the_run_is_no_matter(tmp_path):
 # ---- Bombs ----
 
 BOUNDED = """import re, sys
-from dcgan_jax import cli, prepare
+from dcgan_jax import cli
+from dcgan_jax.prepare import main
 sys.argv = ["prepare", *sys.argv[1:]]
 try:
-    cli.run_command(prepare.main)
+    cli.run_command(main)
 finally:
     print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024, "MB")
 """

@@ -101,8 +101,9 @@ def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(
 
 KILLED = """
 import os, signal, sys
-from dcgan_jax import cli, train
+from dcgan_jax import cli
 from dcgan_jax.run.logs import Logs
+from dcgan_jax.train import main
 real = Logs.write
 def write(self, steps, values):
     real(self, steps, values)
@@ -112,7 +113,7 @@ def write(self, steps, values):
             file.write('{"step": 12, "ima')
         os.kill(os.getpid(), signal.SIGKILL)
 Logs.write = write
-cli.run_command(train.main)
+cli.run_command(main)
 """
 
 
@@ -153,24 +154,28 @@ def test_a_count_of_traces_can_fail():
 
 # ---- The house ----
 
-PACKAGES = {"data", "gan", "quality", "run", "export"}
+PACKAGES = {"data", "explorations", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
 MAY_IMPORT = {  # packages and modules, within the project
     "batch": set(),
     "files": set(),
     "config": set(),
+    "config_rules": {"config"},
+    "seeds": {"config"},
+    "arguments": {"config"},
     "presets": {"config"},
-    "cli": {"config", "presets"},
+    "cli": {"config", "config_rules", "presets"},
     "data": {"data", "batch", "config", "files"},
     "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
-    "run": {"run", "batch", "data", "gan", "quality", "config", "presets", "files"},
-    "api": {"data", "gan", "quality", "run", "config", "files"},
-    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files"},
+    "run": {"run", "batch", "data", "gan", "quality", "config", "config_rules", "presets", "files"},
+    "explorations": {"explorations", "api", "data", "gan", "quality", "run", "config", "seeds"},  # methods of what api loads
+    "api": {"explorations", "data", "gan", "quality", "run", "config", "files", "seeds"},
+    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files", "arguments"},
     "export.numpy_generator": set(),  # it is written beside exported weights
     "__main__": {"cli", "config", "train", "sample", "evaluate", "prepare", "explore", "report", "export"},  # completed flags
 }
-FOR_COMMANDS = {"api", "cli", "config", "presets", "files", *PACKAGES}
+FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", "seeds", "arguments", *PACKAGES}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

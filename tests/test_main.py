@@ -12,9 +12,8 @@ from toy_run import refusal
 
 import dcgan_jax
 import dcgan_jax.__main__
-from dcgan_jax import cli, prepare
-from dcgan_jax.__main__ import VERBS
-from dcgan_jax.prepare import Prepare
+from dcgan_jax import prepare
+from dcgan_jax.__main__ import COMMANDS, write_completions
 
 
 def said(*arguments):
@@ -24,8 +23,8 @@ def said(*arguments):
 def test_the_verbs_are_listed_and_there():
     done = said("dcgan_jax")
     assert done.returncode == 0
-    for verb in VERBS:
-        assert f"  {verb} " in done.stdout and find_spec(f"dcgan_jax.{verb}")
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout and find_spec(f"dcgan_jax.{name}")
 
 
 def test_the_version_is_told():
@@ -52,7 +51,7 @@ def completions(tmp_path_factory):
 
 def test_every_console_script_is_completed_and_nothing_else(completions):
     scripts = tomllib.loads((Path(dcgan_jax.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
-    assert {file.name for file in completions.iterdir()} == scripts.keys() == {f"dcgan-{verb}" for verb in VERBS}
+    assert {file.name for file in completions.iterdir()} == scripts.keys() == {f"dcgan-{name}" for name in COMMANDS}
     told = bash(f"for file in {completions}/*; do source $file; done; complete -p")
     assert sorted(line.split()[-1] for line in told) == sorted(scripts)  # python is not among them
 
@@ -82,9 +81,10 @@ def bash(code):
 
 
 def test_other_shells_find_theirs_by_its_name(tmp_path):
-    cli.write_completion("zsh", tmp_path, "dcgan-prepare", Prepare)
-    cli.write_completion("fish", tmp_path, "dcgan-prepare", Prepare)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["_dcgan-prepare", "dcgan-prepare.fish"]
+    write_completions("zsh", tmp_path)
+    write_completions("fish", tmp_path)
+    expected = {f"_dcgan-{name}" for name in COMMANDS} | {f"dcgan-{name}.fish" for name in COMMANDS}
+    assert {file.name for file in tmp_path.iterdir()} == expected
     assert (tmp_path / "_dcgan-prepare").read_text().startswith("#compdef dcgan-prepare\n")
 
 

@@ -11,6 +11,7 @@ from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.prepare import SHOWN
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
     def decodes(*args):
         raise AssertionError("packed anew")
 
-    monkeypatch.setattr("dcgan_jax.data.pack._pack_chunk", decodes)
+    monkeypatch.setattr("dcgan_jax.data.pack.decode_images", decodes)
     assert prepared("--data", folder, "--size", 16).out == first.out
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
@@ -65,7 +66,7 @@ def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
     done = prepared("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
-    assert len(shades) == prepare.SHOWN + 1
+    assert len(shades) == SHOWN + 1
     assert (shades[0], shades[-2]) == (0, 249)
     assert max(np.diff(shades[:-1])) <= 5
 

@@ -90,7 +90,7 @@ def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
         assert page.locator("#plot .curve").count() == 2 * count
         assert "generator" in page.inner_text("#read")
         page.select_option("#group", "D is right on")
-        assert "drawn pictures" in page.inner_text("#read")
+        assert "generated images" in page.inner_text("#read")
         measures = [name for name in page.locator("#group option").all_inner_texts() if name.startswith("score by")]
         assert len(measures) == min(count, 2)  # those of one measure share a chart
         page.select_option("#group", measures[-1])

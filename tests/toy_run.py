@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +22,11 @@ import numpy as np
 import tiny
 
 import dcgan_jax
-from dcgan_jax import cli, train
+from dcgan_jax import cli
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, setup, workdir
+
+train = importlib.import_module("dcgan_jax.train")  # dcgan_jax.train is its function
 
 SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py
 # Packs are each worker's own: some tests look at what lies there.
@@ -69,13 +73,20 @@ class Done(NamedTuple):
         return [line for line in self.err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
-def call(verb, *arguments) -> Done:
-    """`python -m dcgan_jax.<verb> arguments`, without a new process."""
-    out, err = io.StringIO(), io.StringIO()
-    argv = mock.patch.object(sys, "argv", [verb.__name__, *map(str, arguments)])
+def find_module(command):
+    """The module with a command's main(), by the module itself, by its package, or by its function, as dcgan_jax.train."""
+    name = command.__name__ if isinstance(command, types.ModuleType) else command.__module__
+    module = importlib.import_module(name)
+    return module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
+
+
+def call(command, *arguments) -> Done:
+    """`python -m dcgan_jax.<command> arguments`, without a new process."""
+    module, out, err = find_module(command), io.StringIO(), io.StringIO()
+    argv = mock.patch.object(sys, "argv", [module.__name__, *map(str, arguments)])
     with argv, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.run_command(verb.main)
+            cli.run_command(module.main)
         except SystemExit as end:
             code = end.code
     return Done(code, out.getvalue(), err.getvalue())

@@ -15,32 +15,33 @@ import numpy as np
 
 from dcgan_jax.batch import Batch
 
-STREAM_AHEAD = 4  # batches gathered before they are asked for
+STREAM_AHEAD = 4  # batches gathered before they are needed
 # A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is no copy: JAX takes the
 # pack's memory map itself; of more than half the memory, the step's own thread would read its pages again and again.
 RESIDENT_SHARE = 0.25
 RESIDENT_SHARE_CPU = 0.5
 
 
-HELD_OUT_SHARE = 20  # one picture of so many may be held out: small sets need theirs
+HELD_OUT_SHARE = 20  # at most one image in 20 is held out: small sets need theirs
 
 
 class Order(NamedTuple):
     """What decides which images a step sees."""
 
     seed: int
-    image_count: int  # with those held out
+    image_count: int  # including those held out
     images_per_step: int
-    held_out: int = 0  # as `most` of the function of that name
+    held_out: int = 0  # at most so many images are held out: max_held_out of `select_held_out`
 
     @property
     def trained_on(self) -> int:
-        """Images of an epoch: all but those held out."""
-        return count_trained_on(self.image_count, self.held_out)
+        """The number of training images: all but those held out."""
+        return count_training_images(self.image_count, self.held_out)
 
     def indices(self, step: int) -> np.ndarray:
-        """(images_per_step,) int64 positions for step 0, 1, 2 ... An epoch is a permutation of the images that are not held
-        out, less its last partial batch.
+        """(images_per_step,) int64 positions of the images of a step, counted from 0.
+
+        An epoch is a permutation of the training images without its last partial batch.
         """
         steps_per_epoch = self.trained_on // self.images_per_step
         epoch, position = divmod(step, steps_per_epoch)
@@ -49,33 +50,34 @@ class Order(NamedTuple):
         return select_training(self.image_count, self.held_out)[permutation[start : start + self.images_per_step]]
 
 
-def select_held_out(image_count: int, most: int) -> np.ndarray:
-    """(min(most, image_count // 20),) int64 positions, ascending, of images that no step sees.
+def select_held_out(image_count: int, max_held_out: int) -> np.ndarray:
+    """(min(max_held_out, image_count // 20),) int64 positions, ascending, of the held-out images, which no step sees.
 
-    Spread evenly, as a set may be sorted by class or person; without the seed, as runs are compared on the same images.
+    They are spread evenly, since a set may be sorted by class or person. They do not depend on the seed, so that runs are
+    compared on the same images.
     """
-    count = image_count - count_trained_on(image_count, most)
+    count = image_count - count_training_images(image_count, max_held_out)
     return (2 * np.arange(count, dtype=np.int64) + 1) * image_count // (2 * max(count, 1))
 
 
-def count_trained_on(image_count: int, most: int) -> int:
-    """How many images are not held out."""
-    return image_count - min(most, image_count // HELD_OUT_SHARE)
+def count_training_images(image_count: int, max_held_out: int) -> int:
+    """The number of training images: those that are not held out."""
+    return image_count - min(max_held_out, image_count // HELD_OUT_SHARE)
 
 
 @functools.lru_cache(maxsize=2)
-def select_training(image_count: int, most: int) -> np.ndarray:
-    """All other positions, int64, ascending."""
-    positions = np.delete(np.arange(image_count, dtype=np.int64), select_held_out(image_count, most))
-    positions.flags.writeable = False  # it is shared by all callers
+def select_training(image_count: int, max_held_out: int) -> np.ndarray:
+    """int64 positions, ascending, of the training images: those that are not held out."""
+    positions = np.delete(np.arange(image_count, dtype=np.int64), select_held_out(image_count, max_held_out))
+    positions.flags.writeable = False  # all callers share it
     return positions
 
 
-@functools.lru_cache(maxsize=2)  # the present epoch and, for a stream that runs ahead, the next
+@functools.lru_cache(maxsize=2)  # the current epoch and, for a stream that runs ahead, the next
 def permute_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
     """The permutation of range(count), int64, for one epoch. NumPy's Philox: the same with and without TensorFlow."""
     permutation = np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(count)
-    permutation.flags.writeable = False  # it is shared by all callers
+    permutation.flags.writeable = False  # all callers share it
     return permutation
 
 
@@ -109,7 +111,7 @@ def stream_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
 ) -> Iterator[jax.Array]:
     """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else it greets on stderr
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else it prints a greeting on stderr
     import tensorflow as tf  # only here: its import takes seconds, and nothing else of training needs it
 
     tf.config.set_visible_devices([], "GPU")  # it only feeds: the accelerator's memory is JAX's
@@ -133,7 +135,7 @@ def stream_batches(
 
 
 def _own_rows(sharding, count):
-    """The images of each step that this process's devices take: all of them where it is the only process."""
+    """The rows of each batch that belong to this process's devices: all of them where it is the only process."""
     owned = [index[1].indices(count) for index in sharding.addressable_devices_indices_map((1, count)).values()]
     return slice(min(start for start, _, _ in owned), max(stop for _, stop, _ in owned))
 
@@ -141,7 +143,7 @@ def _own_rows(sharding, count):
 def gather_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.NamedSharding
 ) -> Iterator[jax.Array]:
-    """The same batches as `stream`, taken on the device from all images: a copy, or on CPU the memory map itself."""
+    """The same batches as `stream_batches`, gathered on the device from all images: a copy, or on CPU the memory map itself."""
     copy = replicate_images(images, sharding)
     take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
     for steps in dispatches:
@@ -155,7 +157,7 @@ def gather_labels(labels: np.ndarray, order: Order, steps: range, sharding: jax.
 
 
 def replicate_images(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
-    """All images on each device of the sharding's mesh."""
+    """Copies all images to each device of the sharding's mesh."""
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.make_array_from_callback(images.shape, replicated, lambda _: np.asarray(images))
 

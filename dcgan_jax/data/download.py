@@ -1,11 +1,10 @@
-"""Fetches a zip of pictures: what stands under its name is whole, what is not yet lies beside it as .partial and is resumed.
+"""Downloads files: a file under its own name is whole; an unfinished one lies beside it as .partial and is resumed.
 
-Over urllib3, because no library does it all: pooch 1.9 and TFDS do not resume; huggingface_hub 2.4 and pypdl 1.5 do, but without
-If-Range; none has a guard against a slow drip, a look at the disk, a lock between processes and a say in which host answers.
+Built on urllib3, because no library does everything: pooch 1.9 and TFDS do not resume; huggingface_hub 2.4 and pypdl 1.5 do, but
+without If-Range. None checks for slow connections and free space, locks between processes and restricts redirects.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -16,9 +15,6 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urljoin
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from filelock import FileLock, Timeout
@@ -27,24 +23,22 @@ from urllib3.exceptions import HTTPError
 
 from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.data.sources import ALIGNED, BAD_ZIP, CELEBA_PAGE
+from dcgan_jax.data.http_file import (
+    Job,
+    Limits,
+    Published,
+    TryAgain,
+    get_validator,
+    is_continuation,
+    open_pool,
+    parse_url,
+    request_file,
+)
+from dcgan_jax.data.listing import ALIGNED, BAD_ZIP, CELEBA_PAGE
 
 CHUNK_BYTES = 2**18
-REDIRECTS = 5
-PROGRESS_BYTES = 8 * 2**20  # a try that brings as much was no failure
-
-
-class Published(NamedTuple):
-    """A file, and what its owner says of it."""
-
-    name: str
-    url: str  # where a program gets it; "" where none can
-    page: str  # where a person gets it
-    sha256: str = ""  # "" and 0 where nobody tells
-    size_bytes: int = 0
-    argument: str = "data"  # that takes the file
-    is_zip: bool = True
-    kept_at: str = ""  # the domain that the url may redirect to, beside its own host
+LIMITS = Limits()
+PROGRESS_BYTES = 8 * 2**20  # a try that brings as much does not count as a failure
 
 
 ARTICLE = (
@@ -70,7 +64,7 @@ INCEPTION = Published(
     kept_at="githubusercontent.com",
 )
 
-# Its page at npmjs.com does not offer the file.
+# The page at npmjs.com does not offer the file.
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 ONNX_IN_BROWSERS = Published(
     RUNTIME.rpartition("/")[2],
@@ -83,51 +77,14 @@ ONNX_IN_BROWSERS = Published(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Bounds of a download."""
+def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Path:
+    """Downloads file.url to folder/file.name unless it exists, and returns the path. Called again it resumes, even after kill -9.
 
-    connect_s: float = 15
-    read_s: float = 60  # without a byte
-    tries: int = 6  # in a row
-    backoff_s: float = 1  # before the second try; twice that before the third, and so on
-    wait_s: float = 120  # the longest; a server that asks for more is asked no more
-    slow_bytes_per_s: float = 2000  # slower over a window is as good as closed
-    slow_window_s: float = 60
-    file_bytes: int = 32 * 2**30
-    lock_s: float = 6 * 3600  # for another process that downloads the same
-
-
-class _Again(Exception):
-    """What another try may mend, and the least seconds before it."""
-
-    def __init__(self, why: str, after_s: float = 0):
-        super().__init__(why)
-        self.after_s = after_s
-
-
-class _Job(NamedTuple):
-    file: Published
-    partial: Path
-    note: Path  # JSON beside the partial: of which version of which file it is the beginning
-    limits: Limits
-
-    def refusal(self, why: str) -> UserError:
-        """For what no other try mends. Of the url only the host is told: the rest may hold a token."""
-        return UserError(
-            f"{_parse_url(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page}"
-            f" and pass it as `{self.file.argument}`"
-        )
-
-
-def download_file(file: Published, folder: Path, limits: Limits = Limits()) -> Path:
-    """The path folder/file.name, fetched from file.url unless it is there. Called again it goes on, even after kill -9.
-
-    Raises: UserError for what does not come, comes from elsewhere, is not the file or no whole zip, or finds no room.
+    Raises: UserError where the file cannot be fetched, is another file or no whole zip, or does not fit on the disk.
     """
-    _parse_url(file.url)
+    parse_url(file.url)
     target = folder / file.name
-    job = _Job(file, folder / f"{file.name}.partial", folder / f"{file.name}.partial.json", limits)
+    job = Job(file, folder / f"{file.name}.partial", folder / f"{file.name}.partial.json", limits)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock_folder(target, limits.lock_s):
@@ -141,7 +98,7 @@ def download_file(file: Published, folder: Path, limits: Limits = Limits()) -> P
                 _fetch(job)
                 if fault := _describe_fault(job.partial, file):
                     job.partial.unlink()
-                    raise job.refusal(f"what came {fault}: try again")
+                    raise job.make_error(f"what came {fault}: try again")
                 with open(job.partial, "rb+") as written:
                     os.fsync(written.fileno())  # else a power cut could leave a whole-looking file of zeros
                 os.replace(job.partial, target)
@@ -155,7 +112,7 @@ def download_file(file: Published, folder: Path, limits: Limits = Limits()) -> P
 
 
 def prepare_with_tfds() -> str:
-    """The --data value of CelebA once TFDS has downloaded and prepared it. Raises: UserError for any of its failures."""
+    """Lets TFDS download and prepare CelebA, and returns the value for `data`. Raises: UserError for any of its failures."""
     _print_progress("TFDS fetches celeb_a from Google Drive, 1.4 GB, into its own folder")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each of its retries
     try:
@@ -176,19 +133,6 @@ def _print_progress(line: str) -> None:
     tqdm.write(make_printable(line), file=sys.stderr)
 
 
-def _parse_url(url: str, base: str = "") -> urllib3.util.Url:
-    try:
-        parts = urllib3.util.parse_url(urljoin(base, url))
-        (parts.host or "").encode("idna")  # as connecting will, where it would look like a network fault
-    except ValueError:
-        raise UserError("`url`: that, or where it leads, is no address; give one such as https://host/pictures.zip") from None
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise UserError(f"`url`: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
-    if parts.auth:
-        raise UserError("`url`: holds a user name or password; download the file yourself and pass it as `data`")
-    return parts
-
-
 def _lock_folder(target: Path, longest_s: float):
     lock = FileLock(f"{target}.lock")
     for wait_s in (0, longest_s):
@@ -201,12 +145,12 @@ def _lock_folder(target: Path, longest_s: float):
 
 
 def _describe_fault(path: Path, file: Published) -> str:
-    """What is wrong with a file that should be whole, "" where nothing is."""
+    """What is wrong with a file that should be whole; "" where nothing is."""
     if file.sha256:
         with open(path, "rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file.sha256:
-            return f"has the sha256 {found}, not {file.sha256}"
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != file.sha256:
+            return f"has the sha256 {digest}, not {file.sha256}"
     if not file.is_zip:
         return ""
     try:
@@ -216,27 +160,27 @@ def _describe_fault(path: Path, file: Published) -> str:
     return ""
 
 
-def _fetch(job: _Job) -> None:
-    """Fills the partial, in as many tries as the limits allow. Raises: UserError, OSError."""
-    failures, best, start = 0, _resumable(job)[0], time.monotonic()
+def _fetch(job: Job) -> None:
+    """Fetches the partial, in as many tries as the limits allow. Raises: UserError, OSError."""
+    failures, best, start = 0, _read_partial(job)[0], time.monotonic()
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
-        _print_progress(f"downloading {job.file.name} from {_parse_url(job.file.url).host}, {best / 1e6:,.1f} MB are there")
+        _print_progress(f"downloading {job.file.name} from {parse_url(job.file.url).host}, {best / 1e6:,.1f} MB are there")
     with tqdm(desc=job.file.name, unit="B", unit_scale=True, disable=not is_terminal) as bar:
         while True:
             try:
-                _try(job, bar)
+                _fetch_once(job, bar)
                 break
-            except (_Again, HTTPError) as error:
-                words = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", str(error))  # the host is told anyway
-                why, after_s = make_printable(words, 200), getattr(error, "after_s", 0)
-            have = _resumable(job)[0]
-            # Only what no try before had is progress: a server that starts anew and breaks off each time would never end.
+            except (TryAgain, HTTPError) as error:
+                message = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", str(error))  # our message has the host
+                why, after_s = make_printable(message, 200), getattr(error, "after_s", 0)
+            have = _read_partial(job)[0]
+            # Only bytes that no earlier try had are progress: a server that starts anew and breaks off each time would never end.
             failures = 1 if have >= best + PROGRESS_BYTES else failures + 1
             best = max(best, have)
             wait_s = max(after_s, min(job.limits.backoff_s * 2 ** (failures - 1), job.limits.wait_s))
             if failures >= job.limits.tries or wait_s > job.limits.wait_s:
-                raise job.refusal(
+                raise job.make_error(
                     f"{why}{f' and asks to wait {after_s:,.0f} s' if after_s else ''}, after {failures} tries;"
                     f" give the same command later, which goes on from {have / 1e6:,.1f} MB"
                 )
@@ -246,136 +190,80 @@ def _fetch(job: _Job) -> None:
         _print_progress(f"downloaded {job.partial.stat().st_size / 1e6:,.1f} MB in {time.monotonic() - start:.1f} s")
 
 
-def _resumable(job: _Job) -> tuple[int, dict]:
-    """How many bytes of the partial can be gone on from, and its note; 0 and {} where there are none."""
+def _read_partial(job: Job) -> tuple[int, dict]:
+    """The number of bytes to resume from, and the note beside the partial; 0 and {} where there are none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         note, have = files.load_json(job.note), job.partial.stat().st_size
-        if (
-            note["url"] == _hide_credentials(job.file.url)
-            and note["validator"]
-            and (note["length"] is None or have <= note["length"])
-        ):
+        if note["url"] == _hash_url(job.file.url) and note["validator"] and (note["length"] is None or have <= note["length"]):
             return have, note
     return 0, {}
 
 
-def _hide_credentials(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()  # what follows the host may be a token, which is not for the disk
+def _hash_url(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()  # the url may hold a token, which must not be written to the disk
 
 
-def _validator(headers) -> str:
-    """What If-Range may ask for: a strong ETag, else the date."""
-    etag = headers.get("ETag", "")
-    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-
-
-def _try(job: _Job, bar: tqdm) -> None:
-    """One request; what comes goes to the end of the partial. Raises: _Again, HTTPError, and what _fetch does."""
-    have, note = _resumable(job)
+def _fetch_once(job: Job, bar: tqdm) -> None:
+    """Makes one request and appends what comes to the partial. Raises: TryAgain, HTTPError, UserError, OSError."""
+    have, note = _read_partial(job)
     if have and have == note["length"]:
-        return  # killed between its last byte and its name
+        return  # killed after the last byte and before the renaming
     headers = {"Accept-Encoding": "identity", "User-Agent": "dcgan_jax"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
     timeout = urllib3.Timeout(connect=job.limits.connect_s, read=job.limits.read_s)
-    with _pool(job.file.url, timeout=timeout, retries=False) as pool, _answer(job, pool, headers) as answer:
-        if answer.status == 206 and not (have and _continues_part(answer.headers, have, note)):
+    with open_pool(job.file.url, timeout=timeout, retries=False) as pool, request_file(job, pool, headers) as response:
+        if response.status == 206 and not (have and is_continuation(response.headers, have, note)):
             job.note.unlink(missing_ok=True)
-            raise _Again("the file has changed there")
-        if answer.status == 200:  # the whole: nothing to resume, a server that cannot, or another version
+            raise TryAgain("the file has changed there")
+        if response.status == 200:  # the whole file: nothing to resume, a server that cannot, or another version
             have = 0
             note = {
-                "url": _hide_credentials(job.file.url),
-                "validator": _validator(answer.headers),
-                "length": answer.length_remaining,
+                "url": _hash_url(job.file.url),
+                "validator": get_validator(response.headers),
+                "length": response.length_remaining,
             }
         _check_fits(job, note["length"], have)
-        data = answer.read1(CHUNK_BYTES, decode_content=False)
-        is_page = "text/html" in answer.headers.get("Content-Type", "").lower()
+        data = response.read1(CHUNK_BYTES, decode_content=False)
+        is_page = "text/html" in response.headers.get("Content-Type", "").lower()
         if is_page or (not have and data.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))):
-            raise job.refusal("sends a web page, not the file, as Google Drive does when its quota is used up")
-        if not have:  # emptied before the note changes: an old half never stands beside a new note
+            raise job.make_error("sends a web page, not the file, as Google Drive does when its quota is used up")
+        if not have:  # emptied before the note changes: old bytes never lie beside a new note
             job.partial.write_bytes(b"")
             job.note.write_text(json.dumps(note))
         bar.total, bar.n = note["length"], have
-        since, then = time.monotonic(), have
-        with open(job.partial, "ab") as partial:
-            while data:
-                partial.write(data)
-                have += len(data)
-                bar.update(len(data))
-                if have > job.limits.file_bytes:  # of a length that was not told
-                    _check_fits(job, have, have)
-                seconds = time.monotonic() - since
-                if seconds >= job.limits.slow_window_s:
-                    if have - then < job.limits.slow_bytes_per_s * seconds:
-                        raise _Again(f"sends only {(have - then) / seconds:,.0f} bytes a second")
-                    since, then = time.monotonic(), have
-                data = answer.read1(CHUNK_BYTES, decode_content=False)
+        have = _append(job, response, data, have, bar)
     if have != (note["length"] or have):
-        raise _Again(f"closed after {have:,} of {note['length']:,} bytes")
+        raise TryAgain(f"closed after {have:,} of {note['length']:,} bytes")
 
 
-def _pool(url: str, **options) -> urllib3.PoolManager:
-    """Through the proxy that the environment names for that address, if it names one."""
-    parts = _parse_url(url)
-    proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+def _append(job: Job, response: urllib3.BaseHTTPResponse, data: bytes, have: int, bar: tqdm) -> int:
+    """Appends data and the rest of the response to the partial of `have` bytes; returns its new size."""
+    since, then = time.monotonic(), have
+    with open(job.partial, "ab") as partial:
+        while data:
+            partial.write(data)
+            have += len(data)
+            bar.update(len(data))
+            if have > job.limits.file_bytes:  # where the length was not known
+                _check_fits(job, have, have)
+            seconds = time.monotonic() - since
+            if seconds >= job.limits.slow_window_s:
+                if have - then < job.limits.slow_bytes_per_s * seconds:
+                    raise TryAgain(f"sends only {(have - then) / seconds:,.0f} bytes a second")
+                since, then = time.monotonic(), have
+            data = response.read1(CHUNK_BYTES, decode_content=False)
+    return have
 
 
-def _answer(job: _Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:
-    """The answer of status 200 or 206, after redirects on the same host or to where the file is kept. Raises: as _try."""
-    url = job.file.url
-    for _ in range(REDIRECTS + 1):
-        answer = pool.request(
-            "GET", url, headers=headers, redirect=False, preload_content=False, enforce_content_length=False
-        )  # _try tells it in plain words
-        where = answer.get_redirect_location()
-        if not where:
-            break
-        answer.close()
-        before, after = _parse_url(url), _parse_url(where, url)
-        ours = after.host == before.host or (job.file.kept_at and after.host.endswith(f".{job.file.kept_at}"))
-        if not ours:
-            raise job.refusal(f"redirects to another host, {after.host}; if you trust that one, give the address there as `url`")
-        if (before.scheme, after.scheme) == ("https", "http"):
-            raise job.refusal("redirects from https to http, where anyone between can change the file")
-        url = after.url
-    else:
-        raise job.refusal(f"redirects more than {REDIRECTS} times")
-    if answer.status in (200, 206):
-        return answer
-    answer.close()
-    why = f"answers {answer.status} {answer.reason or ''}".rstrip()
-    if answer.status == 416:
-        job.note.unlink(missing_ok=True)  # the partial is longer than the file: it was another version's
-    elif answer.status not in (408, 425, 429) and answer.status < 500:
-        raise job.refusal(why)
-    after_s = None
-    with contextlib.suppress(ValueError, OverflowError, HTTPError):  # neither seconds nor a date
-        after_s = urllib3.Retry().get_retry_after(answer)
-    raise _Again(why, after_s or 0)
-
-
-def _continues_part(headers, have: int, note: dict) -> bool:
-    """Whether a 206 is the rest of the partial: some servers send one whatever If-Range says."""
-    found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", headers.get("Content-Range", ""))
-    return (
-        found is not None
-        and int(found[1]) == have
-        and (note["length"] is None or found[2] in ("*", str(note["length"])))
-        and _validator(headers) in ("", note["validator"])
-    )
-
-
-def _check_fits(job: _Job, length: int | None, have: int) -> None:
+def _check_fits(job: Job, length: int | None, have: int) -> None:
     if length and length != (job.file.size_bytes or length):
-        raise job.refusal(
+        raise job.make_error(
             f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; to trust it, give its own"
             " `sha256`, or none"
         )
     if length and length > job.limits.file_bytes:
-        raise job.refusal(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")
+        raise job.make_error(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")
     free = shutil.disk_usage(job.partial.parent).free
     if length and length - have > free:
         raise OSError(f"{(length - have) / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")

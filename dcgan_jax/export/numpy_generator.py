@@ -1,11 +1,11 @@
-"""A generator in NumPy alone: this file stands beside exported weights and needs nothing of the package that trained them.
+"""A generator in NumPy alone. This file is copied beside exported weights as generator.py and imports nothing of dcgan_jax.
 
     import generator                              # its name there
-    images = generator.load(".").sample([0, 1])   # (2, S, S, C) uint8, the faces of these seeds
+    images = generator.load(".").sample([0, 1])   # (2, S, S, C) uint8, the images of these seeds
 
-The folder holds generator.safetensors, config.json, and labels.npy where the run was trained with --condition. `images_of` is
-the network, written once for whatever computes it: NumPy here, ONNX and StableHLO where the package exports them. `latents_of` is
-JAX's Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
+The folder holds generator.safetensors, config.json, and labels.npy where the run was trained with --condition.
+`apply_generator` is the network for any library of layers: NumPy here, ONNX in the package. `draw_seed_latents` is JAX's
+Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
 """
 
 import json
@@ -14,38 +14,50 @@ from pathlib import Path
 import numpy as np
 
 SEEDS = 2**32
+# Layers that older versions could train; generator.py beside such weights still draws them.
+REMOVED = ("g_modulation", "residual", "image_skips", "box_kernels")
 
 
 class Generator:
-    """weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them; table: (T, A) of 0
-    and 1, what the faces of the seeds 0, 1 ... are asked to be, again and again, where the run was trained with --condition."""
+    """A trained generator.
+
+    weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them; table: (T, A) of 0 and
+    1, the labels of the seeds 0, 1 ..., which repeat after T seeds, where the run was trained with --condition.
+    Raises: ValueError where the config has layers that this version does not have.
+    """
 
     def __init__(self, weights: dict[str, np.ndarray], config: dict, table: np.ndarray | None = None):
+        for name in REMOVED:
+            if config.get(name):
+                raise ValueError(f"{name} {config[name]}: not supported any more; use the generator.py that was exported with it")
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self.config, self.table = config, table
 
     def sample(self, seeds, labels=None) -> np.ndarray:
-        """(N, S, S, C) uint8. labels: (N, A) of 0 and 1, what they are to be, where the run was trained with --condition; none:
-        by the table. Raises: ValueError."""
+        """Images of seeds: (N, S, S, C) uint8.
+
+        labels: (N, A) of 0 and 1, the requested attributes, where the run was trained with --condition; none: the table's.
+        Raises: ValueError.
+        """
         latents = draw_seed_latents(seeds, self.config["latent_dim"], self.config["latent_law"])
         if labels is None and self.table is not None:
             labels = self.table[np.atleast_1d(seeds) % len(self.table)]
         return self.images(latents, labels)
 
     def images(self, latents, labels=None) -> np.ndarray:
-        """The same of latents (N, latent_dim), of which labels must tell where the run was trained with --condition."""
+        """Images of latents (N, latent_dim): (N, S, S, C) uint8. labels are needed where the run was trained with --condition."""
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.config["latent_dim"]:
             raise ValueError(f"latents {latents.shape}: give (N, {self.config['latent_dim']})")
-        asked = self.config.get("condition") or None  # older exports do not tell
-        if asked is None and labels is not None:
+        attributes = self.config.get("condition") or None  # older exports have no such field
+        if attributes is None and labels is not None:
             raise ValueError("labels: none can be given, the run was trained without condition")
-        if asked is not None:
-            shape = (len(latents), len(asked.split(",")))
+        if attributes is not None:
+            shape = (len(latents), len(attributes.split(",")))
             if np.shape(labels) != shape:
-                raise ValueError(f"labels {np.shape(labels)}: give {shape} of 0 and 1, what each is to be: {asked}")
+                raise ValueError(f"labels {np.shape(labels)}: give {shape} of 0 and 1, what each is to be: {attributes}")
             labels = np.asarray(labels, np.float32)
-        return np.rint(255 * walk_generator(NumPyOps, self.config, self.weights, latents, labels)).astype(np.uint8)
+        return np.rint(255 * apply_generator(NumPyOps, self.config, self.weights, latents, labels)).astype(np.uint8)
 
 
 def load(folder: str | Path) -> Generator:
@@ -136,80 +148,60 @@ def _inverse_erf(x):
 # ---- The network ----
 
 
-def walk_generator(ops, config: dict, weights: dict[str, np.ndarray], latents, labels=None):
+def apply_generator(ops, config: dict, weights: dict[str, np.ndarray], latents, labels=None):
     """latents (N, latent_dim) and labels (N, A) of 0 and 1, or None -> images (N, S, S, C) from 0 to 1.
 
-    dcgan_jax.gan.models.Generator with its stored statistics folded into the weights. ops: what computes, as NumPy below.
+    The same network as dcgan_jax.gan.models.Generator, with its stored statistics folded into the weights.
+    ops: computes the layers: `NumPyOps` below, or a class with the same methods whose tensors are of another kind.
     """
-
-    def activate(x):
-        return ops.leaky(x, 0.0 if config["g_activation"] == "relu" else 0.2)
-
     if labels is not None:
-        latents = ops.concatenated(latents, ops.affine(labels, 2.0, -1.0))
-
-    def folded(layer, norm, axis):
-        """(kernel, bias) of a layer, with the normalisation behind it where there is one, along that axis of the kernel."""
-        kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
-        if f"{norm}/var" not in weights:
-            return kernel, None if bias is None else bias.reshape(-1)
-        gain = weights.get(f"{norm}/scale", 1.0) / np.sqrt(weights[f"{norm}/var"].astype(np.float64) + config["bn_epsilon"])
-        shift = weights.get(f"{norm}/bias", 0.0) - weights[f"{norm}/mean"] * gain
-        outputs = kernel.shape[axis]
-        gain, shift = np.resize(gain, outputs), np.resize(shift, outputs)  # a channel's repeat over the pixels of the head
-        bias = shift if bias is None else shift + bias.reshape(-1) * gain
-        shape = [outputs if i == axis else 1 for i in range(kernel.ndim)]
-        return (kernel * gain.reshape(shape)).astype(np.float32), bias.astype(np.float32)
-
-    def modulated(x, norm):
-        kernel = weights.get(f"{norm}_gain/kernel")
-        if kernel is None:
-            return x
-        half, bias = kernel.shape[1] // 2, weights[f"{norm}_gain/bias"]
-        gain = ops.dense(latents, kernel[:, :half], bias[:half] + np.float32(1))
-        return ops.scaled(x, gain, ops.dense(latents, kernel[:, half:], bias[half:]))
-
-    px = config["base_px"]
-    x = ops.dense(latents, *folded("head", "head_norm", 1))
-    if config["head_norm"] == "unit":
-        x = activate(modulated(x, "head_norm"))
-    x = ops.squares(x, px)  # (N, px, px, C)
-    if config["head_norm"] == "channel":
-        x = activate(modulated(x, "head_norm"))
-    image = ops.pointwise(x, weights["head_image/kernel"]) if config["image_skips"] else None
-    level = 1
-    while f"up{level}/kernel" in weights:
-        up, before = f"up{level}", x
-        kernel, bias = folded(up, f"{up}_norm", 2)
-        x = modulated(ops.doubled(x, _whole(kernel), bias, _count_cut_pixels(config)), f"{up}_norm")
-        if config["residual"]:
-            x = ops.sum(x, ops.enlarged(ops.pointwise(before, weights[f"{up}_skip/kernel"])))
-        x = activate(x)
-        if image is not None:
-            image = ops.sum(ops.enlarged(image), ops.pointwise(x, weights[f"{up}_image/kernel"]))
-        level += 1
-    n = 1
-    while f"refine{n}_in/kernel" in weights:
-        y = activate(modulated(ops.convolved(x, *folded(f"refine{n}_in", f"refine{n}_norm", 3)), f"refine{n}_norm"))
-        x = ops.sum(x, ops.convolved(y, *folded(f"refine{n}_out", "", 3)))
-        n += 1
-    kernel, bias = folded("image", "", 2)
+        latents = ops.concatenate(latents, ops.affine(labels, 2.0, -1.0))
+    x = ops.dense(latents, *_fold_norm(config, weights, "head", "head_norm", 1))
+    # Per unit or per channel is the same once it is folded. Without a norm there is no activation.
+    if config["head_norm"] != "none":
+        x = _activate(ops, config, x)
+    x = ops.reshape_to_image(x, config["base_px"])  # (N, px, px, C)
+    for up in _list_layers(weights, "up{}"):
+        kernel, bias = _fold_norm(config, weights, up, f"{up}_norm", 2)
+        x = _activate(ops, config, ops.conv_transpose(x, kernel, bias, _count_cut_pixels(config)))
+    for block in _list_layers(weights, "refine{}_in"):
+        block = block.removesuffix("_in")
+        y = _activate(ops, config, ops.conv(x, *_fold_norm(config, weights, f"{block}_in", f"{block}_norm", 3)))
+        x = ops.add(x, ops.conv(y, *_fold_norm(config, weights, f"{block}_out", "", 3)))
+    kernel, bias = _fold_norm(config, weights, "image", "", 2)
     if config["g_last_kernel"]:
-        x = ops.convolved(x, kernel, bias)
+        x = ops.conv(x, kernel, bias)
+    elif config.get("g_smooth", False):  # older exports have no such field
+        x = ops.conv_transpose(x, _blur_kernel(kernel), bias, _count_cut_pixels(config) + 1)
     else:
-        smooth = config.get("g_smooth", False)  # older exports do not tell
-        x = ops.doubled(x, _blur_kernel(_whole(kernel)) if smooth else _whole(kernel), bias, _count_cut_pixels(config) + smooth)
-        image = image if image is None else ops.enlarged(image)
-    if image is not None:
-        x = ops.sum(x, image)
+        x = ops.conv_transpose(x, kernel, bias, _count_cut_pixels(config))
     return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
 
 
-def _whole(kernel):
-    """A 3x3 kernel that stands for a boxed 4x4 one (gan/models.py), or the kernel as it is."""
-    if kernel.shape[0] != 3:
-        return kernel
-    return sum(np.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2))
+def _activate(ops, config, x):
+    return ops.leaky_relu(x, 0.0 if config["g_activation"] == "relu" else 0.2)
+
+
+def _list_layers(weights, pattern):
+    """The layers up1, up2 ... that have weights; the config's levels need not be known."""
+    names = []
+    while f"{pattern.format(len(names) + 1)}/kernel" in weights:
+        names.append(pattern.format(len(names) + 1))
+    return names
+
+
+def _fold_norm(config, weights, layer, norm, axis):
+    """(kernel, bias or None) of a layer with the normalisation behind it, where there is one, along that axis of the kernel."""
+    kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
+    if f"{norm}/var" not in weights:
+        return kernel, None if bias is None else bias.reshape(-1)
+    gain = weights[f"{norm}/scale"] / np.sqrt(weights[f"{norm}/var"].astype(np.float64) + config["bn_epsilon"])
+    shift = weights[f"{norm}/bias"] - weights[f"{norm}/mean"] * gain
+    outputs = kernel.shape[axis]
+    gain, shift = np.resize(gain, outputs), np.resize(shift, outputs)  # a channel's repeat over the pixels of the head
+    bias = shift if bias is None else shift + bias.reshape(-1) * gain
+    shape = [outputs if i == axis else 1 for i in range(kernel.ndim)]
+    return (kernel * gain.reshape(shape)).astype(np.float32), bias.astype(np.float32)
 
 
 def _blur_kernel(kernel):
@@ -227,45 +219,39 @@ def _count_cut_pixels(config):
 
 
 class NumPyOps:
-    """Each layer on (N, ...) float32 arrays, channels last. Kernels of `doubled` are (k, k, C_out, C_in), of `convolved` (k, k,
-    C_in, C_out)."""
+    """Each layer on (N, ...) float32 arrays, channels last. Kernels of `conv_transpose` are (k, k, C_out, C_in), of `conv`
+    (k, k, C_in, C_out)."""
 
     @staticmethod
     def dense(x, kernel, bias=None):
         return x @ kernel if bias is None else x @ kernel + bias
 
     @staticmethod
-    def squares(x, px):
+    def reshape_to_image(x, px):
         return x.reshape(x.shape[0], px, px, -1)
 
     @staticmethod
-    def pointwise(x, kernel):
-        return x @ kernel
-
-    @staticmethod
-    def doubled(x, kernel, bias, before):
+    def conv_transpose(x, kernel, bias, cut):
+        """Stride 2. cut: pixels that fall away above and left, so that the side is doubled."""
         batch, h, w, _ = x.shape
         k = kernel.shape[0]
         large = np.zeros((batch, 2 * h + k - 2, 2 * w + k - 2, kernel.shape[2]), np.float32)
         for i in range(k):
             for j in range(k):
                 large[:, i : i + 2 * h : 2, j : j + 2 * w : 2] += x @ kernel[i, j].T
-        large = large[:, before : before + 2 * h, before : before + 2 * w]
+        large = large[:, cut : cut + 2 * h, cut : cut + 2 * w]
         return large if bias is None else large + bias
 
     @staticmethod
-    def convolved(x, kernel, bias):
+    def conv(x, kernel, bias):
+        """Stride 1, the side stays."""
         k, (_, h, w, _) = kernel.shape[0], x.shape
         padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
         out = sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))
         return out if bias is None else out + bias
 
     @staticmethod
-    def enlarged(x):
-        return x.repeat(2, 1).repeat(2, 2)
-
-    @staticmethod
-    def leaky(x, slope):
+    def leaky_relu(x, slope):
         return np.where(x > 0, x, slope * x)
 
     @staticmethod
@@ -281,14 +267,9 @@ class NumPyOps:
         return x * np.float32(gain) + np.float32(shift)
 
     @staticmethod
-    def sum(x, y):
+    def add(x, y):
         return x + y
 
     @staticmethod
-    def scaled(x, gain, shift):  # gain, shift (N, C)
-        shape = (len(x), *[1] * (x.ndim - 2), -1)
-        return x * gain.reshape(shape) + shift.reshape(shape)
-
-    @staticmethod
-    def concatenated(x, y):
+    def concatenate(x, y):
         return np.concatenate([x, y], 1)

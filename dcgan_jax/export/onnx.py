@@ -1,16 +1,24 @@
 """G as an ONNX model: native transposed convolutions, statistics folded in, any batch size.
 
-Written by hand: jax2onnx 0.17 asks for an Orbax older than ours, and would export the CPU's GEMMs instead of the convolutions
-they stand for. `numpy_generator.walk_generator` is the network; here are its layers. Inside, channels come first, as ONNX has
-them.
+Written by hand: jax2onnx 0.17 needs an Orbax older than ours, and would export the CPU's GEMMs instead of the convolutions that
+they stand for. `numpy_generator.apply_generator` is the network; here are its layers. Inside, channels come first, as in ONNX.
 """
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dcgan_jax.export.numpy_generator import walk_generator
+import dcgan_jax
+from dcgan_jax.api import TrainedGAN
+from dcgan_jax.config import flatten
+from dcgan_jax.export import Export
+from dcgan_jax.export.numpy_generator import apply_generator
+from dcgan_jax.export.writing import Written, describe_shape, name_weights
 
 OPSET = 17
 IR_VERSION = 8  # that of the first onnxruntime with this opset, so that older ones read it too
@@ -21,15 +29,14 @@ def build_onnx_model(
 ) -> onnx.ModelProto:
     """f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to 1.
 
-    Args: config, weights as of `walk_generator`; labels, A, 0 where the recipe is not conditional; stored_as, float32,
+    Args: config, weights as of `apply_generator`; labels, A, 0 where the recipe is not conditional; stored_as, float32,
         float16, bfloat16 or int8 (with a scale for each output channel): how kernels lie in the file; the sums are float32 in any
         case; facts, the model's metadata.
     """
     graph = OnnxOps(stored_as)
     inputs = {"latents": config["latent_dim"]} | ({"labels": labels} if labels else {})
-    graph.ranks |= dict.fromkeys(inputs, 2)
-    images = walk_generator(graph, config, weights, *inputs)
-    graph.node("Transpose", images, perm=[0, 2, 3, 1], output="images")
+    images = apply_generator(graph, config, weights, *inputs)
+    graph.add_node("Transpose", images, perm=[0, 2, 3, 1], output="images")
     side, channels = config["size"], config["channels"]
     model = helper.make_model(
         helper.make_graph(
@@ -37,7 +44,7 @@ def build_onnx_model(
             "generator",
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in inputs.items()],
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", side, side, channels])],
-            graph.stored,
+            graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -49,99 +56,119 @@ def build_onnx_model(
 
 
 class OnnxOps:
-    """The layers of `numpy_generator.walk_generator` as nodes; tensors are their names."""
+    """The layers of `numpy_generator.NumPyOps` as nodes of a graph; a tensor is its name."""
 
     def __init__(self, stored_as: str):
-        self.stored_as, self.nodes, self.stored, self.ranks = stored_as, [], [], {}
+        self.stored_as, self.nodes, self.constants = stored_as, [], []
 
-    def node(self, kind, *inputs, output=None, rank=None, **attributes) -> str:
+    def add_node(self, kind, *inputs, output=None, **attributes) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        self.ranks[output] = rank or self.ranks.get(inputs[0], 4)
         return output
 
-    def constant(self, array) -> str:
-        name = f"constant_{len(self.stored)}"
-        self.stored.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        self.ranks[name] = np.ndim(array)
+    def add_constant(self, array) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def kernel(self, array, output_axis) -> str:
-        """A kernel, stored as asked, as float32."""
+    def add_kernel(self, array, output_axis) -> str:
+        """A kernel in float32, stored as `stored_as`."""
         if self.stored_as == "float32":
-            return self.constant(array)
+            return self.add_constant(array)
         if self.stored_as != "int8":
             small = array.astype(np.float16 if self.stored_as == "float16" else ml_dtypes.bfloat16)
-            return self.node("Cast", self.constant(small), to=TensorProto.FLOAT)
+            return self.add_node("Cast", self.add_constant(small), to=TensorProto.FLOAT)
         others = tuple(i for i in range(array.ndim) if i != output_axis)
         scale = np.maximum(np.abs(array).max(others), 1e-30).astype(np.float32) / 127
         steps = np.rint(array / np.expand_dims(scale, others)).astype(np.int8)
-        return self.node(
+        return self.add_node(
             "DequantizeLinear",
-            self.constant(steps),
-            self.constant(scale),
-            self.constant(np.zeros(scale.shape, np.int8)),
+            self.add_constant(steps),
+            self.add_constant(scale),
+            self.add_constant(np.zeros(scale.shape, np.int8)),
             axis=output_axis,
         )
 
     def dense(self, x, kernel, bias=None):
-        rest = [] if bias is None else [self.constant(bias)]
-        return self.node("Gemm", x, self.kernel(kernel, 1), *rest, rank=2)
+        return self.add_node("Gemm", x, self.add_kernel(kernel, 1), *self._add_bias(bias))
 
-    def squares(self, x, px):
-        x = self.node("Reshape", x, self.constant(np.array([0, px, px, -1], np.int64)), rank=4)  # 0: as many as there are
-        return self.node("Transpose", x, perm=[0, 3, 1, 2])
+    def reshape_to_image(self, x, px):
+        x = self.add_node("Reshape", x, self.add_constant(np.array([0, px, px, -1], np.int64)))  # 0: as many as there are
+        return self.add_node("Transpose", x, perm=[0, 3, 1, 2])
 
-    def pointwise(self, x, kernel):
-        return self.node("Conv", x, self.kernel(kernel.T[:, :, None, None], 0))
+    def conv_transpose(self, x, kernel, bias, cut):
+        after = kernel.shape[0] - 2 - cut
+        kernel = self.add_kernel(kernel.transpose(3, 2, 0, 1), 1)
+        pads = [cut, cut, after, after]
+        return self.add_node("ConvTranspose", x, kernel, *self._add_bias(bias), strides=[2, 2], pads=pads)
 
-    def doubled(self, x, kernel, bias, before):
-        after = kernel.shape[0] - 2 - before
-        rest = [] if bias is None else [self.constant(bias)]
-        return self.node(
-            "ConvTranspose",
-            x,
-            self.kernel(kernel.transpose(3, 2, 0, 1), 1),
-            *rest,
-            strides=[2, 2],
-            pads=[before, before, after, after],
-        )
+    def conv(self, x, kernel, bias):
+        pads = [kernel.shape[0] // 2] * 4
+        kernel = self.add_kernel(kernel.transpose(3, 2, 0, 1), 0)
+        return self.add_node("Conv", x, kernel, *self._add_bias(bias), pads=pads)
 
-    def convolved(self, x, kernel, bias):
-        rest = [] if bias is None else [self.constant(bias)]
-        return self.node("Conv", x, self.kernel(kernel.transpose(3, 2, 0, 1), 0), *rest, pads=[kernel.shape[0] // 2] * 4)
+    def _add_bias(self, bias):
+        """The inputs that follow the kernel: one or none."""
+        return [] if bias is None else [self.add_constant(bias)]
 
-    def enlarged(self, x):
-        return self.node(
-            "Resize",
-            x,
-            "",
-            self.constant(np.float32([1, 1, 2, 2])),
-            mode="nearest",
-            nearest_mode="floor",
-            coordinate_transformation_mode="asymmetric",
-        )
-
-    def leaky(self, x, slope):
-        return self.node("LeakyRelu", x, alpha=slope) if slope else self.node("Relu", x)
+    def leaky_relu(self, x, slope):
+        return self.add_node("LeakyRelu", x, alpha=slope) if slope else self.add_node("Relu", x)
 
     def tanh(self, x):
-        return self.node("Tanh", x)
+        return self.add_node("Tanh", x)
 
     def sigmoid(self, x):
-        return self.node("Sigmoid", x)
+        return self.add_node("Sigmoid", x)
 
     def affine(self, x, gain, shift):
-        return self.node("Add", self.node("Mul", x, self.constant(np.float32(gain))), self.constant(np.float32(shift)))
+        x = self.add_node("Mul", x, self.add_constant(np.float32(gain)))
+        return self.add_node("Add", x, self.add_constant(np.float32(shift)))
 
-    def sum(self, x, y):
-        return self.node("Add", x, y)
+    def add(self, x, y):
+        return self.add_node("Add", x, y)
 
-    def scaled(self, x, gain, shift):
-        if self.ranks[x] == 4:
-            axes = self.constant(np.array([2, 3], np.int64))
-            gain, shift = (self.node("Unsqueeze", of, axes, rank=4) for of in (gain, shift))
-        return self.node("Add", self.node("Mul", x, gain), shift)
+    def concatenate(self, x, y):
+        return self.add_node("Concat", x, y, axis=1)
 
-    def concatenated(self, x, y):
-        return self.node("Concat", x, y, axis=1)
+
+# ---- The export ----
+
+
+def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
+    """Writes generator.onnx, which onnxruntime reads back where it is installed."""
+    config, file = gan.config, folder / "generator.onnx"
+    facts = {
+        "preset": config.run.preset,
+        "step": str(gan.step),
+        "latent_law": config.nets.latent_law,
+        "attributes": ",".join(gan.attributes),
+        "dcgan_jax": dcgan_jax.__version__,
+    }
+    model = build_onnx_model(flatten(config), name_weights(gan.generator), len(gan.attributes), ask.weights, facts)
+    file.write_bytes(model.SerializeToString())
+    law = "normal(size=" if config.nets.latent_law == "normal" else "uniform(-1, 1, "
+    labels = '\nlabels = np.load("labels.npy")[:16].astype(np.float32)' if gan.attributes else ""
+    usage = f"""ONNX, opset {OPSET}, any batch size.
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("generator.onnx")
+latents = np.random.default_rng().{law}(16, {config.nets.latent_dim})).astype(np.float32){labels}
+feeds = {{"latents": latents{', "labels": labels' if gan.attributes else ""}}}
+images = session.run(None, feeds)[0]  # (N, {describe_shape(gan)}) float32 from 0 to 1
+```
+"""
+    return Written(file, _make_generate(file), usage)
+
+
+def _make_generate(file: Path) -> Callable[..., np.ndarray] | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+    def generate(latents, labels):
+        return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
+
+    return generate

@@ -1,15 +1,15 @@
-"""Differentiable augmentation: what D sees of real and fake images alike, so that it cannot memorise the few real ones.
+"""Differentiable augmentation of real and fake images before D, so that D cannot memorise few training images.
 
-Source: Zhao et al. 2020, arXiv:2006.10738, section 4; strengths as published: brightness +-0.5, saturation 0..2, contrast
-0.5..1.5, translation up to 1/8 of the side, cutout of half the side. All act on images in [-1, 1], each image by its own draw.
+Source: Zhao et al. 2020, arXiv:2006.10738, section 4, with the published strengths: brightness +-0.5, saturation 0..2, contrast
+0.5..1.5, translation up to 1/8 of the side, cutout of half the side. All act on images in [-1, 1], at random for each image.
 """
 
 import jax
 import jax.numpy as jnp
 
 
-def color(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Brightness, saturation, contrast. images (B, S, S, C) -> the same shape; values may leave [-1, 1]."""
+def change_color(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Changes brightness, saturation and contrast. images (B, S, S, C) -> the same shape; values may leave [-1, 1]."""
     brightness, saturation, contrast = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1))
     images = images + (brightness - 0.5)
     grey = images.mean(3, keepdims=True)
@@ -18,8 +18,8 @@ def color(key: jax.Array, images: jax.Array) -> jax.Array:
     return (images - mean) * (contrast + 0.5) + mean
 
 
-def translation(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Shift by whole pixels, up to an eighth of the side each way; what enters is 0 (grey). Shape kept."""
+def translate(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Shifts by whole pixels, up to an eighth of the side each way; new pixels are 0 (grey). Shape kept."""
     batch, side = images.shape[:2]
     reach = max(1, round(side / 8))
     row, column = jax.random.randint(key, (2, batch), -reach, reach + 1)
@@ -31,8 +31,8 @@ def translation(key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(shift)(images, row, column)
 
 
-def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
-    """A square of half the side, centred anywhere, becomes 0 (grey). Shape kept."""
+def cut_out(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Sets a square of half the side, centred anywhere, to 0 (grey). Shape kept."""
     batch, side = images.shape[:2]
     hole = side // 2
     # As published: an even hole may centre on the far edge.
@@ -43,11 +43,11 @@ def cutout(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(inside[..., None], 0, images)
 
 
-AUGMENTATIONS = {"color": color, "translation": translation, "cutout": cutout}
+AUGMENTATIONS = {"color": change_color, "translation": translate, "cutout": cut_out}
 
 
 def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...], probability: jax.Array | None = None) -> jax.Array:
-    """The named augmentations one after the other, each with its own key. images (B, S, S, C) float32, shape kept.
+    """Applies the named augmentations one after the other, each with its own key. images (B, S, S, C) float32, shape kept.
 
     probability: () with which each acts on each image; None: always.
     """
@@ -63,11 +63,10 @@ def augment(key: jax.Array, images: jax.Array, names: tuple[str, ...], probabili
     return images
 
 
-def adapt_probability(probability: jax.Array, real_hits: jax.Array, target: float, share: float, most: float = 1.0) -> jax.Array:
-    """The probability after a batch: up by `share` where D is surer of real images than target, down where less, in [0, most].
+def adapt_probability(probability: jax.Array, real_hits: jax.Array, target: float, share: float) -> jax.Array:
+    """Adapts the probability after a batch: up by `share` where D's r_t is above target, else down, within [0, 1].
 
-    Args: real_hits, () share of real images that D took for real, of whose sign r_t = 2 real_hits - 1 is the mean.
-    Source: Karras et al. 2020, arXiv:2006.06676, section 3.1 (r_t; there each 4 batches, and up to 1; its figure 3 has what
-        leaks from there).
+    Args: real_hits, () share of real images that D classified as real; r_t = 2 real_hits - 1, the mean sign of their logits.
+    Source: Karras et al. 2020, arXiv:2006.06676, section 3.1 (r_t; there every 4 batches).
     """
-    return jnp.clip(probability + share * jnp.sign(2 * real_hits - 1 - target), 0, most)
+    return jnp.clip(probability + share * jnp.sign(2 * real_hits - 1 - target), 0, 1)

@@ -1,6 +1,6 @@
-"""Directions in latent space along which faces change in one way: with attributes that are known, and without.
+"""Finds directions in latent space along which faces change in one way: for known attributes, and without labels.
 
-All are unit vectors where latents are normal (gan/latents.py), for `latents.moved`.
+All are unit vectors in the space of normal latents (gan/latents.py), for `latents.move_along`.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,17 @@ from dcgan_jax.config import Nets
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.models import Generator, list_g_widths
 
-RIDGE = 1e-2  # of the fit, in mean squared lengths of a point's coordinate times the count of points
+RIDGE = 1e-2  # of the fit, in units of a coordinate's mean square times the number of points
 DAMPING = 0.05  # of the other attributes' slopes, in squares of the mean slope
 
 
 def fit_attribute_directions(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(A, L): along row a attribute a grows, and the others stay, as far as a straight line tells.
+    """Fits (A, L) directions: along row a attribute a grows and the others stay, to first order.
 
-    Slopes are a ridge regression of all scores on the points; a direction is the shortest one whose slopes are 1 for its own
-    attribute and 0 for the others, damped, so that attributes that no direction parts, as a beard and a moustache, share theirs.
-    Args: points (N, L) normal latents; scores (N, A) real, how much of each attribute the face of each point has.
+    Slopes come from a ridge regression of all scores on the points. A direction is the shortest one whose slopes are 1 for its
+    own attribute and 0 for the others. It is damped, so that attributes that no direction separates (a beard and a moustache)
+    share theirs.
+    Args: points (N, L) normal latents; scores (N, A) real, a measure of each attribute in the face of each point.
     Returns: rows of zeros for attributes that never vary.
     Source: conditional manipulation, Shen et al. 2020, arXiv:1907.10786, section 3.2, there one pair at a time.
     """
@@ -38,7 +39,7 @@ def fit_attribute_directions(points: np.ndarray, scores: np.ndarray) -> np.ndarr
 
 
 def find_principal_directions(features: np.ndarray, points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """((count, L) directions, (count,) shares of the variance): those along which features vary most, the most first.
+    """Finds the directions along which features vary most: ((count, L), (count,) shares of the variance), largest first.
 
     Args: features (N, F) of the faces of points (N, L), normal latents. N decides the cost, N^3.
     Source: GANSpace, Härkönen et al. 2020, arXiv:2004.02546, section 2.2, equation 4: latents regressed on coordinates.
@@ -51,30 +52,30 @@ def find_principal_directions(features: np.ndarray, points: np.ndarray, count: i
 
 
 def factorise_first_layer(params: dict, stats: dict, nets: Nets, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same from the weights of G's first layer alone, with what its normalisation makes of them.
+    """Finds the directions that G's first layer amplifies most, from its weights and normalisation alone.
+
+    Returns: as find_principal_directions.
 
     Source: SeFa, Shen and Zhou 2021, arXiv:2007.06600, section 3.2.
     """
-    kernel = np.asarray(params["head"]["kernel"], np.float64)[: nets.latent_dim]  # without the rows of the attributes asked for
+    kernel = np.asarray(params["head"]["kernel"], np.float64)[: nets.latent_dim]  # without the rows of the conditional attributes
     if nets.head_norm != "none":
         norm = stats["head_norm"]
-        gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon)
-        if "head_norm" in params:  # not where the latents set it
-            gain = gain * np.asarray(params["head_norm"]["scale"])
+        gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon) * np.asarray(params["head_norm"]["scale"])
         kernel = kernel * np.resize(gain, kernel.shape[1])[None]  # channels come last, so one repeats over the pixels
     values, vectors = np.linalg.eigh(kernel @ kernel.T)
     return _fix_signs(_normalise_rows(vectors.T[::-1][:count])), values[::-1][:count] / max(values.sum(), 1e-30)
 
 
 def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
-    """f(params, stats, points (B, L), labels (B, A) or None) -> (B, F) float32: what G's first up-sampling gives, normalised.
-    Pure: jit it."""
+    """Makes f(params, stats, points (B, L), labels (B, A) or None) -> (B, F) float32, the output of G's first up-sampling layer
+    after its normalisation. Pure: jit it."""
     generator = Generator(nets)
-    # With one level only, what up-samples first draws the image.
+    # With a single level, the first up-sampling layer is the image layer.
     layer = "image" if len(list_g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
 
     def features(params, stats, points, labels=None):
-        _, found = generator.apply(
+        _, captured = generator.apply(
             {"params": params, "batch_stats": stats},
             from_normal(points, nets),
             False,
@@ -82,7 +83,7 @@ def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
             capture_intermediates=lambda module, _: module.name == layer,
             mutable="intermediates",
         )
-        [x] = found["intermediates"][layer]["__call__"]
+        [x] = captured["intermediates"][layer]["__call__"]
         return x.reshape(len(x), -1).astype(jnp.float32)
 
     return features
@@ -93,5 +94,5 @@ def _normalise_rows(rows):
 
 
 def _fix_signs(rows):
-    # An eigenvector's sign is an accident: the largest coordinate is positive.
+    # The sign of an eigenvector is arbitrary: make its largest coordinate positive.
     return rows * np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))

@@ -1,7 +1,7 @@
-"""Ways through latent space: truncated, between two, in a loop, along directions. Every point obeys the recipe's law.
+"""Operations in latent space: truncation, interpolation, loops, steps along directions. Results keep the preset's distribution.
 
-Distances and angles are taken where latents are normal, as spherical interpolation supposes (White 2016, arXiv:1609.04468);
-uniform ones go there and back through their quantiles.
+Distances and angles are computed for normal latents, as spherical interpolation assumes (White 2016, arXiv:1609.04468);
+uniform latents are converted to normal ones and back by their quantiles.
 """
 
 import jax
@@ -10,25 +10,25 @@ from jax.scipy.special import ndtr, ndtri
 
 from dcgan_jax.config import Nets
 
-EDGE = 1e-6  # of a uniform law, whose outermost values would be infinite as normal ones
+EDGE = 1e-6  # uniform values closer to the limits would become infinite normal ones
 
 
 def to_normal(latents: jax.Array, nets: Nets) -> jax.Array:
-    """(..., L) latents of the recipe's law -> as many that are N(0, 1), in the same order."""
+    """Converts (..., L) latents of the preset's distribution to N(0, 1), element by element and in the same order."""
     return latents if nets.latent_law == "normal" else ndtri(jnp.clip((latents + 1) / 2, EDGE, 1 - EDGE))
 
 
 def from_normal(points: jax.Array, nets: Nets) -> jax.Array:
-    """The inverse of to_normal."""
+    """Converts (..., L) normal latents to the preset's distribution: the inverse of to_normal."""
     return points if nets.latent_law == "normal" else 2 * ndtr(points) - 1
 
 
 def truncate(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
-    """(..., L) latents of the recipe's law -> of the law cut to magnitudes up to `truncation`, each its own again.
+    """Truncates (..., L) latents: the same quantiles of the distribution cut to magnitudes up to `truncation`.
 
-    Fewer kinds of faces, fewer failures. Where others draw again (Brock et al. 2019, arXiv:1809.11096, section 3.1) quantiles
-    are kept, so that a seed's face changes little by little. truncation: in standard deviations of a normal law, or a share
-    of the uniform one's reach, 1 and more of which changes nothing.
+    Samples vary less and fail less often. Others sample again (Brock et al. 2019, arXiv:1809.11096, section 3.1); quantiles are
+    kept here, so that a seed's face changes gradually. truncation: in standard deviations of a normal distribution, or as a
+    share of the uniform one's range, where 1 and more changes nothing.
     """
     if nets.latent_law == "uniform":
         return latents * min(truncation, 1.0)
@@ -37,13 +37,15 @@ def truncate(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
 
 
 def interpolate(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets) -> jax.Array:
-    """(L,), (L,) latents and (F,) shares of the way, 0 the start, 1 the end -> (F, L): the directions turn evenly, and
-    the lengths go straight, from one to the other."""
+    """Interpolates from one latent to another: (L,), (L,) and (F,) shares of the way -> (F, L). Share 0 is the start, 1 the end.
+
+    Spherical: directions turn evenly, lengths change linearly.
+    """
     a, b = to_normal(start, nets)[None], to_normal(end, nets)[None]  # (1, L)
     a_length, b_length = jnp.linalg.norm(a), jnp.linalg.norm(b)
     angle = jnp.arccos(jnp.clip(jnp.vdot(a, b) / jnp.maximum(a_length * b_length, 1e-12), -1, 1))
     shares = shares[:, None]
-    # Nearly parallel ones have no plane to turn in, and no need of one.
+    # Nearly parallel latents have no plane to turn in; linear interpolation serves.
     is_flat = jnp.sin(angle) < 1e-4
     sine = jnp.where(is_flat, 1.0, jnp.sin(angle))
     of_a = jnp.where(is_flat, 1 - shares, jnp.sin((1 - shares) * angle) / sine)
@@ -53,13 +55,13 @@ def interpolate(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets)
 
 
 def interpolate_loop(anchors: jax.Array, frames_each: int, nets: Nets) -> jax.Array:
-    """(K, L) latents -> (K * frames_each, L): from each to the next and from the last to the first, which comes once."""
+    """Interpolates a closed loop: (K, L) latents -> (K * frames_each, L), from each to the next, from the last to the first."""
     shares = jnp.arange(frames_each) / frames_each
     legs = jax.vmap(lambda a, b: interpolate(a, b, shares, nets))(anchors, jnp.roll(anchors, -1, 0))
     return legs.reshape(-1, anchors.shape[1])
 
 
 def move_along(latents: jax.Array, direction: jax.Array, steps: jax.Array, nets: Nets) -> jax.Array:
-    """(N, L) latents, a (L,) direction and (F,) steps -> (N, F, L): each latent moved so many standard deviations along it."""
+    """Moves latents along a direction: (N, L), (L,) and (F,) steps in standard deviations -> (N, F, L)."""
     way = steps[:, None] * (direction / jnp.linalg.norm(direction))[None]  # (F, L)
     return from_normal(to_normal(latents, nets)[:, None] + way[None], nets)

@@ -1,4 +1,4 @@
-"""Adversarial losses and regularisers, a few lines each with their paper. All are per image, (B,) float32, of logits."""
+"""Adversarial losses, a few lines each with their paper. All take logits and return one float32 per image, (B,)."""
 
 import functools
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from dcgan_jax.config import Loss
 
 
 class AdversarialLoss(NamedTuple):
-    """What D and G pay: each takes real_logits and fake_logits, (B,) float32, and returns (B,) float32."""
+    """The losses of D and G: each takes real_logits and fake_logits, (B,) float32, and returns (B,) float32."""
 
     d: Callable[[jax.Array, jax.Array], jax.Array]
     g: Callable[[jax.Array, jax.Array], jax.Array]
-    g_needs_real: bool = False  # G's loss compares with D's logits of real images
-    # The logit between "fake" and "real". None: only differences of logits count, and the middle of the batch's means serves.
+    g_needs_real: bool = False  # G's loss also depends on D's logits of real images
+    # The logit between "fake" and "real". None: only differences of logits count; use the middle of the batch's two means.
     boundary: float | None = 0.0
 
 
@@ -25,7 +25,7 @@ def nonsaturating_d(real_logits: jax.Array, fake_logits: jax.Array, real_label: 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1, rewritten for logits; real_label below 1 is the one-sided
     smoothing of Salimans et al. 2016, arXiv:1606.03498, section 3.4.
     """
-    # softplus(-x) is -log sigmoid(x); a float32 probability is exactly 1 from about x = 17, where its log stops teaching D.
+    # softplus(-x) is -log sigmoid(x); a float32 probability is exactly 1 from about x = 17, where its log has no gradient.
     return jax.nn.softplus(-real_logits) + (1 - real_label) * real_logits + jax.nn.softplus(fake_logits)
 
 
@@ -45,7 +45,7 @@ def least_squares_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array
 
 
 def hinge_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Nothing beyond the margins +1 and -1. Source: Lim and Ye 2017, arXiv:1705.02894, section 3."""
+    """Distance from the margins +1 and -1, 0 beyond them. Source: Lim and Ye 2017, arXiv:1705.02894, section 3."""
     return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
 
 
@@ -55,7 +55,10 @@ def hinge_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
 
 
 def wasserstein_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """The critic's gap; bounded by a gradient penalty only. Source: Arjovsky et al. 2017, arXiv:1701.07875, equation 2."""
+    """The difference of the critic's outputs, which only a gradient penalty bounds.
+
+    Source: Arjovsky et al. 2017, arXiv:1701.07875, equation 2.
+    """
     return fake_logits - real_logits
 
 
@@ -63,8 +66,8 @@ wasserstein_g = hinge_g
 
 
 def relativistic_average_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Is a real image more real than the average fake, and the reverse. Their sum halved would be the paper's Ra mean; the sum
-    is kept, as in its equation. Source: Jolicoeur-Martineau 2018, arXiv:1807.00734, section 3.4 (RaSGAN).
+    """Compares each real image with the average fake, and each fake with the average real image. The sum of both is not halved,
+    as in the paper's equation. Source: Jolicoeur-Martineau 2018, arXiv:1807.00734, section 3.4 (RaSGAN).
     """
     return jax.nn.softplus(fake_logits.mean() - real_logits) + jax.nn.softplus(fake_logits - real_logits.mean())
 
@@ -75,8 +78,10 @@ def relativistic_average_g(real_logits: jax.Array, fake_logits: jax.Array) -> ja
 
 
 def relativistic_paired_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Is each real image more real than the fake beside it. Source: arXiv:1807.00734, section 3.3 (RSGAN); R3GAN's loss
-    (Huang et al. 2024, arXiv:2501.05441, equation 2) when R1 and R2 are added.
+    """Compares each real image with the fake at the same position of the batch.
+
+    Source: arXiv:1807.00734, section 3.3 (RSGAN); R3GAN's loss (Huang et al. 2024, arXiv:2501.05441, equation 2) when
+    R1 and R2 are added.
     """
     return jax.nn.softplus(fake_logits - real_logits)
 
@@ -97,6 +102,6 @@ LOSSES = {
 
 
 def make_loss(loss: Loss) -> AdversarialLoss:
-    """The adversarial loss that the config names, with its smoothed label, which only bce has (config.check)."""
+    """The adversarial loss that the config names, with its smoothed label, which only bce has (config_rules.py)."""
     chosen = LOSSES[loss.loss]
     return chosen if loss.real_label == 1 else chosen._replace(d=functools.partial(chosen.d, real_label=loss.real_label))

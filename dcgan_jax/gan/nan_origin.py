@@ -1,4 +1,8 @@
-"""Where a NaN comes from: one training step, all of whose operations are watched; the first that makes one of finite numbers."""
+"""Finds where a NaN or an infinity comes from: runs one training step and checks the result of every operation.
+
+Not jax.experimental.checkify: its float checks miss infinities (an overflowing loss or Adam square), and they give a source line,
+which is the same for every layer of a loop and for the forward and the backward pass. Compilation takes as long.
+"""
 
 import functools
 import itertools
@@ -13,8 +17,8 @@ from dcgan_jax.config import Config
 from dcgan_jax.gan.state import GanState, check_finite
 from dcgan_jax.gan.step import make_train_step
 
-CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")  # looked into; whatever else holds a program is one operation
-# These hand numbers on or choose among them: a NaN that they give was given to them, and most of a step is such.
+CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")  # checked inside; any other call counts as one operation
+# These only move or choose numbers: a NaN in their result was in their input. Most operations of a step are of this kind.
 MOVES = (
     "broadcast_in_dim",
     "concatenate",
@@ -36,39 +40,38 @@ MOVES = (
 
 
 def find_first_nan(config: Config, state: GanState, batch: jax.Array) -> str:
-    """The leaf of the state before the step, or else the layer and operation, where the first NaN or infinity appears.
+    """Finds the leaf of the state, or else the layer and operation of the step, where the first NaN or infinity appears.
 
     Args: state before the step; batch, as train_step takes it. Neither is donated, no key of the state is spent.
-    Returns: such as "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or "the gradient
-        of G's up1, in G's update (mul)", where a gradient is of all that its layer passes back and of its parameters; "nowhere"
-        where the step is finite.
-    Compiles a step of its own, which takes four times as long as the other one's (37 s for `article` on two cores).
+    Returns: for example "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or
+        "the gradient of G's up1, in G's update (mul)", of the layer's input or of its parameters; "nowhere" where all is finite.
+    Compiles a step of its own, which takes four times as long as the normal step's compilation (37 s for `article` on two cores).
     """
     bad = next((name for name, finite in check_finite(state).items() if not finite), None)
     if bad:
         return f"{bad}, before the step"
-    state = state.replace(key=jax.random.clone(state.key))  # its own step may have spent it
-    watched, places = _make_watched_step(config)
-    finite = watched(state, batch).tolist()
-    return next((where for where, each in zip(places, finite, strict=True) if not each), "nowhere")
+    state = state.replace(key=jax.random.clone(state.key))  # the run's step may have used it
+    checked_step, places = _make_checked_step(config)
+    finite = checked_step(state, batch).tolist()
+    return next((place for place, is_finite in zip(places, finite, strict=True) if not is_finite), "nowhere")
 
 
 @functools.cache
-def _make_watched_step(config: Config) -> tuple[Callable[[GanState, jax.Array], jax.Array], list[str]]:
-    """(state, batch -> whether each operation of a step gave finite numbers, those operations' places once it was traced)."""
+def _make_checked_step(config: Config) -> tuple[Callable[[GanState, jax.Array], jax.Array], list[str]]:
+    """(f(state, batch) -> which operations of a step had finite results, their places), the places once f is traced."""
     places = []
 
-    def watched(state, batch):
+    def checked_step(state, batch):
         closed, outcomes = jax.make_jaxpr(make_train_step(config))(state, batch), []
-        _run_watched(closed.jaxpr, closed.consts, jax.tree.leaves((state, batch)), (), outcomes)
-        places[:] = [where for where, _ in outcomes]
+        _run_checked(closed.jaxpr, closed.consts, jax.tree.leaves((state, batch)), (), outcomes)
+        places[:] = [place for place, _ in outcomes]
         return jnp.stack([finite for _, finite in outcomes])
 
-    return jax.jit(watched), places
+    return jax.jit(checked_step), places
 
 
-def _run_watched(jaxpr: Jaxpr, consts, args, scopes, outcomes: list[tuple[str, jax.Array]]) -> list:
-    """The outputs; to outcomes is added, for each operation in its turn: its place in words, whether it gave finite numbers."""
+def _run_checked(jaxpr: Jaxpr, consts, args, scopes, outcomes: list[tuple[str, jax.Array]]) -> list:
+    """Runs the program and returns its outputs; appends (place in words, has a finite result) of each operation to outcomes."""
     values = dict(zip(itertools.chain(jaxpr.constvars, jaxpr.invars), itertools.chain(consts, args), strict=True))
 
     def read(atom):
@@ -79,7 +82,7 @@ def _run_watched(jaxpr: Jaxpr, consts, args, scopes, outcomes: list[tuple[str, j
         here = (*scopes, *filter(None, str(equation.source_info.name_stack).split("/")))
         inner = next((value for value in equation.params.values() if isinstance(value, ClosedJaxpr)), None)
         if inner is not None and equation.primitive.name in CALLS:
-            outputs = _run_watched(inner.jaxpr, inner.consts, inputs, here, outcomes)
+            outputs = _run_checked(inner.jaxpr, inner.consts, inputs, here, outcomes)
         else:
             variables = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, Literal)))
             alone = Jaxpr((), variables, equation.outvars, [equation], debug_info=jaxpr.debug_info.with_unknown_names())
@@ -95,10 +98,10 @@ def _run_watched(jaxpr: Jaxpr, consts, args, scopes, outcomes: list[tuple[str, j
 
 
 def _describe_place(scopes: tuple[str, ...]) -> str:
-    """The scopes of step.py and Flax's modules, as JAX wraps them: update_d, transpose(jvp(fake)), Discriminator, down2."""
+    """Puts scopes of step.py and Flax into words, such as update_d, transpose(jvp(fake)), Discriminator, down2."""
     names = [re.sub(r"\w+\(|\)", "", scope) for scope in scopes]
-    who = {"update_d": "D", "update_g": "G"}.get(names[0] if names else "")
-    if who is None:
+    net_letter = {"update_d": "D", "update_g": "G"}.get(names[0] if names else "")
+    if net_letter is None:
         return "the step itself"
     net = next((net for net in ("Generator", "Discriminator") if net in names), None)
     if net:
@@ -106,8 +109,8 @@ def _describe_place(scopes: tuple[str, ...]) -> str:
         what = f"{net[0]}'s {layer}" + (" on reals" if "real" in names else " on fakes" if "fake" in names else "")
         what += " in the penalty" if "penalty" in names else ""
     elif names == names[:1]:
-        what = "Adam"  # all else that is done there without a scope takes finite numbers to finite ones
+        what = "Adam"  # every other operation without a scope there maps finite numbers to finite ones
     else:
-        what = f"{who}'s {'penalty' if 'penalty' in names else 'loss'}"
-    backwards = any(scope.startswith("transpose(") for scope in scopes)  # inside jvp(...) it is a part of a penalty's value
-    return f"{'the gradient of ' if backwards else ''}{what}, in {who}'s update"
+        what = f"{net_letter}'s {'penalty' if 'penalty' in names else 'loss'}"
+    is_backward = any(scope.startswith("transpose(") for scope in scopes)  # inside jvp(...) it belongs to the value of a penalty
+    return f"{'the gradient of ' if is_backward else ''}{what}, in {net_letter}'s update"

@@ -23,8 +23,6 @@ def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_upda
     parts = [moments(optimizer.beta1, optimizer.beta2, optimizer.adam_eps), size]
     if optimizer.l2 > 0:
         parts.insert(0, optax.add_decayed_weights(optimizer.l2))
-    if optimizer.clip_norm > 0:
-        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
     return optax.chain(*parts)
 
 

@@ -1,8 +1,8 @@
-"""Networks of twice the image side from trained ones, that begin by drawing and judging as these do: one layer more, of resizing.
+"""Doubles a trained GAN's resolution: adds one layer to each network, initialised so that outputs hardly change.
 
-After progressive growing (Karras et al. 2018, arXiv:1710.10196, section 2), which fades new layers in. Here colours pass through
-the new layer in pairs of channels of opposite sign, which its activation takes apart and the next layer puts together again: the
-step, and all that draws, know nothing of it (Chen et al. 2016, arXiv:1511.05641, section 2).
+After progressive growing (Karras et al. 2018, arXiv:1710.10196, section 2), which fades new layers in. Here the colours pass
+through the new layer as pairs of channels of opposite sign. Its activation splits them and the next layer adds them up again, so
+neither the step nor sampling needs to know (Chen et al. 2016, arXiv:1511.05641, section 2).
 """
 
 import jax
@@ -15,16 +15,17 @@ from dcgan_jax.gan.models import LEAKY_SLOPE, Generator, list_g_widths
 from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState
 
-MEASURED = 512  # faces by which the new normalisations are set
-# Along one axis: enlarging between pixels and halving by a smooth mean; and what a blur (models.py's smooth) makes into the same.
-ENLARGE, HALVE = np.float32([1, 3, 3, 1]) / 4, np.float32([1, 3, 3, 1]) / 8
-BEFORE_BLUR = np.float32([0, 1, 1, 0])
+MEASURED = 512  # generated images from which the new layers' BN is set
+# Kernels along one axis: doubling the side by linear interpolation, and halving it by the same weights.
+UPSAMPLE, DOWNSAMPLE = np.float32([1, 3, 3, 1]) / 4, np.float32([1, 3, 3, 1]) / 8
+UPSAMPLE_BEFORE_BLUR = np.float32([0, 1, 1, 0])  # `g_smooth` blurs this to UPSAMPLE
 
 
 def make_low_resolution_config(config: Config) -> Config:
-    """The run that comes first: half the side, the same layers inside, for `grow_kimg`.
+    """The settings of the low-resolution stage of `grow_kimg`: half the image side, the same layers inside.
 
-    Without what is made for the outermost layers: blocks, blur, and R1 and R2 where they hold back a D that blocks make steep.
+    Settings of the outermost layers are off: refining blocks and blur; with blocks in D also R1 and R2, which are there for the
+    steep gradients of these blocks.
     """
     if config.nets.d_refine:
         every = config.loss.penalty_every_steps if config.loss.gp_weight else 1
@@ -47,72 +48,105 @@ def make_low_resolution_config(config: Config) -> Config:
 
 
 def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
-    """The state before step 0 with small's networks inside.
+    """The state before step 0 of the full resolution, with the low-resolution networks inside.
 
-    Args: config, of the large networks, state, drawn for it; small, that `halved(config)` came to.
+    Args: config, of the full resolution; state, its fresh one; small, the last state of `make_low_resolution_config(config)`.
     """
     nets, small_nets = config.nets, make_low_resolution_config(config).nets
-    key = jax.random.fold_in(small.key, 2**32 - 2)  # no step has this number, nor what draws at a save
+    key = jax.random.fold_in(small.key, 2**32 - 2)  # no step has this number, nor does a save use it
     latents = sample_latents(key, MEASURED, small_nets)
     labels = None if small.labels is None else small.labels[:MEASURED]
-    g_params, images = _grow_generator(nets, small_nets, state.g_params, small.g_params, small.g_stats, latents, labels)
-    ema_params, _ = _grow_generator(nets, small_nets, state.ema_params, small.ema_params, small.ema_stats, latents, labels)
+    images = _generate_in_training(small_nets, small.g_params, small.g_stats, latents, labels)
+    ema_images = _generate_in_training(small_nets, small.ema_params, small.ema_stats, latents, labels)
     d_params, d_stats = _grow_discriminator(nets, state, small, images)
-    return state.replace(g_params=g_params, ema_params=ema_params, d_params=d_params, d_stats=d_stats, augment_p=small.augment_p)
+    return state.replace(
+        g_params=_grow_generator(nets, state.g_params, small.g_params, images),
+        ema_params=_grow_generator(nets, state.ema_params, small.ema_params, ema_images),
+        d_params=d_params,
+        d_stats=d_stats,
+        augment_p=small.augment_p,
+    )
 
 
-def _grow_generator(nets: Nets, small_nets, drawn, small, small_stats, latents, labels):
-    """(parameters, the small one's images): its last layer becomes the new one, behind which is an enlargement."""
-    variables = {"params": small, "batch_stats": small_stats}
-    images, _ = Generator(small_nets).apply(variables, latents, True, labels, mutable="batch_stats")
-    # Where the last activation has flattened all, what was before it is not known: not infinitely much.
-    if nets.g_output == "tanh":
-        before = jnp.arctanh(jnp.clip(images, -1 + 1e-6, 1 - 1e-6))
-    else:
-        before = jax.scipy.special.logit(jnp.clip(images, 1e-6, 1 - 1e-6))
-    mean, sd = before.mean((0, 1, 2)), jnp.sqrt(before.var((0, 1, 2)) + nets.bn_epsilon)  # (C,): BN must undo itself
-    up = f"up{len(list_g_widths(small_nets))}"  # the head's is the first of them
-    c, last = nets.channels, small["image"]["kernel"]  # (4, 4, C, 2 width)
-    taps = np.outer(BEFORE_BLUR, BEFORE_BLUR) if nets.g_smooth else np.outer(ENLARGE, ENLARGE)
+def _generate_in_training(nets: Nets, params, stats, latents, labels):
+    """(N, S, S, C) in G's output range, by the batch's own BN statistics."""
+    return Generator(nets).apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")[0]
+
+
+def _grow_generator(nets: Nets, fresh, small, images):
+    """G's parameters: the layer that made small's images becomes the last but one, and the new last layer upsamples.
+
+    Args: fresh, new parameters of the full resolution; small, those of the low resolution; images, what small generates.
+    """
+    up = f"up{len(list_g_widths(nets)) - 1}"  # the first of the widths is the head's
+    c = nets.channels
+    last = small["image"]["kernel"]  # (4, 4, C, 2 width)
+    # The layer's BN must undo itself: gains and biases are what it divides by and subtracts, the moments before the activation.
+    mean, sd = _measure_before_output(nets, images)
     # Of a pair (x, -x) the activation leaves x behind: relu(x) - relu(-x) = x, and leaky ones (1 + slope) x.
-    through = taps[:, :, None, None] * np.eye(c, dtype=np.float32) / (1.0 if nets.g_activation == "relu" else 1 + LEAKY_SLOPE)
-    norm = drawn[f"{up}_norm"]
-    return drawn | {name: layer for name, layer in small.items() if name != "image"} | {
-        up: {"kernel": drawn[up]["kernel"].at[:, :, :c].set(last).at[:, :, c : 2 * c].set(-last)},
+    gain = 1.0 if nets.g_activation == "relu" else 1 + LEAKY_SLOPE
+    upsampling = _make_color_kernel(c, UPSAMPLE_BEFORE_BLUR if nets.g_smooth else UPSAMPLE) / gain
+    norm = fresh[f"{up}_norm"]
+    grown = {
+        up: {"kernel": fresh[up]["kernel"].at[:, :, :c].set(last).at[:, :, c : 2 * c].set(-last)},
         f"{up}_norm": {
             "scale": norm["scale"].at[: 2 * c].set(jnp.tile(sd, 2)),
             "bias": norm["bias"].at[: 2 * c].set(jnp.concatenate([mean, -mean])),
         },
-        # What else the new layer finds counts for nothing yet.
-        "image": {
-            "kernel": jnp.zeros_like(drawn["image"]["kernel"]).at[:, :, :, : 2 * c].set(jnp.concatenate([through, -through], 3))
-        },
-    }, images
+        # The new layer's other channels do not count yet.
+        "image": {"kernel": jnp.zeros_like(fresh["image"]["kernel"]).at[:, :, :, : 2 * c].set(_pair(upsampling))},
+    }
+    return fresh | {name: layer for name, layer in small.items() if name != "image"} | grown
 
 
-def _grow_discriminator(nets: Nets, state, small, images):
-    """(parameters, statistics): before its first layer is a halving; behind that is BN now, which must undo itself."""
-    c, first = nets.channels, small.d_params["down1"]["kernel"]  # (4, 4, C, 2 width)
-    seen = conv.conv(images, first)
-    mean, var = seen.mean((0, 1, 2)), seen.var((0, 1, 2))
-    through = np.outer(HALVE, HALVE)[:, :, None, None] * np.eye(c, dtype=np.float32)  # (4, 4, C, C)
-    again, drawn = first / (1 + LEAKY_SLOPE), state.d_params
-    params = (
-        drawn
-        | {_shift_name(name): layer for name, layer in small.d_params.items()}
-        | {
-            "down1": {"kernel": drawn["down1"]["kernel"].at[:, :, :, : 2 * c].set(jnp.concatenate([through, -through], 3))},
-            # The new channels say something at once: they are what tells sharp pictures from enlarged ones.
-            "down2": {"kernel": drawn["down2"]["kernel"].at[:, :, :c].set(again).at[:, :, c : 2 * c].set(-again)},
-            "down2_norm": {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean},
-        }
-    )
-    stats = {_shift_name(name): layer for name, layer in small.d_stats.items()}
-    return params, state.d_stats | stats | {"down2_norm": {"mean": mean, "var": var}}
+def _measure_before_output(nets: Nets, images):
+    """Mean and standard deviation (C,) of what G's output activation made the images from."""
+    # Clipped: where the activation is saturated its inverse would be infinite.
+    if nets.g_output == "tanh":
+        before = jnp.arctanh(jnp.clip(images, -1 + 1e-6, 1 - 1e-6))
+    else:
+        before = jax.scipy.special.logit(jnp.clip(images, 1e-6, 1 - 1e-6))
+    return before.mean((0, 1, 2)), jnp.sqrt(before.var((0, 1, 2)) + nets.bn_epsilon)
+
+
+def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images):
+    """D's parameters and statistics: a new first layer downsamples, and small's layers follow it.
+
+    Args: fresh, new state of the full resolution; small, that of the low resolution; images, what small's G generates.
+    """
+    c = nets.channels
+    first = small.d_params["down1"]["kernel"]  # (4, 4, C, 2 width)
+    # Small's first layer had no BN. It has one now, which must undo itself.
+    outputs = conv.conv(images, first)
+    mean, var = outputs.mean((0, 1, 2)), outputs.var((0, 1, 2))
+    again = first / (1 + LEAKY_SLOPE)  # undoes what the activation makes of a pair
+    down1, down2 = (fresh.d_params[name]["kernel"] for name in ("down1", "down2"))
+    params = {
+        "down1": {"kernel": down1.at[:, :, :, : 2 * c].set(_pair(_make_color_kernel(c, DOWNSAMPLE)))},
+        # The new layer's other channels count at once: they tell sharp images from upsampled ones.
+        "down2": {"kernel": down2.at[:, :, :c].set(again).at[:, :, c : 2 * c].set(-again)},
+        "down2_norm": {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean},
+    }
+    stats = {"down2_norm": {"mean": mean, "var": var}}
+    return fresh.d_params | _shift_layers(small.d_params) | params, fresh.d_stats | _shift_layers(small.d_stats) | stats
+
+
+def _make_color_kernel(channels: int, taps):
+    """(4,) -> (4, 4, C, C): each colour is resampled by the taps, each way, and stays that colour."""
+    return np.outer(taps, taps)[:, :, None, None] * np.eye(channels, dtype=np.float32)
+
+
+def _pair(kernel):
+    """(4, 4, C, C) -> (4, 4, C, 2C): a kernel and its negative side by side."""
+    return jnp.concatenate([kernel, -kernel], 3)
+
+
+def _shift_layers(tree: dict) -> dict:
+    """The same layers one further in: down2 -> down3, down2_norm -> down3_norm; others keep their names."""
+    return {_shift_name(name): layer for name, layer in tree.items()}
 
 
 def _shift_name(name: str) -> str:
-    """down2 -> down3, down2_norm -> down3_norm; others stay."""
     if not name.startswith("down"):
         return name
     number, _, rest = name.removeprefix("down").partition("_")

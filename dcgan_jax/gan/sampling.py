@@ -30,8 +30,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     An average of weights was never run in training, so running statistics do not belong to it. The latents are a function
     of the state's key alone, so a state has one set of statistics. Means and variances are those of all batches together.
     """
-    # Momentum 0: after a pass the "running" statistics are that batch's own.
-    generator = Generator(Nets(**(vars(config.nets) | {"bn_momentum": 0.0})))
+    generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are that batch's own
 
     def one_batch(state, key, labels):
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}

@@ -6,43 +6,18 @@ a feature map are its k4 convolutions of a 1x1 image (docs/published-dcgans.md, 
 
 import numpy as np
 
-from dcgan_jax.config import Nets, UserError
+from dcgan_jax.config import Mark, Nets, UserError, list_fields
 
 PX = 4
 NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# What its nn.Sequential is, and has no place for otherwise.
-AS_THERE = {
-    "base_px": PX,
-    "kernel": 4,
-    "g_last_kernel": 0,
-    "head_norm": "channel",
-    "g_norm": "batch",
-    "d_norm": "batch",
-    "g_multipliers": (),
-    "d_multipliers": (),
-    "condition": "",
-    "g_modulation": False,
-    "residual": False,
-    "g_refine": 0,
-    "d_refine": 0,
-    "image_skips": False,
-    "box_kernels": False,
-    "g_smooth": False,
-    "minibatch_std": False,
-    "g_activation": "relu",
-    "g_output": "tanh",
-    "conv_bias": False,
-    "g_head_bias": False,
-    "d_head_bias": False,
-    "d_dropout": 0.0,
-    "bn_epsilon": 1e-5,
-}
+# PyTorch's networks are our defaults. A field without one of these marks must have its default: a new one is safe at first.
+FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
 
 def check_torch_layout(nets: Nets, about: str) -> None:
     """Raises: UserError where PyTorch's example has no such network, naming the field."""
-    for field, value in AS_THERE.items():
-        if getattr(nets, field) != value:
+    for field, value in vars(Nets()).items():
+        if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
                 f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (there: {value!r});"
                 " the presets torch32, torch64 and torch128 are its; `format` onnx or safetensors takes any"

@@ -1,5 +1,6 @@
-"""What the numbers and the pictures of a run say is wrong with it, in words and with what to try. Pure, and careful: it is
-silent while there is little to judge by. What each threshold lies between was measured in runs made to fail and in healthy ones
+"""Finds what is wrong with a run from its metrics and images, and suggests what to try. Pure functions.
+
+They are silent while there are few metrics. The thresholds lie between values measured in failing and in healthy runs
 (experiments/diagnostics.py; RESULTS.md, "Survival").
 """
 
@@ -7,43 +8,46 @@ import bisect
 
 import numpy as np
 
-METRICS_USED = ("step", "images", "d_loss", "g_loss", "d_real_hits", "d_fake_hits", "g_grad_norm")
-WINDOW_STEPS, LEAST_LINES = 500, 20  # judged are the last lines of metrics.jsonl that cover so many steps, and at least so many
+from dcgan_jax.gan.metrics import HITS, LOSSES, METRICS
+
+METRICS_USED = ("step", "images", *LOSSES, *HITS, "g_grad_norm")
+WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last lines of metrics.jsonl: 500 steps of them, and at least 20 lines
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
-# Share of reals and of fakes that D knows: 1.000 where D is given 50 times G's step size; at most 0.985 of both in healthy runs.
+# Share of reals and of fakes that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985 of both in
+# healthy runs.
 WON_HITS = 0.995
 # G's gradient norm against that of the run's first lines: 0.3 to 3 in healthy runs.
 VANISHED, EXPLODED = 0.05, 20.0
-# Distance between samples over that between training pictures: 0.03 to 0.12 in collapsed runs, 0.3 of an untrained G, 0.7 to
+# Distance between samples over that between training images: 0.03 to 0.12 in collapsed runs, 0.3 for an untrained G, 0.7 to
 # 1.1 in healthy runs.
 COLLAPSED = 0.2
-# Standard deviation of G's gradient norm over the window, in its mean: 0.02 to 0.06 where nothing but the batch changes (batch
-# 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in one gone on to ten times its length. Losses do not tell: their own noise
-# may be as large as what they say, or their mean 0.
+# Standard deviation of G's gradient norm over the window, divided by its mean: 0.02 to 0.06 where only the batch changes (batch
+# 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in a run resumed to ten times its length. Losses cannot be used: their noise
+# may be as large as their change, or their mean may be 0.
 FROZEN = 0.075
-COMPARED = 64  # samples and training pictures
+COMPARED = 64  # samples and training images
 LEAST_HELD_OUT = 8
-# r_v: 0 where D takes held-out pictures for training ones, 1 where it takes them for fakes. At most 0.1 in healthy runs; with
-# 300 pictures it passes 0.5 after 300 epochs.
+# r_v: 0 where D's logits of held-out images equal those of training images, 1 where they equal those of fakes. At most 0.1 in
+# healthy runs; with 300 images it passes 0.5 after 300 epochs.
 MEMORISED = 0.5
-SURE = 4.0  # standard errors by which the logits must differ: at every save it is asked anew
+SURE = 4.0  # standard errors by which means must differ: every save tests again
 
 
 def diagnose(
     metrics: dict[str, list[float]],
     samples: np.ndarray,
     reals: np.ndarray,
-    on_reals: np.ndarray,
-    on_held_out: np.ndarray,
-    on_samples: np.ndarray,
+    real_logits: np.ndarray,
+    held_out_logits: np.ndarray,
+    sample_logits: np.ndarray,
     loss: str = "bce",
 ) -> dict[str, str]:
-    """Kind -> one line, of what is wrong now.
+    """Finds what is wrong with the run now: kind -> message of one line.
 
     Args: metrics, columns of metrics.jsonl until now; samples (n, S, S, C) and reals (m, S, S, C) uint8: G's grid and training
-        pictures; on_reals, on_held_out, on_samples: (any number,) D's logits, with running statistics, for training pictures,
-        for some that were never trained on, and for samples; loss, the adversarial loss's name.
-    Returns: of d-has-won, g-collapsed, losses-frozen, memorising those that are seen. The same for the same arguments.
+        images; real_logits, held_out_logits, sample_logits: (any number,) D's logits, with running statistics, of training
+        images, of held-out images and of samples; loss, the adversarial loss's name.
+    Returns: messages of the kinds d-has-won, g-collapsed, losses-frozen and memorising. The same for the same arguments.
     """
     steps = metrics.get("step", [])
     columns = {name: np.array(metrics.get(name, [np.nan] * len(steps)), float) for name in METRICS_USED}
@@ -52,33 +56,33 @@ def diagnose(
     start = min(bisect.bisect_right(steps, steps[-1] - WINDOW_STEPS), len(steps) - LEAST_LINES)
     window = {name: values[start:] for name, values in columns.items()}
     first = columns["g_grad_norm"][:LEAST_LINES]
-    judged = {
+    checks = {
         "d-has-won": _check_d_has_won(window, first, loss),
         "g-collapsed": _check_g_collapsed(samples[:COMPARED], reals[:COMPARED]),
         "losses-frozen": _check_losses_frozen(window),
-        "memorising": _check_memorising(on_reals, on_held_out, on_samples),
+        "memorising": _check_memorising(real_logits, held_out_logits, sample_logits),
     }
-    return {kind: words for kind, words in judged.items() if words}
+    return {kind: message for kind, message in checks.items() if message}
 
 
 def _check_d_has_won(window, first, loss):
-    real, fake = window["d_real_hits"].mean(), window["d_fake_hits"].mean()
+    real, fake = (window[name].mean() for name in HITS)
     first, now = np.median(first), np.median(window["g_grad_norm"])
-    lost = not VANISHED * first < now < EXPLODED * first
-    # A critic is meant to know all pictures (arXiv:1701.07875, section 3); what it gives G is the gradient.
-    if not np.minimum(real, fake) >= WON_HITS or (loss == "wasserstein" and not lost) or np.isnan(now):
+    is_lost = not VANISHED * first < now < EXPLODED * first
+    # A Wasserstein critic should classify all images rightly (arXiv:1701.07875, section 3); only G's gradient counts there.
+    if not np.minimum(real, fake) >= WON_HITS or (loss == "wasserstein" and not is_lost) or np.isnan(now):
         return None
     return (
-        f"D has won: over the last {_describe_span(window)} it knew {real:.1%} of real and {fake:.1%} of drawn pictures, and G's "
-        f"gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
+        f"D has won: over the last {_describe_span(window)} it knew {real:.1%} of real and {fake:.1%} of generated images, and "
+        f"G's gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
         "--augment color translation cutout --augment-target 0.8"
     )
 
 
 def measure_pairwise_distance(images: np.ndarray) -> float:
-    """Mean over pairs of (N, S, S, C) uint8 pictures of their root-mean-square difference, in grey levels.
+    """The mean over pairs of (N, S, S, C) uint8 images of their root-mean-square difference, in grey levels.
 
-    After the use of pairs' similarity against collapse by Odena et al. 2017, arXiv:1610.09585, section 4.2.
+    Pairs' similarity as a measure of collapse: Odena et al. 2017, arXiv:1610.09585, section 4.2.
     """
     flat = images.reshape(len(images), -1).astype(np.float64)  # in which sums of squares of bytes are exact, in any order
     products = flat @ flat.T
@@ -94,47 +98,46 @@ def _check_g_collapsed(samples, reals):
     if ours >= COLLAPSED * theirs:
         return None
     return (
-        f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training pictures by {theirs:.1f}; go back to "
+        f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training images by {theirs:.1f}; go back to "
         "an earlier checkpoint, or try a lower --lr, a larger --batch-size, or --loss relativistic-paired with --r1-gamma 1"
     )
 
 
 def _check_losses_frozen(window):
     spread = window["g_grad_norm"].std() / max(abs(window["g_grad_norm"].mean()), 1e-30)
-    if not spread < FROZEN or any(_has_moved(window[name]) for name in ("d_loss", "g_loss")):
+    if not spread < FROZEN or any(_has_moved(window[name]) for name in LOSSES):
         return None
-    told = ", ".join(
-        f"{whose} {window[name].mean():.3g} +- {window[name].std():.2g}"
-        for name, whose in (("d_loss", "D's loss"), ("g_loss", "G's loss"), ("g_grad_norm", "G's gradient norm"))
+    values = ", ".join(
+        f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSSES, "g_grad_norm")
     )
     return (
-        f"the losses stand still: over the last {_describe_span(window)} {told}; try a higher --lr, and look at reals.png for "
-        "pictures that are all the same"
+        f"the losses stand still: over the last {_describe_span(window)} {values}; try a higher --lr, and look at reals.png for "
+        "images that are all the same"
     )
 
 
 def _has_moved(values):
-    """Whether the window's halves differ by more than its noise."""
+    """Whether the means of the two halves differ by more than their noise."""
     before, after = np.array_split(values, 2)
     noise = np.hypot(before.std() / len(before) ** 0.5, after.std() / len(after) ** 0.5)
-    return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, of lines that lack it, does not stand still
+    return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, from lines that lack the metric, counts as moved
 
 
 def _describe_span(window):
     return f"{window['step'][-1] - window['step'][0]:,.0f} steps"
 
 
-def _check_memorising(on_reals, on_held_out, on_samples):
+def _check_memorising(real_logits, held_out_logits, sample_logits):
     # Source: Karras et al. 2020, arXiv:2006.06676, equation 1, on means of logits.
-    if min(map(len, (on_reals, on_held_out, on_samples))) < LEAST_HELD_OUT:
+    if min(map(len, (real_logits, held_out_logits, sample_logits))) < LEAST_HELD_OUT:
         return None
-    real, unseen, fake = (float(np.mean(logits)) for logits in (on_reals, on_held_out, on_samples))
-    noise = np.hypot(np.std(on_reals) / len(on_reals) ** 0.5, np.std(on_held_out) / len(on_held_out) ** 0.5)
+    real, unseen, fake = (float(np.mean(logits)) for logits in (real_logits, held_out_logits, sample_logits))
+    noise = np.hypot(np.std(real_logits) / len(real_logits) ** 0.5, np.std(held_out_logits) / len(held_out_logits) ** 0.5)
     if real - unseen < SURE * noise or real <= fake or real - unseen < MEMORISED * (real - fake):
         return None
-    middle = (real + fake) / 2  # the loss's own boundary is of batch statistics
+    middle = (real + fake) / 2  # the loss's own boundary belongs to batch statistics
     return (
-        f"D learns the pictures by heart: it takes {np.mean(on_reals > middle):.0%} of training pictures for real and only "
-        f"{np.mean(on_held_out > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
-        "--augment color translation cutout --augment-target 0.8, more pictures, or stop earlier"
+        f"D learns the images by heart: it takes {np.mean(real_logits > middle):.0%} of training images for real and only "
+        f"{np.mean(held_out_logits > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
+        "--augment color translation cutout --augment-target 0.8, more images, or stop earlier"
     )

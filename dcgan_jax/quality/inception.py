@@ -1,9 +1,9 @@
 """The Inception-v3 of the original FID (2015 weights) as a pure function of the widely used weight file's own names.
 
-It is not torchvision's: average pools leave padding out, the last block pools by maximum, pictures are resized by TensorFlow
-1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the quirks from the TensorFlow graph
-inception-2015-12-05 that Heusel et al. 2017, arXiv:1706.08500, measured with. Held layer by layer against an independent
-implementation (experiments/inception_parity.py).
+It differs from torchvision's: average pools leave padding out, the last block pools by maximum, and images are resized by
+TensorFlow 1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the peculiarities are those of
+the TensorFlow graph inception-2015-12-05 that Heusel et al. 2017, arXiv:1706.08500, measured with. Compared layer by layer with
+an independent implementation (experiments/inception_parity.py).
 """
 
 import jax
@@ -36,18 +36,18 @@ LAYERS = (
 
 
 def list_weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Name in the weight file -> shape, (O, I, kh, kw) or (O,): what `folded` needs; the file holds more."""
-    found = {}
+    """Name in the weight file -> shape, (O, I, kh, kw) or (O,): what `fold_batch_norm` needs; the file holds more."""
+    shapes = {}
     for name, (inputs, outputs, rows, columns) in _CONVS.items():
-        found[f"{name}.conv.weight"] = outputs, inputs, rows, columns
-        found |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
-    return found
+        shapes[f"{name}.conv.weight"] = outputs, inputs, rows, columns
+        shapes |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return shapes
 
 
 def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32, each BN with its running statistics inside its convolution.
+    """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32: folds each batch normalisation into its convolution.
 
-    Raises: ValueError naming the first array that is missing or has another shape, or what shows that it is another network.
+    Raises: ValueError naming the first array that is missing or has another shape, or the sign that it is another network.
     """
     if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # all else of torchvision's is shaped alike
         raise ValueError(
@@ -71,7 +71,7 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
 
 
 def extract_features(layers: dict[str, tuple], images: jax.Array, every_layer: bool = False):
-    """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `folded`.
+    """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `fold_batch_norm`.
 
     every_layer: also each of LAYERS' outputs, name -> (B, h, w, C).
     """
@@ -98,79 +98,102 @@ def resize_bilinear(images: jax.Array) -> jax.Array:
 def _apply_network(layers, x, every_layer=False):
     """x (B, S, S, 3) float32 in [-1, 1], S at least 75."""
     outputs = {}
-
-    def conv(x, name, stride=1, same=True):
-        kernel, bias = layers[name]
-        rows, columns = kernel.shape[:2]
-        padding = [(rows // 2,) * 2, (columns // 2,) * 2] if same else "VALID"
-        x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
-
-    def row(x, name, *parts):
-        for part in parts:
-            x = conv(x, f"{name}.{part}")
-        return x
-
-    def pooled(x, name):
-        return conv(_average_pool(x), f"{name}.branch_pool")
-
-    def a(x, name):
-        return [
-            row(x, name, "branch1x1"),
-            row(x, name, "branch5x5_1", "branch5x5_2"),
-            row(x, name, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-            pooled(x, name),
-        ]
-
-    def b(x, name):
-        deep = row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
-        return [conv(x, f"{name}.branch3x3", 2, same=False), conv(deep, f"{name}.branch3x3dbl_3", 2, same=False), _max_pool(x, 2)]
-
-    def c(x, name):
-        return [
-            row(x, name, "branch1x1"),
-            row(x, name, *(f"branch7x7_{i}" for i in range(1, 4))),
-            row(x, name, *(f"branch7x7dbl_{i}" for i in range(1, 6))),
-            pooled(x, name),
-        ]
-
-    def d(x, name):
-        deep = row(x, name, *(f"branch7x7x3_{i}" for i in range(1, 4)))
-        return [
-            conv(row(x, name, "branch3x3_1"), f"{name}.branch3x3_2", 2, same=False),
-            conv(deep, f"{name}.branch7x7x3_4", 2, same=False),
-            _max_pool(x, 2),
-        ]
-
-    def e(x, name):
-        wide, deep = row(x, name, "branch3x3_1"), row(x, name, "branch3x3dbl_1", "branch3x3dbl_2")
-        last = conv(_max_pool(x, 1), f"{name}.branch_pool") if name == "Mixed_7c" else pooled(x, name)
-        return [
-            row(x, name, "branch1x1"),
-            *(row(wide, name, f"branch3x3_2{i}") for i in "ab"),
-            *(row(deep, name, f"branch3x3dbl_3{i}") for i in "ab"),
-            last,
-        ]
-
     for name in LAYERS:
-        if name.startswith("Conv2d"):
-            x = conv(x, name, stride=2 if name == "Conv2d_1a_3x3" else 1, same=name == "Conv2d_2b_3x3")
+        if name in _BLOCKS:
+            x = jnp.concatenate(_BLOCKS[name](layers, x, name), 3)
         else:
-            block = (
-                a
-                if name[:7] == "Mixed_5"
-                else b
-                if name == "Mixed_6a"
-                else c
-                if name[:7] == "Mixed_6"
-                else (d if name == "Mixed_7a" else e)
-            )
-            x = jnp.concatenate(block(x, name), 3)
+            x = _conv(layers, x, name, stride=2 if name == "Conv2d_1a_3x3" else 1, same=name == "Conv2d_2b_3x3")
         outputs[name] = x
         if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
             x = _max_pool(x, 2)
     x = x.mean((1, 2))
     return (x, outputs) if every_layer else x
+
+
+# ---- Blocks: each gives the outputs of its branches, to be concatenated ----
+
+
+def _block_5x5(layers, x, name):
+    """Mixed_5b to 5d: 1x1, 5x5 and two 3x3 convolutions side by side. Size kept."""
+    return [
+        _chain(layers, x, name, "branch1x1"),
+        _chain(layers, x, name, "branch5x5_1", "branch5x5_2"),
+        _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+        _pool_branch(layers, x, name),
+    ]
+
+
+def _block_reduce_3x3(layers, x, name):
+    """Mixed_6a: halves the size by strided 3x3 convolutions and a maximum."""
+    deep = _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2")
+    return [
+        _conv(layers, x, f"{name}.branch3x3", 2, same=False),
+        _conv(layers, deep, f"{name}.branch3x3dbl_3", 2, same=False),
+        _max_pool(x, 2),
+    ]
+
+
+def _block_7x7(layers, x, name):
+    """Mixed_6b to 6e: 7x7 convolutions as 1x7 and 7x1. Size kept."""
+    return [
+        _chain(layers, x, name, "branch1x1"),
+        _chain(layers, x, name, *(f"branch7x7_{i}" for i in range(1, 4))),
+        _chain(layers, x, name, *(f"branch7x7dbl_{i}" for i in range(1, 6))),
+        _pool_branch(layers, x, name),
+    ]
+
+
+def _block_reduce_7x7(layers, x, name):
+    """Mixed_7a: halves the size, one branch after a 7x7 convolution as 1x7 and 7x1."""
+    deep = _chain(layers, x, name, *(f"branch7x7x3_{i}" for i in range(1, 4)))
+    return [
+        _conv(layers, _chain(layers, x, name, "branch3x3_1"), f"{name}.branch3x3_2", 2, same=False),
+        _conv(layers, deep, f"{name}.branch7x7x3_4", 2, same=False),
+        _max_pool(x, 2),
+    ]
+
+
+def _block_wide(layers, x, name):
+    """Mixed_7b and 7c: branches that split into 1x3 and 3x1. Size kept. The last block pools by maximum."""
+    wide, deep = _chain(layers, x, name, "branch3x3_1"), _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2")
+    is_last = name == "Mixed_7c"
+    return [
+        _chain(layers, x, name, "branch1x1"),
+        *(_chain(layers, wide, name, f"branch3x3_2{i}") for i in "ab"),
+        *(_chain(layers, deep, name, f"branch3x3dbl_3{i}") for i in "ab"),
+        _conv(layers, _max_pool(x, 1), f"{name}.branch_pool") if is_last else _pool_branch(layers, x, name),
+    ]
+
+
+_BLOCKS = {
+    **dict.fromkeys(("Mixed_5b", "Mixed_5c", "Mixed_5d"), _block_5x5),
+    "Mixed_6a": _block_reduce_3x3,
+    **dict.fromkeys(("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), _block_7x7),
+    "Mixed_7a": _block_reduce_7x7,
+    **dict.fromkeys(("Mixed_7b", "Mixed_7c"), _block_wide),
+}
+
+# ---- Layers ----
+
+
+def _conv(layers, x, name, stride=1, same=True):
+    """Convolution with its folded batch normalisation, then ReLU. same: zero padding keeps the size at stride 1."""
+    kernel, bias = layers[name]
+    rows, columns = kernel.shape[:2]
+    padding = [(rows // 2,) * 2, (columns // 2,) * 2] if same else "VALID"
+    x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
+
+
+def _chain(layers, x, block, *parts):
+    """The block's convolutions with these names, one after the other."""
+    for part in parts:
+        x = _conv(layers, x, f"{block}.{part}")
+    return x
+
+
+def _pool_branch(layers, x, block):
+    return _conv(layers, _average_pool(x), f"{block}.branch_pool")
 
 
 def _max_pool(x, stride):
@@ -180,17 +203,17 @@ def _max_pool(x, stride):
 
 
 def _average_pool(x):
-    """3x3, size kept, of the pixels that are there: padding does not count."""
+    """3x3, size kept; padding does not count in the average."""
+    return _sum_3x3(x) / _sum_3x3(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
-    def total(x):
-        return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+def _sum_3x3(x):
+    return lax.reduce_window(x, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 def _list_convs():
     """Layer -> (inputs, outputs, kernel rows, kernel columns)."""
-    found = {
+    convs = {
         "Conv2d_1a_3x3": (3, 32, 3, 3),
         "Conv2d_2a_3x3": (32, 32, 3, 3),
         "Conv2d_2b_3x3": (32, 64, 3, 3),
@@ -199,9 +222,9 @@ def _list_convs():
     }
 
     def add(block, branch, inputs, *layers):
-        # One layer keeps the branch's name; several are numbered.
+        # A single layer has the branch's name; several are numbered.
         for i, (outputs, rows, columns) in enumerate(layers, 1):
-            found[f"{block}.{branch}_{i}" if len(layers) > 1 else f"{block}.{branch}"] = inputs, outputs, rows, columns
+            convs[f"{block}.{branch}_{i}" if len(layers) > 1 else f"{block}.{branch}"] = inputs, outputs, rows, columns
             inputs = outputs
 
     for block, inputs, pool in (("Mixed_5b", 192, 32), ("Mixed_5c", 256, 64), ("Mixed_5d", 288, 64)):
@@ -220,12 +243,12 @@ def _list_convs():
     add("Mixed_7a", "branch7x7x3", 768, (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3))
     for block, inputs in (("Mixed_7b", 1280), ("Mixed_7c", 2048)):
         add(block, "branch1x1", inputs, (320, 1, 1))
-        found[f"{block}.branch3x3_1"] = inputs, 384, 1, 1
-        found |= {f"{block}.branch3x3_2a": (384, 384, 1, 3), f"{block}.branch3x3_2b": (384, 384, 3, 1)}
-        found |= {f"{block}.branch3x3dbl_1": (inputs, 448, 1, 1), f"{block}.branch3x3dbl_2": (448, 384, 3, 3)}
-        found |= {f"{block}.branch3x3dbl_3a": (384, 384, 1, 3), f"{block}.branch3x3dbl_3b": (384, 384, 3, 1)}
+        convs[f"{block}.branch3x3_1"] = inputs, 384, 1, 1
+        convs |= {f"{block}.branch3x3_2a": (384, 384, 1, 3), f"{block}.branch3x3_2b": (384, 384, 3, 1)}
+        convs |= {f"{block}.branch3x3dbl_1": (inputs, 448, 1, 1), f"{block}.branch3x3dbl_2": (448, 384, 3, 3)}
+        convs |= {f"{block}.branch3x3dbl_3a": (384, 384, 1, 3), f"{block}.branch3x3dbl_3b": (384, 384, 3, 1)}
         add(block, "branch_pool", inputs, (192, 1, 1))
-    return found
+    return convs
 
 
 _CONVS = _list_convs()

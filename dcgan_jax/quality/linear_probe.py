@@ -1,4 +1,4 @@
-"""A linear probe: how much of known attributes a straight line in some features tells."""
+"""A linear probe: how well a linear function of some features predicts known attributes."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,38 +7,38 @@ import numpy as np
 
 from dcgan_jax.config import UserError
 
-FITTED, TESTED = 4000, 2000  # pictures
-FEWEST = 20  # of both together: of fewer, all or none have most attributes
+FITTED, TESTED = 4000, 2000  # images
+FEWEST = 20  # of both together: with fewer images, all or none have most attributes
 STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge, in mean squared lengths of a standardised row
 
 
 class Probe(NamedTuple):
-    """Of each attribute, on pictures that the probe was not fitted to."""
+    """Scores of a probe for each attribute, on images that it was not fitted to."""
 
-    accuracy: np.ndarray  # (A,) share told rightly
-    balanced: np.ndarray  # (A,) mean of that share among those that have it and those that do not; NaN where all are alike
-    most_frequent: np.ndarray  # (A,) accuracy of always saying what most of the fitted ones are
+    accuracy: np.ndarray  # (A,) share of right predictions
+    balanced: np.ndarray  # (A,) mean of the shares among images with and without the attribute; NaN where all are alike
+    most_frequent: np.ndarray  # (A,) accuracy of always predicting the more frequent value among the fitted images
 
 
-def split_fit_and_test(mixed: np.ndarray, attributes: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The positions of the pictures that a probe is fitted to, and of others to test it on.
+def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Splits positions: those of the images to fit a probe to, and those of others to test it on.
 
-    Args: mixed, all positions in random order; attributes, those that the pictures have; name, what they are called.
-    Raises: UserError where they are too few, or have none.
+    Args: shuffled, all positions in random order; attributes, the names that the images have; name, of the data, for messages.
+    Raises: UserError where there are too few images, or no attributes.
     """
     if not attributes:
         raise UserError(
             f"`data`: {name} come without attributes, which a probe learns; give pictures that have some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
-    if len(mixed) < FEWEST:
+    if len(shuffled) < FEWEST:
         raise UserError(f"`data`: {name}: too few to fit a probe to and to test it; give {FEWEST} or more")
-    fitted_to = min(FITTED, len(mixed) * 2 // 3)
-    return mixed[:fitted_to], mixed[fitted_to : FITTED + TESTED]
+    fit_count = min(FITTED, len(shuffled) * 2 // 3)
+    return shuffled[:fit_count], shuffled[fit_count : FITTED + TESTED]
 
 
 def fit_and_score_probe(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray) -> Probe:
-    """The probe of `fitted` on pictures it was not fitted to.
+    """Fits a probe and scores it on images that it was not fitted to.
 
     Args: features (N, D), test_features (M, D) float; labels (N, A), test_labels (M, A) of 0 and 1.
     Raises: ValueError for shapes that do not fit.
@@ -47,35 +47,34 @@ def fit_and_score_probe(features: np.ndarray, labels: np.ndarray, test_features:
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """f(features (M, D)) -> (M, A) float64 margins: how much of each attribute a straight line in the features sees, more than 0
-    where it says that it is there.
+    """Fits a probe, f(features (M, D)) -> (M, A) float64 margins: positive where it predicts that the attribute is present.
 
-    Ridge regression to +-1 for all attributes at once, its strength the one with the best accuracy left one out.
+    Ridge regression to +-1 for all attributes at once, with the strength of the best leave-one-out accuracy.
     Args: features (N, D) float; labels (N, A) of 0 and 1. N decides the cost, N^3.
     Raises: ValueError for shapes that do not fit, here or when called. Source: the evaluation of Radford et al. 2016,
-        arXiv:1511.06434, section 5.1 (there an L2-SVM); leaving one out in closed form: Allen 1974, "The relationship between
+        arXiv:1511.06434, section 5.1 (there an L2-SVM); leave-one-out in closed form: Allen 1974, "The relationship between
         variable selection and data augmentation and a method for prediction".
     """
     if not (features.ndim == labels.ndim == 2 and len(features) == len(labels)):
         raise ValueError(f"features {features.shape}, labels {labels.shape}")
     features = features.astype(np.float64)
     mean, spread = features.mean(0), features.std(0)
-    spread = np.where(spread > 1e-6 * max(spread.max(), 1e-30), spread, np.inf)  # what never varies tells nothing
+    spread = np.where(spread > 1e-6 * max(spread.max(), 1e-30), spread, np.inf)  # a constant feature has no weight
     x = (features - mean) / spread
     signs = 2.0 * labels - 1
     middle = signs.mean(0)
     y = signs - middle
     kernel = x @ x.T
     values, vectors = np.linalg.eigh(kernel)
-    turned, squares, best = vectors.T @ y, np.square(vectors), None
+    rotated, squares, best = vectors.T @ y, np.square(vectors), None
     for strength in STRENGTHS * max(np.trace(kernel) / len(x), 1e-30):
         shrunk = values.clip(0) / (values.clip(0) + strength)
-        near, leverage = vectors @ (shrunk[:, None] * turned), squares @ shrunk + 1 / len(x)
-        left_out = signs - (y - near) / np.maximum(1 - leverage, 1e-9)[:, None]
+        fitted, leverage = vectors @ (shrunk[:, None] * rotated), squares @ shrunk + 1 / len(x)
+        left_out = signs - (y - fitted) / np.maximum(1 - leverage, 1e-9)[:, None]
         right = np.mean((left_out > 0) == (labels > 0))
         if best is None or right > best[0]:
             best = right, strength
-    weights = x.T @ (vectors @ (turned / (values.clip(0) + best[1])[:, None]))  # (D, A)
+    weights = x.T @ (vectors @ (rotated / (values.clip(0) + best[1])[:, None]))  # (D, A)
 
     def margins(features):
         if features.shape[1:] != mean.shape:
@@ -85,11 +84,11 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
     return margins
 
 
-def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_to: np.ndarray) -> Probe:
-    """How much of labels (M, A) a probe's margins (M, A) tell; fitted_to (N, A): the labels it was fitted to."""
+def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_labels: np.ndarray) -> Probe:
+    """Compares a probe's margins (M, A) with labels (M, A); fitted_labels (N, A): the labels that it was fitted to."""
     if margins.shape != labels.shape:
         raise ValueError(f"margins {margins.shape}, labels {labels.shape}")
-    said, has = margins > 0, labels > 0
+    predicted, has = margins > 0, labels > 0
     with np.errstate(invalid="ignore"):
-        balanced = (np.sum(said & has, 0) / has.sum(0) + np.sum(~said & ~has, 0) / (~has).sum(0)) / 2
-    return Probe(np.mean(said == has, 0), balanced, np.mean((fitted_to.mean(0) > 0.5) == has, 0))
+        balanced = (np.sum(predicted & has, 0) / has.sum(0) + np.sum(~predicted & ~has, 0) / (~has).sum(0)) / 2
+    return Probe(np.mean(predicted == has, 0), balanced, np.mean((fitted_labels.mean(0) > 0.5) == has, 0))

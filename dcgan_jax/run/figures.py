@@ -1,5 +1,6 @@
-"""What a run shows: reals.png, sample grids, curves; and sheets with captions and films."""
+"""Images that a run shows: grids such as reals.png, captioned sheets, animations, plots of losses and scores."""
 
+import io
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,17 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.files import atomic_write
+from dcgan_jax.gan.metrics import LOSSES, METRICS
 
 REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
 GAP_PX = 2
 TEXT_PX = 14
-NAME_PX = 182  # what a row's name may take
-DENSE, SPARSE = 20, 100  # sample grids kept: all of the first saves, and of the later ones at most so many
+NAME_PX = 182  # the most that a row's name may take
+DENSE, SPARSE = 20, 100  # sample grids kept: all of the first 20 saves, and at most 100 of the later ones
 
 
 def make_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """(N, S, S, C) uint8 -> one (H, W, C) uint8 sheet on white, N in rows of `columns` (none: nearly square)."""
+    """Lays out (N, S, S, C) uint8 images as one (H, W, C) uint8 sheet on white, in rows of `columns` (None: nearly square)."""
     count, side, _, channels = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
@@ -32,36 +34,43 @@ def make_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8, C 1 or 3, as PIL has it."""
+    """Converts (H, W, C) uint8, C 1 or 3, to a PIL image."""
     return Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """(H, W, C) uint8, C 1 or 3; whole or not at all."""
+    """Saves (H, W, C) uint8, C 1 or 3, as a PNG; whole or not at all."""
     with atomic_write(path) as partial:
         to_pil(image).save(partial, format="PNG")
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, C) uint8, C 1 or 3, as the bytes of a PNG file."""
+    file = io.BytesIO()
+    to_pil(image).save(file, format="PNG")
+    return file.getvalue()
+
+
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
-    """A sheet of (N, S, S, C) uint8, small pictures enlarged so that a person can see them."""
+    """Saves (N, S, S, C) uint8 images as one sheet; small images are enlarged so that a person can see them."""
     save_png(path, enlarge(make_grid(images, columns), images.shape[1]))
 
 
 def enlarge(sheet: np.ndarray, side: int) -> np.ndarray:
-    """(H, W, C), a sheet of pictures of that side, in whole pixels so large that a person can see them."""
+    """Enlarges (H, W, C), a sheet of images of that side, by whole pixels so that a person can see them."""
     scale = choose_scale(side)
     return sheet.repeat(scale, 0).repeat(scale, 1)
 
 
 def choose_scale(side: int) -> int:
-    """Pixels that each pixel of a picture of that side becomes, each way."""
+    """The factor by which images of that side are enlarged."""
     return max(1, 96 // side)
 
 
 def make_captioned_sheet(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[str] = ()) -> np.ndarray:
-    """One RGB sheet: the title, a word above each column, and rows of (N, S, S, C) uint8 with their names before them.
+    """Makes one RGB sheet: the title, a word above each column, and rows of (N, S, S, C) uint8 images after their names.
 
-    Rows may be of different lengths; words too long for their place are cut.
+    Rows may have different lengths; texts too long for their place are cut.
     """
     side = rows[0][1].shape[1]
     cell = side * choose_scale(side)
@@ -73,30 +82,33 @@ def make_captioned_sheet(title: str, rows: list[tuple[str, np.ndarray]], columns
     sheet = Image.new("RGB", (width, top + len(rows) * (cell + 2 * GAP_PX) + GAP_PX), "white")
     draw = ImageDraw.Draw(sheet)
 
-    def fitting(text, room):
-        while text and draw.textlength(text, font=font) > room:
-            text = text[:-1]
-        return text
-
-    draw.text((12, 4), fitting(title, width - 16), "black", font)
+    draw.text((12, 4), _cut_text(draw, title, width - 16, font), "black", font)
     for i, word in enumerate(columns):
-        draw.text((margin + i * (cell + 2 * GAP_PX), TEXT_PX + 10), fitting(word, cell + GAP_PX), "dimgrey", font)
+        draw.text((margin + i * (cell + 2 * GAP_PX), TEXT_PX + 10), _cut_text(draw, word, cell + GAP_PX, font), "dimgrey", font)
     for i, (name, images) in enumerate(rows):
         y = top + i * (cell + 2 * GAP_PX)
-        draw.text((8, y + (cell - TEXT_PX) // 2), fitting(name, margin - 12), "black", font)
+        draw.text((8, y + (cell - TEXT_PX) // 2), _cut_text(draw, name, margin - 12, font), "black", font)
         for j, image in enumerate(images):
             sheet.paste(to_pil(enlarge(image, side)), (margin + j * (cell + 2 * GAP_PX), y))
     return np.asarray(sheet)
 
 
+def _cut_text(draw, text, width_px, font):
+    while text and draw.textlength(text, font=font) > width_px:
+        text = text[:-1]
+    return text
+
+
 def save_animation(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
-    """(F, H, W, C) uint8 as an endless .gif or .webp, or as an .mp4; whole or not at all. Raises: UserError."""
+    """Saves (F, H, W, C) uint8 as an endless .gif or .webp, or as an .mp4; whole or not at all. Raises: UserError."""
     if path.suffix == ".mp4":
         return _save_film(path, frames, frames_a_second)
     stills = [to_pil(frame) for frame in frames]
-    how = {".gif": {"format": "GIF", "optimize": False}, ".webp": {"format": "WEBP", "quality": 90}}[path.suffix]
+    options = {".gif": {"format": "GIF", "optimize": False}, ".webp": {"format": "WEBP", "quality": 90}}[path.suffix]
     with atomic_write(path) as partial:
-        stills[0].save(partial, save_all=True, append_images=stills[1:], duration=round(1000 / frames_a_second), loop=0, **how)
+        stills[0].save(
+            partial, save_all=True, append_images=stills[1:], duration=round(1000 / frames_a_second), loop=0, **options
+        )
 
 
 def _save_film(path, frames, frames_a_second):
@@ -116,8 +128,9 @@ def _save_film(path, frames, frames_a_second):
 
 
 def delete_old_grids(samples: Path, save_every_steps: int) -> None:
-    """Removes grids of a long run: the first DENSE saves and the newest stay, and of the others every 2nd, 4th ... so that at
-    most SPARSE remain. Which stay depends on the steps alone, so a run that was interrupted keeps the same.
+    """Removes grids of a long run: keeps the first DENSE, the newest, and every 2nd, 4th ... of the others, at most SPARSE.
+
+    The choice depends on the steps alone, so that an interrupted run keeps the same grids.
     """
     steps = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}
     newest = max(steps, default=0)
@@ -130,14 +143,15 @@ def delete_old_grids(samples: Path, save_every_steps: int) -> None:
 
 
 def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
-    """Both nets' losses over the steps, raw and smoothed, as the article plots them."""
+    """Plots both networks' losses over the steps, raw and smoothed, as the article does."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     steps = np.array(metrics.get("step", []))
-    for name, label, colour in (("d_loss", "discriminator", "tab:blue"), ("g_loss", "generator", "tab:orange")):
-        values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # lines edited by hand may lack it
+    for name, colour in zip(LOSSES, ("tab:blue", "tab:orange"), strict=True):
+        label = METRICS[name].label
+        values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # lines edited by hand may lack the metric
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         window = max(1, round(len(values) * SMOOTHED_OVER))
         if len(values) >= window > 0:
@@ -151,15 +165,15 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
         figure.savefig(partial, format="png", dpi=110)
 
 
-def save_scores(path: Path, curve: dict[int, float], by: str) -> None:
-    """Step -> score as a line."""
+def save_scores(path: Path, curve: dict[int, float], measure: str) -> None:
+    """Plots a score over the steps; measure: the label of its axis."""
     from matplotlib.figure import Figure  # as above
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.add_subplot()
     steps = sorted(curve)
     axes.plot(steps, [curve[step] for step in steps], marker="o")
-    axes.set(xlabel="step", ylabel=make_printable(by, 60), title="Smaller is better")
+    axes.set(xlabel="step", ylabel=make_printable(measure, 60), title="Smaller is better")
     axes.grid(alpha=0.3)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=110)

@@ -7,13 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax.config import Config, Nets, UserError
+from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import init_state, name_leaves
-from dcgan_jax.run import checkpoints, weight_files, workdir
+from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
 
 FILES = (".safetensors", ".pth", ".pt", ".npz")
-FREE = {"d_dropout", "init", "gamma_init_std", "bn_momentum", "compute_dtype"}  # no part of what a network is
 OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
 
 
@@ -41,7 +40,8 @@ def grow_networks(config: Config, half: Config) -> dict:
 
 def _load_run(run, config):
     there = workdir.read_config(run)
-    differing = [name for name in vars(Nets()) if name not in FREE and getattr(there.nets, name) != getattr(config.nets, name)]
+    compared = [name for name in vars(Nets()) if name not in list_fields(Mark.TRAINING_ONLY)]
+    differing = [name for name in compared if getattr(there.nets, name) != getattr(config.nets, name)]
     if differing:
         told = ", ".join(
             f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked" for name in differing[:4]
@@ -56,7 +56,7 @@ def _load_run(run, config):
 def _restore_newest(run, config):
     like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
     for step in checkpoints.list_steps(run)[::-1]:
-        with contextlib.suppress(checkpoints.CorruptCheckpointError):  # then the one before: this run is only read
+        with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read
             return checkpoints.restore(run / "checkpoints" / str(step), like)
     raise UserError(f"{run}: none of its checkpoints is whole; restore one from a copy of the run")
 

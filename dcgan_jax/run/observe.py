@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax.data.pack import find_data_warnings
+from dcgan_jax.data.checks import find_data_warnings
 from dcgan_jax.gan.sampling import sample_images
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.presets import compare_with_preset

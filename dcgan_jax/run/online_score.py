@@ -17,6 +17,7 @@ from dcgan_jax.config import Config, UserError
 from dcgan_jax.files import atomic_write
 from dcgan_jax.quality import scores
 from dcgan_jax.quality.scores import Moments
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
 
@@ -153,7 +154,7 @@ class OnlineScorer:
             real = load_reference(self.network, self.reals)
             value = scores.frechet(real.moments, summarise_features(self.network, iterate_parts(fakes, self.seeds)).moments)
         else:
-            value = scores.sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
+            value = sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
         self.last_s = time.monotonic() - start
         self.spent_s += self.last_s
         share = self.spent_s / (time.monotonic() - self.began)

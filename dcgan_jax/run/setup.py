@@ -11,9 +11,11 @@ import numpy as np
 
 from dcgan_jax import config as configuration
 from dcgan_jax.batch import Batch
-from dcgan_jax.config import Config, UserError
+from dcgan_jax.config import MAX_STEPS, Config, UserError
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
-from dcgan_jax.data.pack import Packed, get_cache_dir, pack_images, read_labels
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import Pack, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
@@ -24,7 +26,6 @@ from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, on
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 
-MAX_STEPS = 2**31 - 1  # the step is an int32
 LOW_RESOLUTION = "half"  # the folder, inside the run's own, of the run of half the side that it grows from
 CHECKED = 64  # training images, and samples, that diagnostics compare at a save
 
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
 
     config: Config
     path: Path
-    pack: Packed
+    pack: Pack
     labels: np.ndarray | None  # (N, A) uint8 of all images, where the recipe is conditional
     order: batches.Order
     total_steps: int
@@ -109,7 +110,7 @@ def open_run(config: Config) -> Iterator[Plan]:
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
     if config.nets.condition:  # by name, that the run's networks do not depend on what "all" will mean
         config = configuration.replace(config, condition=",".join(read_labels(pack, config.nets.condition)[0]))
-        configuration.check(config)
+        check_config(config)
     order = batches.Order(config.run.seed, len(pack.images), config.images_per_step, config.guard.held_out)
     _check_image_count(config, order, shardings)
     total = configuration.count_total_steps(config, order.trained_on)

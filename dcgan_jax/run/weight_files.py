@@ -1,4 +1,4 @@
-"""Arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt, whose pickle is read as data and never executed."""
+"""Reads arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt, whose pickle is parsed, never executed."""
 
 import io
 import math
@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from dcgan_jax.config import UserError, make_printable
 
-# What PyTorch's storages are called -> dtype.
+# Names of PyTorch's storages -> dtype.
 STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -29,7 +29,7 @@ LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # PyTorch's magic number, pickled, b
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array. Raises UserError, one line, for a file that cannot be read, is none of these or holds other things."""
+    """Reads a weight file: name -> array. Raises: UserError, one line, where it cannot be read, or holds something else."""
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -61,51 +61,44 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
         safetensors.SafetensorError,
-    ) as fault:  # a stranger's bytes can be wrong in all ways
+    ) as fault:  # a stranger's bytes can be wrong in many ways
         raise UserError(f"{path}: is no .npz, .safetensors or .pth of plain arrays ({make_printable(str(fault), 200)})") from None
 
 
 class _Tensor(NamedTuple):
     dtype: np.dtype
     key: str
-    offset: int  # in numbers
+    offset: int  # in elements
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     def array(self, storage: bytes) -> np.ndarray:
         if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
-            raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes of nothing
+            raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes from nothing
         stride = [step * self.dtype.itemsize for step in self.stride]
         # Raises where shape and strides leave the buffer.
         return np.ndarray(self.shape, self.dtype, storage, self.offset * self.dtype.itemsize, stride).copy()
 
 
 class _Name(NamedTuple):
-    """What a pickle would have imported."""
+    """A name that the pickle would import."""
 
     module: str
     name: str
 
 
-class _Stored(NamedTuple):
-    """What a pickle refers to outside of itself."""
+class _Reference(NamedTuple):
+    """A reference of the pickle to a storage outside of it."""
 
-    what: tuple
+    fields: tuple
 
 
 _MARK = object()
 
 
 def _read_pickle(data: bytes | io.BytesIO):
-    """One pickle's value, built of dicts, lists, tuples, numbers, texts and _Tensor: whatever else it says raises ValueError."""
+    """Evaluates one pickle to dicts, lists, tuples, numbers, strings and _Tensor. Raises: ValueError for anything else."""
     stack, memo = [], {}
-
-    def above_mark():
-        at = len(stack) - 1 - stack[::-1].index(_MARK)
-        found = stack[at + 1 :]
-        del stack[at:]
-        return found
-
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
         if name in ("PROTO", "FRAME"):
@@ -127,20 +120,20 @@ def _read_pickle(data: bytes | io.BytesIO):
         elif name == "GLOBAL":
             stack.append(_Name(*argument.split(" ")))
         elif name == "TUPLE":
-            stack.append(tuple(above_mark()))
+            stack.append(tuple(_pop_to_mark(stack)))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             stack[-count:] = [tuple(stack[-count:])]
         elif name == "BINPERSID":
-            stack.append(_Stored(stack.pop()))
+            stack.append(_Reference(stack.pop()))
         elif name == "REDUCE":
             arguments, called = stack.pop(), stack.pop()
             stack.append(_make_object(called, arguments))
         elif name in ("SETITEM", "SETITEMS"):
-            items = above_mark() if name == "SETITEMS" else [stack.pop() for _ in range(2)][::-1]
+            items = _pop_to_mark(stack) if name == "SETITEMS" else [stack.pop() for _ in range(2)][::-1]
             stack[-1].update(zip(items[::2], items[1::2], strict=True))
         elif name in ("APPEND", "APPENDS"):
-            items = above_mark() if name == "APPENDS" else [stack.pop()]
+            items = _pop_to_mark(stack) if name == "APPENDS" else [stack.pop()]
             stack[-1].extend(items)
         elif name == "BUILD":
             stack.pop()  # an OrderedDict's own attributes: PyTorch's versions of each module
@@ -149,12 +142,21 @@ def _read_pickle(data: bytes | io.BytesIO):
     raise ValueError("it ends too soon")
 
 
+def _pop_to_mark(stack):
+    """Removes and returns everything above the topmost mark, and the mark."""
+    mark = len(stack) - 1 - stack[::-1].index(_MARK)
+    items = stack[mark + 1 :]
+    del stack[mark:]
+    return items
+
+
 def _make_object(called, arguments):
+    """The result of a call in the pickle; only those that build dicts and tensors are known."""
     if called == _Name("collections", "OrderedDict"):
         return dict(*arguments)
     if called == _Name("torch._utils", "_rebuild_tensor_v2"):
-        stored, offset, shape, stride = arguments[:4]
-        kind, storage, key = stored.what[:3]
+        reference, offset, shape, stride = arguments[:4]
+        kind, storage, key = reference.fields[:3]
         if kind != "storage" or storage.module != "torch" or storage.name not in STORAGES:
             raise ValueError(f"it holds a {storage}")
         return _Tensor(np.dtype(STORAGES[storage.name]), str(key), offset, shape, stride)
@@ -168,14 +170,14 @@ def _find_tensors(value) -> dict[str, _Tensor]:
         raise ValueError(f"it holds a {type(value).__name__}")
     if isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
-    found = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, _Tensor)}
-    if not found:
+    tensors = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, _Tensor)}
+    if not tensors:
         raise ValueError("it holds no arrays")
-    return found
+    return tensors
 
 
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
-    """As torch.save wrote before 1.6: magic number, protocol, system, the value, its storages' keys, then each storage."""
+    """Reads the format before torch 1.6: magic number, protocol, system, the value, its storages' keys, then each storage."""
     file = io.BytesIO(data)
     for _ in range(3):
         _read_pickle(file)

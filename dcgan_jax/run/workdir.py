@@ -16,6 +16,7 @@ import filelock
 from dcgan_jax import config as configuration
 from dcgan_jax import files
 from dcgan_jax.config import Config, UserError, make_printable
+from dcgan_jax.config_rules import check_config
 from dcgan_jax.files import write_json
 from dcgan_jax.run import distributed
 
@@ -151,9 +152,9 @@ def read_config(path: Path) -> Config:
     _check_links(path)
     config = configuration.unflatten(read_json(file), str(file))
     try:
-        configuration.check(config)
+        check_config(config)
         if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py makes steps of them
-            raise UserError("its step sizes fall over epochs, which a run has as steps")
+            raise UserError("its learning rate decays over epochs, which a run has as steps")
     except UserError as fault:
         raise UserError(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
@@ -204,13 +205,13 @@ def read_json(file: Path):
 
 def _check_config(path, config, data_facts):
     asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
-    free = configuration.free_to_change(config)
-    differing = [name for name in asked if name not in free and asked[name] != found[name]]
+    resumable = configuration.list_resumable_fields(config)
+    differing = [name for name in asked if name not in resumable and asked[name] != found[name]]
     if differing:
         fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
         flags = " ".join(_format_argument(name, found[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        why = f" (its step sizes fall over its length: a longer one begins anew, with `start` {path})"
+        why = f" (its learning rate decays over its length: start a longer run from it with `start` {path})"
         raise UserError(
             f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another `name`, or "
             f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}"

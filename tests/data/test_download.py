@@ -23,6 +23,7 @@ from filelock import FileLock
 from dcgan_jax.config import UserError
 from dcgan_jax.data import download as downloads
 from dcgan_jax.data.download import Limits, Published, download_file
+from dcgan_jax.data.http_file import REDIRECTS
 
 QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=0.3)
 LONG = 3_000_000  # bytes, some dozen chunks
@@ -183,7 +184,7 @@ def refusal(server, folder, limits=QUICK, **facts):
 
 def by_hand(line):
     """The line names the host, and how to do without us."""
-    return line.startswith("127.0.0.1: ") and "in a browser from https://faces.example/page and pass it as --data" in line
+    return line.startswith("127.0.0.1: ") and "in a browser from https://faces.example/page and pass it as `data`" in line
 
 
 # ---- What works ----
@@ -380,17 +381,17 @@ def test_a_redirect_to_another_host_is_not_followed(serve, tmp_path):
     elsewhere = serve(well())
     where = f"http://localhost:{elsewhere.server_port}/faces.zip"
     line = refusal(serve(redirect(where)), tmp_path)
-    assert by_hand(line) and "another host, localhost" in line and "--url" in line and not elsewhere.asked
+    assert by_hand(line) and "another host, localhost" in line and "`url`" in line and not elsewhere.asked
 
 
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://a:b@127.0.0.1/x"])
 def test_a_redirect_to_what_is_no_web_address(serve, tmp_path, where):
-    assert "--url" in refusal(serve(redirect(where)), tmp_path)
+    assert "`url`" in refusal(serve(redirect(where)), tmp_path)
 
 
 def test_a_circle_of_redirects(serve, tmp_path):
     server = serve(redirect("/again.zip"))
-    assert by_hand(refusal(server, tmp_path)) and len(server.asked) == downloads.REDIRECTS + 1
+    assert by_hand(refusal(server, tmp_path)) and len(server.asked) == REDIRECTS + 1
 
 
 @pytest.mark.parametrize(
@@ -427,7 +428,7 @@ def test_a_file_of_that_name_which_is_another(serve, tmp_path):
 def test_a_disk_without_room_is_seen_before(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
     line = refusal(serve(well()), tmp_path)
-    assert "3 MB are needed, 1 MB are free" in line and "--to" in line
+    assert "3 MB are needed, 1 MB are free" in line and "`to`" in line
 
 
 def test_a_disk_that_fills_meanwhile_and_then_has_room(serve, tmp_path):
@@ -440,14 +441,14 @@ def test_a_disk_that_fills_meanwhile_and_then_has_room(serve, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert f"{tmp_path} cannot take faces.zip" in line and "--to" in line and "same command" in line
+    assert f"{tmp_path} cannot take faces.zip" in line and "`to`" in line and "same command" in line
     assert fetched(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
 
 
 def test_a_folder_that_cannot_be(serve, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "--to" in refusal(serve(well()), tmp_path / "file")
+    assert "`to`" in refusal(serve(well()), tmp_path / "file")
 
 
 @pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"url": 1, "validator": 2, "length": 3}'])
@@ -462,15 +463,15 @@ def test_another_process_that_downloads_the_same_is_waited_for(serve, tmp_path):
     tmp_path.joinpath("faces.zip.lock").touch()
     with FileLock(tmp_path / "faces.zip.lock"):
         line = refusal(serve(well()), tmp_path)
-    assert "another process" in line and "--to" in line
+    assert "another process" in line and "`to`" in line
 
 
 # ---- Kills ----
 
 
 CHILD = """import json, sys; from pathlib import Path
-from dcgan_jax.data.download import Published, download, Limits
-download(Published("faces.zip", sys.argv[1], "page", sys.argv[2]), Path(sys.argv[3]), Limits(backoff_s=0.01))"""
+from dcgan_jax.data.download import Published, download_file, Limits
+download_file(Published("faces.zip", sys.argv[1], "page", sys.argv[2]), Path(sys.argv[3]), Limits(backoff_s=0.01))"""
 
 
 def slowly(handler):
@@ -520,7 +521,7 @@ def test_a_failure_of_tfds_is_one_line(monkeypatch):
     with pytest.raises(UserError) as raised:
         downloads.prepare_with_tfds()
     line = str(raised.value)
-    assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "--url" in line
+    assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "`url`" in line
 
 
 def test_what_tfds_prepared_is_named_for_data(monkeypatch):
@@ -543,7 +544,9 @@ def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_pa
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **how: real("127.0.0.1", *more, **how))
     front = serve(redirect(f"http://a.kept.example:{keeper.server_port}/weights?token=secret"))
-    file = Published("weights.pth", front.url, "https://page", hashlib.sha256(body).hexdigest(), flag="--inception", is_zip=False)
+    file = Published(
+        "weights.pth", front.url, "https://page", hashlib.sha256(body).hexdigest(), argument="inception", is_zip=False
+    )
     with pytest.raises(UserError, match="redirects to another host, a.kept.example.*pass it as `inception`") as raised:
         download_file(file, tmp_path, QUICK)
     assert "secret" not in str(raised.value)

@@ -6,43 +6,14 @@ import zipfile
 
 import numpy as np
 import pytest
+from image_files import draw, zip_of
 from numpy.testing import assert_array_equal
-from PIL import Image
 
 from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
-from dcgan_jax.data.sources import MAX_FILE_BYTES, _classes, open_source
+from dcgan_jax.data.sources import open_source
 
 REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
-ATTRIBUTES = "Smiling Young"
-
-
-def draw(path, shade=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((218, 178, 3), shade, np.uint8)).save(path)
-
-
-def celeba(folder, count=6):
-    """img_align_celeba/000001.jpg ... and both tables in folder; two pictures in each split, shades 0, 20, 40, ..."""
-    names = [f"{number:06}.jpg" for number in range(1, count + 1)]
-    for at, name in enumerate(names):
-        draw(folder / "img_align_celeba" / name, 20 * at)
-    tables(folder, names)
-    return folder
-
-
-def tables(folder, names):
-    (folder / "list_eval_partition.txt").write_text("".join(f"{name} {at // 2}\n" for at, name in enumerate(names)))
-    rows = "".join(f"{name} {' 1' if at % 2 else '-1'} -1\n" for at, name in enumerate(names))
-    (folder / "list_attr_celeba.txt").write_text(f"{len(names)}\n{ATTRIBUTES} \n{rows}")
-
-
-def zip_of(folder, path, prefix=""):
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*"), reverse=True):
-            if file.is_file():
-                archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return path
 
 
 # ---- Laws ----
@@ -90,120 +61,6 @@ def test_a_zip_is_known_by_its_content_not_its_date(tmp_path):
     draw(tmp_path / "in" / "1.bmp", 2)
     zip_of(tmp_path / "in", path)
     assert open_source(str(path)).fingerprint != before
-
-
-# ---- What is a picture ----
-
-
-def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
-    draw(tmp_path / "photo.jpg")
-    for junk in ("notes.txt", "Thumbs.db", ".DS_Store", ".hidden.jpg", "__MACOSX/photo.jpg"):
-        (tmp_path / junk).parent.mkdir(exist_ok=True)
-        (tmp_path / junk).write_bytes(b"junk")
-    for source in (open_source(str(tmp_path)), open_source(str(zip_of(tmp_path, tmp_path.parent / "junk.zip")))):
-        assert (source.names, source.ignored, source.refused) == (["photo.jpg"], 5, ())
-
-
-def test_links_out_of_the_folder_are_refused_and_named(tmp_path):
-    draw(tmp_path / "outside" / "secret.png")
-    draw(tmp_path / "in" / "a" / "own.png")
-    (tmp_path / "in" / "file.png").symlink_to(tmp_path / "outside" / "secret.png")
-    (tmp_path / "in" / "folder").symlink_to(tmp_path / "outside")
-    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")  # inside: listed once, nothing to refuse
-    (tmp_path / "in" / "near.png").symlink_to(tmp_path / "in" / "a" / "own.png")
-    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
-    source = open_source(str(tmp_path / "in"))
-    assert source.names == ["a/own.png", "near.png"]
-    assert [name for name, _ in source.refused] == ["file.png", "folder", "loop.png"]
-    assert "link" in source.refused[0][1]
-
-
-def test_a_pipe_named_like_a_picture_is_not_waited_for(tmp_path):
-    draw(tmp_path / "photo.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert open_source(str(tmp_path)).names == ["photo.jpg"]
-
-
-def test_zip_entries_that_lead_out_or_claim_absurd_sizes_are_refused_and_named(tmp_path):
-    path = tmp_path / "evil.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("fine.png", "../up.png", "/root.png", "C:\\disk.png", "a/../../b.png", "line\nbreak.png"):
-            archive.writestr(name, b"x")
-        archive.writestr("bomb.png", b"x")
-        archive.getinfo("bomb.png").file_size = MAX_FILE_BYTES + 1  # what the central directory will claim
-    source = open_source(str(path))
-    assert source.names == ["fine.png", "line\nbreak.png"]
-    assert source.label(1) == r"'line\nbreak.png'"
-    assert {name for name, _ in source.refused} == {
-        "../up.png", "/root.png", "C:/disk.png", "a/../../b.png", "bomb.png"
-    }  # fmt: skip
-
-
-def test_a_zip_entry_without_a_name_is_ignored(tmp_path):
-    path = tmp_path / "nameless.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("fine.png", b"x")
-        archive.writestr("x", b"x")
-        archive.getinfo("x").filename = ""
-    assert open_source(str(path)).names == ["fine.png"]
-
-
-# ---- CelebA as people have it ----
-
-
-@pytest.mark.parametrize(
-    "form", ["folder", "parent", "torchvision", "zip", "folder with zip", "torchvision zip", "csv", "nested"]
-)
-def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form):
-    root = celeba(tmp_path / "celeba")
-    inner, data = root / "img_align_celeba", root
-    if form == "folder":
-        data = inner
-    elif form == "torchvision":
-        data = tmp_path
-    elif form == "nested":  # Kaggle's, unpacked, given at its deepest
-        inner.rename(root / "same")
-        inner.mkdir()
-        data = (root / "same").rename(inner / "img_align_celeba")
-    elif "zip" in form:
-        data = zip_of(inner, root / "img_align_celeba.zip", "img_align_celeba/")
-        for file in inner.iterdir():
-            file.unlink()
-        inner.rmdir()
-        data = {"zip": data, "folder with zip": root, "torchvision zip": tmp_path}[form]
-    elif form == "csv":  # Kaggle: one archive, all in it
-        for table in ("list_eval_partition", "list_attr_celeba"):
-            rows = (root / f"{table}.txt").read_text().splitlines()
-            header, rows = (ATTRIBUTES, rows[2:]) if "attr" in table else ("partition", rows)
-            rows = [f"image_id {header}", *rows]
-            (root / f"{table}.csv").write_text("\n".join(",".join(row.split()) for row in rows))
-            (root / f"{table}.txt").unlink()
-        data = zip_of(root, tmp_path / "archive.zip")
-    source = open_source(str(data))
-    assert (source.kind, source.is_celeba, source.count) == ("celeba", True, 6)
-    assert [name[-5] for name in source.names] == list("123456")
-    for at, split in enumerate(("train", "valid", "test")):
-        part = open_source(str(data), split)
-        assert [name[-5] for name in part.names] == [str(2 * at + 1), str(2 * at + 2)]
-        assert part.read(0) == source.read(2 * at)
-        assert part.fingerprint != source.fingerprint
-    names, values = source.attributes()
-    assert names == ("Smiling", "Young")
-    assert_array_equal(values, [[0, 0], [1, 0]] * 3)
-
-
-def test_celeba_is_known_by_a_name_inside_and_the_split_is_part_of_the_fingerprint(tmp_path):
-    root = celeba(tmp_path / "celeba", 2)  # both are training pictures
-    assert open_source(str(root), "train").names == open_source(str(root)).names
-    assert open_source(str(root), "train").fingerprint != open_source(str(root)).fingerprint
-    bare = open_source(str(zip_of(root / "img_align_celeba", tmp_path / "faces.zip", "x/img_align_celeba/")))
-    assert (bare.is_celeba, bare.attributes()) == (True, None)
-
-
-def test_attributes_that_miss_a_picture_are_left_out(tmp_path):
-    root = celeba(tmp_path)
-    draw(root / "img_align_celeba" / "000099.jpg")
-    assert open_source(str(root)).attributes() is None
 
 
 def test_the_articles_zip_is_pictures_but_not_aligned_celeba(tmp_path):
@@ -336,60 +193,3 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
 def test_impossible_values_are_bad_input(data):
     with pytest.raises(UserError, match="`data`"):
         open_source(data)
-
-
-def test_two_entries_of_one_name_in_a_zip_are_two_pictures(tmp_path):
-    draw(tmp_path / "a.png", 7)
-    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        for _ in range(2):
-            archive.write(tmp_path / "a.png", "a.png")
-    assert open_source(str(tmp_path / "faces.zip")).count == 2
-
-
-@pytest.mark.parametrize("table", ["list_eval_partition.txt", "list_attr_celeba.txt"])
-def test_a_web_page_in_place_of_a_table_is_told_from_it(tmp_path, table):
-    folder = celeba(tmp_path / "faces")
-    (folder / table).write_text("<!DOCTYPE html><title>Quota exceeded</title>")
-    with pytest.raises(UserError, match=f"{table} is a web page"):
-        source = open_source(str(folder), "train")
-        source.attributes()
-
-
-def test_splits_need_a_partition(tmp_path):
-    draw(tmp_path / "1.jpg")
-    np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
-    for data in (str(tmp_path), str(tmp_path / "a.npy"), "drawn"):
-        with pytest.raises(UserError, match="`split` train.*`split` all"):
-            open_source(data, "train")
-    with pytest.raises(UserError, match="train, valid, test, all"):
-        open_source("drawn", "tiny")
-    tables(tmp_path, ["000001.jpg"])  # a partition that knows other pictures
-    draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
-    with pytest.raises(UserError, match="has no list_eval_partition"):
-        open_source(str(tmp_path / "other"), "train")
-    (tmp_path / "other" / "000001.jpg").unlink()
-    with pytest.raises(UserError, match="puts no picture"):
-        open_source(str(tmp_path), "train")
-
-
-# ---- A folder for each class ----
-
-
-@pytest.mark.parametrize(
-    ("names", "classes"),
-    [
-        (["a/1.png", "b/2.png", "b/deeper/3.png"], ("a", "b")),
-        (["set/x/a/1.png", "set/x/b/2.png", "set/x/b/3.png"], ("a", "b")),
-        (["a/1.png", "a/2.png"], None),
-        (["1.png", "2.png"], None),
-        (["a/1.png", "b/2.png", "3.png"], None),
-        (["a,b/1.png", "c/2.png"], ("a_b", "c")),
-    ],
-)
-def test_folders_are_classes_where_each_picture_is_in_one_of_several(names, classes):
-    found = _classes(names)
-    if classes is None:
-        assert found is None
-    else:
-        assert found[0] == classes
-        assert found[1].dtype == np.uint8 and (found[1].sum(1) == 1).all() and found[1][0, 0] == 1

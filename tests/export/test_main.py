@@ -2,24 +2,26 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 import toy_run
-from generators import WAYS, asked_run, drawn
+from generators import asked_run, drawn
 from safetensors.numpy import load_file
 from toy_run import call, copied, refusal, train_toy, whole
 
 import dcgan_jax
 from dcgan_jax.config import UserError
-from dcgan_jax.export import __main__, stablehlo
+from dcgan_jax.export import STORES, Export, Exported, __main__
+from dcgan_jax.export.card import make_card
 from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.presets import PRESETS
@@ -104,7 +106,7 @@ def test_numpy_and_safetensors_need_nothing_else(exported):
 import generator, sys
 from numpy import load, rint
 it = generator.load(".")
-images = generator.images_of(generator.NumPy, it.config, it.weights, load("latents.npy"))
+images = generator.apply_generator(generator.NumPyOps, it.config, it.weights, load("latents.npy"))
 assert (it.sample(range(20)) == rint(255 * images)).all()
 assert not {"jax", "flax", "torch"} & set(sys.modules)""",
             exported("safetensors"),
@@ -168,14 +170,6 @@ def test_torch_state_dicts_in_pytorchs_own_layers(exported, torch_run):
 # ---- Every network ----
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_stablehlo_of_every_network(way):
-    it = drawn(way)
-    read = jax.export.deserialize(bytearray(stablehlo.export_stablehlo(it.flat, it.weights, len(it.config.nets.conditions))))
-    images = read.call(*(of for of in (it.latents, it.labels) if of is not None))
-    np.testing.assert_allclose(images, it.images, atol=1e-4)
-
-
 def test_torch_names_there_and_back():
     ours = drawn("torch64").weights
     theirs = torch_names.to_torch("G", ours)
@@ -207,7 +201,7 @@ def test_smaller_weights_are_smaller_and_say_what_they_cost(exported, form, flag
     assert flags[1] in (small / "README.md").read_text()
 
 
-@pytest.mark.parametrize("form", [form for form in __main__.WRITERS if form != "web"])
+@pytest.mark.parametrize("form", [form for form in STORES if form != "web"])
 def test_the_card_tells_where_it_comes_from(exported, torch_run, form):
     run = torch_run if form == "torch" else whole().run
     folder = exported(form, run=run)
@@ -280,7 +274,8 @@ def test_a_bfloat16_run_is_exported_in_float32_and_that_is_said(tmp_path):
 
 def card_of(run):
     """Without what it is the card of."""
-    return __main__.write_card(__main__.Export(str(run), "onnx", "a"), dcgan_jax.load(run), "", {"file": "a", "bytes": 1})
+    gan, found = dcgan_jax.load(run), Exported(Path("a"), Path("a/generator.onnx"), 1, None, "float32")
+    return make_card(gan, Export(str(run), "onnx", "a"), "", found)
 
 
 def test_scores_are_those_of_the_step_whatever_else_is_there(tmp_path):
@@ -313,11 +308,14 @@ def test_rights_are_those_of_all_pictures_behind_it(tmp_path, start, kind, is_fr
 
 @pytest.mark.parametrize("off, flags", [(2e-4, ()), (np.nan, ("--weights", "float16"))])
 def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
-    def wrong(ask, gan, folder):
-        file, draw, usage = __main__.write_safetensors(ask, gan, folder)
-        return file, lambda *inputs: draw(*inputs) + np.float32(off), usage
+    module = importlib.import_module("dcgan_jax.export.safetensors")
+    write = module.write
 
-    with mock.patch.dict(__main__.WRITERS, safetensors=wrong):
+    def write_wrong(*arguments):
+        written = write(*arguments)
+        return written._replace(generate=lambda *inputs: written.generate(*inputs) + np.float32(off))
+
+    with mock.patch.object(module, "write", write_wrong):
         done = call(__main__, "--run", whole().run, "--format", "safetensors", "--out", tmp_path / "a", *flags)
     assert (done.code, len(done.faults)) == (1, 1) and "nothing was written" in done.err, done
     assert list(tmp_path.iterdir()) == []
@@ -351,7 +349,7 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_left(tmp_path, flags
 @pytest.mark.parametrize("flag, value", [("condition", "Smiling"), ("g_refine", 1), ("d_refine", 1)])
 def test_networks_that_are_none_of_pytorchs_are_refused(flag, value):
     nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
-    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} {value!r}"):
+    with pytest.raises(UserError, match=f"`{flag}` {value!r}"):
         torch_names.check_torch_layout(nets, "it")
 
 

@@ -8,7 +8,7 @@ import pytest
 from generators import WAYS, drawn
 
 from dcgan_jax.config import Nets
-from dcgan_jax.export.numpy_generator import Generator, NumPyOps, draw_seed_latents, walk_generator
+from dcgan_jax.export.numpy_generator import Generator, NumPyOps, apply_generator, draw_seed_latents
 from dcgan_jax.gan.sampling import make_seed_latents
 
 SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
@@ -18,7 +18,7 @@ SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 def test_the_images_are_the_networks(way):
     it = drawn(way)
     told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
-    ours = walk_generator(NumPyOps, told, it.weights, it.latents, it.labels)
+    ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
     assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
     np.testing.assert_allclose(ours, it.images, atol=2e-5)
 
@@ -42,6 +42,18 @@ def test_labels_are_the_tables_unless_told():
     gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
     np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
     assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
+
+
+def test_an_old_exports_config_is_read_where_its_network_is_still_known():
+    """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
+    it = drawn("article")
+    removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
+    kept = {name: value for name, value in it.flat.items() if name not in removed}
+    np.testing.assert_array_equal(Generator(it.weights, kept | removed).sample(0), Generator(it.weights, kept).sample(0))
+    with pytest.raises(
+        ValueError, match="^residual True: not supported any more; use the generator.py that was exported with it$"
+    ):
+        Generator(it.weights, kept | removed | {"residual": True})
 
 
 @pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])

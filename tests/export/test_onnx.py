@@ -6,7 +6,7 @@ from generators import WAYS, drawn
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install dcgan-jax[export]")
 
-from dcgan_jax.export.__main__ import STORES  # noqa: E402
+from dcgan_jax.export import STORES  # noqa: E402
 from dcgan_jax.export.onnx import build_onnx_model  # noqa: E402 - it needs onnx
 
 

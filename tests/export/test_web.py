@@ -24,7 +24,7 @@ from toy_run import call, copied, refusal, whole
 import dcgan_jax
 from dcgan_jax.config import Nets
 from dcgan_jax.data.download import ONNX_IN_BROWSERS
-from dcgan_jax.export import __main__
+from dcgan_jax.export import STORES, __main__, web
 from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan import latents
 
@@ -85,7 +85,7 @@ def package(tmp_path):
     """An npm package with the runtime's names and nothing of its work."""
     file = tmp_path / "onnxruntime-web.tgz"
     with tarfile.open(file, "w:gz") as archive:
-        for name in __main__.RUNTIME.values():
+        for name in web.RUNTIME.values():
             entry = tarfile.TarInfo(f"package/dist/{name}")
             entry.size = len(name)
             archive.addfile(entry, io.BytesIO(name.encode()))
@@ -96,13 +96,13 @@ def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
     assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
-    for name, member in __main__.RUNTIME.items():
+    for name, member in web.RUNTIME.items():
         content = (out / name).read_bytes()
         assert (gzip.decompress(content) if name.endswith(".gz") else content) == member.encode()
     page = json.loads((out / "page.json").read_text())
     assert (page["size"], page["latent_dim"], page["latent_law"]) == (16, 100, "uniform")
     assert (page["attributes"], page["labels"]) == ([], [])
-    assert len(page["directions"]) == __main__.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
+    assert len(page["directions"]) == web.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
     text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
     assert "python -m http.server" in (out / "README.md").read_text()
     assert "http://" not in text and "https://" not in text  # nothing of another host
@@ -298,7 +298,7 @@ def asked_page(tmp_path_factory):
 def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
-    for weights in __main__.STORES["web"]:
+    for weights in STORES["web"]:
         flags = ("--weights", weights, "--out", tmp_path / weights)
         assert call(__main__, "--run", asked_run(), "--format", "onnx", *flags).code == 0
         page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")

@@ -8,7 +8,7 @@ import numpy as np
 from generators import WAYS, varied
 from tiny import fresh_state
 
-from dcgan_jax.gan.inversion import make_inversion
+from dcgan_jax.gan.inversion import average_pool, make_inversion
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.sampling import make_generate
 
@@ -47,3 +47,9 @@ def test_a_drawn_face_is_found_from_any_start_each_alone():
     alone, its = descended(starts[1:2], target, 150)
     np.testing.assert_allclose(its[:20, 0], curve[:20, 1], rtol=1e-3)
     np.testing.assert_allclose(alone[0], found[1], atol=0.05)
+
+
+def test_average_pool_is_the_mean_of_four_pixels():
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    expected = (x[:, ::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, ::2] + x[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(average_pool(x), expected, rtol=1e-6)

@@ -88,11 +88,3 @@ def test_updates_are_made_with_the_share_of_the_step_size():
         update, state = transform.update(jnp.ones(()), state)
         updates.append(float(update))
     assert_allclose(updates, [-1, -0.75, -0.5, -0.25, 0], atol=1e-6)
-
-
-def test_long_gradients_are_cut_before_the_moments_and_short_ones_are_not():
-    transform = make_adam(Optimizer(clip_norm=1.0), 1.0)
-    for gradient, taken in ((np.array([3.0, 4.0]), [0.6, 0.8]), (np.array([0.3, 0.4]), [0.3, 0.4])):
-        _, state = transform.update(jnp.asarray(gradient), transform.init(jnp.zeros(2)))
-        [mu] = [part.mu for part in state if hasattr(part, "mu")]
-        assert_allclose(mu, 0.5 * np.array(taken), rtol=1e-6)

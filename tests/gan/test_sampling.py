@@ -119,14 +119,6 @@ def test_other_batch_sizes_may_round_differently_but_not_by_more_than_a_level(dr
     assert np.abs(other - draw(SEEDS)[:count]).max() <= 1
 
 
-def test_a_modulated_face_has_nothing_of_its_neighbours():
-    """Its BN's gains and biases are functions of each latent."""
-    config = tiny("article", g_modulation=True)
-    state = fresh_state(config)
-    together = sample_images(config.nets, state.ema_params, state.ema_stats, np.arange(8))
-    assert_array_equal(sample_images(config.nets, state.ema_params, state.ema_stats, np.array([5, 3]))[::-1], together[[3, 5]])
-
-
 def test_drawing_many_is_drawing_each(calibrated):
     params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
     seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full program and a padded one

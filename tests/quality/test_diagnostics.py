@@ -37,13 +37,13 @@ def logits(mean, count=64, sd=1.0):
     return np.random.default_rng(2).normal(mean, sd, count).astype(np.float32)
 
 
-def judge(metrics=None, samples=None, on_reals=None, on_held_out=None, **others):
+def judge(metrics=None, samples=None, real_logits=None, held_out_logits=None, **others):
     return diagnose(
         columns() if metrics is None else metrics,
         pictures() if samples is None else samples,
         pictures(),
-        logits(2) if on_reals is None else on_reals,
-        logits(1.9) if on_held_out is None else on_held_out,
+        logits(2) if real_logits is None else real_logits,
+        logits(1.9) if held_out_logits is None else held_out_logits,
         logits(-2),
         **others,
     )
@@ -52,7 +52,7 @@ def judge(metrics=None, samples=None, on_reals=None, on_held_out=None, **others)
 WON = {"d_real_hits": (1, 0), "d_fake_hits": (1, 0), "d_loss": (0.005, 0.003), "g_loss": (7, 1), "g_grad_norm": (110, 35)}
 FROZEN = {"d_loss": (1.27, 0.02), "g_loss": (1.03, 0.03), "g_grad_norm": (7.8, 0.18)}
 ALIKE = np.clip(pictures(1) + np.random.default_rng(3).integers(0, 9, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
-BY_HEART = {"on_held_out": logits(-1)}
+BY_HEART = {"held_out_logits": logits(-1)}
 
 TROUBLED = {
     "d-has-won": {"metrics": columns(**WON)},
@@ -126,7 +126,7 @@ def test_a_d_that_errs_on_either_kind_has_not_won(change):
 def test_it_tells_gs_gradient_norm_now_and_at_first():
     grows = np.linspace(40, 400, 60)
     assert re.search(
-        r"100\.0% of real and 100\.0% of drawn .* norm is 25\d, at first 98",
+        r"100\.0% of real and 100\.0% of generated .* norm is 25\d, at first 98",
         judge(columns(**(WON | {"g_grad_norm": grows})))["d-has-won"],
     )
 
@@ -204,7 +204,7 @@ def test_a_g_without_any_gradient_is_frozen():
 
 @pytest.mark.parametrize("unseen, kinds", [(1.9, []), (0.5, []), (-0.5, ["memorising"]), (-2.0, ["memorising"])])
 def test_it_is_half_way_from_training_pictures_to_samples(unseen, kinds):
-    assert list(judge(on_held_out=logits(unseen))) == kinds
+    assert list(judge(held_out_logits=logits(unseen))) == kinds
 
 
 def test_it_tells_hit_rates_and_r_v():
@@ -213,14 +213,14 @@ def test_it_tells_hit_rates_and_r_v():
 
 
 def test_a_difference_within_the_noise_of_few_pictures_is_none():
-    wide = {"on_reals": logits(0.2, 64, sd=3), "on_held_out": logits(-1.5, 12, sd=3)}
+    wide = {"real_logits": logits(0.2, 64, sd=3), "held_out_logits": logits(-1.5, 12, sd=3)}
     assert judge(**wide) == {}
 
 
 def test_fewer_than_eight_held_out_pictures_say_nothing():
-    assert judge(on_held_out=logits(-2, 7)) == {}
-    assert judge(on_held_out=logits(0, 0)) == {}
-    assert list(judge(on_held_out=logits(-2, 8))) == ["memorising"]
+    assert judge(held_out_logits=logits(-2, 7)) == {}
+    assert judge(held_out_logits=logits(0, 0)) == {}
+    assert list(judge(held_out_logits=logits(-2, 8))) == ["memorising"]
 
 
 def test_a_d_that_prefers_samples_says_nothing():

@@ -60,7 +60,7 @@ def test_no_picture_is_both_fitted_to_and_tested_on(count, sizes):
     assert len({*fit, *test}) == sum(sizes)
 
 
-@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "--data: faces: too few"), (20, [], "without attributes")])
+@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "`data`: faces: too few"), (20, [], "without attributes")])
 def test_pictures_that_teach_nothing_are_refused(count, attributes, says):
     with pytest.raises(UserError, match=says):
         split_fit_and_test(np.arange(count), attributes, "faces")

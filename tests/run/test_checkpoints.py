@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
-from dcgan_jax.run import checkpoints, distributed
+from dcgan_jax.run import checkpoints, checksums, distributed
 
 CONFIG = tiny.tiny("article")
 SHAPES = jax.eval_shape(lambda: init_state(CONFIG))
@@ -158,16 +158,16 @@ def test_a_filesystem_that_cannot_flush_a_folder_is_no_hindrance(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", refusing)
     saved_at(tmp_path, 2)
-    assert (tmp_path / "checkpoints" / "2" / checkpoints.FILES).exists()
+    assert (tmp_path / "checkpoints" / "2" / checksums.FILES).exists()
 
 
 def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path):
     run = saved_at(tmp_path, 2, 4, keep=2)
-    (run / "checkpoints" / "4" / checkpoints.FILES).unlink()
+    (run / "checkpoints" / "4" / checksums.FILES).unlink()
     saved = checkpoints.Checkpoints(run, 1)
     saved.tidy()
     saved.close()
-    assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checkpoints.FILES).exists()
+    assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checksums.FILES).exists()
 
 
 JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointer.restore"
@@ -424,7 +424,7 @@ def test_every_byte_that_matters_is_looked_at(run, tmp_path):
 @pytest.mark.parametrize("how", HARM)
 def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
-    (copy / "checkpoints" / "4" / checkpoints.FILES).unlink()
+    (copy / "checkpoints" / "4" / checksums.FILES).unlink()
     harm(copy / "checkpoints" / "4", how)
     step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
     assert step == 2
@@ -434,11 +434,11 @@ def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(ru
 def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     sealed = [
-        {"items": items, "sha256": checkpoints._digest_of_json(items)}
+        {"items": items, "sha256": checksums.digest_json(items)}
         for items in ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})
     ]
     for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
-        (copy / "checkpoints" / "4" / checkpoints.FILES).unlink(missing_ok=True)
+        (copy / "checkpoints" / "4" / checksums.FILES).unlink(missing_ok=True)
         (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
         assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2
 

@@ -86,13 +86,13 @@ def test_scores_belong_to_steps_and_to_the_end(tmp_path):
 def test_scores_stay_within_their_share(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(online_score.time, "monotonic", lambda: now[0])
-    real = scores.sliced_wasserstein
+    real = online_score.sliced_wasserstein
 
     def slow(*args):
         now[0] += 6
         return real(*args)
 
-    monkeypatch.setattr(online_score.scores, "sliced_wasserstein", slow)
+    monkeypatch.setattr(online_score, "sliced_wasserstein", slow)
     ours = scorer(tmp_path)
     assert ours.has_time()
     said = ours.score(10, 1, {})

@@ -11,7 +11,7 @@ import pytest
 
 from dcgan_jax import config as configuration
 from dcgan_jax import files
-from dcgan_jax.cli import parse_config
+from dcgan_jax.cli import parse_config, show_as_flags
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.files import write_json
 from dcgan_jax.presets import PRESETS
@@ -36,7 +36,7 @@ def open_run(config, facts):
 def refused(config, facts=FACTS):
     with pytest.raises(UserError) as mistake:
         open_run(config, facts)
-    return str(mistake.value)
+    return show_as_flags(str(mistake.value))
 
 
 def contents(folder):
@@ -151,6 +151,24 @@ def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path,
     assert open_run(config(tmp_path, *asked.split(), *shlex.split(remedy)), FACTS) == run
 
 
+def test_a_run_with_removed_options_that_did_nothing_resumes(tmp_path):
+    run = open_run(config(tmp_path), FACTS)
+    values = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", values | configuration.REMOVED)
+    assert read_config(run) == config(tmp_path)
+    assert open_run(config(tmp_path), FACTS) == run
+
+
+@pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
+def test_a_run_with_a_removed_option_in_use_is_refused_and_left_alone(tmp_path, name, used):
+    run = open_run(config(tmp_path), FACTS)
+    write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
+    before = contents(run)
+    line = refused(config(tmp_path))
+    assert line.startswith(f"{run / 'config.json'}: {name} is {used}, ") and "\n" not in line
+    assert contents(run) == before
+
+
 def test_many_differences_are_counted(tmp_path):
     open_run(config(tmp_path), FACTS)
     line = refused(config(tmp_path, "--preset", "carpedm20"))
@@ -244,8 +262,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         ('{"lr": NaN}', "lr cannot be nan"),
         ('{"loss": "hing"}', "loss cannot be 'hing'"),
         ('{"augment": ["colour"]}', "augment cannot be"),
-        ('{"steps": 1, "size": 33}', "--size 33"),
-        ('{"steps": 1, "width": -4}', "--width -4"),
+        ('{"steps": 1, "size": 33}', "`size` 33"),
+        ('{"steps": 1, "width": -4}', "`width` -4"),
     ],
 )
 def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, text, says):
@@ -384,5 +402,5 @@ def test_a_run_whose_step_size_falls_at_its_end_keeps_its_length(tmp_path):
 def test_a_config_whose_step_sizes_fall_over_epochs_is_not_one_of_ours(tmp_path):
     run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
-    with pytest.raises(UserError, match="config.json: its step sizes fall over epochs"):
+    with pytest.raises(UserError, match="config.json: its learning rate decays over epochs"):
         workdir.read_config(run)

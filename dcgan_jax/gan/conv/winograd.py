@@ -16,7 +16,7 @@ instead of thirty-six. Each product is a GEMM over the tiles of all images. With
 so each array has one transform to products and one back. Source: Lavin and Gray 2016, arXiv:1509.09308; Winograd 1980.
 
 What a pass costs beside its GEMMs is memory traffic, hence three habits, all measured in docs/speed.md: nothing is stacked
-or concatenated where separate arrays do; `apart` keeps XLA from fusing a transform into the one before it; a batch whose
+or concatenated where separate arrays do; `call_unfused` keeps XLA from fusing a transform into the one before it; a batch whose
 products would not stay in the cache is walked in parts.
 """
 

@@ -161,6 +161,20 @@ def test_other_backends_convolve_with_lax_alone_and_to_the_same_numbers(function
         assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.parametrize("large", [3, FEW_CHANNELS])
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+def test_implementation_lax_is_lax_alone_wherever_it_is_traced(function, large):
+    """In values, gradients and gradients of gradients."""
+    x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
+    arrays = (x, kernel, y) if function is conv else (y, kernel, x)
+    plain = partial(function, padding="same", implementation="lax")
+    traced = operations(
+        lambda *arrays: (with_gradients(plain, *arrays), jax.grad(partial(penalty, plain), (0, 1))(*arrays)), *arrays
+    )
+    kinds = {operation.primitive.name for operation in traced} & {"dot_general", "conv_general_dilated"}
+    assert kinds == {"conv_general_dilated"}
+
+
 @pytest.mark.parametrize("k, large", [(5, 3), (4, FEW_CHANNELS), (5, FEW_CHANNELS)])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
 def test_bfloat16_in_gives_bfloat16_out_to_its_own_precision(function, reference, k, large):

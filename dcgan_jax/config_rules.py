@@ -1,0 +1,178 @@
+"""What is impossible in a Config: a value outside its field's bounds, and fields that do not go together."""
+
+import math
+import re
+import reprlib
+import types
+import typing
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from dcgan_jax.config import (
+    FIELDS,
+    LENGTHS,
+    MAX_CHANNELS,
+    Config,
+    Field,
+    Mark,
+    Nets,
+    Optimizer,
+    Run,
+    UserError,
+    flatten,
+    has_type,
+    list_fields,
+)
+
+MAX_CONDITIONS = 256
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError, one line naming the argument and the nearest valid values, where a value is impossible."""
+    for name, value in flatten(config).items():
+        _check_type(name, value, FIELDS[name])
+    _check_size(config.nets)  # before its bounds: it names the nearest
+    for name, value in flatten(config).items():
+        _check_bounds(name, value, FIELDS[name])
+    _check_run(config.run)
+    _check_processes(config.run)
+    _check_loss(config)
+    _check_penalties(config)
+    _check_optimizer(config.optimizer)
+    _check_layers(config.nets)
+    _check_channels(config.nets)
+    if config.run.grow_kimg:
+        _check_growth(config)
+
+
+def _require(ok: object, name: str, value: object, remedy: str) -> None:
+    if not ok:
+        raise UserError(f"`{name}` {' '.join(map(str, value)) if isinstance(value, tuple) else value}: {remedy}")
+
+
+def _check_type(name: str, value, field: Field) -> None:
+    _require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
+    _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {_describe_type(field.type)}")
+
+
+def _describe_type(hint) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _describe_type(args[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin is tuple:
+        return f"a tuple, each item {_describe_type(args[0])}"
+    return str(hint) if origin is types.UnionType else hint.__name__
+
+
+def _check_bounds(name: str, value, field: Field) -> None:
+    bounds = field.bounds
+    if value is None or bounds is None:
+        return
+    limits = [("at least", bounds.ge), ("above", bounds.gt), ("at most", bounds.le), ("below", bounds.lt)]
+    text = " and ".join(f"{word} {limit:,}" for word, limit in limits if limit is not None)
+    items = value if isinstance(value, tuple) else (value,)
+    _require(all(_is_within(item, bounds) for item in items), name, value, f"must be {text} {field.unit}".rstrip())
+
+
+def _is_within(value: float, bounds: Interval) -> bool:
+    above = (bounds.ge is None or value >= bounds.ge) and (bounds.gt is None or value > bounds.gt)
+    return above and (bounds.le is None or value <= bounds.le) and (bounds.lt is None or value < bounds.lt)
+
+
+def _check_size(nets: Nets) -> None:
+    sizes = (16, 32, 64, 128, 256)
+    near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
+    text = f"sizes are powers of two from 16 to 256; nearest: {near[0]} or {near[1]}"
+    _require(nets.size in sizes, "size", nets.size, text)
+
+
+def _check_run(run: Run) -> None:
+    given = [name for name in LENGTHS if getattr(run, name) is not None]
+    if len(given) != 1:
+        raise UserError(f"a run's length is one of `steps`, `epochs`, `kimg`: {' and '.join(given) or 'none'} given")
+    is_folder = not re.search("[/\0]", run.name) and run.name not in (".", "..")
+    _require(is_folder, "name", run.name, "a name is one folder inside `workdir`, without /")
+
+
+def _check_processes(run: Run) -> None:
+    by_hand = run.coordinator not in ("", "auto")
+    is_address = not by_hand or re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
+    _require(is_address, "coordinator", run.coordinator, "give address:port, such as 10.0.0.1:1234, or auto")
+    _require(run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
+    _require(by_hand or run.processes == 1, "processes", run.processes, "needs `coordinator` address:port")
+    _require(not by_hand or run.processes > 1, "processes", run.processes, "a `coordinator` needs at least 2")
+
+
+def _check_loss(config: Config) -> None:
+    loss, augment = config.loss, config.loss.augment
+    _require(loss.real_label == 1 or loss.loss == "bce", "real_label", loss.real_label, f"needs `loss` bce, not {loss.loss}")
+    _require(len(set(augment)) == len(augment), "augment", augment, "name each once")
+    _require(augment or not loss.augment_target, "augment_target", loss.augment_target, "needs `augment`")
+    is_tanh = config.nets.g_output == "tanh"
+    _require(not augment or is_tanh, "augment", augment, "is made for images in [-1, 1]: needs `g_output` tanh")
+
+
+def _check_penalties(config: Config) -> None:
+    loss, every, noise = config.loss, config.loss.penalty_every_steps, config.loss.penalty_noise
+    penalised = loss.gp_weight or loss.r1_gamma or loss.r2_gamma
+    _require(penalised or every == 1, "penalty_every_steps", every, "needs `r1_gamma`, `r2_gamma` or `gp_weight`")
+    text = "counts steps, of which `updates` alternating gives D half"
+    _require(every == 1 or config.optimizer.updates != "alternating", "penalty_every_steps", every, text)
+    _require(not noise or loss.r1_gamma or loss.r2_gamma, "penalty_noise", noise, "needs `r1_gamma` or `r2_gamma`")
+    text = "must be 0 or at least 0.001: less is lost in float32's rounding"
+    _require(noise == 0 or noise >= 1e-3, "penalty_noise", noise, text)
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    if optimizer.updates == "alternating":
+        one_each = optimizer.d_steps == optimizer.g_steps == 1
+        _require(one_each, "updates", "alternating", "needs `d_steps` 1 `g_steps` 1")
+        _require(optimizer.g_latents == "new", "g_latents", "same", "a batch has its own with `updates` alternating")
+    share = optimizer.lr_decay_share
+    text = "needs `lr_decay` linear or cosine; without, give `lr_decay_share` 1"
+    _require(optimizer.lr_decay != "none" or share == 1, "lr_decay_share", share, text)
+
+
+def _check_layers(nets: Nets) -> None:
+    names = nets.conditions
+    _require(all(names) and len(set(names)) == len(names), "condition", nets.condition, "name each once, with commas between")
+    _require(len(names) <= MAX_CONDITIONS, "condition", f"of {len(names)} attributes", f"give {MAX_CONDITIONS} at most")
+    text = "its blocks are for a G that ends in an up-sampling; give `g_last_kernel` 0"
+    _require(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine, text)
+    text = "blurs the last up-sampling, which `g_last_kernel` follows"
+    _require(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth, text)
+    text = "its blocks are initialised to zero, which `d_norm` spectral would divide by their size; give `d_norm` batch or none"
+    _require(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine, text)
+    _require(nets.g_multipliers or not nets.g_last_kernel, "g_last_kernel", nets.g_last_kernel, "needs `g_multipliers`")
+
+
+def _check_channels(nets: Nets) -> None:
+    levels = int(math.log2(nets.size // nets.base_px))
+    _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
+    for name, count in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
+        multipliers = getattr(nets, name)
+        text = f"{nets.size} px from {nets.base_px} px takes {count} positive numbers; give them with `size`"
+        _require(len(multipliers) in (0, count), name, multipliers, text)
+        widest = max(multipliers, default=2 ** (levels - 1))
+        text = (
+            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give `width` "
+            f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers"
+        )
+        _require(nets.width * widest <= MAX_CHANNELS, "width", nets.width, text)
+
+
+def _check_growth(config: Config) -> None:
+    grow, nets, default = config.run.grow_kimg, config.nets, Nets()
+    otherwise = "give `grow_kimg` 0 to train at the full size from the start"
+    is_large = nets.size >= 32 and nets.size // 2 > nets.base_px
+    _require(is_large, "grow_kimg", grow, f"half of `size` {nets.size} is too small; {otherwise}")
+    _require(not config.run.start, "grow_kimg", grow, "with `start` the networks are there already: give `grow_kimg` 0")
+    for name in sorted(list_fields(Mark.DEFAULT_TO_GROW)):
+        value, only = getattr(nets, name), getattr(default, name)
+        text = f"grows networks whose {name} is {'empty' if only == () else only}, not {value}; {otherwise}"
+        _require(value == only, "grow_kimg", grow, text)
+    least = 2 * nets.channels
+    _require(nets.width >= least, "grow_kimg", grow, f"needs `width` {least} at least, as colours pass in pairs; or {otherwise}")

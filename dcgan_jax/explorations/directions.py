@@ -1,0 +1,167 @@
+"""Directions in latent space: of the strongest variation, without labels; and of each attribute of the training images."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.attributes import suggest_nearest
+from dcgan_jax.data.batches import permute_epoch
+from dcgan_jax.data.pack import read_labels
+from dcgan_jax.explorations.arguments import Condition, check_whole, make_title, read_seeds
+from dcgan_jax.explorations.results import AttributeDirections, Directions
+from dcgan_jax.gan import latents
+from dcgan_jax.gan.directions import factorise_first_layer, find_principal_directions, fit_attribute_directions
+from dcgan_jax.quality.linear_probe import fit_probe, score_probe, split_fit_and_test
+from dcgan_jax.run.training_images import open_training_images
+from dcgan_jax.seeds import Seeds, describe_seeds
+
+if TYPE_CHECKING:
+    from dcgan_jax.api import TrainedGAN
+
+FITTED = 4000  # samples that directions are fitted to
+MEASURED = 256  # samples that are moved along each direction, to see what changes
+STEPS_SD = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
+
+
+def directions(
+    gan: "TrainedGAN",
+    seeds: Seeds = "0",
+    method: Literal["principal", "factorised"] = "principal",
+    count: int = 8,
+    condition: Condition = None,
+) -> Directions:
+    """Directions along which samples vary most, without labels, the strongest first; and strips of the seeds moved along each.
+
+    method: principal, GANSpace, by what the second layer sees; factorised, SeFa, by the first layer's weights alone.
+    """
+    found, nets = read_seeds(seeds), gan.config.nets
+    check_whole(count=count)
+    if not 0 < count <= nets.latent_dim:
+        raise UserError(f"`count` {count}: give 1 to {nets.latent_dim}")
+    if method not in ("principal", "factorised"):
+        raise UserError(f"`method` {make_printable(str(method), 100)}: give principal or factorised")
+    if method == "factorised":
+        vectors, shares = factorise_first_layer(*gan.generator, nets, count)
+    else:
+        many = np.arange(min(FITTED, 2000))  # a square matrix of them is factorised
+        points = np.asarray(latents.to_normal(gan.latents(many), nets))
+        features = gan.first_features(points, gan.labels(many, condition))
+        vectors, shares = find_principal_directions(features, points, count)
+    rows = [
+        (f"{i + 1}: {share:.1%}" + (f", seed {seed}" if len(found) > 1 else ""), strip)
+        for i, (vector, share) in enumerate(zip(vectors, shares, strict=True))
+        for seed, strip in zip(found, _make_strips(gan, found, vector, condition), strict=True)
+    ]
+    title = make_title(gan, condition, f"seed {describe_seeds(seeds)} along {method} directions")
+    return Directions(title, rows, _name_steps(), found, method, shares, vectors, STEPS_SD)
+
+
+def attribute_directions(
+    gan: "TrainedGAN", seeds: Seeds = "0", attributes: Sequence[str] = (), data: str | Path = "", condition: Condition = None
+) -> AttributeDirections:
+    """One direction for each attribute of the training images, by a linear probe on D's features; and strips along them.
+
+    Args: attributes, which are shown; none: the twelve that their directions change most; data, images with attributes; empty:
+        those the run was trained on.
+    """
+    found, nets = read_seeds(seeds), gan.config.nets
+    known = _fit_attribute_probe(gan, data, attributes)
+    many = np.arange(FITTED)
+    points, labels = gan.latents(many), gan.labels(many, condition)
+    scores = known.margins(gan.features(gan.images(points, labels)))
+    if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
+        raise UserError(
+            f"{gan.name}: D sees no difference between the faces of step {gan.step:,}, so nothing is known to change "
+            "them; try another `step`"
+        )
+    vectors = fit_attribute_directions(np.asarray(latents.to_normal(points, nets)), scores)
+    changes = _measure_changes(gan, vectors, known.margins, scores.std(0), condition)
+    strongest = [known.names[i] for i in np.argsort(-np.diag(changes), kind="stable")[:12]]
+    rows = [
+        (f"{name} {seed}" if len(found) > 1 else name, strip)
+        for name in list(attributes) or strongest
+        for seed, strip in zip(found, _make_strips(gan, found, vectors[known.names.index(name)], condition), strict=True)
+    ]
+    return AttributeDirections(
+        title=make_title(gan, condition, f"seed {describe_seeds(seeds)} along attributes"),
+        rows=rows,
+        columns=_name_steps(),
+        seeds=found,
+        attributes=known.names,
+        left_out=known.left_out,
+        probe_balanced_accuracy=known.balanced_accuracy,
+        changes_sd=changes,
+        directions=vectors,
+        steps_sd=STEPS_SD,
+        space="latents as normal ones (dcgan_jax.gan.latents.to_normal)",
+        data=known.data,
+        counts=known.counts,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _AttributeProbe:
+    names: list[str]
+    left_out: list[str]
+    margins: Callable[[np.ndarray], np.ndarray]  # (N, P) features -> (N, A)
+    balanced_accuracy: np.ndarray  # (A,)
+    data: str
+    counts: tuple[int, int]
+
+
+def _fit_attribute_probe(gan, data, shown) -> _AttributeProbe:
+    packed = open_training_images(Path(gan.name), gan.config, str(data))
+    source = packed.index["source"]["name"]
+    fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
+    names, values = read_labels(packed, "all")
+    alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
+    among = f"of the {len(fit):,} pictures that the probe is fitted to, all or none have"
+    for name in shown:
+        if name not in names:
+            raise UserError(
+                f"`attributes` {make_printable(name, 100)}: the pictures have no such attribute; {suggest_nearest(name, names)}"
+            )
+        if name in alike:
+            raise UserError(f"`attributes` {name}: {among} it; leave it out, or give other `data`")
+    if len(alike) == len(names):
+        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
+    values = values[:, [name not in alike for name in names]]
+    names = [name for name in names if name not in alike]
+    margins = fit_probe(gan.features(packed.images[fit]), values[fit])
+    seen = score_probe(margins(gan.features(packed.images[test])), values[test], values[fit])
+    return _AttributeProbe(names, alike, margins, seen.balanced, source, (len(fit), len(test)))
+
+
+def _measure_changes(gan, vectors, margins, spread, condition):
+    """(A, A): what moving other samples by two standard deviations each way changes, in `spread` of each margin.
+
+    Row: the direction, column: what changes.
+    """
+    others = np.arange(FITTED, FITTED + MEASURED)
+    points, labels = gan.latents(others), gan.labels(others, condition)
+    changes = []
+    for vector in vectors:
+        moved = _move(points, vector, (2.0, -2.0), gan.config.nets)
+        more, less = (margins(gan.features(gan.images(some, labels))).mean(0) for some in moved)
+        changes.append((more - less) / np.maximum(spread, 1e-12))
+    return np.stack(changes)
+
+
+def _move(points, direction, steps, nets):
+    """(F, N, L)."""
+    return np.swapaxes(latents.move_along(points, jnp.asarray(direction, jnp.float32), jnp.asarray(steps), nets), 0, 1)
+
+
+def _make_strips(gan, seeds, direction, condition):
+    labels = gan.labels(seeds, condition)
+    samples = [gan.images(moved, labels) for moved in _move(gan.latents(seeds), direction, STEPS_SD, gan.config.nets)]
+    return np.stack(samples, 1)  # (N, F, S, S, C)
+
+
+def _name_steps():
+    return [f"{step:+g} sd" for step in STEPS_SD]

@@ -1,0 +1,121 @@
+"""A web page that runs the generator in the browser: the files of web/, the ONNX model, and onnxruntime-web."""
+
+import gzip
+import importlib.resources
+import json
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from dcgan_jax.api import TrainedGAN
+from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data import download
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.export import Export, onnx
+from dcgan_jax.export.writing import Written
+from dcgan_jax.gan.directions import factorise_first_layer
+from dcgan_jax.gan.state import count_parameters
+from dcgan_jax.run import workdir
+
+PACKAGE = download.ONNX_IN_BROWSERS.name.removesuffix(".tgz")
+RUNTIME = {
+    "ort.webgpu.bundle.min.mjs": "ort.webgpu.bundle.min.mjs",
+    "ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
+    "ort.webgpu.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm",
+    "ort.wasm.wasm.gz": "ort-wasm-simd-threaded.wasm",
+}
+SLIDERS = 12
+
+
+def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
+    """A page for any static host, with the runtime that draws in it."""
+    file, generate, _ = onnx.write(gan, folder, ask)
+    for name, member in _read_runtime(ask.runtime).items():
+        # Hosts rarely compress .wasm: 14 and 27 MB become 4 and 7. app.js unpacks them.
+        (folder / name).write_bytes(gzip.compress(member, mtime=0) if name.endswith(".gz") else member)
+    for page in (importlib.resources.files("dcgan_jax.export") / "web").iterdir():
+        if page.name.endswith((".html", ".css", ".js")):
+            (folder / page.name).write_bytes(page.read_bytes())
+    nets = gan.config.nets
+    (folder / "page.json").write_text(
+        json.dumps(
+            {
+                "title": f"Faces of nobody: {gan.config.run.name}",
+                "about": f"Drawn in this browser by a DCGAN of {count_parameters(gan.generator[0]):,} parameters, {nets.size} "
+                "px.",
+                "size": nets.size,
+                "channels": nets.channels,
+                "latent_dim": nets.latent_dim,
+                "latent_law": nets.latent_law,
+                "attributes": gan.attributes,
+                "labels": [] if gan.label_table is None else np.asarray(gan.label_table).tolist(),
+                "directions": _list_sliders(gan),
+            }
+        )
+    )
+    usage = f"""A page with the network in it. Any static host serves it; on this machine:
+
+    python -m http.server
+
+It runs by WebGPU where the browser has it, else by WebAssembly; nothing comes from another host. The runtime is that of the npm
+package {PACKAGE} (MIT).
+"""
+    return Written(file, generate, usage)
+
+
+def _read_runtime(place):
+    """Name in the page's folder -> its bytes, from the npm package."""
+    folder, published = get_cache_dir() / "runtime", download.ONNX_IN_BROWSERS
+    if place == "download":
+        package = download.download_file(published, folder)
+    elif place == "cached":
+        package = folder / published.name
+        if not package.exists():
+            raise UserError(
+                f"`format` web: {published.name}, which draws in browsers, is not in {folder} yet: give `runtime` "
+                f"download to get it ({published.size_bytes / 1e6:.0f} MB, once), or `runtime` FILE with the file from"
+                f" {published.page}"
+            )
+    else:
+        package = Path(place)
+    try:
+        with tarfile.open(package, "r:gz") as archive:
+            return {name: archive.extractfile(f"package/dist/{member}").read() for name, member in RUNTIME.items()}
+    except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as fault:
+        raise UserError(
+            f"`runtime` {place}: {package} is not the npm package {PACKAGE} ({make_printable(str(fault), 200)}); give "
+            f"`runtime` download, or the file from {published.page}"
+        ) from None
+
+
+def _list_sliders(gan):
+    """Sliders: attributes' directions where explore has found them for this checkpoint, those that change most first; else the
+    strongest of the first layer."""
+    file = Path(gan.name) / "explore" / "attributes.json"
+    found = workdir.read_json(file) if file.exists() else {}
+    if not (isinstance(found, dict) and found.get("step") == gan.step):
+        rows, _ = factorise_first_layer(*gan.generator, gan.config.nets, SLIDERS // 2)
+        return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
+    try:  # a stranger's may be anything
+        names = found["attributes"]
+        changes, directions = (np.array(found[part], np.float64) for part in ("changes_sd", "directions"))
+        is_ours = (
+            isinstance(names, list)
+            and all(isinstance(name, str) for name in names)
+            and changes.shape == (len(names), len(names))
+            and np.isfinite(changes).all()
+            and directions.shape == (len(names), gan.config.nets.latent_dim)
+            and np.isfinite(directions).all()
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        is_ours = False
+    if not is_ours:
+        raise UserError(
+            f"{file}: holds no directions of this run's latents; find them anew by python -m dcgan_jax.explore "
+            f"attributes --run {gan.name}, or remove it"
+        )
+    return [
+        {"name": names[i], "direction": directions[i].tolist()} for i in np.argsort(-np.diag(changes), kind="stable")[:SLIDERS]
+    ]

@@ -1,0 +1,304 @@
+"""Questions about a run's samples, or about images: each is a function that returns numbers. `evaluate` asks and prints them."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dcgan_jax.config import UserError
+from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.pack import Pack, read_labels
+from dcgan_jax.gan.logits import make_extract_features
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.quality import intervals, memorisation, scores
+from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
+from dcgan_jax.run import online_score
+from dcgan_jax.run.feature_nets import FeatureNetwork
+from dcgan_jax.run.image_sets import ImageSet
+
+SHOWN = 12  # samples beside their nearest training images
+
+
+class Comparison(NamedTuple):
+    """What all questions of one evaluation share."""
+
+    real: Pack
+    chosen: np.ndarray  # (count,) positions of the real images that count
+    networks: list[FeatureNetwork]
+    count: int  # images from each side
+    seed: int  # of the scores' own choices, and the first of the samples
+    infinity: bool
+
+    @property
+    def real_facts(self) -> dict:
+        return {"real": self.real.index["source"]["name"], "real_fingerprint": self.real.index["fingerprint"]}
+
+
+# ---- Distances ----
+
+
+class Score(NamedTuple):
+    """A distance between one set of images and real ones: smaller is better. Compare only at equal count and size."""
+
+    name: str  # the run or the images that are scored
+    kind: str  # sliced_wasserstein_x1e3, inception or features
+    value: float  # the main one of `values`
+    values: dict[str, float]
+    floor: float  # one half of the real images against the other
+    floor_count: int  # images in each half
+    count: int  # images from each side
+    some_count: int  # images that KID, precision, recall, density and coverage, or the patches, are of
+    seeds: range  # of a run's samples; of images their positions
+    step: int | None  # of a run
+    network: FeatureNetwork | None = None
+
+
+def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Score:
+    """x1e3, by the levels of a pyramid. It sees texture and shape, not brightness or contrast."""
+    some = min(of.count, online_score.SOME)  # of more its patches would take gigabytes
+    real, images = of.real.images[of.chosen[:some]], fake.get(first, some)
+    half = some // 2
+    values = sliced_wasserstein(real, images, seed=of.seed)
+    floor = sliced_wasserstein(real[0 : 2 * half : 2], real[1 : 2 * half : 2], seed=of.seed)["mean"]
+    seeds = range(first, first + of.count)
+    kind, value = "sliced_wasserstein_x1e3", round(values["mean"], 3)
+    return Score(fake.name, kind, value, values, floor, half, of.count, some, seeds, fake.step)
+
+
+def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, first: int) -> Score:
+    """Frechet distance (FID, by the Inception), KID, precision, recall, density and coverage by a network's features.
+
+    Raises: UserError where there are too few images for the distance at infinity.
+    """
+    keep = of.count if of.infinity else online_score.SOME
+    images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
+    real = online_score.load_reference(network, images, keep)
+    least = scores.count_least_at_infinity(real.some.shape[1])
+    if of.infinity and of.count < least:
+        raise UserError(
+            f"`infinity` `count` {of.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
+            f"{least} images at least"
+        )
+
+    def parts() -> Iterator[np.ndarray]:
+        for some in online_score.split_parts(np.arange(of.count)):
+            yield fake.get(first + int(some[0]), len(some))
+
+    found = online_score.summarise_features(network, parts(), keep)
+    half = len(real.some) // 2
+    few = [one._replace(some=one.some[: online_score.SOME]) for one in (real, found)]
+    values = online_score.compute_feature_scores(*few, of.seed)
+    halves = (scores.compute_moments(real.some[start : 2 * half : 2]) for start in (0, 1))
+    floor = scores.frechet(*halves)
+    if of.infinity:
+        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.some, seed=of.seed)
+    return Score(
+        name=fake.name,
+        kind="inception" if network.name == "inception" else "features",
+        value=values["frechet"],
+        values=values,
+        floor=floor,
+        floor_count=half,
+        count=of.count,
+        some_count=len(few[1].some),
+        seeds=range(first, first + of.count),
+        step=fake.step,
+        network=network,
+    )
+
+
+class Interval(NamedTuple):
+    """The mean of a score over sets of other seeds or images, and half of its 95 % interval."""
+
+    name: str
+    kind: str
+    mean: float
+    half: float
+    sets: int
+
+
+class Difference(NamedTuple):
+    """The first set's mean score less the second's, and half of its 95 % interval."""
+
+    kind: str
+    names: tuple[str, str]
+    gap: float
+    half: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether it may come from the choice of seeds alone. That of training takes several runs to tell."""
+        return abs(self.gap) <= self.half
+
+
+def compute_intervals(found: list[Score]) -> list[Interval]:
+    """One for each kind of score of each set that was scored more than once."""
+    groups = _group_values(found)
+    return [
+        Interval(name, kind, *intervals.compute_interval(values), len(values))
+        for (kind, name), values in groups.items()
+        if len(values) > 1
+    ]
+
+
+def compute_differences(found: list[Score]) -> list[Difference]:
+    """One for each kind of score, where two sets were scored more than once."""
+    groups = _group_values(found)
+    differences = []
+    for kind in dict.fromkeys(kind for kind, _ in groups):
+        by_name = {name: values for (of, name), values in groups.items() if of == kind}
+        if len(by_name) == 2 and min(map(len, by_name.values())) > 1:
+            one, other = by_name
+            gap, half = intervals.compute_interval_of_difference(*by_name.values())
+            differences.append(Difference(kind, (one, other), gap, half))
+    return differences
+
+
+def _group_values(found):
+    groups: dict[tuple[str, str], list[float]] = {}
+    for score in found:
+        groups.setdefault((score.kind, score.name), []).append(score.value)
+    return groups
+
+
+# ---- Memory ----
+
+
+class Neighbours(NamedTuple):
+    """How near a run's samples are to its training images, next to how near images are that it never saw."""
+
+    name: str
+    samples: int
+    values: dict[str, dict]  # pixels, and each network -> ratios and counts
+    images: np.ndarray  # (rows * SHOWN at most, S, S, C): the samples nearest to a training image, and under each the nearest
+    columns: int  # of those images
+
+
+def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
+    """The training images that the run's samples are nearest to. Raises: UserError where the run held no images out."""
+    images, most = of.real.images, run.config.guard.held_out
+    training, fresh = select_training(len(images), most), select_held_out(len(images), most)
+    if not len(fresh):
+        raise UserError(f"`neighbours`: {run.name} held no pictures out (`held_out` {most} of {len(images)}) to compare with")
+    fresh = fresh[: min(online_score.PART // 2, len(training))]  # a part of the training images has as many at least
+    samples = run.get(of.seed, min(of.count, online_score.PART))
+    # In a network's features as many training images as samples: all would take hours.
+    few = training[permute_epoch(of.seed, 0, len(training))[: max(of.count, len(fresh))]]
+    spaces = {"pixels": (lambda some: some.reshape(len(some), -1).astype(np.float32) / 255, training)}
+    spaces |= {network.name: (network.features, few) for network in of.networks}
+    found = {
+        name: memorisation.measure_memorisation(
+            see(samples), see(images[fresh]), (see(some) for some in online_score.iterate_parts(images, looked_at)), seed=of.seed
+        )
+        for name, (see, looked_at) in spaces.items()
+    }
+    values = {
+        name: {
+            "to_training_over_to_held_out": found[name].ratio,
+            "samples_over_held_out_to_training": found[name].to_training,
+            "training_count": len(looked_at),
+            "held_out_count": len(fresh),
+        }
+        for name, (_, looked_at) in spaces.items()
+    }
+    suspicious = np.argsort(found["pixels"].distances, kind="stable")[:SHOWN]
+    rows = [samples, *(images[looked_at[found[name].nearest]] for name, (_, looked_at) in spaces.items())]
+    return Neighbours(run.name, len(samples), values, np.concatenate([row[suspicious] for row in rows]), len(suspicious))
+
+
+# ---- D as a representation ----
+
+
+class ProbeScores(NamedTuple):
+    """Accuracy of linear probes on images that they were not fitted to. D has seen most of them, but no attribute."""
+
+    fitted: int
+    tested: int
+    accuracy: dict[str, dict[str, float]]  # D, untrained D, pixels, most frequent -> attribute -> share
+    mean: dict[str, float]
+    balanced_mean: dict[str, float | None]  # none where no attribute differs among the tested
+
+
+def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
+    """How much of the images' attributes is in D's features, in an untrained D's and in pixels."""
+    fit, test = _split_real(of)
+    names, values = read_labels(of.real, "all")
+    state, images = run.restore_state(), of.real.images
+    views = {"D": _see_by(run.config, state), "untrained D": _see_by_untrained(run.config), "pixels": _see_pixels}
+    found = {
+        name: fit_and_score_probe(see(images[fit]), values[fit], see(images[test]), values[test]) for name, see in views.items()
+    }
+    accuracy = {name: dict(zip(names, map(float, one.accuracy), strict=True)) for name, one in found.items()}
+    accuracy["most frequent"] = dict(zip(names, map(float, found["D"].most_frequent), strict=True))
+    means = {name: float(np.mean(list(shares.values()))) for name, shares in accuracy.items()}
+    balanced = {name: None if np.isnan(one.balanced).all() else float(np.nanmean(one.balanced)) for name, one in found.items()}
+    return ProbeScores(len(fit), len(test), accuracy, means, balanced)
+
+
+def _split_real(of):
+    index = of.real.index
+    return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
+
+
+def _see_by(config, state) -> Callable[[np.ndarray], np.ndarray]:
+    program = jax.jit(make_extract_features(config))
+
+    def see(images):
+        parts = np.array_split(images, -(-len(images) // 100))
+        return np.concatenate([np.asarray(program(state.d_params, state.d_stats, part)) for part in parts])
+
+    return see
+
+
+def _see_by_untrained(config):
+    return _see_by(config, jax.jit(lambda: init_state(config))())
+
+
+def _see_pixels(images):
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+# ---- Conditions ----
+
+
+class ConditionScores(NamedTuple):
+    """How often samples have the attributes they are conditioned on: balanced accuracy of a probe fitted to real images."""
+
+    name: str
+    by: str  # the features that the probe reads
+    fitted: int
+    tested: int
+    samples: int
+    values: dict[str, dict[str, float | None]]  # faces, real pictures -> attribute -> 0.5: by chance; none: all are alike
+
+
+def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
+    """Raises: UserError where the run is not conditional."""
+    names = run.config.nets.conditions
+    if not names:
+        raise UserError(f"`asked`: {run.name} was trained without `condition`")
+    fit, test = _split_real(of)
+    labels = read_labels(of.real, run.config.nets.condition)[1]
+    if of.networks:
+        by, see = of.networks[-1].name, of.networks[-1].features
+    else:
+        by, untrained = "an untrained D and pixels", _see_by_untrained(run.config)
+
+        def see(images):
+            return np.concatenate([untrained(images), _see_pixels(images)], 1)
+
+    images = of.real.images
+    margins = fit_probe(see(images[fit]), labels[fit])
+    count = min(of.count, TESTED)
+    found = {
+        "faces": score_probe(margins(see(run.get(of.seed, count))), run.get_labels(of.seed, count), labels[fit]),
+        "real pictures": score_probe(margins(see(images[test])), labels[test], labels[fit]),
+    }
+    balanced = {  # NaN, where all or none of the tested have an attribute, is no JSON
+        kind: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
+        for kind, one in found.items()
+    }
+    return ConditionScores(run.name, by, len(fit), len(test), count, balanced)

@@ -1,0 +1,104 @@
+"""Images to be scored, of a run or from a file or folder; and the real images that they are compared with."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dcgan_jax.config import Config, Crop, Split, UserError
+from dcgan_jax.data.decode import measure_square_side
+from dcgan_jax.data.pack import Pack, pack_images
+from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.sampling import sample_images, select_labels
+from dcgan_jax.gan.state import GanState, init_state
+from dcgan_jax.run import checkpoints, online_score, workdir
+from dcgan_jax.run.training_images import open_training_images
+
+SIDES = (16, 32, 64, 128, 256)
+
+
+class ImageSet(NamedTuple):
+    """A run's samples by their seeds, or images by their positions."""
+
+    name: str
+    facts: dict  # of every line of JSON about it
+    shape: tuple[int, int]  # S, C
+    get: Callable[[int, int], np.ndarray]  # (first, count) -> (count, S, S, C) uint8
+    most: int  # seeds or images from the first one on
+    config: Config | None = None  # a run's
+    get_labels: Callable[[int, int], np.ndarray | None] = lambda first, count: None  # (count, A): what samples are conditioned on
+
+    @property
+    def step(self) -> int | None:
+        return self.facts.get("step")
+
+    def restore_state(self) -> GanState:
+        """The whole state of a run's checkpoint. Raises: UserError."""
+        shapes = jax.eval_shape(lambda: init_state(self.config))
+        return checkpoints.restore_step(Path(self.name), checkpoints.add_sharding(shapes), self.step)
+
+
+def is_run(place: str) -> bool:
+    """Whether messages speak of it as of a run: what is one, and what is neither a run nor images."""
+    path = Path(place)
+    if os.path.isdir(place):
+        entries = os.listdir(place)
+        return "config.json" in entries or not entries or any(path.glob("*/config.json"))
+    return not os.path.exists(place) or (path.is_file() and path.suffix.lower() not in (".zip", ".npy"))
+
+
+def open_run(place: str, step: int | str | None, first_seed: int) -> ImageSet:
+    """The samples of a run's checkpoint. Raises: UserError."""
+    run = Path(place)
+    config = workdir.read_config(run)
+    shapes = jax.eval_shape(lambda: init_state(config))
+    step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, step))
+
+    def get_labels(first, count):
+        return select_labels(table, np.arange(first, first + count))
+
+    def get(first, count):
+        return sample_images(config.nets, params, stats, np.arange(first, first + count), get_labels(first, count))
+
+    shape = (config.nets.size, config.nets.channels)
+    return ImageSet(str(run), {"step": step}, shape, get, 2**32 - first_seed, config, get_labels)
+
+
+def open_images(place: str, channels: int, first: int) -> ImageSet:
+    """Square images of one size: a folder, .zip or .npy. `first` is the position that the first one is known by.
+
+    Raises: UserError.
+    """
+    try:
+        source = open_source(place)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("`data` ")) from error  # another argument named the place
+    side = measure_square_side(source)
+    if side not in SIDES:
+        raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
+    packed = pack_images(source, size=side, channels=channels, crop="centre", check=False)
+    facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"]}
+
+    def get(start, count):
+        return packed.images[start - first : start - first + count]
+
+    return ImageSet(place, facts, (side, channels), get, len(packed.images))
+
+
+def open_real_images(fake: ImageSet, data: str, split: Split | None, crop: Crop | None) -> Pack:
+    """Those that a set is compared with: of a run the images it was trained on, unless `data` names others.
+
+    Raises: UserError.
+    """
+    size, channels = fake.shape
+    if not fake.config:
+        if not data:
+            raise UserError(f"`run` {fake.name}: is no run, so give `data`: the real pictures it is compared with")
+        return pack_images(open_source(data, split or "all"), size=size, channels=channels, crop=crop or "centre")
+    trained = fake.config.data.crop
+    if crop not in (None, trained):
+        raise UserError(f"`crop` {crop}: {fake.name} was trained with `crop` {trained}, and other crops do not compare")
+    return open_training_images(Path(fake.name), fake.config, data, split)

@@ -1,0 +1,81 @@
+"""Images embedded in report.html: sample grids and sheets as WebP data: addresses, within a budget of bytes."""
+
+import base64
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dcgan_jax.run.figures import choose_scale
+
+GRIDS = 150  # of a run; run/figures.py keeps 120
+PX = (1100, 780, 550, 390, 275, 195, 137)  # longest sides of embedded images, the largest that fits: areas halve
+MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
+NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
+
+
+def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int) -> list[dict]:
+    """[{step, kimg, src}] in order: the first and the newest grid, and evenly spaced ones between, within budget_bytes.
+
+    Args: samples, the folder of NUMBER.png grids; side, of one image in pixels; images_per_step, training images of a step.
+    """
+    files = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}  # others are not ours
+    steps = sorted(files)
+    while steps and not embed_image(files[steps[-1]], side, PX[0]):
+        steps.pop()
+    if not steps:
+        return []
+    px, (*_, newest) = fit_images([files[step] for step in dict.fromkeys((steps[0], steps[-1]))], side, budget_bytes)
+    # Every 2nd, 4th ... grid: while the run continues most of them stay the same, and are not encoded again. Some may be larger.
+    stride = 1
+    while len(steps) / stride * len(newest) > budget_bytes:
+        stride *= 2
+    embedded = {steps[-1]: newest}
+    for step in steps[:-1:stride][:GRIDS]:
+        src = embed_image(files[step], side, px)
+        if sum(map(len, embedded.values())) + len(src) > budget_bytes:
+            break
+        embedded[step] = src
+    return [
+        {"step": step, "kimg": step * images_per_step / 1000, "src": embedded[step]}
+        for step in sorted(embedded)
+        if embedded[step]
+    ]
+
+
+def fit_images(files: Sequence[Path], side: int, budget_bytes: int) -> tuple[int, list[str]]:
+    """(px, data: addresses) of these files, at the largest of PX at which they fit into budget_bytes together."""
+    for px in PX:
+        addresses = [embed_image(file, side, px) for file in files]
+        if sum(map(len, addresses)) <= budget_bytes:
+            break
+    return px, addresses
+
+
+def embed_image(file: Path, side: int, px: int) -> str:
+    """A PNG of ours as a data: address, "" where the file is none.
+
+    It has its size from before figures.enlarge, or a smaller one: its longest side is at most px.
+    """
+    try:
+        status = file.stat()
+        return _encode_image(file, status.st_mtime_ns, status.st_size, side, px) if status.st_size < MAX_PNG_BYTES else ""
+    except NOT_AN_IMAGE:
+        return ""
+
+
+@functools.lru_cache(maxsize=512)  # a run in training writes its report at every save
+def _encode_image(file, changed_ns, size_bytes, side, px):
+    with Image.open(file, formats=("PNG",)) as image:
+        if image.width * image.height > MAX_PNG_PX:
+            raise ValueError("too large")
+        small = image.convert("RGB")
+    scale = choose_scale(side)
+    if scale > 1 and small.width % scale == 0 and small.height % scale == 0:
+        small = small.resize((small.width // scale, small.height // scale), Image.Resampling.NEAREST)
+    small.thumbnail((px, px))
+    written = io.BytesIO()
+    small.save(written, "WEBP", quality=85, method=2)
+    return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode()

@@ -1,0 +1,11 @@
+from dcgan_jax.data.cache import get_cache_dir
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert get_cache_dir() == tmp_path / "cache"
+    monkeypatch.delenv("DCGAN_JAX_CACHE")
+    assert str(get_cache_dir()) == "/x/dcgan_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/h")
+    assert str(get_cache_dir()) == "/h/.cache/dcgan_jax"

@@ -1,0 +1,54 @@
+"""jax.export draws what the checkpoint draws, for every kind of generator and any batch."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import pytest
+from generators import WAYS, drawn
+
+from dcgan_jax.export.stablehlo import PLATFORMS, export_stablehlo
+
+
+def read(it, **changes):
+    return jax.export.deserialize(
+        bytearray(export_stablehlo(dataclasses.replace(it.config.nets, **changes), it.params, it.stats))
+    )
+
+
+def ran(program, it, count=5):
+    return program.call(*(array[:count] for array in (it.latents, it.labels) if array is not None))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_images_are_the_networks(way):
+    it = drawn(way)
+    images = ran(read(it), it)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images, it.images, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["article", "torch64, asked"])
+def test_any_batch_gives_each_image_alone(way):
+    it = drawn(way)
+    program = read(it)
+    for count in (1, 2, 5):
+        np.testing.assert_allclose(ran(program, it, count), it.images[:count], atol=1e-5)
+
+
+def test_a_bfloat16_recipe_computes_in_float32():
+    it = drawn("torch64")
+    np.testing.assert_allclose(ran(read(it, compute_dtype="bfloat16"), it), it.images, atol=1e-5)
+
+
+@pytest.mark.parametrize("way, convolutions", [("article", 2), ("article, refined", 6), ("torch64, last kernel", 3)])
+def test_the_program_has_plain_convolutions_at_highest_precision(way, convolutions):
+    """Once for each platform: one product for the head, one convolution a layer. The CPU's kernels are many products."""
+    program = read(drawn(way))
+    assert program.platforms == PLATFORMS
+    lines = [line for line in program.mlir_module().splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
+    assert sum("stablehlo.convolution" in line for line in lines) == len(PLATFORMS) * convolutions
+    assert len(lines) == len(PLATFORMS) * (convolutions + 1)
+    for line in lines:
+        assert re.search(r"precision(_config)? = \[(#stablehlo<precision )?HIGHEST", line), line

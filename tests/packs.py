@@ -1,0 +1,43 @@
+"""Packs of small images, for the tests of dcgan_jax.data."""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image
+
+from dcgan_jax.data.pack import pack_images
+from dcgan_jax.data.sources import Source, open_source
+
+REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "celeba")
+
+
+def folder(tmp_path, count=40, name="in"):
+    """PNGs of noise, 20 x 24, in a folder: different pictures, all good."""
+    rng = np.random.default_rng(0)
+    for at in range(count):
+        path = tmp_path / name / f"{at:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(path)
+    return tmp_path / name
+
+
+def packed(path, **changes):
+    return pack_images(open_source(str(path)), **({"size": 16, "channels": 3, "crop": "centre"} | changes))
+
+
+def packs(cache):
+    return sorted(os.listdir(cache / "packs")) if (cache / "packs").exists() else []
+
+
+def one(payload, size, channels=3, crop="squash", is_celeba=False):
+    """The one picture of a source, packed: (S, S, C) uint8."""
+    name = str(hash(payload if isinstance(payload, bytes) else payload.tobytes()))
+    source = Source("folder", "test", "all", 1, name, read=lambda _: payload, is_celeba=is_celeba)
+    return pack_images(source, size=size, channels=channels, crop=crop).images[0]
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
