@@ -11,6 +11,7 @@ beside a row is a hint only, of a machine that compiles and scores other rows me
 
 import argparse
 import concurrent.futures
+import functools
 import importlib.util
 import json
 import statistics
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax import config as configuration
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
@@ -201,10 +203,8 @@ class Training:
         )
         lengths = {len(steps) for steps in batches.split_dispatches(0, self.total, self.k)}
         side, channels = config.nets.size, config.nets.channels
-        self.programs = {
-            k: jitted.lower(shapes, jax.ShapeDtypeStruct((k, config.images_per_step, side, side, channels), np.uint8)).compile()
-            for k in lengths
-        }
+        images = {k: jax.ShapeDtypeStruct((k, config.images_per_step, side, side, channels), np.uint8) for k in lengths}
+        self.programs = {k: jitted.lower(shapes, Batch(images[k])).compile() for k in lengths}
         self.init = jax.jit(lambda: init_state(config), out_shardings=sharding.state).lower().compile()
         self.renew = jax.jit(make_recalibrate(config), out_shardings=sharding.state).lower(shapes).compile()
         return self
@@ -212,11 +212,10 @@ class Training:
     def run(self, count: int) -> tuple[np.ndarray, float]:
         """(count, S, S, C) uint8 faces, and the seconds that the steps took."""
         state = self.init()
-        fed = batches.gather_batches(
-            self.images, self.order, batches.split_dispatches(0, self.total, self.k), self.sharding.batches
-        )
+        dispatches = functools.partial(batches.split_dispatches, 0, self.total, self.k)
+        fed = batches.iterate_batches(self.images, None, self.order, dispatches, self.sharding.batches, is_resident=True)
         first, start = True, time.monotonic()
-        for steps, batch in zip(batches.split_dispatches(0, self.total, self.k), fed, strict=True):
+        for steps, batch in fed:
             state, metrics = self.programs[len(steps)](state, batch)
             if first:
                 jax.block_until_ready(metrics)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.experimental import topologies
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
 from dcgan_jax.data.batches import Order
 from dcgan_jax.gan.models import list_d_widths, list_g_widths
@@ -62,7 +63,7 @@ def program(config: Config, steps: int):
     """train.py's jitted program and its arguments' shapes."""
     sharding = distributed.make_shardings(config)
     side = config.nets.size
-    batches = jax.ShapeDtypeStruct((steps, config.images_per_step, side, side, config.nets.channels), jnp.uint8)
+    batches = Batch(jax.ShapeDtypeStruct((steps, config.images_per_step, side, side, config.nets.channels), jnp.uint8))
     jitted = jax.jit(
         make_train_steps(config, sharding.images),
         donate_argnames="state",

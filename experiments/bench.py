@@ -40,6 +40,7 @@ def bare(arguments: list[str]) -> None:
     import numpy as np
 
     from dcgan_jax import cli
+    from dcgan_jax.batch import Batch
     from dcgan_jax.data.cache import get_cache_dir
     from dcgan_jax.gan.state import init_state
     from dcgan_jax.gan.step import make_train_steps
@@ -49,7 +50,8 @@ def bare(arguments: list[str]) -> None:
     config = cli.parse_config(arguments)
     sharding = distributed.make_shardings(config)
     shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
-    batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), sharding.batches)
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    batch = jax.device_put(Batch(images), sharding.batches)
     state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
     program = backend.compile_program(
         make_train_steps(config, sharding.images),
@@ -74,6 +76,8 @@ def loop(arguments: list[str]) -> None:
     """The whole of dcgan_jax.train: its feed is held at the turns."""
     from dcgan_jax import cli
     from dcgan_jax.data import batches
+    from dcgan_jax.data.cache import get_cache_dir
+    from dcgan_jax.run import backend
     from dcgan_jax.train import train
 
     real_feed = batches.gather_batches
@@ -97,6 +101,7 @@ def loop(arguments: list[str]) -> None:
             yield batch
 
     batches.gather_batches = held
+    backend.start_backend(get_cache_dir())
     train(cli.parse_config(arguments))
 
 

@@ -27,6 +27,7 @@ import time
 import jax
 import numpy as np
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.cache import get_cache_dir
@@ -96,7 +97,7 @@ def overlapping(ask, packed, config, sharding) -> dict:
     images, order = packed.images, batches.Order(0, len(packed.images), ask.batch_size)
     stride, steps = ask.size // STEP_PX, make_train_steps(config, sharding.images)
     program = jax.jit(
-        lambda state, batch: steps(state, batch[:, :, ::stride, ::stride]),
+        lambda state, batch: steps(state, Batch(batch[:, :, ::stride, ::stride])),
         donate_argnums=0,
         in_shardings=(sharding.state, sharding.batches),
         out_shardings=sharding.state,

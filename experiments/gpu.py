@@ -22,6 +22,7 @@ import numpy as np
 from ablations import Training
 from bench import Worker
 
+from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
 from dcgan_jax.data import batches
 from dcgan_jax.presets import PRESETS
@@ -47,7 +48,7 @@ class Ours:
     def ask(self, steps: int) -> float:
         start = time.perf_counter()
         for _ in range(steps // STEPS):
-            self.state, metrics = self.training.programs[STEPS](self.state, next(self.fed))
+            self.state, metrics = self.training.programs[STEPS](self.state, Batch(next(self.fed)))
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from dcgan_jax import config as configuration
+from dcgan_jax.batch import Batch
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
@@ -44,7 +45,7 @@ def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
     """Images/s, and per kind of work its share of the time of all thunks."""
     config = configuration.replace(PRESETS[preset], batch_size={"torch64": 64}.get(preset, 128))
     shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
-    batch = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    batch = jax.device_put(Batch(np.random.default_rng(0).integers(0, 256, shape, np.uint8)))
     state = jax.jit(lambda: init_state(config))()
     program = jax.jit(make_train_steps(config), donate_argnums=0).lower(state, batch).compile()
     kinds = {}

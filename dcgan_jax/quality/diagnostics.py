@@ -8,7 +8,9 @@ import bisect
 
 import numpy as np
 
-METRICS_USED = ("step", "images", "d_loss", "g_loss", "d_real_hits", "d_fake_hits", "g_grad_norm")
+from dcgan_jax.gan.metrics import HITS, LOSSES, METRICS
+
+METRICS_USED = ("step", "images", *LOSSES, *HITS, "g_grad_norm")
 WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last lines of metrics.jsonl: 500 steps of them, and at least 20 lines
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
 # Share of reals and of fakes that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985 of both in
@@ -64,7 +66,7 @@ def diagnose(
 
 
 def _check_d_has_won(window: dict[str, np.ndarray], first: np.ndarray, loss: str) -> str | None:
-    real, fake = window["d_real_hits"].mean(), window["d_fake_hits"].mean()
+    real, fake = (window[name].mean() for name in HITS)
     first, now = np.median(first), np.median(window["g_grad_norm"])
     is_lost = not VANISHED * first < now < EXPLODED * first
     # A Wasserstein critic should classify all images rightly (arXiv:1701.07875, section 3); only G's gradient counts there.
@@ -103,11 +105,10 @@ def _check_g_collapsed(samples: np.ndarray, reals: np.ndarray) -> str | None:
 
 def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
     spread = window["g_grad_norm"].std() / max(abs(window["g_grad_norm"].mean()), 1e-30)
-    if not spread < FROZEN or any(_has_moved(window[name]) for name in ("d_loss", "g_loss")):
+    if not spread < FROZEN or any(_has_moved(window[name]) for name in LOSSES):
         return None
     values = ", ".join(
-        f"{whose} {window[name].mean():.3g} +- {window[name].std():.2g}"
-        for name, whose in (("d_loss", "D's loss"), ("g_loss", "G's loss"), ("g_grad_norm", "G's gradient norm"))
+        f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSSES, "g_grad_norm")
     )
     return (
         f"the losses stand still: over the last {_describe_span(window)} {values}; try a higher --lr, and look at reals.png for "

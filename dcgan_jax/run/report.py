@@ -11,6 +11,7 @@ import numpy as np
 
 from dcgan_jax.config import Config, flatten, make_printable
 from dcgan_jax.files import atomic_write
+from dcgan_jax.gan.metrics import LOSSES, group_by_chart
 from dcgan_jax.run import online_score
 from dcgan_jax.run.report_images import fit_images, list_grids
 from dcgan_jax.run.report_scores import describe_measure, find_best, render_scores
@@ -21,13 +22,7 @@ from dcgan_jax.run.workdir import read_environment
 IMAGES_BYTES, CURVES_BYTES = 3_000_000, 1_000_000
 POINTS, POINT_BYTES = 400, 40  # of a curve; kimg, mean, least and most as JSON
 SERIES = 24  # curves of a run
-GROUPS = {  # a chart each: title -> its curves and their labels; every other metric of a run has a chart of its own
-    "Losses": {"d_loss": "discriminator", "g_loss": "generator"},
-    "D is right on": {"d_real_hits": "real images", "d_fake_hits": "generated images"},
-    "Gradient norms": {"g_grad_norm": "generator", "d_grad_norm": "discriminator"},
-    "Images a second": {"images_per_s": ""},
-    "Probability of augmentations": {"augment_p": ""},
-}
+GROUPS = group_by_chart()  # every other number of a run has a chart of its own
 
 
 class RunFacts(NamedTuple):
@@ -131,7 +126,7 @@ def _summarise_run(run: RunFacts) -> dict[str, str]:
     """A run's column in the first table of a comparison."""
     speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
     best = find_best(run.folder)
-    last = {name: run.metrics[name][-1] for name in ("d_loss", "g_loss") if run.metrics.get(name)}
+    last = {name: run.metrics[name][-1] for name in LOSSES if run.metrics.get(name)}
     return {
         "preset": run.config.run.preset,
         "steps": f"{run.step:,} of {run.total:,}",

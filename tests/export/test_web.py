@@ -164,7 +164,7 @@ def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
     assert page["labels"] == dcgan_jax.load(run).labels(range(len(page["labels"]))).tolist()
 
 
-@pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar")])
+@pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar", mtime=0)])
 def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
     places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}

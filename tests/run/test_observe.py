@@ -1,0 +1,31 @@
+import json
+
+import numpy as np
+import pytest
+from toy_run import train_toy
+
+from dcgan_jax.run.logs import read_warnings
+
+pytestmark = pytest.mark.integration
+
+
+def test_trouble_is_judged_by_the_runs_own_pictures_and_told_everywhere(tmp_path, monkeypatch):
+    asked, words = [], "G has collapsed: two samples differ by 1.0 grey levels"
+
+    def found(metrics, samples, reals, on_reals, on_held_out, on_samples, loss):
+        asked.append((metrics.get("step", [0])[-1], samples, reals, on_reals, on_held_out, on_samples, loss))
+        return {"g-collapsed": words} if asked[-1][0] >= 8 else {}
+
+    monkeypatch.setattr("dcgan_jax.run.observe.diagnose", found)
+    done = train_toy(tmp_path)
+    run = tmp_path / "article"
+    assert done.out.count(f"warning: step 8: {words}\n") == 1 and done.out.count("warning: ") == 1  # once, when it is new
+    assert "[g-collapsed]" in done.out.splitlines()[-3]  # where the bar is
+    assert read_warnings(run) == [(8, "g-collapsed", words), (12, "g-collapsed", words)]
+    assert words in (run / "report.html").read_text()
+    assert [step for step, *_ in asked] == [0, 4, 8, 12]
+    _, samples, reals, on_reals, on_held_out, on_samples, loss = asked[-1]
+    facts = json.loads((run / "data.json").read_text())
+    assert samples.shape == (4, 16, 16, 3) and samples.dtype == reals.dtype == np.uint8 and loss == "bce"
+    assert (len(on_reals), len(on_held_out), len(on_samples)) == (len(reals), facts["count"] // 20, 4)
+    assert np.isfinite(np.concatenate([on_reals, on_held_out, on_samples])).all()

@@ -1,0 +1,44 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+import toy_run
+from toy_run import call, refusal, train, whole
+
+from dcgan_jax import sample
+from dcgan_jax.config import UserError
+from dcgan_jax.run import setup
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch):
+    """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
+
+    def stops(*args):
+        raise UserError("enough")
+
+    monkeypatch.setattr(setup, "open_source", stops)
+    done = toy_run.call(train, "--workdir", tmp_path)
+    assert done.code == 2
+    assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
+
+
+def test_a_length_in_epochs_is_steps_to_a_step_size_that_falls_with_it(tmp_path):
+    asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
+    assert call(*asked, "--epochs", 0.8).code == 0  # of five steps
+    by_steps = call(*asked, "--steps", 4, "--name", "other")
+    assert by_steps.code == 0
+    run = tmp_path / "article"
+    ours, theirs = toy_run.state_at(run, 4), toy_run.state_at(tmp_path / "other", 4)
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
+    assert f"{run} is complete: step 4 of 4" in call(*asked, "--epochs", 0.8).out
+    assert "steps 4 there, 8 asked. Continue it with --steps 4" in refusal(*asked, "--epochs", 1.6)
+
+
+def test_a_score_that_cannot_be_is_said_before_the_first_step(tmp_path):
+    asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
+    assert "--score-count 2000" in refusal(train, *asked)
+    assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")
+    assert "there is no score" in refusal(sample, "--run", whole().run, "--step", "best")

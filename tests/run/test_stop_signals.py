@@ -1,0 +1,39 @@
+import signal
+
+import pytest
+from toy_run import STEPS, copied, train_toy, whole
+
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.logs import Logs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of one's own."""
+    return copied(whole().run, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_given_back():
+    """Whoever calls train() from a notebook keeps their Ctrl-C, however the run ends."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, monkeypatch):
+    real = Logs.write
+
+    def twice(self, steps, values):
+        if steps.stop == STEPS + 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        real(self, steps, values)
+
+    monkeypatch.setattr(Logs, "write", twice)
+    done = train_toy(tmp_path, steps=STEPS + 4)
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert list_steps(run) == [4, 8, 12]
