@@ -78,6 +78,7 @@ def five_steps(config):
     return states, metrics
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("config", DISTINCT, ids=DISTINCT.values())
 def test_five_steps_stay_finite_in_one_trace(config):
     states, metrics = five_steps(config)
@@ -357,6 +358,7 @@ def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
     assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 2 * metrics["d_penalty"] / 0.5), rtol=1e-3)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
 def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
     # Else what another crop, mask or singular vector changes would be taken for a slope, a hundred squared too large.

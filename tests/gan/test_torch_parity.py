@@ -18,6 +18,7 @@ from dcgan_jax.gan import models, step
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.presets import PRESETS
 
+pytestmark = pytest.mark.integration  # nets of real size
 FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 NETS = {"G": "g", "D": "d"}
 
