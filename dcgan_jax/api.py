@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ class TrainedGAN:
     directions, attribute_directions = direction_search.directions, direction_search.attribute_directions
     invert = photo.invert
 
-    def __init__(self, run: Path, step: int | str | None):
+    def __init__(self, run: Path, step: int | Literal["best"] | None):
         self.name, self.config = str(run), workdir.read_config(run)
         self.attributes = self.config.nets.conditions
         self.step, self._params, self._stats, self._table = checkpoints.restore_generator(
@@ -81,8 +82,9 @@ class TrainedGAN:
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
         """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
         asked = select_labels(self._table, to_seed_array(seeds))
-        exclusive = asked is not None and asked.shape[1] > 1 and (self._table.sum(1) == 1).all()  # a folder for each class
-        if exclusive and 1 in (condition or {}).values():
+        table = self._table
+        exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
+        if asked is not None and exclusive and 1 in (condition or {}).values():
             asked[:] = 0
         for name, value in (condition or {}).items():
             about = f"`condition` {make_printable(name, 100)}"
@@ -95,7 +97,7 @@ class TrainedGAN:
             asked[:, self.attributes.index(name)] = value
         return asked
 
-    def images(self, latents: np.ndarray, labels: np.ndarray | None = None) -> ImageArray:
+    def images(self, latents: latent_space.Latents, labels: np.ndarray | None = None) -> ImageArray:
         """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
         nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
         if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
@@ -140,14 +142,14 @@ class TrainedGAN:
         state = checkpoints.restore_step(Path(self.name), like, self.step)
         return state.d_params, state.d_stats
 
-    def _check_images(self, images):
+    def _check_images(self, images: np.ndarray) -> np.ndarray:
         nets, images = self.config.nets, np.asarray(images)
         shape = (nets.size, nets.size, nets.channels)
         if images.dtype != np.uint8 or images.shape[1:] != shape or images.ndim != 4:
             raise UserError(f"`images` {images.dtype} {images.shape}: {self.name} takes uint8 (N, {', '.join(map(str, shape))})")
         return images
 
-    def _check_labels(self, labels, count):
+    def _check_labels(self, labels: np.ndarray | None, count: int) -> np.ndarray | None:
         if self.attributes and labels is None:
             raise UserError(
                 f"`labels`: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "
@@ -166,11 +168,11 @@ class TrainedGAN:
         nets = self.config.nets
         return f"<{self.name}: {self.config.run.preset}, {nets.size} px, step {self.step:,}>"
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         return self.sample(range(SHOWN))._repr_png_()
 
 
-def load(run: str | Path, step: int | str | None = None) -> TrainedGAN:
+def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedGAN:
     """Loads the run in that folder. step: of the checkpoint; None: the newest; "best": by the scores of its training.
 
     Raises: UserError where there is no run, or no such checkpoint.

@@ -9,7 +9,10 @@ from typing import Any
 
 from dcgan_jax.config import UserError, make_printable
 
-Flags = typing.TypeVar("Flags")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Flags = typing.TypeVar("Flags", bound="DataclassInstance")
 
 
 def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
@@ -25,11 +28,11 @@ def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
     return flags(**values)
 
 
-def _to_text(value):
+def _to_text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _is_of(value, kind) -> bool:
+def _is_of(value: object, kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _is_of(value, parts[0])
@@ -44,7 +47,7 @@ def _is_of(value, kind) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _describe(kind) -> str:
+def _describe(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _describe(parts[0])

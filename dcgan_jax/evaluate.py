@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -137,7 +138,7 @@ def evaluate(
     return _write(ask, found, of, sets)
 
 
-def _score_all(of, images, first):
+def _score_all(of: Comparison, images: ImageSet, first: int) -> list[Score]:
     by_features = [evaluation.score_features(of, network, images, first) for network in of.networks]
     return [evaluation.score_sliced_wasserstein(of, images, first), *by_features]
 
@@ -159,7 +160,7 @@ def _check_flags(ask: Evaluate) -> None:
         raise UserError(f"`against` {ask.against}: is `run` itself")
 
 
-def _open_networks(ask):
+def _open_networks(ask: Evaluate) -> list[feature_nets.FeatureNetwork]:
     found = [feature_nets.open_feature_network(_find_inception(ask.inception), "inception")] if ask.inception else []
     return found + ([feature_nets.open_feature_network(ask.features, "features")] if ask.features else [])
 
@@ -173,14 +174,14 @@ def _find_inception(place: str) -> str:
     return str(there if there.is_file() else download.download_file(download.INCEPTION, get_cache_dir() / "weights"))
 
 
-def _open_image_sets(ask) -> list[ImageSet]:
+def _open_image_sets(ask: Evaluate) -> list[ImageSet]:
     places = [place for place in (ask.run, ask.against) if place]
     runs = {place: image_sets.open_run(place, ask.step, ask.seed) for place in places if image_sets.is_run(place)}
     channels = next(iter(runs.values())).shape[1] if runs else 3
     return [runs.get(place) or image_sets.open_images(place, channels, ask.seed) for place in places]
 
 
-def _check_sets(ask, sets, real_count, real_name):
+def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name: str) -> None:
     """Raises: UserError for images that do not compare, or are too few."""
     for images in sets:
         crops = {one.config.data.crop for one in (images, sets[0]) if one.config}
@@ -223,7 +224,7 @@ def _write(ask, found: Evaluation, of: Comparison, sets: list[ImageSet]) -> Eval
     return found._replace(file=file, neighbours_file=neighbours_file)
 
 
-def _make_score_line(score, of, images, is_other) -> dict:
+def _make_score_line(score: Score, of: Comparison, images: ImageSet, is_other: bool) -> dict:
     network, floor, values = score.network, score.floor, score.values
     if not network:
         floor, values = round(floor, 3), {name: round(value, 3) for name, value in values.items()}
@@ -244,7 +245,7 @@ def _make_score_line(score, of, images, is_other) -> dict:
     }
 
 
-def _make_other_lines(found):
+def _make_other_lines(found: Evaluation) -> Iterator[dict]:
     memory, probe, conditions = found.neighbours, found.probe, found.conditions
     if memory:
         yield {"score": "memorisation", "samples": memory.samples, "values": memory.values}
@@ -256,7 +257,7 @@ def _make_other_lines(found):
         yield {"score": "asked", "by": conditions.by, **counts, "values": conditions.values}
 
 
-def _append(file, lines, is_asked):
+def _append(file: Path, lines: list[dict], is_asked: bool) -> None:
     try:
         if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
             raise UserError(f"{file}: is a link, or no file; remove it, or give another `out`")
@@ -287,7 +288,7 @@ def describe(found: Evaluation) -> list[str]:
     return lines + ([f"written to {found.file}"] if found.file else [])
 
 
-def _describe_score(score):
+def _describe_score(score: Score) -> str:
     values, network = score.values, score.network
     kind = "pictures" if score.step is None else "seeds"
     which = f"{kind} {score.seeds.start}..{score.seeds.stop - 1}"
@@ -310,7 +311,7 @@ def _describe_score(score):
     )
 
 
-def _describe_neighbours(found, file):
+def _describe_neighbours(found: Neighbours, file: Path | None) -> str:
     said = "; ".join(
         f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
         f"pictures are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
@@ -322,7 +323,7 @@ def _describe_neighbours(found, file):
     )
 
 
-def _describe_probe(found):
+def _describe_probe(found: ProbeScores) -> list[str]:
     names = found.accuracy["D"]
     return [
         f"{'attribute':22}" + "".join(f"{name:>15}" for name in found.accuracy),
@@ -334,7 +335,7 @@ def _describe_probe(found):
     ]
 
 
-def _describe_conditions(found):
+def _describe_conditions(found: ConditionScores) -> list[str]:
     nan = float("nan")  # printed for what cannot be told
     rows = [{name: nan if value is None else value for name, value in of.items()} for of in found.values.values()]
     return [

@@ -132,7 +132,7 @@ def main() -> int:
     of = {"command": name, "run": ask.run, "step": gan.step, "preset": gan.config.run.preset, "condition": ask.condition}
     _save(out, found, ask, of)
     print("\n".join([*describe(found), f"{out}, and its numbers beside it"]))
-    if isinstance(found, Inversion) and not found.is_close:
+    if isinstance(ask, Invert) and isinstance(found, Inversion) and not found.is_close:
         print(
             f"warning: {ask.photo}: nothing that the generator draws is much like it; is it a face, cut as the training "
             "pictures are?",
@@ -219,7 +219,7 @@ def describe(found: Exploration) -> list[str]:
     return []
 
 
-def _describe_attributes(found):
+def _describe_attributes(found: AttributeDirections) -> list[str]:
     changes, names = found.changes_sd, found.attributes
     side = np.abs(changes - np.diag(np.diag(changes)))  # what else changes
     lines = [f"{'attribute':22}{'probe':>8}{'change':>8}  most beside it"]
@@ -238,7 +238,7 @@ def _describe_attributes(found):
     return lines
 
 
-def _describe_inversion(found):
+def _describe_inversion(found: Inversion) -> str:
     before = found.losses_before
     return (
         f"nearest face: {found.rms_grey_levels:.1f} grey levels away (root mean square); losses {found.losses[0]:.4f} to "

@@ -1,22 +1,26 @@
 """Arguments that all explorations share."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.seeds import describe_seeds, to_seed_array
+from dcgan_jax.seeds import Seeds, describe_seeds, to_seed_array
+
+if TYPE_CHECKING:
+    from dcgan_jax.api import TrainedGAN
 
 MOST_SEEDS = 1000
 
 Condition = Mapping[str, int] | None  # {"Smiling": 1}
 
 
-def read_seeds(seeds, argument="seeds"):
+def read_seeds(seeds: Seeds, argument: str = "seeds") -> np.ndarray:
     return to_seed_array(seeds, argument, MOST_SEEDS)
 
 
-def read_two_or_more(seeds):
+def read_two_or_more(seeds: Seeds) -> np.ndarray:
     found = read_seeds(seeds)
     if len(found) < 2:
         raise UserError(f"`seeds` {describe_seeds(seeds)}: give at least two")
@@ -30,6 +34,6 @@ def check_whole(**values: object) -> None:
             raise UserError(f"`{name}` {make_printable(repr(value), 100)}: give a whole number")
 
 
-def make_title(gan, condition, what=""):
+def make_title(gan: "TrainedGAN", condition: Condition, what: str = "") -> str:
     asked = ",".join(f"{name}={value}" for name, value in (condition or {}).items())
     return f"{gan.name}, step {gan.step:,}" + (f", {asked}" if asked else "") + (f": {what}" if what else "")

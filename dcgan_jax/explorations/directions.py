@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.config import Nets, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.pack import read_labels
@@ -114,7 +114,7 @@ class _AttributeProbe:
     counts: tuple[int, int]
 
 
-def _fit_attribute_probe(gan, data, shown) -> _AttributeProbe:
+def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[str]) -> _AttributeProbe:
     packed = open_training_images(Path(gan.name), gan.config, str(data))
     source = packed.index["source"]["name"]
     fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
@@ -137,7 +137,9 @@ def _fit_attribute_probe(gan, data, shown) -> _AttributeProbe:
     return _AttributeProbe(names, alike, margins, seen.balanced, source, (len(fit), len(test)))
 
 
-def _measure_changes(gan, vectors, margins, spread, condition):
+def _measure_changes(
+    gan: "TrainedGAN", vectors: np.ndarray, margins: Callable[[np.ndarray], np.ndarray], spread: np.ndarray, condition: Condition
+) -> np.ndarray:
     """(A, A): what moving other samples by two standard deviations each way changes, in `spread` of each margin.
 
     Row: the direction, column: what changes.
@@ -152,16 +154,16 @@ def _measure_changes(gan, vectors, margins, spread, condition):
     return np.stack(changes)
 
 
-def _move(points, direction, steps, nets):
+def _move(points: np.ndarray, direction: np.ndarray, steps: tuple[float, ...], nets: Nets) -> np.ndarray:
     """(F, N, L)."""
     return np.swapaxes(latents.move_along(points, jnp.asarray(direction, jnp.float32), jnp.asarray(steps), nets), 0, 1)
 
 
-def _make_strips(gan, seeds, direction, condition):
+def _make_strips(gan: "TrainedGAN", seeds: np.ndarray, direction: np.ndarray, condition: Condition) -> np.ndarray:
     labels = gan.labels(seeds, condition)
     samples = [gan.images(moved, labels) for moved in _move(gan.latents(seeds), direction, STEPS_SD, gan.config.nets)]
     return np.stack(samples, 1)  # (N, F, S, S, C)
 
 
-def _name_steps():
+def _name_steps() -> list[str]:
     return [f"{step:+g} sd" for step in STEPS_SD]

@@ -53,7 +53,9 @@ def invert(
     )
 
 
-def _descend(gan, image, seeds, labels, iterations):
+def _descend(
+    gan: "TrainedGAN", image: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None, iterations: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N, L) latents, (N,) their losses, (N,) the losses before the descent."""
     nets = gan.config.nets
     start, step = make_inversion(nets)

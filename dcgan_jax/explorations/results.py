@@ -54,7 +54,7 @@ class Walk(Exploration):
     frames: int
     frames_each: int  # from one seed to the next
 
-    _repr_png_ = None  # a film is no sheet
+    _repr_png_ = None  # pyrefly: ignore[bad-override] - a film is no sheet, which IPython is told so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,5 +127,5 @@ class Inversion(Exploration):
         return bool(self.losses[0] <= self.loss_of_untouched_seeds / 3)
 
 
-def _to_json(value):
+def _to_json(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,5 +1,7 @@
 """Ways between latents: truncations, morphs, walks, and the paper's arithmetic."""
 
+import functools
+import operator
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -90,15 +92,15 @@ def arithmetic(
     # As normal ones: sums of uniform latents leave the cube that G knows.
     points = [np.asarray(latents.to_normal(gan.latents(seeds), nets)) for _, seeds in terms]
     means = np.stack([of.mean(0) for of in points])
-    result = sum(sign * mean for (sign, _), mean in zip(terms, means, strict=True))
+    result = functools.reduce(operator.add, (sign * mean for (sign, _), mean in zip(terms, means, strict=True)))
     around = np.random.default_rng(noise_seed).uniform(-NOISE, NOISE, (8, len(result))).astype(np.float32)
     near = np.concatenate([result[None], result + around])
     labels = gan.labels(terms[0][1][:1], condition)  # one answer for all
 
-    def generate(some):
+    def generate(some: np.ndarray) -> np.ndarray:
         return gan.images(latents.from_normal(some, nets), None if labels is None else labels.repeat(len(some), 0))
 
-    rows = []
+    rows: list[tuple[str, np.ndarray]] = []
     for (sign, seeds), of, mean in zip(terms, points, means, strict=True):
         rows.append((f"{'+' if sign > 0 else '-'} {','.join(map(str, seeds))}", generate(np.concatenate([of, mean[None]]))))
     rows.append(("= and near it", generate(near)))
@@ -106,7 +108,7 @@ def arithmetic(
     return Arithmetic(title, rows, [], equation, np.asarray(latents.from_normal(result, nets)), NOISE, noise_seed)
 
 
-def _read_terms(equation):
+def _read_terms(equation: str) -> list[tuple[int, np.ndarray]]:
     """[(+1 or -1, seeds)] of 1,2,3 - 4-6 + 7: a minus with spaces around it subtracts."""
     signs = ["+", *re.findall(r"\s([+-])\s", equation)]
     return [

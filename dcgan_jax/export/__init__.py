@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from dcgan_jax.api import TrainedGAN
     from dcgan_jax.export.comparison import Comparison
 
 Format = Literal["onnx", "stablehlo", "safetensors", "torch", "web"]
@@ -104,7 +105,7 @@ def export(
     return written._replace(folder=folder, file=folder / written.file.name)
 
 
-def _write_folder(gan, folder: Path, ask: Export) -> Exported:
+def _write_folder(gan: "TrainedGAN", folder: Path, ask: Export) -> Exported:
     import numpy as np
 
     from dcgan_jax import files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dcgan_jax
 from dcgan_jax.api import TrainedGAN
-from dcgan_jax.config import SEEDS, make_printable
+from dcgan_jax.config import SEEDS, Config, make_printable
 from dcgan_jax.export import Export, Exported
 from dcgan_jax.export.comparison import describe_comparison
 from dcgan_jax.export.writing import describe_latent
@@ -66,7 +66,7 @@ Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.la
 """
 
 
-def _describe_rights(config, source):
+def _describe_rights(config: Config, source: dict) -> str:
     """What is known of the rights of all pictures that made the weights what they are."""
     start = make_printable(config.run.start, 200)
     if source.get("kind") == "drawn" and not start:

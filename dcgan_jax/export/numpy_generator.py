@@ -8,10 +8,13 @@ The folder holds generator.safetensors, config.json, and labels.npy where the ru
 Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
 """
 
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SEEDS = 2**32
 # Layers that older versions could train; generator.py beside such weights still draws them.
@@ -33,7 +36,7 @@ class Generator:
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self.config, self.table = config, table
 
-    def sample(self, seeds, labels=None) -> np.ndarray:
+    def sample(self, seeds: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
         """Images of seeds: (N, S, S, C) uint8.
 
         labels: (N, A) of 0 and 1, the requested attributes, where the run was trained with --condition; none: the table's.
@@ -44,7 +47,7 @@ class Generator:
             labels = self.table[np.atleast_1d(seeds) % len(self.table)]
         return self.images(latents, labels)
 
-    def images(self, latents, labels=None) -> np.ndarray:
+    def images(self, latents: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
         """Images of latents (N, latent_dim): (N, S, S, C) uint8. labels are needed where the run was trained with --condition."""
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.config["latent_dim"]:
@@ -54,8 +57,9 @@ class Generator:
             raise ValueError("labels: none can be given, the run was trained without condition")
         if attributes is not None:
             shape = (len(latents), len(attributes.split(",")))
-            if np.shape(labels) != shape:
-                raise ValueError(f"labels {np.shape(labels)}: give {shape} of 0 and 1, what each is to be: {attributes}")
+            given = () if labels is None else np.shape(labels)
+            if given != shape:
+                raise ValueError(f"labels {given}: give {shape} of 0 and 1, what each is to be: {attributes}")
             labels = np.asarray(labels, np.float32)
         return np.rint(255 * apply_generator(NumPyOps, self.config, self.weights, latents, labels)).astype(np.uint8)
 
@@ -71,7 +75,7 @@ def load(folder: str | Path) -> Generator:
 # ---- Seeds to latents ----
 
 
-def draw_seed_latents(seeds, latent_dim: int, law: str) -> np.ndarray:
+def draw_seed_latents(seeds: ArrayLike, latent_dim: int, law: str) -> np.ndarray:
     """(N, latent_dim) float32 of whole seeds from 0 to 2**32 - 1: jax.random.uniform or normal of jax.random.key(seed).
 
     Raises: ValueError for other seeds.
@@ -94,7 +98,7 @@ def draw_seed_latents(seeds, latent_dim: int, law: str) -> np.ndarray:
     return uniform if law == "uniform" else np.float32(2**0.5) * _inverse_erf(uniform)
 
 
-def _threefry(key0, key1, x0, x1):
+def _threefry(key0: np.ndarray, key1: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
     keys = (key0, key1, key0 ^ key1 ^ np.uint32(0x1BD11BDA))
     with np.errstate(over="ignore"):
@@ -107,11 +111,11 @@ def _threefry(key0, key1, x0, x1):
     return x0, x1
 
 
-def _inverse_erf(x):
+def _inverse_erf(x: np.ndarray) -> np.ndarray:
     """float32, as XLA has it (Giles 2012, "Approximating the erfinv function")."""
     w = -np.log1p(-x * x)
     near = np.polyval(
-        np.float32(
+        np.array(
             [
                 2.81022636e-08,
                 3.43273939e-07,
@@ -122,12 +126,13 @@ def _inverse_erf(x):
                 -0.00417768164,
                 0.246640727,
                 1.50140941,
-            ]
+            ],
+            np.float32,
         ),
         w - np.float32(2.5),
     )
     far = np.polyval(
-        np.float32(
+        np.array(
             [
                 -0.000200214257,
                 0.000100950558,
@@ -138,7 +143,8 @@ def _inverse_erf(x):
                 0.00943887047,
                 1.00167406,
                 2.83297682,
-            ]
+            ],
+            np.float32,
         ),
         np.sqrt(np.maximum(w, 5)) - np.float32(3),
     )
@@ -148,11 +154,11 @@ def _inverse_erf(x):
 # ---- The network ----
 
 
-def apply_generator(ops, config: dict, weights: dict[str, np.ndarray], latents, labels=None):
+def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], latents: Any, labels: Any = None) -> Any:
     """latents (N, latent_dim) and labels (N, A) of 0 and 1, or None -> images (N, S, S, C) from 0 to 1.
 
     The same network as dcgan_jax.gan.models.Generator, with its stored statistics folded into the weights.
-    ops: computes the layers: `NumPyOps` below, or a class with the same methods whose tensors are of another kind.
+    ops: computes the layers: `NumPyOps` below, or a class with the same methods, whose tensors may be of any kind.
     """
     if labels is not None:
         latents = ops.concatenate(latents, ops.affine(labels, 2.0, -1.0))
@@ -178,11 +184,11 @@ def apply_generator(ops, config: dict, weights: dict[str, np.ndarray], latents, 
     return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
 
 
-def _activate(ops, config, x):
+def _activate(ops: Any, config: dict, x: Any) -> Any:
     return ops.leaky_relu(x, 0.0 if config["g_activation"] == "relu" else 0.2)
 
 
-def _list_layers(weights, pattern):
+def _list_layers(weights: dict[str, np.ndarray], pattern: str) -> list[str]:
     """The layers up1, up2 ... that have weights; the config's levels need not be known."""
     names = []
     while f"{pattern.format(len(names) + 1)}/kernel" in weights:
@@ -190,7 +196,9 @@ def _list_layers(weights, pattern):
     return names
 
 
-def _fold_norm(config, weights, layer, norm, axis):
+def _fold_norm(
+    config: dict, weights: dict[str, np.ndarray], layer: str, norm: str, axis: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """(kernel, bias or None) of a layer with the normalisation behind it, where there is one, along that axis of the kernel."""
     kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
     if f"{norm}/var" not in weights:
@@ -204,16 +212,17 @@ def _fold_norm(config, weights, layer, norm, axis):
     return (kernel * gain.reshape(shape)).astype(np.float32), bias.astype(np.float32)
 
 
-def _blur_kernel(kernel):
+def _blur_kernel(kernel: np.ndarray) -> np.ndarray:
     """(k, k, ...) -> (k + 2, k + 2, ...), the same with a blur behind it (gan/models.py)."""
-    return sum(
+    shifted = (
         np.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * np.float32(weight / 16)
         for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1)))
         for j, weight in enumerate(row)
     )
+    return functools.reduce(np.add, shifted)
 
 
-def _count_cut_pixels(config):
+def _count_cut_pixels(config: dict) -> int:
     """Pixels cut before each side of a transposed convolution's output (gan/conv/)."""
     return (config["kernel"] - (1 if config["padding"] == "symmetric" else 2)) // 2
 
@@ -223,15 +232,15 @@ class NumPyOps:
     (k, k, C_in, C_out)."""
 
     @staticmethod
-    def dense(x, kernel, bias=None):
+    def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         return x @ kernel if bias is None else x @ kernel + bias
 
     @staticmethod
-    def reshape_to_image(x, px):
+    def reshape_to_image(x: np.ndarray, px: int) -> np.ndarray:
         return x.reshape(x.shape[0], px, px, -1)
 
     @staticmethod
-    def conv_transpose(x, kernel, bias, cut):
+    def conv_transpose(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, cut: int) -> np.ndarray:
         """Stride 2. cut: pixels that fall away above and left, so that the side is doubled."""
         batch, h, w, _ = x.shape
         k = kernel.shape[0]
@@ -243,33 +252,34 @@ class NumPyOps:
         return large if bias is None else large + bias
 
     @staticmethod
-    def conv(x, kernel, bias):
+    def conv(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         """Stride 1, the side stays."""
         k, (_, h, w, _) = kernel.shape[0], x.shape
         padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-        out = sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))
+        products = (padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))
+        out = functools.reduce(np.add, products)
         return out if bias is None else out + bias
 
     @staticmethod
-    def leaky_relu(x, slope):
+    def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
         return np.where(x > 0, x, slope * x)
 
     @staticmethod
-    def tanh(x):
+    def tanh(x: np.ndarray) -> np.ndarray:
         return np.tanh(x)
 
     @staticmethod
-    def sigmoid(x):
+    def sigmoid(x: np.ndarray) -> np.ndarray:
         return 0.5 * np.tanh(0.5 * x) + 0.5
 
     @staticmethod
-    def affine(x, gain, shift):
+    def affine(x: np.ndarray, gain: float, shift: float) -> np.ndarray:
         return x * np.float32(gain) + np.float32(shift)
 
     @staticmethod
-    def add(x, y):
+    def add(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return x + y
 
     @staticmethod
-    def concatenate(x, y):
+    def concatenate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.concatenate([x, y], 1)

@@ -59,19 +59,21 @@ class OnnxOps:
     """The layers of `numpy_generator.NumPyOps` as nodes of a graph; a tensor is its name."""
 
     def __init__(self, stored_as: str):
-        self.stored_as, self.nodes, self.constants = stored_as, [], []
+        self.stored_as = stored_as
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
 
-    def add_node(self, kind, *inputs, output=None, **attributes) -> str:
+    def add_node(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def add_constant(self, array) -> str:
+    def add_constant(self, array: np.ndarray | np.float32) -> str:
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def add_kernel(self, array, output_axis) -> str:
+    def add_kernel(self, array: np.ndarray, output_axis: int) -> str:
         """A kernel in float32, stored as `stored_as`."""
         if self.stored_as == "float32":
             return self.add_constant(array)
@@ -89,45 +91,45 @@ class OnnxOps:
             axis=output_axis,
         )
 
-    def dense(self, x, kernel, bias=None):
+    def dense(self, x: str, kernel: np.ndarray, bias: np.ndarray | None) -> str:
         return self.add_node("Gemm", x, self.add_kernel(kernel, 1), *self._add_bias(bias))
 
-    def reshape_to_image(self, x, px):
+    def reshape_to_image(self, x: str, px: int) -> str:
         x = self.add_node("Reshape", x, self.add_constant(np.array([0, px, px, -1], np.int64)))  # 0: as many as there are
         return self.add_node("Transpose", x, perm=[0, 3, 1, 2])
 
-    def conv_transpose(self, x, kernel, bias, cut):
+    def conv_transpose(self, x: str, kernel: np.ndarray, bias: np.ndarray | None, cut: int) -> str:
         after = kernel.shape[0] - 2 - cut
-        kernel = self.add_kernel(kernel.transpose(3, 2, 0, 1), 1)
+        weights = self.add_kernel(kernel.transpose(3, 2, 0, 1), 1)
         pads = [cut, cut, after, after]
-        return self.add_node("ConvTranspose", x, kernel, *self._add_bias(bias), strides=[2, 2], pads=pads)
+        return self.add_node("ConvTranspose", x, weights, *self._add_bias(bias), strides=[2, 2], pads=pads)
 
-    def conv(self, x, kernel, bias):
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray | None) -> str:
         pads = [kernel.shape[0] // 2] * 4
-        kernel = self.add_kernel(kernel.transpose(3, 2, 0, 1), 0)
-        return self.add_node("Conv", x, kernel, *self._add_bias(bias), pads=pads)
+        weights = self.add_kernel(kernel.transpose(3, 2, 0, 1), 0)
+        return self.add_node("Conv", x, weights, *self._add_bias(bias), pads=pads)
 
-    def _add_bias(self, bias):
+    def _add_bias(self, bias: np.ndarray | None) -> list[str]:
         """The inputs that follow the kernel: one or none."""
         return [] if bias is None else [self.add_constant(bias)]
 
-    def leaky_relu(self, x, slope):
+    def leaky_relu(self, x: str, slope: float) -> str:
         return self.add_node("LeakyRelu", x, alpha=slope) if slope else self.add_node("Relu", x)
 
-    def tanh(self, x):
+    def tanh(self, x: str) -> str:
         return self.add_node("Tanh", x)
 
-    def sigmoid(self, x):
+    def sigmoid(self, x: str) -> str:
         return self.add_node("Sigmoid", x)
 
-    def affine(self, x, gain, shift):
+    def affine(self, x: str, gain: float, shift: float) -> str:
         x = self.add_node("Mul", x, self.add_constant(np.float32(gain)))
         return self.add_node("Add", x, self.add_constant(np.float32(shift)))
 
-    def add(self, x, y):
+    def add(self, x: str, y: str) -> str:
         return self.add_node("Add", x, y)
 
-    def concatenate(self, x, y):
+    def concatenate(self, x: str, y: str) -> str:
         return self.add_node("Concat", x, y, axis=1)
 
 
@@ -168,7 +170,7 @@ def _make_generate(file: Path) -> Callable[..., np.ndarray] | None:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def generate(latents, labels):
-        return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
+    def generate(latents: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        return np.asarray(session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0])
 
     return generate

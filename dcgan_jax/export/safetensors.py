@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file, save
 
 from dcgan_jax.api import TrainedGAN
@@ -29,7 +30,7 @@ images = generator.load(".").sample([0, 1, 2])  # (N, {describe_shape(gan)}) uin
 ```
 """
 
-    def generate(*inputs):
+    def generate(*inputs: np.ndarray | None) -> np.ndarray:
         return numpy_generator.apply_generator(numpy_generator.NumPyOps, config, read.weights, *inputs)
 
     return Written(file, generate, usage)

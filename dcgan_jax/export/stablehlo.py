@@ -31,15 +31,16 @@ def export_stablehlo(nets: Nets, params: dict, stats: dict) -> bytes:
     generator = Generator(dataclasses.replace(nets, compute_dtype="float32"), conv_implementation="lax")
     variables = jax.tree.map(np.asarray, {"params": params, "batch_stats": stats})  # the program's constants
 
-    def generate(latents, labels=None):
+    def generate(latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         images = generator.apply(variables, latents, False, labels)
+        # pyrefly: ignore[bad-return, unsupported-operation] - `apply` gives a pair only with `mutable`
         return (images + 1) / 2 if nets.g_output == "tanh" else images
 
     [count] = jax.export.symbolic_shape("n")
     widths = [nets.latent_dim] + ([len(nets.conditions)] if nets.conditions else [])
     inputs = [jax.ShapeDtypeStruct((count, width), jnp.float32) for width in widths]
     with jax.default_matmul_precision("highest"):  # TPUs and GPUs would round to less, in convolutions as well
-        return jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*inputs).serialize()
+        return bytes(jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*inputs).serialize())
 
 
 # ---- The export ----
@@ -63,7 +64,7 @@ images = jax.jit(program.call)(latents{", labels" if gan.attributes else ""})  #
 ```
 """
 
-    def generate(*inputs):
+    def generate(*inputs: np.ndarray | None) -> np.ndarray:
         return np.asarray(program.call(*(of for of in inputs if of is not None)))
 
     return Written(file, generate, usage)

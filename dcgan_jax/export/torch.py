@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load_file, save
 
 from dcgan_jax.api import TrainedGAN
@@ -42,7 +43,7 @@ images = netG["main"](latents)  # (N, {nets.channels}, {nets.size}, {nets.size})
 """
     config = flatten(gan.config)
 
-    def generate(*inputs):
+    def generate(*inputs: np.ndarray | None) -> np.ndarray:
         return numpy_generator.apply_generator(numpy_generator.NumPyOps, config, read, *inputs)
 
     return Written(file, generate, usage)

@@ -65,7 +65,7 @@ package {PACKAGE} (MIT).
     return Written(file, generate, usage)
 
 
-def _read_runtime(place):
+def _read_runtime(place: str) -> dict[str, bytes]:
     """Name in the page's folder -> its bytes, from the npm package."""
     folder, published = get_cache_dir() / "runtime", download.ONNX_IN_BROWSERS
     if place == "download":
@@ -82,7 +82,7 @@ def _read_runtime(place):
         package = Path(place)
     try:
         with tarfile.open(package, "r:gz") as archive:
-            return {name: archive.extractfile(f"package/dist/{member}").read() for name, member in RUNTIME.items()}
+            return {name: _read_member(archive, f"package/dist/{member}") for name, member in RUNTIME.items()}
     except (OSError, tarfile.TarError, KeyError, EOFError, zlib.error) as fault:
         raise UserError(
             f"`runtime` {place}: {package} is not the npm package {PACKAGE} ({make_printable(str(fault), 200)}); give "
@@ -90,7 +90,15 @@ def _read_runtime(place):
         ) from None
 
 
-def _list_sliders(gan):
+def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
+    """Raises: KeyError where it is missing, or no file."""
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(f"{name} is no file")
+    return file.read()
+
+
+def _list_sliders(gan: TrainedGAN) -> list[dict]:
     """Sliders: attributes' directions where explore has found them for this checkpoint, those that change most first; else the
     strongest of the first layer."""
     file = Path(gan.name) / "explore" / "attributes.json"
@@ -98,24 +106,29 @@ def _list_sliders(gan):
     if not (isinstance(found, dict) and found.get("step") == gan.step):
         rows, _ = factorise_first_layer(*gan.generator, gan.config.nets, SLIDERS // 2)
         return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
-    try:  # a stranger's may be anything
-        names = found["attributes"]
-        changes, directions = (np.array(found[part], np.float64) for part in ("changes_sd", "directions"))
-        is_ours = (
-            isinstance(names, list)
-            and all(isinstance(name, str) for name in names)
-            and changes.shape == (len(names), len(names))
-            and np.isfinite(changes).all()
-            and directions.shape == (len(names), gan.config.nets.latent_dim)
-            and np.isfinite(directions).all()
-        )
+    try:
+        return _list_attribute_sliders(found, gan.config.nets.latent_dim)
     except (KeyError, TypeError, ValueError, OverflowError):
-        is_ours = False
-    if not is_ours:
         raise UserError(
             f"{file}: holds no directions of this run's latents; find them anew by python -m dcgan_jax.explore "
             f"attributes --run {gan.name}, or remove it"
-        )
+        ) from None
+
+
+def _list_attribute_sliders(found: dict, latent_dim: int) -> list[dict]:
+    """Of an attributes.json, which may be a stranger's. Raises: nearly anything where it is not as explore writes it."""
+    names = found["attributes"]
+    changes, directions = (np.array(found[part], np.float64) for part in ("changes_sd", "directions"))
+    is_ours = (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and changes.shape == (len(names), len(names))
+        and np.isfinite(changes).all()
+        and directions.shape == (len(names), latent_dim)
+        and np.isfinite(directions).all()
+    )
+    if not is_ours:
+        raise ValueError("shapes or numbers are not those of directions")
     return [
         {"name": names[i], "direction": directions[i].tolist()} for i in np.argsort(-np.diag(changes), kind="stable")[:SLIDERS]
     ]

@@ -6,24 +6,26 @@ uniform latents are converted to normal ones and back by their quantiles.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from dcgan_jax.config import Nets
 
+Latents = jax.Array | np.ndarray
 EDGE = 1e-6  # uniform values closer to the limits would become infinite normal ones
 
 
-def to_normal(latents: jax.Array, nets: Nets) -> jax.Array:
+def to_normal(latents: Latents, nets: Nets) -> Latents:
     """Converts (..., L) latents of the preset's distribution to N(0, 1), element by element and in the same order."""
     return latents if nets.latent_law == "normal" else ndtri(jnp.clip((latents + 1) / 2, EDGE, 1 - EDGE))
 
 
-def from_normal(points: jax.Array, nets: Nets) -> jax.Array:
+def from_normal(points: Latents, nets: Nets) -> Latents:
     """Converts (..., L) normal latents to the preset's distribution: the inverse of to_normal."""
     return points if nets.latent_law == "normal" else 2 * ndtr(points) - 1
 
 
-def truncate(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
+def truncate(latents: Latents, truncation: float, nets: Nets) -> Latents:
     """Truncates (..., L) latents: the same quantiles of the distribution cut to magnitudes up to `truncation`.
 
     Samples vary less and fail less often. Others sample again (Brock et al. 2019, arXiv:1809.11096, section 3.1); quantiles are
@@ -36,7 +38,7 @@ def truncate(latents: jax.Array, truncation: float, nets: Nets) -> jax.Array:
     return ndtri(outside + ndtr(latents) * (1 - 2 * outside))
 
 
-def interpolate(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets) -> jax.Array:
+def interpolate(start: Latents, end: Latents, shares: Latents, nets: Nets) -> Latents:
     """Interpolates from one latent to another: (L,), (L,) and (F,) shares of the way -> (F, L). Share 0 is the start, 1 the end.
 
     Spherical: directions turn evenly, lengths change linearly.
@@ -54,14 +56,14 @@ def interpolate(start: jax.Array, end: jax.Array, shares: jax.Array, nets: Nets)
     return from_normal(turned * ((1 - shares) * a_length + shares * b_length), nets)
 
 
-def interpolate_loop(anchors: jax.Array, frames_each: int, nets: Nets) -> jax.Array:
+def interpolate_loop(anchors: Latents, frames_each: int, nets: Nets) -> Latents:
     """Interpolates a closed loop: (K, L) latents -> (K * frames_each, L), from each to the next, from the last to the first."""
     shares = jnp.arange(frames_each) / frames_each
     legs = jax.vmap(lambda a, b: interpolate(a, b, shares, nets))(anchors, jnp.roll(anchors, -1, 0))
     return legs.reshape(-1, anchors.shape[1])
 
 
-def move_along(latents: jax.Array, direction: jax.Array, steps: jax.Array, nets: Nets) -> jax.Array:
+def move_along(latents: Latents, direction: Latents, steps: Latents, nets: Nets) -> Latents:
     """Moves latents along a direction: (N, L), (L,) and (F,) steps in standard deviations -> (N, F, L)."""
     way = steps[:, None] * (direction / jnp.linalg.norm(direction))[None]  # (F, L)
     return from_normal(to_normal(latents, nets)[:, None] + way[None], nets)

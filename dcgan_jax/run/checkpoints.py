@@ -7,8 +7,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from dcgan_jax.config import UserError
+from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import distributed
 from dcgan_jax.run.checksums import (
     CorruptCheckpointError,
@@ -32,6 +34,7 @@ from dcgan_jax.run.checksums import (
     to_stored,
 )
 
+Shapes = TypeVar("Shapes")
 # What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
 GENERATOR = ("ema_params", "ema_stats", "labels")
 METRICS = "experimental_collect_matching_metrics"  # of TensorStore
@@ -45,7 +48,9 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int, best: Callable[[Path], int | None] = lambda run: None):
         """keep: newest verified ones kept; best: the step of one more that is kept, whatever its age."""
         self.run, self.keep, self.best = run, keep, best
-        self.unverified = None  # (step, items as they are read back, digests) of the save under way
+        self.unverified: tuple[int, dict, dict] | None = (
+            None  # (step, items as they are read back, digests) of the save under way
+        )
         with contextlib.ExitStack() as silence:
             silence.enter_context(silence_orbax())  # until `close`: its threads write in the background
             self.manager = ocp.CheckpointManager(
@@ -53,7 +58,7 @@ class Checkpoints:
             )
             self.silence = silence.pop_all()
 
-    def save(self, step: int, state) -> None:
+    def save(self, step: int, state: GanState) -> None:
         """Copies the state off the device, then writes in the background. Raises UserError where the save before failed.
 
         A step that is already there is not written again.
@@ -118,10 +123,10 @@ class Checkpoints:
             gc.collect()  # what it left behind complains when it is collected: here, and not later
             self.silence.close()
 
-    def _path(self, step):
+    def _path(self, step: int) -> Path:
         return self.run / "checkpoints" / str(step)
 
-    def _failed(self, step, fault):
+    def _failed(self, step: int | str, fault: Exception) -> NoReturn:
         for half in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)  # it would keep a full disk full
         raise UserError(
@@ -130,7 +135,7 @@ class Checkpoints:
         ) from None
 
 
-def restore_newest(run: Path, like, say: Callable[[str], None] = print):
+def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = print) -> tuple[int, GanState] | None:
     """(step, state) of the newest whole checkpoint, or None where there is none. Broken ones are said, and set aside by name.
 
     like: the state's shapes with their place on the devices, see `add_sharding`. To be called in all processes.
@@ -138,33 +143,32 @@ def restore_newest(run: Path, like, say: Callable[[str], None] = print):
     """
     steps, damaged = list_steps(run)[::-1], {}
     for step in steps:
-        found, fault = distributed.run_in_all(lambda step=step: _try_restore(run / "checkpoints" / str(step), like))
-        if not distributed.any_process(fault is not None):
-            break
-        damaged[step] = fault or "another process could not read it"
-    else:
-        if not steps:
-            return None
-        raise UserError(
-            f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore "
-            f"one from a copy of the run, or move {run} away to begin again"
-        )
-    for broken, why in damaged.items():
-        aside = distributed.run_in_first(lambda broken=broken: _set_aside(run, broken))
-        if distributed.is_first_process():
-            say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
-    return step, found
+        found = distributed.run_in_all(lambda step=step: _try_restore(run / "checkpoints" / str(step), like))
+        is_damaged = distributed.any_process(isinstance(found, CorruptCheckpointError))  # asked in all processes
+        if isinstance(found, CorruptCheckpointError) or is_damaged:
+            damaged[step] = found if isinstance(found, CorruptCheckpointError) else "another process could not read it"
+            continue
+        for broken, why in damaged.items():
+            aside = distributed.run_in_first(lambda broken=broken: _set_aside(run, broken))
+            if distributed.is_first_process():
+                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
+        return step, found
+    if not steps:
+        return None
+    raise UserError(
+        f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore "
+        f"one from a copy of the run, or move {run} away to begin again"
+    )
 
 
-def _try_restore(path, like):
-    """(state, None), or (None, what is broken)."""
+def _try_restore(path: Path, like: GanState) -> GanState | CorruptCheckpointError:
     try:
-        return restore(path, like), None
+        return restore(path, like)
     except CorruptCheckpointError as fault:
-        return None, fault
+        return fault
 
 
-def _set_aside(run, step) -> Path:
+def _set_aside(run: Path, step: int) -> Path:
     aside = run / BROKEN / str(step)
     aside.parent.mkdir(exist_ok=True)
     while aside.exists():
@@ -172,14 +176,14 @@ def _set_aside(run, step) -> Path:
     return (run / "checkpoints" / str(step)).rename(aside)
 
 
-def restore(path: Path, like):
+def restore(path: Path, like: GanState) -> GanState:
     """The state in the checkpoint at path, verified. Raises: CorruptCheckpointError; UserError where it is of other networks."""
     found = _restore_verified(path, _split_items(like))
     return like.replace(**found["generator"], **found["training"])
 
 
 def restore_generator(
-    run: Path, shapes, step: int | None = None, say: Callable[[str], None] = print
+    run: Path, shapes: GanState, step: int | None = None, say: Callable[[str], None] = print
 ) -> tuple[int, dict, dict, np.ndarray | None]:
     """(step, ema_params, ema_stats, labels) of the newest whole checkpoint, or of the one asked for; nothing else is read.
 
@@ -206,7 +210,7 @@ def restore_generator(
     raise AssertionError("the loop returns or raises")
 
 
-def restore_step(run: Path, like, step: int):
+def restore_step(run: Path, like: GanState, step: int) -> GanState:
     """The state of one step. Raises: UserError where it is damaged, or of other networks."""
     path = run / "checkpoints" / str(step)
     try:
@@ -221,13 +225,13 @@ def list_steps(run: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
-def add_sharding(shapes, sharding: jax.sharding.Sharding | None = None):
+def add_sharding(shapes: Shapes, sharding: jax.sharding.Sharding | None = None) -> Shapes:
     """The shapes with their place on the devices (none: this process's first), which is what a restore needs to know."""
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def _split_items(state):
+def _split_items(state: GanState) -> dict[str, dict]:
     leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # what the recipe has no use for
     return {
         "generator": {name: leaves[name] for name in GENERATOR if name in leaves},
@@ -238,7 +242,7 @@ def _split_items(state):
 # ---- Orbax ----
 
 
-def _restore_verified(path, items, *parts) -> dict:
+def _restore_verified(path: Path, items: dict[str, dict], *parts: str) -> dict[str, dict]:
     """The items of a checkpoint, like those given. parts: the only folders whose files are looked at (none: all).
 
     Raises: CorruptCheckpointError, and UserError where it is of other networks.
@@ -252,7 +256,7 @@ def _restore_verified(path, items, *parts) -> dict:
     return found
 
 
-def _restore_items(path, **items):
+def _restore_items(path: Path, **items: dict) -> dict[str, dict]:
     with silence_orbax():
         try:
             with ocp.StandardCheckpointer() as reader:
@@ -276,7 +280,7 @@ class _Silence:
 
 
 @contextlib.contextmanager
-def silence_orbax() -> Iterator[None]:
+def silence_orbax() -> Generator[None]:
     """Within it, in the whole process, Orbax says and measures only what it also raises. All is as before at the end."""
     with _Silence.lock:
         if not _Silence.count:
@@ -300,7 +304,7 @@ def _replace_hooks() -> contextlib.ExitStack:
         logger.setLevel(logging.CRITICAL)
     report = sys.unraisablehook
 
-    def report_others(fault):
+    def report_others(fault: sys.UnraisableHookArgs) -> None:
         code = getattr(fault.object, "cr_code", None)
         if str(fault.exc_value) != "Event loop is closed" and "/orbax/" not in getattr(code, "co_filename", ""):
             report(fault)

@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ import numpy as np
 from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
 
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 FILES = "files.json"  # in a checkpoint: what it held when it was read back
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of filesystems that cannot, such as some 9p
 # What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
@@ -33,7 +36,7 @@ class CorruptCheckpointError(Exception):
 # ---- Arrays ----
 
 
-def describe_leaves(tree, tell):
+def describe_leaves(tree: dict, tell: Callable[[Leaf], str]) -> dict[str, str]:
     """Path -> what `tell` says of each array."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tell(to_stored(leaf))
@@ -41,27 +44,27 @@ def describe_leaves(tree, tell):
     }
 
 
-def to_stored(leaf):
+def to_stored(leaf: Leaf) -> Leaf:
     """An array or its shape as it lies in a checkpoint: keys as their words."""
     if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
 
 
-def _describe_kind(leaf) -> str:
+def _describe_kind(leaf: Leaf) -> str:
     return f"{leaf.dtype} {leaf.shape}"
 
 
-def digest_leaf(leaf) -> str:
+def digest_leaf(leaf: Leaf) -> str:
     """'float32 (4, 4, 8, 16) 5f3a...': what the array is, and the SHA-256 of its numbers."""
     numbers = np.ascontiguousarray(leaf)
-    return f"{_describe_kind(leaf)} {hashlib.sha256(numbers.reshape(-1).view(np.uint8)).hexdigest()}"
+    return f"{_describe_kind(leaf)} {hashlib.sha256(numbers.reshape(-1).view(np.uint8).data).hexdigest()}"
 
 
-def hash_files(path, *parts) -> dict[str, str]:
+def hash_files(path: Path, *parts: str) -> dict[str, str]:
     """Name below path -> SHA-256, of every file in these folders (none: in all) but that which keeps them."""
 
-    def refuse(fault):  # an unreadable folder is not an empty one
+    def refuse(fault: OSError) -> NoReturn:  # an unreadable folder is not an empty one
         raise fault
 
     found = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names)
@@ -69,11 +72,11 @@ def hash_files(path, *parts) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in names.items() if _is_in_parts(name, parts)}
 
 
-def _is_in_parts(name, parts):
+def _is_in_parts(name: str, parts: tuple[str, ...]) -> bool:
     return not parts or name.split("/")[0] in parts
 
 
-def seal_files(path):
+def seal_files(path: Path) -> None:
     """Writes the list of its files, and waits until all is on the disk: Orbax flushes the arrays, not their descriptions."""
     if not (path / FILES).exists():
         files.write_json(path / FILES, hash_files(path))
@@ -88,7 +91,7 @@ def seal_files(path):
             os.close(opened)
 
 
-def check_files(path, *parts):
+def check_files(path: Path, *parts: str) -> None:
     # Before Orbax reads a damaged file, whose threads then say so on stderr at length. A kill between a write and its reading
     # back leaves a checkpoint without this list; the digests of its arrays still guard it.
     if not (path / FILES).exists():
@@ -105,11 +108,11 @@ def check_files(path, *parts):
         )
 
 
-def digest_json(value) -> str:
+def digest_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read_digests(path) -> dict[str, dict[str, str]]:
+def read_digests(path: Path) -> dict[str, dict[str, str]]:
     """Item -> path of a leaf -> its digest. Raises CorruptCheckpointError."""
     try:
         kept = files.load_json(path / "digests" / "metadata")  # where Orbax's JsonSave writes
@@ -126,7 +129,7 @@ def read_digests(path) -> dict[str, dict[str, str]]:
     return items
 
 
-def check_shapes(path, digests, like):
+def check_shapes(path: Path, digests: dict[str, str], like: dict) -> None:
     here = describe_leaves(like, _describe_kind)
     there = {leaf: digest.rpartition(" ")[0] for leaf, digest in digests.items()}
     for leaf in here | there:
@@ -137,7 +140,7 @@ def check_shapes(path, digests, like):
             )
 
 
-def check_digests(found, digests):
+def check_digests(found: dict[str, dict], digests: dict[str, dict[str, str]]) -> None:
     for name, item in found.items():
         for leaf, digest in describe_leaves(item, digest_leaf).items():
             if digest != digests[name].get(leaf):
@@ -147,7 +150,7 @@ def check_digests(found, digests):
 # ---- Faults ----
 
 
-def reraise_machine_fault(fault) -> None:
+def reraise_machine_fault(fault: Exception) -> None:
     """Raises it again where it tells of this machine, now, and not of the checkpoint."""
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
         raise fault
@@ -158,7 +161,7 @@ def reraise_machine_fault(fault) -> None:
         raise OSError(int(told[1]), describe_reason(fault)) from None
 
 
-def describe_reason(fault) -> str:
+def describe_reason(fault: BaseException) -> str:
     """The disk's own words where it was the disk, else the beginning of what was raised."""
     text = make_printable(str(fault))
     found = re.search(r"([A-Z][^:\[\]]+) \[os_error_code=", text)

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dcgan_jax.config import UserError
+from dcgan_jax.config import Config, UserError
 from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import Pack, read_labels
 from dcgan_jax.gan.logits import make_extract_features
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import GanState, init_state
 from dcgan_jax.quality import intervals, memorisation, scores
 from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
@@ -89,8 +89,8 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
     found = online_score.summarise_features(network, parts(), keep)
     half = len(real.some) // 2
-    few = [one._replace(some=one.some[: online_score.SOME]) for one in (real, found)]
-    values = online_score.compute_feature_scores(*few, of.seed)
+    few_real, few_found = (one._replace(some=one.some[: online_score.SOME]) for one in (real, found))
+    values = online_score.compute_feature_scores(few_real, few_found, of.seed)
     halves = (scores.compute_moments(real.some[start : 2 * half : 2]) for start in (0, 1))
     floor = scores.frechet(*halves)
     if of.infinity:
@@ -103,7 +103,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         floor=floor,
         floor_count=half,
         count=of.count,
-        some_count=len(few[1].some),
+        some_count=len(few_found.some),
         seeds=range(first, first + of.count),
         step=fake.step,
         network=network,
@@ -151,13 +151,13 @@ def compute_differences(found: list[Score]) -> list[Difference]:
     for kind in dict.fromkeys(kind for kind, _ in groups):
         by_name = {name: values for (of, name), values in groups.items() if of == kind}
         if len(by_name) == 2 and min(map(len, by_name.values())) > 1:
-            one, other = by_name
-            gap, half = intervals.compute_interval_of_difference(*by_name.values())
+            (one, of_one), (other, of_other) = by_name.items()
+            gap, half = intervals.compute_interval_of_difference(of_one, of_other)
             differences.append(Difference(kind, (one, other), gap, half))
     return differences
 
 
-def _group_values(found):
+def _group_values(found: list[Score]) -> dict[tuple[str, str], list[float]]:
     groups: dict[tuple[str, str], list[float]] = {}
     for score in found:
         groups.setdefault((score.kind, score.name), []).append(score.value)
@@ -179,6 +179,7 @@ class Neighbours(NamedTuple):
 
 def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
     """The training images that the run's samples are nearest to. Raises: UserError where the run held no images out."""
+    assert run.config, "the images are no run's"
     images, most = of.real.images, run.config.guard.held_out
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
@@ -224,6 +225,7 @@ class ProbeScores(NamedTuple):
 
 def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
     """How much of the images' attributes is in D's features, in an untrained D's and in pixels."""
+    assert run.config, "the images are no run's"
     fit, test = _split_real(of)
     names, values = read_labels(of.real, "all")
     state, images = run.restore_state(), of.real.images
@@ -238,26 +240,26 @@ def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
     return ProbeScores(len(fit), len(test), accuracy, means, balanced)
 
 
-def _split_real(of):
+def _split_real(of: Comparison) -> tuple[np.ndarray, np.ndarray]:
     index = of.real.index
     return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
 
 
-def _see_by(config, state) -> Callable[[np.ndarray], np.ndarray]:
+def _see_by(config: Config, state: GanState) -> Callable[[np.ndarray], np.ndarray]:
     program = jax.jit(make_extract_features(config))
 
-    def see(images):
+    def see(images: np.ndarray) -> np.ndarray:
         parts = np.array_split(images, -(-len(images) // 100))
         return np.concatenate([np.asarray(program(state.d_params, state.d_stats, part)) for part in parts])
 
     return see
 
 
-def _see_by_untrained(config):
+def _see_by_untrained(config: Config) -> Callable[[np.ndarray], np.ndarray]:
     return _see_by(config, jax.jit(lambda: init_state(config))())
 
 
-def _see_pixels(images):
+def _see_pixels(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1) / np.float32(255)
 
 
@@ -277,6 +279,7 @@ class ConditionScores(NamedTuple):
 
 def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
     """Raises: UserError where the run is not conditional."""
+    assert run.config, "the images are no run's"
     names = run.config.nets.conditions
     if not names:
         raise UserError(f"`asked`: {run.name} was trained without `condition`")
@@ -287,14 +290,16 @@ def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
     else:
         by, untrained = "an untrained D and pixels", _see_by_untrained(run.config)
 
-        def see(images):
+        def see(images: np.ndarray) -> np.ndarray:
             return np.concatenate([untrained(images), _see_pixels(images)], 1)
 
     images = of.real.images
     margins = fit_probe(see(images[fit]), labels[fit])
     count = min(of.count, TESTED)
+    asked = run.get_labels(of.seed, count)
+    assert asked is not None  # the run is conditional
     found = {
-        "faces": score_probe(margins(see(run.get(of.seed, count))), run.get_labels(of.seed, count), labels[fit]),
+        "faces": score_probe(margins(see(run.get(of.seed, count))), asked, labels[fit]),
         "real pictures": score_probe(margins(see(images[test])), labels[test], labels[fit]),
     }
     balanced = {  # NaN, where all or none of the tested have an attribute, is no JSON

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -37,8 +37,10 @@ class ImageSet(NamedTuple):
 
     def restore_state(self) -> GanState:
         """The whole state of a run's checkpoint. Raises: UserError."""
-        shapes = jax.eval_shape(lambda: init_state(self.config))
-        return checkpoints.restore_step(Path(self.name), checkpoints.add_sharding(shapes), self.step)
+        config, step = self.config, self.step
+        assert config and step is not None, "the images are no run's"
+        shapes = jax.eval_shape(lambda: init_state(config))
+        return checkpoints.restore_step(Path(self.name), checkpoints.add_sharding(shapes), step)
 
 
 def is_run(place: str) -> bool:
@@ -50,17 +52,17 @@ def is_run(place: str) -> bool:
     return not os.path.exists(place) or (path.is_file() and path.suffix.lower() not in (".zip", ".npy"))
 
 
-def open_run(place: str, step: int | str | None, first_seed: int) -> ImageSet:
+def open_run(place: str, step: int | Literal["best"] | None, first_seed: int) -> ImageSet:
     """The samples of a run's checkpoint. Raises: UserError."""
     run = Path(place)
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
     step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, step))
 
-    def get_labels(first, count):
+    def get_labels(first: int, count: int) -> np.ndarray | None:
         return select_labels(table, np.arange(first, first + count))
 
-    def get(first, count):
+    def get(first: int, count: int) -> np.ndarray:
         return sample_images(config.nets, params, stats, np.arange(first, first + count), get_labels(first, count))
 
     shape = (config.nets.size, config.nets.channels)
@@ -82,7 +84,7 @@ def open_images(place: str, channels: int, first: int) -> ImageSet:
     packed = pack_images(source, size=side, channels=channels, crop="centre", check=False)
     facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"]}
 
-    def get(start, count):
+    def get(start: int, count: int) -> np.ndarray:
         return packed.images[start - first : start - first + count]
 
     return ImageSet(place, facts, (side, channels), get, len(packed.images))

@@ -19,10 +19,10 @@ def open_training_images(run: Path, config: Config, data: str = "", split: Split
     is_own = not data and not split
     # A run may be a stranger's, and name any folder of this machine: that is listed, and decoded only if it can be the run's own.
     found = source.count + len(source.refused)
-    is_other = is_own and trained_on.get("found", found) != found
-    packed = (
-        None if is_other else pack_images(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
-    )
-    if is_other or (is_own and not workdir.is_same_data(trained_on, packed.index)):
-        raise UserError(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with `data`")
+    changed = UserError(f"{config.data.data}: no longer holds the pictures {run} was trained on; name others with `data`")
+    if is_own and trained_on.get("found", found) != found:
+        raise changed
+    packed = pack_images(source, size=config.nets.size, channels=config.nets.channels, crop=config.data.crop)
+    if is_own and not workdir.is_same_data(trained_on, packed.index):
+        raise changed
     return packed
