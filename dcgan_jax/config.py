@@ -348,7 +348,7 @@ def list_resumable_fields(config: Config) -> set[str]:
     return list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
 
 
-def replace(config: Config, **changes) -> Config:
+def replace(config: Config, **changes: typing.Any) -> Config:
     """A copy with the named fields changed, whichever group they are in. Raises KeyError for a name that is no field."""
     groups = {}
     for name, value in changes.items():

@@ -206,7 +206,7 @@ def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name:
 # ---- What is written ----
 
 
-def _write(ask, found: Evaluation, of: Comparison, sets: list[ImageSet]) -> Evaluation:
+def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet]) -> Evaluation:
     """The same with its files. Raises: UserError where they cannot be written."""
     by_name = {images.name: images for images in sets}
     lines = [_make_score_line(score, of, by_name[score.name], is_other=score.name != sets[0].name) for score in found.scores]

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urljoin
 from urllib.request import getproxies, proxy_bypass
 
@@ -91,7 +91,7 @@ def parse_url(url: str, base: str = "") -> Address:
     return Address(parts.scheme, parts.host, parts.url)
 
 
-def open_pool(url: str, **options) -> urllib3.PoolManager:
+def open_pool(url: str, **options: Any) -> urllib3.PoolManager:
     """A connection pool, through the proxy that the environment names for this address, if it names one."""
     parts = parse_url(url)
     proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)

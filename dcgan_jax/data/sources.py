@@ -99,7 +99,7 @@ def open_source(data: str, split: str = "all") -> Source:
     raise UserError(f"`data` {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
 
 
-def hash_facts(*facts) -> str:
+def hash_facts(*facts: object) -> str:
     """Hex SHA-256 of anything json can write."""
     return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 

@@ -54,7 +54,7 @@ class Walk(Exploration):
     frames: int
     frames_each: int  # from one seed to the next
 
-    _repr_png_ = None  # pyrefly: ignore[bad-override] - a film is no sheet, which IPython is told so
+    _repr_png_ = None  # pyrefly: ignore[bad-override] - IPython's word for "no image": a film is no sheet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ they stand for. `numpy_generator.apply_generator` is the network; here are its l
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -63,7 +64,7 @@ class OnnxOps:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add_node(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
+    def add_node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         output = output or f"{kind}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output

@@ -9,6 +9,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -329,7 +330,7 @@ def make_gain_init(nets: Nets) -> nn.initializers.Initializer:
     return functools.partial(_draw_gains, nets.gamma_init_std)
 
 
-def _scale_init(gain: float, init: nn.initializers.Initializer, *args) -> jax.Array:
+def _scale_init(gain: float, init: nn.initializers.Initializer, *args: Any) -> jax.Array:
     return gain * init(*args)
 
 

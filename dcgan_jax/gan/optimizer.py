@@ -55,6 +55,7 @@ def scale_by_adam_hat(beta1: float, beta2: float, eps: float) -> optax.GradientT
     def init(params: optax.Params) -> AdamHatState:
         return AdamHatState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
+    # state: an AdamHatState. optax's own type for it is any tree, of which no part can be read.
     def update(updates: optax.Updates, state, params: optax.Params | None = None) -> tuple[optax.Updates, AdamHatState]:
         count = state.count + 1
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)

@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -112,7 +113,7 @@ def _hash_machine() -> str:
     return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
 
 
-def compile_program(function: Callable, *shapes, checked: bool = False, **how) -> Callable:
+def compile_program(function: Callable, *shapes: Any, checked: bool = False, **how: Any) -> Callable:
     """jax.jit(function, **how), compiled now for these shapes; checked: at its first call, where JAX looks for keys used twice.
 
     What the compiler freed goes back to the kernel here, before the program takes memory of its own: the peak is that much lower.

@@ -43,7 +43,7 @@ def roll_back(run: Run, fault: NonFiniteError) -> tuple[int, GanState]:
             "`on_nan` rollback, or another `seed` under another `name`"
         ) from None
     step, state = setup.restore_state(plan, run.logs.say)
-    if state is None:  # the state before the first step is not finite
+    if state is None:  # the run began with a NaN
         raise UserError(f"{plan.path}: {fault}; there is no checkpoint to go back to") from None
     run.logs.rewind(step)
     run.logs.warn(step, {ROLLED_BACK: f"{fault}: went back to step {step} and on with other random numbers"})

@@ -13,7 +13,7 @@ class StopSignals:
     received: the signal that came, or None.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopSignals":
@@ -24,7 +24,7 @@ class StopSignals:
                 signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *fault) -> None:
+    def __exit__(self, *fault: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

@@ -76,6 +76,18 @@ def test_rolling_back_is_bounded_and_recorded(tmp_path):
     assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
 
+def test_rolling_back_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
+    real = setup.make_state
+
+    def poisoned(plan):
+        state = real(plan)
+        return state.replace(d_params=jax.tree.map(lambda leaf: leaf + np.nan, state.d_params))
+
+    monkeypatch.setattr(setup, "make_state", poisoned)
+    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--on-nan", "rollback")
+    assert "step 0: d_params/down1/kernel holds a NaN or an infinity; there is no checkpoint to go back to" in line
+
+
 def poisoned_once(monkeypatch, at):
     """The numbers of a step are a NaN the first time it is reached."""
     real, times = Logs.write, []

@@ -179,7 +179,7 @@ def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) 
     rows, columns = _count_tiles(height), _count_tiles(width)
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
-    def transform(products):
+    def transform(products: Arrays) -> jax.Array:
         across = [_mix(output, row) for row in _split_grid(products)]  # [row product][left or right]
         left, right = ([interleaved[i] for interleaved in across] for i in range(2))
         return _interleave([_interleave(pair, 3) for pair in zip(_mix(output, left), _mix(output, right), strict=True)], 2)
@@ -224,7 +224,7 @@ def _restore_kernel(products: Arrays, k: int, channels: int) -> jax.Array:
     taps = _count_taps(k)
     matrix = MATRICES[taps][1].T
 
-    def transform(products):
+    def transform(products: Arrays) -> list[list[jax.Array]]:
         columns = [_mix(matrix, column) for column in zip(*_split_grid(products), strict=True)]  # [column product][row tap]
         return [_mix(matrix, row) for row in zip(*columns, strict=True)]  # [row tap][column tap]
 
