@@ -3,6 +3,7 @@
 Only + - * /, floor, min, max and comparisons are used, which IEEE 754 rounds alike everywhere.
 """
 
+import operator
 import zlib
 from types import SimpleNamespace
 
@@ -74,7 +75,7 @@ class Dice:
 
     def __init__(self, seed: int, indices: np.ndarray):
         golden = np.uint64(0x9E3779B97F4A7C15)
-        start = mix_bits(np.array([seed % 2**64], np.uint64) + golden)
+        start = mix_bits(np.array([operator.index(seed) % 2**64], np.uint64) + golden)
         self.words = mix_bits(start + indices.astype(np.uint64) * golden)  # (N,)
 
     def __call__(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
