@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.explorations import directions as direction_search
 from dcgan_jax.explorations import photo, ways
@@ -41,6 +41,11 @@ class TrainedGAN:
     name: the run's folder; config: its settings; step: of the checkpoint; attributes: names of what samples can be conditioned
     on. Seeds are given as 7, range(8) or "7,12,40-47". All of it raises UserError for arguments that cannot be.
     """
+
+    name: str
+    config: Config
+    attributes: tuple[str, ...]
+    step: int
 
     # Each returns images with captions and numbers, and is a command of `python -m dcgan_jax.explore`.
     truncate, morph, walk, arithmetic = ways.truncate, ways.morph, ways.walk, ways.arithmetic

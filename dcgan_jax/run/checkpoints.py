@@ -304,7 +304,7 @@ def _replace_hooks() -> contextlib.ExitStack:
         logger.setLevel(logging.CRITICAL)
     report = sys.unraisablehook
 
-    def report_others(fault: sys.UnraisableHookArgs) -> None:
+    def report_others(fault: "sys.UnraisableHookArgs") -> None:
         code = getattr(fault.object, "cr_code", None)
         if str(fault.exc_value) != "Event loop is closed" and "/orbax/" not in getattr(code, "co_filename", ""):
             report(fault)
