@@ -195,6 +195,11 @@ class Loss:
     augment_adapt_kimg: Annotated[float, Interval(gt=0, le=10**9), Unit("thousand images")] = 100.0
     """thousands of images in which the probability of an adaptive augmentation can rise from 0 to 1"""
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether D pays any penalty."""
+        return self.gp_weight > 0 or self.r1_gamma > 0 or self.r2_gamma > 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:

@@ -119,8 +119,7 @@ def _check_loss(config: Config) -> None:
 
 def _check_penalties(config: Config) -> None:
     loss, every, noise = config.loss, config.loss.penalty_every_steps, config.loss.penalty_noise
-    penalised = loss.gp_weight or loss.r1_gamma or loss.r2_gamma
-    _require(penalised or every == 1, "penalty_every_steps", every, "needs `r1_gamma`, `r2_gamma` or `gp_weight`")
+    _require(loss.has_penalty or every == 1, "penalty_every_steps", every, "needs a penalty: `r1_gamma`, `r2_gamma`, `gp_weight`")
     text = "counts steps, of which `updates` alternating gives D half"
     _require(every == 1 or config.optimizer.updates != "alternating", "penalty_every_steps", every, text)
     _require(not noise or loss.r1_gamma or loss.r2_gamma, "penalty_noise", noise, "needs `r1_gamma` or `r2_gamma`")

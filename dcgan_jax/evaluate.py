@@ -176,7 +176,7 @@ def _find_inception(place: str) -> str:
 
 def _open_image_sets(ask: Evaluate) -> list[ImageSet]:
     places = [place for place in (ask.run, ask.against) if place]
-    runs = {place: image_sets.open_run(place, ask.step, ask.seed) for place in places if image_sets.is_run(place)}
+    runs = {place: image_sets.open_run_samples(place, ask.step, ask.seed) for place in places if image_sets.is_run(place)}
     channels = next(iter(runs.values())).shape[1] if runs else 3
     return [runs.get(place) or image_sets.open_images(place, channels, ask.seed) for place in places]
 

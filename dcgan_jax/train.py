@@ -1,4 +1,4 @@
-"""Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Run the same command again to resume."""
+"""Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Session the same command again to resume."""
 
 import functools
 import signal
@@ -16,14 +16,14 @@ from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import backend, distributed, observe, recover, setup
 from dcgan_jax.run.logs import NonFiniteError
-from dcgan_jax.run.setup import Run
+from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
 
 
 class TrainResult(NamedTuple):
     """How a run ended."""
 
-    run: Path  # its folder
+    path: Path  # the run's folder
     step: int  # that it has reached, and saved
     total_steps: int
     is_complete: bool
@@ -63,83 +63,73 @@ def _train_stage(config: Config) -> TrainResult:
             setup.tidy_checkpoints(plan)
             observe.print_complete(plan, start)
             return TrainResult(plan.path, start, plan.total_steps, is_complete=True)
-        with setup.assemble(plan, start) as run, StopSignals() as signals:
+        with setup.assemble(plan, start) as session, StopSignals() as signals:
             if state is None:
                 state = setup.make_state(plan)
                 distributed.run_in_first(functools.partial(observe.save_reals, plan))
-            reached = _train_to_end(run, start, state, signals)
-            return _end(run, reached, signals)
+            reached = _train_to_end(session, start, state, signals)
+            observe.say_end(session, reached)
+            # A signal within the last save: the stage after this one is not begun.
+            is_stopping = distributed.any_process(signals.received is not None)
+            is_complete = reached >= plan.total_steps and not is_stopping
+            return TrainResult(plan.path, reached, plan.total_steps, is_complete, signals.received)
 
 
-def _train_to_end(run: Run, start: int, state: GanState, signals: StopSignals) -> int:
+def _train_to_end(session: Session, start: int, state: GanState, signals: StopSignals) -> int:
     """The step that the run comes to, by rollbacks where the config wants them after a NaN."""
     while True:
         try:
-            return _train_steps(run, start, recover.change_key(run, start, state), signals)
+            return _train_steps(session, start, recover.apply_rollbacks_to_key(session, start, state), signals)
         except NonFiniteError as fault:
-            start, state = recover.roll_back(run, fault)
+            start, state = recover.roll_back(session, fault)
 
 
-def _train_steps(run: Run, start: int, state: GanState, signals: StopSignals) -> int:
+def _train_steps(session: Session, start: int, state: GanState, signals: StopSignals) -> int:
     """The loop: steps from `start` to the end or a signal. Returns the step reached. Raises: NonFiniteError."""
-    config, total = run.plan.config, run.plan.total_steps
+    config, total = session.plan.config, session.plan.total_steps
     # An accelerator's numbers are read one dispatch late, so that it never waits for the host; a CPU's steps run in this thread.
-    behind = 0 if jax.default_backend() == "cpu" or config.guard.debug else 1
-    late = []  # (steps, device metrics) dispatched but not yet read
+    max_pending = 0 if jax.default_backend() == "cpu" or config.guard.debug else 1
+    pending = []  # (steps, device metrics) dispatched but not yet read
     if start == 0:
-        state = _save(run, 0, state)
-    for steps, batch in run.iterate_batches(start):
+        state = _save(session, 0, state)
+    for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
-        state, metrics = run.programs.step(len(steps))(state, batch)  # returns at once; the old state is donated, gone
-        late.append((steps, metrics))
+        state, metrics = session.programs.get_steps(len(steps))(state, batch)  # returns at once; the old state is donated, gone
+        pending.append((steps, metrics))
         # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
         is_stopping = distributed.any_process(signals.received is not None)
-        is_scored = _is_scored(run, steps)
+        is_scored = _is_scored(session, steps)
         is_saved = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or is_stopping or is_scored
         try:
-            while len(late) > (0 if is_saved else behind):  # a save waits for its own numbers, nothing else does
-                run.logs.write(*late.pop(0))
+            while len(pending) > (0 if is_saved else max_pending):  # a save waits for its own numbers, nothing else does
+                session.logs.write(*pending.pop(0))
             if config.guard.debug:
-                recover.require_finite(run, steps.stop, state)
+                recover.require_finite(session, steps.stop, state)
         except NonFiniteError as fault:
-            raise recover.explain(run, fault, before, state, batch) from None
+            raise recover.explain(session, fault, before, state, batch) from None
         if is_saved:
-            state = _save(run, steps.stop, state, is_scored)
-            run.logs.say(f"saved step {steps.stop:,}: {observe.get_grid_path(run.plan, steps.stop)}")
+            state = _save(session, steps.stop, state, is_scored)
+            session.logs.say(f"saved step {steps.stop:,}: {observe.get_grid_path(session.plan, steps.stop)}")
         if is_stopping:
             break
-    run.checkpoints.settle()
+    session.checkpoints.settle()
     return steps.stop
 
 
-def _is_scored(run: Run, steps: range) -> bool:
+def _is_scored(session: Session, steps: range) -> bool:
     """Whether a score is taken after these steps. The first process's clock decides for all whether there is time for it."""
-    if run.scorer is None or not run.scorer.is_asked(steps, run.plan.total_steps):
+    if session.scorer is None or not session.scorer.is_asked(steps, session.plan.total_steps):
         return False
-    return distributed.any_process(distributed.is_first_process() and run.scorer.has_time())
+    return distributed.any_process(distributed.is_first_process() and session.scorer.has_time())
 
 
-def _save(run: Run, step: int, state: GanState, is_scored: bool = False) -> GanState:
+def _save(session: Session, step: int, state: GanState, is_scored: bool = False) -> GanState:
     """Shows and saves the state with statistics that fit its EMA generator; returns that. Raises: NonFiniteError."""
-    state = run.programs.renew_statistics(state)
-    recover.require_finite(run, step, state)
-    distributed.run_in_first(functools.partial(observe.show_save, run, step, state, is_scored))
-    run.checkpoints.save(step, state)
+    state = session.programs.renew_statistics(state)
+    recover.require_finite(session, step, state)
+    distributed.run_in_first(functools.partial(observe.show_save, session, step, state, is_scored))
+    session.checkpoints.save(step, state)
     return state
-
-
-def _end(run: Run, reached: int, signals: StopSignals) -> TrainResult:
-    plan = run.plan
-    # A signal within the last save: the stage after this one is not begun.
-    is_stopping = distributed.any_process(signals.received is not None)
-    if reached < plan.total_steps:
-        command = " ".join(["python -m dcgan_jax.train", *sys.argv[1:]])
-        run.logs.say(f"stopped at step {reached:,} of {plan.total_steps:,} and saved; the same command goes on: {command}")
-    else:
-        grid = observe.get_grid_path(plan, reached)
-        run.logs.say(f"done: {plan.total_steps:,} steps. Faces: {grid}; all of it: {plan.path / 'report.html'}")
-    is_complete = reached >= plan.total_steps and not is_stopping
-    return TrainResult(plan.path, reached, plan.total_steps, is_complete, signals.received)
 
 
 def entry() -> None:

@@ -422,7 +422,7 @@ def _run(home) -> dict[str, Reader]:
     )
     facts = {"fingerprint": "f", "pixels": "p", "count": 100, "found": 100, "source": {"name": "faces", "fingerprint": "s"}}
     shapes = jax.eval_shape(lambda: init_state(config))
-    workdir.open_run(config, facts)[1].release()
+    workdir.claim_folder(config, facts)[1].release()
     saved = checkpoints.Checkpoints(run, keep=1)
     saved.save(4, jax.jit(lambda: init_state(config))())
     saved.settle()
@@ -449,7 +449,7 @@ def _run(home) -> dict[str, Reader]:
         configuration.count_total_steps(found, 10**6)
 
     def agree():
-        workdir.open_run(config, facts)[1].release()
+        workdir.claim_folder(config, facts)[1].release()
 
     def read_lines():
         before = (run / "metrics.jsonl").read_bytes()

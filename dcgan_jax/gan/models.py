@@ -1,8 +1,9 @@
 """Generator and discriminator: one configurable pair for every published DCGAN (Radford et al. 2016, arXiv:1511.06434).
 
 Each network is a loop over the blocks in the middle of this file: `upsample` or `downsample`, and `refine`. What only some
-published networks have is in one function each. A layer's name is that of its parameters and, in Flax, part of its random key:
-a renamed layer cannot read old checkpoints and starts from other values.
+published networks have is in one function each. These functions make Flax layers that belong to the network which calls them
+(`nn.compact`). T1 to T17 in comments are the traps of docs/published-dcgans.md, section 5. A layer's name is that of its
+parameters and, in Flax, part of its random key: a renamed layer cannot read old checkpoints and starts from other values.
 """
 
 import functools
@@ -61,7 +62,7 @@ class Generator(nn.Module):
         if nets.condition:
             assert labels is not None, "a conditional recipe: labels needed"
             latents = jnp.concatenate([latents, to_signs(labels)], 1)  # (B, latent_dim + A)
-        x = generate_first_map(nets, latents, batch_norm, activate)  # (B, 4, 4, C)
+        x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), here 4 px
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
         x = x.astype(nets.compute_dtype)
         for i, features in enumerate(list_g_widths(nets)[1:]):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
@@ -88,15 +89,16 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (nets.size, nets.size, nets.channels):  # a wrong side would pass through silently (T17)
             raise ValueError(f"D takes {(nets.size, nets.size, nets.channels)} images, not {images.shape[1:]}")
         norm = functools.partial(normalize_batch, nets, train, BN_MOMENTUM) if nets.d_norm == "batch" else skip_norm
-        call = functools.partial(call_spectral, train) if nets.d_norm == "spectral" else call_plain
+        # BN acts on what a layer gives, a spectral norm on its weights: it is applied with the layer.
+        apply_layer = functools.partial(apply_spectral, train) if nets.d_norm == "spectral" else apply_plain
         first, *deeper = list_d_widths(nets)
         x = images.astype(nets.compute_dtype)
-        x = downsample(Conv(first, nets, name="down1"), x, call, skip_norm)  # (B, S/2, S/2, C), never with BN
+        x = downsample(Conv(first, nets, name="down1"), x, apply_layer, skip_norm)  # (B, S/2, S/2, C), never with BN
         for i in range(nets.d_refine):
             x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
         self.sow("intermediates", "features", x)  # for logits.py's make_extract_features; elsewhere it does nothing
         for i, features in enumerate(deeper):  # (B, S/4, S/4, 2C), (B, S/8, S/8, 4C) ...
-            x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, call, norm)
+            x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_layer, norm)
             self.sow("intermediates", "features", x)
         if nets.minibatch_std:
             x = append_minibatch_std(self, x, train)
@@ -104,10 +106,10 @@ class Discriminator(nn.Module):
         if nets.d_dropout > 0:
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=make_dense_init(nets), name="head")
-        logits = call(head, x).squeeze(1)
+        logits = apply_layer(head, x).squeeze(1)
         if nets.condition:
             assert labels is not None, "a conditional recipe: labels needed"
-            logits += project_labels(nets, x, labels, call)
+            logits += project_labels(nets, x, labels, apply_layer)
         return logits
 
 
@@ -273,7 +275,7 @@ def skip_norm(x: jax.Array, name: str) -> jax.Array:
     return x
 
 
-def call_spectral(train: bool, layer: nn.Module, x: jax.Array) -> jax.Array:
+def apply_spectral(train: bool, layer: nn.Module, x: jax.Array) -> jax.Array:
     """layer(x), with its weights divided by their spectral norm, whose estimate one more power iteration improves if train.
 
     Source: Miyato et al. 2018, arXiv:1802.05957, algorithm 1.
@@ -281,8 +283,8 @@ def call_spectral(train: bool, layer: nn.Module, x: jax.Array) -> jax.Array:
     return nn.SpectralNorm(layer, name=f"{layer.name}_norm")(x, update_stats=train)
 
 
-def call_plain(layer: nn.Module, x: jax.Array) -> jax.Array:
-    """Stands for `call_spectral` where there is no spectral norm."""
+def apply_plain(layer: nn.Module, x: jax.Array) -> jax.Array:
+    """Stands for `apply_spectral` where there is no spectral norm."""
     return layer(x)
 
 

@@ -10,11 +10,6 @@ from dcgan_jax.config import Loss
 Critic = Callable[[jax.Array], jax.Array]  # images (B, S, S, C) float32 -> logits (B,) float32
 
 
-def has_penalty(loss: Loss) -> bool:
-    """Whether D pays any of the penalties here."""
-    return loss.gp_weight > 0 or loss.r1_gamma > 0 or loss.r2_gamma > 0
-
-
 def compute_penalty(
     loss: Loss,
     critics: Mapping[str, Critic],

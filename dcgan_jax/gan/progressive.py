@@ -28,8 +28,9 @@ def make_low_resolution_config(config: Config) -> Config:
     steep gradients of these blocks.
     """
     if config.nets.d_refine:
-        every = config.loss.penalty_every_steps if config.loss.gp_weight else 1
-        config = replace(config, r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0, penalty_every_steps=every)
+        config = replace(config, r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0)
+    if not config.loss.has_penalty:
+        config = replace(config, penalty_every_steps=1)  # of no penalty it would be refused
     return replace(
         config,
         size=config.nets.size // 2,

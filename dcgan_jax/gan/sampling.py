@@ -88,7 +88,7 @@ def make_sample(nets: Nets) -> Callable[..., jax.Array]:
 def sample_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     """seeds (N,) uint32 -> (N, S, S, C) uint8 on the host, byte for byte the same in any batching of the seeds.
 
-    labels: (N, A) of 0 and 1, where the recipe is conditional; `labels_of` gives a run's own.
+    labels: (N, A) of 0 and 1, where the recipe is conditional; `select_labels` gives a run's own.
     """
     return run_in_batches(functools.partial(jit_cached(make_sample, nets), params, stats), np.asarray(seeds, np.uint32), labels)
 

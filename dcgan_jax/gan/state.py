@@ -16,7 +16,7 @@ class GanState(struct.PyTreeNode):
     """Everything a run is. Parameters, statistics and moments are float32 trees of the nets' own shapes."""
 
     step: jax.Array  # () int32: steps done
-    key: jax.Array  # () PRNG key: each step folds its number into it, nothing else draws from it
+    key: jax.Array  # () PRNG key: each step, each save and each rollback folds a number of its own into it
     g_params: dict
     g_stats: dict  # BN's running means and variances; empty without BN
     d_params: dict
@@ -24,7 +24,7 @@ class GanState(struct.PyTreeNode):
     g_opt: optax.OptState
     d_opt: optax.OptState
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
-    ema_stats: dict  # BN statistics that belong to ema_params; `sampling.recalibrated` renews them
+    ema_stats: dict  # BN statistics that belong to ema_params; `sampling.make_recalibrate` renews them
     augment_p: jax.Array | None = None  # () float32: probability of each augmentation, where it adapts itself
     labels: jax.Array | None = None  # (LABELS, A) uint8, where G is conditional: what samples are asked to be, unless told
 

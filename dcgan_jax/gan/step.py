@@ -93,7 +93,10 @@ class _Parts(NamedTuple):
 
 
 class _Fakes(NamedTuple):
-    """Generated images, and their pullback to G's parameters: where D and G see the same fakes, one pass serves both."""
+    """Generated images, and their pullback to G's parameters: where D and G see the same fakes, one pass serves both.
+
+    The pullback made before D's update is right in G's update, since nothing moves G's parameters between the two.
+    """
 
     images: jax.Array  # (B, S, S, C) float32
     pullback: Callable
@@ -118,7 +121,8 @@ def _update_d_then_g(
         latents = parts.shard(sample_latents(keys[0]["latents"], batch_size, parts.config.nets))
     g_metrics: Metrics = {}
     for i, update_keys in enumerate(keys):
-        if i > 0 or optimizer.g_latents == "new":  # else D's fakes are G's first, and have counted in G's statistics
+        reuses_fakes = i == 0 and optimizer.g_latents == "same"  # D's; they have counted in G's statistics already
+        if not reuses_fakes:
             fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
             state = state.replace(g_stats=g_stats)
         state, g_metrics = _update_g(parts, state, fakes, real, update_keys)
@@ -170,10 +174,10 @@ def _compute_d_loss(
 ) -> tuple[jax.Array, tuple[dict, Metrics]]:
     """(D's loss with penalties, (its new statistics, metrics)). real: a float batch; fake: (B, S, S, C) float32."""
     with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
-        real_logits, stats_between = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
+        real_logits, stats_after_real = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
     fakes = Batch(fake, real.labels)
     with jax.named_scope("fake"):
-        fake_logits, stats = _discriminate(parts, d_params, stats_between, fakes, keys, "fake", state.augment_p)
+        fake_logits, stats = _discriminate(parts, d_params, stats_after_real, fakes, keys, "fake", state.augment_p)
     with jax.named_scope("loss"):
         adversarial_loss = parts.loss.d(real_logits, fake_logits).mean()
     boundary = parts.loss.boundary
@@ -184,12 +188,12 @@ def _compute_d_loss(
         "d_real_hits": (real_logits > boundary).mean(),
         "d_fake_hits": (fake_logits < boundary).mean(),
     }
-    if not penalties.has_penalty(parts.config.loss):
+    if not parts.config.loss.has_penalty:
         return adversarial_loss, (stats, metrics)
     # Statistics, keys, and the vectors of spectral norms are those of the passes above: the same function scores these images.
     critics = {
         "real": _make_critic(parts, d_params, state.d_stats, real.labels, keys, "real", state.augment_p),
-        "fake": _make_critic(parts, d_params, stats_between, real.labels, keys, "fake", state.augment_p),
+        "fake": _make_critic(parts, d_params, stats_after_real, real.labels, keys, "fake", state.augment_p),
     }
     images, logits = {"real": real.images, "fake": fake}, {"real": real_logits, "fake": fake_logits}
     with jax.named_scope("penalty"):
@@ -204,7 +208,10 @@ def _compute_d_loss(
 def _make_critic(
     parts: _Parts, d_params: dict, stats: dict, labels: jax.Array | None, keys: Keys, kind: Kind, augment_p: jax.Array | None
 ) -> penalties.Critic:
-    """D as a function of images alone, with the randomness of the pass of this kind."""
+    """D as a function of images alone, with the randomness of the pass of this kind.
+
+    The keys are cloned: they were spent in that pass, and JAX's check for keys used twice (--debug) would refuse them.
+    """
 
     def critic(images: jax.Array) -> jax.Array:
         cloned = {name: jax.random.clone(keys[name]) for name in (f"augment_{kind}", f"dropout_{kind}")}

@@ -52,7 +52,7 @@ def is_run(place: str) -> bool:
     return not os.path.exists(place) or (path.is_file() and path.suffix.lower() not in (".zip", ".npy"))
 
 
-def open_run(place: str, step: int | Literal["best"] | None, first_seed: int) -> ImageSet:
+def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed: int) -> ImageSet:
     """The samples of a run's checkpoint. Raises: UserError."""
     run = Path(place)
     config = workdir.read_config(run)

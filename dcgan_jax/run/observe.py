@@ -1,5 +1,6 @@
 """What a save shows to people: sample grid, diagnostics, score, loss plot, report."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from dcgan_jax.gan.state import GanState
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.quality.diagnostics import diagnose
 from dcgan_jax.run import distributed, figures, online_score, report, workdir
-from dcgan_jax.run.setup import CHECKED, Plan, Run
+from dcgan_jax.run.setup import CHECKED, Plan, Session
 
 
 def save_reals(plan: Plan) -> None:
@@ -20,25 +21,25 @@ def save_reals(plan: Plan) -> None:
     figures.save_grid(plan.path / "reals.png", shown, columns=10)
 
 
-def show_save(run: Run, step: int, state: GanState, is_scored: bool) -> None:
+def show_save(session: Session, step: int, state: GanState, is_scored: bool) -> None:
     """Writes what a save shows. To be called in the first process only, before the checkpoint, which counts on the log's lines.
 
     Raises: UserError where another process has taken the run over.
     """
-    plan, logs = run.plan, run.logs
-    assert run.process, "called in another process than the first"
-    workdir.check_ownership(plan.path, run.process)
+    plan, logs = session.plan, session.logs
+    assert session.process, "called in another process than the first"
+    workdir.check_ownership(plan.path, session.process)
     generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
-    grid = _save_samples(run, step, generator)
+    grid = _save_samples(session, step, generator)
     logs.flush()
-    logs.warn(step, _diagnose(run, discriminator, grid))
+    logs.warn(step, _diagnose(session, discriminator, grid))
     logs.flush()
-    if run.scorer and is_scored:
-        logs.say(run.scorer.score(step, *generator))
-        figures.save_scores(plan.path / "scores.png", online_score.read_score_curve(plan.path), run.scorer.by)
+    if session.scorer and is_scored:
+        logs.say(session.scorer.score(step, *generator))
+        figures.save_scores(plan.path / "scores.png", online_score.read_score_curve(plan.path), session.scorer.by)
     figures.save_losses(plan.path / "losses.png", logs.metrics)
     figures.delete_old_grids(plan.path / "samples", plan.config.output.save_every_steps)
-    _save_report(run, step)
+    _save_report(session, step)
 
 
 def get_grid_path(plan: Plan, step: int) -> Path:
@@ -46,28 +47,28 @@ def get_grid_path(plan: Plan, step: int) -> Path:
     return plan.path / "samples" / f"{step:08d}.png"
 
 
-def _save_samples(run: Run, step: int, generator: tuple[dict, dict]) -> np.ndarray:
+def _save_samples(session: Session, step: int, generator: tuple[dict, dict]) -> np.ndarray:
     """The grid's images (N, S, S, C) uint8, written as well."""
-    plan = run.plan
+    plan = session.plan
     seeds = np.arange(plan.config.output.grid_images)
-    grid = sample_images(plan.config.nets, *generator, seeds, run.previews.grid_labels)
+    grid = sample_images(plan.config.nets, *generator, seeds, session.previews.grid_labels)
     figures.save_grid(get_grid_path(plan, step), grid)
     return grid
 
 
-def _diagnose(run: Run, discriminator: tuple[dict, dict], grid: np.ndarray) -> dict[str, str]:
+def _diagnose(session: Session, discriminator: tuple[dict, dict], grid: np.ndarray) -> dict[str, str]:
     """Kind -> message, of what the numbers and images show to be wrong."""
-    previews = run.previews
+    previews = session.previews
     images = np.concatenate([previews.reals, previews.held_out, grid[:CHECKED]])
-    logits = run.programs.compute_logits(*discriminator, images, previews.labels)
+    logits = session.programs.compute_logits(*discriminator, images, previews.checked_labels)
     ends = np.cumsum([len(previews.reals), len(previews.held_out)])
     on_reals, on_held_out, on_samples = np.split(logits, ends)
-    loss = run.plan.config.loss.loss
-    return diagnose(run.logs.metrics, grid, previews.reals, on_reals, on_held_out, on_samples, loss)
+    loss = session.plan.config.loss.loss
+    return diagnose(session.logs.metrics, grid, previews.reals, on_reals, on_held_out, on_samples, loss)
 
 
-def _save_report(run: Run, step: int) -> None:
-    plan, logs = run.plan, run.logs
+def _save_report(session: Session, step: int) -> None:
+    plan, logs = session.plan, session.logs
     facts = report.RunFacts(
         plan.path,
         plan.path.name,
@@ -90,3 +91,14 @@ def print_complete(plan: Plan, step: int) -> None:
         more = f"its step size has fallen to 0: give another --name, and --start {plan.path}"
     if distributed.is_first_process():
         print(f"{plan.path} is complete: step {step} of {plan.total_steps}. More: {more}")
+
+
+def say_end(session: Session, step: int) -> None:
+    """Says that the run is complete, or stopped and how to resume it."""
+    plan = session.plan
+    if step < plan.total_steps:
+        command = " ".join(["python -m dcgan_jax.train", *sys.argv[1:]])
+        session.logs.say(f"stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on: {command}")
+        return
+    grid, page = get_grid_path(plan, step), plan.path / "report.html"
+    session.logs.say(f"done: {plan.total_steps:,} steps. Faces: {grid}; all of it: {page}")

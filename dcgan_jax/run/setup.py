@@ -1,4 +1,4 @@
-"""Sets a run up: first its data, folder and lock (`Plan`), then programs, logs and checkpoints (`Run`), immutable values both."""
+"""Sets a run up: its data, folder and lock (`Plan`), then programs, logs and checkpoints (`Session`). Both are immutable."""
 
 import contextlib
 import functools
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 class Programs(NamedTuple):
     """The compiled functions of a run."""
 
-    step: Callable[[int], Callable]  # number of steps -> f(state, batches) -> (state, metrics)
+    get_steps: Callable[[int], Callable]  # k -> the program of k steps, f(state, batches) -> (state, metrics); compiled once
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
     compute_logits: Callable[..., jax.Array]
@@ -72,12 +72,12 @@ class Previews(NamedTuple):
 
     reals: np.ndarray  # training images, spread over the set, which may be sorted
     held_out: np.ndarray  # images that D never sees
-    labels: np.ndarray | None  # of reals, held-out images and samples, one after the other
+    checked_labels: np.ndarray | None  # of reals, held-out images and samples, one after the other, as diagnostics take them
     sample_labels: np.ndarray | None  # (LABELS, A): the state's table
     grid_labels: np.ndarray | None  # of the sample grid
 
 
-class Run(NamedTuple):
+class Session(NamedTuple):
     """All that the training loop works with, beside the state."""
 
     plan: Plan
@@ -123,7 +123,7 @@ def open_run(config: Config) -> Generator[Plan]:
     has_begun = bool(checkpoints.list_steps(workdir.get_run_path(config)))
     # Before there is a folder: a --start that cannot be read leaves none. One that has begun needs it no more.
     weights = {} if has_begun else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
-    path, lock = distributed.run_first_then_others(functools.partial(workdir.open_run, config, pack.index))
+    path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
     with contextlib.ExitStack() as held, _explain_faults(path):
         if lock:
@@ -171,7 +171,7 @@ def find_low_resolution(plan: Plan) -> Config | None:
         return None
     low = _make_low_resolution(plan)
     steps = checkpoints.list_steps(workdir.get_run_path(low))
-    return None if steps and steps[-1] >= configuration.count_total_steps(low, 0) else low
+    return None if steps and steps[-1] >= configuration.count_total_steps(low, image_count=0) else low  # its length is in kimg
 
 
 def _make_low_resolution(plan: Plan) -> Config:
@@ -219,7 +219,7 @@ def _describe_state(plan: Plan) -> GanState:
 
 
 @contextlib.contextmanager
-def assemble(plan: Plan, start: int) -> Generator[Run]:
+def assemble(plan: Plan, start: int) -> Generator[Session]:
     """Everything that training from step `start` needs; logs and checkpoints are closed on the way out. Raises: UserError."""
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
@@ -240,7 +240,7 @@ def assemble(plan: Plan, start: int) -> Generator[Run]:
     _describe_run(plan, logs, start, changed)
     saved = _open_checkpoints(plan)
     try:
-        yield Run(plan, programs, previews, scorer, logs, saved, process, is_resident)
+        yield Session(plan, programs, previews, scorer, logs, saved, process, is_resident)
     finally:
         logs.close()
         saved.close()  # waits for a write that is under way
@@ -250,7 +250,7 @@ def _make_programs(plan: Plan) -> Programs:
     config, shapes, shardings = plan.config, _describe_state(plan), plan.shardings
     return Programs(
         # One program, and one more where the first or last dispatch is shorter.
-        step=functools.cache(functools.partial(_compile_steps, plan, shapes)),
+        get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
         renew_statistics=backend.compile_program(
             make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
         ),

@@ -23,15 +23,15 @@ from dcgan_jax.run import distributed
 
 LOCK, MARKER = "lock", "lock.owner"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-# What open_run makes; with the last the folder is a run.
+# What claim_folder makes; with the last the folder is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
-def open_run(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseFileLock | None]:
+def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseFileLock | None]:
     """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
 
-    data_facts: index.json of the pack. What a run there says of itself is left as it is; `go_on` brings it up to date.
+    data_facts: index.json of the pack. What a run there says of itself is left as it is; `write_run_facts` brings it up to date.
     Returns: its path, and the lock that the first process of the run holds until it releases it or dies (none in others).
     Raises: UserError where the run that is there had other pictures, other networks or another recipe, naming the fields; where
     another process trains it; and where the folder cannot be written.
@@ -106,7 +106,7 @@ def _remove_partial_files(path: Path) -> None:
 def write_run_facts(path: Path, config: Config) -> str:
     """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run.
 
-    Returns: the name of this process there, which `must_still_be_ours` compares.
+    Returns: the name of this process there, which `check_ownership` compares.
     """
     environment = _describe_environment()
     write_json(path / "environment.json", environment)

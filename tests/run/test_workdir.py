@@ -28,7 +28,7 @@ def config(parent, *arguments):
 
 def open_run(config, facts):
     """The run's path; its lock is given back at once."""
-    path, lock = workdir.open_run(config, facts)
+    path, lock = workdir.claim_folder(config, facts)
     lock.release()
     return path
 
@@ -331,10 +331,10 @@ def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
 
 
 def test_nothing_is_swept_while_another_process_trains(tmp_path):
-    run, lock = workdir.open_run(config(tmp_path), FACTS)
+    run, lock = workdir.claim_folder(config(tmp_path), FACTS)
     (run / "losses.png.partial").touch()
     with lock, pytest.raises(UserError, match="is being trained by another process"):
-        workdir.open_run(config(tmp_path), FACTS)
+        workdir.claim_folder(config(tmp_path), FACTS)
     assert (run / "losses.png.partial").exists()
 
 
@@ -355,9 +355,9 @@ def without_flock(monkeypatch, code):
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
     without_flock(monkeypatch, code)
-    run, lock = workdir.open_run(config(tmp_path), FACTS)
+    run, lock = workdir.claim_folder(config(tmp_path), FACTS)
     with pytest.raises(UserError, match="is being trained by another process"):
-        workdir.open_run(config(tmp_path), FACTS)
+        workdir.claim_folder(config(tmp_path), FACTS)
     lock.release()
     open_run(config(tmp_path), FACTS)  # freed
 
