@@ -94,7 +94,10 @@ def _check_size(nets: Nets) -> None:
 def _check_run(run: Run) -> None:
     given = [name for name in LENGTHS if getattr(run, name) is not None]
     if len(given) != 1:
-        raise UserError(f"a run's length is one of `steps`, `epochs`, `kimg`: {' and '.join(given) or 'none'} given")
+        shown = " and ".join(given) or "none"
+        raise UserError(
+            f"a run's length is one of `steps`, `epochs`, `kimg`: {shown} given; give one (in Python: the others None)"
+        )
     is_folder = not re.search("[/\0]", run.name) and run.name not in (".", "..")
     _require(is_folder, "name", run.name, "a name is one folder inside `workdir`, without /")
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from dcgan_jax.data import download
 from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets
+from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
 
@@ -86,7 +87,7 @@ class Evaluation(NamedTuple):
 def main() -> int:
     ask = cli.parse_flags(Evaluate, sys.argv[1:], prog="python -m dcgan_jax.evaluate")
     backend.start_backend(get_cache_dir())
-    print("\n".join(describe(evaluate(**vars(ask)))))
+    evaluate(**vars(ask), say=print)
     return 0
 
 
@@ -107,10 +108,12 @@ def evaluate(
     probe: bool = False,
     asked: bool = False,
     out: str | Path = "",
+    say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
     """Scores a run's samples, or images, against real images. The arguments are the command's flags: see `Evaluate`.
 
-    Appends its numbers to `out`, or to scores.jsonl in the run. Raises: UserError.
+    say: gets each result in words as soon as it is there. Appends all numbers to `out`, or to scores.jsonl in the run.
+    Raises: UserError.
     """
     ask = fill_flags(Evaluate, locals())
     _check_flags(ask)
@@ -121,26 +124,54 @@ def evaluate(
     # Any real images, but always the same for one count: their own order may be by person or class.
     chosen = np.sort(permute_epoch(ask.seed, ask.count, len(real.images))[: ask.count])
     of = Comparison(real, chosen, networks, ask.count, ask.seed, ask.infinity)
-    scores = [
-        score
-        for images in sets
-        for repeat in range(ask.repeats)
-        for score in _score_all(of, images, ask.seed + repeat * ask.count)
-    ]
-    found = Evaluation(
-        scores=scores,
-        intervals=evaluation.compute_intervals(scores),
-        differences=evaluation.compute_differences(scores),
-        neighbours=evaluation.find_neighbours(of, sets[0]) if ask.neighbours else None,
-        probe=evaluation.probe_discriminator(of, sets[0]) if ask.probe else None,
-        conditions=evaluation.check_conditions(of, sets[0]) if ask.asked else None,
-    )
-    return _write(ask, found, of, sets)
+    scores = _compute_scores(of, sets, ask.repeats, say)
+    intervals, differences = evaluation.compute_intervals(scores), evaluation.compute_differences(scores)
+    _say_all(say, map(text.describe_interval, intervals))
+    _say_all(say, map(text.describe_difference, differences))
+    found = _answer_questions(ask, of, sets[0], Evaluation(scores, intervals, differences), say)
+    return _write(ask, found, of, sets, say)
 
 
-def _score_all(of: Comparison, images: ImageSet, first: int) -> list[Score]:
-    by_features = [evaluation.score_features(of, network, images, first) for network in of.networks]
-    return [evaluation.score_sliced_wasserstein(of, images, first), *by_features]
+def _answer_questions(
+    ask: Evaluate, of: Comparison, run: ImageSet, found: Evaluation, say: Callable[[str], object]
+) -> Evaluation:
+    """The same with what else was asked of the run."""
+    if ask.neighbours:
+        neighbours, file = evaluation.find_neighbours(of, run), _name_neighbours_file(ask)
+        figures.save_grid(file, neighbours.images, columns=neighbours.columns)
+        say(text.describe_neighbours(neighbours, file))
+        found = found._replace(neighbours=neighbours, neighbours_file=file)
+    if ask.probe:
+        probed = evaluation.probe_discriminator(of, run)
+        _say_all(say, text.describe_probe(probed))
+        found = found._replace(probe=probed)
+    if ask.asked:
+        conditions = evaluation.check_conditions(of, run)
+        _say_all(say, text.describe_conditions(conditions))
+        found = found._replace(conditions=conditions)
+    return found
+
+
+def _compute_scores(of: Comparison, sets: list[ImageSet], repeats: int, say: Callable[[str], object]) -> list[Score]:
+    scores = []
+    for images in sets:
+        for repeat in range(repeats):
+            first = of.seed + repeat * of.count
+            for score in _iterate_scores(of, images, first):
+                say(f"{score.name}: {text.describe_score(score)}")
+                scores.append(score)
+    return scores
+
+
+def _iterate_scores(of: Comparison, images: ImageSet, first: int) -> Iterator[Score]:
+    yield evaluation.score_sliced_wasserstein(of, images, first)
+    for network in of.networks:
+        yield evaluation.score_features(of, network, images, first)
+
+
+def _say_all(say: Callable[[str], object], lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 # ---- What is compared ----
@@ -206,55 +237,26 @@ def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name:
 # ---- What is written ----
 
 
-def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet]) -> Evaluation:
-    """The same with its files. Raises: UserError where they cannot be written."""
-    by_name = {images.name: images for images in sets}
-    lines = [_make_score_line(score, of, by_name[score.name], is_other=score.name != sets[0].name) for score in found.scores]
-    shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
-    lines += [line | shared for line in _make_other_lines(found)]
-    neighbours_file = None
-    if found.neighbours:
-        neighbours_file = Path(ask.run) / "neighbours.png"
-        if os.path.lexists(neighbours_file) and (neighbours_file.is_symlink() or not neighbours_file.is_file()):
-            raise UserError(f"{neighbours_file}: is a link, or no file; remove it")
-        figures.save_grid(neighbours_file, found.neighbours.images, columns=found.neighbours.columns)
+def _name_neighbours_file(ask: Evaluate) -> Path:
+    """Raises: UserError where the picture cannot be written."""
+    file = Path(ask.run) / "neighbours.png"
+    if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
+        raise UserError(f"{file}: is a link, or no file; remove it")
+    return file
+
+
+def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet], say: Callable[[str], object]) -> Evaluation:
+    """The same with its file. Raises: UserError where it cannot be written."""
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sets[0].config else None
-    if file:
-        _append(file, lines, is_asked=bool(ask.out))
-    return found._replace(file=file, neighbours_file=neighbours_file)
-
-
-def _make_score_line(score: Score, of: Comparison, images: ImageSet, is_other: bool) -> dict:
-    network, floor, values = score.network, score.floor, score.values
-    if not network:
-        floor, values = round(floor, 3), {name: round(value, 3) for name, value in values.items()}
-    by = {"network": network.name, "network_sha256": network.sha256, "resize": network.resize} if network else {}
-    return {
-        "score": score.kind,
-        **by,
-        "floor": floor,
-        "floor_count": score.floor_count,
-        "of_count": score.some_count,
-        "values": values,
-        "count": score.count,
-        **of.real_facts,
-        "size": images.shape[0],
-        **({"fake": score.name} if is_other else {}),
-        **images.facts,
-        "seeds" if images.config else "pictures": [score.seeds.start, score.seeds.stop - 1],
-    }
-
-
-def _make_other_lines(found: Evaluation) -> Iterator[dict]:
-    memory, probe, conditions = found.neighbours, found.probe, found.conditions
-    if memory:
-        yield {"score": "memorisation", "samples": memory.samples, "values": memory.values}
-    if probe:
-        values = {"accuracy": probe.accuracy, "mean": probe.mean, "balanced_mean": probe.balanced_mean}
-        yield {"score": "probe", "fitted": probe.fitted, "tested": probe.tested, "values": values}
-    if conditions:
-        counts = {"fitted": conditions.fitted, "tested": conditions.tested, "faces": conditions.samples}
-        yield {"score": "asked", "by": conditions.by, **counts, "values": conditions.values}
+    if file is None:
+        return found
+    by_name = {images.name: images for images in sets}
+    lines = [text.make_score_line(score, of, by_name[score.name], is_other=score.name != sets[0].name) for score in found.scores]
+    shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
+    lines += [line | shared for line in text.make_other_lines(found.neighbours, found.probe, found.conditions)]
+    _append(file, lines, is_asked=bool(ask.out))
+    say(f"written to {file}")
+    return found._replace(file=file)
 
 
 def _append(file: Path, lines: list[dict], is_asked: bool) -> None:
@@ -265,84 +267,6 @@ def _append(file: Path, lines: list[dict], is_asked: bool) -> None:
             opened.writelines(json.dumps(line) + "\n" for line in lines)
     except OSError as fault:
         raise UserError(f"{file}: {fault.strerror}; give an `out` that can be written") from None
-
-
-# ---- What is printed ----
-
-
-def describe(found: Evaluation) -> list[str]:
-    """Lines for people."""
-    lines = [f"{score.name}: {_describe_score(score)}" for score in found.scores]
-    lines += [f"{of.name}: {of.kind}: {of.mean:.2f} +- {of.half:.2f} (95 % of {of.sets} sets)" for of in found.intervals]
-    lines += [
-        f"{of.kind}: {of.names[0]} - {of.names[1]}: {of.gap:.2f} +- {of.half:.2f}: "
-        + ("noise" if of.is_noise else "more than the noise of sampling; that of training takes several runs")
-        for of in found.differences
-    ]
-    if found.neighbours:
-        lines.append(_describe_neighbours(found.neighbours, found.neighbours_file))
-    if found.probe:
-        lines += _describe_probe(found.probe)
-    if found.conditions:
-        lines += _describe_conditions(found.conditions)
-    return lines + ([f"written to {found.file}"] if found.file else [])
-
-
-def _describe_score(score: Score) -> str:
-    values, network = score.values, score.network
-    kind = "pictures" if score.step is None else "seeds"
-    which = f"{kind} {score.seeds.start}..{score.seeds.stop - 1}"
-    at = "" if score.step is None else f", step {score.step:,}"
-    if not network:
-        levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
-        which = f"{kind} {score.seeds.start}..{score.seeds.start + score.some_count - 1}"
-        return (
-            f"sliced Wasserstein x1e3{at}, N {score.some_count}, {which}: mean {values['mean']:.2f}  ({levels}); "
-            f"floor {score.floor:.2f} at N {score.floor_count}"
-        )
-    distance = "FID" if network.name == "inception" else f"Frechet distance by {network.name}"
-    infinite = values.get("frechet_at_infinity")
-    return (
-        f"{distance}{at}, N {score.count}, {which}, resize {network.resize}: "
-        f"{values['frechet']:.2f} (floor {score.floor:.2f} at N {score.floor_count}), KID x1e3 {1e3 * values['kid']:.2f} +- "
-        f"{1e3 * values['kid_sd']:.2f}, "
-        + ", ".join(f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
-        + ("" if infinite is None else f", {distance} at infinity {infinite:.2f}")
-    )
-
-
-def _describe_neighbours(found: Neighbours, file: Path | None) -> str:
-    said = "; ".join(
-        f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
-        f"pictures are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
-        for name, of in found.values.items()
-    )
-    return (
-        f"{found.name}: its faces are {said}; copies would be far below 1. {file}: the {found.columns} faces nearest to a "
-        f"training picture, and under each the nearest by {', then by '.join(found.values)}"
-    )
-
-
-def _describe_probe(found: ProbeScores) -> list[str]:
-    names = found.accuracy["D"]
-    return [
-        f"{'attribute':22}" + "".join(f"{name:>15}" for name in found.accuracy),
-        *(f"{name:22}" + "".join(f"{shares[name]:15.3f}" for shares in found.accuracy.values()) for name in names),
-        f"{'mean':22}" + "".join(f"{value:15.3f}" for value in found.mean.values()),
-        f"{'balanced mean':22}"
-        + "".join(f"{'none' if value is None else f'{value:.3f}':>15}" for value in found.balanced_mean.values())
-        + f"{0.5:15.3f}",
-    ]
-
-
-def _describe_conditions(found: ConditionScores) -> list[str]:
-    nan = float("nan")  # printed for what cannot be told
-    rows = [{name: nan if value is None else value for name, value in of.items()} for of in found.values.values()]
-    return [
-        f"{found.name}: what was asked for, found in {found.samples} faces by {found.by} (0.5: by chance)",
-        f"{'balanced accuracy of':22}" + "".join(f"{kind:>15}" for kind in found.values),
-        *(f"{name:22}" + "".join(f"{of[name]:15.3f}" for of in rows) for name in rows[0]),
-    ]
 
 
 def entry() -> None:

@@ -65,7 +65,7 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
             partial.write_text(page)
     except OSError as fault:
         raise UserError(f"`out` {file}: {fault.strerror}; give a file that can be written") from None
-    return WrittenReport(file, places, len(page))
+    return WrittenReport(file, places, len(page.encode()))
 
 
 def _find_runs(given: tuple[str, ...]) -> list[Path]:

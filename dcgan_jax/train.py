@@ -1,6 +1,7 @@
 """Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Session the same command again to resume."""
 
 import functools
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ class TrainResult(NamedTuple):
     path: Path  # the run's folder
     step: int  # that it has reached, and saved
     total_steps: int
-    is_complete: bool
+    is_complete: bool  # all steps are done
     stopped_by: signal.Signals | None = None  # the signal that this process received
 
 
@@ -34,6 +35,8 @@ def main() -> int:
     config = cli.parse_config(sys.argv[1:])
     backend.start_backend(get_cache_dir())
     result = train(config)
+    if not result.is_complete and distributed.is_first_process():
+        print(f"run the same command again to resume: {shlex.join(['python', '-m', 'dcgan_jax.train', *sys.argv[1:]])}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0
 
 
@@ -56,8 +59,8 @@ def _train_stage(config: Config) -> TrainResult:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
             result = _train_stage(low_resolution)
-            if not result.is_complete:
-                return result
+            if not result.is_complete or distributed.any_process(result.stopped_by is not None):
+                return TrainResult(plan.path, 0, plan.total_steps, False, result.stopped_by)
         start, state = setup.restore_state(plan)
         if start >= plan.total_steps:
             setup.tidy_checkpoints(plan)
@@ -69,10 +72,7 @@ def _train_stage(config: Config) -> TrainResult:
                 distributed.run_in_first(functools.partial(observe.save_reals, plan))
             reached = _train_to_end(session, start, state, signals)
             observe.say_end(session, reached)
-            # A signal within the last save: the stage after this one is not begun.
-            is_stopping = distributed.any_process(signals.received is not None)
-            is_complete = reached >= plan.total_steps and not is_stopping
-            return TrainResult(plan.path, reached, plan.total_steps, is_complete, signals.received)
+            return TrainResult(plan.path, reached, plan.total_steps, reached >= plan.total_steps, signals.received)
 
 
 def _train_to_end(session: Session, start: int, state: GanState, signals: StopSignals) -> int:

@@ -171,6 +171,7 @@ def test_a_functions_arguments_are_the_flags_of_its_command(name):
     function, flags = getattr(dcgan_jax, name), getattr(importlib.import_module(f"dcgan_jax.{name}"), COMMANDS[name])
     missing = (dataclasses.MISSING, inspect.Parameter.empty)
     ours = {name: None if of.default in missing else of.default for name, of in inspect.signature(function).parameters.items()}
+    ours.pop("say", None)  # what gets messages while it works
     assert ours == {of.name: None if of.default in missing else of.default for of in dataclasses.fields(flags)}
 
 

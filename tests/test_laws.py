@@ -64,7 +64,8 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
     assert first.code == 0
     (stopped,) = list_steps(tmp_path / "article")[-1:]
     assert stopped in (3, 4)
-    assert f"stopped at step {stopped} of 12 and saved; the same command goes on: python -m dcgan_jax.train --" in first.out
+    assert f"stopped at step {stopped} of 12 and saved\n" in first.out
+    assert "run the same command again to resume: python -m dcgan_jax.train --" in first.out
 
     with monkeypatch.context() as patch:
         feed = batches.gather_batches
@@ -78,13 +79,13 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
         patch.setattr(batches, "gather_batches", resident)
         second = train_toy(tmp_path)
     assert second.code == 130
-    assert "stopped at step 7 of 12 and saved; the same command goes on:" in second.out
+    assert "stopped at step 7 of 12 and saved\n" in second.out
     assert list_steps(tmp_path / "article")[-1] == 7
 
     with Traces() as traces:
         third = train_toy(tmp_path, "--feed", "stream")
     assert third.code == 0, third
-    assert "goes on from step 7" in third.out
+    assert "resumes from step 7" in third.out
     assert traces.of == ONCE
     equals_the_whole(tmp_path / "article")
 
@@ -95,7 +96,7 @@ def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(
     assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
     done = train_toy(tmp_path, steps=12)
     assert done.code == 0
-    assert "goes on from step 6" in done.out
+    assert "resumes from step 6" in done.out
     equals_the_whole(tmp_path / "article")
 
 
@@ -132,7 +133,7 @@ def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
     assert (run / "metrics.jsonl").read_text().endswith('{"step": 12, "ima')
     done = train_toy(tmp_path)
     assert done.code == 0, done
-    assert "goes on from step 8" in done.out or "goes on from step 4" in done.out  # the kill may fall into the save of step 8
+    assert "resumes from step 8" in done.out or "goes on from step 4" in done.out  # the kill may fall into the save of step 8
     equals_the_whole(run)
 
 

@@ -98,7 +98,7 @@ def test_any_number_of_processes_goes_on(two_processes, tmp_path):
         finish(start_toy(alone.parent, "--steps", stopped + 2, device_count=1))[0],
         finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0],
     ]
-    assert all(f"goes on from step {stopped:,}" in out for out in outputs)
+    assert all(f"resumes from step {stopped:,}" in out for out in outputs)
     equal(state_at(alone, stopped + 2), state_at(together, stopped + 2), atol=1e-4, rtol=1e-3)
 
 

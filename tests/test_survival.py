@@ -159,7 +159,7 @@ def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_pa
     run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
-    assert f"goes on from step {last}" in train_toy(tmp_path, steps=last + 4).out
+    assert f"resumes from step {last}" in train_toy(tmp_path, steps=last + 4).out
 
 
 # ---- A disk that is read-only, another place, another time, another version ----
@@ -211,7 +211,7 @@ def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
     last = list_steps(run)[-1]
     subprocess.run(["mount", "-o", "remount,size=50000000", place], check=True)
     again = train_toy(place, steps=last + 4)
-    assert again.code == 0 and f"goes on from step {last}" in again.out
+    assert again.code == 0 and f"resumes from step {last}" in again.out
     straight = tmp_path / "straight"
     assert train_toy(straight, steps=last + 4).code == 0
     assert metrics(run) == metrics(straight / "article")

@@ -162,7 +162,7 @@ def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path
     done = train_toy(tmp_path)
     assert done.code == 0
     assert "warning: the checkpoint of step 12 is broken (" in done.out
-    assert "goes on from step 8" in done.out
+    assert "resumes from step 8" in done.out
     ours, theirs = (toy_run.state_at(each, STEPS) for each in (run, whole().run))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.batch import Batch
+from dcgan_jax.data.tensorflow_import import import_tensorflow
 
 STREAM_AHEAD = 4  # batches gathered before they are needed
 # A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is no copy: JAX takes the
@@ -111,11 +112,7 @@ def stream_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
 ) -> Iterator[jax.Array]:
     """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else it prints a greeting on stderr
-    import tensorflow as tf  # only here: its import takes seconds, and nothing else of training needs it
-
-    tf.config.set_visible_devices([], "GPU")  # it only feeds: the accelerator's memory is JAX's
-
+    tf = import_tensorflow()  # only here: nothing else of training needs it
     rows = _own_rows(sharding, order.images_per_step)
 
     def gather(start: int, end: int) -> np.ndarray:

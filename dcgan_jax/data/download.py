@@ -35,6 +35,7 @@ from dcgan_jax.data.http_file import (
     request_file,
 )
 from dcgan_jax.data.listing import ALIGNED, BAD_ZIP, CELEBA_PAGE
+from dcgan_jax.data.tensorflow_import import import_tensorflow
 
 CHUNK_BYTES = 2**18
 LIMITS = Limits()
@@ -114,18 +115,21 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
 def prepare_with_tfds() -> str:
     """Lets TFDS download and prepare CelebA, and returns the value for `data`. Raises: UserError for any of its failures."""
     _print_progress("TFDS fetches celeb_a from Google Drive, 1.4 GB, into its own folder")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each of its retries
+    retries = logging.getLogger("urllib3")
+    level = retries.level
+    retries.setLevel(logging.ERROR)  # else a line for each
     try:
-        import tensorflow as tf
+        import_tensorflow()
         import tensorflow_datasets as tfds
 
-        tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
         tfds.builder("celeb_a").download_and_prepare()
     except Exception as error:  # noqa: BLE001 - quotas, checksums, missing packages, disks: TFDS has an error for each
         raise UserError(
             f"`download` celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); download"
             f" {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or a mirror as `url`"
         ) from error
+    finally:
+        retries.setLevel(level)
     return "tfds:celeb_a"
 
 

@@ -201,7 +201,8 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
             )
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))
     file.seek(0)
-    assert _write_header(file, (len(totals.kept), size, size, channels)) == header_bytes  # NumPy leaves room for the count
+    final_bytes = _write_header(file, (len(totals.kept), size, size, channels))
+    assert final_bytes == header_bytes, "NumPy leaves room for the count"
     file.flush()
     os.fsync(file.fileno())  # else a power cut could leave a pack of zeros that looks whole
     return totals

@@ -29,6 +29,7 @@ from dcgan_jax.data.attributes import (
     read_partition,
 )
 from dcgan_jax.data.listing import ALIGNED, Entry, list_folder, list_zip, make_one_line, open_zip, read_image_file, sort_entries
+from dcgan_jax.data.tensorflow_import import import_tensorflow
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
@@ -281,11 +282,11 @@ def _import_tfds(data: str) -> ModuleType:
     """tensorflow_datasets, quiet and without an accelerator. Raises: UserError where it is not installed."""
     try:
         import absl.logging
-        import tensorflow as tf
-        import tensorflow_datasets as tfds  # takes seconds and brings TensorFlow: only for those who use it
+
+        import_tensorflow()
+        import tensorflow_datasets as tfds  # only for those who use it
     except ImportError as error:
         raise UserError(f"`data` {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
-    tf.config.set_visible_devices([], "GPU")  # before it starts: the accelerator's memory is JAX's
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would hide our line
     return tfds
 

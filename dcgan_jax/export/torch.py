@@ -15,7 +15,7 @@ from dcgan_jax.gan.models import list_g_widths
 
 def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
     """Writes netG.safetensors and netD.safetensors, and reads G back."""
-    torch_names.check_torch_layout(gan.config.nets, f"`format` torch: {ask.run}")
+    torch_names.check_torch_layout(gan.config.nets, f"`format` torch: {ask.run}", "; `format` onnx or safetensors takes any")
     ours = {"G": name_weights(gan.generator), "D": name_weights(gan.discriminator)}
     for net, weights in ours.items():
         (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))

@@ -17,13 +17,16 @@ NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "runni
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
 
-def check_torch_layout(nets: Nets, about: str) -> None:
-    """Raises: UserError where PyTorch's example has no such network, naming the field."""
+def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
+    """Raises: UserError where PyTorch's example has no such network, naming the field.
+
+    about: what needs that network; otherwise: another way, behind a semicolon, where there is one.
+    """
     for field, value in vars(Nets()).items():
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
                 f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (there: {value!r});"
-                " the presets torch32, torch64 and torch128 are its; `format` onnx or safetensors takes any"
+                f" the presets torch32, torch64 and torch128 are its{otherwise}"
             )
 
 

@@ -1,6 +1,5 @@
 """What a save shows to people: sample grid, diagnostics, score, loss plot, report."""
 
-import sys
 from pathlib import Path
 
 import jax
@@ -88,17 +87,16 @@ def print_complete(plan: Plan, step: int) -> None:
     """Says that a run was complete before, and how to train it longer."""
     more = "give a larger --steps, --epochs or --kimg"
     if plan.config.optimizer.lr_decay != "none":
-        more = f"its step size has fallen to 0: give another --name, and --start {plan.path}"
+        more = f"its learning rate has decayed to 0: give another --name, and --start {plan.path}"
     if distributed.is_first_process():
         print(f"{plan.path} is complete: step {step} of {plan.total_steps}. More: {more}")
 
 
 def say_end(session: Session, step: int) -> None:
-    """Says that the run is complete, or stopped and how to resume it."""
+    """Says that the run is complete, or stopped."""
     plan = session.plan
     if step < plan.total_steps:
-        command = " ".join(["python -m dcgan_jax.train", *sys.argv[1:]])
-        session.logs.say(f"stopped at step {step:,} of {plan.total_steps:,} and saved; the same command goes on: {command}")
+        session.logs.say(f"stopped at step {step:,} of {plan.total_steps:,} and saved")
         return
     grid, page = get_grid_path(plan, step), plan.path / "report.html"
     session.logs.say(f"done: {plan.total_steps:,} steps. Faces: {grid}; all of it: {page}")

@@ -120,9 +120,10 @@ def open_run(config: Config) -> Generator[Plan]:
     if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the optimizer cannot count images
         config = configuration.replace(config, epochs=None, steps=total)
     labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
-    has_begun = bool(checkpoints.list_steps(workdir.get_run_path(config)))
+    steps = checkpoints.list_steps(workdir.get_run_path(config))
+    distributed.check_agreement(steps)  # what follows is done by all processes together, or by none
     # Before there is a folder: a --start that cannot be read leaves none. One that has begun needs it no more.
-    weights = {} if has_begun else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
+    weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
     with contextlib.ExitStack() as held, _explain_faults(path):
@@ -202,8 +203,10 @@ def make_state(plan: Plan) -> GanState:
 def tidy_checkpoints(plan: Plan) -> None:
     """Removes old checkpoints of a run that is complete, which a kill may have hindered."""
     saved = _open_checkpoints(plan)
-    saved.tidy()
-    saved.close()
+    try:
+        saved.tidy()
+    finally:
+        saved.close()
 
 
 def _open_checkpoints(plan: Plan) -> checkpoints.Checkpoints:
@@ -329,7 +332,7 @@ def _describe_run(plan: Plan, logs: Logs, start: int, changed: str) -> None:
     logs.say(
         f"{plan.path}: {config.run.preset}, {config.nets.size} px, G {count_parameters(shapes.g_params):,} and D "
         f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} pictures, batch {config.data.batch_size}, "
-        f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; goes on from step {start:,}" if start else "")
+        f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; resumes from step {start:,}" if start else "")
     )
     if changed:
         logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 import toy_run
-from toy_run import call, refusal, train, whole
+from toy_run import call, refusal, train, train_toy, whole
 
 from dcgan_jax import sample
 from dcgan_jax.config import UserError
 from dcgan_jax.run import setup
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.logs import Logs
 
 pytestmark = pytest.mark.integration
 
@@ -42,3 +44,17 @@ def test_a_score_that_cannot_be_is_said_before_the_first_step(tmp_path):
     assert "--score-count 2000" in refusal(train, *asked)
     assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")
     assert "there is no score" in refusal(sample, "--run", whole().run, "--step", "best")
+
+
+def test_resume_from_step_zero_keeps_start_weights(tmp_path, monkeypatch):
+    """The checkpoint of step 0 holds the weights of --start: a stop before the next save must not lose them."""
+    start = ("--start", whole().run, "--no-tensorboard")
+    assert train_toy(tmp_path / "straight", *start, steps=2).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Logs, "write", lambda self, steps, values: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert train_toy(tmp_path / "stopped", *start, steps=2).code == 2
+    assert list_steps(tmp_path / "stopped" / "article") == [0]
+    assert train_toy(tmp_path / "stopped", *start, steps=2).code == 0
+    ours, theirs = (toy_run.state_at(tmp_path / name / "article", 2) for name in ("stopped", "straight"))
+    for path, leaf in ours.items():
+        assert np.array_equal(leaf, theirs[path]), path
