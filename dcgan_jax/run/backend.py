@@ -14,6 +14,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
+from dcgan_jax.run.checkpoints import silence_orbax
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -28,6 +29,8 @@ def start_backend(cache: Path) -> None:
     cache: the folder for programs; one that cannot be made is done without.
     """
     _keep_memory()
+    # For good: Orbax's threads may still complain when a fault has been reported and the command is about to end.
+    contextlib.ExitStack().enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)

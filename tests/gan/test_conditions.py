@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compiled, fresh_state, leaves, pictures, tiny
+from tiny import Compiled, compiled, fresh_state, fused_loops, leaves, pictures, tiny
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -87,9 +87,11 @@ def test_the_step_depends_on_the_labels():
 
 def test_two_steps_in_a_call_and_two_devices_are_the_same():
     other = Batch(pictures(CONFIG, 1), TABLE[4:8])
-    expected, _ = compiled(CONFIG)(compiled(CONFIG)(fresh_state(CONFIG), BATCH)[0], other)
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
-    state, _ = jax.jit(make_train_steps(CONFIG))(fresh_state(CONFIG), stacked)
+    with fused_loops():  # two programs that have to share every bit
+        one_step = Compiled(CONFIG)
+        expected, _ = one_step(one_step(fresh_state(CONFIG), BATCH)[0], other)
+        state, _ = jax.jit(make_train_steps(CONFIG))(fresh_state(CONFIG), stacked)
     for path, leaf in leaves(state).items():
         assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
