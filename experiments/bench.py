@@ -1,6 +1,7 @@
 """Speed and memory on CPU beside PyTorch, and how both grow.
 
     python experiments/bench.py step   --torch-python PYTHON     # the real loop, the bare step, PyTorch twice; peak memory
+    python experiments/bench.py step   --before CHECKOUT         # the same of another checkout of this project in its place
     python experiments/bench.py cli    --torch-python PYTHON     # two lengths through the command line, difference of wall times
     python experiments/bench.py start                            # first and second start to the first step
     python experiments/bench.py growth --plot docs/images/growth.png
@@ -164,30 +165,40 @@ def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, l
 
 
 def bench_step(ask) -> None:
-    print("| | img/s | of PyTorch channels_last | peak memory |\n|---|---:|---:|---:|")
+    reference = "before, loop" if ask.before else "torch channels_last"
+    print(f"| | img/s | of {reference} | peak memory |\n|---|---:|---:|---:|")
     for preset, (batch, steps) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
-            given = flags(preset, batch, workdir=folder, steps=10**7) + ["--save-every-steps", str(10**7)]
-            workers = {
-                f"torch {variant}": Worker([ask.torch_python, HERE / "torch_peer.py", preset, variant, "--serve"])
-                for variant in PEERS
-            }
-            workers |= {
-                f"ours, {kind}": Worker([sys.executable, __file__, f"--{kind}-worker", *given]) for kind in ("loop", "bare")
-            }
+            given = flags(preset, batch, steps=10**7) + ["--save-every-steps", str(10**7)]
+            workers = start_peers(ask, preset, given, Path(folder))
+            workers |= start_ours(sys.executable, Path(__file__), "ours", given, Path(folder))
             taken = in_turns(workers, steps, ask.rounds)
-            medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
             for name, worker in workers.items():
                 peak = worker.ask("memory")
                 worker.close()
-                ratios = [a / b for a, b in zip(taken["torch channels_last"], taken[name], strict=True)]
-                print(
-                    f"| {preset}: {name} | {batch / medians[name]:.0f} | {statistics.median(ratios):.2f} | "
-                    f"{peak / 1e6:,.0f} MB |",
-                    flush=True,
-                )
+                ratio = statistics.median(a / b for a, b in zip(taken[reference], taken[name], strict=True))
+                rate = batch / statistics.median(taken[name])
+                print(f"| {preset}: {name} | {rate:.0f} | {ratio:.2f} | {peak / 1e6:,.0f} MB |", flush=True)
             overhead = [a / b - 1 for a, b in zip(taken["ours, loop"], taken["ours, bare"], strict=True)]
             print(f"| {preset}: overhead of the loop | {statistics.median(overhead):+.1%} | | |", flush=True)
+
+
+def start_peers(ask, preset: str, given: list[str], folder: Path) -> dict[str, Worker]:
+    """What ours is compared with: another checkout of this project, or PyTorch twice."""
+    if ask.before:
+        checkout = Path(ask.before)
+        return start_ours(ask.before_python, checkout / "experiments" / "bench.py", "before", given, folder, str(checkout))
+    command = [ask.torch_python, HERE / "torch_peer.py", preset]
+    return {f"torch {variant}": Worker([*command, variant, "--serve"]) for variant in PEERS}
+
+
+def start_ours(python: str, bench: Path, name: str, given: list[str], folder: Path, package: str = "") -> dict[str, Worker]:
+    """The loop and the bare step of one checkout, in which `bench` lies. package: the checkout, where it is another one."""
+    environment = {"PYTHONPATH": package} if package else None
+    where = ["--workdir", str(folder / name)]
+    return {
+        f"{name}, {kind}": Worker([python, bench, f"--{kind}-worker", *given, *where], environment) for kind in ("loop", "bare")
+    }
 
 
 def wall_s(command, environment=None) -> float:
@@ -345,11 +356,13 @@ def main() -> None:
     asked = {"step": bench_step, "cli": bench_cli, "start": bench_start, "growth": bench_growth}
     parser.add_argument("what", choices=asked)
     parser.add_argument("--torch-python", help="for step and cli")
+    parser.add_argument("--before", help="for step: another checkout, to be compared with in place of PyTorch")
+    parser.add_argument("--before-python", default=sys.executable, help="its interpreter; default: this one")
     parser.add_argument("--presets", nargs="+", choices=CASES, default=list(CASES), help="for step, cli and start")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--plot", help="for growth: a .png")
     ask = parser.parse_args()
-    if ask.what in ("step", "cli") and not ask.torch_python:
+    if ask.what in ("step", "cli") and not (ask.torch_python or (ask.what == "step" and ask.before)):
         parser.error(f"{ask.what} needs --torch-python")
     ask.cases = {preset: CASES[preset] for preset in ask.presets}
     asked[ask.what](ask)
