@@ -11,7 +11,7 @@ import numpy as np
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.explorations import directions as direction_search
-from dcgan_jax.explorations import photo, ways
+from dcgan_jax.explorations import interpolation, photo
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import make_extract_first_features
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -48,7 +48,7 @@ class TrainedGAN:
     step: int
 
     # Each returns images with captions and numbers, and is a command of `python -m dcgan_jax.explore`.
-    truncate, morph, walk, arithmetic = ways.truncate, ways.morph, ways.walk, ways.arithmetic
+    truncate, morph, walk, arithmetic = interpolation.truncate, interpolation.morph, interpolation.walk, interpolation.arithmetic
     directions, attribute_directions = direction_search.directions, direction_search.attribute_directions
     invert = photo.invert
 

@@ -17,7 +17,7 @@ from dcgan_jax.run import backend, figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Explore:
+class ExploreFlags:
     run: str
     """the run's folder, as runs/article"""
     step: int | Literal["best"] | None = None
@@ -29,7 +29,7 @@ class Explore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Truncate(Explore):
+class TruncateFlags(ExploreFlags):
     """The same seeds with latents cut to smaller and smaller magnitudes: faces get more alike, and fail less."""
 
     seeds: str = "0-7"
@@ -39,7 +39,7 @@ class Truncate(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Morph(Explore):
+class MorphFlags(ExploreFlags):
     """From each seed's face to the next one's, a row each."""
 
     seeds: str = "0-5"
@@ -49,7 +49,7 @@ class Morph(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk(Explore):
+class WalkFlags(ExploreFlags):
     """An endless film from seed to seed: .webp, .gif, or .mp4 where PyAV is installed."""
 
     seeds: str = "0-5"
@@ -61,7 +61,7 @@ class Walk(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Arithmetic(Explore):
+class ArithmeticFlags(ExploreFlags):
     """The paper's vector arithmetic: means of chosen seeds' latents, added and subtracted (arXiv:1511.06434, figure 7)."""
 
     equation: str = "0,1,2 - 3,4,5 + 6,7,8"
@@ -71,7 +71,7 @@ class Arithmetic(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributes(Explore):
+class AttributesFlags(ExploreFlags):
     """One direction for each attribute of the training pictures, by a linear probe on what D sees, with sliders' strips."""
 
     seeds: str = "0"
@@ -83,7 +83,7 @@ class Attributes(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Directions(Explore):
+class DirectionsFlags(ExploreFlags):
     """Directions along which faces vary most, without labels."""
 
     seeds: str = "0"
@@ -95,7 +95,7 @@ class Directions(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Invert(Explore):
+class InvertFlags(ExploreFlags):
     """The latent whose face is nearest to a photo's, by gradient descent from several starts."""
 
     photo: str = ""
@@ -106,14 +106,14 @@ class Invert(Explore):
     """steps of the descent"""
 
 
-COMMANDS: dict[str, type[Explore]] = {
-    "truncate": Truncate,
-    "morph": Morph,
-    "walk": Walk,
-    "arithmetic": Arithmetic,
-    "attributes": Attributes,
-    "directions": Directions,
-    "invert": Invert,
+COMMANDS: dict[str, type[ExploreFlags]] = {
+    "truncate": TruncateFlags,
+    "morph": MorphFlags,
+    "walk": WalkFlags,
+    "arithmetic": ArithmeticFlags,
+    "attributes": AttributesFlags,
+    "directions": DirectionsFlags,
+    "invert": InvertFlags,
 }
 
 
@@ -132,7 +132,7 @@ def main() -> int:
     of = {"command": name, "run": ask.run, "step": gan.step, "preset": gan.config.run.preset, "condition": ask.condition}
     _save(out, found, ask, of)
     print("\n".join([*describe(found), f"{out}, and its numbers beside it"]))
-    if isinstance(ask, Invert) and isinstance(found, Inversion) and not found.is_close:
+    if isinstance(ask, InvertFlags) and isinstance(found, Inversion) and not found.is_close:
         print(
             f"warning: {ask.photo}: nothing that the generator draws is much like it; is it a face, cut as the training "
             "pictures are?",
@@ -141,21 +141,21 @@ def main() -> int:
     return 0
 
 
-def _parse(name: str, *arguments: str) -> tuple[str, Explore]:
+def _parse(name: str, *arguments: str) -> tuple[str, ExploreFlags]:
     """A command's name and its flags. Raises: UserError."""
     if name.startswith("-"):
         raise UserError(f"{make_printable(name, 100)}: a command comes first: {', '.join(COMMANDS)}")
     if name not in COMMANDS:
         raise UserError(f"{make_printable(name, 100)}: is no command; {suggest_nearest(name, tuple(COMMANDS))}")
     ask = cli.parse_flags(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
-    if isinstance(ask, Walk) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
+    if isinstance(ask, WalkFlags) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
         raise UserError(f"`frames_a_second` {ask.frames_a_second:g}: give 0.01 to 100")
     return name, ask
 
 
-def explore(gan: TrainedGAN, name: str, ask: Explore) -> Exploration:
+def explore(gan: TrainedGAN, name: str, ask: ExploreFlags) -> Exploration:
     """What the command of that name asks of the run: the method gets the flags that are its own."""
-    of_all = {field.name for field in dataclasses.fields(Explore)} | {"frames_a_second"}
+    of_all = {field.name for field in dataclasses.fields(ExploreFlags)} | {"frames_a_second"}
     arguments = {flag: value for flag, value in vars(ask).items() if flag not in of_all}
     return getattr(gan, METHODS.get(name, name))(**arguments, condition=cli.parse_condition(ask.condition))
 
@@ -166,8 +166,8 @@ METHODS = {"attributes": "attribute_directions"}  # others are named as their co
 # ---- What is written and printed ----
 
 
-def _choose_out(ask: Explore, name: str) -> Path:
-    suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, Walk) else (".png",)
+def _choose_out(ask: ExploreFlags, name: str) -> Path:
+    suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, WalkFlags) else (".png",)
     out = Path(ask.out or Path(ask.run) / "explore" / f"{name}{suffixes[0]}")
     if out.suffix not in suffixes:
         raise UserError(f"`out` {ask.out}: ends in {' or '.join(suffixes)}")
@@ -188,10 +188,10 @@ def _check_writable(out: Path) -> None:
         raise UserError(f"`out` {out}: {fault.strerror}; give a place that can be written") from None
 
 
-def _save(out: Path, found: Exploration, ask: Explore, of: dict) -> None:
+def _save(out: Path, found: Exploration, ask: ExploreFlags, of: dict) -> None:
     """The picture or film, and beside it the numbers as JSON, after those that say what they are of."""
     numbers = of | found.numbers
-    if isinstance(ask, Walk):
+    if isinstance(ask, WalkFlags):
         save_film(out, found, ask.frames_a_second)
         numbers |= {"frames_a_second": ask.frames_a_second}
     else:

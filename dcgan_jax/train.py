@@ -41,7 +41,7 @@ def train(config: Config) -> TrainResult:
     """Trains from the start, or from the newest checkpoint, to the end or a signal. Raises: UserError."""
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
     check_config(config)
-    with backend.configured(get_cache_dir(), debug=config.guard.debug):
+    with backend.configure_backend(get_cache_dir(), debug=config.guard.debug):
         distributed.join_processes(config.run)
         if config.data.data == "drawn" and distributed.is_first_process():
             print(

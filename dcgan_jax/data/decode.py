@@ -29,18 +29,18 @@ _LARGE_IMAGE_LOCK = threading.RLock()
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the image
 
 
-def _box_centre(width: int, height: int, size: int) -> Box:
+def _find_centre_box(width: int, height: int, size: int) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half of one blurs an image of the right size
     return left, top, left + side, top + side
 
 
-def _box_published(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
+def _make_published_box(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
     """A box in pixels of CelebA's 178 x 218, for an image of any scale."""
     return lambda wide, high, size: (left * wide / 178, top * high / 218, right * wide / 178, bottom * high / 218)
 
 
-def _box_torch(width: int, height: int, size: int) -> Box:
+def _find_torch_box(width: int, height: int, size: int) -> Box:
     """torchvision's Resize(size) then CenterCrop(size) as one box, with their rounding to whole rows."""
     scaled = [int(size * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in scaled)
@@ -49,11 +49,11 @@ def _box_torch(width: int, height: int, size: int) -> Box:
 
 
 CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) -> box
-    "centre": _box_centre,
+    "centre": _find_centre_box,
     "squash": lambda width, height, size: (0, 0, width, height),
-    "carpedm20": _box_published(35, 55, 143, 163),
-    "soumith": _box_published(30, 40, 168, 178),  # 10 px right of the centre, as published
-    "torch": _box_torch,
+    "carpedm20": _make_published_box(35, 55, 143, 163),
+    "soumith": _make_published_box(30, 40, 168, 178),  # 10 px right of the centre, as published
+    "torch": _find_torch_box,
 }
 CROPS_FOR_ANY_IMAGE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
 

@@ -12,7 +12,7 @@ from dcgan_jax.config import Nets, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.pack import read_labels
-from dcgan_jax.explorations.arguments import Condition, check_whole, make_title, read_seeds
+from dcgan_jax.explorations.checks import Condition, check_whole, make_title, read_seeds
 from dcgan_jax.explorations.results import AttributeDirections, Directions
 from dcgan_jax.gan import latents
 from dcgan_jax.gan.directions import factorise_first_layer, find_principal_directions, fit_attribute_directions

@@ -10,11 +10,11 @@ import numpy as np
 from dcgan_jax.api import TrainedGAN
 from dcgan_jax.gan.models import Generator
 
-COMPARED = 64  # samples of the seeds 0, 1 ... that each export is measured on
+COMPARED_SEEDS = 64  # samples of the seeds 0, 1 ... that each export is measured on
 
 
 class Comparison(NamedTuple):
-    """Differences over COMPARED seeds."""
+    """Differences over COMPARED_SEEDS samples."""
 
     largest: float  # of 0 to 1, before rounding, from the same weights computed in float32
     largest_grey_levels: int  # after it, from `sample`'s, which are computed as the run was
@@ -23,7 +23,7 @@ class Comparison(NamedTuple):
 
 def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]) -> Comparison:
     """generate: (latents, labels or None) -> (N, S, S, C) from 0 to 1."""
-    seeds, nets = np.arange(COMPARED, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
+    seeds, nets = np.arange(COMPARED_SEEDS, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
     labels, latents = gan.labels(seeds), gan.latents(seeds)
     there = generate(latents, None if labels is None else labels.astype(np.float32))
     params, stats = gan.generator
@@ -42,6 +42,6 @@ def describe_comparison(found: Comparison | None, compute_dtype: str) -> str:
     if compute_dtype != "float32":
         before, after = " in float32", f", beside `sample`'s, which this run computes in {compute_dtype}"
     return (
-        f"at most {found.largest:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED} seeds{before} before rounding,"
+        f"at most {found.largest:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED_SEEDS} seeds{before} before rounding,"
         f" {found.largest_grey_levels} of 255 grey levels after it, {found.mean_grey_levels:.4f} on average{after}"
     )

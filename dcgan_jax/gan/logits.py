@@ -33,7 +33,7 @@ def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], j
     """
     discriminator, cells = Discriminator(config.nets), config.nets.base_px
 
-    def features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
+    def extract_features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
         asked = config.nets.conditions
         labels = jnp.zeros((len(images), len(asked))) if asked else None  # the features come before them
         _, found = discriminator.apply(
@@ -46,4 +46,4 @@ def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], j
             pooled.append(x.reshape(count, cells, cell, cells, cell, channels).max((2, 4)).reshape(count, -1))
         return jnp.concatenate(pooled, 1).astype(jnp.float32)
 
-    return features
+    return extract_features

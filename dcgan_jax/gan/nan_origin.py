@@ -52,8 +52,8 @@ def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
     if bad:
         return f"{bad}, before the step"
     state = state.replace(key=jax.random.clone(state.key))  # the run's step may have used it
-    checked_step, places = _make_checked_step(config)
-    finite = checked_step(state, batch).tolist()
+    check_step, places = _make_checked_step(config)
+    finite = check_step(state, batch).tolist()
     return next((place for place, is_finite in zip(places, finite, strict=True) if not is_finite), "nowhere")
 
 
@@ -62,13 +62,13 @@ def _make_checked_step(config: Config) -> tuple[Callable[[GanState, Batch], jax.
     """(f(state, batch) -> which operations of a step had finite results, their places), the places once f is traced."""
     places = []
 
-    def checked_step(state: GanState, batch: Batch) -> jax.Array:
+    def check_step(state: GanState, batch: Batch) -> jax.Array:
         closed, outcomes = jax.make_jaxpr(make_train_step(config))(state, batch), []
         _run_checked(closed.jaxpr, closed.consts, jax.tree.leaves((state, batch)), (), outcomes)
         places[:] = [place for place, _ in outcomes]
         return jnp.stack([finite for _, finite in outcomes])
 
-    return jax.jit(checked_step), places
+    return jax.jit(check_step), places
 
 
 def _run_checked(

@@ -33,7 +33,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are that batch's own
 
-    def one_batch(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
+    def compute_batch_stats(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
         latents = sample_latents(key, RECALIBRATION_BATCH, config.nets)
         _, new = generator.apply(variables, latents, True, labels, mutable="batch_stats")
@@ -44,7 +44,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
         labels = None if state.labels is None else state.labels.reshape(RECALIBRATION_BATCHES, RECALIBRATION_BATCH, -1)
-        batches = jax.lax.map(lambda each: one_batch(state, *each), (keys, labels))  # (8, C) each
+        batches = jax.lax.map(lambda each: compute_batch_stats(state, *each), (keys, labels))  # (8, C) each
         merged = {
             name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
             for name, layer in batches.items()
@@ -70,19 +70,19 @@ def make_generate(nets: Nets) -> Callable[..., jax.Array]:
     """
     generator = Generator(nets)
 
-    def draw(params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def generate(params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         images = generator.apply({"params": params, "batch_stats": stats}, latents, False, labels)
         return to_uint8(images, nets)  # pyrefly: ignore[bad-argument-type] - `apply` gives a pair only with `mutable`
 
-    return draw
+    return generate
 
 
 def make_sample(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
     and of what it is asked to be, alone.
     """
-    latents, draw = make_seed_latents(nets), make_generate(nets)
-    return lambda params, stats, seeds, labels=None: draw(params, stats, latents(seeds), labels)
+    latents, generate = make_seed_latents(nets), make_generate(nets)
+    return lambda params, stats, seeds, labels=None: generate(params, stats, latents(seeds), labels)
 
 
 def sample_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:

@@ -73,13 +73,13 @@ def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax
     steps = count_total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
-    def one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
+    def make_one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
         updates = max(1, -(-updates_a_step * steps // halves))
         return make_adam(optimizer, lr, updates, config.images_per_step * halves / updates_a_step)
 
     return (
-        one(optimizer.lr, optimizer.g_steps),
-        one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
+        make_one(optimizer.lr, optimizer.g_steps),
+        make_one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
     )
 
 

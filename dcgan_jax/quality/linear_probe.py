@@ -77,12 +77,12 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
             most_right, best = right, strength
     weights = x.T @ (vectors @ (rotated / (values.clip(0) + best)[:, None]))  # (D, A)
 
-    def margins(features: np.ndarray) -> np.ndarray:
+    def compute_margins(features: np.ndarray) -> np.ndarray:
         if features.shape[1:] != mean.shape:
             raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
         return (features.astype(np.float64) - mean) / spread @ weights + middle
 
-    return margins
+    return compute_margins
 
 
 def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_labels: np.ndarray) -> Probe:

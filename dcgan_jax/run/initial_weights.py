@@ -32,7 +32,7 @@ def load_initial_weights(config: Config) -> dict:
 def grow_networks(config: Config, half: Config) -> dict:
     """The same fields, of the networks of half the side that `half` came to, with one more layer (gan/progressive.py)."""
     run = workdir.get_run_path(half)
-    small = _restore_newest(run, half)
+    small = _restore_readable(run, half)
     state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
     fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
     return {name: jax.device_get(getattr(state, name)) for name in fields}
@@ -49,11 +49,11 @@ def _load_run(run: Path, config: Config) -> dict:
         raise UserError(f"`start` {run}: has other networks: {told}; ask for the same, as by `preset` {there.run.preset}")
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
-    state = _restore_newest(run, there)
+    state = _restore_readable(run, there)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
-def _restore_newest(run: Path, config: Config) -> GanState:
+def _restore_readable(run: Path, config: Config) -> GanState:
     like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
     for step in checkpoints.list_steps(run)[::-1]:
         with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read

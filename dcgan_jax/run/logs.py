@@ -120,7 +120,7 @@ class Logs:
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
         if not self.silent:
-            with self._while_somebody_reads("stdout"):
+            with self._ignore_closed_stream("stdout"):
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
 
@@ -142,11 +142,11 @@ class Logs:
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
-        with self._while_somebody_reads("stderr"):
+        with self._ignore_closed_stream("stderr"):
             self.bar.close()
 
     @contextlib.contextmanager
-    def _while_somebody_reads(self, stream: str) -> Generator[None]:
+    def _ignore_closed_stream(self, stream: str) -> Generator[None]:
         # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words there.
         try:
             yield
@@ -170,7 +170,7 @@ class Logs:
         shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
         shown += f"epoch {epoch:.2f}  {speed}  {SUMMARY.format_map(values)}"
         if self.terminal:
-            with self._while_somebody_reads("stderr"):
+            with self._ignore_closed_stream("stderr"):
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(len(steps))
         elif now - self.last_line_s >= PLAIN_LINE_EVERY_S or steps.stop == self.total:

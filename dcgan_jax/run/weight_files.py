@@ -44,7 +44,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             if pickles:
                 folder = pickles[0].removesuffix("data.pkl")
                 tensors = _find_tensors(_read_pickle(archive.read(pickles[0])))
-                return {name: tensor.array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
+                return {name: tensor.to_array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except OSError as fault:
@@ -72,7 +72,7 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def array(self, storage: bytes) -> np.ndarray:
+    def to_array(self, storage: bytes) -> np.ndarray:
         if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
             raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes from nothing
         stride = [step * self.dtype.itemsize for step in self.stride]
@@ -188,4 +188,4 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
         if count > MAX_BYTES or str(key) not in sizes:
             raise ValueError(f"its storage {key} is not as it says")
         storages[str(key)] = file.read(count * sizes[str(key)])
-    return {name: tensor.array(storages[tensor.key]) for name, tensor in tensors.items()}
+    return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}

@@ -64,7 +64,7 @@ def get_run_path(config: Config) -> Path:
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     """Whether a run is there. Raises UserError where it, or what else is there, is not the one that is asked for."""
     if (path / "config.json").exists():
-        _check_config(path, config, data_facts)
+        _check_same_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise UserError(f"{path}: exists and is no run; give another `name`")
@@ -204,7 +204,7 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
 
-def _check_config(path: Path, config: Config, data_facts: dict) -> None:
+def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
     asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
     resumable = configuration.list_resumable_fields(config)
     differing = [name for name in asked if name not in resumable and asked[name] != found[name]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dcgan_jax.config import UserError
-from dcgan_jax.explorations.arguments import Condition, check_whole, make_title, read_seeds, read_two_or_more
+from dcgan_jax.explorations.checks import Condition, check_whole, make_title, read_seeds, read_two_or_more
 from dcgan_jax.explorations.results import Arithmetic, Morph, Truncation, Walk
 from dcgan_jax.gan import latents
 from dcgan_jax.seeds import Seeds
