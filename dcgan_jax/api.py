@@ -86,21 +86,21 @@ class TrainedGAN:
 
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
         """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
-        asked = select_labels(self._table, to_seed_array(seeds))
+        labels = select_labels(self._table, to_seed_array(seeds))
         table = self._table
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
-        if asked is not None and exclusive and 1 in (condition or {}).values():
-            asked[:] = 0
+        if labels is not None and exclusive and 1 in (condition or {}).values():
+            labels[:] = 0
         for name, value in (condition or {}).items():
             about = f"`condition` {make_printable(name, 100)}"
-            if asked is None:
+            if labels is None:
                 raise UserError(f"{about}: {self.name} was trained without `condition`")
             if name not in self.attributes:
                 raise UserError(f"{about}: {self.name} was not trained on it; {suggest_nearest(name, self.attributes)}")
             if value not in (0, 1):
                 raise UserError(f"{about}={value}: give 1 or 0")
-            asked[:, self.attributes.index(name)] = value
-        return asked
+            labels[:, self.attributes.index(name)] = value
+        return labels
 
     def images(self, latents: latent_space.Latents, labels: np.ndarray | None = None) -> ImageArray:
         """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
@@ -115,8 +115,8 @@ class TrainedGAN:
         (gan/logits.py). labels: (N, A), where the run is conditional.
         """
         images = self._check_images(images)
-        judge = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
-        return run_in_batches(judge, images, self._check_labels(labels, len(images)))
+        compute_logits = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
+        return run_in_batches(compute_logits, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """D's features of (N, S, S, C) uint8 images, (N, P) float32 (gan/logits.py)."""

@@ -23,9 +23,9 @@ class ExploreFlags:
     step: int | Literal["best"] | None = None
     """checkpoint to draw from; none: the newest; best: by the scores of its training"""
     condition: str = ""
-    """of a conditional run, what all faces are to be, as Smiling=1,Male=0"""
+    """of a conditional run, labels of all samples, as Smiling=1,Male=0"""
     out: str = ""
-    """the picture; empty: the command's name in the run's folder explore/. The numbers go beside it, as .json"""
+    """the image; empty: the command's name in the run's folder explore/. The numbers go beside it, as .json"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MorphFlags(ExploreFlags):
     seeds: str = "0-5"
     """seeds and ranges, as 7,12,40-47; at least two"""
     columns: int = 9
-    """pictures of a row, its ends among them"""
+    """images of a row, its ends among them"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +72,14 @@ class ArithmeticFlags(ExploreFlags):
 
 @dataclasses.dataclass(frozen=True)
 class AttributesFlags(ExploreFlags):
-    """One direction for each attribute of the training pictures, by a linear probe on what D sees, with sliders' strips."""
+    """One direction for each attribute of the training images, by a linear probe on what D sees, with sliders' strips."""
 
     seeds: str = "0"
     """faces to move, a strip each"""
     attributes: tuple[str, ...] = ()
     """which are shown, as Smiling Male; none: the twelve that their directions change most"""
     data: str = ""
-    """pictures with attributes; empty: those the run was trained on"""
+    """images with attributes; empty: those the run was trained on"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class InvertFlags(ExploreFlags):
     """The latent whose face is nearest to a photo's, by gradient descent from several starts."""
 
     photo: str = ""
-    """a picture file; it is cut as the training pictures were"""
+    """an image file; it is cut as the training images were"""
     starts: int = 8
     """latents of the seeds 0, 1 ... that the descent begins from"""
     iterations: int = 300
@@ -135,7 +135,7 @@ def main() -> int:
     if isinstance(ask, InvertFlags) and isinstance(found, Inversion) and not found.is_close:
         print(
             f"warning: {ask.photo}: nothing that the generator draws is much like it; is it a face, cut as the training "
-            "pictures are?",
+            "images are?",
             file=sys.stderr,
         )
     return 0
@@ -189,7 +189,7 @@ def _check_writable(out: Path) -> None:
 
 
 def _save(out: Path, found: Exploration, ask: ExploreFlags, of: dict) -> None:
-    """The picture or film, and beside it the numbers as JSON, after those that say what they are of."""
+    """The image or film, and beside it the numbers as JSON, after those that say what they are of."""
     numbers = of | found.numbers
     if isinstance(ask, WalkFlags):
         save_film(out, found, ask.frames_a_second)
@@ -211,7 +211,7 @@ def save_film(out: Path, found: Exploration, frames_a_second: float) -> None:
 
 
 def describe(found: Exploration) -> list[str]:
-    """Lines for people, where an exploration has more to say than its picture."""
+    """Lines for people, where an exploration has more to say than its image."""
     if isinstance(found, AttributeDirections):
         return _describe_attributes(found)
     if isinstance(found, Inversion):
@@ -230,10 +230,10 @@ def _describe_attributes(found: AttributeDirections) -> list[str]:
     ]
     fitted, tested = found.counts
     lines.append(
-        f"probe: balanced accuracy on {tested} other pictures; change: of its margin over 4 sd of the latent, in sd of faces"
+        f"probe: balanced accuracy on {tested} other images; change: of its margin over 4 sd of the latent, in sd of faces"
     )
     if found.left_out:
-        among = f"of the {fitted:,} pictures that the probe is fitted to, all or none have them"
+        among = f"of the {fitted:,} images that the probe is fitted to, all or none have them"
         lines.append(f"left out: {', '.join(found.left_out)}: {among}")
     return lines
 

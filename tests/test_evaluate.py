@@ -104,7 +104,7 @@ def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = refusal(evaluate, "--run", run, "--count", 20)
-    assert "no longer holds the pictures" in line
+    assert "no longer holds the images" in line
     assert "--data" in line
     assert not (run / "scores.jsonl").exists()
 
@@ -266,7 +266,7 @@ def test_pictures_are_squares_of_one_size_and_enough(tmp_path, monkeypatch):
         Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{name}.png")
     assert "b.png: is 20 x 20, not 16 x 16" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
     (tmp_path / "mixed" / "b.png").write_bytes(b"no picture")
-    assert "b.png: is no picture" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
+    assert "b.png: is no image" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
 
 
 def test_neighbours_are_a_picture_and_numbers(run, net):

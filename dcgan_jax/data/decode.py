@@ -90,7 +90,7 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
                     lock_large()
                 image = decode_image(read(position), channels, size, lock_large)
             except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
-                why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+                why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
                 bad.append((source.label(position), make_printable(why, 200)))
                 continue
             box = CROPS[crop](*image.size, size)
@@ -121,11 +121,11 @@ def measure_square_side(source: Source) -> int:
             else:
                 width, height = Image.open(io.BytesIO(image), formats=FORMATS).size
         except Exception as fault:  # noqa: BLE001 - as in decode_images
-            raise UserError(f"{source.label(position)}: is no picture ({make_printable(str(fault), 200)}); remove it") from None
+            raise UserError(f"{source.label(position)}: is no image ({make_printable(str(fault), 200)}); remove it") from None
         side = side or width
         if not width == height == side:
             raise UserError(
-                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: pictures that are scored must "
+                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: images that are scored must "
                 "be squares, all of one size"
             )
     return side
@@ -138,7 +138,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     """Decodes one file in the same way as a pack's images: (S, S, C) uint8. Raises: UserError."""
     path = Path(photo).expanduser()
     if not photo or not os.path.isfile(path):
-        raise UserError(f"`photo` {photo or repr('')}: is no file; give a picture")
+        raise UserError(f"`photo` {photo or repr('')}: is no file; give an image")
     source = Source(
         kind="file",
         name=path.name,
@@ -151,7 +151,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     )
     decoded = decode_images(source, range(1), size, channels, crop)
     if decoded.bad:
-        raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give a picture")
+        raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give an image")
     return decoded.pixels[0]
 
 

@@ -117,19 +117,22 @@ class _AttributeProbe:
 def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[str]) -> _AttributeProbe:
     packed = open_training_images(Path(gan.name), gan.config, str(data))
     source = packed.index["source"]["name"]
-    fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
+    try:
+        fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
+    except ValueError as fault:
+        raise UserError(f"`data`: {fault}") from None
     names, values = read_labels(packed, "all")
     alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
-    among = f"of the {len(fit):,} pictures that the probe is fitted to, all or none have"
+    among = f"of the {len(fit):,} images that the probe is fitted to, all or none have"
     for name in shown:
         if name not in names:
             raise UserError(
-                f"`attributes` {make_printable(name, 100)}: the pictures have no such attribute; {suggest_nearest(name, names)}"
+                f"`attributes` {make_printable(name, 100)}: the images have no such attribute; {suggest_nearest(name, names)}"
             )
         if name in alike:
             raise UserError(f"`attributes` {name}: {among} it; leave it out, or give other `data`")
     if len(alike) == len(names):
-        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
+        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give images that differ")
     values = values[:, [name not in alike for name in names]]
     names = [name for name in names if name not in alike]
     margins = fit_probe(gan.features(packed.images[fit]), values[fit])

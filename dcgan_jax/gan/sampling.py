@@ -15,7 +15,7 @@ from dcgan_jax.gan.state import LABELS, GanState
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
 # All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
-# order, and an image must not depend on how many were asked for.
+# order, and an image must not depend on how many are requested.
 SAMPLES_PER_BATCH = 64
 
 
@@ -55,7 +55,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
 
 
 def select_labels(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
-    """(N, A) uint8: what the faces of these seeds are asked to be, by the state's `labels`; None where there are none."""
+    """(N, A) uint8: the labels that samples of these seeds are conditioned on, from the state's `labels`; None if it has none."""
     return None if table is None else np.asarray(table)[np.asarray(seeds) % len(table)]
 
 
@@ -66,7 +66,7 @@ def make_seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
 
 def make_generate(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, latents (B, latent_dim), labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of
-    latent i, and of what it is asked to be, alone: stored statistics keep a face independent of its neighbours in the batch.
+    latent i and its label alone: stored statistics keep a face independent of its neighbours in the batch.
     """
     generator = Generator(nets)
 
@@ -79,7 +79,7 @@ def make_generate(nets: Nets) -> Callable[..., jax.Array]:
 
 def make_sample(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
-    and of what it is asked to be, alone.
+    and its label alone.
     """
     latents, generate = make_seed_latents(nets), make_generate(nets)
     return lambda params, stats, seeds, labels=None: generate(params, stats, latents(seeds), labels)

@@ -35,7 +35,7 @@ from dcgan_jax.run.checksums import (
 )
 
 Shapes = TypeVar("Shapes")
-# What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
+# What sampling needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
 GENERATOR = ("ema_params", "ema_stats", "labels")
 TENSORSTORE_METRICS = "experimental_collect_matching_metrics"
 REST_S = 0.2  # TensorStore cannot be asked whether it has ended; its reads of small files take milliseconds
@@ -43,7 +43,7 @@ BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come ba
 
 
 class Checkpoints:
-    """A run's checkpoints. Saves go on in the background; an old one is removed only when a newer one has been read back."""
+    """A run's checkpoints. Saves run in the background; an old one is removed only when a newer one has been read back."""
 
     def __init__(self, run: Path, keep: int, best: Callable[[Path], int | None] = lambda run: None):
         """keep: newest verified ones kept; best: the step of one more that is kept, whatever its age."""
@@ -68,7 +68,7 @@ class Checkpoints:
         if step in there:
             return
         if there != sorted(self.manager.all_steps()):
-            self.manager.reload()  # `newest` has set one aside: the manager would think this step saved, and say nothing
+            self.manager.reload()  # `restore_newest` has set one aside: the manager would think this step saved, and say nothing
         items = _split_items(state)
         digests = {name: describe_leaves(item, digest_leaf) for name, item in items.items()}
         on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)  # takes no memory yet
@@ -100,7 +100,7 @@ class Checkpoints:
         except CorruptCheckpointError as fault:
             raise UserError(
                 f"{self._get_path(step)}: was written and does not come back as it was ({fault}): check the disk; "
-                "the same command goes on from the checkpoint before"
+                "the same command resumes from the checkpoint before"
             ) from None
         self.tidy()
 
@@ -151,7 +151,7 @@ def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = print
         for broken, why in damaged.items():
             aside = distributed.run_in_first(lambda broken=broken: _set_aside(run, broken))
             if distributed.is_first_process():
-                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
+                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; resumes from step {step}")
         return step, found
     if not steps:
         return None

@@ -242,7 +242,10 @@ def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
 
 def _split_real(of: Comparison) -> tuple[np.ndarray, np.ndarray]:
     index = of.real.index
-    return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
+    try:
+        return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
+    except ValueError as fault:
+        raise UserError(f"`data`: {fault}") from None
 
 
 def _see_by(config: Config, state: GanState) -> Callable[[np.ndarray], np.ndarray]:

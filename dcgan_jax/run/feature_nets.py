@@ -1,4 +1,4 @@
-"""Networks by whose features pictures are compared: the FID Inception from its weight file, or a user's own function."""
+"""Networks by whose features images are compared: the FID Inception from its weight file, or a user's own function."""
 
 import hashlib
 import importlib.util
@@ -13,15 +13,15 @@ from dcgan_jax.config import UserError
 from dcgan_jax.quality import inception
 from dcgan_jax.run import weight_files
 
-AT_ONCE = 50  # pictures in a network: 0.5 GB in the Inception
+AT_ONCE = 50  # images in a network: 0.5 GB in the Inception
 
 
 class FeatureNetwork(NamedTuple):
-    """Pictures to vectors."""
+    """Images to vectors."""
 
     name: str  # "inception", or the function's place as it was given
     sha256: str  # of its file: features of another file are not compared with these
-    resize: str  # what it does to pictures first, in words
+    resize: str  # what it does to images first, in words
     function: Callable[[np.ndarray], np.ndarray]  # (AT_ONCE, S, S, 3) uint8 -> (AT_ONCE, D)
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -30,15 +30,15 @@ class FeatureNetwork(NamedTuple):
         for start in range(0, len(images), AT_ONCE):
             some = images[start : start + AT_ONCE]
             padded = np.zeros((AT_ONCE, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
-            padded[: len(some)] = some  # grey pictures three times
+            padded[: len(some)] = some  # grey images three times
             found = np.asarray(self.function(padded))
             if found.ndim != 2 or len(found) != AT_ONCE or not np.issubdtype(found.dtype, np.floating):
                 raise UserError(
-                    f"{self.name}: gave {found.dtype} {found.shape} for {AT_ONCE} pictures; it must give "
+                    f"{self.name}: gave {found.dtype} {found.shape} for {AT_ONCE} images; it must give "
                     f"floating-point numbers, ({AT_ONCE}, D)"
                 )
             if not np.isfinite(found[: len(some)]).all():
-                raise UserError(f"{self.name}: gave a NaN or an infinity for pictures of {images.shape[1]} px")
+                raise UserError(f"{self.name}: gave a NaN or an infinity for images of {images.shape[1]} px")
             parts.append(found[: len(some)].astype(np.float32))
         return np.concatenate(parts)
 

@@ -29,7 +29,7 @@ class NonFiniteError(Exception):
 
 
 class Logs:
-    """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
+    """Opened at the step a run starts or resumes from; lines of later steps, left by a killed process, are dropped."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Logs:
         self.rate_from: tuple[int, float] | None = None
 
     def rewind(self, start: int) -> None:
-        """Drops all numbers after step `start`, from which the run goes on."""
+        """Drops all numbers after step `start`, from which the run resumes."""
         self._close_files()
         self._open(start)
 
@@ -147,7 +147,7 @@ class Logs:
 
     @contextlib.contextmanager
     def _ignore_closed_stream(self, stream: str) -> Generator[None]:
-        # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words there.
+        # A closed terminal or a full disk under the output is no reason to lose a run: it continues without words there.
         try:
             yield
         except OSError:
@@ -232,15 +232,13 @@ class _Events:
 
 
 class _Wandb:
-    """Weights & Biases, from the same lines. A run that goes on is the same run there, by the name that wandb.json keeps."""
+    """Weights & Biases, from the same lines. A resumed run is the same run there, by the name that wandb.json keeps."""
 
     def __init__(self, run: Path, project: str, settings: dict | None):
         try:
             import wandb  # optional: it is large, and sends what it is given to its maker
         except ImportError:
-            raise UserError(
-                f"`wandb` {project}: the package is not installed: pip install wandb, or leave the flag out"
-            ) from None
+            raise UserError(f"`wandb` {project}: the package is not installed: pip install wandb, or leave `wandb` out") from None
 
         file = run / "wandb.json"
         known = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}
