@@ -43,7 +43,7 @@ MOVES = (
 def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
     """Finds the leaf of the state, or else the layer and operation of the step, where the first NaN or infinity appears.
 
-    Args: state before the step; batch, as train_step takes it. Neither is donated, no key of the state is spent.
+    Args: state before the step; batch, as the step takes it. Neither is donated, no key of the state is spent.
     Returns: for example "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or
         "the gradient of G's up1, in G's update (mul)", of the layer's input or of its parameters; "nowhere" where all is finite.
     Compiles a step of its own, which takes four times as long as the normal step's compilation (37 s for `article` on two cores).

@@ -78,7 +78,7 @@ def scorer(run, **changes):
 
 
 def test_scores_belong_to_steps_and_to_the_end(tmp_path):
-    asked = scorer(tmp_path).is_asked
+    asked = scorer(tmp_path).is_due
     assert [step for step in range(1, 36) if asked(range(step - 1, step), 35)] == [10, 20, 30, 35]
     assert [stop for stop in range(4, 37, 4) if asked(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps a dispatch
 
