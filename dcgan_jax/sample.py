@@ -18,7 +18,7 @@ from dcgan_jax.seeds import MAX_SEEDS, parse_seeds
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Draws faces from a run's averaged generator. A seed is a face: the same one in any list, on any day."""
+    """Generates images with a run's EMA generator. A seed is an image: the same one in any list, on any day."""
 
     run: str
     """the run's folder, as runs/article"""

@@ -21,7 +21,7 @@ LARGEST = 1e-4  # difference, of 0 to 1, that summing in another order may make
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes the averaged generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
+    """Writes the EMA generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
     in float32, whatever the run's --compute-dtype, and before it is done its faces are compared with the checkpoint's, computed
     alike: more than 0.0001 (of 0 to 1) between them is refused, unless --weights asks for smaller ones."""
 

@@ -1,4 +1,4 @@
-"""Seeds to images: each seed its own latent, the averaged generator with statistics of its own, rounded uint8 pixels."""
+"""Seeds to images: each seed its own latent, the EMA generator with recalibrated statistics, rounded uint8 pixels."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from dcgan_jax.gan.state import LABELS, GanState
 
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
-# All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
+# All sampling goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
 # order, and an image must not depend on how many are requested.
 SAMPLES_PER_BATCH = 64
 
