@@ -20,7 +20,7 @@ from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
 from dcgan_jax.seeds import Seeds, to_seed_array
 
-SHOWN = 16  # samples of a run that a notebook shows
+NOTEBOOK_SAMPLES = 16  # samples of a run that a notebook shows
 
 
 class ImageArray(np.ndarray):
@@ -174,7 +174,7 @@ class TrainedGAN:
         return f"<{self.name}: {self.config.run.preset}, {nets.size} px, step {self.step:,}>"
 
     def _repr_png_(self) -> bytes | None:
-        return self.sample(range(SHOWN))._repr_png_()
+        return self.sample(range(NOTEBOOK_SAMPLES))._repr_png_()
 
 
 def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedGAN:

@@ -23,7 +23,7 @@ from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 
-SHOWN = 60
+PREVIEW_IMAGES = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def prepare(
     preview = packed.path / "preview.png"
     # Spread over the whole set: its beginning may be one person, or one class.
     count = packed.index["count"]
-    shown = packed.images[np.linspace(0, count - 1, min(SHOWN, count)).astype(int)]
+    shown = packed.images[np.linspace(0, count - 1, min(PREVIEW_IMAGES, count)).astype(int)]
     try:
         figures.save_grid(preview, shown)
     except OSError as fault:

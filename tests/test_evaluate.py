@@ -119,7 +119,7 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
 
 
 def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_nets, "AT_ONCE", 8)
+    monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 8)
     arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = scored(run, "--count", 12, "--inception", tmp_path / "weights.npz")

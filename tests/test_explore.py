@@ -151,8 +151,8 @@ def test_strips_move_the_face_both_ways(tmp_path, gan, method):
 
 
 def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(directions, "FITTED", 200)
-    monkeypatch.setattr(directions, "MEASURED", 20)
+    monkeypatch.setattr(directions, "FIT_SAMPLES", 200)
+    monkeypatch.setattr(directions, "EFFECT_SAMPLES", 20)
     picture, numbers, said = explored(tmp_path, "attributes", "--attributes", "Smiling", "Male")
     names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
     assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
@@ -165,8 +165,8 @@ def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeyp
 @pytest.fixture
 def few(monkeypatch):
     """Directions fitted to few faces: which they are does not matter."""
-    monkeypatch.setattr(directions, "FITTED", 60)
-    monkeypatch.setattr(directions, "MEASURED", 4)
+    monkeypatch.setattr(directions, "FIT_SAMPLES", 60)
+    monkeypatch.setattr(directions, "EFFECT_SAMPLES", 4)
 
 
 def test_a_run_of_one_level_has_directions(tmp_path, few):

@@ -11,7 +11,7 @@ from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.prepare import SHOWN
+from dcgan_jax.prepare import PREVIEW_IMAGES
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
     done = prepared("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
-    assert len(shades) == SHOWN + 1
+    assert len(shades) == PREVIEW_IMAGES + 1
     assert (shades[0], shades[-2]) == (0, 249)
     assert max(np.diff(shades[:-1])) <= 5
 

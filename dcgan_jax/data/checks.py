@@ -8,7 +8,7 @@ SPREAD_OF = 2000  # images: enough for a mean over thousands of pixels, and a se
 # Measured at 16 to 128 px: drawn faces 43 to 49, CelebA 50 to 70 with its crop; one photograph saved at qualities 30 to 95: 4.
 ALIKE_BELOW = 8  # grey levels
 CHECKED_FACTS = ("spread", "grey", "channels", "duplicates")  # of index.json: numbers that `find_data_warnings` reads
-MIN_IMAGES = 50  # images: a person can look at fewer, and fewer may be grey or alike by chance
+MIN_CHECKED_IMAGES = 50  # images: a person can look at fewer, and fewer may be grey or alike by chance
 
 
 def hash_images(pixels: np.ndarray) -> list[bytes]:
@@ -43,7 +43,7 @@ def measure_spread(images: np.ndarray) -> float:
 def find_data_warnings(index: dict) -> list[str]:
     """What looks wrong with the images of an index.json: one line each with its number and what to try; [] where nothing does."""
     count, lines = index["count"], []
-    if count < MIN_IMAGES:
+    if count < MIN_CHECKED_IMAGES:
         return lines
     if index["spread"] < ALIKE_BELOW:
         lines.append(

@@ -23,8 +23,8 @@ from dcgan_jax.seeds import Seeds, describe_seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-FITTED = 4000  # samples that directions are fitted to
-MEASURED = 256  # samples that are moved along each direction, to see what changes
+FIT_SAMPLES = 4000  # samples that directions are fitted to
+EFFECT_SAMPLES = 256  # samples that are moved along each direction, to see what changes
 STEPS_SD = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
 
 
@@ -48,7 +48,7 @@ def directions(
     if method == "factorised":
         vectors, shares = factorise_first_layer(*gan.generator, nets, count)
     else:
-        many = np.arange(min(FITTED, 2000))  # a square matrix of them is factorised
+        many = np.arange(min(FIT_SAMPLES, 2000))  # a square matrix of them is factorised
         points = np.asarray(latents.to_normal(gan.latents(many), nets))
         features = gan.first_features(points, gan.labels(many, condition))
         vectors, shares = find_principal_directions(features, points, count)
@@ -71,7 +71,7 @@ def attribute_directions(
     """
     found, nets = read_seeds(seeds), gan.config.nets
     known = _fit_attribute_probe(gan, data, attributes)
-    many = np.arange(FITTED)
+    many = np.arange(FIT_SAMPLES)
     points, labels = gan.latents(many), gan.labels(many, condition)
     scores = known.margins(gan.features(gan.images(points, labels)))
     if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
@@ -147,7 +147,7 @@ def _measure_changes(
 
     Row: the direction, column: what changes.
     """
-    others = np.arange(FITTED, FITTED + MEASURED)
+    others = np.arange(FIT_SAMPLES, FIT_SAMPLES + EFFECT_SAMPLES)
     points, labels = gan.latents(others), gan.labels(others, condition)
     changes = []
     for vector in vectors:

@@ -13,7 +13,7 @@ from dcgan_jax.gan.models import Generator
 COMPARED_SEEDS = 64  # samples of the seeds 0, 1 ... that each export is measured on
 
 
-class Comparison(NamedTuple):
+class Deviation(NamedTuple):
     """Differences over COMPARED_SEEDS samples."""
 
     largest: float  # of 0 to 1, before rounding, from the same weights computed in float32
@@ -21,7 +21,7 @@ class Comparison(NamedTuple):
     mean_grey_levels: float
 
 
-def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]) -> Comparison:
+def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]) -> Deviation:
     """generate: (latents, labels or None) -> (N, S, S, C) from 0 to 1."""
     seeds, nets = np.arange(COMPARED_SEEDS, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
     labels, latents = gan.labels(seeds), gan.latents(seeds)
@@ -31,10 +31,10 @@ def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]
         here = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
     here = (here + 1) / 2 if nets.g_output == "tanh" else here
     gap = np.abs(np.rint(255 * np.nan_to_num(there)) - gan.sample(seeds))
-    return Comparison(float(np.abs(there - here).max()), int(gap.max()), float(gap.mean()))
+    return Deviation(float(np.abs(there - here).max()), int(gap.max()), float(gap.mean()))
 
 
-def describe_comparison(found: Comparison | None, compute_dtype: str) -> str:
+def describe_comparison(found: Deviation | None, compute_dtype: str) -> str:
     """That in words. compute_dtype: the run's own."""
     if not found:
         return "not compared with the checkpoint: onnxruntime is not installed"

@@ -15,7 +15,7 @@ from dcgan_jax.gan.models import LEAKY_SLOPE, Generator, list_g_widths
 from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState
 
-MEASURED = 512  # generated images from which the new layers' BN is set
+NORM_SAMPLES = 512  # generated images from which the new layers' BN is set
 # Kernels along one axis: doubling the side by linear interpolation, and halving it by the same weights.
 UPSAMPLE, DOWNSAMPLE = np.array([1, 3, 3, 1], np.float32) / 4, np.array([1, 3, 3, 1], np.float32) / 8
 UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # `g_smooth` blurs this to UPSAMPLE
@@ -55,8 +55,8 @@ def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
     """
     nets, small_nets = config.nets, make_low_resolution_config(config).nets
     key = jax.random.fold_in(small.key, 2**32 - 2)  # no step has this number, nor does a save use it
-    latents = sample_latents(key, MEASURED, small_nets)
-    labels = None if small.labels is None else small.labels[:MEASURED]
+    latents = sample_latents(key, NORM_SAMPLES, small_nets)
+    labels = None if small.labels is None else small.labels[:NORM_SAMPLES]
     images = _generate_in_training(small_nets, small.g_params, small.g_stats, latents, labels)
     ema_images = _generate_in_training(small_nets, small.ema_params, small.ema_stats, latents, labels)
     d_params, d_stats = _grow_discriminator(nets, state, small, images)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 FITTED, TESTED = 4000, 2000  # images
-MIN_IMAGES = 20  # of both together: with fewer images, all or none have most attributes
+MIN_PROBE_IMAGES = 20  # of both together: with fewer images, all or none have most attributes
 STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge, in mean squared lengths of a standardised row
 
 
@@ -29,8 +29,8 @@ def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: st
             f"{name} come without attributes, which a probe learns; give images that have some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
-    if len(shuffled) < MIN_IMAGES:
-        raise ValueError(f"{name}: too few to fit a probe to and to test it; give {MIN_IMAGES} or more")
+    if len(shuffled) < MIN_PROBE_IMAGES:
+        raise ValueError(f"{name}: too few to fit a probe to and to test it; give {MIN_PROBE_IMAGES} or more")
     fit_count = min(FITTED, len(shuffled) * 2 // 3)
     return shuffled[:fit_count], shuffled[fit_count : FITTED + TESTED]
 

@@ -12,7 +12,7 @@ from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, init_state, name_leaves
 from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
 
-FILES = (".safetensors", ".pth", ".pt", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
 OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
 
 
@@ -24,7 +24,7 @@ def load_initial_weights(config: Config) -> dict:
     if not start:
         return {}
     places = [Path(place) for place in start.split(",")]
-    if all(place.suffix in FILES for place in places):
+    if all(place.suffix in WEIGHT_SUFFIXES for place in places):
         return _load_files(places, config)
     return _load_run(Path(start), config)
 

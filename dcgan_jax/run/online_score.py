@@ -22,8 +22,8 @@ from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
 
 PART = 1000  # images at a time
-SOME = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
-KEPT = ("count", "mean", "covariance", "some")
+MAX_KEPT_FEATURES = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
+REFERENCE_ARRAYS = ("count", "mean", "covariance", "some")
 
 
 class RealImages(NamedTuple):
@@ -39,10 +39,10 @@ class FeatureSummary(NamedTuple):
     """What a network saw in a set."""
 
     moments: Moments  # of all
-    some: np.ndarray  # (SOME at most, D) float32: the first
+    some: np.ndarray  # (MAX_KEPT_FEATURES at most, D) float32: the first
 
 
-def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = SOME) -> FeatureSummary:
+def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
     """parts: (n, S, S, C) uint8 each, two images or more; keep: features to be kept."""
     moments, some, kept = None, [], 0
     for part in parts:
@@ -66,7 +66,7 @@ def split_parts(positions: np.ndarray) -> list[np.ndarray]:
     return np.array_split(positions, -(-len(positions) // PART))
 
 
-def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME) -> FeatureSummary:
+def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
     """What the network sees in real images: from the cache, or found now and kept there.
 
     The key is of the pixels, the network's file and the choice.
@@ -103,14 +103,14 @@ def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME)
 def _read_reference(file: Path) -> FeatureSummary | None:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            count, mean, covariance, some = (arrays[name] for name in KEPT)
+            count, mean, covariance, some = (arrays[name] for name in REFERENCE_ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut: it is made again
         return None
     return FeatureSummary(Moments(int(count), mean, covariance), some)
 
 
 def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int) -> dict[str, float]:
-    """Frechet distance of all; KID, precision, recall, density and coverage of the first SOME."""
+    """Frechet distance of all; KID, precision, recall, density and coverage of the first MAX_KEPT_FEATURES."""
     return {
         "frechet": scores.frechet(real.moments, fake.moments),
         **scores.kid(real.some, fake.some, seed=seed),
@@ -121,7 +121,7 @@ def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int
 # ---- While training ----
 
 FILE = "scores.jsonl"
-MAX_LINE = 2**16
+MAX_SCORE_LINE = 2**16
 COMPARABLE_BY = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
 
 
@@ -190,7 +190,7 @@ def read_score_lines(run: Path) -> list[dict]:
         return []
     found = []
     with (run / FILE).open(errors="replace") as lines:
-        for text in iter(lambda: lines.readline(MAX_LINE), ""):
+        for text in iter(lambda: lines.readline(MAX_SCORE_LINE), ""):
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):

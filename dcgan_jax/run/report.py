@@ -22,7 +22,7 @@ from dcgan_jax.run.workdir import read_environment
 IMAGES_BYTES, CURVES_BYTES = 3_000_000, 1_000_000
 POINTS, POINT_BYTES = 400, 40  # of a curve; kimg, mean, least and most as JSON
 SERIES = 24  # curves of a run
-GROUPS = group_by_chart()  # every other number of a run has a chart of its own
+CHARTS = group_by_chart()  # every other number of a run has a chart of its own
 
 
 class RunFacts(NamedTuple):
@@ -62,7 +62,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
     body = _render_run(runs[0]) if len(runs) == 1 else _render_comparison(runs)
     here = Path(__file__)
     # "</" would end the script, and "<!--" would hide the rest of the page: JSON may write "<" as an escape.
-    script_data = json.dumps({"runs": data, "groups": GROUPS}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    script_data = json.dumps({"runs": data, "groups": CHARTS}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang=en>
 <meta charset=utf-8>

@@ -24,7 +24,7 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-MAX_BYTES = 2**32  # of all arrays
+MAX_ARRAY_BYTES = 2**32  # of all arrays
 LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # PyTorch's magic number, pickled, before version 1.6
 
 
@@ -36,9 +36,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
         if start[2:].startswith(LEGACY):
-            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"")
+            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_ARRAY_BYTES else b"")
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
                 raise ValueError("it is too large")
             [pickles] = [[name for name in archive.namelist() if name.endswith("data.pkl")]]
             if pickles:
@@ -185,7 +185,7 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     sizes = {tensor.key: tensor.dtype.itemsize for tensor in tensors.values()}
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
-        if count > MAX_BYTES or str(key) not in sizes:
+        if count > MAX_ARRAY_BYTES or str(key) not in sizes:
             raise ValueError(f"its storage {key} is not as it says")
         storages[str(key)] = file.read(count * sizes[str(key)])
     return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}

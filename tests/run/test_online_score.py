@@ -61,7 +61,7 @@ def test_nothing_is_kept_for_another_question(tmp_path, change):
     online_score.load_reference(network()[0], reals)
     net, calls = network(change.get("sha256", "one"))
     asked = {name: value for name, value in change.items() if name in RealImages._fields}
-    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.SOME))
+    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.MAX_KEPT_FEATURES))
     assert calls
 
 
