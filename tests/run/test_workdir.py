@@ -210,7 +210,7 @@ def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monk
             raise KeyboardInterrupt
         real(file, value)
 
-    monkeypatch.setattr(workdir, "write_json", dies)
+    monkeypatch.setattr("dcgan_jax.run.workdir.write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         open_run(config(tmp_path), FACTS)
     monkeypatch.undo()
@@ -239,7 +239,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(file, value):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workdir, "write_json", full)
+    monkeypatch.setattr("dcgan_jax.run.workdir.write_json", full)
     assert "No space left" in refused(config(tmp_path))
     monkeypatch.undo()
     assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
