@@ -61,7 +61,7 @@ async function network(page) {
   }
 }
 
-/** Saves pictures, rows of so many, as one PNG, each of their pixels so many times. */
+/** Saves images, rows of so many, as one PNG, each of their pixels so many times. */
 function save(name, canvases, columns, scale) {
   const side = canvases[0].width * scale, sheet = document.createElement("canvas");
   sheet.width = columns * side;
