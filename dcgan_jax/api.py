@@ -11,7 +11,7 @@ import numpy as np
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.explorations import directions as direction_search
-from dcgan_jax.explorations import photo, ways
+from dcgan_jax.explorations import interpolation, photo
 from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import make_extract_first_features
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -20,7 +20,7 @@ from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
 from dcgan_jax.seeds import Seeds, to_seed_array
 
-SHOWN = 16  # samples of a run that a notebook shows
+NOTEBOOK_SAMPLES = 16  # samples of a run that a notebook shows
 
 
 class ImageArray(np.ndarray):
@@ -48,7 +48,7 @@ class TrainedGAN:
     step: int
 
     # Each returns images with captions and numbers, and is a command of `python -m dcgan_jax.explore`.
-    truncate, morph, walk, arithmetic = ways.truncate, ways.morph, ways.walk, ways.arithmetic
+    truncate, morph, walk, arithmetic = interpolation.truncate, interpolation.morph, interpolation.walk, interpolation.arithmetic
     directions, attribute_directions = direction_search.directions, direction_search.attribute_directions
     invert = photo.invert
 
@@ -86,21 +86,21 @@ class TrainedGAN:
 
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
         """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
-        asked = select_labels(self._table, to_seed_array(seeds))
+        labels = select_labels(self._table, to_seed_array(seeds))
         table = self._table
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
-        if asked is not None and exclusive and 1 in (condition or {}).values():
-            asked[:] = 0
+        if labels is not None and exclusive and 1 in (condition or {}).values():
+            labels[:] = 0
         for name, value in (condition or {}).items():
             about = f"`condition` {make_printable(name, 100)}"
-            if asked is None:
+            if labels is None:
                 raise UserError(f"{about}: {self.name} was trained without `condition`")
             if name not in self.attributes:
                 raise UserError(f"{about}: {self.name} was not trained on it; {suggest_nearest(name, self.attributes)}")
             if value not in (0, 1):
                 raise UserError(f"{about}={value}: give 1 or 0")
-            asked[:, self.attributes.index(name)] = value
-        return asked
+            labels[:, self.attributes.index(name)] = value
+        return labels
 
     def images(self, latents: latent_space.Latents, labels: np.ndarray | None = None) -> ImageArray:
         """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
@@ -115,8 +115,8 @@ class TrainedGAN:
         (gan/logits.py). labels: (N, A), where the run is conditional.
         """
         images = self._check_images(images)
-        judge = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
-        return run_in_batches(judge, images, self._check_labels(labels, len(images)))
+        compute_logits = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
+        return run_in_batches(compute_logits, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """D's features of (N, S, S, C) uint8 images, (N, P) float32 (gan/logits.py)."""
@@ -174,7 +174,7 @@ class TrainedGAN:
         return f"<{self.name}: {self.config.run.preset}, {nets.size} px, step {self.step:,}>"
 
     def _repr_png_(self) -> bytes | None:
-        return self.sample(range(SHOWN))._repr_png_()
+        return self.sample(range(NOTEBOOK_SAMPLES))._repr_png_()
 
 
 def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedGAN:

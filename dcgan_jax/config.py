@@ -37,6 +37,7 @@ class Mark(enum.Enum):
     DEFAULT_TO_GROW = "progressive growing needs the default"
 
 
+SIZES = (16, 32, 64, 128, 256)  # image sides in pixels
 # Upper bounds are more than anyone needs, and less than what takes all memory or overflows: config.json may come from strangers.
 Kimg = Annotated[float, Interval(ge=0, le=10**9), Unit("thousand images")]
 Steps = Annotated[int, Interval(ge=1, le=10**9), Unit("steps")]
@@ -103,7 +104,7 @@ class Data:
 class Nets:
     """Generator G and discriminator D: one pair that expresses every published DCGAN."""
 
-    size: Annotated[int, Interval(ge=16, le=256), Unit("px"), Mark.ANY_IN_TORCH] = 64
+    size: Annotated[int, Interval(ge=SIZES[0], le=SIZES[-1]), Unit("px"), Mark.ANY_IN_TORCH] = 64
     """image side in pixels, a power of two from 16 to 256"""
     channels: Annotated[Literal[1, 3], Mark.ANY_IN_TORCH] = 3
     """1: grey, 3: colour"""

@@ -13,6 +13,7 @@ from dcgan_jax.config import (
     FIELDS,
     LENGTHS,
     MAX_CHANNELS,
+    SIZES,
     Config,
     Field,
     Mark,
@@ -85,10 +86,9 @@ def _is_within(value: float, bounds: Interval) -> bool:
 
 
 def _check_size(nets: Nets) -> None:
-    sizes = (16, 32, 64, 128, 256)
-    near = sorted(sorted(sizes, key=lambda size: abs(size - nets.size))[:2])
-    text = f"sizes are powers of two from 16 to 256; nearest: {near[0]} or {near[1]}"
-    _require(nets.size in sizes, "size", nets.size, text)
+    near = sorted(sorted(SIZES, key=lambda size: abs(size - nets.size))[:2])
+    text = f"sizes are powers of two from {SIZES[0]} to {SIZES[-1]}; nearest: {near[0]} or {near[1]}"
+    _require(nets.size in SIZES, "size", nets.size, text)
 
 
 def _check_run(run: Run) -> None:

@@ -17,19 +17,19 @@ from dcgan_jax.run import backend, figures
 
 
 @dataclasses.dataclass(frozen=True)
-class Explore:
+class ExploreFlags:
     run: str
     """the run's folder, as runs/article"""
     step: int | Literal["best"] | None = None
     """checkpoint to draw from; none: the newest; best: by the scores of its training"""
     condition: str = ""
-    """of a conditional run, what all faces are to be, as Smiling=1,Male=0"""
+    """of a conditional run, labels of all samples, as Smiling=1,Male=0"""
     out: str = ""
-    """the picture; empty: the command's name in the run's folder explore/. The numbers go beside it, as .json"""
+    """the image; empty: the command's name in the run's folder explore/. The numbers go beside it, as .json"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Truncate(Explore):
+class TruncateFlags(ExploreFlags):
     """The same seeds with latents cut to smaller and smaller magnitudes: faces get more alike, and fail less."""
 
     seeds: str = "0-7"
@@ -39,17 +39,17 @@ class Truncate(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Morph(Explore):
+class MorphFlags(ExploreFlags):
     """From each seed's face to the next one's, a row each."""
 
     seeds: str = "0-5"
     """seeds and ranges, as 7,12,40-47; at least two"""
     columns: int = 9
-    """pictures of a row, its ends among them"""
+    """images of a row, its ends among them"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk(Explore):
+class WalkFlags(ExploreFlags):
     """An endless film from seed to seed: .webp, .gif, or .mp4 where PyAV is installed."""
 
     seeds: str = "0-5"
@@ -61,7 +61,7 @@ class Walk(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Arithmetic(Explore):
+class ArithmeticFlags(ExploreFlags):
     """The paper's vector arithmetic: means of chosen seeds' latents, added and subtracted (arXiv:1511.06434, figure 7)."""
 
     equation: str = "0,1,2 - 3,4,5 + 6,7,8"
@@ -71,19 +71,19 @@ class Arithmetic(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attributes(Explore):
-    """One direction for each attribute of the training pictures, by a linear probe on what D sees, with sliders' strips."""
+class AttributesFlags(ExploreFlags):
+    """One direction for each attribute of the training images, by a linear probe on what D sees, with sliders' strips."""
 
     seeds: str = "0"
     """faces to move, a strip each"""
     attributes: tuple[str, ...] = ()
     """which are shown, as Smiling Male; none: the twelve that their directions change most"""
     data: str = ""
-    """pictures with attributes; empty: those the run was trained on"""
+    """images with attributes; empty: those the run was trained on"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Directions(Explore):
+class DirectionsFlags(ExploreFlags):
     """Directions along which faces vary most, without labels."""
 
     seeds: str = "0"
@@ -95,25 +95,25 @@ class Directions(Explore):
 
 
 @dataclasses.dataclass(frozen=True)
-class Invert(Explore):
+class InvertFlags(ExploreFlags):
     """The latent whose face is nearest to a photo's, by gradient descent from several starts."""
 
     photo: str = ""
-    """a picture file; it is cut as the training pictures were"""
+    """an image file; it is cut as the training images were"""
     starts: int = 8
     """latents of the seeds 0, 1 ... that the descent begins from"""
     iterations: int = 300
     """steps of the descent"""
 
 
-COMMANDS: dict[str, type[Explore]] = {
-    "truncate": Truncate,
-    "morph": Morph,
-    "walk": Walk,
-    "arithmetic": Arithmetic,
-    "attributes": Attributes,
-    "directions": Directions,
-    "invert": Invert,
+COMMANDS: dict[str, type[ExploreFlags]] = {
+    "truncate": TruncateFlags,
+    "morph": MorphFlags,
+    "walk": WalkFlags,
+    "arithmetic": ArithmeticFlags,
+    "attributes": AttributesFlags,
+    "directions": DirectionsFlags,
+    "invert": InvertFlags,
 }
 
 
@@ -132,30 +132,30 @@ def main() -> int:
     of = {"command": name, "run": ask.run, "step": gan.step, "preset": gan.config.run.preset, "condition": ask.condition}
     _save(out, found, ask, of)
     print("\n".join([*describe(found), f"{out}, and its numbers beside it"]))
-    if isinstance(ask, Invert) and isinstance(found, Inversion) and not found.is_close:
+    if isinstance(ask, InvertFlags) and isinstance(found, Inversion) and not found.is_close:
         print(
             f"warning: {ask.photo}: nothing that the generator draws is much like it; is it a face, cut as the training "
-            "pictures are?",
+            "images are?",
             file=sys.stderr,
         )
     return 0
 
 
-def _parse(name: str, *arguments: str) -> tuple[str, Explore]:
+def _parse(name: str, *arguments: str) -> tuple[str, ExploreFlags]:
     """A command's name and its flags. Raises: UserError."""
     if name.startswith("-"):
         raise UserError(f"{make_printable(name, 100)}: a command comes first: {', '.join(COMMANDS)}")
     if name not in COMMANDS:
         raise UserError(f"{make_printable(name, 100)}: is no command; {suggest_nearest(name, tuple(COMMANDS))}")
     ask = cli.parse_flags(COMMANDS[name], arguments, prog=f"python -m dcgan_jax.explore {name}")
-    if isinstance(ask, Walk) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
+    if isinstance(ask, WalkFlags) and not 0.01 <= ask.frames_a_second <= 100:  # a GIF's frame lasts 655 s at most
         raise UserError(f"`frames_a_second` {ask.frames_a_second:g}: give 0.01 to 100")
     return name, ask
 
 
-def explore(gan: TrainedGAN, name: str, ask: Explore) -> Exploration:
+def explore(gan: TrainedGAN, name: str, ask: ExploreFlags) -> Exploration:
     """What the command of that name asks of the run: the method gets the flags that are its own."""
-    of_all = {field.name for field in dataclasses.fields(Explore)} | {"frames_a_second"}
+    of_all = {field.name for field in dataclasses.fields(ExploreFlags)} | {"frames_a_second"}
     arguments = {flag: value for flag, value in vars(ask).items() if flag not in of_all}
     return getattr(gan, METHODS.get(name, name))(**arguments, condition=cli.parse_condition(ask.condition))
 
@@ -166,8 +166,8 @@ METHODS = {"attributes": "attribute_directions"}  # others are named as their co
 # ---- What is written and printed ----
 
 
-def _choose_out(ask: Explore, name: str) -> Path:
-    suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, Walk) else (".png",)
+def _choose_out(ask: ExploreFlags, name: str) -> Path:
+    suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, WalkFlags) else (".png",)
     out = Path(ask.out or Path(ask.run) / "explore" / f"{name}{suffixes[0]}")
     if out.suffix not in suffixes:
         raise UserError(f"`out` {ask.out}: ends in {' or '.join(suffixes)}")
@@ -188,10 +188,10 @@ def _check_writable(out: Path) -> None:
         raise UserError(f"`out` {out}: {fault.strerror}; give a place that can be written") from None
 
 
-def _save(out: Path, found: Exploration, ask: Explore, of: dict) -> None:
-    """The picture or film, and beside it the numbers as JSON, after those that say what they are of."""
+def _save(out: Path, found: Exploration, ask: ExploreFlags, of: dict) -> None:
+    """The image or film, and beside it the numbers as JSON, after those that say what they are of."""
     numbers = of | found.numbers
-    if isinstance(ask, Walk):
+    if isinstance(ask, WalkFlags):
         save_film(out, found, ask.frames_a_second)
         numbers |= {"frames_a_second": ask.frames_a_second}
     else:
@@ -211,7 +211,7 @@ def save_film(out: Path, found: Exploration, frames_a_second: float) -> None:
 
 
 def describe(found: Exploration) -> list[str]:
-    """Lines for people, where an exploration has more to say than its picture."""
+    """Lines for people, where an exploration has more to say than its image."""
     if isinstance(found, AttributeDirections):
         return _describe_attributes(found)
     if isinstance(found, Inversion):
@@ -230,10 +230,10 @@ def _describe_attributes(found: AttributeDirections) -> list[str]:
     ]
     fitted, tested = found.counts
     lines.append(
-        f"probe: balanced accuracy on {tested} other pictures; change: of its margin over 4 sd of the latent, in sd of faces"
+        f"probe: balanced accuracy on {tested} other images; change: of its margin over 4 sd of the latent, in sd of faces"
     )
     if found.left_out:
-        among = f"of the {fitted:,} pictures that the probe is fitted to, all or none have them"
+        among = f"of the {fitted:,} images that the probe is fitted to, all or none have them"
         lines.append(f"left out: {', '.join(found.left_out)}: {among}")
     return lines
 

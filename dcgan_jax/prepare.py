@@ -1,4 +1,4 @@
-"""Packs pictures for training and shows what it found: python -m dcgan_jax.prepare --data PATH --size 64
+"""Packs images for training and shows what it found: python -m dcgan_jax.prepare --data PATH --size 64
 
 With --download instead of --data it fetches them first.
 """
@@ -23,12 +23,12 @@ from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 
-SHOWN = 60
+PREVIEW_IMAGES = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Decodes, crops and resizes pictures once, into the cache that training reads."""
+    """Decodes, crops and resizes images once, into the cache that training reads."""
 
     data: str = ""
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
@@ -47,9 +47,9 @@ class Prepare:
     split: Split = "all"
     """part of a partitioned set"""
     crop: Crop = "centre"
-    """square taken from each picture; published boxes apply to CelebA, other pictures get the centre"""
+    """square taken from each image; published boxes apply to CelebA, other images get the centre"""
     strict: bool = False
-    """stop at the first picture that cannot be read"""
+    """stop at the first image that cannot be read"""
 
 
 class Prepared(NamedTuple):
@@ -93,7 +93,7 @@ def prepare(
     preview = packed.path / "preview.png"
     # Spread over the whole set: its beginning may be one person, or one class.
     count = packed.index["count"]
-    shown = packed.images[np.linspace(0, count - 1, min(SHOWN, count)).astype(int)]
+    shown = packed.images[np.linspace(0, count - 1, min(PREVIEW_IMAGES, count)).astype(int)]
     try:
         figures.save_grid(preview, shown)
     except OSError as fault:
@@ -106,7 +106,7 @@ def describe(found: Prepared, is_download: bool) -> list[str]:
     index, images = found.index, found.images
     lines = [
         f"{found.kind}: {found.name}, split {found.split}",
-        f"  {index['count']:,} pictures packed at {images.shape[1]} px, {images.shape[3]} channels, crop {index['crop']}, "
+        f"  {index['count']:,} images packed at {images.shape[1]} px, {images.shape[3]} channels, crop {index['crop']}, "
         f"{images.nbytes / 1e6:,.1f} MB",
         f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored",
     ]

@@ -14,13 +14,12 @@ from dcgan_jax import config as configuration
 from dcgan_jax.arguments import fill_flags
 from dcgan_jax.config import UserError
 from dcgan_jax.data.batches import count_training_images
-from dcgan_jax.data.checks import find_data_warnings
+from dcgan_jax.data.checks import CHECKED_FACTS, find_data_warnings
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import checkpoints, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
 from dcgan_jax.run.report import RunFacts, render_page
 
-DOUBTED = {"spread", "grey", "channels", "duplicates"}
 MOST = 32  # runs on a page: each takes its share of the page's pictures
 
 
@@ -86,7 +85,7 @@ def _read_run_facts(run: Path, name: str) -> RunFacts:
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
     total = configuration.count_total_steps(config, count_training_images(facts["count"], config.guard.held_out))
-    doubts = find_data_warnings(facts) if facts.keys() >= DOUBTED else []  # a stranger's may lack what they look at
+    doubts = find_data_warnings(facts) if facts.keys() >= set(CHECKED_FACTS) else []  # a stranger's may lack some
     return RunFacts(run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts)
 
 

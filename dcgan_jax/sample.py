@@ -18,7 +18,7 @@ from dcgan_jax.seeds import MAX_SEEDS, parse_seeds
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Draws faces from a run's averaged generator. A seed is a face: the same one in any list, on any day."""
+    """Generates images with a run's EMA generator. A seed is an image: the same one in any list, on any day."""
 
     run: str
     """the run's folder, as runs/article"""
@@ -29,7 +29,7 @@ class Sample:
     seeds: str = ""
     """instead of --count and --seed: a list of seeds and ranges, as 7,12,40-47"""
     condition: str = ""
-    """of a conditional run, what all faces are to be, as Smiling=1,Male=0; the rest is asked as often as in its pictures"""
+    """of a conditional run, labels of all samples, as Smiling=1,Male=0; the others are as frequent as in its training images"""
     out: str = "samples.png"
     """a sheet (.png), an array (.npy: uint8 N,H,W,C) or a folder/ of PNGs named by seed"""
     step: int | Literal["best"] | None = None
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
-    """(N, S, S, C) uint8 as a sheet (.png), an array (.npy) or else a folder of pictures."""
+    """(N, S, S, C) uint8 as a sheet (.png), an array (.npy) or else a folder of images."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         figures.save_grid(out, images)

@@ -44,7 +44,7 @@ def train(config: Config) -> TrainResult:
     """Trains from the start, or from the newest checkpoint, to the end or a signal. Raises: UserError."""
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
     check_config(config)
-    with backend.configured(get_cache_dir(), debug=config.guard.debug):
+    with backend.configure_backend(get_cache_dir(), debug=config.guard.debug):
         distributed.join_processes(config.run)
         if config.data.data == "drawn" and distributed.is_first_process():
             print(
@@ -118,7 +118,7 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
 
 def _is_scored(session: Session, steps: range) -> bool:
     """Whether a score is taken after these steps. The first process's clock decides for all whether there is time for it."""
-    if session.scorer is None or not session.scorer.is_asked(steps, session.plan.total_steps):
+    if session.scorer is None or not session.scorer.is_due(steps, session.plan.total_steps):
         return False
     return distributed.any_process(distributed.is_first_process() and session.scorer.has_time())
 

@@ -49,13 +49,13 @@ def missing(place):
 
 
 def empty_folder(place):
-    return pictures(place / "empty"), ["empty", "no pictures"]
+    return pictures(place / "empty"), ["empty", "no images"]
 
 
 def folder_of_text(place):
     (place / "text").mkdir()
     (place / "text" / "a.txt").write_text("hello")
-    return place / "text", ["text", "no pictures"]
+    return place / "text", ["text", "no images"]
 
 
 def too_small_folder(place):
@@ -217,7 +217,7 @@ def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
         (("--batch-size", 16), ["batch_size 8 there, 16 asked"]),
         (("--seed", 1), ["seed 0 there, 1 asked"]),
         (("--no-flip",), ["flip True there, False asked", "--flip"]),
-        (("--data", "drawn:86"), ["other pictures", "85 drawn faces", "86"]),
+        (("--data", "drawn:86"), ["other images", "85 drawn faces", "86"]),
     ],
     ids=str,
 )

@@ -104,7 +104,7 @@ def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = refusal(evaluate, "--run", run, "--count", 20)
-    assert "no longer holds the pictures" in line
+    assert "no longer holds the images" in line
     assert "--data" in line
     assert not (run / "scores.jsonl").exists()
 
@@ -119,7 +119,7 @@ def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
 
 
 def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_nets, "AT_ONCE", 8)
+    monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 8)
     arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = scored(run, "--count", 12, "--inception", tmp_path / "weights.npz")
@@ -266,7 +266,7 @@ def test_pictures_are_squares_of_one_size_and_enough(tmp_path, monkeypatch):
         Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{name}.png")
     assert "b.png: is 20 x 20, not 16 x 16" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
     (tmp_path / "mixed" / "b.png").write_bytes(b"no picture")
-    assert "b.png: is no picture" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
+    assert "b.png: is no image" in refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
 
 
 def test_neighbours_are_a_picture_and_numbers(run, net):

@@ -151,8 +151,8 @@ def test_strips_move_the_face_both_ways(tmp_path, gan, method):
 
 
 def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(directions, "FITTED", 200)
-    monkeypatch.setattr(directions, "MEASURED", 20)
+    monkeypatch.setattr(directions, "FIT_SAMPLES", 200)
+    monkeypatch.setattr(directions, "EFFECT_SAMPLES", 20)
     picture, numbers, said = explored(tmp_path, "attributes", "--attributes", "Smiling", "Male")
     names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
     assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
@@ -165,8 +165,8 @@ def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeyp
 @pytest.fixture
 def few(monkeypatch):
     """Directions fitted to few faces: which they are does not matter."""
-    monkeypatch.setattr(directions, "FITTED", 60)
-    monkeypatch.setattr(directions, "MEASURED", 4)
+    monkeypatch.setattr(directions, "FIT_SAMPLES", 60)
+    monkeypatch.setattr(directions, "EFFECT_SAMPLES", 4)
 
 
 def test_a_run_of_one_level_has_directions(tmp_path, few):
@@ -180,9 +180,9 @@ def test_what_all_or_no_pictures_have_is_left_out(tmp_path, few):
     _, numbers, said = explored(tmp_path, "attributes", *arguments)
     left = numbers["left_out"]
     assert left and not {*left} & {*numbers["attributes"]}
-    assert f"left out: {', '.join(left)}: of the 13 pictures" in said
+    assert f"left out: {', '.join(left)}: of the 13 images" in said
     line = explore_refusal("attributes", "--run", whole().run, "--out", tmp_path / "a.png", *arguments, "--attributes", left[0])
-    assert f"--attributes {left[0]}: of the 13 pictures that the probe is fitted to, all or none have it" in line
+    assert f"--attributes {left[0]}: of the 13 images that the probe is fitted to, all or none have it" in line
 
 
 def test_faces_that_are_all_alike_have_no_directions(tmp_path, few, monkeypatch):
@@ -279,7 +279,7 @@ def explore_refusal(*arguments):
         (["attributes", "--data", "drawn:19"], ["--data: 19 drawn faces: too few", "20 or more"]),
         (["invert"], ["--photo ''", "no file"]),
         (["invert", "--photo", "nowhere.png"], ["nowhere.png"]),
-        (["invert", "--photo", __file__], ["test_explore.py", "not a picture"]),
+        (["invert", "--photo", __file__], ["test_explore.py", "not an image"]),
         (["invert", "--photo", __file__, "--starts", "0"], ["--starts 0"]),
         (["morph", "--condition", "Smiling=1"], ["--condition Smiling", "trained without --condition"]),
         (["morph", "--condition", "Smiling"], ["--condition Smiling"]),

@@ -1,10 +1,13 @@
 """Laws that span rooms. Those of one module stand beside it; DESIGN.md section 4 has the list."""
 
 import ast
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import jax
@@ -228,6 +231,7 @@ def test_the_import_law_sees_every_form(tmp_path):
 def test_importing_is_cheap_and_brings_no_tensorflow():
     code = """
 import sys
+import tokenize
 import dcgan_jax
 assert not {"jax", "numpy", "flax"} & set(sys.modules), "import dcgan_jax is no longer cheap"
 import dcgan_jax.train, dcgan_jax.sample, dcgan_jax.evaluate, dcgan_jax.prepare
@@ -239,3 +243,70 @@ jax.config.update("jax_num_cpu_devices", 3)  # raises where importing has starte
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+# ---- Names in words ----
+
+FOREIGN = {"optimization_barrier"}  # of JAX, named and not used
+
+
+def collect_names(tree):
+    """(names that other files may mean: functions, classes, arguments, attributes, constants, words; local variables)."""
+    shared, local = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                shared.add(node.name)
+            case ast.arg() | ast.keyword():
+                shared.add(node.arg)
+            case ast.Attribute():
+                shared.add(node.attr)
+            case ast.alias():
+                shared |= {*node.name.split("."), node.asname}
+            case ast.Constant(value=str(text)) if re.fullmatch(r"[\w-]+", text):
+                shared.add(text)  # a key of a file, a command, a choice
+            case ast.Name():
+                local.add(node.id)
+    shared |= {
+        node.id
+        for part in tree.body
+        for node in ast.walk(part)
+        if isinstance(part, ast.Assign | ast.AnnAssign) and isinstance(node, ast.Name)
+    }
+    shared |= {
+        node.target.id
+        for part in ast.walk(tree)
+        if isinstance(part, ast.ClassDef)
+        for node in part.body
+        if isinstance(node, ast.AnnAssign)
+    }
+    return shared, local
+
+
+def quoted_names(file):
+    """(line, name) of each `name` in the file's docstrings and comments."""
+    text = file.read_text()
+    words = [
+        (token.start[0], token.string)
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    words += [
+        (node.lineno, node.value.value)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    return [(line, name) for line, said in words for name in re.findall(r"`([A-Za-z_][\w.]*)`", said)]
+
+
+def test_names_in_docstrings_and_comments_exist():
+    parsed = {file: collect_names(ast.parse(file.read_text())) for file in PACKAGE.rglob("*.py")}
+    modules = {part for file in parsed for part in file.relative_to(PACKAGE.parent).with_suffix("").parts}
+    known = modules | FOREIGN | set().union(*(shared for shared, _ in parsed.values()))
+    unknown = [
+        f"{file.relative_to(PACKAGE)}:{line}: `{name}`"
+        for file, (_, local) in parsed.items()
+        for line, name in quoted_names(file)
+        if not set(name.split(".")) <= known | local
+    ]
+    assert not unknown

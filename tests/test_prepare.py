@@ -11,7 +11,7 @@ from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.prepare import SHOWN
+from dcgan_jax.prepare import PREVIEW_IMAGES
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def prepared(*arguments):
 def test_it_shows_what_it_found(folder, cache):
     done = prepared("--data", folder, "--size", 16)
     assert done.out.startswith("folder: in, split all\n")
-    assert "40 pictures packed at 16 px, 3 channels, crop centre" in done.out
+    assert "40 images packed at 16 px, 3 channels, crop centre" in done.out
     assert "1 skipped, 0 enlarged, 1 other files ignored" in done.out
     assert "broken.png" in done.err
     path = Path(re.search(r"pack (\S+)", done.out)[1])
@@ -66,7 +66,7 @@ def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
     done = prepared("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
-    assert len(shades) == SHOWN + 1
+    assert len(shades) == PREVIEW_IMAGES + 1
     assert (shades[0], shades[-2]) == (0, 249)
     assert max(np.diff(shades[:-1])) <= 5
 
@@ -123,7 +123,7 @@ def fetched(folder, monkeypatch):
 
 def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, folder):
     done = prepared("--download", "article", "--size", 16)
-    assert "40 pictures packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
+    assert "40 images packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
     ((file, to),) = fetched
     assert file == PUBLISHED["article"] and to == cache / "downloads"
 
@@ -145,7 +145,7 @@ def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched,
 
 def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
     monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
-    assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
+    assert "40 images packed" in prepared("--download", "celeba", "--size", 16).out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import numpy as np
 SPREAD_OF = 2000  # images: enough for a mean over thousands of pixels, and a second's work at most
 # Measured at 16 to 128 px: drawn faces 43 to 49, CelebA 50 to 70 with its crop; one photograph saved at qualities 30 to 95: 4.
 ALIKE_BELOW = 8  # grey levels
-FEWEST_CHECKED = 50  # images: a person can look at fewer, and fewer may be grey or alike by chance
+CHECKED_FACTS = ("spread", "grey", "channels", "duplicates")  # of index.json: numbers that `find_data_warnings` reads
+MIN_CHECKED_IMAGES = 50  # images: a person can look at fewer, and fewer may be grey or alike by chance
 
 
 def hash_images(pixels: np.ndarray) -> list[bytes]:
@@ -42,18 +43,18 @@ def measure_spread(images: np.ndarray) -> float:
 def find_data_warnings(index: dict) -> list[str]:
     """What looks wrong with the images of an index.json: one line each with its number and what to try; [] where nothing does."""
     count, lines = index["count"], []
-    if count < FEWEST_CHECKED:
+    if count < MIN_CHECKED_IMAGES:
         return lines
     if index["spread"] < ALIKE_BELOW:
         lines.append(
-            f"the {count:,} pictures are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
+            f"the {count:,} images are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
             " faces by 50 to 70): G can only learn this one; look at preview.png, and try another --data or --crop"
         )
     if index["channels"] == 3 and index["grey"] >= 0.99:
-        lines.append(f"{index['grey']:.1%} of the {count:,} pictures are grey: try --channels 1, which spends nothing on colours")
+        lines.append(f"{index['grey']:.1%} of the {count:,} images are grey: try --channels 1, which spends nothing on colours")
     if index["duplicates"] >= 1000 or index["duplicates"] > 0.1 * count:
         lines.append(
-            f"{index['duplicates']:,} of {count:,} pictures are the same as an earlier one, pixel for pixel: D learns"
+            f"{index['duplicates']:,} of {count:,} images are the same as an earlier one, pixel for pixel: D learns"
             " them by heart sooner; remove the copies"
         )
     return lines

@@ -29,18 +29,18 @@ _LARGE_IMAGE_LOCK = threading.RLock()
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the image
 
 
-def _box_centre(width: int, height: int, size: int) -> Box:
+def _find_centre_box(width: int, height: int, size: int) -> Box:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half of one blurs an image of the right size
     return left, top, left + side, top + side
 
 
-def _box_published(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
+def _make_published_box(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
     """A box in pixels of CelebA's 178 x 218, for an image of any scale."""
     return lambda wide, high, size: (left * wide / 178, top * high / 218, right * wide / 178, bottom * high / 218)
 
 
-def _box_torch(width: int, height: int, size: int) -> Box:
+def _find_torch_box(width: int, height: int, size: int) -> Box:
     """torchvision's Resize(size) then CenterCrop(size) as one box, with their rounding to whole rows."""
     scaled = [int(size * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in scaled)
@@ -49,11 +49,11 @@ def _box_torch(width: int, height: int, size: int) -> Box:
 
 
 CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) -> box
-    "centre": _box_centre,
+    "centre": _find_centre_box,
     "squash": lambda width, height, size: (0, 0, width, height),
-    "carpedm20": _box_published(35, 55, 143, 163),
-    "soumith": _box_published(30, 40, 168, 178),  # 10 px right of the centre, as published
-    "torch": _box_torch,
+    "carpedm20": _make_published_box(35, 55, 143, 163),
+    "soumith": _make_published_box(30, 40, 168, 178),  # 10 px right of the centre, as published
+    "torch": _find_torch_box,
 }
 CROPS_FOR_ANY_IMAGE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
 
@@ -90,7 +90,7 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
                     lock_large()
                 image = decode_image(read(position), channels, size, lock_large)
             except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
-                why = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+                why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
                 bad.append((source.label(position), make_printable(why, 200)))
                 continue
             box = CROPS[crop](*image.size, size)
@@ -121,11 +121,11 @@ def measure_square_side(source: Source) -> int:
             else:
                 width, height = Image.open(io.BytesIO(image), formats=FORMATS).size
         except Exception as fault:  # noqa: BLE001 - as in decode_images
-            raise UserError(f"{source.label(position)}: is no picture ({make_printable(str(fault), 200)}); remove it") from None
+            raise UserError(f"{source.label(position)}: is no image ({make_printable(str(fault), 200)}); remove it") from None
         side = side or width
         if not width == height == side:
             raise UserError(
-                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: pictures that are scored must "
+                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: images that are scored must "
                 "be squares, all of one size"
             )
     return side
@@ -138,7 +138,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     """Decodes one file in the same way as a pack's images: (S, S, C) uint8. Raises: UserError."""
     path = Path(photo).expanduser()
     if not photo or not os.path.isfile(path):
-        raise UserError(f"`photo` {photo or repr('')}: is no file; give a picture")
+        raise UserError(f"`photo` {photo or repr('')}: is no file; give an image")
     source = Source(
         kind="file",
         name=path.name,
@@ -151,7 +151,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
     )
     decoded = decode_images(source, range(1), size, channels, crop)
     if decoded.bad:
-        raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give a picture")
+        raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give an image")
     return decoded.pixels[0]
 
 

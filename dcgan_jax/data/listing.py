@@ -116,7 +116,7 @@ def sort_entries(path: Path, entries: Iterable[Entry]) -> Listing:
         elif not parts[-1].lower().endswith(IMAGE_SUFFIXES):
             ignored[os.path.splitext(parts[-1])[1] or "without suffix"] += 1
         elif entry.size_bytes > MAX_FILE_BYTES:
-            refused.append((make_one_line(entry.name), f"{entry.size_bytes} bytes: too large for a picture"))
+            refused.append((make_one_line(entry.name), f"{entry.size_bytes} bytes: too large for an image"))
         else:
             images.append(entry)
     refused.sort()
@@ -124,7 +124,7 @@ def sort_entries(path: Path, entries: Iterable[Entry]) -> Listing:
         seen = [f"{count} {make_one_line(suffix)}" for suffix, count in ignored.most_common(3)]
         seen += [f"refused {name}: {problem}" for name, problem in refused[:1]]
         seen = ", ".join(seen) or "it is empty"
-        raise UserError(f"`data` {path} holds no pictures ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
+        raise UserError(f"`data` {path} holds no images ({seen}): put JPEG, PNG, WebP, BMP, GIF or TIFF files there")
     images.sort(key=lambda entry: entry.name)  # the same images have the same order in a folder and in a zip
     return Listing(images, refused, ignored)
 
@@ -136,5 +136,5 @@ def read_image_file(place: Path) -> bytes:
             raise ValueError("no longer a plain file")
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
-        raise ValueError("grew too large for a picture")
+        raise ValueError("grew too large for an image")
     return content

@@ -82,14 +82,14 @@ def open_source(data: str, split: str = "all") -> Source:
     path = Path(data).expanduser()
     if not data or not os.path.exists(path):  # os.path: also false, not an error, for names no file can have
         given = data or "''"
-        raise UserError(f"`data` {given} does not exist: give a folder or .zip of pictures, a .npy, tfds:NAME or drawn")
+        raise UserError(f"`data` {given} does not exist: give a folder or .zip of images, a .npy, tfds:NAME or drawn")
     try:
         inside = [path / below / ALIGNED for below in ("", "celeba")]  # torchvision keeps CelebA in celeba/
         path = next((p for p in (*inside, *(p.with_suffix(".zip") for p in inside)) if p.exists()), path)
         if path.is_dir():
             return _open_files(path, None, list_folder(path), split)
         if not path.is_file():  # a pipe would be waited for, a device may have no end
-            raise UserError(f"`data` {path} is a pipe or a device: give a folder or .zip of pictures, or a .npy")
+            raise UserError(f"`data` {path} is a pipe or a device: give a folder or .zip of images, or a .npy")
         if path.suffix.lower() == ".npy":
             return _open_npy(path, split)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
@@ -148,7 +148,7 @@ def _select_split(path: Path, images: list[Entry], partition: Table | None, spli
     codes = read_partition(partition, [entry.name for entry in images])
     images = [entry for entry, code in zip(images, codes, strict=True) if code == str(SPLITS.index(split))]
     if not images:
-        raise UserError(f"`split` {split}: {partition.name} puts no picture of {path} there; pass another split")
+        raise UserError(f"`split` {split}: {partition.name} puts no image of {path} there; pass another split")
     return images
 
 
@@ -198,7 +198,7 @@ def _open_npy(path: Path, split: str) -> Source:
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
         raise UserError(f"`data` {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
     if axes[1] * axes[2] > MAX_IMAGE_PIXELS:
-        raise UserError(f"`data` {path} has pictures of {axes[2]} x {axes[1]} pixels: too large; reduce them")
+        raise UserError(f"`data` {path} has images of {axes[2]} x {axes[1]} pixels: too large; reduce them")
     images = images[..., 0] if axes[3:] == (1,) else images
     status = path.stat()
     return Source(
@@ -302,7 +302,7 @@ def _open_builder(tfds: ModuleType, data: str, name: str):
         raise UserError(f"`data` {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not builder.is_prepared():
         raise UserError(
-            f"`data` {data} is not prepared under {builder.data_dir}: give a folder or zip of its pictures, or run once"
+            f"`data` {data} is not prepared under {builder.data_dir}: give a folder or zip of its images, or run once"
             f" python -c \"import tensorflow_datasets as t; t.builder('{name}').download_and_prepare()\""
         )
     return builder
@@ -312,5 +312,5 @@ def _choose_image_feature(tfds: ModuleType, data: str, features) -> str:
     """The name of the set's images: `image`, else the first feature that is one. Raises: UserError where there is none."""
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     if not keys:
-        raise UserError(f"`data` {data}: this set has no pictures, only {', '.join(features)}; give another")
+        raise UserError(f"`data` {data}: this set has no images, only {', '.join(features)}; give another")
     return "image" if "image" in keys else keys[0]

@@ -12,7 +12,7 @@ from dcgan_jax.config import Nets, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.pack import read_labels
-from dcgan_jax.explorations.arguments import Condition, check_whole, make_title, read_seeds
+from dcgan_jax.explorations.checks import Condition, check_whole, make_title, read_seeds
 from dcgan_jax.explorations.results import AttributeDirections, Directions
 from dcgan_jax.gan import latents
 from dcgan_jax.gan.directions import factorise_first_layer, find_principal_directions, fit_attribute_directions
@@ -23,8 +23,8 @@ from dcgan_jax.seeds import Seeds, describe_seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-FITTED = 4000  # samples that directions are fitted to
-MEASURED = 256  # samples that are moved along each direction, to see what changes
+FIT_SAMPLES = 4000  # samples that directions are fitted to
+EFFECT_SAMPLES = 256  # samples that are moved along each direction, to see what changes
 STEPS_SD = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
 
 
@@ -48,7 +48,7 @@ def directions(
     if method == "factorised":
         vectors, shares = factorise_first_layer(*gan.generator, nets, count)
     else:
-        many = np.arange(min(FITTED, 2000))  # a square matrix of them is factorised
+        many = np.arange(min(FIT_SAMPLES, 2000))  # a square matrix of them is factorised
         points = np.asarray(latents.to_normal(gan.latents(many), nets))
         features = gan.first_features(points, gan.labels(many, condition))
         vectors, shares = find_principal_directions(features, points, count)
@@ -71,7 +71,7 @@ def attribute_directions(
     """
     found, nets = read_seeds(seeds), gan.config.nets
     known = _fit_attribute_probe(gan, data, attributes)
-    many = np.arange(FITTED)
+    many = np.arange(FIT_SAMPLES)
     points, labels = gan.latents(many), gan.labels(many, condition)
     scores = known.margins(gan.features(gan.images(points, labels)))
     if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
@@ -117,19 +117,22 @@ class _AttributeProbe:
 def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[str]) -> _AttributeProbe:
     packed = open_training_images(Path(gan.name), gan.config, str(data))
     source = packed.index["source"]["name"]
-    fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
+    try:
+        fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
+    except ValueError as fault:
+        raise UserError(f"`data`: {fault}") from None
     names, values = read_labels(packed, "all")
     alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
-    among = f"of the {len(fit):,} pictures that the probe is fitted to, all or none have"
+    among = f"of the {len(fit):,} images that the probe is fitted to, all or none have"
     for name in shown:
         if name not in names:
             raise UserError(
-                f"`attributes` {make_printable(name, 100)}: the pictures have no such attribute; {suggest_nearest(name, names)}"
+                f"`attributes` {make_printable(name, 100)}: the images have no such attribute; {suggest_nearest(name, names)}"
             )
         if name in alike:
             raise UserError(f"`attributes` {name}: {among} it; leave it out, or give other `data`")
     if len(alike) == len(names):
-        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give pictures that differ")
+        raise UserError(f"`data`: {source}: {among} their attributes, {', '.join(alike)}; give images that differ")
     values = values[:, [name not in alike for name in names]]
     names = [name for name in names if name not in alike]
     margins = fit_probe(gan.features(packed.images[fit]), values[fit])
@@ -144,7 +147,7 @@ def _measure_changes(
 
     Row: the direction, column: what changes.
     """
-    others = np.arange(FITTED, FITTED + MEASURED)
+    others = np.arange(FIT_SAMPLES, FIT_SAMPLES + EFFECT_SAMPLES)
     points, labels = gan.latents(others), gan.labels(others, condition)
     changes = []
     for vector in vectors:

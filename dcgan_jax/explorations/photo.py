@@ -10,7 +10,7 @@ import numpy as np
 
 from dcgan_jax.config import UserError
 from dcgan_jax.data.decode import decode_image_file
-from dcgan_jax.explorations.arguments import Condition, check_whole, make_title
+from dcgan_jax.explorations.checks import Condition, check_whole, make_title
 from dcgan_jax.explorations.results import Inversion
 from dcgan_jax.gan import latents
 from dcgan_jax.gan.inversion import make_inversion

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
-    from dcgan_jax.export.comparison import Comparison
+    from dcgan_jax.export.comparison import Deviation
 
 Format = Literal["onnx", "stablehlo", "safetensors", "torch", "web"]
 Weights = Literal["float32", "float16", "bfloat16", "int8"]
@@ -21,7 +21,7 @@ LARGEST = 1e-4  # difference, of 0 to 1, that summing in another order may make
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes the averaged generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
+    """Writes the EMA generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
     in float32, whatever the run's --compute-dtype, and before it is done its faces are compared with the checkpoint's, computed
     alike: more than 0.0001 (of 0 to 1) between them is refused, unless --weights asks for smaller ones."""
 
@@ -58,7 +58,7 @@ class Exported(NamedTuple):
     folder: Path
     file: Path  # the generator's
     size_bytes: int  # of that file
-    comparison: "Comparison | None"  # none where what reads the format is not installed
+    comparison: "Deviation | None"  # none where what reads the format is not installed
     compute_dtype: str  # the run's own
 
 
@@ -115,7 +115,7 @@ def _write_folder(gan: "TrainedGAN", folder: Path, ask: Export) -> Exported:
 
     written = importlib.import_module(f"dcgan_jax.export.{ask.format}").write(gan, folder, ask)
     comparison = compare_with_checkpoint(gan, written.generate) if written.generate else None
-    # What smaller weights cost is told; that they overflow is not worth a file.
+    # What smaller weights cost is printed; that they overflow is not worth a file.
     if comparison and not comparison.largest <= (LARGEST if ask.weights == "float32" else 1.0):
         raise InexactExportError(
             f"`format` {ask.format}: with {ask.weights} weights faces are up to {comparison.largest:.1e} (of 0 to 1) "

@@ -26,10 +26,10 @@ def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
     scores = [line for line in online_score.read_score_lines(run) if line["step"] == gan.step]
     rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "None of this checkpoint was taken."
     command = _describe_command(ask)
-    asked = (
+    conditions = (
         f"""
-It can be asked for: {make_printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order). A seed's face is asked
-for row seed % {LABELS} of `labels.npy`, unless told: what a training picture, chosen by chance, was.
+It can be conditioned on: {make_printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order). By default
+a seed is conditioned on row seed % {LABELS} of `labels.npy`: the labels of a training image, chosen by chance.
 """
         if gan.attributes
         else ""
@@ -43,7 +43,7 @@ license: other
 
 # {make_printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
 
-{usage}{asked}
+{usage}{conditions}
 Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.latent_dim} numbers each; a seed's, from 0 to
 {SEEDS - 1}, is `{describe_latent(gan)}`.
 
@@ -53,7 +53,7 @@ Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.la
 | step | {gan.step:,} |
 | G | {parameters:,} parameters, stored as {ask.weights}: `{found.file.name}`, {found.size_bytes:,} bytes |
 | equality | {describe_comparison(found.comparison, found.compute_dtype)} |
-| pictures | {facts["count"]:,}, {make_printable(facts["source"]["name"], 200)}, fingerprint `{fingerprint}` |
+| images | {facts["count"]:,}, {make_printable(facts["source"]["name"], 200)}, fingerprint `{fingerprint}` |
 | written by | dcgan_jax {dcgan_jax.__version__}: `{make_printable(command, 500)}` |
 
 ## Scores
@@ -67,13 +67,13 @@ Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.la
 
 
 def _describe_rights(config: Config, source: dict) -> str:
-    """What is known of the rights of all pictures that made the weights what they are."""
+    """What is known of the rights of all images that made the weights what they are."""
     start = make_printable(config.run.start, 200)
     if source.get("kind") == "drawn" and not start:
         return "Trained on drawn faces, which come with this software and carry no rights of others."
     others = f", and those of `{start}`, from which it began," if start else ""
     return (
-        f"The pictures it was trained on{others} have rights of their own, which may bind what is made of them: CelebA's are "
+        f"The images it was trained on{others} have rights of their own, which may bind what is made of them: CelebA's are "
         "for non-commercial research only. It draws faces of nobody, and may by chance resemble somebody."
     )
 

@@ -10,20 +10,20 @@ import numpy as np
 from dcgan_jax.api import TrainedGAN
 from dcgan_jax.gan.models import Generator
 
-COMPARED = 64  # samples of the seeds 0, 1 ... that each export is measured on
+COMPARED_SEEDS = 64  # samples of the seeds 0, 1 ... that each export is measured on
 
 
-class Comparison(NamedTuple):
-    """Differences over COMPARED seeds."""
+class Deviation(NamedTuple):
+    """Differences over COMPARED_SEEDS samples."""
 
     largest: float  # of 0 to 1, before rounding, from the same weights computed in float32
     largest_grey_levels: int  # after it, from `sample`'s, which are computed as the run was
     mean_grey_levels: float
 
 
-def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]) -> Comparison:
+def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]) -> Deviation:
     """generate: (latents, labels or None) -> (N, S, S, C) from 0 to 1."""
-    seeds, nets = np.arange(COMPARED, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
+    seeds, nets = np.arange(COMPARED_SEEDS, dtype=np.uint32), dataclasses.replace(gan.config.nets, compute_dtype="float32")
     labels, latents = gan.labels(seeds), gan.latents(seeds)
     there = generate(latents, None if labels is None else labels.astype(np.float32))
     params, stats = gan.generator
@@ -31,10 +31,10 @@ def compare_with_checkpoint(gan: TrainedGAN, generate: Callable[..., np.ndarray]
         here = np.asarray(Generator(nets).apply({"params": params, "batch_stats": stats}, latents, False, labels))
     here = (here + 1) / 2 if nets.g_output == "tanh" else here
     gap = np.abs(np.rint(255 * np.nan_to_num(there)) - gan.sample(seeds))
-    return Comparison(float(np.abs(there - here).max()), int(gap.max()), float(gap.mean()))
+    return Deviation(float(np.abs(there - here).max()), int(gap.max()), float(gap.mean()))
 
 
-def describe_comparison(found: Comparison | None, compute_dtype: str) -> str:
+def describe_comparison(found: Deviation | None, compute_dtype: str) -> str:
     """That in words. compute_dtype: the run's own."""
     if not found:
         return "not compared with the checkpoint: onnxruntime is not installed"
@@ -42,6 +42,6 @@ def describe_comparison(found: Comparison | None, compute_dtype: str) -> str:
     if compute_dtype != "float32":
         before, after = " in float32", f", beside `sample`'s, which this run computes in {compute_dtype}"
     return (
-        f"at most {found.largest:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED} seeds{before} before rounding,"
+        f"at most {found.largest:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED_SEEDS} seeds{before} before rounding,"
         f" {found.largest_grey_levels} of 255 grey levels after it, {found.mean_grey_levels:.4f} on average{after}"
     )

@@ -74,7 +74,7 @@ def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
     # With a single level, the first up-sampling layer is the image layer.
     layer = "image" if len(list_g_widths(nets)) == 1 else "up1_norm" if nets.g_norm == "batch" else "up1"
 
-    def features(params: dict, stats: dict, points: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def extract_features(params: dict, stats: dict, points: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         _, captured = generator.apply(
             {"params": params, "batch_stats": stats},
             from_normal(points, nets),
@@ -86,7 +86,7 @@ def make_extract_first_features(nets: Nets) -> Callable[..., jax.Array]:
         [x] = captured["intermediates"][layer]["__call__"]
         return x.reshape(len(x), -1).astype(jnp.float32)
 
-    return features
+    return extract_features
 
 
 def _normalise_rows(rows: np.ndarray) -> np.ndarray:

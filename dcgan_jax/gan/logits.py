@@ -1,4 +1,4 @@
-"""What D thinks of pictures, and sees in them, as they are: no augmentation, no dropout, running statistics."""
+"""D's logits and features of given images: without augmentation or dropout, with running statistics."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,10 @@ from dcgan_jax.gan.pixels import scale_pixels
 
 
 def make_compute_logits(config: Config) -> Callable[..., jax.Array]:
-    """f(d_params, d_stats, images (N, S, S, C) uint8, labels (N, A) or None) -> (N,) float32 logits, each of its own picture
+    """f(d_params, d_stats, images (N, S, S, C) uint8, labels (N, A) or None) -> (N,) float32 logits, each of its own image
     alone. Pure: jit it.
 
-    With BN they are not the logits of training, where each kind of picture is normalised by its own batch: compare logits
+    With BN they are not the logits of training, where each kind of image is normalised by its own batch: compare logits
     of several kinds with each other, not with the loss's boundary.
     """
     discriminator = Discriminator(config.nets)
@@ -33,9 +33,9 @@ def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], j
     """
     discriminator, cells = Discriminator(config.nets), config.nets.base_px
 
-    def features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
-        asked = config.nets.conditions
-        labels = jnp.zeros((len(images), len(asked))) if asked else None  # the features come before them
+    def extract_features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
+        conditions = config.nets.conditions
+        labels = jnp.zeros((len(images), len(conditions))) if conditions else None  # the features come before them
         _, found = discriminator.apply(
             {"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), False, labels, mutable="intermediates"
         )
@@ -46,4 +46,4 @@ def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], j
             pooled.append(x.reshape(count, cells, cell, cells, cell, channels).max((2, 4)).reshape(count, -1))
         return jnp.concatenate(pooled, 1).astype(jnp.float32)
 
-    return features
+    return extract_features

@@ -30,7 +30,7 @@ METRICS = {
     ),
     "images_per_s": Metric("speed", "real images a second since the start, the first dispatch left out", "Images a second"),
 }
-LOSSES = ("d_loss", "g_loss")  # what the loss plot shows
+LOSS_METRICS = ("d_loss", "g_loss")  # what the loss plot shows
 HITS = ("d_real_hits", "d_fake_hits")
 # What the progress bar and plain log lines show of a step.
 SUMMARY = "D {d_loss:.3f}  G {g_loss:.3f}  D right on real {d_real_hits:.0%} fake {d_fake_hits:.0%}"

@@ -136,9 +136,9 @@ def upsample(layer: "ConvTranspose", x: jax.Array, norm: Callable, activate: Cal
     return activate(norm(x, f"{layer.name}_norm").astype(x.dtype))
 
 
-def downsample(layer: "Conv", x: jax.Array, call: Callable, norm: Callable) -> jax.Array:
+def downsample(layer: "Conv", x: jax.Array, apply_layer: Callable, norm: Callable) -> jax.Array:
     """(B, 2h, 2w, C) -> (B, h, w, features): convolution, normalisation, activation."""
-    x = call(layer, x)
+    x = apply_layer(layer, x)
     return leaky_relu(norm(x, f"{layer.name}_norm").astype(x.dtype))
 
 
@@ -190,7 +190,7 @@ def append_minibatch_std(net: nn.Module, x: jax.Array, train: bool) -> jax.Array
     return jnp.concatenate([x, jnp.broadcast_to(std.astype(x.dtype), (*x.shape[:3], 1))], 3)
 
 
-def project_labels(nets: Nets, x: jax.Array, labels: jax.Array, call: Callable) -> jax.Array:
+def project_labels(nets: Nets, x: jax.Array, labels: jax.Array, apply_layer: Callable) -> jax.Array:
     """features (B, F), labels (B, A) of 0 and 1 -> (B,) float32, what the labels add to D's logits.
 
     Source: the projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637, equation 3, with one row of V for each
@@ -199,7 +199,7 @@ def project_labels(nets: Nets, x: jax.Array, labels: jax.Array, call: Callable) 
     """
     count = len(nets.conditions)
     layer = nn.Dense(count, False, dtype=jnp.float32, kernel_init=make_dense_init(nets), name="condition")
-    return (call(layer, x) * to_signs(labels)).sum(1) / count**0.5
+    return (apply_layer(layer, x) * to_signs(labels)).sum(1) / count**0.5
 
 
 # ---- Layers ----

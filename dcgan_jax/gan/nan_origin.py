@@ -43,7 +43,7 @@ MOVES = (
 def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
     """Finds the leaf of the state, or else the layer and operation of the step, where the first NaN or infinity appears.
 
-    Args: state before the step; batch, as train_step takes it. Neither is donated, no key of the state is spent.
+    Args: state before the step; batch, as the step takes it. Neither is donated, no key of the state is spent.
     Returns: for example "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or
         "the gradient of G's up1, in G's update (mul)", of the layer's input or of its parameters; "nowhere" where all is finite.
     Compiles a step of its own, which takes four times as long as the normal step's compilation (37 s for `article` on two cores).
@@ -52,8 +52,8 @@ def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
     if bad:
         return f"{bad}, before the step"
     state = state.replace(key=jax.random.clone(state.key))  # the run's step may have used it
-    checked_step, places = _make_checked_step(config)
-    finite = checked_step(state, batch).tolist()
+    check_step, places = _make_checked_step(config)
+    finite = check_step(state, batch).tolist()
     return next((place for place, is_finite in zip(places, finite, strict=True) if not is_finite), "nowhere")
 
 
@@ -62,13 +62,13 @@ def _make_checked_step(config: Config) -> tuple[Callable[[GanState, Batch], jax.
     """(f(state, batch) -> which operations of a step had finite results, their places), the places once f is traced."""
     places = []
 
-    def checked_step(state: GanState, batch: Batch) -> jax.Array:
+    def check_step(state: GanState, batch: Batch) -> jax.Array:
         closed, outcomes = jax.make_jaxpr(make_train_step(config))(state, batch), []
         _run_checked(closed.jaxpr, closed.consts, jax.tree.leaves((state, batch)), (), outcomes)
         places[:] = [place for place, _ in outcomes]
         return jnp.stack([finite for _, finite in outcomes])
 
-    return jax.jit(checked_step), places
+    return jax.jit(check_step), places
 
 
 def _run_checked(

@@ -15,7 +15,7 @@ from dcgan_jax.gan.models import LEAKY_SLOPE, Generator, list_g_widths
 from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState
 
-MEASURED = 512  # generated images from which the new layers' BN is set
+NORM_SAMPLES = 512  # generated images from which the new layers' BN is set
 # Kernels along one axis: doubling the side by linear interpolation, and halving it by the same weights.
 UPSAMPLE, DOWNSAMPLE = np.array([1, 3, 3, 1], np.float32) / 4, np.array([1, 3, 3, 1], np.float32) / 8
 UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # `g_smooth` blurs this to UPSAMPLE
@@ -55,8 +55,8 @@ def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
     """
     nets, small_nets = config.nets, make_low_resolution_config(config).nets
     key = jax.random.fold_in(small.key, 2**32 - 2)  # no step has this number, nor does a save use it
-    latents = sample_latents(key, MEASURED, small_nets)
-    labels = None if small.labels is None else small.labels[:MEASURED]
+    latents = sample_latents(key, NORM_SAMPLES, small_nets)
+    labels = None if small.labels is None else small.labels[:NORM_SAMPLES]
     images = _generate_in_training(small_nets, small.g_params, small.g_stats, latents, labels)
     ema_images = _generate_in_training(small_nets, small.ema_params, small.ema_stats, latents, labels)
     d_params, d_stats = _grow_discriminator(nets, state, small, images)
@@ -95,7 +95,7 @@ def _grow_generator(nets: Nets, fresh: dict, small: dict, images: jax.Array) -> 
             "bias": norm["bias"].at[: 2 * c].set(jnp.concatenate([mean, -mean])),
         },
         # The new layer's other channels do not count yet.
-        "image": {"kernel": jnp.zeros_like(fresh["image"]["kernel"]).at[:, :, :, : 2 * c].set(_pair(upsampling))},
+        "image": {"kernel": jnp.zeros_like(fresh["image"]["kernel"]).at[:, :, :, : 2 * c].set(_pair_with_negative(upsampling))},
     }
     return fresh | {name: layer for name, layer in small.items() if name != "image"} | grown
 
@@ -123,7 +123,7 @@ def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images: ja
     again = first / (1 + LEAKY_SLOPE)  # undoes what the activation makes of a pair
     down1, down2 = (fresh.d_params[name]["kernel"] for name in ("down1", "down2"))
     params = {
-        "down1": {"kernel": down1.at[:, :, :, : 2 * c].set(_pair(_make_color_kernel(c, DOWNSAMPLE)))},
+        "down1": {"kernel": down1.at[:, :, :, : 2 * c].set(_pair_with_negative(_make_color_kernel(c, DOWNSAMPLE)))},
         # The new layer's other channels count at once: they tell sharp images from upsampled ones.
         "down2": {"kernel": down2.at[:, :, :c].set(again).at[:, :, c : 2 * c].set(-again)},
         "down2_norm": {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean},
@@ -137,7 +137,7 @@ def _make_color_kernel(channels: int, taps: np.ndarray) -> np.ndarray:
     return np.outer(taps, taps)[:, :, None, None] * np.eye(channels, dtype=np.float32)
 
 
-def _pair(kernel: np.ndarray) -> jax.Array:
+def _pair_with_negative(kernel: np.ndarray) -> jax.Array:
     """(4, 4, C, C) -> (4, 4, C, 2C): a kernel and its negative side by side."""
     return jnp.concatenate([kernel, -kernel], 3)
 

@@ -1,4 +1,4 @@
-"""Seeds to images: each seed its own latent, the averaged generator with statistics of its own, rounded uint8 pixels."""
+"""Seeds to images: each seed its own latent, the EMA generator with recalibrated statistics, rounded uint8 pixels."""
 
 import functools
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from dcgan_jax.gan.state import LABELS, GanState
 
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
-# All drawing goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
-# order, and an image must not depend on how many were asked for.
+# All sampling goes through one program of this batch size, the last batch padded: kernels for other sizes may sum in another
+# order, and an image must not depend on how many are requested.
 SAMPLES_PER_BATCH = 64
 
 
@@ -33,7 +33,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are that batch's own
 
-    def one_batch(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
+    def compute_batch_stats(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
         variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
         latents = sample_latents(key, RECALIBRATION_BATCH, config.nets)
         _, new = generator.apply(variables, latents, True, labels, mutable="batch_stats")
@@ -44,7 +44,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
         labels = None if state.labels is None else state.labels.reshape(RECALIBRATION_BATCHES, RECALIBRATION_BATCH, -1)
-        batches = jax.lax.map(lambda each: one_batch(state, *each), (keys, labels))  # (8, C) each
+        batches = jax.lax.map(lambda each: compute_batch_stats(state, *each), (keys, labels))  # (8, C) each
         merged = {
             name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
             for name, layer in batches.items()
@@ -55,7 +55,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
 
 
 def select_labels(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:
-    """(N, A) uint8: what the faces of these seeds are asked to be, by the state's `labels`; None where there are none."""
+    """(N, A) uint8: the labels that samples of these seeds are conditioned on, from the state's `labels`; None if it has none."""
     return None if table is None else np.asarray(table)[np.asarray(seeds) % len(table)]
 
 
@@ -66,23 +66,23 @@ def make_seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
 
 def make_generate(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, latents (B, latent_dim), labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of
-    latent i, and of what it is asked to be, alone: stored statistics keep a face independent of its neighbours in the batch.
+    latent i and its label alone: stored statistics keep a face independent of its neighbours in the batch.
     """
     generator = Generator(nets)
 
-    def draw(params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+    def generate(params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         images = generator.apply({"params": params, "batch_stats": stats}, latents, False, labels)
         return to_uint8(images, nets)  # pyrefly: ignore[bad-argument-type] - `apply` gives a pair only with `mutable`
 
-    return draw
+    return generate
 
 
 def make_sample(nets: Nets) -> Callable[..., jax.Array]:
     """f(ema_params, ema_stats, seeds (B,) uint32, labels (B, A) or None) -> (B, S, S, C) uint8; image i is a function of seed i,
-    and of what it is asked to be, alone.
+    and its label alone.
     """
-    latents, draw = make_seed_latents(nets), make_generate(nets)
-    return lambda params, stats, seeds, labels=None: draw(params, stats, latents(seeds), labels)
+    latents, generate = make_seed_latents(nets), make_generate(nets)
+    return lambda params, stats, seeds, labels=None: generate(params, stats, latents(seeds), labels)
 
 
 def sample_images(nets: Nets, params: dict, stats: dict, seeds: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:

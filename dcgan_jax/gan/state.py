@@ -26,7 +26,9 @@ class GanState(struct.PyTreeNode):
     ema_params: dict  # moving average of g_params: what samples, scores and exports use
     ema_stats: dict  # BN statistics that belong to ema_params; `sampling.make_recalibrate` renews them
     augment_p: jax.Array | None = None  # () float32: probability of each augmentation, where it adapts itself
-    labels: jax.Array | None = None  # (LABELS, A) uint8, where G is conditional: what samples are asked to be, unless told
+    labels: jax.Array | None = (
+        None  # (LABELS, A) uint8, where G is conditional: the labels that samples are conditioned on by default
+    )
 
 
 LABELS = 1024
@@ -65,21 +67,21 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
 
 
 def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """G's and D's Adam. Raises: ValueError where step sizes fall over a length in epochs, whose steps only the pictures tell."""
+    """G's and D's Adam. Raises: ValueError where the learning rate decays over epochs: their steps depend on the images."""
     optimizer = config.optimizer
     decays = optimizer.lr_decay != "none"
     if decays and config.run.epochs is not None:
-        raise ValueError("lr_decay needs the length in steps or kimg: epochs are of pictures, which are not known here")
+        raise ValueError("lr_decay needs the length in steps or kimg: epochs are of images, which are not known here")
     steps = count_total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
-    def one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
+    def make_one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
         updates = max(1, -(-updates_a_step * steps // halves))
         return make_adam(optimizer, lr, updates, config.images_per_step * halves / updates_a_step)
 
     return (
-        one(optimizer.lr, optimizer.g_steps),
-        one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
+        make_one(optimizer.lr, optimizer.g_steps),
+        make_one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
     )
 
 

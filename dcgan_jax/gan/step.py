@@ -61,7 +61,7 @@ def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = No
     """Makes several steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics of (k,))."""
     step = make_train_step(config, sharding)
 
-    def unrolled(state: GanState, batches: Batch) -> tuple[GanState, Metrics]:
+    def run_unrolled(state: GanState, batches: Batch) -> tuple[GanState, Metrics]:
         metrics = []
         for i in range(len(batches.images)):
             state, metric = step(state, _take(batches, i))
@@ -69,7 +69,7 @@ def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = No
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
     # XLA's own CPU convolution, newmu's last and blocks', is some twenty times slower in a loop, even of one turn (measured).
-    return unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+    return run_unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 
 def _take(batches: Batch, i: int) -> Batch:

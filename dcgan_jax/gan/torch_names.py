@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.config import Mark, Nets, UserError, list_fields
 
-PX = 4
+HEAD_PX = 4
 NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # PyTorch's networks are our defaults. A field without one of these marks must have its default: a new one is safe at first.
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
@@ -82,8 +82,8 @@ def _to_torch_kernel(net: str, layer: str, kernel: np.ndarray | jax.Array) -> np
     if layer != "head":
         return kernel.transpose(3, 2, 0, 1)
     if net == "G":  # (z, 4 * 4 * C) -> (z, C, 4, 4)
-        return kernel.reshape(len(kernel), PX, PX, -1).transpose(0, 3, 1, 2)
-    return kernel.reshape(PX, PX, -1, 1).transpose(3, 2, 0, 1)  # (4 * 4 * C, 1) -> (1, C, 4, 4)
+        return kernel.reshape(len(kernel), HEAD_PX, HEAD_PX, -1).transpose(0, 3, 1, 2)
+    return kernel.reshape(HEAD_PX, HEAD_PX, -1, 1).transpose(3, 2, 0, 1)  # (4 * 4 * C, 1) -> (1, C, 4, 4)
 
 
 def _from_torch_kernel(net: str, layer: str, tensor: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import bisect
 
 import numpy as np
 
-from dcgan_jax.gan.metrics import HITS, LOSSES, METRICS
+from dcgan_jax.gan.metrics import HITS, LOSS_METRICS, METRICS
 
-METRICS_USED = ("step", "images", *LOSSES, *HITS, "g_grad_norm")
+METRICS_USED = ("step", "images", *LOSS_METRICS, *HITS, "g_grad_norm")
 WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last lines of metrics.jsonl: 500 steps of them, and at least 20 lines
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
 # Share of reals and of fakes that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985 of both in
@@ -25,7 +25,7 @@ COLLAPSED = 0.2
 # 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in a run resumed to ten times its length. Losses cannot be used: their noise
 # may be as large as their change, or their mean may be 0.
 FROZEN = 0.075
-COMPARED = 64  # samples and training images
+PAIRED_IMAGES = 64  # samples, and training images, whose pairs are compared
 LEAST_HELD_OUT = 8
 # r_v: 0 where D's logits of held-out images equal those of training images, 1 where they equal those of fakes. At most 0.1 in
 # healthy runs; with 300 images it passes 0.5 after 300 epochs.
@@ -58,7 +58,7 @@ def diagnose(
     first = columns["g_grad_norm"][:LEAST_LINES]
     checks = {
         "d-has-won": _check_d_has_won(window, first, loss),
-        "g-collapsed": _check_g_collapsed(samples[:COMPARED], reals[:COMPARED]),
+        "g-collapsed": _check_g_collapsed(samples[:PAIRED_IMAGES], reals[:PAIRED_IMAGES]),
         "losses-frozen": _check_losses_frozen(window),
         "memorising": _check_memorising(real_logits, held_out_logits, sample_logits),
     }
@@ -105,10 +105,10 @@ def _check_g_collapsed(samples: np.ndarray, reals: np.ndarray) -> str | None:
 
 def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
     spread = window["g_grad_norm"].std() / max(abs(window["g_grad_norm"].mean()), 1e-30)
-    if not spread < FROZEN or any(_has_moved(window[name]) for name in LOSSES):
+    if not spread < FROZEN or any(_has_moved(window[name]) for name in LOSS_METRICS):
         return None
     values = ", ".join(
-        f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSSES, "g_grad_norm")
+        f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSS_METRICS, "g_grad_norm")
     )
     return (
         f"the losses stand still: over the last {_describe_span(window)} {values}; try a higher --lr, and look at reals.png for "

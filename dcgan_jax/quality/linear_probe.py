@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax.config import UserError
-
 FITTED, TESTED = 4000, 2000  # images
-FEWEST = 20  # of both together: with fewer images, all or none have most attributes
+MIN_PROBE_IMAGES = 20  # of both together: with fewer images, all or none have most attributes
 STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge, in mean squared lengths of a standardised row
 
 
@@ -24,15 +22,15 @@ def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: st
     """Splits positions: those of the images to fit a probe to, and those of others to test it on.
 
     Args: shuffled, all positions in random order; attributes, the names that the images have; name, of the data, for messages.
-    Raises: UserError where there are too few images, or no attributes.
+    Raises: ValueError where there are too few images, or no attributes.
     """
     if not attributes:
-        raise UserError(
-            f"`data`: {name} come without attributes, which a probe learns; give pictures that have some: CelebA with "
+        raise ValueError(
+            f"{name} come without attributes, which a probe learns; give images that have some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
-    if len(shuffled) < FEWEST:
-        raise UserError(f"`data`: {name}: too few to fit a probe to and to test it; give {FEWEST} or more")
+    if len(shuffled) < MIN_PROBE_IMAGES:
+        raise ValueError(f"{name}: too few to fit a probe to and to test it; give {MIN_PROBE_IMAGES} or more")
     fit_count = min(FITTED, len(shuffled) * 2 // 3)
     return shuffled[:fit_count], shuffled[fit_count : FITTED + TESTED]
 
@@ -77,12 +75,12 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
             most_right, best = right, strength
     weights = x.T @ (vectors @ (rotated / (values.clip(0) + best)[:, None]))  # (D, A)
 
-    def margins(features: np.ndarray) -> np.ndarray:
+    def compute_margins(features: np.ndarray) -> np.ndarray:
         if features.shape[1:] != mean.shape:
             raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
         return (features.astype(np.float64) - mean) / spread @ weights + middle
 
-    return margins
+    return compute_margins
 
 
 def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_labels: np.ndarray) -> Probe:

@@ -41,7 +41,7 @@ def measure_memorisation(
             sampled.append(find_nearest(samples, part[random.permutation(len(part))[: len(held_out)]])[1].mean())
         start += len(part)
     if not sampled:
-        raise ValueError(f"no part of the training pictures holds as many as are held out, {len(held_out)}")
+        raise ValueError(f"no part of the training images holds as many as are held out, {len(held_out)}")
     return Memorisation(
         float(np.mean(sampled) / find_nearest(samples, held_out)[1].mean()),
         float(distances.mean() / from_held_out.mean()),

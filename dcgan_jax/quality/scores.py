@@ -152,5 +152,5 @@ def check_features(features: np.ndarray, least: int) -> np.ndarray:
     if features.ndim != 2 or len(features) < least or not features.shape[1]:
         raise ValueError(f"features are {features.shape}: (N, D) with N at least {least} is needed")
     if not np.isfinite(features).all():
-        raise ValueError(f"the features of picture {int(np.argmin(np.isfinite(features).all(1)))} hold a NaN or an infinity")
+        raise ValueError(f"the features of image {int(np.argmin(np.isfinite(features).all(1)))} hold a NaN or an infinity")
     return features

@@ -140,7 +140,7 @@ def _check_images(real: np.ndarray, fake: np.ndarray, seed: int, patches_per_ima
     if real.dtype != np.uint8 or fake.dtype != np.uint8:
         raise ValueError(f"real is {real.dtype}, fake {fake.dtype}: both must be uint8; scale to 0..255 and round first")
     if real.shape[1] < 16 or real.shape[1] & (real.shape[1] - 1):
-        raise ValueError(f"pictures are {real.shape[1]} px: the side must be a power of two, at least 16")
+        raise ValueError(f"images are {real.shape[1]} px: the side must be a power of two, at least 16")
     if seed < 0 or patches_per_image < 1 or directions < 1:
         raise ValueError(
             f"seed {seed} must be at least 0; patches_per_image {patches_per_image}, directions {directions} at least 1"

@@ -25,7 +25,7 @@ MAX_STEPS_PER_DISPATCH = 10
 def start_backend(cache: Path) -> None:
     """Sets up this process for a command, before JAX starts: memory kept between steps, compiled programs between runs.
 
-    For commands alone, whose process this is; functions that others call use `configured`.
+    For commands alone, whose process this is; functions that others call use `configure_backend`.
     cache: the folder for programs; one that cannot be made is done without.
     """
     _keep_memory()
@@ -41,7 +41,7 @@ CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 
 
 @contextlib.contextmanager
-def configured(cache: Path, debug: bool = False) -> Generator[None]:
+def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
     """JAX's settings for training inside, and as they were before outside.
 
     cache: the folder for programs; debug: JAX's own checks, which raise its errors, with a traceback, where a program is at

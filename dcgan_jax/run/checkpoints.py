@@ -35,15 +35,15 @@ from dcgan_jax.run.checksums import (
 )
 
 Shapes = TypeVar("Shapes")
-# What drawing needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
+# What sampling needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
 GENERATOR = ("ema_params", "ema_stats", "labels")
-METRICS = "experimental_collect_matching_metrics"  # of TensorStore
+TENSORSTORE_METRICS = "experimental_collect_matching_metrics"
 REST_S = 0.2  # TensorStore cannot be asked whether it has ended; its reads of small files take milliseconds
 BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
 
 
 class Checkpoints:
-    """A run's checkpoints. Saves go on in the background; an old one is removed only when a newer one has been read back."""
+    """A run's checkpoints. Saves run in the background; an old one is removed only when a newer one has been read back."""
 
     def __init__(self, run: Path, keep: int, best: Callable[[Path], int | None] = lambda run: None):
         """keep: newest verified ones kept; best: the step of one more that is kept, whatever its age."""
@@ -68,7 +68,7 @@ class Checkpoints:
         if step in there:
             return
         if there != sorted(self.manager.all_steps()):
-            self.manager.reload()  # `newest` has set one aside: the manager would think this step saved, and say nothing
+            self.manager.reload()  # `restore_newest` has set one aside: the manager would think this step saved, and say nothing
         items = _split_items(state)
         digests = {name: describe_leaves(item, digest_leaf) for name, item in items.items()}
         on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)  # takes no memory yet
@@ -81,7 +81,7 @@ class Checkpoints:
                 ),
             )
         except Exception as fault:  # a full disk is a ValueError of TensorStore's, or an OSError
-            self._failed(step, fault)
+            self._raise_save_error(step, fault)
         self.unverified = step, on_host, digests
 
     def settle(self) -> None:
@@ -92,22 +92,22 @@ class Checkpoints:
         try:
             self.manager.wait_until_finished()
         except Exception as fault:
-            self._failed(step, fault)
+            self._raise_save_error(step, fault)
         try:
-            if read_digests(self._path(step)) != digests:
+            if read_digests(self._get_path(step)) != digests:
                 raise CorruptCheckpointError("its digests are others")
-            check_digests(_restore_items(self._path(step), **on_host), digests)
+            check_digests(_restore_items(self._get_path(step), **on_host), digests)
         except CorruptCheckpointError as fault:
             raise UserError(
-                f"{self._path(step)}: was written and does not come back as it was ({fault}): check the disk; "
-                "the same command goes on from the checkpoint before"
+                f"{self._get_path(step)}: was written and does not come back as it was ({fault}): check the disk; "
+                "the same command resumes from the checkpoint before"
             ) from None
         self.tidy()
 
     def tidy(self) -> None:
         """To be called where the newest one has been read: lists its files, sends them to the disk, then removes old ones."""
         steps = list_steps(self.run)
-        distributed.run_in_first(lambda: seal_files(self._path(steps[-1])))  # all have looked before the first removes any
+        distributed.run_in_first(lambda: seal_files(self._get_path(steps[-1])))  # all have looked before the first removes any
         best = distributed.run_in_all(lambda: self.best(self.run))
         for old in steps[: -self.keep]:
             if old != best:
@@ -118,15 +118,15 @@ class Checkpoints:
         try:
             self.manager.close()
         except Exception as fault:
-            self._failed(self.unverified[0] if self.unverified else "?", fault)
+            self._raise_save_error(self.unverified[0] if self.unverified else "?", fault)
         finally:
             gc.collect()  # what it left behind complains when it is collected: here, and not later
             self.silence.close()
 
-    def _path(self, step: int) -> Path:
+    def _get_path(self, step: int) -> Path:
         return self.run / "checkpoints" / str(step)
 
-    def _failed(self, step: int | str, fault: Exception) -> NoReturn:
+    def _raise_save_error(self, step: int | str, fault: Exception) -> NoReturn:
         for half in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)  # it would keep a full disk full
         raise UserError(
@@ -151,7 +151,7 @@ def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = print
         for broken, why in damaged.items():
             aside = distributed.run_in_first(lambda broken=broken: _set_aside(run, broken))
             if distributed.is_first_process():
-                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; goes on from step {step}")
+                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; resumes from step {step}")
         return step, found
     if not steps:
         return None
@@ -313,8 +313,8 @@ def _replace_hooks() -> contextlib.ExitStack:
     sys.unraisablehook = report_others
     # Orbax asks TensorStore at each save and restore how it does, for its own log. What TensorStore 0.1.86 answers is never
     # freed: 60 kB a save, which a run of weeks would feel.
-    undo.callback(setattr, tensorstore, METRICS, getattr(tensorstore, METRICS))
-    setattr(tensorstore, METRICS, lambda *prefix, **how: [])
+    undo.callback(setattr, tensorstore, TENSORSTORE_METRICS, getattr(tensorstore, TENSORSTORE_METRICS))
+    setattr(tensorstore, TENSORSTORE_METRICS, lambda *prefix, **how: [])
     return undo
 
 

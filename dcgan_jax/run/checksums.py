@@ -156,9 +156,9 @@ def reraise_machine_fault(fault: Exception) -> None:
         raise fault
     if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault):
         raise MemoryError(describe_reason(fault)) from None
-    told = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore's way, in a ValueError
-    if told and int(told[1]) in NOT_NOW:
-        raise OSError(int(told[1]), describe_reason(fault)) from None
+    code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore's way, in a ValueError
+    if code and int(code[1]) in NOT_NOW:
+        raise OSError(int(code[1]), describe_reason(fault)) from None
 
 
 def describe_reason(fault: BaseException) -> str:

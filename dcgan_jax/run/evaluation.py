@@ -58,7 +58,7 @@ class Score(NamedTuple):
 
 def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Score:
     """x1e3, by the levels of a pyramid. It sees texture and shape, not brightness or contrast."""
-    some = min(of.count, online_score.SOME)  # of more its patches would take gigabytes
+    some = min(of.count, online_score.MAX_KEPT_FEATURES)  # of more its patches would take gigabytes
     real, images = of.real.images[of.chosen[:some]], fake.get(first, some)
     half = some // 2
     values = sliced_wasserstein(real, images, seed=of.seed)
@@ -73,7 +73,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
     Raises: UserError where there are too few images for the distance at infinity.
     """
-    keep = of.count if of.infinity else online_score.SOME
+    keep = of.count if of.infinity else online_score.MAX_KEPT_FEATURES
     images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
     real = online_score.load_reference(network, images, keep)
     least = scores.count_least_at_infinity(real.some.shape[1])
@@ -89,7 +89,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
     found = online_score.summarise_features(network, parts(), keep)
     half = len(real.some) // 2
-    few_real, few_found = (one._replace(some=one.some[: online_score.SOME]) for one in (real, found))
+    few_real, few_found = (one._replace(some=one.some[: online_score.MAX_KEPT_FEATURES]) for one in (real, found))
     values = online_score.compute_feature_scores(few_real, few_found, of.seed)
     halves = (scores.compute_moments(real.some[start : 2 * half : 2]) for start in (0, 1))
     floor = scores.frechet(*halves)
@@ -242,7 +242,10 @@ def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
 
 def _split_real(of: Comparison) -> tuple[np.ndarray, np.ndarray]:
     index = of.real.index
-    return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
+    try:
+        return split_fit_and_test(permute_epoch(of.seed, 0, len(of.real.images)), index["attributes"], index["source"]["name"])
+    except ValueError as fault:
+        raise UserError(f"`data`: {fault}") from None
 
 
 def _see_by(config: Config, state: GanState) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,4 +1,4 @@
-"""Networks by whose features pictures are compared: the FID Inception from its weight file, or a user's own function."""
+"""Networks by whose features images are compared: the FID Inception from its weight file, or a user's own function."""
 
 import hashlib
 import importlib.util
@@ -13,32 +13,32 @@ from dcgan_jax.config import UserError
 from dcgan_jax.quality import inception
 from dcgan_jax.run import weight_files
 
-AT_ONCE = 50  # pictures in a network: 0.5 GB in the Inception
+IMAGES_PER_CALL = 50  # images in a network: 0.5 GB in the Inception
 
 
 class FeatureNetwork(NamedTuple):
-    """Pictures to vectors."""
+    """Images to vectors."""
 
     name: str  # "inception", or the function's place as it was given
     sha256: str  # of its file: features of another file are not compared with these
-    resize: str  # what it does to pictures first, in words
-    function: Callable[[np.ndarray], np.ndarray]  # (AT_ONCE, S, S, 3) uint8 -> (AT_ONCE, D)
+    resize: str  # what it does to images first, in words
+    function: Callable[[np.ndarray], np.ndarray]  # (IMAGES_PER_CALL, S, S, 3) uint8 -> (IMAGES_PER_CALL, D)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError where the function gives something else."""
         parts = []
-        for start in range(0, len(images), AT_ONCE):
-            some = images[start : start + AT_ONCE]
-            padded = np.zeros((AT_ONCE, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
-            padded[: len(some)] = some  # grey pictures three times
+        for start in range(0, len(images), IMAGES_PER_CALL):
+            some = images[start : start + IMAGES_PER_CALL]
+            padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
+            padded[: len(some)] = some  # grey images three times
             found = np.asarray(self.function(padded))
-            if found.ndim != 2 or len(found) != AT_ONCE or not np.issubdtype(found.dtype, np.floating):
+            if found.ndim != 2 or len(found) != IMAGES_PER_CALL or not np.issubdtype(found.dtype, np.floating):
                 raise UserError(
-                    f"{self.name}: gave {found.dtype} {found.shape} for {AT_ONCE} pictures; it must give "
-                    f"floating-point numbers, ({AT_ONCE}, D)"
+                    f"{self.name}: gave {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must give "
+                    f"floating-point numbers, ({IMAGES_PER_CALL}, D)"
                 )
             if not np.isfinite(found[: len(some)]).all():
-                raise UserError(f"{self.name}: gave a NaN or an infinity for pictures of {images.shape[1]} px")
+                raise UserError(f"{self.name}: gave a NaN or an infinity for images of {images.shape[1]} px")
             parts.append(found[: len(some)].astype(np.float32))
         return np.concatenate(parts)
 

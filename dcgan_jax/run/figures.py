@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.files import atomic_write
-from dcgan_jax.gan.metrics import LOSSES, METRICS
+from dcgan_jax.gan.metrics import LOSS_METRICS, METRICS
 
 REALS_SHOWN = 20  # as the article does
 SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
@@ -155,7 +155,7 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     steps = np.array(metrics.get("step", []))
-    for name, colour in zip(LOSSES, ("tab:blue", "tab:orange"), strict=True):
+    for name, colour in zip(LOSS_METRICS, ("tab:blue", "tab:orange"), strict=True):
         label = METRICS[name].label
         values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # lines edited by hand may lack the metric
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from dcgan_jax.config import Config, Crop, Split, UserError
+from dcgan_jax.config import SIZES, Config, Crop, Split, UserError
 from dcgan_jax.data.decode import measure_square_side
 from dcgan_jax.data.pack import Pack, pack_images
 from dcgan_jax.data.sources import open_source
@@ -16,8 +16,6 @@ from dcgan_jax.gan.sampling import sample_images, select_labels
 from dcgan_jax.gan.state import GanState, init_state
 from dcgan_jax.run import checkpoints, online_score, workdir
 from dcgan_jax.run.training_images import open_training_images
-
-SIDES = (16, 32, 64, 128, 256)
 
 
 class ImageSet(NamedTuple):
@@ -79,8 +77,8 @@ def open_images(place: str, channels: int, first: int) -> ImageSet:
     except UserError as error:
         raise UserError(str(error).removeprefix("`data` ")) from error  # another argument named the place
     side = measure_square_side(source)
-    if side not in SIDES:
-        raise UserError(f"{place}: pictures of {side} px; the side must be a power of two from 16 to 256")
+    if side not in SIZES:
+        raise UserError(f"{place}: images of {side} px; the side must be a power of two from {SIZES[0]} to {SIZES[-1]}")
     packed = pack_images(source, size=side, channels=channels, crop="centre", check=False)
     facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"]}
 
@@ -98,7 +96,7 @@ def open_real_images(fake: ImageSet, data: str, split: Split | None, crop: Crop 
     size, channels = fake.shape
     if not fake.config:
         if not data:
-            raise UserError(f"`run` {fake.name}: is no run, so give `data`: the real pictures it is compared with")
+            raise UserError(f"`run` {fake.name}: is no run, so give `data`: the real images it is compared with")
         return pack_images(open_source(data, split or "all"), size=size, channels=channels, crop=crop or "centre")
     trained = fake.config.data.crop
     if crop not in (None, trained):

@@ -1,4 +1,4 @@
-"""Networks that do not begin at random: another run's, those of PyTorch's example, or grown from a run of half the side."""
+"""Initial weights that are not random: another run's, PyTorch's, or grown from the low-resolution stage."""
 
 import contextlib
 import zlib
@@ -12,7 +12,7 @@ from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, init_state, name_leaves
 from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
 
-FILES = (".safetensors", ".pth", ".pt", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
 OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
 
 
@@ -24,15 +24,15 @@ def load_initial_weights(config: Config) -> dict:
     if not start:
         return {}
     places = [Path(place) for place in start.split(",")]
-    if all(place.suffix in FILES for place in places):
+    if all(place.suffix in WEIGHT_SUFFIXES for place in places):
         return _load_files(places, config)
     return _load_run(Path(start), config)
 
 
-def grow_networks(config: Config, half: Config) -> dict:
-    """The same fields, of the networks of half the side that `half` came to, with one more layer (gan/progressive.py)."""
-    run = workdir.get_run_path(half)
-    small = _restore_newest(run, half)
+def grow_networks(config: Config, low_resolution: Config) -> dict:
+    """The same fields from the low-resolution stage's run, with one more layer in each network (gan/progressive.py)."""
+    run = workdir.get_run_path(low_resolution)
+    small = _restore_readable(run, low_resolution)
     state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
     fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
     return {name: jax.device_get(getattr(state, name)) for name in fields}
@@ -43,17 +43,17 @@ def _load_run(run: Path, config: Config) -> dict:
     compared = [name for name in vars(Nets()) if name not in list_fields(Mark.TRAINING_ONLY)]
     differing = [name for name in compared if getattr(there.nets, name) != getattr(config.nets, name)]
     if differing:
-        told = ", ".join(
+        fields = ", ".join(
             f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked" for name in differing[:4]
         )
-        raise UserError(f"`start` {run}: has other networks: {told}; ask for the same, as by `preset` {there.run.preset}")
+        raise UserError(f"`start` {run}: has other networks: {fields}; ask for the same, as by `preset` {there.run.preset}")
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
-    state = _restore_newest(run, there)
+    state = _restore_readable(run, there)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
-def _restore_newest(run: Path, config: Config) -> GanState:
+def _restore_readable(run: Path, config: Config) -> GanState:
     like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
     for step in checkpoints.list_steps(run)[::-1]:
         with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read

@@ -29,7 +29,7 @@ class NonFiniteError(Exception):
 
 
 class Logs:
-    """Opened at the step a run starts or goes on from; lines of later steps, left by a killed process, are dropped."""
+    """Opened at the step a run starts or resumes from; lines of later steps, left by a killed process, are dropped."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Logs:
         self.rate_from: tuple[int, float] | None = None
 
     def rewind(self, start: int) -> None:
-        """Drops all numbers after step `start`, from which the run goes on."""
+        """Drops all numbers after step `start`, from which the run resumes."""
         self._close_files()
         self._open(start)
 
@@ -120,7 +120,7 @@ class Logs:
     def say(self, line: str) -> None:
         """A line for the person watching, above the bar."""
         if not self.silent:
-            with self._while_somebody_reads("stdout"):
+            with self._ignore_closed_stream("stdout"):
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
 
@@ -142,12 +142,12 @@ class Logs:
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
-        with self._while_somebody_reads("stderr"):
+        with self._ignore_closed_stream("stderr"):
             self.bar.close()
 
     @contextlib.contextmanager
-    def _while_somebody_reads(self, stream: str) -> Generator[None]:
-        # A closed terminal or a full disk under the output is no reason to lose a run: it goes on without words there.
+    def _ignore_closed_stream(self, stream: str) -> Generator[None]:
+        # A closed terminal or a full disk under the output is no reason to lose a run: it continues without words there.
         try:
             yield
         except OSError:
@@ -170,7 +170,7 @@ class Logs:
         shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
         shown += f"epoch {epoch:.2f}  {speed}  {SUMMARY.format_map(values)}"
         if self.terminal:
-            with self._while_somebody_reads("stderr"):
+            with self._ignore_closed_stream("stderr"):
                 self.bar.set_postfix_str(shown, refresh=False)
                 self.bar.update(len(steps))
         elif now - self.last_line_s >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
@@ -232,15 +232,13 @@ class _Events:
 
 
 class _Wandb:
-    """Weights & Biases, from the same lines. A run that goes on is the same run there, by the name that wandb.json keeps."""
+    """Weights & Biases, from the same lines. A resumed run is the same run there, by the name that wandb.json keeps."""
 
     def __init__(self, run: Path, project: str, settings: dict | None):
         try:
             import wandb  # optional: it is large, and sends what it is given to its maker
         except ImportError:
-            raise UserError(
-                f"`wandb` {project}: the package is not installed: pip install wandb, or leave the flag out"
-            ) from None
+            raise UserError(f"`wandb` {project}: the package is not installed: pip install wandb, or leave `wandb` out") from None
 
         file = run / "wandb.json"
         known = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}

@@ -1,4 +1,4 @@
-"""Sets of pictures by their features, in parts, so that 50,000 need no memory; and the scores of a run in training."""
+"""Sets of images by their features, in parts, so that 50,000 need no memory; and the scores of a run in training."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
 
-PART = 1000  # pictures at a time
-SOME = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
-KEPT = ("count", "mean", "covariance", "some")
+PART = 1000  # images at a time
+MAX_KEPT_FEATURES = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
+REFERENCE_ARRAYS = ("count", "mean", "covariance", "some")
 
 
 class RealImages(NamedTuple):
-    """Real pictures that others are compared with."""
+    """Real images that others are compared with."""
 
     images: np.ndarray  # (N, S, S, C) uint8, a memory map
     chosen: np.ndarray  # positions of those that count
@@ -39,11 +39,11 @@ class FeatureSummary(NamedTuple):
     """What a network saw in a set."""
 
     moments: Moments  # of all
-    some: np.ndarray  # (SOME at most, D) float32: the first
+    some: np.ndarray  # (MAX_KEPT_FEATURES at most, D) float32: the first
 
 
-def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = SOME) -> FeatureSummary:
-    """parts: (n, S, S, C) uint8 each, two pictures or more; keep: features to be kept."""
+def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
+    """parts: (n, S, S, C) uint8 each, two images or more; keep: features to be kept."""
     moments, some, kept = None, [], 0
     for part in parts:
         features = network.features(part)
@@ -62,12 +62,12 @@ def iterate_parts(images: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray
 
 
 def split_parts(positions: np.ndarray) -> list[np.ndarray]:
-    """Even ones: none of a single picture."""
+    """Even ones: none of a single image."""
     return np.array_split(positions, -(-len(positions) // PART))
 
 
-def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME) -> FeatureSummary:
-    """What the network sees in real pictures: from the cache, or found now and kept there.
+def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
+    """What the network sees in real images: from the cache, or found now and kept there.
 
     The key is of the pixels, the network's file and the choice.
     """
@@ -103,14 +103,14 @@ def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = SOME)
 def _read_reference(file: Path) -> FeatureSummary | None:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            count, mean, covariance, some = (arrays[name] for name in KEPT)
+            count, mean, covariance, some = (arrays[name] for name in REFERENCE_ARRAYS)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut: it is made again
         return None
     return FeatureSummary(Moments(int(count), mean, covariance), some)
 
 
 def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int) -> dict[str, float]:
-    """Frechet distance of all; KID, precision, recall, density and coverage of the first SOME."""
+    """Frechet distance of all; KID, precision, recall, density and coverage of the first MAX_KEPT_FEATURES."""
     return {
         "frechet": scores.frechet(real.moments, fake.moments),
         **scores.kid(real.some, fake.some, seed=seed),
@@ -121,16 +121,16 @@ def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int
 # ---- While training ----
 
 FILE = "scores.jsonl"
-MAX_LINE = 2**16
-OF = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
+MAX_SCORE_LINE = 2**16
+COMPARABLE_BY = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
 
 
 class OnlineScorer:
     """A run's scores while it trains. Their time is bounded: one that would pass its share is left out."""
 
-    def __init__(self, config: Config, run: Path, reals: RealImages, draw: Callable[[dict, dict, np.ndarray], np.ndarray]):
-        """draw: (params, stats, seeds) -> uint8 faces. Raises UserError where no network can be opened, or gives features."""
-        self.config, self.run, self.reals, self.draw = config, run, reals, draw
+    def __init__(self, config: Config, run: Path, reals: RealImages, generate: Callable[[dict, dict, np.ndarray], np.ndarray]):
+        """generate: (params, stats, seeds) -> uint8 faces. Raises UserError where no network can be opened, or gives features."""
+        self.config, self.run, self.reals, self.generate = config, run, reals, generate
         self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
         self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score_by")
         if self.network:  # a fault now, and not at the first score, which would lose the steps before it
@@ -138,7 +138,7 @@ class OnlineScorer:
         self.seeds = np.arange(len(reals.chosen))
         self.began, self.spent_s, self.last_s = time.monotonic(), 0.0, 0.0
 
-    def is_asked(self, steps: range, total: int) -> bool:
+    def is_due(self, steps: range, total: int) -> bool:
         """Whether a score belongs at the end of these steps, a function of the steps alone."""
         before, after = (step * self.config.images_per_step // self.every_images for step in (steps.start, steps.stop))
         return after > before or steps.stop == total
@@ -151,7 +151,7 @@ class OnlineScorer:
     def score(self, step: int, params: dict, stats: dict) -> str:
         """Adds a line to scores.jsonl; returns what there is to say."""
         start = time.monotonic()
-        fakes = self.draw(params, stats, self.seeds)
+        fakes = self.generate(params, stats, self.seeds)
         if self.network:
             real = load_reference(self.network, self.reals)
             value = scores.frechet(real.moments, summarise_features(self.network, iterate_parts(fakes, self.seeds)).moments)
@@ -190,7 +190,7 @@ def read_score_lines(run: Path) -> list[dict]:
         return []
     found = []
     with (run / FILE).open(errors="replace") as lines:
-        for text in iter(lambda: lines.readline(MAX_LINE), ""):
+        for text in iter(lambda: lines.readline(MAX_SCORE_LINE), ""):
             try:
                 line = json.loads(text)
             except (ValueError, RecursionError):
@@ -207,7 +207,7 @@ def read_online_scores(run: Path) -> dict[int, dict]:
         for line in read_score_lines(run)
         if line.get("score") == "training" and type(line.get("value")) is float and math.isfinite(line["value"])
     ]
-    return {line["step"]: line for line in found if all(line.get(name) == found[-1].get(name) for name in OF)}
+    return {line["step"]: line for line in found if all(line.get(name) == found[-1].get(name) for name in COMPARABLE_BY)}
 
 
 def read_score_curve(run: Path) -> dict[int, float]:

@@ -1,4 +1,4 @@
-// The report's chart and its pictures: everything they show is in the page.
+// The report's chart and its images: everything they show is in the page.
 const { runs, groups } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = ["#3b82c4", "#e07b1a", "#3f9e4d", "#c8403f", "#8d63b8", "#8a5a44", "#d467a8", "#7f7f7f", "#a5a52d", "#1fa6b5"];
@@ -90,7 +90,7 @@ function draw() {
   for (const { value, words } of to > from ? ticks(from, to) : [{ value: from, words: short(from) }]) {
     plot.append(made("text", { x: x(value), y: height - BELOW + 16, "text-anchor": "middle" }, words));
   }
-  plot.append(made("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "thousands of pictures shown"));
+  plot.append(made("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "thousands of images shown"));
   const curves = made("g", { "clip-path": "url(#inside)" });
   for (const { colour, dash, xs, mean, least, most } of shown) {
     const line = (values, order) => order.map((i) => `${x(xs[i]).toFixed(1)},${y(values[i]).toFixed(1)}`).join(" ");
@@ -107,7 +107,7 @@ function draw() {
 /** The numbers at a place, in words below the chart. */
 function read(kimg) {
   const line = $("read");
-  line.replaceChildren(`${short(kimg)} thousand pictures: `);
+  line.replaceChildren(`${short(kimg)} thousand images: `);
   for (const { label, colour, dash, xs, mean } of drawn.shown) {
     let nearest = 0;
     xs.forEach((x, i) => { if (Math.abs(x - kimg) < Math.abs(xs[nearest] - kimg)) nearest = i; });
@@ -176,7 +176,7 @@ function show() {
     if (!grid) return;
     figure.querySelector("img").src = grid.src;
     const name = runs.length > 1 ? `${runs[i].name}: ` : "";
-    figure.querySelector("figcaption").textContent = `${name}step ${grid.step.toLocaleString("en")}, ${short(grid.kimg)} thousand pictures shown`;
+    figure.querySelector("figcaption").textContent = `${name}step ${grid.step.toLocaleString("en")}, ${short(grid.kimg)} thousand images shown`;
   });
 }
 
@@ -199,5 +199,5 @@ if (most) {
   });
   show();
 } else {
-  $("grids").textContent = "There are no pictures yet.";
+  $("grids").textContent = "There are no images yet.";
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.config import Config, flatten, make_printable
 from dcgan_jax.files import atomic_write
-from dcgan_jax.gan.metrics import LOSSES, group_by_chart
+from dcgan_jax.gan.metrics import LOSS_METRICS, group_by_chart
 from dcgan_jax.run import online_score
 from dcgan_jax.run.report_images import fit_images, list_grids
 from dcgan_jax.run.report_scores import describe_measure, find_best, render_scores
@@ -22,7 +22,7 @@ from dcgan_jax.run.workdir import read_environment
 IMAGES_BYTES, CURVES_BYTES = 3_000_000, 1_000_000
 POINTS, POINT_BYTES = 400, 40  # of a curve; kimg, mean, least and most as JSON
 SERIES = 24  # curves of a run
-GROUPS = group_by_chart()  # every other number of a run has a chart of its own
+CHARTS = group_by_chart()  # every other number of a run has a chart of its own
 
 
 class RunFacts(NamedTuple):
@@ -31,7 +31,7 @@ class RunFacts(NamedTuple):
     folder: Path
     name: str  # unique on the page
     config: Config
-    differences: dict[str, tuple]  # field -> (the preset's value, the run's)
+    changed_settings: dict[str, tuple]  # field -> (the preset's value, the run's)
     data_facts: dict  # data.json
     total: int  # steps
     step: int  # steps made
@@ -62,7 +62,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
     body = _render_run(runs[0]) if len(runs) == 1 else _render_comparison(runs)
     here = Path(__file__)
     # "</" would end the script, and "<!--" would hide the rest of the page: JSON may write "<" as an escape.
-    script_data = json.dumps({"runs": data, "groups": GROUPS}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    script_data = json.dumps({"runs": data, "groups": CHARTS}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang=en>
 <meta charset=utf-8>
@@ -83,15 +83,15 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 
 def _render_run(run: RunFacts) -> str:
     reals = fit_images([run.folder / "reals.png"], run.config.nets.size, IMAGES_BYTES // 6)[1][0]
-    environment = _read_environment(run.folder)
+    environment = _summarise_environment(run.folder)
     program, *flags = map(str, environment.pop("command") or [""])
     # In a notebook the program is the notebook's own.
     is_command = Path(program).name in ("train.py", "dcgan-train")
     command = (
         shlex.join(["python", "-m", "dcgan_jax.train", *flags]) if is_command else "dcgan_jax.train.train, called from Python"
     )
-    differences = render_table(
-        [(name, was, now) for name, (was, now) in run.differences.items()], ("", f"{run.config.run.preset} has", "this run")
+    changed_settings = render_table(
+        [(name, was, now) for name, (was, now) in run.changed_settings.items()], ("", f"{run.config.run.preset} has", "this run")
     )
     training = f"<h2>Training images, as the networks see them</h2><img class=sheet alt='training images' src={reals}>"
     return f"""<p>{escape(_render_state(run))}</p>
@@ -100,7 +100,7 @@ def _render_run(run: RunFacts) -> str:
 <h2>Metrics</h2>{CHART}
 {render_scores(run.folder)}
 {training if reals else ""}
-<h2>Settings that differ from the preset</h2>{differences if run.differences else "<p>None.</p>"}
+<h2>Settings that differ from the preset</h2>{changed_settings if run.changed_settings else "<p>None.</p>"}
 <details><summary>All settings</summary>{render_table(flatten(run.config).items())}</details>
 <h2>Data</h2>{render_table(_list_data_facts(run.data_facts))}
 <h2>Command and environment</h2><p><code>{escape(command, 4000)}</code></p>{render_table(environment.items())}"""
@@ -126,7 +126,7 @@ def _summarise_run(run: RunFacts) -> dict[str, str]:
     """A run's column in the first table of a comparison."""
     speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
     best = find_best(run.folder)
-    last = {name: run.metrics[name][-1] for name in LOSSES if run.metrics.get(name)}
+    last = {name: run.metrics[name][-1] for name in LOSS_METRICS if run.metrics.get(name)}
     return {
         "preset": run.config.run.preset,
         "steps": f"{run.step:,} of {run.total:,}",
@@ -166,7 +166,7 @@ def _list_data_facts(facts: dict) -> list[tuple]:
     return [("source", facts["source"]["name"]), *((name, facts[name]) for name in names if name in facts)]
 
 
-def _read_environment(run: Path) -> dict:
+def _summarise_environment(run: Path) -> dict:
     """The command, versions and devices of the run, as far as they are known."""
     environment = read_environment(run)
     packages = environment.get("packages")

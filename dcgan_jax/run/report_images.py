@@ -11,7 +11,7 @@ from PIL import Image
 from dcgan_jax.run.figures import choose_scale
 
 GRIDS = 150  # of a run; run/figures.py keeps 120
-PX = (1100, 780, 550, 390, 275, 195, 137)  # longest sides of embedded images, the largest that fits: areas halve
+LONGEST_SIDES_PX = (1100, 780, 550, 390, 275, 195, 137)  # longest sides of embedded images, the largest that fits: areas halve
 MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
 NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
 
@@ -23,7 +23,7 @@ def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int
     """
     files = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}  # others are not ours
     steps = sorted(files)
-    while steps and not embed_image(files[steps[-1]], side, PX[0]):
+    while steps and not embed_image(files[steps[-1]], side, LONGEST_SIDES_PX[0]):
         steps.pop()
     if not steps:
         return []
@@ -46,8 +46,8 @@ def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int
 
 
 def fit_images(files: Sequence[Path], side: int, budget_bytes: int) -> tuple[int, list[str]]:
-    """(px, data: addresses) of these files, at the largest of PX at which they fit into budget_bytes together."""
-    *larger, smallest = PX
+    """(px, data: addresses) of these files, at the largest of LONGEST_SIDES_PX at which they fit into budget_bytes together."""
+    *larger, smallest = LONGEST_SIDES_PX
     for px in larger:
         addresses = [embed_image(file, side, px) for file in files]
         if sum(map(len, addresses)) <= budget_bytes:

@@ -19,9 +19,9 @@ def render_scores(run: Path) -> str:
         )
     rows = [row for line in online_score.read_score_lines(run) if (row := _make_score_row(line))][-EVALUATED:]
     if rows:
-        head = ("step", "score", "N", "value", "floor", "its N", "other scores", "seeds", "real pictures")
+        head = ("step", "score", "N", "value", "floor", "its N", "other scores", "seeds", "real images")
         text += (
-            "<p>By evaluate, smaller is better; the floor is one half of the real pictures against the other:</p>"
+            "<p>By evaluate, smaller is better; the floor is one half of the real images against the other:</p>"
             + render_table(rows, head)
         )
     return text
@@ -35,7 +35,7 @@ def find_best(run: Path) -> dict | None:
 def describe_measure(line: dict) -> str:
     """The network or measure, N and the real images of a score during training: scores that agree in these can be compared."""
     return make_printable(
-        f"{make_printable(str(line.get('by')), 60)}{_shorten(line, 'sha256')}, N {line.get('count')}, real pictures"
+        f"{make_printable(str(line.get('by')), 60)}{_shorten(line, 'sha256')}, N {line.get('count')}, real images"
         f"{_shorten(line, 'real_fingerprint')}",
         150,
     )

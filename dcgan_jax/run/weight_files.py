@@ -24,7 +24,7 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-MAX_BYTES = 2**32  # of all arrays
+MAX_ARRAY_BYTES = 2**32  # of all arrays
 LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # PyTorch's magic number, pickled, before version 1.6
 
 
@@ -36,15 +36,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
         if start[2:].startswith(LEGACY):
-            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"")
+            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_ARRAY_BYTES else b"")
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
                 raise ValueError("it is too large")
             [pickles] = [[name for name in archive.namelist() if name.endswith("data.pkl")]]
             if pickles:
                 folder = pickles[0].removesuffix("data.pkl")
                 tensors = _find_tensors(_read_pickle(archive.read(pickles[0])))
-                return {name: tensor.array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
+                return {name: tensor.to_array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except OSError as fault:
@@ -72,7 +72,7 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
-    def array(self, storage: bytes) -> np.ndarray:
+    def to_array(self, storage: bytes) -> np.ndarray:
         if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
             raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes from nothing
         stride = [step * self.dtype.itemsize for step in self.stride]
@@ -185,7 +185,7 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     sizes = {tensor.key: tensor.dtype.itemsize for tensor in tensors.values()}
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
-        if count > MAX_BYTES or str(key) not in sizes:
+        if count > MAX_ARRAY_BYTES or str(key) not in sizes:
             raise ValueError(f"its storage {key} is not as it says")
         storages[str(key)] = file.read(count * sizes[str(key)])
-    return {name: tensor.array(storages[tensor.key]) for name, tensor in tensors.items()}
+    return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The run directory explains itself: what was asked, what ran it, which pictures; and it tells a resumption from a mistake."""
+"""The run directory explains itself: its settings, what ran it, its images; and whether a run may be resumed."""
 
 import errno
 import importlib.metadata
@@ -18,6 +18,7 @@ from dcgan_jax import config as configuration
 from dcgan_jax import files
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
+from dcgan_jax.data.checks import CHECKED_FACTS
 from dcgan_jax.files import write_json
 from dcgan_jax.run import distributed
 
@@ -33,7 +34,7 @@ def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseF
 
     data_facts: index.json of the pack. What a run there says of itself is left as it is; `write_run_facts` brings it up to date.
     Returns: its path, and the lock that the first process of the run holds until it releases it or dies (none in others).
-    Raises: UserError where the run that is there had other pictures, other networks or another recipe, naming the fields; where
+    Raises: UserError where the run that is there had other images, other networks or another recipe, naming the fields; where
     another process trains it; and where the folder cannot be written.
     """
     path = get_run_path(config)
@@ -64,7 +65,7 @@ def get_run_path(config: Config) -> Path:
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     """Whether a run is there. Raises UserError where it, or what else is there, is not the one that is asked for."""
     if (path / "config.json").exists():
-        _check_config(path, config, data_facts)
+        _check_same_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise UserError(f"{path}: exists and is no run; give another `name`")
@@ -94,8 +95,8 @@ def _lock_run(path: Path) -> filelock.BaseFileLock:
 
 def _remove_partial_files(path: Path) -> None:
     """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
-    pictures = r"(reals|losses|scores|neighbours|\d{8,})\.png"
-    ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{pictures}|report\.html(\.\d+)?|files\.json")
+    image_names = r"(reals|losses|scores|neighbours|\d{8,})\.png"
+    ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{image_names}|report\.html(\.\d+)?|files\.json")
     for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
         if ours.fullmatch(half.name.removesuffix(".partial")) and half.is_file():
             half.unlink(missing_ok=True)
@@ -104,7 +105,7 @@ def _remove_partial_files(path: Path) -> None:
 
 
 def write_run_facts(path: Path, config: Config) -> str:
-    """Writes what is asked now and what runs it: environment.json, then config.json, with which the folder is a run.
+    """Writes the settings and what runs them now: environment.json, then config.json, with which the folder is a run.
 
     Returns: the name of this process there, which `check_ownership` compares.
     """
@@ -175,19 +176,19 @@ def _check_links(path: Path) -> None:
 
 
 def read_data_facts(path: Path) -> dict:
-    """What data.json of the run at path says of its pictures. Raises UserError."""
+    """What data.json of the run at path says of its images. Raises UserError."""
     facts = read_json(path / "data.json")
     found = facts if isinstance(facts, dict) else {}
     source = found.get("source")
-    numbers = [found.get(name, 0) for name in ("spread", "grey", "channels", "duplicates")]
-    told = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
+    numbers = [found.get(name, 0) for name in CHECKED_FACTS]
+    texts = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
     if not (
-        all(isinstance(text, str) for text in told)
+        all(isinstance(text, str) for text in texts)
         and type(found.get("count")) is int
         and 0 < found["count"] < 2**40
         and all(type(number) in (int, float) for number in numbers)
     ):
-        raise UserError(f"{path / 'data.json'}: does not describe the run's pictures; restore it from a copy of the run")
+        raise UserError(f"{path / 'data.json'}: does not describe the run's images; restore it from a copy of the run")
     return facts
 
 
@@ -204,7 +205,7 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
 
-def _check_config(path: Path, config: Config, data_facts: dict) -> None:
+def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
     asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
     resumable = configuration.list_resumable_fields(config)
     differing = [name for name in asked if name not in resumable and asked[name] != found[name]]
@@ -220,7 +221,7 @@ def _check_config(path: Path, config: Config, data_facts: dict) -> None:
     before = read_data_facts(path)
     if not is_same_data(before, data_facts):
         raise UserError(
-            f"{path} was trained on other pictures: {before['source']['name']} ({before['count']:,}) there, "
+            f"{path} was trained on other images: {before['source']['name']} ({before['count']:,}) there, "
             f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same `data`, give "
             "another `name`, or move it away"
         )

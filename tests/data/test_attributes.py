@@ -85,7 +85,7 @@ def test_splits_need_a_partition(tmp_path):
     with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")
     (tmp_path / "other" / "000001.jpg").unlink()
-    with pytest.raises(UserError, match="puts no picture"):
+    with pytest.raises(UserError, match="puts no image"):
         open_source(str(tmp_path), "train")
 
 

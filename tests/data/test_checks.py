@@ -25,9 +25,9 @@ def repeated(count):
     ("images", "words"),
     [
         (noise(500), None),
-        (alike(500), "500 pictures are nearly alike (they differ by"),
+        (alike(500), "500 images are nearly alike (they differ by"),
         (noise(500, 1), "100.0% of the 500"),
-        (repeated(500), "100 of 500 pictures are the same as an earlier one"),
+        (repeated(500), "100 of 500 images are the same as an earlier one"),
         (noise(1), None),
     ],
 )

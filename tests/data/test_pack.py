@@ -248,7 +248,7 @@ BAD = {
 }
 
 
-REASONS = {"truncated.png": "", "zero.png": "empty", "page.jpg": "not a picture", "script.png": "not a picture",
+REASONS = {"truncated.png": "", "zero.png": "empty", "page.jpg": "not an image", "script.png": "not an image",
            "bomb.png": "too large", "float.tiff": "floating"}  # fmt: skip
 
 
@@ -283,7 +283,7 @@ def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_p
     assert packed(path).index["skipped"] == 2
     spoil(path, ["truncated.png"])
     before = packs(cache)
-    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not a picture\).*zero\.png \(empty\)") as caught:
+    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image\).*zero\.png \(empty\)") as caught:
         packed(path)
     assert "\n" not in str(caught.value)
     assert packs(cache) == before

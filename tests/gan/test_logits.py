@@ -1,4 +1,4 @@
-"""What D thinks of pictures as they are."""
+"""D's logits and features of given images."""
 
 import jax
 import numpy as np

@@ -27,7 +27,7 @@ def test_debug_finds_reused_keys_and_leaked_tracers(tmp_path):
             jax.config.update(name, False)
         jax.jit(lambda x: kept.append(x) or x)(1.0)
         jax.jit(reuse)(jax.random.key(0))
-        with backend.configured(tmp_path, debug=True):
+        with backend.configure_backend(tmp_path, debug=True):
             jax.clear_caches()
             with pytest.raises(jax.errors.KeyReuseError):
                 jax.jit(reuse)(jax.random.key(0))
@@ -49,13 +49,13 @@ SETTINGS = (
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_configured_restores_settings_and_warnings(tmp_path, debug):
+def test_configure_backend_restores_settings_and_warnings(tmp_path, debug):
     """Also where what runs inside fails."""
     own, filters = jax.config.jax_compilation_cache_dir, list(warnings.filters)
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         before = {name: jax.config.values[name] for name in SETTINGS}
-        with pytest.raises(RuntimeError, match="inside"), backend.configured(tmp_path, debug=debug):
+        with pytest.raises(RuntimeError, match="inside"), backend.configure_backend(tmp_path, debug=debug):
             assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path))
             assert jax.config.jax_check_tracer_leaks == debug
             raise RuntimeError("inside")

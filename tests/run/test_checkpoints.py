@@ -367,7 +367,7 @@ def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run
     aside = copy / "broken-checkpoints" / "4"
     (line,) = said
     assert "checkpoint of step 4 is broken (" in line
-    assert line.endswith(f"set aside as {aside}; goes on from step 2")
+    assert line.endswith(f"set aside as {aside}; resumes from step 2")
     assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
     saved_at(copy, 4)  # the step comes again
     assert checkpoints.restore_newest(copy, placed())[0] == 4

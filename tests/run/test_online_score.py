@@ -61,7 +61,7 @@ def test_nothing_is_kept_for_another_question(tmp_path, change):
     online_score.load_reference(network()[0], reals)
     net, calls = network(change.get("sha256", "one"))
     asked = {name: value for name, value in change.items() if name in RealImages._fields}
-    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.SOME))
+    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.MAX_KEPT_FEATURES))
     assert calls
 
 
@@ -78,7 +78,7 @@ def scorer(run, **changes):
 
 
 def test_scores_belong_to_steps_and_to_the_end(tmp_path):
-    asked = scorer(tmp_path).is_asked
+    asked = scorer(tmp_path).is_due
     assert [step for step in range(1, 36) if asked(range(step - 1, step), 35)] == [10, 20, 30, 35]
     assert [stop for stop in range(4, 37, 4) if asked(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps a dispatch
 

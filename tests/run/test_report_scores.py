@@ -19,8 +19,8 @@ def test_scores_are_a_curve_and_a_line(tmp_path):
     scored(tmp_path, {1000: 90.0, 2000: 40.0, 3000: 60.0})
     scored(tmp_path, {2000: 50.5})  # once more, after a rollback: it counts
     text = render_page([run])
-    assert held(text)["runs"][0]["curves"]["score by x, N 5, real pictures 01234567"][:2] == [[128, 256, 384], [90, 50.5, 60]]
-    assert "Best score in training, smaller is better: 50.50 at step 2,000, by x, N 5, real pictures 01234567." in text
+    assert held(text)["runs"][0]["curves"]["score by x, N 5, real images 01234567"][:2] == [[128, 256, 384], [90, 50.5, 60]]
+    assert "Best score in training, smaller is better: 50.50 at step 2,000, by x, N 5, real images 01234567." in text
 
 
 def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_chart(tmp_path):
@@ -31,9 +31,9 @@ def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_cha
     text = render_page(runs)
     names = [name for run in held(text)["runs"] for name in run["curves"]]  # a chart each, in report.js
     assert names == [
-        "score by x, N 5, real pictures 01234567",
-        *["score by net.py:f feedbeef, N 5, real pictures 01234567"] * 2,
-        "score by net.py:f feedbeef, N 50, real pictures 01234567",
+        "score by x, N 5, real images 01234567",
+        *["score by net.py:f feedbeef, N 5, real images 01234567"] * 2,
+        "score by net.py:f feedbeef, N 50, real images 01234567",
     ]
     assert "".join(f"<td>{name.removeprefix('score by ')}</td>" for name in names) in text
     assert text.count("8.50 at step 2,000") == 4

@@ -61,7 +61,7 @@ async function network(page) {
   }
 }
 
-/** Saves pictures, rows of so many, as one PNG, each of their pixels so many times. */
+/** Saves images, rows of so many, as one PNG, each of their pixels so many times. */
 function save(name, canvases, columns, scale) {
   const side = canvases[0].width * scale, sheet = document.createElement("canvas");
   sheet.width = columns * side;
@@ -121,7 +121,7 @@ async function main() {
   let state = readState(page), next = 0;
 
   const latent = (seed) => latentOf(seed, page.latent_dim, page.latent_law);
-  // Where each picture was of one class, the class asked for excludes the others, as in loaded.py.
+  // Where each picture was of one class, the class asked for excludes the others, as in api.py.
   const areClasses = page.attributes.length > 1 && page.labels.every((row) => row.reduce((sum, label) => sum + label) === 1);
   const labelsOf = (seed) => page.attributes.map((_, i) => state.asked[i] !== "-" ? Number(state.asked[i])
     : areClasses && state.asked.includes("1") ? 0 : page.labels[seed % page.labels.length][i]);

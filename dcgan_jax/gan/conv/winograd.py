@@ -52,11 +52,11 @@ def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
     taps = _count_taps(kernel.shape[0])
 
-    def part(x: jax.Array, *kernels: jax.Array) -> jax.Array:
+    def convolve_part(x: jax.Array, *kernels: jax.Array) -> jax.Array:
         products = [rows @ matrix for rows, matrix in zip(_transform_data(x, taps, before), kernels, strict=True)]
         return _restore_outputs(products, taps, x.shape)
 
-    return jnp.concatenate(_run_in_parts(part, (x,), _transform_kernel(kernel), taps, x.shape, kernel.shape[3]))
+    return jnp.concatenate(_run_in_parts(convolve_part, (x,), _transform_kernel(kernel), taps, x.shape, kernel.shape[3]))
 
 
 def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
@@ -64,27 +64,27 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     taps, channels = _count_taps(kernel.shape[0]), kernel.shape[2]
     image_shape = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], channels)
 
-    def part(y: jax.Array, *kernels: jax.Array) -> jax.Array:
+    def compute_part(y: jax.Array, *kernels: jax.Array) -> jax.Array:
         products = [
             lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
             for rows, matrix in zip(_transform_outputs(y, taps), kernels, strict=True)
         ]
         return _restore_image(products, taps, y.shape, before)
 
-    return jnp.concatenate(_run_in_parts(part, (y,), _transform_kernel(kernel), taps, image_shape, y.shape[3]))
+    return jnp.concatenate(_run_in_parts(compute_part, (y,), _transform_kernel(kernel), taps, image_shape, y.shape[3]))
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
     """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
     taps = _count_taps(k)
 
-    def part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, 4C) each: faster than its transpose
+    def compute_part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, 4C) each: faster than its transpose
         return [
             lax.dot_general(outputs, data, (((0,), (0,)), ((), ())))
             for data, outputs in zip(_transform_data(x, taps, before), _transform_outputs(dy, taps), strict=True)
         ]
 
-    parts = _run_in_parts(part, (x, dy), (), taps, x.shape, dy.shape[3])
+    parts = _run_in_parts(compute_part, (x, dy), (), taps, x.shape, dy.shape[3])
     products = [functools.reduce(lax.add, same) for same in zip(*parts, strict=True)]
     return _restore_kernel(products, k, x.shape[3])
 
@@ -133,11 +133,11 @@ def _transform_data(x: jax.Array, taps: int, before: int) -> list[jax.Array]:
     x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
     x = call_unfused(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
 
-    def windows(x: jax.Array, tiles: int, axis: int) -> list[jax.Array]:
+    def slice_windows(x: jax.Array, tiles: int, axis: int) -> list[jax.Array]:
         return [lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(taps + 1)]
 
     def transform(x: jax.Array) -> list[jax.Array]:
-        return [part for row in _mix(data, windows(x, rows, 1)) for part in _mix(data, windows(row, columns, 2))]
+        return [part for row in _mix(data, slice_windows(x, rows, 1)) for part in _mix(data, slice_windows(row, columns, 2))]
 
     return [part.reshape(batch * rows * columns, 4 * channels) for part in call_unfused(transform, x)]
 
@@ -150,11 +150,11 @@ def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
     if (h, w) != (2 * rows, 2 * columns):
         y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), (0, 2 * rows - h, 0), (0, 2 * columns - w, 0), (0, 0, 0)])
 
-    def halves(y: jax.Array, axis: int) -> list[jax.Array]:
+    def split_pairs(y: jax.Array, axis: int) -> list[jax.Array]:
         return [lax.index_in_dim(y, i, axis, keepdims=False) for i in range(2)]
 
     def transform(y: jax.Array) -> list[jax.Array]:
-        return [part for row in _mix(output, halves(y, 2)) for part in _mix(output, halves(row, 3))]
+        return [part for row in _mix(output, split_pairs(y, 2)) for part in _mix(output, split_pairs(row, 3))]
 
     parts = call_unfused(transform, y.reshape(batch, rows, 2, columns, 2, out))
     return [part.reshape(batch * rows * columns, out) for part in parts]
@@ -197,7 +197,7 @@ def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
     # Entry i of tile t's window is pixel 2t + i: entries 0 and 1 are the tile's own pair, 2 and 3 the next tile's.
-    def overlapped(windows: Arrays, axis: int) -> jax.Array:
+    def add_overlapping(windows: Arrays, axis: int) -> jax.Array:
         zero = np.zeros((), windows[0].dtype)
         pads = [[(0, 0, 0)] * axis + [pad] + [(0, 0, 0)] * (windows[0].ndim - axis - 1) for pad in ((0, 1, 0), (1, 0, 0))]
         both: list[jax.Array] = []
@@ -206,16 +206,16 @@ def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before
             both.append(functools.reduce(lax.add, same))
         return _interleave(both, axis + 1)
 
-    def over_rows(products: Arrays) -> list[jax.Array]:
-        return [overlapped(_mix(data, column), 1) for column in zip(*_split_grid(products), strict=True)]
+    def add_rows(products: Arrays) -> list[jax.Array]:
+        return [add_overlapping(_mix(data, column), 1) for column in zip(*_split_grid(products), strict=True)]
 
     def unfold(image: jax.Array) -> jax.Array:  # and drop the padding
         image = image.reshape(batch, 2 * rows + 2, 2 * columns + 2, 2, 2 * channels).transpose(0, 1, 3, 2, 4)
         image = image.reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
         return image[:, before : before + 2 * h, before : before + 2 * w]
 
-    image = call_unfused(over_rows, products)
-    image = call_unfused(lambda image: overlapped(_mix(data, image), 3), image)  # (B, rows + 1, 2, columns + 1, 2, 4C)
+    image = call_unfused(add_rows, products)
+    image = call_unfused(lambda image: add_overlapping(_mix(data, image), 3), image)  # (B, rows + 1, 2, columns + 1, 2, 4C)
     return call_unfused(unfold, image)
 
 

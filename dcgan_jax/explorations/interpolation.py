@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dcgan_jax.config import UserError
-from dcgan_jax.explorations.arguments import Condition, check_whole, make_title, read_seeds, read_two_or_more
+from dcgan_jax.explorations.checks import Condition, check_whole, make_title, read_seeds, read_two_or_more
 from dcgan_jax.explorations.results import Arithmetic, Morph, Truncation, Walk
 from dcgan_jax.gan import latents
 from dcgan_jax.seeds import Seeds
@@ -17,7 +17,7 @@ from dcgan_jax.seeds import Seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-MEASURED = 256  # samples whose spread is measured
+SPREAD_SAMPLES = 256  # samples whose spread is measured
 NOISE = 0.25  # of the paper's arithmetic, each way (arXiv:1511.06434, figure 7)
 MOST_FRAMES = 20_000
 
@@ -38,13 +38,13 @@ def truncate(
         if not cut > 0:
             raise UserError(f"`truncations` {cut}: give magnitudes above 0")
     samples = [gan.images(gan.latents(found, cut), labels) for cut in cuts]
-    many = np.arange(MEASURED)
+    many = np.arange(SPREAD_SAMPLES)
     spread = [
         float(gan.images(gan.latents(many, cut), gan.labels(many, condition)).std(0, dtype=np.float64).mean()) for cut in cuts
     ]
     rows = [(f"seed {seed}", np.stack([some[i] for some in samples])) for i, seed in enumerate(found)]
     title = make_title(gan, condition, "latents cut to magnitudes")
-    return Truncation(title, rows, [f"{cut:g}" for cut in cuts], found, cuts, spread, MEASURED)
+    return Truncation(title, rows, [f"{cut:g}" for cut in cuts], found, cuts, spread, SPREAD_SAMPLES)
 
 
 def morph(gan: "TrainedGAN", seeds: Seeds = "0-5", columns: int = 9, condition: Condition = None) -> Morph:

@@ -35,5 +35,5 @@ def check_whole(**values: object) -> None:
 
 
 def make_title(gan: "TrainedGAN", condition: Condition, what: str = "") -> str:
-    asked = ",".join(f"{name}={value}" for name, value in (condition or {}).items())
-    return f"{gan.name}, step {gan.step:,}" + (f", {asked}" if asked else "") + (f": {what}" if what else "")
+    labels = ",".join(f"{name}={value}" for name, value in (condition or {}).items())
+    return f"{gan.name}, step {gan.step:,}" + (f", {labels}" if labels else "") + (f": {what}" if what else "")
