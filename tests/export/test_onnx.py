@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from exports import SEEDS, near
 from generators import WAYS, drawn
+from toy_run import whole
+
+import dcgan_jax
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install dcgan-jax[export]")
+
 
 from dcgan_jax.export import STORES  # noqa: E402
 from dcgan_jax.export.onnx import build_onnx_model  # noqa: E402 - it needs onnx
@@ -52,3 +57,12 @@ def test_the_model_says_what_it_is():
     assert {entry.key: entry.value for entry in model.metadata_props} == {"preset": "a"}
     [opset] = model.opset_import
     assert (opset.domain, opset.version, model.ir_version) == ("", 17, 8)
+
+
+@pytest.mark.integration
+def test_onnx_in_onnxruntime(exported):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    folder = exported("onnx")
+    session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])
+    latents = dcgan_jax.load(whole().run).latents(SEEDS)
+    near(session.run(None, {"latents": latents})[0])

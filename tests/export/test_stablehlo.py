@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from exports import fresh, near
 from generators import WAYS, drawn
 
 from dcgan_jax.export.stablehlo import PLATFORMS, export_stablehlo
@@ -52,3 +53,17 @@ def test_the_program_has_plain_convolutions_at_highest_precision(way, convolutio
     assert len(lines) == len(PLATFORMS) * (convolutions + 1)
     for line in lines:
         assert re.search(r"precision(_config)? = \[(#stablehlo<precision )?HIGHEST", line), line
+
+
+@pytest.mark.integration
+def test_stablehlo_in_a_process_without_the_package(exported):
+    near(
+        fresh(
+            """
+import jax, jax.export, numpy as np
+program = jax.export.deserialize(bytearray(open("generator.stablehlo", "rb").read()))
+assert program.platforms == ("cpu", "cuda", "tpu")
+images = np.asarray(jax.jit(program.call)(np.load("latents.npy")))""",
+            exported("stablehlo"),
+        )
+    )

@@ -14,8 +14,7 @@ from tiny import compiled, fresh_state, leaves, pictures, tiny
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
-from dcgan_jax.gan import pixels, step
-from dcgan_jax.gan.pixels import to_uint8
+from dcgan_jax.gan import step
 from dcgan_jax.gan.state import GanState, make_optimizers
 from dcgan_jax.presets import PRESETS
 
@@ -259,23 +258,6 @@ def test_half_life_zero_is_g_itself():
     state = five_steps(TINY["hinge"])[0][-1]
     for average, now in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.g_params), strict=True):
         assert_array_equal(average, now)
-
-
-# ---- pixels
-
-
-@pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
-def test_pixels_to_the_nets_range_and_back_is_the_identity_on_all_levels(name, low, high):
-    nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
-    scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
-    assert scaled.dtype == jnp.float32
-    assert_allclose(scaled[jnp.array([0, 255])], [low, high], atol=1e-6)
-    assert_array_equal(to_uint8(scaled, nets), levels)
-
-
-def test_pixels_are_rounded_and_clipped():
-    nets = PRESETS["torch64"].nets
-    assert_array_equal(to_uint8(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])
 
 
 # ---- nets so simple that the step's own arithmetic shows

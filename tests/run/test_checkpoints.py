@@ -1,71 +1,23 @@
-import contextlib
-import errno
 import gc
-import json
 import os
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from numpy.testing import assert_array_equal
+from saved_states import CONFIG, HARM, SHAPES, equal, harm, opened, placed, restored, saved_at, state
 
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, checksums, distributed
-
-CONFIG = tiny.tiny("article")
-SHAPES = jax.eval_shape(lambda: init_state(CONFIG))
-
-
-def state(step=0):
-    """Every leaf another number for each step."""
-    fresh = tiny.fresh_state(CONFIG)
-    return jax.tree.map(lambda leaf: leaf + step if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fresh).replace(
-        step=jnp.int32(step)
-    )
-
-
-def placed(sharding=None):
-    return checkpoints.add_sharding(SHAPES, sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-
-
-@contextlib.contextmanager
-def opened(run, keep=3):
-    saved = checkpoints.Checkpoints(run, keep)
-    try:
-        yield saved
-        saved.settle()
-    finally:
-        saved.close()
-
-
-def saved_at(run, *steps, keep=3):
-    with opened(run, keep) as saved:
-        for step in steps:
-            saved.save(step, state(step))
-    return run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with checkpoints of steps 2 and 4, only read."""
     return saved_at(tmp_path_factory.mktemp("run"), 2, 4)
-
-
-def equal(ours, theirs):
-    ours, theirs = tiny.leaves(ours), tiny.leaves(theirs)
-    assert list(ours) == list(theirs)
-    for path, leaf in ours.items():
-        assert leaf.dtype == theirs[path].dtype, path
-        assert_array_equal(leaf, theirs[path], err_msg=path)
-
-
-def restored(run, step, like=None):
-    return checkpoints.restore(run / "checkpoints" / str(step), like or placed())
 
 
 # ---- Whole states ----
@@ -148,19 +100,6 @@ def test_all_of_it_is_sent_to_the_disk_before_an_old_one_goes(tmp_path, monkeypa
     assert {str(place) for place in [new, new.parent, *new.rglob("*")]} <= {*before}
 
 
-def test_a_filesystem_that_cannot_flush_a_folder_is_no_hindrance(tmp_path, monkeypatch):
-    fsync = os.fsync
-
-    def refusing(opened):
-        if os.path.isdir(f"/proc/self/fd/{opened}"):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        fsync(opened)
-
-    monkeypatch.setattr(os, "fsync", refusing)
-    saved_at(tmp_path, 2)
-    assert (tmp_path / "checkpoints" / "2" / checksums.FILES).exists()
-
-
 def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path):
     run = saved_at(tmp_path, 2, 4, keep=2)
     (run / "checkpoints" / "4" / checksums.FILES).unlink()
@@ -168,33 +107,6 @@ def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path)
     saved.tidy()
     saved.close()
     assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checksums.FILES).exists()
-
-
-JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointer.restore"
-
-
-@pytest.mark.parametrize(
-    ("where", "fault", "raised"),
-    [
-        (JSON, OSError(errno.ESTALE, "Stale file handle"), OSError),
-        (ORBAX, PermissionError(errno.EACCES, "no"), PermissionError),
-        (JSON, OSError(errno.EMFILE, "Too many open files"), OSError),
-        (ORBAX, MemoryError(), MemoryError),
-        (ORBAX, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError),
-        (ORBAX, ValueError(f"NOT_FOUND: Error opening: Stale file handle [os_error_code='{errno.ESTALE}']"), OSError),
-    ],
-)
-def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, where, fault, raised):
-    copy = shutil.copytree(run, tmp_path / "copy")
-    before = sorted(path for path in copy.rglob("*"))
-
-    def fails(*args, **kwargs):
-        raise fault
-
-    monkeypatch.setattr(where, fails)
-    with pytest.raises(raised):
-        checkpoints.restore_newest(copy, placed(), lambda line: None)
-    assert sorted(path for path in copy.rglob("*")) == before
 
 
 def test_saves_leave_nothing_in_memory(tmp_path):
@@ -302,59 +214,6 @@ def test_no_whole_checkpoint_is_one_line(tmp_path, made):
         checkpoints.restore_generator(tmp_path, SHAPES)
 
 
-@pytest.mark.parametrize("all_of_it", [False, True], ids=["generator", "state"])
-@pytest.mark.parametrize(
-    "changes, says",
-    [
-        ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
-        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
-        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
-        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here"),
-    ],
-    ids=str,
-)
-def test_other_networks_are_one_line_that_names_the_leaf(run, all_of_it, changes, says):
-    other = jax.eval_shape(lambda: init_state(tiny.tiny("article", **changes)))
-    with pytest.raises(UserError) as mistake:
-        if all_of_it:
-            checkpoints.restore_newest(run, checkpoints.add_sharding(other, distributed.make_shardings(CONFIG).state))
-        else:
-            checkpoints.restore_generator(run, other)
-    assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
-    assert "config.json is not this checkpoint's" in str(mistake.value)
-    assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
-
-
-def data_file(checkpoint: Path) -> Path:
-    """The largest file: the numbers of the training item."""
-    return max((file for file in checkpoint.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
-
-
-def harm(checkpoint: Path, how: str) -> None:
-    file = data_file(checkpoint)
-    content = bytearray(file.read_bytes())
-    if how == "flip":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif how == "truncate":
-        file.write_bytes(content[: len(content) // 2])
-    elif how == "missing":
-        file.unlink()
-    elif how == "empty file":
-        file.write_bytes(b"")
-    elif how == "empty":
-        shutil.rmtree(checkpoint)
-        checkpoint.mkdir()
-    elif how == "zeros":  # what a power cut leaves of blocks that were not written yet
-        file.write_bytes(bytes(len(content)))
-    elif how == "digests":
-        digests = checkpoint / "digests" / "metadata"
-        digests.write_text(digests.read_text().replace("a", "b", 1))
-
-
-HARM = ["flip", "truncate", "missing", "empty file", "empty", "zeros", "digests"]
-
-
 @pytest.mark.parametrize("how", HARM)
 def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
@@ -400,47 +259,6 @@ def test_where_none_is_whole_all_stay_where_they_are(run, tmp_path):
         checkpoints.restore_newest(copy, placed())
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
-
-
-def test_every_byte_that_matters_is_looked_at(run, tmp_path):
-    """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
-    files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
-    places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
-    found = {2: 0, 4: 0}
-    for i, (file, at) in enumerate(places):
-        copy = shutil.copytree(run, tmp_path / str(i), copy_function=os.link)
-        harmed = copy / file.relative_to(run)
-        content = bytearray(harmed.read_bytes())
-        content[at] ^= 1 << i % 8
-        harmed.unlink()
-        harmed.write_bytes(content)
-        step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
-        equal(back, state(step))
-        found[step] += 1
-        shutil.rmtree(copy)
-    assert found == {2: len(places), 4: 0}
-
-
-@pytest.mark.parametrize("how", HARM)
-def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
-    copy = shutil.copytree(run, tmp_path / "copy")
-    (copy / "checkpoints" / "4" / checksums.FILES).unlink()
-    harm(copy / "checkpoints" / "4", how)
-    step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
-    assert step == 2
-    equal(back, state(2))
-
-
-def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "copy")
-    sealed = [
-        {"items": items, "sha256": checksums.digest_json(items)}
-        for items in ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})
-    ]
-    for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
-        (copy / "checkpoints" / "4" / checksums.FILES).unlink(missing_ok=True)
-        (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
-        assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2
 
 
 # ---- A disk that takes no more ----

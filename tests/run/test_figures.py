@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from dcgan_jax.run import figures
 from dcgan_jax.run.figures import (
     DENSE,
     GAP_PX,
@@ -159,3 +160,12 @@ def test_thinning_touches_nothing_else(tmp_path):
 def test_a_rows_name_is_shown_to_its_last_letter(names):
     one, other = (make_captioned_sheet("", [(name, noise(1))]) for name in names)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_a_film_of_the_least_speed_is_one(tmp_path, suffix):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    figures.save_animation(tmp_path / f"a{suffix}", frames, 0.01)
+    with Image.open(tmp_path / f"a{suffix}") as film:
+        film.load()
+        assert film.info["duration"] == 100_000

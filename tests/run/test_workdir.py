@@ -77,14 +77,6 @@ def test_a_machine_without_a_working_git_only_lacks_the_commit(tmp_path, monkeyp
     assert json.loads((run / "environment.json").read_text())["commit"] is None
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"new": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
 # ---- The same command again ----
 
 

@@ -1,0 +1,56 @@
+"""The samples that are nearest to a photo."""
+
+import numpy as np
+import pytest
+from exploring import call_explore, cells, explored, near
+from PIL import Image
+from toy_run import whole
+
+import dcgan_jax
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
+    face = gan.sample(77)[0]
+    Image.fromarray(face).save(tmp_path / "face.png")
+    picture, numbers, said = explored(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 60)
+    near(cells(picture, 0, 10, 1)[:1], face[None])
+    assert len(numbers["losses"]) == 9 and numbers["losses"] == sorted(numbers["losses"])
+    assert sorted(numbers["start_of"]) == list(range(9))
+    assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"] / 3
+    assert np.median(numbers["losses_before"]) == pytest.approx(numbers["loss_of_untouched_seeds"])
+    assert (np.array(numbers["losses"]) < numbers["losses_before"]).all()
+    near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1])))
+    assert "nearest face" in said
+
+
+def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, conditional):
+    gan = dcgan_jax.load(conditional)
+    Image.fromarray(gan.sample(77, {"Male": 1, "Smiling": 0})[0]).save(tmp_path / "face.png")
+    picture, numbers, _ = explored(
+        tmp_path,
+        "invert",
+        "--photo",
+        tmp_path / "face.png",
+        "--starts",
+        9,
+        "--iterations",
+        40,
+        "--condition",
+        "Male=1,Smiling=0",
+        run=conditional,
+    )
+    assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"]
+    asked = gan.labels([0], {"Male": 1, "Smiling": 0})
+    near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), asked))
+
+
+def test_a_picture_that_is_no_face_is_warned_of(tmp_path):
+    checks = np.indices((16, 16)).sum(0) % 2 * 255
+    Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
+    done = call_explore(
+        "invert", "--run", whole().run, "--photo", tmp_path / "checks.png", "--iterations", 5, "--out", tmp_path / "a.png"
+    )
+    assert done.code == 0 and len(done.faults) == 1
+    assert "checks.png: nothing that the generator draws is much like it" in done.faults[0]

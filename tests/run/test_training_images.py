@@ -1,0 +1,34 @@
+"""The images that a run was trained on, found again, or others."""
+
+import json
+
+import pytest
+from evaluations import scored
+from toy_run import copied, refusal, whole
+
+from dcgan_jax import evaluate
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def run(tmp_path):
+    return copied(whole().run, tmp_path)
+
+
+def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
+    facts = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
+    line = refusal(evaluate, "--run", run, "--count", 20)
+    assert "no longer holds the pictures" in line
+    assert "--data" in line
+    assert not (run / "scores.jsonl").exists()
+
+
+def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
+    """A run on one split says nothing of pictures without splits."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"split": "train"}))
+    _, (line,) = scored(run, "--count", 30, "--data", "drawn:60")
+    assert line["real"] == "60 drawn faces"
+    assert "--split" in refusal(evaluate, "--run", run, "--count", 30, "--data", "drawn:60", "--split", "valid")
