@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compiled, fresh_state, leaves, pictures, tiny
+from tiny import Compiled, compiled, fresh_state, fused_loops, leaves, pictures, tiny
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
@@ -66,15 +66,20 @@ def start_of(config):
     return state.replace(g_params=louder(state.g_params), d_params=louder(state.d_params))
 
 
-@functools.cache
-def five_steps(config):
-    """(states after 0 to 5 steps, metrics of the five). Shared: nearly all laws here look at these."""
+def take_five_steps(train_step, config):
+    """(states after 0 to 5 steps, metrics of the five)."""
     states, metrics = [start_of(config)], []
     for seed in range(5):
-        state, now = compiled(config)(states[-1], pictures(config, seed))
+        state, now = train_step(states[-1], pictures(config, seed))
         states.append(state)
         metrics.append({name: float(value) for name, value in now.items()})
     return states, metrics
+
+
+@functools.cache
+def five_steps(config):
+    """take_five_steps of the compiled step. Shared: nearly all tests here look at these."""
+    return take_five_steps(compiled(config), config)
 
 
 @pytest.mark.integration
@@ -110,9 +115,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_losses(name):
-    metrics = five_steps(TINY[name])[1]
+def check_golden(name, metrics):
     got = [(metrics[i]["d_loss"], metrics[i]["g_loss"]) for i in (0, 1, 4)]
     message = (
         f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
@@ -121,6 +124,18 @@ def test_golden_losses(name):
     # rtol: other machines and XLA's optimisation levels sum in other orders: 1e-6 after five steps, measured, 1e-5 from
     # PyTorch's order. A wrong momentum, slope, rate or schedule moves them by 1e-3 and more.
     assert_allclose(got, GOLDEN[name], rtol=1e-4, err_msg=message)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_losses(name):
+    check_golden(name, five_steps(TINY[name])[1])
+
+
+@pytest.mark.parametrize("name", ["article", "torch64"])
+def test_golden_losses_with_fused_loops(name):
+    """By the loop emitters that users' XLA has and conftest.py turns off."""
+    with fused_loops():
+        check_golden(name, take_five_steps(Compiled(TINY[name]), TINY[name])[1])
 
 
 def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
