@@ -22,7 +22,7 @@ in_each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 @on_each
 @in_each_dtype
-def test_steps_are_one_loop_that_never_asks_the_host(platform, dtype):
+def test_steps_are_one_loop_without_the_host(platform, dtype):
     module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert operations(module)["while"] == 1
     assert to_host(module) == []
@@ -37,13 +37,13 @@ def test_every_leaf_of_the_state_is_donated(platform, dtype):
 
 @on_each
 @in_each_dtype
-def test_convolutions_compute_in_the_compute_dtype(platform, dtype):
+def test_convolutions_use_the_compute_dtype(platform, dtype):
     module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert {operands for _, operands in convolutions(module)} == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 
 
 @on_each
-def test_what_comes_out_of_bfloat16_nets_is_float32(platform):
+def test_bfloat16_nets_return_float32(platform):
     program = lowered(tiny("torch64", compute_dtype="bfloat16"), platform, STEPS)
     state, metrics = jax.tree.unflatten(program.out_tree, program.out_avals)
     assert all(value.dtype == jnp.float32 and value.shape == (STEPS,) for value in metrics.values())
@@ -84,7 +84,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_no_convolution_but_those_needed(config):
+def test_convolutions_are_no_more_than_needed(config):
     found = {role: 0 for role in ("down", "up", "weights")}
     for (role, _), count in convolutions(lowered(config, "cuda", STEPS).mlir_module()).items():
         found[role] += count
@@ -92,6 +92,6 @@ def test_no_convolution_but_those_needed(config):
 
 
 @pytest.mark.parametrize("name", ["new latents", "same latents"])
-def test_xla_neither_drops_nor_merges_nor_repeats_one(name):
+def test_xla_keeps_every_convolution_once(name):
     """So that the law above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
     assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(needed(CONFIGS[name]).values())

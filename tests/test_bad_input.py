@@ -113,7 +113,7 @@ PICTURES = [
 
 
 @pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.__name__)
-def test_pictures_that_cannot_be_trained_on(tmp_path, cache, kind):
+def test_unusable_images_are_one_line(tmp_path, cache, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
     before = files(tmp_path / "in")
@@ -127,7 +127,7 @@ def test_pictures_that_cannot_be_trained_on(tmp_path, cache, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind is not too_small_folder], ids=lambda kind: kind.__name__)
-def test_the_other_verbs_refuse_them_too(tmp_path, kind):
+def test_other_commands_refuse_them_too(tmp_path, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
     run = copied(whole().run, tmp_path)
@@ -148,7 +148,7 @@ def test_the_other_verbs_refuse_them_too(tmp_path, kind):
         ("", "''"),
     ],
 )
-def test_data_that_name_nothing(tmp_path, data, says):
+def test_data_that_do_not_exist_are_one_line(tmp_path, data, says):
     assert says in refused_start(tmp_path, "--data", data)
 
 
@@ -180,7 +180,7 @@ def test_data_that_name_nothing(tmp_path, data, says):
     ],
     ids=str,
 )
-def test_values_that_cannot_be(tmp_path, arguments, says):
+def test_impossible_values_are_one_line(tmp_path, arguments, says):
     line = refused_start(tmp_path, *arguments)
     assert all(part in line for part in says), line
 
@@ -190,7 +190,7 @@ def test_values_that_cannot_be(tmp_path, arguments, says):
 
 @pytest.mark.parametrize("verb", [sample, evaluate])
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file", "the folder of runs"])
-def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
+def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, verb, kind):
     monkeypatch.chdir(tmp_path)  # sample writes to samples.png there
     path = tmp_path / "x"
     if kind == "folder":
@@ -221,7 +221,7 @@ def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
     ],
     ids=str,
 )
-def test_a_resumption_that_would_be_another_run_touches_nothing(tmp_path, arguments, says):
+def test_resume_as_another_run_changes_nothing(tmp_path, arguments, says):
     run = copied(whole().run, tmp_path)
     before = files(run)
     line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
@@ -232,7 +232,7 @@ def test_a_resumption_that_would_be_another_run_touches_nothing(tmp_path, argume
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"width": "wide"}', '{"colour": 1}', '{"size": 33, "steps": 1}'])
 @pytest.mark.parametrize("verb", [train, sample, evaluate])
-def test_a_config_edited_to_nonsense(tmp_path, monkeypatch, verb, text):
+def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, verb, text):
     monkeypatch.chdir(tmp_path)
     run = copied(whole().run, tmp_path)
     (run / "config.json").write_text(text)
@@ -243,7 +243,7 @@ def test_a_config_edited_to_nonsense(tmp_path, monkeypatch, verb, text):
     assert not (tmp_path / "samples.png").exists()
 
 
-def test_a_config_edited_to_other_networks_than_the_checkpoints(tmp_path):
+def test_config_edited_to_other_networks_is_one_line(tmp_path):
     """Asked for as edited, so that only the checkpoint can tell."""
     run = copied(whole().run, tmp_path)
     values = json.loads((run / "config.json").read_text())
@@ -255,7 +255,7 @@ def test_a_config_edited_to_other_networks_than_the_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["workdir", "run", "foreign"])
-def test_a_place_that_is_taken(tmp_path, place):
+def test_workdir_place_that_is_taken_is_one_line(tmp_path, place):
     """As a read-only disk would be; tests may run as root, whom no permission stops."""
     work = tmp_path / "runs"
     if place == "workdir":
@@ -280,7 +280,7 @@ def test_one_device_takes_any_batch(tmp_path, monkeypatch):
     assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
 
 
-def test_what_is_refused_once_runs_when_it_is_put_right(tmp_path):
+def test_refused_command_runs_when_corrected(tmp_path):
     """Nothing of a refusal stands in the way of the right command."""
     refused_start(tmp_path, "--data", tmp_path / "in")
     pictures(tmp_path / "in", good=20, broken=1)

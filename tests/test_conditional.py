@@ -51,7 +51,7 @@ def drawn(run, tmp_path, *flags):
     return np.load(tmp_path / "faces.npy")
 
 
-def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
+def test_label_table_matches_the_training_attributes(run):
     table = state_at(run, 12)["labels"]
     assert table.shape == (LABELS, 3)
     every = drawn_faces.compute_face_attributes(0, np.arange(85))
@@ -60,7 +60,7 @@ def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
     assert {tuple(row) for row in table} <= {tuple(row) for row in wanted}
 
 
-def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
+def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
     plain, with_glasses, without = (
         drawn(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
     )
@@ -69,7 +69,8 @@ def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
     assert (with_glasses != without).any()
 
 
-def test_a_run_that_was_stopped_goes_on_exactly_with_either_feed(run, tmp_path):
+def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
+    """With either feed."""
     assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch
     assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
     assert metrics(tmp_path / "article") == metrics(run)
@@ -78,7 +79,7 @@ def test_a_run_that_was_stopped_goes_on_exactly_with_either_feed(run, tmp_path):
         assert np.array_equal(ours[path], theirs[path]), path
 
 
-def test_scores_and_what_was_asked_are_told(run, tmp_path):
+def test_evaluate_checks_the_requested_attributes(run, tmp_path):
     done = call(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
     assert done.code == 0, done
     _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
@@ -87,7 +88,7 @@ def test_scores_and_what_was_asked_are_told(run, tmp_path):
     assert "found in 40 faces by an untrained D and pixels" in done.out
 
 
-def test_all_is_kept_by_name_and_goes_on_as_all(tmp_path):
+def test_condition_all_is_kept_by_name_and_resumes(tmp_path):
     done = train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=4)
     assert done.code == 0, done
     config = json.loads((tmp_path / "article" / "config.json").read_text())
@@ -95,7 +96,7 @@ def test_all_is_kept_by_name_and_goes_on_as_all(tmp_path):
     assert train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=6).code == 0
 
 
-def test_a_folder_for_each_class(tmp_path):
+def test_class_folders_become_attributes(tmp_path):
     faces = drawn_faces.draw_faces(0, np.arange(60), 16)
     for i, face in enumerate(faces):
         folder = tmp_path / "pets" / ("cats" if i % 3 else "dogs")
@@ -113,7 +114,7 @@ def test_a_folder_for_each_class(tmp_path):
 # ---- Bad input ----
 
 
-def test_attributes_that_are_not_there_are_one_line(tmp_path):
+def test_missing_attributes_are_one_line(tmp_path):
     line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", "Smilling")
     assert "--condition Smilling: 85 drawn faces have no such attribute; did you mean Smiling" in line
     np.save(tmp_path / "plain.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
@@ -124,14 +125,14 @@ def test_attributes_that_are_not_there_are_one_line(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.npy"]
 
 
-def test_a_run_does_not_change_its_attributes(run, tmp_path):
+def test_resumed_run_keeps_its_attributes(run, tmp_path):
     copied(run, tmp_path)
     line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 20, "--condition", "Smiling")
     assert "condition" in line
     shutil.rmtree(tmp_path / "article")
 
 
-def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
+def test_impossible_condition_is_one_line(run, tmp_path):
     out = ("--out", tmp_path / "faces.npy")
     assert "write attributes with 1 or 0, as Smiling=1" in refusal(sample, "--run", run, *out, "--condition", "Smiling")
     assert "did you mean Eyeglasses?" in refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
@@ -142,7 +143,7 @@ def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
     assert "--asked" in refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")
 
 
-def test_a_loaded_run_is_asked_like_the_verb(run, tmp_path):
+def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
     gan = dcgan_jax.load(run)
     assert gan.attributes == ("Smiling", "Eyeglasses", "Male")
     assert np.array_equal(gan.sample(range(20)), drawn(run, tmp_path))

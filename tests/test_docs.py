@@ -119,7 +119,7 @@ def world(tmp_path_factory):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("page", [page for page in TOLD if list(commands(page))], ids=lambda page: page.name)
-def test_every_command_runs(page, world, tmp_path, monkeypatch):
+def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
     here = tmp_path / "here"
     shutil.copytree(world, here)
     monkeypatch.chdir(here)
@@ -138,12 +138,12 @@ def test_every_command_runs(page, world, tmp_path, monkeypatch):
         assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
 
 
-def test_what_is_not_run_is_told_somewhere():
+def test_unrun_commands_are_listed():
     told = [f" {rest} " for page in TOLD for _, _, rest in commands(page)]
     assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in told)]
 
 
-def test_the_pages_hold_commands_of_every_verb():
+def test_docs_show_every_command():
     told = [verb for page in TOLD for _, verb, _ in commands(page)]
     assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
@@ -171,7 +171,7 @@ OTHERS = {  # flags of other programs, and of our experiments
 }
 
 
-def test_every_flag_that_is_named_exists():
+def test_every_flag_in_the_docs_exists():
     known = set(OTHERS)
     for verb in COMMANDS:
         module = importlib.import_module(f"dcgan_jax.{verb}")
@@ -224,7 +224,7 @@ def plain(distribution):
 @pytest.mark.parametrize(
     "block", [block for page in TOLD for block in blocks(page) if block.language == "python"], ids=lambda block: block.name
 )
-def test_python_runs_or_is_quoted_from_the_code(block, world, monkeypatch):
+def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
@@ -258,7 +258,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_in_the_docs_have_targets(page):
     for place in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match("https?:", place):
             continue
@@ -269,7 +269,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
-def test_files_that_are_named_are_there(page):
+def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
         assert (ROOT / place).exists(), f"{page.name}: {place}"

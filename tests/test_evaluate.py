@@ -23,7 +23,7 @@ def run(tmp_path):
     return copied(whole().run, tmp_path)
 
 
-def test_a_score_says_what_it_is_of(run):
+def test_score_line_names_its_inputs(run):
     said, (line,) = scored(run, "--count", 40, "--seed", 3)
     assert line["score"] == "sliced_wasserstein_x1e3"
     assert (line["step"], line["count"], line["seeds"], line["size"]) == (12, 40, [3, 42], 16)
@@ -36,7 +36,7 @@ def test_a_score_says_what_it_is_of(run):
         assert part in said
 
 
-def test_the_same_question_has_the_same_answer_and_every_answer_is_kept(run):
+def test_repeated_score_is_equal_and_appended(run):
     _, first = scored(run, "--count", 30)
     _, both = scored(run, "--count", 30)
     assert both == [*first, *first]
@@ -45,7 +45,7 @@ def test_the_same_question_has_the_same_answer_and_every_answer_is_kept(run):
     assert three[2]["values"] != three[0]["values"]
 
 
-def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run):
+def test_score_is_the_distance_of_images_to_samples(run):
     """With all pictures asked for, no choice of them is left to make."""
     _, (line,) = scored(run, "--count", 85)
     config = workdir.read_config(run)
@@ -55,7 +55,7 @@ def test_it_is_the_distance_from_the_real_pictures_to_the_faces_of_the_seeds(run
     assert line["values"] == {name: round(value, 3) for name, value in want.items()}
 
 
-def test_the_line_goes_where_it_is_wanted(run, tmp_path):
+def test_score_line_goes_to_out(run, tmp_path):
     done = call(evaluate, "--run", run, "--count", 20, "--out", tmp_path / "mine.jsonl")
     assert done.code == 0
     assert json.loads((tmp_path / "mine.jsonl").read_text())["count"] == 20
@@ -77,7 +77,7 @@ def test_the_line_goes_where_it_is_wanted(run, tmp_path):
     ],
     ids=str,
 )
-def test_a_question_that_has_no_answer_is_one_line_and_writes_nothing(run, arguments, says):
+def test_bad_flags_are_one_line_and_write_nothing(run, arguments, says):
     before = files(run)
     line = refusal(evaluate, "--run", run, *arguments)
     assert all(part in line for part in says), line
@@ -93,7 +93,7 @@ def net(tmp_path):
     return f"{tmp_path / 'net.py'}:features"
 
 
-def test_the_inception_is_taken_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
+def test_inception_comes_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     there = tmp_path / "hub" / "checkpoints" / download.INCEPTION.name
     there.parent.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_the_inception_is_taken_from_pytorchs_cache_first(run, tmp_path, monkeyp
         (("--neighbours", "--data", DATA), "--neighbours"),
     ],
 )
-def test_sides_that_do_not_compare_are_one_line(run, tmp_path, monkeypatch, arguments, says):
+def test_incomparable_sets_are_one_line(run, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))
     arguments = [str(argument).format(run=run) for argument in arguments]

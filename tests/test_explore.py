@@ -42,7 +42,7 @@ pytestmark = pytest.mark.integration
         (["morph", "--sedes", "3"], ["--sedes", "--seeds"]),
     ],
 )
-def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
+def test_bad_flags_are_one_line(tmp_path, arguments, says):
     command, *flags = arguments
     line = explore_refusal(command, "--run", copied(whole().run, tmp_path), *flags)
     for word in says:
@@ -59,7 +59,7 @@ def test_what_cannot_be_explored_is_one_line(tmp_path, arguments, says):
     ],
     ids=["folder", "numbers", "in a file", "long"],
 )
-def test_a_place_that_cannot_be_written_is_one_line_before_the_work(tmp_path, monkeypatch, out, says):
+def test_unwritable_out_is_refused_before_the_work(tmp_path, monkeypatch, out, says):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "other.json").mkdir()
     (tmp_path / "file").write_text("mine")

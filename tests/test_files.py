@@ -8,7 +8,7 @@ import pytest
 from dcgan_jax.files import MAX_BYTES, atomic_write, load_json, write_json
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_json_is_written_atomically(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"new": object()})

@@ -58,7 +58,7 @@ def faces(tmp_path):
     return folder
 
 
-def test_the_canary_wakes_where_one_is_careless(canary):
+def test_canary_detects_unsafe_loading(canary):
     for careless in (lambda: pickle.loads(pickle.dumps(canary)), lambda: eval(canary.code)):
         careless()
         canary.path.rmdir()
@@ -72,7 +72,7 @@ def header(text):
     return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(5000)
 
 
-def test_arrays_are_never_unpickled_nor_their_headers_evaluated(canary, tmp_path):
+def test_arrays_are_not_unpickled_nor_headers_evaluated(canary, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([canary] * 3, object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", np.array([canary] * 3, object))
     shutil.copy(tmp_path / "objects.npz", tmp_path / "disguised.npy")
@@ -84,7 +84,7 @@ def test_arrays_are_never_unpickled_nor_their_headers_evaluated(canary, tmp_path
         assert name in refusal(prepare, "--data", tmp_path / name, "--size", 16)
 
 
-def test_a_pack_of_objects_is_made_again(canary, faces, tmp_path):
+def test_pack_of_objects_is_remade(canary, faces, tmp_path):
     assert call(prepare, "--data", faces, "--size", 16).code == 0
     (pack,) = (tmp_path / "cache" / "packs").iterdir()
     good = (pack / "images.npy").read_bytes()
@@ -96,14 +96,14 @@ def test_a_pack_of_objects_is_made_again(canary, faces, tmp_path):
     assert call(prepare, "--data", faces, "--size", 16).code == 0
 
 
-def test_a_picture_that_is_a_pickle_or_a_script_is_skipped(canary, faces):
+def test_image_that_is_a_pickle_or_script_is_skipped(canary, faces):
     (faces / "pickle.png").write_bytes(pickle.dumps(canary))
     done = call(prepare, "--data", faces, "--size", 16)
     assert done.code == 0 and "pickle.png" in done.err
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
+def test_checkpoint_files_are_not_unpickled(canary, tmp_path, sealed):
     run = copied(whole().run, tmp_path)
     last = run / "checkpoints" / str(STEPS)
     for file in sorted(file for file in last.rglob("*") if file.is_file()):
@@ -122,7 +122,7 @@ def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
 
 
 @pytest.mark.parametrize("file", ["config.json", "data.json", "environment.json"])
-def test_json_of_a_run_is_not_evaluated(canary, tmp_path, file):
+def test_run_json_is_not_evaluated(canary, tmp_path, file):
     run = copied(whole().run, tmp_path)
     good = (run / file).read_text()
     values = json.loads(good)
@@ -178,7 +178,7 @@ def test_links_out_of_a_folder_are_not_followed(faces, secret, tmp_path, name, e
     assert packed_pixels(tmp_path).max() == 190
 
 
-def test_a_zip_writes_nothing_and_its_links_are_not_followed(faces, secret, tmp_path):
+def test_zip_writes_nothing_and_links_are_not_followed(faces, secret, tmp_path):
     path = tmp_path / "faces.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(faces.iterdir()):
@@ -198,7 +198,8 @@ def test_a_zip_writes_nothing_and_its_links_are_not_followed(faces, secret, tmp_
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12", "checkpoints/12/generator"]
 )
-def test_links_out_of_a_run_are_refused_and_their_ends_untouched(secret, tmp_path, name):
+def test_links_out_of_a_run_are_refused(secret, tmp_path, name):
+    """And their targets are untouched."""
     run = copied(whole().run, tmp_path)
     end = secret / "end"
     if (run / name).exists():
@@ -218,7 +219,7 @@ def test_links_out_of_a_run_are_refused_and_their_ends_untouched(secret, tmp_pat
     assert files(secret) == before
 
 
-def test_a_link_that_stays_in_the_run_is_no_matter(tmp_path):
+def test_link_inside_the_run_is_accepted(tmp_path):
     run = copied(whole().run, tmp_path)
     (run / "best").symlink_to(f"checkpoints/{STEPS}")
     assert call(sample, "--run", run, "--count", 1, "--out", tmp_path / "out.png").code == 0
@@ -245,7 +246,8 @@ def png(width, height, content=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\2\0\0\0") + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-def test_bombs_are_named_and_take_no_memory(faces, tmp_path):
+def test_decompression_bombs_are_named_and_small(faces, tmp_path):
+    """They take no memory."""
     zeros = zlib.compress(bytes(300_000_000), 9)  # 0.3 MB
     bombs = {
         "wide.png": png(2**31 - 1, 2**31 - 1),

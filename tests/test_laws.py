@@ -39,7 +39,7 @@ def equals_the_whole(run):
 
 
 @pytest.mark.integration
-def test_the_whole_run_is_worth_comparing_with():
+def test_reference_run_changes_every_leaf():
     states = [state_at(whole().run, step) for step in (4, 8, 12)]
     for path, leaf in states[2].items():
         if np.issubdtype(leaf.dtype, np.floating):
@@ -49,7 +49,7 @@ def test_the_whole_run_is_worth_comparing_with():
 
 
 @pytest.mark.integration
-def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, monkeypatch):
+def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""
     with monkeypatch.context() as patch:
         real = Logs.write
@@ -90,7 +90,7 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
 
 
 @pytest.mark.integration
-def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(tmp_path):
+def test_extended_run_equals_one_of_full_length(tmp_path):
     """And it makes no difference how often it was saved on the way."""
     assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
     done = train_toy(tmp_path, steps=12)
@@ -118,7 +118,7 @@ cli.run_command(main)
 
 
 @pytest.mark.integration
-def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
+def test_killed_run_resumes_exactly_from_its_last_save(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "--workdir", tmp_path, *FLAGS, "--steps", str(STEPS)],
@@ -139,12 +139,12 @@ def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
 # ---- One program a run ----
 
 
-def test_a_run_compiles_each_of_its_programs_once():
+def test_run_compiles_each_program_once():
     """Over two epochs' ends, four saves, twelve grids of numbers."""
     assert whole().traces == ONCE
 
 
-def test_a_count_of_traces_can_fail():
+def test_trace_count_can_fail():
     with Traces() as traces:
         steps = jax.jit(toy_run.setup.check_finite)
         for length in (1, 2):
@@ -203,7 +203,7 @@ def part(path):
 
 
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_the_rooms_import_only_what_the_house_allows(file):
+def test_module_imports_are_allowed(file):
     here = part(file)
     allowed = FOR_COMMANDS if here in COMMANDS else MAY_IMPORT[here]
     used = {name.split(".")[1] for name in imported(file) if name.startswith("dcgan_jax.")}
@@ -213,18 +213,19 @@ def test_the_rooms_import_only_what_the_house_allows(file):
 @pytest.mark.parametrize(
     "file", [file for file in sources() if part(file) in ("gan", "quality")], ids=lambda file: str(file.relative_to(PACKAGE))
 )
-def test_pure_rooms_touch_no_file_clock_or_global_randomness(file):
+def test_gan_and_quality_have_no_side_effects(file):
+    """They touch no file, clock or global randomness."""
     tops = {name.split(".")[0] for name in imported(file)}
     assert not tops & SIDE_EFFECTS
 
 
-def test_the_import_law_sees_every_form(tmp_path):
+def test_import_check_sees_every_form(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("import dcgan_jax.train\nfrom dcgan_jax import cli\ndef f():\n    from dcgan_jax.run.logs import Logs\n")
     assert imported(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
 
 
-def test_importing_is_cheap_and_brings_no_tensorflow():
+def test_import_is_cheap_and_without_tensorflow():
     code = """
 import sys
 import dcgan_jax

@@ -32,7 +32,7 @@ def one_by_one():
     return batches, state, jax.tree.map(lambda *values: np.stack(values), *metrics)
 
 
-def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
+def test_two_steps_in_a_call_equal_two_calls(one_by_one):
     batches, expected, expected_metrics = one_by_one
     start = jax.tree.map(jnp.copy, fresh_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
@@ -47,7 +47,7 @@ def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
     assert_allclose(metrics["g_grad_norm"], expected_metrics["g_grad_norm"], rtol=1e-6)
 
 
-def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch):
+def test_accelerator_scan_equals_two_steps(one_by_one, monkeypatch):
     batches, expected, expected_metrics = one_by_one
     with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
@@ -142,7 +142,8 @@ def test_eight_devices_train_as_one():
     assert statistics < 1e-5
 
 
-def test_the_step_keeps_every_type_and_shape_so_that_one_program_serves_the_run():
+def test_step_keeps_every_type_and_shape():
+    """So that one program serves the run."""
     state = jax.eval_shape(lambda: init_state(CONFIG))
     after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(

@@ -37,7 +37,7 @@ def prepared(*arguments):
     return done
 
 
-def test_it_shows_what_it_found(folder, cache):
+def test_prepare_shows_what_it_found(folder, cache):
     done = prepared("--data", folder, "--size", 16)
     assert done.out.startswith("folder: in, split all\n")
     assert "40 pictures packed at 16 px, 3 channels, crop centre" in done.out
@@ -50,7 +50,7 @@ def test_it_shows_what_it_found(folder, cache):
     assert shades == {*range(0, 240, 6), 255}  # every picture, on white
 
 
-def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
+def test_prepared_pack_is_found_again_and_by_train(folder, monkeypatch):
     first = prepared("--data", folder, "--size", 16)
 
     def decodes(*args):
@@ -61,7 +61,7 @@ def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
 
-def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
+def test_shown_images_are_spread_over_the_set(tmp_path):
     np.save(tmp_path / "many.npy", np.repeat(np.arange(250, dtype=np.uint8), 16 * 16 * 3).reshape(250, 16, 16, 3))
     done = prepared("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
@@ -76,7 +76,7 @@ def test_drawn_faces_have_attributes():
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
-def test_grey_and_colour(folder, channels, mode):
+def test_grey_and_colour_are_prepared(folder, channels, mode):
     done = prepared("--data", folder, "--size", 16, "--channels", channels)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         assert preview.mode == mode
@@ -101,7 +101,7 @@ def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says)
     assert not list(cache.rglob("index.json"))
 
 
-def test_data_is_asked_for():
+def test_missing_data_flag_is_named():
     assert "--data" in refusal(prepare)
 
 
@@ -121,7 +121,7 @@ def fetched(folder, monkeypatch):
     return asked
 
 
-def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, folder):
+def test_download_is_packed_and_named_for_training(fetched, cache, folder):
     done = prepared("--download", "article", "--size", 16)
     assert "40 pictures packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
     ((file, to),) = fetched
@@ -136,14 +136,15 @@ def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, fol
         (["--sha256", "none"], "", 0),
     ],
 )
-def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched, tmp_path, flags, sha256, size_bytes):
+def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha256, size_bytes):
+    """Unless another hash is given."""
     prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
     ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)
     assert file.name == "img_align_celeba.zip" and to == tmp_path / "to"
 
 
-def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
+def test_celeba_without_a_url_is_tfds(folder, monkeypatch):
     monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
     assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
 
@@ -161,6 +162,6 @@ def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
         (["--download", "celeba", "--sha256", "none"], "or give --url"),
     ],
 )
-def test_flags_of_a_download_that_say_too_little_or_too_much(flags, words, cache):
+def test_bad_download_flags_are_one_line(flags, words, cache):
     assert words in refusal(prepare, *flags)
     assert not cache.exists()

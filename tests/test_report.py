@@ -12,7 +12,7 @@ from dcgan_jax import report
 pytestmark = pytest.mark.integration
 
 
-def test_it_is_the_page_that_training_left(tmp_path):
+def test_report_is_the_page_that_training_wrote(tmp_path):
     run = copied(whole().run, tmp_path)
     trained = (run / "report.html").read_text()
     (run / "report.html").unlink()
@@ -21,7 +21,7 @@ def test_it_is_the_page_that_training_left(tmp_path):
     assert (run / "report.html").read_text() == trained
 
 
-def test_several_stand_side_by_side_beside_the_first(tmp_path):
+def test_several_runs_are_side_by_side(tmp_path):
     for name in ("a", "b"):
         shutil.copytree(whole().run, tmp_path / name)
     (tmp_path / "notes.txt").touch()  # runs/* gives it too
@@ -32,13 +32,13 @@ def test_several_stand_side_by_side_beside_the_first(tmp_path):
     assert (tmp_path / "deep" / "page.html").read_text() == text
 
 
-def test_runs_of_one_name_are_told_apart_by_their_places(tmp_path):
+def test_runs_of_one_name_are_named_by_folder(tmp_path):
     places = [copied(whole().run, tmp_path / name) for name in ("one", "two") if not (tmp_path / name).mkdir()]
     assert call(report, *places, "--out", tmp_path / "page.html").code == 0
     assert all(f"<th>{place}</th>" in (tmp_path / "page.html").read_text() for place in places)
 
 
-def test_a_run_that_has_only_begun_has_a_page(tmp_path):
+def test_run_without_steps_has_a_page(tmp_path):
     run = copied(whole().run, tmp_path)
     for place in ("samples", "checkpoints"):
         shutil.rmtree(run / place)
@@ -49,7 +49,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
-def test_a_strangers_data_facts_are_one_line_or_passed(tmp_path, change):
+def test_foreign_data_facts_are_one_line_or_skipped(tmp_path, change):
     run = copied(whole().run, tmp_path)
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | change))
@@ -60,7 +60,7 @@ def test_a_strangers_data_facts_are_one_line_or_passed(tmp_path, change):
     assert call(report, run).code == 0
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_report_mistakes_are_one_line(tmp_path):
     assert "no run is there" in refusal(report)
     assert "no run is there" in refusal(report, tmp_path)
     assert "no run is there" in refusal(report, tmp_path, tmp_path)
@@ -71,7 +71,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 @in_a_browser
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
+def test_browser_shows_curves_and_turns_pages(tmp_path, count):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     runs = [shutil.copytree(whole().run, tmp_path / f"run{i}") for i in range(count)]
     for run, by in zip(runs, ("network.py:features", "sliced-wasserstein", "sliced-wasserstein"), strict=False):

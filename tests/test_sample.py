@@ -26,7 +26,7 @@ def faces(tmp_path, *arguments):
 # ---- A seed is an image ----
 
 
-def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
+def test_sample_depends_on_its_seed_alone(tmp_path):
     """Byte for byte: alone, in any order, across the batches of the compiled program, last or first."""
     many = faces(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
@@ -37,12 +37,12 @@ def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
                 assert_array_equal(image, many[seed - 5])
 
 
-def test_the_last_grid_of_training_is_of_the_first_seeds(tmp_path):
+def test_training_grid_is_of_the_first_seeds(tmp_path):
     drawn(tmp_path / "sheet.png", "--count", 4)
     assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000012.png").read_bytes()
 
 
-def test_an_older_checkpoint_can_be_drawn_from(tmp_path):
+def test_older_checkpoint_can_be_sampled(tmp_path):
     said = drawn(tmp_path / "sheet.png", "--count", 4, "--step", 8)
     assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
     assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000008.png").read_bytes()
@@ -51,7 +51,7 @@ def test_an_older_checkpoint_can_be_drawn_from(tmp_path):
 # ---- Where it is written ----
 
 
-def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
+def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
     array = faces(tmp_path, "--seeds", "7,40-42")
     assert (array.shape, array.dtype) == ((4, 16, 16, 3), np.uint8)
     drawn(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
@@ -66,7 +66,7 @@ def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
             assert_array_equal(np.asarray(file), image)
 
 
-def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
+def test_sample_writes_its_output_only(tmp_path):
     before = files(whole().run)
     for out in ("a.png", "a.npy", "a/"):
         drawn(f"{tmp_path}/{out}", "--count", 1)
@@ -91,7 +91,7 @@ def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
         ({"seeds": "1", "count": 5, "seed": 3}, [1]),
     ],
 )
-def test_lists_and_ranges(asked, seeds):
+def test_seed_lists_and_ranges(asked, seeds):
     found = list_seeds(Sample(run="", **asked))
     assert found.dtype == np.uint32
     assert found.tolist() == seeds
@@ -117,7 +117,7 @@ def test_lists_and_ranges(asked, seeds):
     ],
     ids=str,
 )
-def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
+def test_invalid_seeds_are_one_line(tmp_path, arguments, says):
     line = refusal(sample, "--run", whole().run, "--out", tmp_path / "a.png", *arguments)
     assert all(part in line for part in says), line
     assert not list(tmp_path.iterdir())
@@ -129,7 +129,7 @@ def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
 @pytest.mark.parametrize(
     "out", ["faces.jpg", "faces.npz", "file", "file/faces.png", "file/faces.npy", "file/faces", "folder.png", "folder.npy"]
 )
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path, out):
+def test_unwritable_out_is_one_line(tmp_path, out):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.npy").mkdir()
@@ -139,13 +139,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, out):
     assert files(tmp_path) == before
 
 
-def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path):
+def test_missing_step_names_those_that_exist(tmp_path):
     line = refusal(sample, "--run", whole().run, "--step", 5, "--out", tmp_path / "a.png")
     assert f"--step 5: {whole().run} has 4, 8, 12" in line
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_a_checkpoint_is_one_line(tmp_path):
+def test_run_without_a_checkpoint_is_one_line(tmp_path):
     run = copied(whole().run, tmp_path)
     for step in (run / "checkpoints").iterdir():
         step.rename(step.with_name(step.name + ".moved"))
@@ -153,7 +153,7 @@ def test_a_run_without_a_checkpoint_is_one_line(tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
-def test_other_networks_than_the_checkpoints_are_one_line(tmp_path):
+def test_other_networks_are_one_line(tmp_path):
     run = copied(whole().run, tmp_path)
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))

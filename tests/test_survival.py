@@ -29,7 +29,7 @@ def small(monkeypatch):
     monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "40"))
 
 
-def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path, small):
+def test_run_killed_in_critical_moments_resumes_exactly(tmp_path, small):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     assert kill_test.life(tmp_path / "whole") == 0
@@ -81,7 +81,7 @@ def ended(process):
     return process.returncode, out, [line for line in err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(tmp_path):
+def test_full_disk_is_one_line_then_resumes(tmp_path):
     """No file may grow to what the description of a checkpoint needs: as a full disk, for whoever runs the tests."""
     run = copied(whole().run, tmp_path)
     # Not the arrays' files: how TensorStore's threads share the arrays out among them differs from save to save.
@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     assert metrics(run) == metrics(straight())
 
 
-def test_a_workdir_that_vanishes_is_one_line(tmp_path):
+def test_vanished_workdir_is_one_line(tmp_path):
     process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 20)
     until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "20").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
@@ -109,7 +109,7 @@ def test_a_workdir_that_vanishes_is_one_line(tmp_path):
     assert list_steps(tmp_path / "unmounted" / "article")  # a run that is only somewhere else
 
 
-def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
+def test_closed_terminal_ends_with_a_save(tmp_path):
     process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
     process.stdout.close()  # nobody reads any more
@@ -123,7 +123,7 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
     assert 0 <= list_steps(tmp_path / "article")[-1] - last < 2
 
 
-def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
+def test_sigterm_before_the_first_step_is_one_line(tmp_path):
     process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
     until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # the line before it is out
     process.send_signal(signal.SIGTERM)
@@ -135,7 +135,7 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
 # ---- Signals ----
 
 
-def test_ctrl_c_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path):
+def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
     def compiles(run):  # or is about to
         return (run / "reals.png").exists()
 
@@ -144,7 +144,9 @@ def test_ctrl_c_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path)
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
 
-def test_sigterm_during_a_save_ends_with_that_save_whole_however_often_it_comes(tmp_path):
+def test_sigterm_during_a_save_completes_it(tmp_path):
+    """However often it comes."""
+
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
@@ -155,7 +157,8 @@ def test_sigterm_during_a_save_ends_with_that_save_whole_however_often_it_comes(
     assert not list(run.rglob("*.orbax-checkpoint-tmp*")) and (run / "checkpoints" / str(last) / "files.json").exists()
 
 
-def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_path):
+def test_ctrl_c_twice_ends_at_once_and_resumes(tmp_path):
+    """From its last save."""
     run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
@@ -185,7 +188,7 @@ def mount(tmp_path):
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path):
+def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
     place = mount(50_000_000)
     run = copied(whole().run, place)
     before = toy_run.files(run)
@@ -200,7 +203,7 @@ def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path
     assert train_toy(place, steps=STEPS + 8).code == 0
 
 
-def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
+def test_full_disk_while_training_then_room(mount, tmp_path):
     """A real one, smaller than the saves that are to be kept."""
     place = mount(950_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
@@ -217,7 +220,7 @@ def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
     assert metrics(run) == metrics(straight / "article")
 
 
-def test_a_run_that_was_moved_goes_on_exactly(tmp_path):
+def test_moved_run_resumes_exactly(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     shutil.move(copied(whole().run, tmp_path), tmp_path / "elsewhere" / "renamed")
     moved = train_toy(tmp_path / "elsewhere", "--name", "renamed", steps=STEPS + 8)
@@ -226,7 +229,7 @@ def test_a_run_that_was_moved_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
-def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
+def test_clock_jump_changes_nothing(tmp_path, monkeypatch, jump_s):
     run, expected = copied(whole().run, tmp_path), straight()  # which is made by the true clock
     now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
 
@@ -244,7 +247,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
     assert list_steps(run) == list_steps(expected)
 
 
-def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
+def test_other_jax_version_warns_and_resumes(tmp_path):
     run = copied(whole().run, tmp_path)
     environment = json.loads((run / "environment.json").read_text())
     now = environment["packages"]["jax"]
@@ -255,7 +258,7 @@ def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
     assert json.loads((run / "environment.json").read_text())["packages"]["jax"] == now
 
 
-def test_another_number_of_devices_is_said_and_goes_on(tmp_path):
+def test_other_device_count_warns_and_resumes(tmp_path):
     run = copied(whole().run, tmp_path)
     code, out, err = ended(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
     assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out

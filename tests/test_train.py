@@ -38,7 +38,7 @@ def handlers_are_given_back():
 # ---- A run from its start to its end ----
 
 
-def test_a_run_leaves_all_that_explains_it():
+def test_run_folder_explains_the_run():
     found = {path.name for path in whole().run.iterdir()}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
     assert found - events == {
@@ -56,24 +56,25 @@ def test_a_run_leaves_all_that_explains_it():
     assert len(events) == 1
 
 
-def test_a_grid_is_drawn_before_the_first_step_and_at_every_save():
+def test_grids_are_at_step_0_and_every_save():
     assert sorted(path.name for path in (whole().run / "samples").iterdir()) == [f"{step:08d}.png" for step in (0, 4, 8, 12)]
     for path in (whole().run / "samples").iterdir():
         with Image.open(path) as file:
             assert file.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2  # --grid-images 4, enlarged sixfold
 
 
-def test_the_newest_three_checkpoints_are_kept():
+def test_newest_three_checkpoints_are_kept():
     assert list_steps(whole().run) == [4, 8, 12]
 
 
-def test_the_config_that_is_written_is_the_one_that_was_asked():
+def test_config_file_is_the_requested_config():
     asked = parse_config(["--workdir", str(whole().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
     assert read_config(whole().run) == asked
     assert asked.run.name == "article"
 
 
-def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
+def test_reals_png_is_twenty_training_images():
+    """As the networks see them."""
     packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     with Image.open(whole().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]
@@ -85,7 +86,7 @@ def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
     assert len(matches) == REALS_SHOWN == 20  # though a step of 2 x 8 has fewer
 
 
-def test_metrics_are_of_every_second_step_and_count_images():
+def test_metrics_are_every_second_step_in_images():
     lines = metrics(whole().run)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert all(line["images"] == 16 * line["step"] for line in lines)
@@ -94,12 +95,12 @@ def test_metrics_are_of_every_second_step_and_count_images():
         assert all(np.isfinite(value) for value in line.values())
 
 
-def test_data_facts_are_those_of_the_pack():
+def test_data_facts_equal_the_packs():
     facts = json.loads((whole().run / "data.json").read_text())
     assert (facts["count"], facts["size"], facts["source"]["kind"]) == (85, 16, "drawn")
 
 
-def test_what_is_said_is_what_there_is():
+def test_training_output_matches_the_files():
     lines = whole().done.out.splitlines()
     assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
     assert [line for line in lines if line.startswith("saved")] == [
@@ -112,7 +113,7 @@ def test_what_is_said_is_what_there_is():
 # ---- The same command again ----
 
 
-def test_a_finished_run_says_so_and_is_left_as_it_is(run, tmp_path):
+def test_finished_run_is_left_as_it_is(run, tmp_path):
     before = files(run)
     for steps in (STEPS, STEPS - 5):
         done = train_toy(tmp_path, steps=steps)
@@ -124,7 +125,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(run, tmp_path):
 # ---- Two at once ----
 
 
-def test_a_second_process_on_a_run_is_refused_and_changes_nothing(run, tmp_path):
+def test_second_process_on_a_run_is_refused(run, tmp_path):
     lock = filelock.FileLock(run / "lock")
     with lock:
         before = files(run)
@@ -134,7 +135,7 @@ def test_a_second_process_on_a_run_is_refused_and_changes_nothing(run, tmp_path)
     assert train_toy(tmp_path, steps=STEPS + 1).code == 0
 
 
-def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, monkeypatch):
+def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
     """As it can be on a filesystem that ignores locks."""
     real = Logs.write
 
@@ -153,7 +154,8 @@ def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, 
 # ---- A damaged checkpoint ----
 
 
-def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path):
+def test_broken_newest_checkpoint_changes_no_result(tmp_path):
+    """A run whose newest checkpoint is broken ends as if it were not."""
     run = copied(whole().run, tmp_path)
     file = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
@@ -173,7 +175,8 @@ def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path
 # ---- Scores while training ----
 
 
-def test_scores_change_nothing_else_and_the_best_checkpoint_is_kept(tmp_path):
+def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
+    """The checkpoint with the best score is kept."""
     flags = ["--score-every-kimg", 0.032, "--score-count", 60, "--score-share", 1, "--keep-checkpoints", 1]
     done = train_toy(tmp_path, *flags)
     assert (done.code, done.faults) == (0, []), done

@@ -31,7 +31,8 @@ def repeated(count):
         (noise(1), None),
     ],
 )
-def test_pictures_that_look_wrong_are_told_with_a_number_each_time(tmp_path, capsys, images, words):
+def test_suspicious_images_warn_with_a_number(tmp_path, capsys, images, words):
+    """Each check warns once, with a number, of images that look wrong."""
     np.save(tmp_path / "images.npy", images)
     for _ in range(2):  # packed, then found
         index = packed(tmp_path / "images.npy", progress=False).index
@@ -41,7 +42,7 @@ def test_pictures_that_look_wrong_are_told_with_a_number_each_time(tmp_path, cap
         assert words is None or words in told[0]
 
 
-def test_drawn_and_real_faces_look_right(tmp_path):
+def test_drawn_and_real_faces_pass_the_checks(tmp_path):
     assert find_data_warnings(packed("drawn:2000", size=16, progress=False).index) == []
     if os.path.isdir(REAL_FACES):
         with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:

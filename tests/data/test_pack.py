@@ -26,7 +26,7 @@ from dcgan_jax.data.sources import open_source
 # ---- Laws of the cache ----
 
 
-def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys, monkeypatch):
+def test_pack_holds_every_image_in_order_read_only(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)  # a chunk for each picture: their order must survive the threads
     path = folder(tmp_path)
     result = packed(path, size=16)
@@ -44,7 +44,7 @@ def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys, monkey
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_the_second_call_decodes_nothing(tmp_path, monkeypatch, capsys):
+def test_second_call_decodes_nothing(tmp_path, monkeypatch, capsys):
     first = packed(folder(tmp_path))
     capsys.readouterr()
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded again"))
@@ -55,7 +55,7 @@ def test_the_second_call_decodes_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("change", ["source", "size", "channels", "crop"])
-def test_whatever_changes_the_pixels_makes_another_pack(tmp_path, change):
+def test_pack_differs_by_whatever_changes_pixels(tmp_path, change):
     first = packed(folder(tmp_path))
     if change == "source":
         os.utime(tmp_path / "in" / "000.png", (1e9, 1e9))
@@ -65,7 +65,7 @@ def test_whatever_changes_the_pixels_makes_another_pack(tmp_path, change):
     assert second.index["fingerprint"] != first.index["fingerprint"]
 
 
-def test_a_folder_and_its_zip_pack_to_the_same_pixels(tmp_path):
+def test_folder_and_its_zip_pack_to_the_same_pixels(tmp_path):
     path = folder(tmp_path)
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in path.iterdir():
@@ -76,7 +76,7 @@ def test_a_folder_and_its_zip_pack_to_the_same_pixels(tmp_path):
 @pytest.mark.parametrize(
     "harm", ["no index", "cut index", "other index", "list index", "cut images", "no images", "other images"]
 )
-def test_a_broken_pack_is_made_again_with_a_warning(tmp_path, capsys, harm):
+def test_broken_pack_is_remade_with_a_warning(tmp_path, capsys, harm):
     good = packed(folder(tmp_path))
     pixels = np.array(good.images)
     index, images = good.path / "index.json", good.path / "images.npy"
@@ -97,7 +97,7 @@ def test_a_broken_pack_is_made_again_with_a_warning(tmp_path, capsys, harm):
     assert "broken" in line and str(good.path) in line
 
 
-def test_a_pipe_in_a_pack_is_not_waited_for(tmp_path, capsys):
+def test_pipe_in_a_pack_is_not_opened(tmp_path, capsys):
     path = packed(folder(tmp_path)).path
     (path / "images.npy").unlink()
     os.mkfifo(path / "images.npy")
@@ -105,7 +105,7 @@ def test_a_pipe_in_a_pack_is_not_waited_for(tmp_path, capsys):
     assert "no plain file" in capsys.readouterr().err
 
 
-def test_a_killed_packer_leaves_no_pack_and_the_next_one_cleans_up(tmp_path, cache):
+def test_killed_packer_leaves_no_pack_next_cleans_up(tmp_path, cache):
     folder(tmp_path)
     script = f"""
 import os, signal
@@ -133,7 +133,7 @@ pack.pack_images(open_source({str(tmp_path / "in")!r}), size=16, channels=3, cro
     assert packs(cache) == sorted([living.name, elsewhere.name, result.path.name])
 
 
-def test_packers_of_the_same_source_share_one_pack(tmp_path, cache):
+def test_concurrent_packers_share_one_pack(tmp_path, cache):
     source, results, together = open_source(str(folder(tmp_path))), [], threading.Barrier(4)
 
     def work():
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, cache, monkeypatch):
     assert packs(cache) == []
 
 
-def test_a_signal_right_behind_the_first_folder_leaves_nothing(tmp_path, cache, monkeypatch):
+def test_signal_after_the_first_folder_leaves_nothing(tmp_path, cache, monkeypatch):
     make = Path.mkdir
 
     def interrupted(path, *rest, **more):
@@ -174,7 +174,7 @@ def test_a_signal_right_behind_the_first_folder_leaves_nothing(tmp_path, cache, 
     assert packs(cache) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch):
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch):
     import resource
 
     path, (soft, hard) = folder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -192,14 +192,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch
     assert packs(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+def test_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="file/below.*DCGAN_JAX_CACHE"):
         packed(folder(tmp_path))
 
 
-def test_a_published_crop_of_other_pictures_is_the_centre_square_and_said(tmp_path, capsys):
+def test_published_crop_of_other_data_warns(tmp_path, capsys):
+    """A published crop of other images than CelebA's is the centre square, and a warning says so."""
     path = folder(tmp_path)
     result = packed(path, crop="carpedm20", progress=False)
     assert result.index["crop"] == "centre"
@@ -207,14 +208,14 @@ def test_a_published_crop_of_other_pictures_is_the_centre_square_and_said(tmp_pa
     assert result.path == packed(path, crop="centre").path
 
 
-def test_small_pictures_are_enlarged_counted_and_warned_of_once(tmp_path, capsys):
+def test_small_images_are_enlarged_with_one_warning(tmp_path, capsys):
     result = packed(folder(tmp_path), size=32, progress=False)
     assert (result.index["upscaled"], result.images.shape) == (40, (40, 32, 32, 3))
     (line,) = capsys.readouterr().err.splitlines()
     assert "40 of 40" in line and "32 px" in line
 
 
-def test_drawn_faces_pack_as_drawn_with_their_attributes():
+def test_drawn_faces_pack_as_drawn_with_attributes():
     result = pack_images(open_source("drawn:300"), size=16, channels=3, crop="carpedm20", progress=False)
     assert_array_equal(result.images, drawn_faces.draw_faces(0, np.arange(300), 16))
     values = np.load(result.path / "attributes.npy")
@@ -224,7 +225,7 @@ def test_drawn_faces_pack_as_drawn_with_their_attributes():
     assert_allclose(grey[..., 0], result.images @ [0.299, 0.587, 0.114], atol=1)
 
 
-def test_a_few_real_faces_pack(tmp_path):
+def test_few_real_faces_pack(tmp_path):
     if not os.path.isdir(REAL_FACES):
         pytest.skip("no ../shared/data/celeba beside the repository")
     with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
@@ -258,7 +259,7 @@ def spoil(path, names):
 
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
-def test_bad_pictures_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
+def test_bad_images_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
     good = packed(folder(tmp_path, 140), progress=False).images
     path = tmp_path / "in"
     spoil(path, BAD)
@@ -277,7 +278,8 @@ def test_bad_pictures_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
     assert "7 of 147" in line and all(name in line for name in reasons)
 
 
-def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_path, cache):
+def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
+    """With the list of them, and nothing is left."""
     path = folder(tmp_path, 38)
     spoil(path, ["page.jpg", "zero.png"])  # 2 of 40: exactly 5 %
     assert packed(path).index["skipped"] == 2
@@ -289,7 +291,8 @@ def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_p
     assert packs(cache) == before
 
 
-def test_strict_stops_at_the_first_bad_picture_even_in_a_cached_pack(tmp_path, cache):
+def test_strict_stops_at_the_first_bad_image(tmp_path, cache):
+    """Also where the pack is in the cache."""
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
     with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
@@ -300,7 +303,7 @@ def test_strict_stops_at_the_first_bad_picture_even_in_a_cached_pack(tmp_path, c
         packed(path, strict=True)
 
 
-def test_a_damaged_zip_entry_is_a_bad_picture(tmp_path):
+def test_damaged_zip_entry_is_a_bad_image(tmp_path):
     path = folder(tmp_path)
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for file in sorted(path.iterdir()):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("method", ["principal", "factorised"])
-def test_strips_move_the_face_both_ways(tmp_path, gan, method):
+def test_strips_move_the_sample_both_ways(tmp_path, gan, method):
     picture, numbers, _ = explored(tmp_path, "directions", "--method", method, "--count", 3, "--seeds", "2,4")
     faces = [cells(picture, row, 7, 6) for row in range(6)]
     near(faces[0][3:4], gan.sample(2))
@@ -29,7 +29,7 @@ def test_strips_move_the_face_both_ways(tmp_path, gan, method):
     near(faces[5][:1], gan.images(latents.move_along(points, found[2].astype(np.float32), np.float32([-3]), nets)[0]))
 
 
-def test_attributes_have_a_direction_each_with_what_it_changes(tmp_path, monkeypatch):
+def test_each_attribute_has_a_direction_and_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(directions, "FITTED", 200)
     monkeypatch.setattr(directions, "MEASURED", 20)
     picture, numbers, said = explored(tmp_path, "attributes", "--attributes", "Smiling", "Male")
@@ -48,13 +48,13 @@ def few(monkeypatch):
     monkeypatch.setattr(directions, "MEASURED", 4)
 
 
-def test_a_run_of_one_level_has_directions(tmp_path, few):
+def test_run_of_one_level_has_directions(tmp_path, few):
     assert toy_run.train_toy(tmp_path, "--base-px", "8", "--no-tensorboard", steps=4).code == 0
     for command in ("attributes", "directions"):
         explored(tmp_path, command, run=tmp_path / "article")
 
 
-def test_what_all_or_no_pictures_have_is_left_out(tmp_path, few):
+def test_constant_attributes_are_left_out(tmp_path, few):
     arguments = ("--data", "drawn:20")  # of which 13 are fitted to
     _, numbers, said = explored(tmp_path, "attributes", *arguments)
     left = numbers["left_out"]
@@ -64,14 +64,15 @@ def test_what_all_or_no_pictures_have_is_left_out(tmp_path, few):
     assert f"--attributes {left[0]}: of the 13 pictures that the probe is fitted to, all or none have it" in line
 
 
-def test_faces_that_are_all_alike_have_no_directions(tmp_path, few, monkeypatch):
+def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):
     monkeypatch.setattr(api.TrainedGAN, "images", lambda run, points, labels=None: np.zeros((len(points), 16, 16, 3), np.uint8))
     assert "D sees no difference between the faces of step 12" in explore_refusal(
         "attributes", "--run", whole().run, "--out", tmp_path / "a.png"
     )
 
 
-def test_a_conditional_run_has_directions_beside_what_it_is_asked(tmp_path, few, conditional):
+def test_conditional_run_has_attribute_directions(tmp_path, few, conditional):
+    """Beside its condition."""
     asked = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
     picture, numbers, _ = explored(tmp_path, "attributes", *asked, run=conditional)
     near(cells(picture, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))

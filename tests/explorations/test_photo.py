@@ -11,7 +11,7 @@ import dcgan_jax
 pytestmark = pytest.mark.integration
 
 
-def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
+def test_generated_photo_is_inverted(tmp_path, gan):
     face = gan.sample(77)[0]
     Image.fromarray(face).save(tmp_path / "face.png")
     picture, numbers, said = explored(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 60)
@@ -25,7 +25,7 @@ def test_a_face_of_the_generator_is_inverted(tmp_path, gan):
     assert "nearest face" in said
 
 
-def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, conditional):
+def test_conditional_run_inverts_with_its_condition(tmp_path, conditional):
     gan = dcgan_jax.load(conditional)
     Image.fromarray(gan.sample(77, {"Male": 1, "Smiling": 0})[0]).save(tmp_path / "face.png")
     picture, numbers, _ = explored(
@@ -46,7 +46,7 @@ def test_a_conditional_run_looks_among_the_faces_that_are_asked_for(tmp_path, co
     near(cells(picture, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), asked))
 
 
-def test_a_picture_that_is_no_face_is_warned_of(tmp_path):
+def test_unlike_photo_gives_a_warning(tmp_path):
     checks = np.indices((16, 16)).sum(0) % 2 * 255
     Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
     done = call_explore(

@@ -12,7 +12,8 @@ from dcgan_jax.gan import latents
 pytestmark = pytest.mark.integration
 
 
-def test_a_morph_goes_from_the_very_face_of_one_seed_to_the_next(tmp_path, gan):
+def test_morph_row_runs_from_seed_to_seed(tmp_path, gan):
+    """From the very sample of one seed to that of the next, without a jump."""
     picture, numbers, _ = explored(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
     assert numbers["seeds"] == [3, 9, 5] and len(numbers["shares"]) == 12
     for row, (a, b) in enumerate(((3, 9), (9, 5))):
@@ -22,7 +23,7 @@ def test_a_morph_goes_from_the_very_face_of_one_seed_to_the_next(tmp_path, gan):
         assert strides.max() < np.abs(faces[0].astype(float) - faces[-1]).mean()  # no jump
 
 
-def test_truncation_draws_faces_together(tmp_path, gan):
+def test_truncation_reduces_the_spread(tmp_path, gan):
     cuts = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.01)
     picture, numbers, _ = explored(tmp_path, "truncate", "--seeds", "0,1", "--truncations", *cuts)
     assert numbers["spread_grey_levels"] == sorted(numbers["spread_grey_levels"], reverse=True)
@@ -30,7 +31,7 @@ def test_truncation_draws_faces_together(tmp_path, gan):
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])
-def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
+def test_walk_is_a_loop_through_all_seeds(tmp_path, gan, suffix):
     film, numbers, _ = explored(tmp_path, "walk", "--seeds", "4-6", "--frames-each", 5, "--frames-a-second", 20, suffix=suffix)
     with Image.open(film) as film:
         assert (film.n_frames, film.info["loop"], numbers["frames"]) == (15, 0, 15)
@@ -44,7 +45,7 @@ def test_a_walk_is_an_endless_film_through_all_seeds(tmp_path, gan, suffix):
     assert np.abs(frame - gan.sample(4)[0]).mean() > 2 * np.abs(frame - gan.sample(5)[0]).mean()
 
 
-def test_an_mp4_is_one_where_pyav_is_and_else_a_line(tmp_path):
+def test_mp4_needs_pyav(tmp_path):
     try:
         import av
     except ImportError:
@@ -71,7 +72,7 @@ def test_arithmetic_is_of_means(tmp_path, gan):
     np.testing.assert_allclose(numbers["result"], wanted, atol=1e-4)
 
 
-def test_a_conditional_run_is_explored_as_asked(tmp_path, conditional):
+def test_explorations_use_the_condition(tmp_path, conditional):
     for command in ("morph", "walk", "truncate", "directions", "arithmetic"):
         picture, *_ = explored(
             tmp_path, command, "--condition", "Male=1", suffix=".webp" if command == "walk" else ".png", run=conditional

@@ -24,7 +24,7 @@ RUNS = {"plain": lambda: whole().run, "conditional": asked_run}
 
 
 @pytest.mark.parametrize("form", [form for form in STORES if form != "web"])
-def test_the_card_tells_where_it_comes_from(exported, torch_run, form):
+def test_card_names_run_data_and_scores(exported, torch_run, form):
     run = torch_run if form == "torch" else whole().run
     folder = exported(form, run=run)
     card = (folder / "README.md").read_text()
@@ -42,7 +42,7 @@ def pasted(folder):
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("form", ["onnx", "stablehlo", "safetensors"])
-def test_the_codes_in_the_cards_run_as_pasted(exported, form, run):
+def test_card_code_runs_as_pasted(exported, form, run):
     if form == "onnx":
         pytest.importorskip("onnxruntime")
     run = RUNS[run]()
@@ -57,7 +57,7 @@ def test_the_codes_in_the_cards_run_as_pasted(exported, form, run):
         assert images.shape == (16, 16, 16, 3) and images.std() > 0
 
 
-def test_the_code_in_the_card_of_torch_lacks_nothing(exported, torch_run):
+def test_card_code_of_torch_is_complete(exported, torch_run):
     folder = exported("torch", run=torch_run)
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"],
@@ -81,7 +81,7 @@ def card_of(run):
     return make_card(gan, Export(str(run), "onnx", "a"), "", found)
 
 
-def test_scores_are_those_of_the_step_whatever_else_is_there(tmp_path):
+def test_card_scores_are_of_its_step_only(tmp_path):
     run = copied(whole().run, tmp_path)
     ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
     (run / "scores.jsonl").write_text(
@@ -94,7 +94,8 @@ def test_scores_are_those_of_the_step_whatever_else_is_there(tmp_path):
 @pytest.mark.parametrize(
     "start, kind, is_free", [("", "drawn", True), ("runs/celeba", "drawn", False), ("", "folder", False), ("", None, False)]
 )
-def test_rights_are_those_of_all_pictures_behind_it(tmp_path, start, kind, is_free):
+def test_card_rights_cover_the_start_run_and_its_data(tmp_path, start, kind, is_free):
+    """Rights are those of all images that made the weights."""
     run = copied(whole().run, tmp_path)
     for file, change in (
         ("config.json", lambda of: of | {"start": start}),

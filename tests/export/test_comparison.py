@@ -13,7 +13,8 @@ from dcgan_jax.export.comparison import Comparison, describe_comparison
 pytestmark = pytest.mark.integration
 
 
-def test_a_bfloat16_run_is_exported_in_float32_and_that_is_said(tmp_path):
+def test_bfloat16_run_is_exported_in_float32(tmp_path):
+    """And the output and the card say so."""
     run = copied(whole().run, tmp_path)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"compute_dtype": "bfloat16"}))

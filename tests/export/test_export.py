@@ -19,14 +19,14 @@ pytestmark = pytest.mark.integration
     "form, flags",
     [("onnx", ("--weights", "int8")), ("onnx", ("--weights", "float16")), ("safetensors", ("--weights", "float16"))],
 )
-def test_smaller_weights_are_smaller_and_say_what_they_cost(exported, form, flags):
+def test_smaller_weights_shrink_the_file_and_are_named(exported, form, flags):
     small, large = exported(form, *flags), exported(form)
     [name] = [file.name for file in large.glob(f"generator.{form}")]
     assert (small / name).stat().st_size < (large / name).stat().st_size
     assert flags[1] in (small / "README.md").read_text()
 
 
-def test_what_seeds_are_asked_to_be_goes_along(exported):
+def test_label_table_is_exported_of_conditional_runs(exported):
     folder, gan = exported("stablehlo", run=asked_run()), dcgan_jax.load(asked_run())
     table = np.load(folder / "labels.npy")
     np.testing.assert_array_equal(table[np.arange(2000) % len(table)], gan.labels(range(2000)))
@@ -35,7 +35,7 @@ def test_what_seeds_are_asked_to_be_goes_along(exported):
 
 
 @pytest.mark.parametrize("off, flags", [(2e-4, ()), (np.nan, ("--weights", "float16"))])
-def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
+def test_inexact_export_is_refused(tmp_path, off, flags):
     module = importlib.import_module("dcgan_jax.export.safetensors")
     write = module.write
 
@@ -50,7 +50,7 @@ def test_an_export_that_draws_otherwise_is_refused(tmp_path, off, flags):
 
 
 @pytest.mark.parametrize("form", ["onnx", "web"])
-def test_without_the_package_onnx_the_line_is_of_the_format(tmp_path, form):
+def test_missing_onnx_package_names_the_format(tmp_path, form):
     real = importlib.util.find_spec
     with mock.patch("importlib.util.find_spec", lambda name, *rest: None if name == "onnx" else real(name, *rest)):
         line = refusal(__main__, "--run", whole().run, "--format", form, "--out", tmp_path / "a")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
         (("--format", "onnx", "--out", "{new}", "--step", "5"), ["--step 5"]),
     ],
 )
-def test_what_cannot_be_exported_is_one_line_and_nothing_is_left(tmp_path, flags, says):
+def test_bad_flags_are_one_line_and_write_nothing(tmp_path, flags, says):
     (tmp_path / "there").mkdir()
     run = copied(whole().run, tmp_path)
     before = toy_run.files(tmp_path)

@@ -15,7 +15,7 @@ SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_images_are_the_networks(way):
+def test_images_equal_the_networks(way):
     it = drawn(way)
     told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
     ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
@@ -24,7 +24,7 @@ def test_the_images_are_the_networks(way):
 
 
 @pytest.mark.parametrize("law", ["uniform", "normal"])
-def test_latents_are_jaxs(law):
+def test_latents_equal_jax(law):
     nets = dataclasses.replace(Nets(), latent_law=law, latent_dim=101)
     seeds = np.array(SEEDS + list(range(1000, 1200)), np.uint32)
     theirs = np.asarray(jax.jit(make_seed_latents(nets))(seeds))
@@ -36,7 +36,7 @@ def test_latents_are_jaxs(law):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_labels_are_the_tables_unless_told():
+def test_labels_are_the_tables_unless_given():
     it = drawn("article, asked")
     table = np.uint8([[0, 0], [0, 1], [1, 1]])
     gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
@@ -44,7 +44,7 @@ def test_labels_are_the_tables_unless_told():
     assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
 
 
-def test_an_old_exports_config_is_read_where_its_network_is_still_known():
+def test_old_export_config_is_read_if_its_net_is_known():
     """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
     it = drawn("article")
     removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
@@ -57,7 +57,7 @@ def test_an_old_exports_config_is_read_where_its_network_is_still_known():
 
 
 @pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])
-def test_seeds_that_are_none_are_one_line(seeds):
+def test_invalid_seeds_are_one_line(seeds):
     with pytest.raises(ValueError, match="^seeds: give whole numbers from 0 to 4294967295$"):
         draw_seed_latents(seeds, 4, "uniform")
 
@@ -72,7 +72,7 @@ def test_seeds_that_are_none_are_one_line(seeds):
         ("article, asked", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(way, ask, says):
+def test_bad_arguments_are_one_line(way, ask, says):
     it = drawn(way)
     with pytest.raises(ValueError, match=says) as fault:
         ask(Generator(it.weights, it.flat))

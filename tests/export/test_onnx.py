@@ -25,7 +25,7 @@ def model_of(it, stored_as="float32"):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_images_are_the_networks(way):
+def test_images_equal_the_networks(way):
     it = drawn(way)
     found = ran(model_of(it), it.latents, it.labels)
     assert found.dtype == np.float32
@@ -34,7 +34,7 @@ def test_the_images_are_the_networks(way):
 
 
 @pytest.mark.parametrize("stored_as", STORES["onnx"])
-def test_smaller_weights_draw_nearly_the_same(stored_as):
+def test_smaller_weights_give_nearly_the_same_images(stored_as):
     it = drawn("torch64")
     model = model_of(it, stored_as)
     error = np.abs(ran(model, it.latents, it.labels) - it.images).max()
@@ -45,14 +45,14 @@ def test_smaller_weights_draw_nearly_the_same(stored_as):
     assert sum(len(array.raw_data) for array in model.graph.initializer) < bytes_each * kernels + 4000
 
 
-def test_any_batch_gives_each_image_alone():
+def test_image_does_not_depend_on_the_batch():
     it = drawn("article")
     model = model_of(it)
     for count in (1, 2, 5):
         np.testing.assert_allclose(ran(model, it.latents[:count], None), it.images[:count], atol=1e-4)
 
 
-def test_the_model_says_what_it_is():
+def test_model_names_its_preset_and_versions():
     model = model_of(drawn("article"))
     assert {entry.key: entry.value for entry in model.metadata_props} == {"preset": "a"}
     [opset] = model.opset_import
@@ -60,7 +60,7 @@ def test_the_model_says_what_it_is():
 
 
 @pytest.mark.integration
-def test_onnx_in_onnxruntime(exported):
+def test_onnx_in_onnxruntime_equals_the_checkpoint(exported):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     folder = exported("onnx")
     session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])

@@ -6,7 +6,7 @@ from exports import fresh, near
 pytestmark = pytest.mark.integration
 
 
-def test_numpy_and_safetensors_need_nothing_else(exported):
+def test_numpy_generator_needs_no_other_package(exported):
     near(
         fresh(
             """

@@ -23,7 +23,7 @@ def ran(program, it, count=5):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_images_are_the_networks(way):
+def test_images_equal_the_networks(way):
     it = drawn(way)
     images = ran(read(it), it)
     assert images.dtype == np.float32
@@ -31,20 +31,20 @@ def test_the_images_are_the_networks(way):
 
 
 @pytest.mark.parametrize("way", ["article", "torch64, asked"])
-def test_any_batch_gives_each_image_alone(way):
+def test_image_does_not_depend_on_the_batch(way):
     it = drawn(way)
     program = read(it)
     for count in (1, 2, 5):
         np.testing.assert_allclose(ran(program, it, count), it.images[:count], atol=1e-5)
 
 
-def test_a_bfloat16_recipe_computes_in_float32():
+def test_bfloat16_preset_computes_in_float32():
     it = drawn("torch64")
     np.testing.assert_allclose(ran(read(it, compute_dtype="bfloat16"), it), it.images, atol=1e-5)
 
 
 @pytest.mark.parametrize("way, convolutions", [("article", 2), ("article, refined", 6), ("torch64, last kernel", 3)])
-def test_the_program_has_plain_convolutions_at_highest_precision(way, convolutions):
+def test_program_has_plain_convolutions_at_highest(way, convolutions):
     """Once for each platform: one product for the head, one convolution a layer. The CPU's kernels are many products."""
     program = read(drawn(way))
     assert program.platforms == PLATFORMS
@@ -56,7 +56,7 @@ def test_the_program_has_plain_convolutions_at_highest_precision(way, convolutio
 
 
 @pytest.mark.integration
-def test_stablehlo_in_a_process_without_the_package(exported):
+def test_stablehlo_runs_without_the_package(exported):
     near(
         fresh(
             """

@@ -10,7 +10,7 @@ import dcgan_jax
 pytestmark = pytest.mark.integration
 
 
-def test_torch_state_dicts_in_pytorchs_own_layers(exported, torch_run):
+def test_torch_state_dicts_load_in_pytorch_layers(exported, torch_run):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed, so its layers did not run")
     folder = exported("torch", run=torch_run)
     nn, gan = torch.nn, dcgan_jax.load(torch_run)

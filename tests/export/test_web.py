@@ -47,7 +47,7 @@ def by_node(folder, code):
 
 @pytest.mark.web
 @pytest.mark.parametrize("law", ["uniform", "normal"])
-def test_javascripts_latents_are_pythons(tmp_path, law):
+def test_javascript_latents_equal_python(tmp_path, law):
     found = by_node(
         tmp_path,
         f"""
@@ -69,7 +69,7 @@ def test_javascripts_latents_are_pythons(tmp_path, law):
 
 
 @pytest.mark.web
-def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
+def test_javascript_inverse_erf_equals_xla(tmp_path):
     """Where a square that is not rounded to float32 would give others, by more than their last bits."""
     x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
     x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
@@ -92,7 +92,7 @@ def package(tmp_path):
     return file
 
 
-def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
+def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
     assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
@@ -108,7 +108,7 @@ def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
     assert "http://" not in text and "https://" not in text  # nothing of another host
 
 
-def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
+def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
     pytest.importorskip("onnx")
     run = copied(whole().run, tmp_path)
     (run / "explore").mkdir()
@@ -139,7 +139,7 @@ def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
         {"directions": None},
     ],
 )
-def test_directions_that_are_none_are_one_line(package, tmp_path, change):
+def test_invalid_directions_are_one_line(package, tmp_path, change):
     pytest.importorskip("onnx")
     run = copied(whole().run, tmp_path)
     (run / "explore").mkdir()
@@ -155,7 +155,7 @@ def test_directions_that_are_none_are_one_line(package, tmp_path, change):
     assert not (tmp_path / "page").exists()
 
 
-def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
+def test_conditional_page_knows_the_labels_of_seeds(package, tmp_path):
     pytest.importorskip("onnx")
     run, out = asked_run(), tmp_path / "page"
     assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
@@ -165,7 +165,7 @@ def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar", mtime=0)])
-def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
+def test_invalid_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
     places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}
     for place, says in places.items():
@@ -225,7 +225,7 @@ def browser(request):
 
 @in_a_browser
 @draws
-def test_a_browser_draws_the_very_faces(browser, tmp_path):
+def test_browser_images_equal_the_checkpoint(browser, tmp_path):
     out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
     assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
@@ -295,7 +295,7 @@ def asked_page(tmp_path_factory):
 @pytest.mark.parametrize(
     "browser, kind", [([], "WebAssembly"), (IN_SOFTWARE, "WebGPU")], indirect=["browser"], ids=["WebAssembly", "WebGPU"]
 )
-def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page, tmp_path):
+def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
     for weights in STORES["web"]:
@@ -320,7 +320,7 @@ def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page
 
 @in_a_browser
 @draws
-def test_a_class_that_is_asked_for_excludes_the_others(browser, asked_page, tmp_path):
+def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     out = shutil.copytree(asked_page, tmp_path / "page")
     page = json.loads((out / "page.json").read_text())
@@ -343,7 +343,8 @@ def test_a_class_that_is_asked_for_excludes_the_others(browser, asked_page, tmp_
 
 @in_a_browser
 @draws
-def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp_path):
+def test_page_shows_errors_and_stays_usable(browser, tmp_path):
+    """A page that failed, or has no clipboard, says so and stays usable."""
     out = tmp_path / "page"
     assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     with served(out) as address:
@@ -364,7 +365,7 @@ def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp
 
 
 @in_a_browser
-def test_a_browser_that_cannot_says_why(browser, package, tmp_path):
+def test_unsupported_browser_says_why(browser, package, tmp_path):
     out = tmp_path / "page"
     assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
     with served(out) as address:

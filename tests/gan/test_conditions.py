@@ -20,7 +20,7 @@ TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
 BATCH = Batch(pictures(CONFIG), TABLE[:4])
 
 
-def test_the_rest_of_the_networks_starts_as_without_attributes():
+def test_other_weights_start_as_without_attributes():
     ours, theirs = leaves(fresh_state(CONFIG).d_params), leaves(fresh_state(tiny("article", g_latents="same")).d_params)
     assert ours.keys() - theirs.keys() == {"condition/kernel"}
     for path in theirs:
@@ -28,7 +28,7 @@ def test_the_rest_of_the_networks_starts_as_without_attributes():
     assert fresh_state(tiny("article", g_latents="same")).labels is None
 
 
-def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
+def test_d_adds_the_projection_of_features_on_labels():
     """Miyato and Koyama 2018, equation 3, in numpy."""
     state = fresh_state(CONFIG)
     d = Discriminator(CONFIG.nets)
@@ -41,7 +41,7 @@ def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
     assert_allclose(logits, plain + told, rtol=1e-4, atol=1e-6)
 
 
-def test_g_draws_another_face_for_other_attributes():
+def test_g_images_depend_on_the_attributes():
     config = tiny("article", condition="Smiling,Male,Hat")
     state, latents = fresh_state(config), jnp.ones((2, 100)) / 2
     images = Generator(config.nets).apply(
@@ -67,7 +67,7 @@ PENALISED = tiny(
 @pytest.mark.parametrize(
     "config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED], ids=["d-then-g", "alternating", "penalised"]
 )
-def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
+def test_step_updates_embeddings_and_keeps_shapes(config):
     before = fresh_state(config)
     batch = Batch(pictures(config), TABLE[: len(pictures(config))])
     after, metrics = compiled(config)(before, batch)
@@ -80,12 +80,12 @@ def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
     assert compiled(config).traces == 1
 
 
-def test_the_step_depends_on_the_labels():
+def test_step_depends_on_the_labels():
     ours, theirs = (compiled(CONFIG)(fresh_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1]))
     assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
 
 
-def test_two_steps_in_a_call_and_two_devices_are_the_same():
+def test_scan_and_two_devices_give_the_same():
     other = Batch(pictures(CONFIG, 1), TABLE[4:8])
     expected, _ = compiled(CONFIG)(compiled(CONFIG)(fresh_state(CONFIG), BATCH)[0], other)
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
@@ -99,7 +99,7 @@ def test_two_steps_in_a_call_and_two_devices_are_the_same():
     assert_allclose(metrics["d_loss"], compiled(CONFIG)(fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
 
 
-def test_samples_are_asked_what_the_table_says_unless_told():
+def test_sample_labels_are_the_tables_unless_given():
     state = jax.jit(lambda: init_state(CONFIG, TABLE))()
     assert_array_equal(state.labels, TABLE)
     state = jax.jit(make_recalibrate(CONFIG))(state)
@@ -113,7 +113,7 @@ def test_samples_are_asked_what_the_table_says_unless_told():
     assert (drawn != flipped).any((1, 2, 3)).all()
 
 
-def test_statistics_are_of_the_attributes_that_are_drawn():
+def test_recalibration_uses_the_sampled_attributes():
     ours, theirs = (
         jax.jit(make_recalibrate(CONFIG))(jax.jit(lambda table=table: init_state(CONFIG, table))())
         for table in (TABLE, np.ones_like(TABLE))
@@ -121,7 +121,7 @@ def test_statistics_are_of_the_attributes_that_are_drawn():
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(*map(jax.tree.leaves, (ours.ema_stats, theirs.ema_stats)), strict=True))
 
 
-def test_judging_and_features():
+def test_logits_and_features_use_the_labels():
     state = fresh_state(CONFIG)
     judge = jax.jit(make_compute_logits(CONFIG))
     ours, theirs = (judge(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))

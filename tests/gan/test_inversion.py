@@ -34,7 +34,8 @@ def drawn(points):
     return make_generate(CONFIG.nets)(*generator(), from_normal(points, CONFIG.nets))
 
 
-def test_a_drawn_face_is_found_from_any_start_each_alone():
+def test_generated_face_is_found_from_any_start():
+    """Each start by itself."""
     keys = jax.random.split(jax.random.key(0))
     target = drawn(jax.random.normal(keys[0], (1, CONFIG.nets.latent_dim)))[0]
     starts = jax.random.normal(keys[1], (3, CONFIG.nets.latent_dim))

@@ -22,19 +22,19 @@ def judge():
 IMAGES = pictures(tiny("torch64"), seed=1, steps=2)  # 8
 
 
-def test_logits_are_one_float32_a_picture_and_differ(judge):
+def test_logits_are_one_float32_per_image(judge):
     logits = judge(IMAGES)
     assert (logits.shape, logits.dtype) == ((8,), np.float32)
     assert len(np.unique(logits)) == 8
 
 
-def test_a_picture_is_judged_alone_and_always_alike(judge):
+def test_logit_does_not_depend_on_the_batch(judge):
     assert_array_equal(judge(IMAGES), judge(IMAGES))
     assert_allclose(judge(IMAGES[::-1]), judge(IMAGES)[::-1], rtol=1e-5)
     assert_allclose(judge(np.repeat(IMAGES[:1], 8, 0)), np.repeat(judge(IMAGES)[:1], 8), rtol=1e-5)
 
 
-def test_running_statistics_are_what_it_normalises_by():
+def test_logits_use_running_statistics():
     # Of a fresh D, whose biases are 0: a variance four times larger halves the logit.
     config = tiny("torch64")
     once, four = ({"down2_norm": {"mean": np.zeros(8, np.float32), "var": np.full(8, var, np.float32)}} for var in (1, 4))
@@ -43,7 +43,7 @@ def test_running_statistics_are_what_it_normalises_by():
 
 
 @pytest.mark.parametrize("name", ["torch64", "keras64"])
-def test_pixels_are_scaled_to_gs_range(name):
+def test_pixels_are_scaled_to_g_range(name):
     config = tiny(name)
     state, images = fresh_state(config), pictures(config)
     logits = make_compute_logits(config)(state.d_params, state.d_stats, images)
@@ -54,7 +54,7 @@ def test_pixels_are_scaled_to_gs_range(name):
     assert_allclose(logits, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_features_are_each_layers_largest_in_a_grid():
+def test_features_are_the_maximum_of_each_cell():
     """Of a white pixel in a corner of a black picture, by a D of two layers that is linear but for its activations."""
     config = tiny("article")
     state = fresh_state(config)

@@ -11,7 +11,8 @@ from dcgan_jax.presets import PRESETS
 
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
-def test_pixels_to_the_nets_range_and_back_is_the_identity_on_all_levels(name, low, high):
+def test_scale_pixels_and_back_is_identity(name, low, high):
+    """Of all 256 levels, in the output range of either kind of net."""
     nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
     scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
     assert scaled.dtype == jnp.float32
@@ -19,6 +20,6 @@ def test_pixels_to_the_nets_range_and_back_is_the_identity_on_all_levels(name, l
     assert_array_equal(to_uint8(scaled, nets), levels)
 
 
-def test_pixels_are_rounded_and_clipped():
+def test_to_uint8_rounds_and_clips():
     nets = PRESETS["torch64"].nets
     assert_array_equal(to_uint8(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])

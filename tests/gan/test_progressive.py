@@ -63,7 +63,7 @@ def asked(config, count):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("which", ["g_params", "ema_params"])
-def test_it_draws_the_same_faces_larger(way, which):
+def test_grown_g_gives_the_same_images_enlarged(way, which):
     config, small, large = pair(way)
     labels = asked(config, 256)
     before = drawn(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
@@ -77,7 +77,7 @@ def test_it_draws_the_same_faces_larger(way, which):
     assert np.corrcoef(*(mean.ravel() for mean in means))[0, 1] > 0.98
 
 
-def test_what_the_last_activation_has_flattened_stays_finite():
+def test_saturated_activations_stay_finite():
     config = WAYS["sigmoid"]
     small = fresh_state(make_low_resolution_config(config))
     loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
@@ -86,7 +86,7 @@ def test_what_the_last_activation_has_flattened_stays_finite():
 
 
 @pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
-def test_it_judges_the_same_faces_alike(way):
+def test_grown_d_ranks_the_same_images_alike(way):
     config, small, large = pair(way)
     labels = asked(config, 256)
     images = drawn(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
@@ -99,7 +99,7 @@ def test_it_judges_the_same_faces_alike(way):
     assert np.corrcoef(one, other)[0, 1] > 0.8
 
 
-def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
+def test_inner_weights_are_copied_others_are_new():
     config, small, large = pair("asked")
     fresh = fresh_state(config)
     assert jax.tree.structure(large) == jax.tree.structure(fresh)
@@ -127,7 +127,7 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
     ],
     ids=str,
 )
-def test_the_half_is_a_run_like_any_other(changes):
+def test_low_resolution_stage_is_a_normal_run(changes):
     large = replace(LARGE, **changes)
     half = make_low_resolution_config(large)
     check_config(large)
@@ -154,6 +154,6 @@ def test_the_half_is_a_run_like_any_other(changes):
         ({"start": "runs/a"}, "there already: give `grow_kimg` 0"),
     ],
 )
-def test_what_cannot_grow_is_one_line(changes, says):
+def test_network_that_cannot_grow_is_one_line(changes, says):
     with pytest.raises(UserError, match=says.replace("(", r"\(")):
         check_config(replace(LARGE, **changes))

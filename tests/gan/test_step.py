@@ -138,7 +138,8 @@ def test_golden_losses_with_fused_loops(name):
         check_golden(name, take_five_steps(Compiled(TINY[name]), TINY[name])[1])
 
 
-def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
+def test_presets_without_a_golden_equal_one_that_has():
+    """At toy size."""
     assert TINY["udacity-wide"] == TINY["article"]
     assert TINY["torch-tutorial"] == TINY["torch32"] == TINY["torch128"] == TINY["torch64"]
 
@@ -158,7 +159,7 @@ def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
         ("newmu", 1, 1, 2),  # an update of D
     ],
 )
-def test_running_statistics_count_the_published_passes(name, step_number, g, d):
+def test_bn_statistics_count_the_published_passes(name, step_number, g, d):
     # Training by batch statistics, a step moves the running ones affinely: what they held at its start weighs 0.9^passes after.
     config = TINY[name]
     start, after = five_steps(config)[0][step_number : step_number + 2]
@@ -193,13 +194,13 @@ def adam_counts(state):
         ("newmu", (1, 0), (1, 1)),
     ],
 )
-def test_updates_a_step(name, after_one, after_two):
+def test_updates_per_step(name, after_one, after_two):
     states = five_steps(TINY[name])[0]
     assert adam_counts(states[1]) == after_one
     assert adam_counts(states[2]) == after_two
 
 
-def test_alternating_changes_g_alone_and_then_d_alone():
+def test_alternating_updates_g_then_d():
     states = [leaves(state) for state in five_steps(TINY["newmu"])[0]]
     for before, after, changed in ((states[0], states[1], "g"), (states[1], states[2], "d"), (states[2], states[3], "g")):
         kept = "d" if changed == "g" else "g"
@@ -224,7 +225,7 @@ def test_both_batches_of_two_d_updates_count():
         assert np.abs(results[a] - results[b]).max() > 1e-5
 
 
-def test_a_steps_randomness_is_of_its_number_and_key():
+def test_step_randomness_depends_on_step_and_key():
     config = TINY["torch64"]
     state, batch = start_of(config), pictures(config)
 
@@ -238,7 +239,7 @@ def test_a_steps_randomness_is_of_its_number_and_key():
 # ---- the moving average
 
 
-def test_the_average_halves_its_distance_each_half_life():
+def test_ema_halves_its_distance_each_half_life():
     config = replace(Config(), batch_size=100, ema_half_life_kimg=2.0)
     state = GanState(*[None] * 10).replace(step=jnp.int32(100_000), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
     average = jax.jit(lambda state: step._update_ema(config, state))
@@ -247,7 +248,7 @@ def test_the_average_halves_its_distance_each_half_life():
     assert_allclose(state.ema_params["w"], [0.5], rtol=1e-5)
 
 
-def test_the_half_life_is_in_images_whatever_the_batch():
+def test_ema_half_life_is_in_images_not_steps():
     def kept(**changes):
         config = replace(Config(), ema_half_life_kimg=1.0, **changes)
         state = GanState(*[None] * 10).replace(step=jnp.int32(10**6), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
@@ -258,7 +259,7 @@ def test_the_half_life_is_in_images_whatever_the_batch():
     assert_allclose(kept(batch_size=200), 0.5**0.2, rtol=1e-6)
 
 
-def test_the_average_of_the_first_steps_by_its_formula():
+def test_ema_of_the_first_steps_equals_its_formula():
     config = TINY["torch64"]
     states = five_steps(config)[0]
     for number in (1, 2, 5):
@@ -269,7 +270,7 @@ def test_the_average_of_the_first_steps_by_its_formula():
             assert_allclose(after[path], kept * before[path] + (1 - kept) * now, atol=1e-6)
 
 
-def test_half_life_zero_is_g_itself():
+def test_ema_half_life_zero_is_g_itself():
     state = five_steps(TINY["hinge"])[0][-1]
     for average, now in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.g_params), strict=True):
         assert_array_equal(average, now)
@@ -318,7 +319,7 @@ def one_pixel_step(monkeypatch):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_step):
+def test_flip_mirrors_half_of_the_images(flip, one_pixel_step):
     batch = np.zeros((256, 16, 16, 3), np.uint8)
     batch[:, :, :8] = 255  # the left half white
     _, metrics = one_pixel_step(tiny("torch64", flip=flip, batch_size=256), batch, g=0.0, d=1.0)
@@ -337,7 +338,8 @@ def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_s
         ({}, None, 0.0),
     ],
 )
-def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, penalty, pull, one_pixel_step):
+def test_penalties_are_weighted_and_added_to_d_loss(changes, penalty, pull, one_pixel_step):
+    """As published."""
     config = tiny("torch64", loss="wasserstein", **changes)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake less w times real
@@ -348,7 +350,7 @@ def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, pe
 
 
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
-def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
+def test_penalty_noise_gives_the_gradients_pull(which, one_pixel_step):
     # Of a D with one weight w: 3 / 2 w^2 times the mean square of the noise, which is near 1, and whose pull is twice that by w.
     config = tiny("torch64", loss="wasserstein", batch_size=256, penalty_noise=0.01, **{which: 3.0})
     state, metrics = one_pixel_step(config, np.full((256, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
@@ -358,7 +360,8 @@ def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
-def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
+def test_penalty_noise_uses_the_same_d_function(which):
+    """Noise is seen through the same crops, masks and singular vectors as the images."""
     # Else what another crop, mask or singular vector changes would be taken for a slope, a hundred squared too large.
     config = tiny("article", d_norm="spectral", d_dropout=0.2, augment=("color", "translation", "cutout"), **{which: 2.0})
     state, batch = start_of(config), pictures(config)
@@ -370,7 +373,8 @@ def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
     assert_allclose(*means, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
 
 
-def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
+def test_lazy_penalties_scale_by_their_interval(one_pixel_step):
+    """And are absent in between."""
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
     plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3) for every in (1, 4))
@@ -378,7 +382,7 @@ def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixe
     assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
 
 
-def test_augmentation_adapts_to_d_and_is_told():
+def test_augmentation_adapts_to_d_and_is_logged():
     config = tiny(
         "article",
         augment=("color",),
@@ -401,7 +405,7 @@ def test_lazy_penalties_come_every_second_step():
     assert [metrics["d_penalty"] > 0 for metrics in five_steps(TINY["own"])[1]] == [False, True, False, True, False]
 
 
-def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
+def test_g_update_uses_the_updated_d(one_pixel_step):
     # D's first Adam step is its whole rate, against the sign of its gradient 0.2 - 1: from 0.5 to 0.5 + 0.1.
     config = tiny("torch64", loss="wasserstein", d_lr=0.1)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
@@ -412,7 +416,7 @@ def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
 
 
 @pytest.mark.parametrize("name", ["torch64", "article", "newmu"])
-def test_gs_gradient_norm_is_of_the_gradient_that_adam_took(name):
+def test_g_grad_norm_is_of_adams_gradient(name):
     config = TINY[name]
     states, metrics = five_steps(config)
     [adam] = [part for part in states[1].g_opt if hasattr(part, "mu")]
@@ -421,7 +425,7 @@ def test_gs_gradient_norm_is_of_the_gradient_that_adam_took(name):
     assert_allclose(metrics[0]["g_grad_norm"], norm, rtol=1e-3 if config.optimizer.l2 else 1e-5)
 
 
-def test_the_smoothed_label_reaches_d_alone(one_pixel_step):
+def test_label_smoothing_changes_d_loss_alone(one_pixel_step):
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     plain, smooth = (one_pixel_step(tiny("torch64", real_label=label), batch, g=0.2, d=0.5)[1] for label in (1.0, 0.9))
     assert_allclose(smooth["d_loss"] - plain["d_loss"], 0.1 * 0.5, rtol=1e-4)

@@ -27,7 +27,7 @@ IS_FREE = {name: bool(FIELDS[name].marks & {Mark.ANY_IN_TORCH, Mark.TRAINING_ONL
 
 
 @pytest.mark.parametrize("preset", ["torch32", "torch64", "torch128", "torch-tutorial", "soumith"])
-def test_pytorchs_presets_are_accepted(preset):
+def test_pytorch_presets_are_accepted(preset):
     check_torch_layout(PRESETS[preset].nets, "it")
 
 
@@ -51,7 +51,7 @@ def test_another_value_of_a_marked_field_is_accepted(name):
 
 
 @pytest.mark.integration
-def test_torch_names_there_and_back():
+def test_torch_names_round_trip():
     ours = drawn("torch64").weights
     theirs = torch_names.to_torch("G", ours)
     assert list(theirs)[:6] == [
@@ -70,7 +70,7 @@ def test_torch_names_there_and_back():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("flag, value", [("condition", "Smiling"), ("g_refine", 1), ("d_refine", 1)])
-def test_networks_that_are_none_of_pytorchs_are_refused(flag, value):
+def test_other_architectures_are_refused(flag, value):
     nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
     with pytest.raises(UserError, match=f"`{flag}` {value!r}"):
         torch_names.check_torch_layout(nets, "it")

@@ -62,12 +62,12 @@ TROUBLED = {
 }
 
 
-def test_silence_on_a_healthy_run():
+def test_healthy_run_gives_no_warning():
     assert judge() == {}
 
 
 @pytest.mark.parametrize("kind", TROUBLED)
-def test_each_trouble_is_one_line_of_words_with_numbers_and_what_to_try(kind):
+def test_each_diagnosis_is_one_line_with_a_remedy(kind):
     told = judge(**TROUBLED[kind])
     assert list(told) == [kind]
     assert re.fullmatch(r"[^\n]*\d[^\n]*; (try|go back)[^\n]*", told[kind])
@@ -84,12 +84,12 @@ def test_each_trouble_is_one_line_of_words_with_numbers_and_what_to_try(kind):
     ],
     ids=["steps", "images", "lines"],
 )
-def test_silence_while_there_is_too_little_to_judge(kind, young):
+def test_too_few_lines_give_no_warning(kind, young):
     changes = {"d-has-won": WON, "losses-frozen": FROZEN}.get(kind, {})
     assert judge(**(TROUBLED[kind] | {"metrics": columns(**changes, **young)})) == {}
 
 
-def test_all_troubles_can_be_told_at_once():
+def test_all_diagnoses_can_be_given_at_once():
     won_and_frozen = WON | {"g_grad_norm": (110, 1), "g_loss": (7, 0.01), "d_loss": (0.005, 0.001)}
     assert set(judge(columns(**won_and_frozen), ALIKE, **BY_HEART)) == set(TROUBLED)
 
@@ -110,7 +110,8 @@ def test_only_the_last_500_steps_count():
     assert list(before(50)) == ["d-has-won"]
 
 
-def test_lines_rarer_than_the_window_count_as_far_as_the_fewest_reach():
+def test_sparse_lines_count_as_far_as_the_fewest():
+    """Numbers logged more rarely than the window count as far back as the fewest reach."""
     assert "the last 1,900 steps" in judge(columns(30, every=100, **WON))["d-has-won"]
     assert "the last 490 steps" in judge(columns(300, every=10, **WON))["d-has-won"]
 
@@ -119,11 +120,12 @@ def test_lines_rarer_than_the_window_count_as_far_as_the_fewest_reach():
 
 
 @pytest.mark.parametrize("change", [{"d_real_hits": (0.98, 0.01)}, {"d_fake_hits": (0.98, 0.01)}])
-def test_a_d_that_errs_on_either_kind_has_not_won(change):
+def test_d_that_errs_on_either_kind_has_not_won(change):
     assert judge(columns(**(WON | change))) == {}
 
 
-def test_it_tells_gs_gradient_norm_now_and_at_first():
+def test_d_has_won_gives_g_gradient_norms():
+    """Now and at first."""
     grows = np.linspace(40, 400, 60)
     assert re.search(
         r"100\.0% of real and 100\.0% of generated .* norm is 25\d, at first 98",
@@ -132,12 +134,12 @@ def test_it_tells_gs_gradient_norm_now_and_at_first():
 
 
 @pytest.mark.parametrize("factor, kinds", [(1.0, []), (0.01, ["d-has-won"]), (100.0, ["d-has-won"])])
-def test_a_wasserstein_critic_has_won_only_where_gs_gradient_is_lost(factor, kinds):
+def test_wasserstein_d_has_won_only_if_g_has_no_gradient(factor, kinds):
     norms = np.random.default_rng(0).normal(30, 9, 100) * np.where(np.arange(100) < 25, 1, factor)
     assert list(judge(columns(100, **(WON | {"g_grad_norm": norms, "d_loss": (-5, 2)})), loss="wasserstein")) == kinds
 
 
-def test_lines_that_lack_what_they_are_judged_by_are_not():
+def test_lines_without_the_needed_numbers_are_skipped():
     for changes, names in ((WON, ("g_grad_norm", "d_real_hits", "d_fake_hits")), (FROZEN, ("g_grad_norm", "d_loss", "g_loss"))):
         assert judge(columns(**(changes | {"g_grad_norm": np.full(60, np.nan)}))) == {}
         for name in names:
@@ -149,26 +151,26 @@ def test_lines_that_lack_what_they_are_judged_by_are_not():
 # ---- G has collapsed
 
 
-def test_the_pairwise_distance_by_hand():
+def test_pairwise_distance_by_hand():
     three = np.zeros((3, 2, 2, 1), np.uint8)
     three[1], three[2, 0] = 30, 40  # from the first: 30 everywhere, 40 on half of it
     between = np.sqrt((10**2 + 30**2) / 2)
     assert_allclose(measure_pairwise_distance(three), (30 + 40 / np.sqrt(2) + between) / 3, rtol=1e-12)
 
 
-def test_it_sees_no_order_and_no_common_shift():
+def test_pairwise_distance_ignores_order_and_shift():
     images = pictures(20, sd=20)
     assert measure_pairwise_distance(images) == measure_pairwise_distance(images[::-1])
     assert_allclose(measure_pairwise_distance(images + 10), measure_pairwise_distance(images), rtol=1e-12)
 
 
-def test_samples_of_a_third_of_the_reals_variety_are_not_collapsed():
+def test_third_of_the_real_variety_is_no_collapse():
     """As those of a G at its start, which differ by their noise."""
     assert judge(samples=pictures(sd=50 / 3)) == {}
     assert list(judge(samples=pictures(sd=50 / 8))) == ["g-collapsed"]
 
 
-def test_few_samples_and_equal_reals_say_nothing():
+def test_few_samples_or_equal_reals_give_no_warning():
     assert judge(samples=ALIKE[:7]) == {}
     same = np.repeat(ALIKE[:1], 64, 0)
     for samples in (ALIKE, same):
@@ -190,11 +192,11 @@ def test_losses_that_still_fall_are_not_frozen():
         ("hinge", {"d_loss": (1.65, 0.14), "g_loss": (0.0, 0.12)}),
     ],
 )
-def test_it_is_seen_for_losses_whose_own_noise_is_large(loss, changes):
+def test_frozen_is_detected_despite_noisy_losses(loss, changes):
     assert list(judge(columns(**(FROZEN | changes)), loss=loss)) == ["losses-frozen"]
 
 
-def test_a_g_without_any_gradient_is_frozen():
+def test_g_without_gradient_is_frozen():
     dead = {"d_loss": np.zeros(60), "g_loss": np.full(60, 3.0), "g_grad_norm": np.zeros(60)}
     assert list(judge(columns(**dead))) == ["losses-frozen"]
 
@@ -203,25 +205,26 @@ def test_a_g_without_any_gradient_is_frozen():
 
 
 @pytest.mark.parametrize("unseen, kinds", [(1.9, []), (0.5, []), (-0.5, ["memorising"]), (-2.0, ["memorising"])])
-def test_it_is_half_way_from_training_pictures_to_samples(unseen, kinds):
+def test_overfitting_starts_half_way_to_samples(unseen, kinds):
+    """At half the way from the logits of training images to those of samples."""
     assert list(judge(held_out_logits=logits(unseen))) == kinds
 
 
-def test_it_tells_hit_rates_and_r_v():
+def test_overfitting_gives_hit_rates_and_r_v():
     # The middle of 2 and -2 is 0: two standard deviations below the training pictures, one above the held-out ones.
     assert re.search(r"9[5-9]% of training .* only 1\d% of held-out ones \(r_v 0\.75\)", judge(**BY_HEART)["memorising"])
 
 
-def test_a_difference_within_the_noise_of_few_pictures_is_none():
+def test_difference_within_noise_gives_no_warning():
     wide = {"real_logits": logits(0.2, 64, sd=3), "held_out_logits": logits(-1.5, 12, sd=3)}
     assert judge(**wide) == {}
 
 
-def test_fewer_than_eight_held_out_pictures_say_nothing():
+def test_under_eight_held_out_images_give_no_warning():
     assert judge(held_out_logits=logits(-2, 7)) == {}
     assert judge(held_out_logits=logits(0, 0)) == {}
     assert list(judge(held_out_logits=logits(-2, 8))) == ["memorising"]
 
 
-def test_a_d_that_prefers_samples_says_nothing():
+def test_d_that_prefers_samples_gives_no_warning():
     assert diagnose(columns(), pictures(), pictures(), logits(0), logits(-2), logits(3)) == {}

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     ],
     ids=["no statistics", "D's own", "an adaptive probability"],
 )
-def test_states_of_other_recipes_come_back(tmp_path, changes):
+def test_state_of_other_presets_round_trips(tmp_path, changes):
     config = tiny.tiny("article", **changes)
     with opened(tmp_path) as saved:
         saved.save(1, tiny.fresh_state(config))
@@ -41,7 +41,7 @@ def test_states_of_other_recipes_come_back(tmp_path, changes):
 
 
 @pytest.mark.parametrize("where", ["one device", "two devices"])
-def test_a_state_comes_back_leaf_for_leaf_wherever_it_is_placed(run, where):
+def test_restore_is_exact_on_any_sharding(run, where):
     two = distributed.make_shardings(CONFIG).state
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
     place = one if where == "one device" else two
@@ -52,13 +52,13 @@ def test_a_state_comes_back_leaf_for_leaf_wherever_it_is_placed(run, where):
     assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
 
 
-def test_the_newest_three_are_kept(tmp_path):
+def test_newest_three_are_kept(tmp_path):
     saved_at(tmp_path, 0, 2, 4, 6, 8)
     assert checkpoints.list_steps(tmp_path) == [4, 6, 8]
     equal(restored(tmp_path, 6), state(6))
 
 
-def test_a_save_copies_the_state_before_it_returns(tmp_path):
+def test_save_copies_the_state_before_it_returns(tmp_path):
     """The next step is donated the very buffers while they are being written."""
     with opened(tmp_path) as saved:
         gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state(2))
@@ -67,13 +67,13 @@ def test_a_save_copies_the_state_before_it_returns(tmp_path):
     equal(restored(tmp_path, 2), state(2))
 
 
-def test_a_step_that_is_there_is_not_written_again(run):
+def test_existing_step_is_not_written_again(run):
     with opened(run) as saved:
         saved.save(4, state(99))
     equal(restored(run, 4), state(4))
 
 
-def test_an_old_one_goes_only_when_a_newer_one_has_been_read_back(tmp_path, monkeypatch):
+def test_old_one_is_deleted_after_the_new_is_verified(tmp_path, monkeypatch):
     with opened(tmp_path, keep=1) as saved:
         saved.save(2, state(2))
         saved.save(4, state(4))
@@ -82,7 +82,7 @@ def test_an_old_one_goes_only_when_a_newer_one_has_been_read_back(tmp_path, monk
         assert checkpoints.list_steps(tmp_path) == [4]
 
 
-def test_all_of_it_is_sent_to_the_disk_before_an_old_one_goes(tmp_path, monkeypatch):
+def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
     saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 1)
     done, fsync, delete = [], os.fsync, saved.manager.delete
 
@@ -100,7 +100,8 @@ def test_all_of_it_is_sent_to_the_disk_before_an_old_one_goes(tmp_path, monkeypa
     assert {str(place) for place in [new, new.parent, *new.rglob("*")]} <= {*before}
 
 
-def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path):
+def test_unverified_newest_is_sealed_and_old_ones_go(tmp_path):
+    """As a kill between a save and its reading back leaves it."""
     run = saved_at(tmp_path, 2, 4, keep=2)
     (run / "checkpoints" / "4" / checksums.FILES).unlink()
     saved = checkpoints.Checkpoints(run, 1)
@@ -109,7 +110,7 @@ def test_the_newest_that_was_never_read_back_is_sealed_and_old_ones_go(tmp_path)
     assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checksums.FILES).exists()
 
 
-def test_saves_leave_nothing_in_memory(tmp_path):
+def test_saves_leak_no_memory(tmp_path):
     def lists():
         gc.collect()
         return sum(type(thing) is list for thing in gc.get_objects())
@@ -124,7 +125,7 @@ def test_saves_leave_nothing_in_memory(tmp_path):
     assert np.median(np.diff(counts[2:])) < 20, counts
 
 
-def test_the_best_one_outlives_newer_ones(tmp_path):
+def test_best_checkpoint_outlives_newer_ones(tmp_path):
     best = [None]
     saved = checkpoints.Checkpoints(tmp_path, 2, lambda run: best[0])
     for step in (1, 2, 3, 4):
@@ -140,12 +141,13 @@ def test_the_best_one_outlives_newer_ones(tmp_path):
     equal(restored(tmp_path, 4), state(4))
 
 
-def test_a_run_that_has_gone_is_told_as_gone(tmp_path):
+def test_vanished_run_is_described_as_such(tmp_path):
     assert checkpoints.describe_kept(tmp_path) == "no step was saved yet"
     assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder is not there any more"
 
 
-def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no_older_one(tmp_path):
+def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
+    """And costs no older checkpoint."""
     saved = checkpoints.Checkpoints(saved_at(tmp_path, 2, keep=1), 1)
     try:
         saved.save(4, state(4))
@@ -158,7 +160,7 @@ def test_one_that_does_not_come_back_as_it_was_written_ends_the_run_and_costs_no
     assert 2 in checkpoints.list_steps(tmp_path)
 
 
-def test_a_step_that_was_set_aside_meanwhile_is_written_again(tmp_path):
+def test_step_set_aside_is_written_again(tmp_path):
     """As when a run rolls back and finds its newest checkpoint broken."""
     with opened(saved_at(tmp_path, 2)) as saved:
         saved.save(4, state(4))
@@ -173,7 +175,8 @@ def test_a_step_that_was_set_aside_meanwhile_is_written_again(tmp_path):
 # ---- The generator alone ----
 
 
-def test_the_generator_alone_is_the_whole_states_and_reads_nothing_else(run, tmp_path):
+def test_restore_generator_reads_only_the_generator(run, tmp_path):
+    """And it is the whole state's EMA generator."""
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, their optimisers, the key
     step, params, stats, _ = checkpoints.restore_generator(copy, SHAPES)
@@ -182,7 +185,7 @@ def test_the_generator_alone_is_the_whole_states_and_reads_nothing_else(run, tmp
     equal(stats, state(4).ema_stats)
 
 
-def test_a_step_can_be_asked_for(tmp_path):
+def test_restore_generator_of_a_requested_step(tmp_path):
     saved_at(tmp_path, 2, 10)
     assert checkpoints.restore_generator(tmp_path, SHAPES)[0] == 10
     step, params, *_ = checkpoints.restore_generator(tmp_path, SHAPES, 2)
@@ -190,7 +193,7 @@ def test_a_step_can_be_asked_for(tmp_path):
     equal(params, state(2).ema_params)
 
 
-def test_a_step_that_is_not_there_names_those_that_are(run):
+def test_missing_step_names_those_that_exist(run):
     with pytest.raises(UserError, match=r"`step` 3: .* has 2, 4"):
         checkpoints.restore_generator(run, SHAPES, 3)
 
@@ -206,7 +209,7 @@ def test_reading_changes_no_file(run):
 
 
 @pytest.mark.parametrize("made", [(), ("checkpoints",), ("checkpoints", "8.orbax-checkpoint-tmp")])
-def test_no_whole_checkpoint_is_one_line(tmp_path, made):
+def test_no_checkpoint_is_one_line(tmp_path, made):
     tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last is what a kill in the midst of writing leaves
     assert checkpoints.list_steps(tmp_path) == []
     assert checkpoints.restore_newest(tmp_path, placed()) is None
@@ -215,7 +218,8 @@ def test_no_whole_checkpoint_is_one_line(tmp_path, made):
 
 
 @pytest.mark.parametrize("how", HARM)
-def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run, tmp_path, how):
+def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
+    """By name, and a second one does not overwrite it."""
     copy = shutil.copytree(run, tmp_path / "copy")
     harm(copy / "checkpoints" / "4", how)
     held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
@@ -236,7 +240,8 @@ def test_a_broken_newest_one_is_set_aside_by_name_and_the_one_before_is_used(run
 
 
 @pytest.mark.parametrize("how", HARM)
-def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path, how):
+def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
+    """They take the checkpoint before and change nothing."""
     copy = shutil.copytree(run, tmp_path / "copy")
     generator = copy / "checkpoints" / "4" / "generator"
     harm(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
@@ -251,7 +256,7 @@ def test_those_who_only_draw_use_the_one_before_and_change_nothing(run, tmp_path
     assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
 
 
-def test_where_none_is_whole_all_stay_where_they_are(run, tmp_path):
+def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for step in "24":
         harm(copy / "checkpoints" / step, "flip")
@@ -270,7 +275,7 @@ FULL = (
 
 
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
-def test_a_full_disk_is_one_line_that_tells_what_is_kept(tmp_path, monkeypatch, where):
+def test_full_disk_is_one_line_with_what_is_kept(tmp_path, monkeypatch, where):
     saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 3)
 
     def full(*args, **kwargs):

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     return saved_at(tmp_path_factory.mktemp("run"), 2, 4)
 
 
-def test_a_filesystem_that_cannot_flush_a_folder_is_no_hindrance(tmp_path, monkeypatch):
+def test_folder_flush_not_supported_is_ignored(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def refusing(opened):
@@ -48,7 +48,8 @@ JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointe
         (ORBAX, ValueError(f"NOT_FOUND: Error opening: Stale file handle [os_error_code='{errno.ESTALE}']"), OSError),
     ],
 )
-def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, where, fault, raised):
+def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, where, fault, raised):
+    """What cannot be read now is raised, and nothing is set aside."""
     copy = shutil.copytree(run, tmp_path / "copy")
     before = sorted(path for path in copy.rglob("*"))
 
@@ -72,7 +73,7 @@ def test_what_cannot_be_read_now_is_not_broken(run, tmp_path, monkeypatch, where
     ],
     ids=str,
 )
-def test_other_networks_are_one_line_that_names_the_leaf(run, all_of_it, changes, says):
+def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
     other = jax.eval_shape(lambda: init_state(tiny.tiny("article", **changes)))
     with pytest.raises(UserError) as mistake:
         if all_of_it:
@@ -84,7 +85,7 @@ def test_other_networks_are_one_line_that_names_the_leaf(run, all_of_it, changes
     assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
 
 
-def test_every_byte_that_matters_is_looked_at(run, tmp_path):
+def test_flipped_bit_anywhere_is_detected(run, tmp_path):
     """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
     files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
     places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
@@ -104,7 +105,7 @@ def test_every_byte_that_matters_is_looked_at(run, tmp_path):
 
 
 @pytest.mark.parametrize("how", HARM)
-def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(run, tmp_path, how):
+def test_unverified_checkpoint_is_checked_by_digests(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "checkpoints" / "4" / checksums.FILES).unlink()
     harm(copy / "checkpoints" / "4", how)
@@ -113,7 +114,7 @@ def test_one_that_was_never_read_back_is_guarded_by_the_digests_of_its_arrays(ru
     equal(back, state(2))
 
 
-def test_a_hostile_description_of_a_checkpoint_is_one_line(run, tmp_path):
+def test_hostile_digests_are_a_broken_checkpoint(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     sealed = [
         {"items": items, "sha256": checksums.digest_json(items)}

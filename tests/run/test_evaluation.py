@@ -24,14 +24,15 @@ def net(tmp_path):
     return f"{tmp_path / 'net.py'}:features"
 
 
-def test_counts_that_a_network_cannot_score_are_one_line(run, net):
+def test_too_few_images_for_a_network_are_one_line(run, net):
     assert "need 12 images" in refusal(evaluate, "--run", run, "--count", 11, "--features", net)
     assert "98 images at least" in refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
     few = net.replace("features", "three_each")
     assert "20 images at least" in refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
 
 
-def test_two_sides_differ_or_it_is_called_noise(run, net, tmp_path):
+def test_difference_beyond_noise_is_named(run, net, tmp_path):
+    """Else it is called noise."""
     assert call(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
     question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]
     said, _ = scored(run, "--against", tmp_path / "others.npy", *question)
@@ -44,7 +45,7 @@ def test_two_sides_differ_or_it_is_called_noise(run, net, tmp_path):
     assert "(95 % of 3 sets)" in said
 
 
-def test_neighbours_are_a_picture_and_numbers(run, net):
+def test_neighbours_give_a_figure_and_numbers(run, net):
     said, lines = scored(run, "--count", 40, "--features", net, "--neighbours")
     values = lines[-1]["values"]
     assert lines[-1]["score"] == "memorisation" and values.keys() == {"pixels", net}
@@ -55,7 +56,7 @@ def test_neighbours_are_a_picture_and_numbers(run, net):
     assert "neighbours.png" in said
 
 
-def test_d_as_a_representation_is_a_table(run):
+def test_probe_compares_d_with_baselines(run):
     said, lines = scored(run, "--count", 20, "--probe")
     values = lines[-1]["values"]
     assert (lines[-1]["score"], lines[-1]["fitted"], lines[-1]["tested"]) == ("probe", 56, 29)
@@ -64,7 +65,7 @@ def test_d_as_a_representation_is_a_table(run):
     assert "balanced mean" in said and all(name in said for name in values["accuracy"]["D"])
 
 
-def test_what_none_of_the_tested_pictures_have_is_null(tmp_path):
+def test_accuracy_without_tested_images_is_null(tmp_path):
     """Not NaN, which is no JSON."""
     assert train_toy(tmp_path, "--condition", "Smiling,Goatee", "--no-tensorboard", steps=4).code == 0
     run = tmp_path / "article"

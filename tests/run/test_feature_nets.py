@@ -26,7 +26,7 @@ def net(tmp_path):
     return f"{tmp_path / 'net.py'}:features"
 
 
-def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, tmp_path, monkeypatch):
+def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_nets, "AT_ONCE", 8)
     arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
@@ -40,7 +40,7 @@ def test_inception_scores_stand_beside_the_other_and_say_what_they_are_of(run, t
         assert part in said
 
 
-def test_weights_that_are_none_are_one_line(run, tmp_path):
+def test_invalid_inception_weights_are_one_line(run, tmp_path):
     np.savez(tmp_path / "others.npz", a=np.zeros(3))
     assert "are not the FID Inception's weights" in refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
     assert "No such file" in refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
@@ -48,7 +48,7 @@ def test_weights_that_are_none_are_one_line(run, tmp_path):
     assert "is no .npz, .safetensors or .pth" in refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
 
 
-def test_a_network_of_ones_own_is_told_by_place_and_hash(run, net, tmp_path):
+def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
     net = net.replace("features", "coarse")
     said, (_, line) = scored(run, "--count", 40, "--features", net, "--infinity")
     assert (line["score"], line["network"]) == ("features", net)
@@ -67,6 +67,6 @@ def test_a_network_of_ones_own_is_told_by_place_and_hash(run, net, tmp_path):
         ("net.py:1", "FILE.py:FUNCTION"),
     ],
 )
-def test_a_network_that_is_none_is_one_line(run, net, tmp_path, monkeypatch, place, says):
+def test_invalid_own_network_is_one_line(run, net, tmp_path, monkeypatch, place, says):
     monkeypatch.chdir(tmp_path)
     assert says in refusal(evaluate, "--run", run, "--count", 20, "--features", place)

@@ -25,13 +25,14 @@ def net(tmp_path):
     return f"{tmp_path / 'net.py'}:features"
 
 
-def test_other_real_pictures_can_be_named(run):
+def test_other_real_images_can_be_named(run):
     _, (line,) = scored(run, "--count", 30, "--data", "drawn:50")
     assert line["real"] == "50 drawn faces"
     assert line["real_fingerprint"] != json.loads((run / "data.json").read_text())["fingerprint"]
 
 
-def test_a_runs_faces_score_the_same_from_a_file_a_folder_and_a_zip(run, net, tmp_path):
+def test_samples_score_the_same_from_file_and_folder(run, net, tmp_path):
+    """And from a zip."""
     _, own = scored(run, "--count", 60, "--features", net)
     data = ["--data", DATA, "--count", 60, "--features", net]
     for out in ("faces.npy", "faces/"):
@@ -53,7 +54,7 @@ def test_runs_of_other_crops_do_not_compare(run, tmp_path):
     assert "do not compare" in refusal(evaluate, "--run", run, "--against", other, "--count", 20)
 
 
-def test_pictures_are_squares_of_one_size_and_enough(tmp_path, monkeypatch):
+def test_images_must_be_square_equal_and_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", np.zeros((10, 16, 16, 3), np.uint8))
     assert "give --data" in refusal(evaluate, "--run", "few.npy", "--count", 10)

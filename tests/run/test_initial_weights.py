@@ -24,7 +24,8 @@ def of_nets(run, step):
     return {name: leaf for name, leaf in state_at(run, step).items() if name.startswith(NETS)}
 
 
-def test_the_networks_are_the_other_runs_and_the_rest_is_new(tmp_path):
+def test_start_copies_the_networks_only(tmp_path):
+    """The rest is new."""
     other = copied(whole().run, tmp_path / "other")
     before = toy_run.files(other)
     assert train_toy(tmp_path, "--name", "tuned", "--start", other, "--seed", 5, "--data", "drawn:90", steps=4).code == 0
@@ -41,7 +42,7 @@ def test_the_networks_are_the_other_runs_and_the_rest_is_new(tmp_path):
     assert (run / "samples" / "00000000.png").read_bytes() != (run / "samples" / "00000004.png").read_bytes()
 
 
-def test_one_that_has_begun_needs_the_other_no_more(tmp_path):
+def test_begun_run_no_longer_needs_the_other(tmp_path):
     other = copied(whole().run, tmp_path / "other")
     flags = ("--name", "tuned", "--start", other)
     assert train_toy(tmp_path, *flags, steps=4).code == 0
@@ -62,7 +63,7 @@ def torch_export(tmp_path_factory):
     return here / "run", here / "out"
 
 
-def test_weights_under_pytorchs_names_go_on_training(torch_export, tmp_path):
+def test_start_from_pytorch_names_trains(torch_export, tmp_path):
     other, out = torch_export
     both = f"{out / 'netG.safetensors'},{out / 'netD.safetensors'}"
     for name, start in (("both", both), ("alone", out / "netG.safetensors")):
@@ -76,7 +77,7 @@ def test_weights_under_pytorchs_names_go_on_training(torch_export, tmp_path):
         assert new_d == (name == "both")
 
 
-def test_a_pth_of_pytorch_is_read_as_data(torch_export, tmp_path):
+def test_pth_file_is_read_as_data(torch_export, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     _, out = torch_export
     state = {name: torch.from_numpy(array.copy()) for name, array in load_file(out / "netG.safetensors").items()}
@@ -119,7 +120,7 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "no checkpoint yet" in says("--start", empty)
 
 
-def test_config_tells_where_it_began(tmp_path):
+def test_config_names_the_start(tmp_path):
     assert train_toy(tmp_path, "--name", "tuned", "--start", whole().run, steps=4).code == 0
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(whole().run)
     again = refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
@@ -141,7 +142,8 @@ def grown():
     return toy_run.make_once("grown", make)[0] / "article"
 
 
-def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(grown, tmp_path, monkeypatch):
+def test_progressive_run_stops_and_resumes_exactly(grown, tmp_path, monkeypatch):
+    """It grows from half its side."""
     run = grown
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
@@ -173,7 +175,7 @@ def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(grown, tmp
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, code):
+def test_stop_in_the_low_resolution_last_save_works(tmp_path, monkeypatch, number, code):
     from dcgan_jax.run import figures
 
     real = figures.save_losses
@@ -193,7 +195,7 @@ def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, c
     assert state_at(tmp_path / "article", 2)["step"] == 2
 
 
-def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
+def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
     from dcgan_jax.run import logs
 
     opened = []
@@ -213,6 +215,7 @@ def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
     assert opened == [("article", "faces")]
 
 
-def test_another_recipe_under_its_name_is_refused_before_the_half_is(grown):
+def test_other_settings_are_refused_before_the_first_stage(grown):
+    """Under the name of the low-resolution stage."""
     line = refusal(train, "--workdir", grown.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
     assert "grow_kimg 0.05 there, 0.1 asked" in line

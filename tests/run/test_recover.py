@@ -21,7 +21,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
-def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
+def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     real = Logs.write
 
     def poisoned(self, steps, values):
@@ -36,7 +36,7 @@ def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatc
     assert [numbers["step"] for numbers in metrics(run)] == list(range(2, at, 2))
 
 
-def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, monkeypatch):
+def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     real = setup.make_train_steps
 
     def poisoned(*args):
@@ -61,13 +61,13 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
 TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
 
 
-def test_a_learning_rate_far_too_high_is_one_line(tmp_path):
+def test_far_too_high_learning_rate_is_one_line(tmp_path):
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
     assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is kept", line)
     assert list_steps(tmp_path / "article") == [0]
 
 
-def test_rolling_back_is_bounded_and_recorded(tmp_path):
+def test_rollbacks_are_bounded_and_recorded(tmp_path):
     arguments = (*toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--on-nan", "rollback", "--max-rollbacks", 2)
     done = call(train, "--workdir", tmp_path, *arguments)
     assert done.code == 2
@@ -76,7 +76,7 @@ def test_rolling_back_is_bounded_and_recorded(tmp_path):
     assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
 
-def test_rolling_back_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
+def test_rollback_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
     real = setup.make_state
 
     def poisoned(plan):
@@ -101,7 +101,7 @@ def poisoned_once(monkeypatch, at):
     monkeypatch.setattr(Logs, "write", write)
 
 
-def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path, monkeypatch):
+def test_rollback_resumes_the_last_save_with_a_new_key(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
         done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
@@ -116,7 +116,7 @@ def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path,
     assert (ours["key"] != theirs["key"]).any()
 
 
-def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch):
+def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch):
     killed = copied(run, tmp_path / "killed")
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
@@ -132,7 +132,8 @@ def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_
     assert metrics(run) == metrics(killed)
 
 
-def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path, monkeypatch):
+def test_rollback_past_a_broken_checkpoint_is_clean(run, tmp_path, monkeypatch):
+    """No line is there twice."""
     data = next(file for file in (run / "checkpoints" / str(STEPS) / "generator").rglob("*") if file.is_file())
     poisoned_once(monkeypatch, STEPS + 3)
     really = Logs.write
@@ -150,7 +151,7 @@ def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path,
     assert [row["step"] for row in metrics(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
 
 
-def test_debug_names_the_layer_where_the_nan_comes_from(tmp_path):
+def test_debug_names_the_layer_of_the_nan(tmp_path):
     line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--d-steps", 1, "--debug")
     assert re.search(r"\(first in .*[DG]'s \w+( on (reals|fakes))?( in the penalty)?, in [DG]'s update \(\w+\)\)", line), line
 

@@ -10,7 +10,7 @@ from dcgan_jax.run.figures import save_grid
 from dcgan_jax.run.report import render_page
 
 
-def test_grids_come_in_order_at_their_own_size(tmp_path):
+def test_grids_are_in_order_at_their_own_size(tmp_path):
     faces(tmp_path, [500, 0, 12000])
     for name in ("00000012 (1).png", "._00000012.png", "best.png"):  # a cloud drive's, a Mac's, a person's
         (tmp_path / "samples" / name).write_bytes((tmp_path / "samples" / "00000500.png").read_bytes())
@@ -23,7 +23,7 @@ def test_grids_come_in_order_at_their_own_size(tmp_path):
     assert np.abs(found.astype(int) - large[::3, ::3]).mean() < 8  # lossy
 
 
-def test_the_newest_and_the_first_stay_and_the_page_is_small(tmp_path, monkeypatch):
+def test_first_and_newest_grids_stay_page_is_small(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "IMAGES_BYTES", 12_000)
     faces(tmp_path, range(0, 4000, 100))
     text = render_page([shown(tmp_path)])
@@ -37,14 +37,14 @@ def test_the_newest_and_the_first_stay_and_the_page_is_small(tmp_path, monkeypat
     assert after - before <= {4000} | {*range(0, 4000, 100)} and len(before & after) >= len(before) - 1  # few are encoded anew
 
 
-def test_large_grids_are_made_smaller(tmp_path):
+def test_large_grids_are_reduced(tmp_path):
     faces(tmp_path, [0], side=256, count=36)
     (grid,) = held(render_page([shown(tmp_path, config=replace(Config(), size=256))]))["runs"][0]["grids"]
     assert decoded(grid["src"]).shape[0] == 1100
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", "cut", "GIF"])
-def test_what_is_no_png_is_left_out(tmp_path, content):
+def test_file_that_is_no_png_is_left_out(tmp_path, content):
     faces(tmp_path, [0, 100])
     file = tmp_path / "samples" / "00000100.png"
     if content == "GIF":
@@ -54,7 +54,7 @@ def test_what_is_no_png_is_left_out(tmp_path, content):
     assert [grid["step"] for grid in held(render_page([shown(tmp_path)]))["runs"][0]["grids"]] == [0]
 
 
-def test_a_grid_is_encoded_once(tmp_path, monkeypatch):
+def test_grid_is_encoded_once(tmp_path, monkeypatch):
     faces(tmp_path, [0, 100])
     encoded = []
     real = Image.Image.save
@@ -69,7 +69,7 @@ def test_a_grid_is_encoded_once(tmp_path, monkeypatch):
     assert_array_equal(decoded(held(one)["runs"][0]["grids"][0]["src"]), decoded(held(again)["runs"][0]["grids"][0]["src"]))
 
 
-def test_grids_much_larger_than_the_newest_keep_to_the_room(tmp_path, monkeypatch):
+def test_old_grids_much_larger_stay_within_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "IMAGES_BYTES", 20_000)
     faces(tmp_path, range(0, 3000, 100), count=64)
     (tmp_path / "samples" / "00003000.png").write_bytes(b"")

@@ -23,7 +23,8 @@ def test_scores_are_a_curve_and_a_line(tmp_path):
     assert "Best score in training, smaller is better: 50.50 at step 2,000, by x, N 5, real pictures 01234567." in text
 
 
-def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_chart(tmp_path):
+def test_scores_of_several_runs_name_their_measure(tmp_path):
+    """Only those of one measure share a chart."""
     network = {"by": "net.py:f", "sha256": "feedbeef00"}
     runs = [shown(tmp_path / name, name) for name in "abcd"]
     for run, facts in zip(runs, ({}, network, network, network | {"count": 50}), strict=True):
@@ -39,7 +40,8 @@ def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_cha
     assert text.count("8.50 at step 2,000") == 4
 
 
-def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
+def test_scores_by_evaluate_are_a_table(tmp_path):
+    """Broken lines are skipped."""
     of = {"step": 3000, "count": 5000, "real": "<celeba>", "real_fingerprint": "0123456789abcdef", "seeds": [0, 4999]}
     with (tmp_path / "scores.jsonl").open("w") as lines:
         for line in (

@@ -13,7 +13,7 @@ from dcgan_jax.run import setup
 pytestmark = pytest.mark.integration
 
 
-def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch):
+def test_default_data_message_names_celeba(tmp_path, monkeypatch):
     """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
 
     def stops(*args):
@@ -25,7 +25,8 @@ def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch)
     assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
 
 
-def test_a_length_in_epochs_is_steps_to_a_step_size_that_falls_with_it(tmp_path):
+def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
+    """A length in epochs is one in steps where the learning rate decays over it."""
     asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
     assert call(*asked, "--epochs", 0.8).code == 0  # of five steps
     by_steps = call(*asked, "--steps", 4, "--name", "other")
@@ -37,7 +38,7 @@ def test_a_length_in_epochs_is_steps_to_a_step_size_that_falls_with_it(tmp_path)
     assert "steps 4 there, 8 asked. Continue it with --steps 4" in refusal(*asked, "--epochs", 1.6)
 
 
-def test_a_score_that_cannot_be_is_said_before_the_first_step(tmp_path):
+def test_impossible_score_is_named_before_any_step(tmp_path):
     asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
     assert "--score-count 2000" in refusal(train, *asked)
     assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")

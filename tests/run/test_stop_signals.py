@@ -23,7 +23,7 @@ def handlers_are_given_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, monkeypatch):
+def test_second_ctrl_c_stops_at_once_keeps_last_save(run, tmp_path, monkeypatch):
     real = Logs.write
 
     def twice(self, steps, values):

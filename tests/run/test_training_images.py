@@ -16,7 +16,7 @@ def run(tmp_path):
     return copied(whole().run, tmp_path)
 
 
-def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
+def test_changed_training_images_are_refused(run):
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = refusal(evaluate, "--run", run, "--count", 20)
@@ -25,7 +25,7 @@ def test_a_run_whose_pictures_have_changed_is_not_scored_silently(run):
     assert not (run / "scores.jsonl").exists()
 
 
-def test_other_pictures_are_taken_whole_unless_a_split_is_asked(run):
+def test_other_images_are_all_used_unless_split(run):
     """A run on one split says nothing of pictures without splits."""
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"split": "train"}))
