@@ -196,7 +196,7 @@ def test_user_error_is_one_line_and_exit_code_2(capsys):
 
 
 def test_ctrl_c_outside_the_loop_is_exit_code_130(capsys):
-    """And one line."""
+    """The message is one line."""
 
     def main():
         raise KeyboardInterrupt

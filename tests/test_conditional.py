@@ -70,7 +70,7 @@ def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
 
 
 def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
-    """With either feed."""
+    """Both feeds are tested."""
     assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch
     assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
     assert metrics(tmp_path / "article") == metrics(run)

@@ -121,7 +121,7 @@ def test_only_numbers_have_bounds_and_units():
 
 
 def test_resumed_run_may_change_its_length():
-    """Unless the learning rate decays over it."""
+    """It may not where the learning rate decays over that length."""
     lengths = {"steps", "epochs", "kimg"}
     assert list_resumable_fields(VALID) >= lengths
     assert list_resumable_fields(replace(VALID, lr_decay="linear")) == list_resumable_fields(VALID) - lengths

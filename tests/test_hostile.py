@@ -199,7 +199,7 @@ def test_zip_writes_nothing_and_links_are_not_followed(faces, secret, tmp_path):
     "name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12", "checkpoints/12/generator"]
 )
 def test_links_out_of_a_run_are_refused(secret, tmp_path, name):
-    """And their targets are untouched."""
+    """The targets of the links are not changed."""
     run = copied(whole().run, tmp_path)
     end = secret / "end"
     if (run / name).exists():
@@ -247,7 +247,7 @@ def png(width, height, content=b""):
 
 
 def test_decompression_bombs_are_named_and_small(faces, tmp_path):
-    """They take no memory."""
+    """Reading them takes little memory."""
     zeros = zlib.compress(bytes(300_000_000), 9)  # 0.3 MB
     bombs = {
         "wide.png": png(2**31 - 1, 2**31 - 1),

@@ -143,7 +143,7 @@ def test_eight_devices_train_as_one():
 
 
 def test_step_keeps_every_type_and_shape():
-    """So that one program serves the run."""
+    """One compiled program can therefore serve the whole run."""
     state = jax.eval_shape(lambda: init_state(CONFIG))
     after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(

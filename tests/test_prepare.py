@@ -137,7 +137,7 @@ def test_download_is_packed_and_named_for_training(fetched, cache, folder):
     ],
 )
 def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha256, size_bytes):
-    """Unless another hash is given."""
+    """Another hash can be given."""
     prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
     ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)

@@ -145,7 +145,7 @@ def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
 
 
 def test_sigterm_during_a_save_completes_it(tmp_path):
-    """However often it comes."""
+    """This holds for any number of signals."""
 
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
@@ -158,7 +158,7 @@ def test_sigterm_during_a_save_completes_it(tmp_path):
 
 
 def test_ctrl_c_twice_ends_at_once_and_resumes(tmp_path):
-    """From its last save."""
+    """The next command resumes from the last save."""
     run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]

@@ -74,7 +74,7 @@ def test_config_file_is_the_requested_config():
 
 
 def test_reals_png_is_twenty_training_images():
-    """As the networks see them."""
+    """They are cropped and scaled as the networks see them."""
     packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     with Image.open(whole().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]

@@ -501,7 +501,7 @@ def test_sigkill_at_any_moment_resumes(serve, tmp_path):
 
 
 def test_sigkill_before_the_rename_resumes(serve, tmp_path):
-    """Killed between its last byte and its name."""
+    """A download that is killed after its last byte, before it has its name, needs no more bytes."""
     server = serve(well(cut=len(BODY) - 1))
     refusal(server, tmp_path, Limits(tries=1))
     with (tmp_path / "faces.zip.partial").open("ab") as partial:
@@ -541,7 +541,7 @@ def test_tfds_data_set_is_named_for_the_data_flag(monkeypatch):
 
 
 def test_redirect_to_the_known_file_host_is_followed(serve, tmp_path, monkeypatch):
-    """The host where its owner keeps it; the hash still decides."""
+    """A file may redirect to the host where its owner keeps it; the hash still decides."""
     body = b"weights" * 1000
     keeper = serve(well(body=body))
     real = socket.getaddrinfo

@@ -155,7 +155,7 @@ def test_smiling_shows_teeth_more_often(census):
 
 
 def test_linear_probe_finds_every_attribute(crowd):
-    """In faces that it was not fitted to."""
+    """The probe is tested on faces that it was not fitted to."""
     faces, has = crowd
     pixels = faces.reshape(len(faces), -1)
     pixels = (pixels - pixels.mean(0)) / 64

@@ -38,7 +38,7 @@ def test_pipe_named_like_an_image_is_not_opened(tmp_path):
 
 
 def test_unsafe_zip_entries_are_refused_by_name(tmp_path):
-    """Entries that lead out of the zip, or claim absurd sizes."""
+    """Some entries lead out of the zip, and some claim absurd sizes."""
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("fine.png", "../up.png", "/root.png", "C:\\disk.png", "a/../../b.png", "line\nbreak.png"):

@@ -279,7 +279,7 @@ def test_bad_images_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
 
 
 def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
-    """With the list of them, and nothing is left."""
+    """The error lists the bad images, and no file is left."""
     path = folder(tmp_path, 38)
     spoil(path, ["page.jpg", "zero.png"])  # 2 of 40: exactly 5 %
     assert packed(path).index["skipped"] == 2
@@ -292,7 +292,7 @@ def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
 
 
 def test_strict_stops_at_the_first_bad_image(tmp_path, cache):
-    """Also where the pack is in the cache."""
+    """`strict` also stops where the pack is in the cache already."""
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
     with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):

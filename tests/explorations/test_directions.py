@@ -72,7 +72,7 @@ def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):
 
 
 def test_conditional_run_has_attribute_directions(tmp_path, few, conditional):
-    """Beside its condition."""
+    """The directions are of attributes that are not in its condition."""
     asked = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
     picture, numbers, _ = explored(tmp_path, "attributes", *asked, run=conditional)
     near(cells(picture, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_morph_row_runs_from_seed_to_seed(tmp_path, gan):
-    """From the very sample of one seed to that of the next, without a jump."""
+    """Each row starts at one seed's sample and ends at the next one's, without a jump."""
     picture, numbers, _ = explored(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
     assert numbers["seeds"] == [3, 9, 5] and len(numbers["shares"]) == 12
     for row, (a, b) in enumerate(((3, 9), (9, 5))):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_bfloat16_run_is_exported_in_float32(tmp_path):
-    """And the output and the card say so."""
+    """The output and the card say that the run computes in bfloat16."""
     run = copied(whole().run, tmp_path)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"compute_dtype": "bfloat16"}))

@@ -67,7 +67,7 @@ def test_gradients_are_finite_and_linear(name):
 
 
 def test_translation_shifts_an_eighth_fills_grey():
-    """By an eighth of the side at most."""
+    """The shift is at most an eighth of the side."""
     images = pictures()
     out = np.asarray(AUGMENTATIONS["translation"](jax.random.key(KEY), images))
     reach = SIDE // 8
@@ -105,7 +105,7 @@ def test_cutout_blanks_one_square_of_half_the_side():
 
 
 def test_color_on_grey_changes_brightness_only():
-    """On a flat grey image, within a half."""
+    """The brightness of a flat grey image changes by a half at most."""
     grey = np.full((BATCH, SIDE, SIDE, 3), 0.25, np.float32)
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), grey))
     assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
@@ -136,7 +136,7 @@ def test_color_scales_around_the_means_within_bounds():
 
 
 def test_none_is_identity_several_keep_their_order():
-    """Several follow in the order named, with a key each."""
+    """Several augmentations follow in the order named, with a key each."""
     images, key = jnp.asarray(pictures()), jax.random.key(KEY)
     assert augment(key, images, ()) is images
     keys = jax.random.split(jax.random.clone(key), 2)

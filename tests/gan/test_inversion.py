@@ -35,7 +35,7 @@ def drawn(points):
 
 
 def test_generated_face_is_found_from_any_start():
-    """Each start by itself."""
+    """The result of a start does not depend on the other starts."""
     keys = jax.random.split(jax.random.key(0))
     target = drawn(jax.random.normal(keys[0], (1, CONFIG.nets.latent_dim)))[0]
     starts = jax.random.normal(keys[1], (3, CONFIG.nets.latent_dim))

@@ -93,7 +93,7 @@ def test_loop_meets_each_anchor_and_closes(law):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_move_along_is_in_sd_and_keeps_the_law(law):
-    """In standard deviations; the result has the latents' distribution."""
+    """The distance is in standard deviations, and the result has the latents' distribution."""
     nets, z = drawn(law)
     direction = jnp.zeros(nets.latent_dim).at[3].set(7.0)  # its length is no matter
     there = latents.move_along(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)

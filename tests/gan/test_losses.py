@@ -45,7 +45,7 @@ def test_loss_at_zero_logits(name, d, g):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("player", ["d", "g"])
 def test_loss_is_one_float32_with_finite_gradients(name, player):
-    """One per image, also where D is certain."""
+    """There is one loss per image, and its gradient is finite where D is certain."""
     # Far past where exp overflows float32 and where a probability is exactly 0 or 1. g of a non-relativistic loss gets no real
     # logits in the step.
     for real, fake in ((1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4)):
@@ -92,7 +92,7 @@ def test_relativistic_losses_see_only_differences(name):
 
 
 def test_relativistic_average_equals_paired():
-    """Where all images of a kind are alike."""
+    """The two losses are equal where all images of a kind are alike."""
     real, fake = np.full(5, 1.5, np.float32), np.full(5, -0.5, np.float32)
     assert_allclose(LOSSES["relativistic-average"].d(real, fake), 2 * LOSSES["relativistic-paired"].d(real, fake), rtol=1e-6)
 

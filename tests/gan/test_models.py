@@ -229,7 +229,7 @@ def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
 
 
 def test_smooth_g_has_no_checkerboard_at_first():
-    """And as much contrast as a plain one."""
+    """It starts with as much contrast as a plain G."""
     plain = tiny("article", size=32, width=16)
     images = []
     for config in (plain, replace(plain, g_smooth=True)):
@@ -280,7 +280,7 @@ def test_spectral_norm_is_of_weights_not_biases():
 
 
 def test_spectral_norm_is_the_largest_singular_value():
-    """And its vector is kept between steps."""
+    """The estimate of its singular vector is kept between steps."""
     state, images = fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats
     for _ in range(60):
@@ -323,7 +323,7 @@ def test_refinement_blocks_start_at_zero_and_learn(changes):
 
 
 def test_minibatch_std_of_equal_images_is_zero():
-    """And outside training a logit depends on its own image alone."""
+    """Outside training a logit depends on its own image alone."""
     config = tiny("torch64", minibatch_std=True, d_norm="none", init="he")
     state, images = fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     alike, varied = (ds(config, state.d_params, state.d_stats, x)[1]["minibatch_std"] for x in (images[:1].repeat(4, 0), images))

@@ -38,7 +38,7 @@ def test_noise_estimate_equals_the_gradient_on_average():
 
 
 def test_gradient_penalty_of_linear_d_is_closed_form():
-    """Wherever it is taken."""
+    """It has the same closed form wherever between the images it is taken."""
     norm = np.linalg.norm(WEIGHTS)
     for mix in (0.0, 0.3, 1.0):
         penalty = gradient_penalty(linear, pictures(0), pictures(1), np.full((4, 1, 1, 1), mix, np.float32))

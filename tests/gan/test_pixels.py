@@ -12,7 +12,7 @@ from dcgan_jax.presets import PRESETS
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
 def test_scale_pixels_and_back_is_identity(name, low, high):
-    """Of all 256 levels, in the output range of either kind of net."""
+    """All 256 levels come back, for nets with tanh and with sigmoid outputs."""
     nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
     scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
     assert scaled.dtype == jnp.float32

@@ -47,7 +47,7 @@ def test_latents_follow_the_preset_distribution(name, sd, furthest):
 
 
 def test_recalibration_changes_ema_statistics_only(state, calibrated):
-    """And a state has one set of them."""
+    """A state has one set of statistics for the EMA generator."""
     before, after, again = leaves(state), leaves(calibrated[0]), leaves(calibrated[1])
     for path in before:
         assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path

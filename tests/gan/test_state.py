@@ -41,7 +41,7 @@ def test_ema_starts_as_g_in_its_own_buffers():
 
 
 def test_leaves_are_strongly_typed_float32():
-    """But for the step, the key and counts."""
+    """Only the step, the key and counts have other types."""
     for path, leaf in jax.tree.leaves_with_path(fresh_state(CONFIG)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name == "key":

@@ -139,7 +139,7 @@ def test_golden_losses_with_fused_loops(name):
 
 
 def test_presets_without_a_golden_equal_one_that_has():
-    """At toy size."""
+    """They are equal at the size of these tests."""
     assert TINY["udacity-wide"] == TINY["article"]
     assert TINY["torch-tutorial"] == TINY["torch32"] == TINY["torch128"] == TINY["torch64"]
 
@@ -339,7 +339,7 @@ def test_flip_mirrors_half_of_the_images(flip, one_pixel_step):
     ],
 )
 def test_penalties_are_weighted_and_added_to_d_loss(changes, penalty, pull, one_pixel_step):
-    """As published."""
+    """The weights are those of the publications."""
     config = tiny("torch64", loss="wasserstein", **changes)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake less w times real
@@ -374,7 +374,7 @@ def test_penalty_noise_uses_the_same_d_function(which):
 
 
 def test_lazy_penalties_scale_by_their_interval(one_pixel_step):
-    """And are absent in between."""
+    """Steps in between have no penalty."""
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
     plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3) for every in (1, 4))

@@ -132,7 +132,7 @@ def test_one_step_in_float32_equals_pytorch(name, request):
 
 @pytest.mark.parametrize("name", ["torch64", "article"])
 def test_one_step_equals_pytorch_in_every_leaf(name):
-    """In gradients, weights and statistics."""
+    """Gradients, weights and statistics are compared."""
     with jax.enable_x64(True):
         _, states = train(name, 1, np.float64)  # the fixture's are of PyTorch in float32
         assert_gradients(name, states[0], "GD", 2e-5)

@@ -125,7 +125,7 @@ def test_d_that_errs_on_either_kind_has_not_won(change):
 
 
 def test_d_has_won_gives_g_gradient_norms():
-    """Now and at first."""
+    """The warning names G's gradient norm now and at the start."""
     grows = np.linspace(40, 400, 60)
     assert re.search(
         r"100\.0% of real and 100\.0% of generated .* norm is 25\d, at first 98",
@@ -206,7 +206,7 @@ def test_g_without_gradient_is_frozen():
 
 @pytest.mark.parametrize("unseen, kinds", [(1.9, []), (0.5, []), (-0.5, ["memorising"]), (-2.0, ["memorising"])])
 def test_overfitting_starts_half_way_to_samples(unseen, kinds):
-    """At half the way from the logits of training images to those of samples."""
+    """D overfits where held-out logits are half way from those of training images to those of samples."""
     assert list(judge(held_out_logits=logits(unseen))) == kinds
 
 

@@ -30,7 +30,7 @@ def test_independent_attribute_is_a_guess():
 
 
 def test_more_features_than_images_is_no_harm():
-    """With noise among them."""
+    """Some of the features are noise."""
     wide = np.concatenate([X, RANDOM.normal(size=(700, 400)), np.ones((700, 5))], 1)
     assert probe(wide, LABELS).accuracy.min() > 0.6
 

@@ -88,7 +88,7 @@ def test_kid_equals_its_definition():
 
 
 def test_more_fakes_lower_frechet_towards_infinity():
-    """And its extrapolation is near the true value."""
+    """The extrapolation to infinitely many is near the true value."""
     real = compute_moments(normal(20_000))
     fakes = normal(2000, seed=1)
     small, large = frechet(real, compute_moments(fakes[:200])), frechet(real, compute_moments(fakes))
@@ -97,7 +97,7 @@ def test_more_fakes_lower_frechet_towards_infinity():
 
 
 def test_too_few_fakes_are_not_extrapolated():
-    """For features of full rank."""
+    """There must be enough for features of full rank."""
     real = compute_moments(normal(200, 30))
     assert frechet_at_infinity(real, normal(62, 30, seed=1)) < frechet(real, compute_moments(normal(62, 30, seed=1)))
     with pytest.raises(ValueError, match="62"):

@@ -67,7 +67,7 @@ def test_seed_alone_decides_the_random_draws():
 
 
 def test_image_order_matters_only_for_patches():
-    """Only through where patches are cut."""
+    """The order decides where patches are cut, and nothing else."""
     real, fake = draw(200, seed=1), draw(200, seed=2) // 8 * 8  # coarse grey levels: a distance well above the floor
     shuffled = np.random.Generator(np.random.Philox(5)).permutation(fake)
     # rtol: other cuts of the same 200 pictures move the score a little (measured over six orders: up to 5 %).

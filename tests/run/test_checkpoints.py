@@ -101,7 +101,7 @@ def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
 
 
 def test_unverified_newest_is_sealed_and_old_ones_go(tmp_path):
-    """As a kill between a save and its reading back leaves it."""
+    """A kill between a save and its verification leaves such a checkpoint."""
     run = saved_at(tmp_path, 2, 4, keep=2)
     (run / "checkpoints" / "4" / checksums.FILES).unlink()
     saved = checkpoints.Checkpoints(run, 1)
@@ -147,7 +147,7 @@ def test_vanished_run_is_described_as_such(tmp_path):
 
 
 def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
-    """And costs no older checkpoint."""
+    """No older checkpoint is deleted."""
     saved = checkpoints.Checkpoints(saved_at(tmp_path, 2, keep=1), 1)
     try:
         saved.save(4, state(4))
@@ -176,7 +176,7 @@ def test_step_set_aside_is_written_again(tmp_path):
 
 
 def test_restore_generator_reads_only_the_generator(run, tmp_path):
-    """And it is the whole state's EMA generator."""
+    """What it reads is the EMA generator of the whole state."""
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, their optimisers, the key
     step, params, stats, _ = checkpoints.restore_generator(copy, SHAPES)
@@ -219,7 +219,7 @@ def test_no_checkpoint_is_one_line(tmp_path, made):
 
 @pytest.mark.parametrize("how", HARM)
 def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
-    """By name, and a second one does not overwrite it."""
+    """A second broken checkpoint of that step does not overwrite the first."""
     copy = shutil.copytree(run, tmp_path / "copy")
     harm(copy / "checkpoints" / "4", how)
     held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
@@ -241,7 +241,7 @@ def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
 
 @pytest.mark.parametrize("how", HARM)
 def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
-    """They take the checkpoint before and change nothing."""
+    """They use the checkpoint before and change no file."""
     copy = shutil.copytree(run, tmp_path / "copy")
     generator = copy / "checkpoints" / "4" / "generator"
     harm(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)

@@ -32,7 +32,7 @@ def test_too_few_images_for_a_network_are_one_line(run, net):
 
 
 def test_difference_beyond_noise_is_named(run, net, tmp_path):
-    """Else it is called noise."""
+    """A difference within the noise is called noise."""
     assert call(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
     question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]
     said, _ = scored(run, "--against", tmp_path / "others.npy", *question)

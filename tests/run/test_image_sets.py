@@ -32,7 +32,7 @@ def test_other_real_images_can_be_named(run):
 
 
 def test_samples_score_the_same_from_file_and_folder(run, net, tmp_path):
-    """And from a zip."""
+    """A zip of the folder scores the same."""
     _, own = scored(run, "--count", 60, "--features", net)
     data = ["--data", DATA, "--count", 60, "--features", net]
     for out in ("faces.npy", "faces/"):

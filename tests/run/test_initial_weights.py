@@ -25,7 +25,7 @@ def of_nets(run, step):
 
 
 def test_start_copies_the_networks_only(tmp_path):
-    """The rest is new."""
+    """Everything else in the state is new."""
     other = copied(whole().run, tmp_path / "other")
     before = toy_run.files(other)
     assert train_toy(tmp_path, "--name", "tuned", "--start", other, "--seed", 5, "--data", "drawn:90", steps=4).code == 0
@@ -143,7 +143,7 @@ def grown():
 
 
 def test_progressive_run_stops_and_resumes_exactly(grown, tmp_path, monkeypatch):
-    """It grows from half its side."""
+    """Its low-resolution stage has half its side."""
     run = grown
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
@@ -216,6 +216,6 @@ def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
 
 
 def test_other_settings_are_refused_before_the_first_stage(grown):
-    """Under the name of the low-resolution stage."""
+    """A run of other settings has the low-resolution stage's name."""
     line = refusal(train, "--workdir", grown.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
     assert "grow_kimg 0.05 there, 0.1 asked" in line

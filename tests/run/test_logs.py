@@ -29,7 +29,7 @@ def wrote(run):
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
 def test_line_has_its_own_steps_numbers(tmp_path, k):
-    """However many steps a dispatch holds."""
+    """This holds for any number of steps per dispatch."""
     logs = opened(tmp_path, total=20)
     for start in range(0, 20, k):
         steps = range(start, min(20, start + k))
@@ -124,7 +124,7 @@ def test_closed_stdout_still_reports_on_stderr(tmp_path, monkeypatch, capsys):
 
 
 def test_broken_line_before_saved_ones_is_refused(tmp_path):
-    """And nothing is dropped."""
+    """No line is dropped."""
     text = HELD.replace("\n", "\ngarbage\n", 1)
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):

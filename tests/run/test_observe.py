@@ -10,7 +10,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_diagnosis_uses_the_runs_images_and_is_reported(tmp_path, monkeypatch):
-    """On stderr, in metrics.jsonl and in the report."""
+    """It is in the output, in metrics.jsonl and in the report."""
     asked, words = [], "G has collapsed: two samples differ by 1.0 grey levels"
 
     def found(metrics, samples, reals, on_reals, on_held_out, on_samples, loss):

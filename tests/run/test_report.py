@@ -16,7 +16,7 @@ from dcgan_jax.run.report import POINTS, render_page, save_report
 
 
 def test_page_has_settings_warnings_and_images(tmp_path):
-    """And takes no text for markup."""
+    """Text is escaped, so it is never markup."""
     config = replace(ARTICLE, name="<b>", lr=0.0123)
     text = render_page(
         [

@@ -24,7 +24,7 @@ def test_scores_are_a_curve_and_a_line(tmp_path):
 
 
 def test_scores_of_several_runs_name_their_measure(tmp_path):
-    """Only those of one measure share a chart."""
+    """Only scores of one measure share a chart."""
     network = {"by": "net.py:f", "sha256": "feedbeef00"}
     runs = [shown(tmp_path / name, name) for name in "abcd"]
     for run, facts in zip(runs, ({}, network, network, network | {"count": 50}), strict=True):

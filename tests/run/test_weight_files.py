@@ -99,7 +99,7 @@ def test_storage_of_another_kind_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights_zip.pth", "weights_legacy.pth", "weights.npz"])
 def test_damaged_file_is_one_line_or_arrays(tmp_path, name):
-    """Cut anywhere, or with any byte flipped."""
+    """The file is cut anywhere, or any byte of it is flipped."""
     whole, path = (FIXTURES / name).read_bytes(), tmp_path / name
     random = np.random.default_rng(0)
     harmed = [whole[:cut] for cut in random.integers(0, len(whole), 40)]

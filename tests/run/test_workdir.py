@@ -153,7 +153,7 @@ def test_removed_option_without_effect_resumes(tmp_path):
 
 @pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
 def test_removed_option_in_use_is_refused(tmp_path, name, used):
-    """And the run is left alone."""
+    """The run's files are not changed."""
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
     before = contents(run)

@@ -145,7 +145,7 @@ def test_implementations_equal_lax_and_each_other(lax_case, law):
 @pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
 def test_other_backends_use_lax_alone(function, reference, large, monkeypatch):
-    """And give the same numbers."""
+    """They give the same numbers as the CPU's kernels."""
     x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
     arrays = (x, kernel, y) if function is conv else (y, kernel, x)
     function, reference = (partial(function, padding="same") for function in (function, reference))

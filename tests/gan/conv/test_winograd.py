@@ -67,7 +67,7 @@ def test_uneven_parts_of_the_batch_change_nothing(k, monkeypatch):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_batch_parts_are_even_and_few(role, monkeypatch):
-    """No more than there are images, or than compile in time."""
+    """There are no more parts than images, and no more than compile in time."""
     batch = 2 * winograd.MOST_PARTS + 3
     assert parts(role, 4, batch) == [batch]
     monkeypatch.setattr(winograd, "PART_BYTES", 1)
