@@ -2,18 +2,18 @@
 
 import json
 
-from toy_run import call
+from toy_run import run_command
 
 from dcgan_jax import evaluate
 
 
-def scored(run, *arguments):
-    done = call(evaluate, "--run", run, *arguments)
+def evaluate_run(run, *arguments):
+    done = run_command(evaluate, "--run", run, *arguments)
     assert (done.code, done.faults) == (0, []), done
     return done.out, [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
 
 
-NET = """
+NETWORK_CODE = """
 import numpy as np
 def features(images):  # (B, S, S, 3) uint8 -> the means of 4 x 4 blocks
     b, s, _, c = images.shape

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import call, refusal, whole
+from toy_run import get_reference_run, get_refusal, run_command
 
 from dcgan_jax import explore
 
 SIDE = 96  # of a 16 px face, enlarged
 
 
-def explored(tmp_path, command, *arguments, suffix=".png", run=None):
+def explore_run(tmp_path, command, *arguments, suffix=".png", run=None):
     """(the picture, its numbers, what was said)."""
     out = tmp_path / f"a{suffix}"
-    done = call_explore(command, "--run", run or whole().run, "--out", out, *arguments)
+    done = run_explore(command, "--run", run or get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
     numbers = json.loads(out.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, 4 if run else toy_run.STEPS, "article")
@@ -26,11 +26,11 @@ def explored(tmp_path, command, *arguments, suffix=".png", run=None):
         return picture.copy(), numbers, done.out
 
 
-def call_explore(*arguments):
-    return call(explore, *arguments)
+def run_explore(*arguments):
+    return run_command(explore, *arguments)
 
 
-def cells(picture, row, count, rows):
+def get_cells(picture, row, count, rows):
     """The faces of a row of a captioned sheet, as they were before they were enlarged: found from the lower right corner."""
     array, gap = np.asarray(picture), 2 * 2
     bottom = array.shape[0] - 2 - (rows - 1 - row) * (SIDE + gap) - gap
@@ -40,9 +40,9 @@ def cells(picture, row, count, rows):
     return np.stack(faces)[:, ::6, ::6]
 
 
-def near(one, other):
+def assert_near(one, other):
     assert np.abs(one.astype(int) - np.asarray(other).astype(int)).max() <= 1
 
 
-def explore_refusal(*arguments):
-    return refusal(explore, *arguments)
+def get_explore_refusal(*arguments):
+    return get_refusal(explore, *arguments)

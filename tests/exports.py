@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
-from toy_run import whole
+from toy_run import get_reference_run
 
 import dcgan_jax
 from dcgan_jax.gan.models import Generator
@@ -14,7 +14,7 @@ from dcgan_jax.gan.models import Generator
 SEEDS = range(20)
 
 
-def floats(run, seeds=SEEDS, **changes):
+def generate_floats(run, seeds=SEEDS, **changes):
     """Faces from 0 to 1, not rounded, as the checkpoint's network draws them."""
     gan = dcgan_jax.load(run)
     params, stats = gan.generator
@@ -24,19 +24,19 @@ def floats(run, seeds=SEEDS, **changes):
     return (np.asarray(images) + 1) / 2
 
 
-def near(images, run=None, seeds=SEEDS):
+def assert_near(images, run=None, seeds=SEEDS):
     """images: from 0 to 1."""
-    run = run or whole().run
-    np.testing.assert_allclose(images, floats(run, seeds), rtol=0, atol=1e-4)
+    run = run or get_reference_run().run
+    np.testing.assert_allclose(images, generate_floats(run, seeds), rtol=0, atol=1e-4)
     gap = np.abs(np.rint(255 * images) - dcgan_jax.load(run).sample(seeds))
     assert gap.max() <= 1 and gap.mean() < 1e-2
 
 
-def fresh(code, folder):
+def run_fresh_process(code, folder):
     """What the code calls images, of a process that has only the folder: the package is not to be had there."""
     (folder / "without").mkdir(exist_ok=True)
     (folder / "without" / "dcgan_jax.py").write_text("raise ImportError('an export must not need it')")
-    np.save(folder / "latents.npy", dcgan_jax.load(whole().run).latents(SEEDS))
+    np.save(folder / "latents.npy", dcgan_jax.load(get_reference_run().run).latents(SEEDS))
     code = f"{code}\nimport numpy\nnumpy.save('images.npy', images)"
     done = subprocess.run(
         [sys.executable, "-c", code],

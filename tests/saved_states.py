@@ -12,26 +12,26 @@ from numpy.testing import assert_array_equal
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints
 
-CONFIG = tiny.tiny("article")
+CONFIG = tiny.make_tiny_config("article")
 
 
 SHAPES = jax.eval_shape(lambda: init_state(CONFIG))
 
 
-def state(step=0):
+def make_state(step=0):
     """Every leaf another number for each step."""
-    fresh = tiny.fresh_state(CONFIG)
+    fresh = tiny.make_fresh_state(CONFIG)
     return jax.tree.map(lambda leaf: leaf + step if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fresh).replace(
         step=jnp.int32(step)
     )
 
 
-def placed(sharding=None):
+def make_target(sharding=None):
     return checkpoints.add_sharding(SHAPES, sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
 
 
 @contextlib.contextmanager
-def opened(run, keep=3):
+def open_checkpoints(run, keep=3):
     saved = checkpoints.Checkpoints(run, keep)
     try:
         yield saved
@@ -40,32 +40,32 @@ def opened(run, keep=3):
         saved.close()
 
 
-def saved_at(run, *steps, keep=3):
-    with opened(run, keep) as saved:
+def save_steps(run, *steps, keep=3):
+    with open_checkpoints(run, keep) as saved:
         for step in steps:
-            saved.save(step, state(step))
+            saved.save(step, make_state(step))
     return run
 
 
-def equal(ours, theirs):
-    ours, theirs = tiny.leaves(ours), tiny.leaves(theirs)
+def assert_equal_leaves(ours, theirs):
+    ours, theirs = tiny.get_leaves(ours), tiny.get_leaves(theirs)
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():
         assert leaf.dtype == theirs[path].dtype, path
         assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
-def restored(run, step, like=None):
-    return checkpoints.restore(run / "checkpoints" / str(step), like or placed())
+def restore_step(run, step, like=None):
+    return checkpoints.restore(run / "checkpoints" / str(step), like or make_target())
 
 
-def data_file(checkpoint: Path) -> Path:
+def find_data_file(checkpoint: Path) -> Path:
     """The largest file: the numbers of the training item."""
     return max((file for file in checkpoint.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
 
 
-def harm(checkpoint: Path, how: str) -> None:
-    file = data_file(checkpoint)
+def damage(checkpoint: Path, how: str) -> None:
+    file = find_data_file(checkpoint)
     content = bytearray(file.read_bytes())
     if how == "flip":
         content[len(content) // 2] ^= 1
@@ -86,4 +86,4 @@ def harm(checkpoint: Path, how: str) -> None:
         digests.write_text(digests.read_text().replace("a", "b", 1))
 
 
-HARM = ["flip", "truncate", "missing", "empty file", "empty", "zeros", "digests"]
+DAMAGES = ["flip", "truncate", "missing", "empty file", "empty", "zeros", "digests"]

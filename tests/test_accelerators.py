@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import tiny
+from tiny import make_tiny_config
 
 from dcgan_jax.config import Config, replace
 from experiments.accelerators import compiled, convolutions, donated, exported, operations, strided_in_hlo, to_host
@@ -23,7 +23,7 @@ in_each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @on_each
 @in_each_dtype
 def test_steps_are_one_loop_without_the_host(platform, dtype):
-    module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
+    module = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert operations(module)["while"] == 1
     assert to_host(module) == []
 
@@ -31,20 +31,20 @@ def test_steps_are_one_loop_without_the_host(platform, dtype):
 @on_each
 @in_each_dtype
 def test_every_leaf_of_the_state_is_donated(platform, dtype):
-    program = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS)
+    program = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS)
     assert donated(program.mlir_module()) == len(program.in_avals) - 1  # all but the batches
 
 
 @on_each
 @in_each_dtype
 def test_convolutions_use_the_compute_dtype(platform, dtype):
-    module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
+    module = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert {operands for _, operands in convolutions(module)} == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 
 
 @on_each
 def test_bfloat16_nets_return_float32(platform):
-    program = lowered(tiny("torch64", compute_dtype="bfloat16"), platform, STEPS)
+    program = lowered(make_tiny_config("torch64", compute_dtype="bfloat16"), platform, STEPS)
     state, metrics = jax.tree.unflatten(program.out_tree, program.out_avals)
     assert all(value.dtype == jnp.float32 and value.shape == (STEPS,) for value in metrics.values())
     assert jnp.bfloat16 not in {leaf.dtype for leaf in jax.tree.leaves(state)}
@@ -73,13 +73,13 @@ def needed(config: Config) -> dict[str, int]:
 
 
 CONFIGS = {
-    "new latents": tiny("article"),
-    "same latents": tiny("torch64"),
-    "one level more": replace(tiny("article"), size=32),
-    "loss of real and fake": tiny("modern32"),
-    "two updates of G, 5x5": tiny("carpedm20"),
-    "two updates of D": tiny("torch64", d_steps=2),
-    "alternating": tiny("newmu"),
+    "new latents": make_tiny_config("article"),
+    "same latents": make_tiny_config("torch64"),
+    "one level more": replace(make_tiny_config("article"), size=32),
+    "loss of real and fake": make_tiny_config("modern32"),
+    "two updates of G, 5x5": make_tiny_config("carpedm20"),
+    "two updates of D": make_tiny_config("torch64", d_steps=2),
+    "alternating": make_tiny_config("newmu"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import CACHE, STEPS, call, copied, whole
+from toy_run import CACHE, STEPS, copy_run, get_reference_run, run_command
 
 import dcgan_jax
 from dcgan_jax import sample
@@ -22,11 +22,11 @@ from dcgan_jax.config import UserError
 
 @pytest.fixture(scope="module")
 def gan():
-    return dcgan_jax.load(whole().run)
+    return dcgan_jax.load(get_reference_run().run)
 
 
 def test_sample_equals_the_command(gan, tmp_path):
-    call(sample, "--run", whole().run, "--seeds", "3,70-72,4294967295", "--out", tmp_path / "a.npy")
+    run_command(sample, "--run", get_reference_run().run, "--seeds", "3,70-72,4294967295", "--out", tmp_path / "a.npy")
     images = gan.sample([3, 70, 71, 72, 2**32 - 1])
     np.testing.assert_array_equal(images, np.load(tmp_path / "a.npy"))
     assert images.shape == (5, 16, 16, 3) and images.dtype == np.uint8
@@ -71,7 +71,7 @@ def test_notebook_shows_samples_and_runs(gan):
     for shown, side in ((gan, (4 * 18 + 2) * 6), (gan.sample(range(4)), (2 * 18 + 2) * 6), (gan.sample(0)[0], (18 + 2) * 6)):
         with Image.open(io.BytesIO(shown._repr_png_())) as picture:
             assert picture.size == (side, side)
-    assert repr(gan) == f"<{whole().run}: article, 16 px, step {STEPS}>"
+    assert repr(gan) == f"<{get_reference_run().run}: article, 16 px, step {STEPS}>"
 
 
 def test_arrays_that_are_no_images_show_as_numbers(gan):
@@ -179,7 +179,7 @@ def test_functions_return_what_their_commands_print(gan, tmp_path):
     (score,) = scores.scores
     assert (score.count, score.seeds, score.step, score.floor_count) == (20, range(3, 23), STEPS, 10)
     assert score.value == round(score.values["mean"], 3) and score.floor > 0 and scores.file == tmp_path / "scores.jsonl"
-    done = call(dcgan_jax.evaluate, "--run", gan.name, "--count", 20, "--seed", 3, "--out", tmp_path / "again.jsonl")
+    done = run_command(dcgan_jax.evaluate, "--run", gan.name, "--count", 20, "--seed", 3, "--out", tmp_path / "again.jsonl")
     assert f"mean {score.value:.2f}" in done.out and (tmp_path / "again.jsonl").read_text() == scores.file.read_text()
     written = dcgan_jax.export(Path(gan.name), "safetensors", tmp_path / "out")
     assert written.file == tmp_path / "out" / "generator.safetensors" and written.size_bytes == written.file.stat().st_size
@@ -254,7 +254,7 @@ os._exit(0)  # without Python's own end, in which threads that TensorStore left 
 @pytest.mark.parametrize("with_files", [True, False], ids=["found by its files", "found by its arrays"])
 def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
     """Settings, loggers, hooks, filters, signals; also where Orbax has read a damaged checkpoint."""
-    damaged = copied(whole().run, tmp_path)
+    damaged = copy_run(get_reference_run().run, tmp_path)
     for step in (damaged / "checkpoints").iterdir():
         if not with_files:
             (step / "files.json").unlink()
@@ -263,7 +263,7 @@ def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     # The suite's own settings, as conftest.py makes them, are not a user's.
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(CACHE / "xla"), "JAX_NUM_CPU_DEVICES": "2"}
-    command = [sys.executable, "-c", UNTOUCHED, whole().run, tmp_path / "face.png", damaged]
+    command = [sys.executable, "-c", UNTOUCHED, get_reference_run().run, tmp_path / "face.png", damaged]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(dcgan_jax.__file__).parents[1])
     assert done.returncode == 0, done.stderr
     if with_files:  # else Orbax has read it, whose threads may still say that their event loop is closed

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import FLAGS, STEPS, call, copied, files, refusal, train_toy, whole
+from toy_run import FLAGS, STEPS, copy_run, get_reference_run, get_refusal, hash_tree, run_command, train_toy
 
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.run import distributed
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 def refused_start(tmp_path, *arguments):
     """A training that must not begin: neither a run nor a pack is there after it."""
-    line = refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
+    line = get_refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
     assert not (tmp_path / "runs").exists()
     return line
 
@@ -116,10 +116,10 @@ PICTURES = [
 def test_unusable_images_are_one_line(tmp_path, cache, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
-    before = files(tmp_path / "in")
+    before = hash_tree(tmp_path / "in")
     line = refused_start(tmp_path, "--data", data)
     assert all(part in line for part in says), line
-    assert files(tmp_path / "in") == before
+    assert hash_tree(tmp_path / "in") == before
     # Fifteen pictures are too few for a step, not for a pack; all else leaves none, and nothing half-made ever.
     packs = list(cache.glob("packs/*"))
     assert len(packs) == (kind is too_small_folder)
@@ -130,12 +130,12 @@ def test_unusable_images_are_one_line(tmp_path, cache, kind):
 def test_other_commands_refuse_them_too(tmp_path, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
-    run = copied(whole().run, tmp_path)
-    before = files(run)
+    run = copy_run(get_reference_run().run, tmp_path)
+    before = hash_tree(run)
     for verb, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
-        line = refusal(verb, "--data", data, *arguments)
+        line = get_refusal(verb, "--data", data, *arguments)
         assert all(part in line for part in says), line
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, verb, kind):
     elif kind == "file":
         path.write_text("mine")
     elif kind == "the folder of runs":
-        copied(whole().run, tmp_path)
+        copy_run(get_reference_run().run, tmp_path)
         path = tmp_path
-    before = files(tmp_path)
-    line = refusal(verb, "--run", path)
+    before = hash_tree(tmp_path)
+    line = get_refusal(verb, "--run", path)
     assert f"{path}: no run is there" in line
     assert ("did you mean" in line) == (kind == "the folder of runs")
-    assert files(tmp_path) == before
+    assert hash_tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -222,36 +222,36 @@ def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, verb, kind):
     ids=str,
 )
 def test_resume_as_another_run_changes_nothing(tmp_path, arguments, says):
-    run = copied(whole().run, tmp_path)
-    before = files(run)
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
+    run = copy_run(get_reference_run().run, tmp_path)
+    before = hash_tree(run)
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
     assert str(run) in line
     assert all(part in line for part in (*says, "another --name", "move it away")), line
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"width": "wide"}', '{"colour": 1}', '{"size": 33, "steps": 1}'])
 @pytest.mark.parametrize("verb", [train, sample, evaluate])
 def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, verb, text):
     monkeypatch.chdir(tmp_path)
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "config.json").write_text(text)
-    before = files(run)
+    before = hash_tree(run)
     arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if verb is train else ("--run", run)
-    assert str(run / "config.json") in refusal(verb, *arguments)
-    assert files(run) == before
+    assert str(run / "config.json") in get_refusal(verb, *arguments)
+    assert hash_tree(run) == before
     assert not (tmp_path / "samples.png").exists()
 
 
 def test_config_edited_to_other_networks_is_one_line(tmp_path):
     """Asked for as edited, so that only the checkpoint can tell."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     values = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(values | {"width": 8}))
-    before = files(run / "checkpoints")
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
+    before = hash_tree(run / "checkpoints")
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
     assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line
-    assert files(run / "checkpoints") == before
+    assert hash_tree(run / "checkpoints") == before
 
 
 @pytest.mark.parametrize("place", ["workdir", "run", "foreign"])
@@ -267,10 +267,10 @@ def test_workdir_place_that_is_taken_is_one_line(tmp_path, place):
         else:
             (work / "article").mkdir()
             (work / "article" / "thesis.txt").write_text("years of work")
-    before = files(work) or work.read_text()
-    line = refusal(train, "--workdir", work, *FLAGS, "--steps", STEPS)
+    before = hash_tree(work) or work.read_text()
+    line = get_refusal(train, "--workdir", work, *FLAGS, "--steps", STEPS)
     assert str(work / "article") in line
-    assert (files(work) or work.read_text()) == before
+    assert (hash_tree(work) or work.read_text()) == before
 
 
 def test_one_device_takes_any_batch(tmp_path, monkeypatch):
@@ -288,4 +288,4 @@ def test_refused_command_runs_when_corrected(tmp_path):
     assert done.code == 0, done
     assert "broken000.jpg" in done.err
     assert json.loads((tmp_path / "runs" / "article" / "data.json").read_text())["skipped"] == 1
-    assert call(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0
+    assert run_command(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0

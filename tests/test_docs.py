@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import call, train_toy
+from toy_run import run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import explore
@@ -134,7 +134,7 @@ def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
         named = re.search(r"--name (\S+)", rest)
         if verb == "train" and (here / "runs" / (named[1] if named else "article")).exists():
             shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # a page's own, of another recipe
-        done = call(importlib.import_module(f"dcgan_jax.{verb}"), *arguments)
+        done = run_command(importlib.import_module(f"dcgan_jax.{verb}"), *arguments)
         assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
 
 
@@ -228,7 +228,7 @@ def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
-        assert call(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
+        assert run_command(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
     if re.match("import |from ", block.text):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})

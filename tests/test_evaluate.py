@@ -3,8 +3,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from evaluations import NET, scored
-from toy_run import DATA, call, copied, files, refusal, whole
+from evaluations import NETWORK_CODE, evaluate_run
+from toy_run import DATA, copy_run, get_reference_run, get_refusal, hash_tree, run_command
 
 from dcgan_jax import evaluate
 from dcgan_jax.data import download
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def run(tmp_path):
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 def test_score_line_names_its_inputs(run):
-    said, (line,) = scored(run, "--count", 40, "--seed", 3)
+    said, (line,) = evaluate_run(run, "--count", 40, "--seed", 3)
     assert line["score"] == "sliced_wasserstein_x1e3"
     assert (line["step"], line["count"], line["seeds"], line["size"]) == (12, 40, [3, 42], 16)
     assert line["real"] == "85 drawn faces"
@@ -37,17 +37,17 @@ def test_score_line_names_its_inputs(run):
 
 
 def test_repeated_score_is_equal_and_appended(run):
-    _, first = scored(run, "--count", 30)
-    _, both = scored(run, "--count", 30)
+    _, first = evaluate_run(run, "--count", 30)
+    _, both = evaluate_run(run, "--count", 30)
     assert both == [*first, *first]
-    _, three = scored(run, "--count", 30, "--step", 4)
+    _, three = evaluate_run(run, "--count", 30, "--step", 4)
     assert three[2]["step"] == 4
     assert three[2]["values"] != three[0]["values"]
 
 
 def test_score_is_the_distance_of_images_to_samples(run):
     """With all pictures asked for, no choice of them is left to make."""
-    _, (line,) = scored(run, "--count", 85)
+    _, (line,) = evaluate_run(run, "--count", 85)
     config = workdir.read_config(run)
     _, params, stats, _ = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)))
     real = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
@@ -56,7 +56,7 @@ def test_score_is_the_distance_of_images_to_samples(run):
 
 
 def test_score_line_goes_to_out(run, tmp_path):
-    done = call(evaluate, "--run", run, "--count", 20, "--out", tmp_path / "mine.jsonl")
+    done = run_command(evaluate, "--run", run, "--count", 20, "--out", tmp_path / "mine.jsonl")
     assert done.code == 0
     assert json.loads((tmp_path / "mine.jsonl").read_text())["count"] == 20
     assert not (run / "scores.jsonl").exists()
@@ -78,10 +78,10 @@ def test_score_line_goes_to_out(run, tmp_path):
     ids=str,
 )
 def test_bad_flags_are_one_line_and_write_nothing(run, arguments, says):
-    before = files(run)
-    line = refusal(evaluate, "--run", run, *arguments)
+    before = hash_tree(run)
+    line = get_refusal(evaluate, "--run", run, *arguments)
     assert all(part in line for part in says), line
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 # ---- Feature networks and several image sets ----
@@ -89,7 +89,7 @@ def test_bad_flags_are_one_line_and_write_nothing(run, arguments, says):
 
 @pytest.fixture
 def net(tmp_path):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NETWORK_CODE)
     return f"{tmp_path / 'net.py'}:features"
 
 
@@ -98,7 +98,7 @@ def test_inception_comes_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
     there = tmp_path / "hub" / "checkpoints" / download.INCEPTION.name
     there.parent.mkdir(parents=True)
     there.write_bytes(b"PK")
-    assert f"{there}: is no .npz" in refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
+    assert f"{there}: is no .npz" in get_refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_incomparable_sets_are_one_line(run, tmp_path, monkeypatch, arguments, s
     monkeypatch.chdir(tmp_path)
     np.save("big.npy", np.zeros((60, 32, 32, 3), np.uint8))
     arguments = [str(argument).format(run=run) for argument in arguments]
-    assert says in refusal(evaluate, "--run", run, "--count", 20, *arguments)
+    assert says in get_refusal(evaluate, "--run", run, "--count", 20, *arguments)

@@ -1,8 +1,8 @@
 """The command: what cannot be explored is one line; what each exploration gives is in explorations/."""
 
 import pytest
-from exploring import call_explore, explore_refusal
-from toy_run import copied, files, whole
+from exploring import get_explore_refusal, run_explore
+from toy_run import copy_run, get_reference_run, hash_tree
 
 from dcgan_jax import api, explore
 
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.integration
 )
 def test_bad_flags_are_one_line(tmp_path, arguments, says):
     command, *flags = arguments
-    line = explore_refusal(command, "--run", copied(whole().run, tmp_path), *flags)
+    line = get_explore_refusal(command, "--run", copy_run(get_reference_run().run, tmp_path), *flags)
     for word in says:
         assert word in line, line
 
@@ -64,15 +64,15 @@ def test_unwritable_out_is_refused_before_the_work(tmp_path, monkeypatch, out, s
     (tmp_path / "other.json").mkdir()
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(api.TrainedGAN, "morph", pytest.fail)
-    before = files(tmp_path)
-    line = explore_refusal("morph", "--run", whole().run, "--out", tmp_path / out)
+    before = hash_tree(tmp_path)
+    line = get_explore_refusal("morph", "--run", get_reference_run().run, "--out", tmp_path / out)
     assert f"--out {tmp_path / out}: " in line and says in line
-    assert files(tmp_path) == before
+    assert hash_tree(tmp_path) == before
 
 
 def test_help_names_each_command():
     for arguments in ((), ("--help",)):
-        done = call_explore(*arguments)
+        done = run_explore(*arguments)
         assert done.code in (0, None)
         for name in explore.COMMANDS:
             assert name in done.out

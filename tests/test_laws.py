@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy_run
 from numpy.testing import assert_array_equal
-from toy_run import FLAGS, STEPS, Traces, metrics, state_at, train_toy, whole
+from toy_run import FLAGS, STEPS, TraceCounter, get_reference_run, read_metric_lines, read_state, train_toy
 
 import dcgan_jax
 from dcgan_jax.data import batches
@@ -25,14 +25,14 @@ PACKAGE = Path(dcgan_jax.__file__).parent
 
 def equals_the_whole(run):
     """Every leaf of the last state, every number and every picture of it, bit for bit."""
-    ours, theirs = state_at(run, STEPS), state_at(whole().run, STEPS)
+    ours, theirs = read_state(run, STEPS), read_state(get_reference_run().run, STEPS)
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():
         assert leaf.dtype == theirs[path].dtype, path
         assert_array_equal(leaf, theirs[path], err_msg=path)  # NaN here would be none there: whole() was checked
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     for picture in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
-        assert (run / picture).read_bytes() == (whole().run / picture).read_bytes(), picture
+        assert (run / picture).read_bytes() == (get_reference_run().run / picture).read_bytes(), picture
 
 
 # ---- Resume is exact ----
@@ -40,7 +40,7 @@ def equals_the_whole(run):
 
 @pytest.mark.integration
 def test_reference_run_changes_every_leaf():
-    states = [state_at(whole().run, step) for step in (4, 8, 12)]
+    states = [read_state(get_reference_run().run, step) for step in (4, 8, 12)]
     for path, leaf in states[2].items():
         if np.issubdtype(leaf.dtype, np.floating):
             assert np.isfinite(leaf).all(), path
@@ -81,11 +81,11 @@ def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     assert "stopped at step 7 of 12 and saved; the same command goes on:" in second.out
     assert list_steps(tmp_path / "article")[-1] == 7
 
-    with Traces() as traces:
+    with TraceCounter() as traces:
         third = train_toy(tmp_path, "--feed", "stream")
     assert third.code == 0, third
     assert "goes on from step 7" in third.out
-    assert traces.of == ONCE
+    assert traces.counts == ONCE
     equals_the_whole(tmp_path / "article")
 
 
@@ -141,15 +141,15 @@ def test_killed_run_resumes_exactly_from_its_last_save(tmp_path):
 
 def test_run_compiles_each_program_once():
     """Over two epochs' ends, four saves, twelve grids of numbers."""
-    assert whole().traces == ONCE
+    assert get_reference_run().traces == ONCE
 
 
 def test_trace_count_can_fail():
-    with Traces() as traces:
+    with TraceCounter() as traces:
         steps = jax.jit(toy_run.setup.check_finite)
         for length in (1, 2):
             steps({"leaf": np.zeros(length)})
-    assert traces.of["check_finite"] == 2
+    assert traces.counts["check_finite"] == 2
 
 
 # ---- The house ----

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from toy_run import refusal
+from toy_run import get_refusal
 
 import dcgan_jax
 import dcgan_jax.__main__
@@ -92,8 +92,8 @@ def test_zsh_and_fish_files_have_the_names_they_look_for(tmp_path):
     "arguments, says", [((), "bash, zsh, fish"), (("tcsh", "a"), "bash, zsh, fish"), (("bash", "/proc/nowhere"), "/proc/nowhere")]
 )
 def test_bad_completion_arguments_are_one_line(arguments, says):
-    assert says in refusal(dcgan_jax.__main__, "--completion", *arguments)
+    assert says in get_refusal(dcgan_jax.__main__, "--completion", *arguments)
 
 
 def test_tyro_completion_flag_is_refused_by_modules():
-    assert "unknown flag" in refusal(prepare, "--tyro-print-completion", "bash")
+    assert "unknown flag" in get_refusal(prepare, "--tyro-print-completion", "bash")

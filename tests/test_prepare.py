@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import call, refusal
+from toy_run import get_refusal, run_command
 
 from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def prepared(*arguments):
-    done = call(prepare, *arguments)
+    done = run_command(prepare, *arguments)
     assert done.code == 0, done
     return done
 
@@ -96,13 +96,13 @@ def test_grey_and_colour_are_prepared(folder, channels, mode):
     ids=str,
 )
 def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says):
-    line = refusal(prepare, "--data", folder, *arguments)
+    line = get_refusal(prepare, "--data", folder, *arguments)
     assert all(part in line for part in says), line
     assert not list(cache.rglob("index.json"))
 
 
 def test_missing_data_flag_is_named():
-    assert "--data" in refusal(prepare)
+    assert "--data" in get_refusal(prepare)
 
 
 # ---- --download ----
@@ -163,5 +163,5 @@ def test_celeba_without_a_url_is_tfds(folder, monkeypatch):
     ],
 )
 def test_bad_download_flags_are_one_line(flags, words, cache):
-    assert words in refusal(prepare, *flags)
+    assert words in get_refusal(prepare, *flags)
     assert not cache.exists()

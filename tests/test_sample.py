@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
-from toy_run import call, copied, files, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal, hash_tree, run_command
 
 from dcgan_jax import sample
 from dcgan_jax.run.figures import GAP_PX, make_grid
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 def drawn(out, *arguments):
     """--out out of the toy run with these arguments."""
-    done = call(sample, "--run", whole().run, "--out", out, *arguments)
+    done = run_command(sample, "--run", get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
     return done.out
 
@@ -39,13 +39,13 @@ def test_sample_depends_on_its_seed_alone(tmp_path):
 
 def test_training_grid_is_of_the_first_seeds(tmp_path):
     drawn(tmp_path / "sheet.png", "--count", 4)
-    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000012.png").read_bytes()
+    assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000012.png").read_bytes()
 
 
 def test_older_checkpoint_can_be_sampled(tmp_path):
     said = drawn(tmp_path / "sheet.png", "--count", 4, "--step", 8)
     assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
-    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000008.png").read_bytes()
+    assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000008.png").read_bytes()
 
 
 # ---- Where it is written ----
@@ -67,11 +67,11 @@ def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
 
 
 def test_sample_writes_its_output_only(tmp_path):
-    before = files(whole().run)
+    before = hash_tree(get_reference_run().run)
     for out in ("a.png", "a.npy", "a/"):
         drawn(f"{tmp_path}/{out}", "--count", 1)
-    assert files(whole().run) == before
-    assert sorted(files(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
+    assert hash_tree(get_reference_run().run) == before
+    assert sorted(hash_tree(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
 
 
 # ---- Seeds ----
@@ -118,7 +118,7 @@ def test_seed_lists_and_ranges(asked, seeds):
     ids=str,
 )
 def test_invalid_seeds_are_one_line(tmp_path, arguments, says):
-    line = refusal(sample, "--run", whole().run, "--out", tmp_path / "a.png", *arguments)
+    line = get_refusal(sample, "--run", get_reference_run().run, "--out", tmp_path / "a.png", *arguments)
     assert all(part in line for part in says), line
     assert not list(tmp_path.iterdir())
 
@@ -133,29 +133,29 @@ def test_unwritable_out_is_one_line(tmp_path, out):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.npy").mkdir()
-    before = files(tmp_path)
-    line = refusal(sample, "--run", whole().run, "--count", 1, "--out", tmp_path / out)
+    before = hash_tree(tmp_path)
+    line = get_refusal(sample, "--run", get_reference_run().run, "--count", 1, "--out", tmp_path / out)
     assert f"--out {tmp_path / out}: " in line
-    assert files(tmp_path) == before
+    assert hash_tree(tmp_path) == before
 
 
 def test_missing_step_names_those_that_exist(tmp_path):
-    line = refusal(sample, "--run", whole().run, "--step", 5, "--out", tmp_path / "a.png")
-    assert f"--step 5: {whole().run} has 4, 8, 12" in line
+    line = get_refusal(sample, "--run", get_reference_run().run, "--step", 5, "--out", tmp_path / "a.png")
+    assert f"--step 5: {get_reference_run().run} has 4, 8, 12" in line
     assert not list(tmp_path.iterdir())
 
 
 def test_run_without_a_checkpoint_is_one_line(tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     for step in (run / "checkpoints").iterdir():
         step.rename(step.with_name(step.name + ".moved"))
-    assert "no checkpoint yet" in refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    assert "no checkpoint yet" in get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
 def test_other_networks_are_one_line(tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))
-    line = refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    line = get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
     assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line

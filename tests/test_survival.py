@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy_run
-from toy_run import FLAGS, STEPS, call, copied, metrics, refusal, start_toy, train_toy, whole
+from toy_run import FLAGS, STEPS, copy_run, get_reference_run, get_refusal, read_metric_lines, run_command, start_toy, train_toy
 
 from dcgan_jax import evaluate, sample, train
 from dcgan_jax.run import checkpoints
@@ -63,7 +63,7 @@ def straight() -> Path:
     """The toy run that goes on from its end for 8 more steps, with nothing in its way; only read."""
 
     def make(folder):
-        copied(whole().run, folder)
+        copy_run(get_reference_run().run, folder)
         assert train_toy(folder, steps=STEPS + 8).code == 0
 
     return toy_run.make_once("straight", make)[0] / "article"
@@ -83,19 +83,19 @@ def ended(process):
 
 def test_full_disk_is_one_line_then_resumes(tmp_path):
     """No file may grow to what the description of a checkpoint needs: as a full disk, for whoever runs the tests."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     # Not the arrays' files: how TensorStore's threads share the arrays out among them differs from save to save.
     needed = (run / "checkpoints" / "12" / "training" / "_METADATA").stat().st_size
-    before = toy_run.files(run / "checkpoints")
+    before = toy_run.hash_tree(run / "checkpoints")
     full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (needed - 1, needed - 1))
     code, _, err = ended(full)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith(f"error: {run}: ")
     assert "the checkpoint of step 12 is kept. Make room" in err[0]
-    assert toy_run.files(run / "checkpoints") == before
+    assert toy_run.hash_tree(run / "checkpoints") == before
     assert train_toy(tmp_path, steps=STEPS + 8).code == 0
-    assert metrics(run) == metrics(straight())
+    assert read_metric_lines(run) == read_metric_lines(straight())
 
 
 def test_vanished_workdir_is_one_line(tmp_path):
@@ -119,7 +119,7 @@ def test_closed_terminal_ends_with_a_save(tmp_path):
     finally:
         process.kill()
     process.stderr.close()
-    last = metrics(tmp_path / "article")[-1]["step"]
+    last = read_metric_lines(tmp_path / "article")[-1]["step"]
     assert 0 <= list_steps(tmp_path / "article")[-1] - last < 2
 
 
@@ -190,15 +190,15 @@ def mount(tmp_path):
 
 def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
     place = mount(50_000_000)
-    run = copied(whole().run, place)
-    before = toy_run.files(run)
+    run = copy_run(get_reference_run().run, place)
+    before = toy_run.hash_tree(run)
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-    line = refusal(train, "--workdir", place, *FLAGS, "--steps", STEPS + 8)
+    line = get_refusal(train, "--workdir", place, *FLAGS, "--steps", STEPS + 8)
     assert "Read-only" in line and str(place) in line
-    assert call(sample, "--run", run, "--count", 4, "--out", tmp_path / "out.png").code == 0
-    assert call(evaluate, "--run", run, "--count", 16, "--out", tmp_path / "scores.jsonl").code == 0
-    assert "Read-only" in refusal(train, "--workdir", place / "new", *FLAGS, "--steps", STEPS)
-    assert toy_run.files(run) == before
+    assert run_command(sample, "--run", run, "--count", 4, "--out", tmp_path / "out.png").code == 0
+    assert run_command(evaluate, "--run", run, "--count", 16, "--out", tmp_path / "scores.jsonl").code == 0
+    assert "Read-only" in get_refusal(train, "--workdir", place / "new", *FLAGS, "--steps", STEPS)
+    assert toy_run.hash_tree(run) == before
     subprocess.run(["mount", "-o", "remount,rw", place], check=True)
     assert train_toy(place, steps=STEPS + 8).code == 0
 
@@ -217,20 +217,20 @@ def test_full_disk_while_training_then_room(mount, tmp_path):
     assert again.code == 0 and f"goes on from step {last}" in again.out
     straight = tmp_path / "straight"
     assert train_toy(straight, steps=last + 4).code == 0
-    assert metrics(run) == metrics(straight / "article")
+    assert read_metric_lines(run) == read_metric_lines(straight / "article")
 
 
 def test_moved_run_resumes_exactly(tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    shutil.move(copied(whole().run, tmp_path), tmp_path / "elsewhere" / "renamed")
+    shutil.move(copy_run(get_reference_run().run, tmp_path), tmp_path / "elsewhere" / "renamed")
     moved = train_toy(tmp_path / "elsewhere", "--name", "renamed", steps=STEPS + 8)
     assert (moved.code, moved.faults) == (0, [])
-    assert metrics(tmp_path / "elsewhere" / "renamed") == metrics(straight())
+    assert read_metric_lines(tmp_path / "elsewhere" / "renamed") == read_metric_lines(straight())
 
 
 @pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
 def test_clock_jump_changes_nothing(tmp_path, monkeypatch, jump_s):
-    run, expected = copied(whole().run, tmp_path), straight()  # which is made by the true clock
+    run, expected = copy_run(get_reference_run().run, tmp_path), straight()  # which is made by the true clock
     now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
 
     def then_jumps(saved):  # forth and back, whenever no save is under way
@@ -243,12 +243,12 @@ def test_clock_jump_changes_nothing(tmp_path, monkeypatch, jump_s):
         os.utime(file, (now() + jump_s, now() + jump_s))
     done = train_toy(tmp_path, steps=STEPS + 8)
     assert (done.code, done.faults) == (0, []) and len(offsets) > 2
-    assert metrics(run) == metrics(expected)
+    assert read_metric_lines(run) == read_metric_lines(expected)
     assert list_steps(run) == list_steps(expected)
 
 
 def test_other_jax_version_warns_and_resumes(tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     environment = json.loads((run / "environment.json").read_text())
     now = environment["packages"]["jax"]
     environment["packages"]["jax"] = "0.4.1"
@@ -259,7 +259,7 @@ def test_other_jax_version_warns_and_resumes(tmp_path):
 
 
 def test_other_device_count_warns_and_resumes(tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     code, out, err = ended(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
     assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out
     assert list_steps(run)[-1] == STEPS + 2

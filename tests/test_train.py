@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train, train_toy, whole
+from toy_run import (
+    DATA,
+    STEPS,
+    copy_run,
+    get_reference_run,
+    get_refusal,
+    hash_tree,
+    read_metric_lines,
+    run_command,
+    train,
+    train_toy,
+)
 
 from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
@@ -24,7 +35,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     """A finished run of one's own."""
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +50,7 @@ def handlers_are_given_back():
 
 
 def test_run_folder_explains_the_run():
-    found = {path.name for path in whole().run.iterdir()}
+    found = {path.name for path in get_reference_run().run.iterdir()}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
     assert found - events == {
         "config.json",
@@ -57,26 +68,28 @@ def test_run_folder_explains_the_run():
 
 
 def test_grids_are_at_step_0_and_every_save():
-    assert sorted(path.name for path in (whole().run / "samples").iterdir()) == [f"{step:08d}.png" for step in (0, 4, 8, 12)]
-    for path in (whole().run / "samples").iterdir():
+    assert sorted(path.name for path in (get_reference_run().run / "samples").iterdir()) == [
+        f"{step:08d}.png" for step in (0, 4, 8, 12)
+    ]
+    for path in (get_reference_run().run / "samples").iterdir():
         with Image.open(path) as file:
             assert file.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2  # --grid-images 4, enlarged sixfold
 
 
 def test_newest_three_checkpoints_are_kept():
-    assert list_steps(whole().run) == [4, 8, 12]
+    assert list_steps(get_reference_run().run) == [4, 8, 12]
 
 
 def test_config_file_is_the_requested_config():
-    asked = parse_config(["--workdir", str(whole().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
-    assert read_config(whole().run) == asked
+    asked = parse_config(["--workdir", str(get_reference_run().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
+    assert read_config(get_reference_run().run) == asked
     assert asked.run.name == "article"
 
 
 def test_reals_png_is_twenty_training_images():
     """They are cropped and scaled as the networks see them."""
     packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
-    with Image.open(whole().run / "reals.png") as file:
+    with Image.open(get_reference_run().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]
     side = 16 + GAP_PX
     assert shown.shape == (2 * side + GAP_PX, 10 * side + GAP_PX, 3)
@@ -87,7 +100,7 @@ def test_reals_png_is_twenty_training_images():
 
 
 def test_metrics_are_every_second_step_in_images():
-    lines = metrics(whole().run)
+    lines = read_metric_lines(get_reference_run().run)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert all(line["images"] == 16 * line["step"] for line in lines)
     for line in lines:
@@ -96,30 +109,34 @@ def test_metrics_are_every_second_step_in_images():
 
 
 def test_data_facts_equal_the_packs():
-    facts = json.loads((whole().run / "data.json").read_text())
+    facts = json.loads((get_reference_run().run / "data.json").read_text())
     assert (facts["count"], facts["size"], facts["source"]["kind"]) == (85, 16, "drawn")
 
 
 def test_training_output_matches_the_files():
-    lines = whole().done.out.splitlines()
-    assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
+    lines = get_reference_run().done.out.splitlines()
+    assert (
+        f"{get_reference_run().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu"
+        in lines[0]
+    )
     assert [line for line in lines if line.startswith("saved")] == [
-        f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)
+        f"saved step {step}: {get_reference_run().run}/samples/{step:08d}.png" for step in (4, 8, 12)
     ]
-    assert lines[-1] == f"done: 12 steps. Faces: {whole().run}/samples/00000012.png; all of it: {whole().run}/report.html"
-    assert not whole().done.faults
+    run = get_reference_run().run
+    assert lines[-1] == f"done: 12 steps. Faces: {run}/samples/00000012.png; all of it: {run}/report.html"
+    assert not get_reference_run().done.faults
 
 
 # ---- The same command again ----
 
 
 def test_finished_run_is_left_as_it_is(run, tmp_path):
-    before = files(run)
+    before = hash_tree(run)
     for steps in (STEPS, STEPS - 5):
         done = train_toy(tmp_path, steps=steps)
         assert (done.code, done.faults) == (0, [])
         assert done.out == f"{run} is complete: step 12 of {steps}. More: give a larger --steps, --epochs or --kimg\n"
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 # ---- Two at once ----
@@ -128,10 +145,10 @@ def test_finished_run_is_left_as_it_is(run, tmp_path):
 def test_second_process_on_a_run_is_refused(run, tmp_path):
     lock = filelock.FileLock(run / "lock")
     with lock:
-        before = files(run)
-        line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+        before = hash_tree(run)
+        line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
         assert re.search(rf"{run} is being trained by another process \(process \d+ on .*\): wait for it", line)
-        assert files(run) == before
+        assert hash_tree(run) == before
     assert train_toy(tmp_path, steps=STEPS + 1).code == 0
 
 
@@ -146,7 +163,7 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
         real(self, steps, values)
 
     monkeypatch.setattr(Logs, "write", write)
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
     assert "another process (process 1 on elsewhere) has taken this run over; this one stops without saving" in line
     assert list_steps(run) == [4, 8, 12]
 
@@ -156,7 +173,7 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
 
 def test_broken_newest_checkpoint_changes_no_result(tmp_path):
     """A run whose newest checkpoint is broken ends as if it were not."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     file = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
@@ -165,10 +182,10 @@ def test_broken_newest_checkpoint_changes_no_result(tmp_path):
     assert done.code == 0
     assert "warning: the checkpoint of step 12 is broken (" in done.out
     assert "goes on from step 8" in done.out
-    ours, theirs = (toy_run.state_at(each, STEPS) for each in (run, whole().run))
+    ours, theirs = (toy_run.read_state(each, STEPS) for each in (run, get_reference_run().run))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     assert (run / "broken-checkpoints" / "12").is_dir()
 
 
@@ -181,7 +198,7 @@ def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
     done = train_toy(tmp_path, *flags)
     assert (done.code, done.faults) == (0, []), done
     run = tmp_path / "article"
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # of 2 x 8 pictures each
     assert all(line["by"] == "sliced-wasserstein" and line["count"] == 60 for line in lines)
@@ -191,7 +208,7 @@ def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
     said = f"Best score in training, smaller is better: {lines[best // 2 - 1]['value']:.2f} at step {best}"
     assert said in (run / "report.html").read_text()
     assert (run / "scores.png").exists()
-    done = call(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
+    done = run_command(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
     assert f"of step {best}" in done.out
     again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # goes on, and keeps what was best
     assert again.code == 0

@@ -2,14 +2,14 @@
 
 import pytest
 import toy_run
-from toy_run import whole
+from toy_run import get_reference_run
 
 import dcgan_jax
 
 
 @pytest.fixture(scope="module")
 def gan():
-    return dcgan_jax.load(whole().run)
+    return dcgan_jax.load(get_reference_run().run)
 
 
 @pytest.fixture(scope="module")

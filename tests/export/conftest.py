@@ -1,7 +1,7 @@
 """Exports of the toy run, made once a file."""
 
 import pytest
-from toy_run import call, train_toy, whole
+from toy_run import get_reference_run, run_command, train_toy
 
 from dcgan_jax.export import __main__
 
@@ -12,10 +12,10 @@ def exported(tmp_path_factory):
     made = {}
 
     def make(form, *flags, run=None):
-        run = run or whole().run
+        run = run or get_reference_run().run
         if (form, flags, run) not in made:
             made[form, flags, run] = tmp_path_factory.mktemp("export") / "out"
-            done = call(__main__, "--run", run, "--format", form, "--out", made[form, flags, run], *flags)
+            done = run_command(__main__, "--run", run, "--format", form, "--out", made[form, flags, run], *flags)
             assert (done.code, done.faults) == (0, []), done
             assert "of 255 grey levels" in done.out
         return made[form, flags, run]

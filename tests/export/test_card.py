@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_run
-from exports import SEEDS, fresh, near
-from generators import asked_run
-from toy_run import copied, whole
+from exports import SEEDS, assert_near, run_fresh_process
+from generators import get_conditional_run
+from toy_run import copy_run, get_reference_run
 
 import dcgan_jax
 from dcgan_jax.export import STORES, Export, Exported
@@ -20,12 +20,12 @@ from dcgan_jax.export.card import make_card
 pytestmark = pytest.mark.integration
 
 
-RUNS = {"plain": lambda: whole().run, "conditional": asked_run}
+RUNS = {"plain": lambda: get_reference_run().run, "conditional": get_conditional_run}
 
 
 @pytest.mark.parametrize("form", [form for form in STORES if form != "web"])
 def test_card_names_run_data_and_scores(exported, torch_run, form):
-    run = torch_run if form == "torch" else whole().run
+    run = torch_run if form == "torch" else get_reference_run().run
     folder = exported(form, run=run)
     card = (folder / "README.md").read_text()
     facts = json.loads((run / "data.json").read_text())
@@ -47,9 +47,9 @@ def test_card_code_runs_as_pasted(exported, form, run):
         pytest.importorskip("onnxruntime")
     run = RUNS[run]()
     folder = exported(form, run=run)
-    images = fresh(pasted(folder), folder)
+    images = run_fresh_process(pasted(folder), folder)
     if form == "stablehlo":
-        near(images, run, range(16))
+        assert_near(images, run, range(16))
     elif form == "safetensors":
         gap = np.abs(images.astype(int) - dcgan_jax.load(run).sample([0, 1, 2]))
         assert gap.max() <= 1 and gap.mean() < 1e-2
@@ -72,7 +72,7 @@ def test_card_code_of_torch_is_complete(exported, torch_run):
         exec(pasted(folder), names)
         assert names["images"].shape == (16, 3, 16, 16)
         images = names["netG"]["main"](torch.from_numpy(dcgan_jax.load(torch_run).latents(SEEDS))[:, :, None, None])
-    near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
+    assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
 
 
 def card_of(run):
@@ -82,7 +82,7 @@ def card_of(run):
 
 
 def test_card_scores_are_of_its_step_only(tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
     (run / "scores.jsonl").write_text(
         "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None)) + json.dumps(ours)[:30]
@@ -96,7 +96,7 @@ def test_card_scores_are_of_its_step_only(tmp_path):
 )
 def test_card_rights_cover_the_start_run_and_its_data(tmp_path, start, kind, is_free):
     """Rights are those of all images that made the weights."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     for file, change in (
         ("config.json", lambda of: of | {"start": start}),
         ("data.json", lambda of: of | {"source": {"name": "them"} | ({"kind": kind} if kind else {})}),

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from exports import floats
-from toy_run import call, copied, whole
+from exports import generate_floats
+from toy_run import copy_run, get_reference_run, run_command
 
 from dcgan_jax.export import __main__
 from dcgan_jax.export.comparison import Comparison, describe_comparison
@@ -15,11 +15,13 @@ pytestmark = pytest.mark.integration
 
 def test_bfloat16_run_is_exported_in_float32(tmp_path):
     """The output and the card say that the run computes in bfloat16."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"compute_dtype": "bfloat16"}))
-    assert np.abs(floats(run) - floats(run, compute_dtype="float32")).max() > 1e-4  # so the law is of the second
-    done = call(__main__, "--run", run, "--format", "safetensors", "--out", tmp_path / "a")
+    assert (
+        np.abs(generate_floats(run) - generate_floats(run, compute_dtype="float32")).max() > 1e-4
+    )  # so the law is of the second
+    done = run_command(__main__, "--run", run, "--format", "safetensors", "--out", tmp_path / "a")
     assert done.code == 0, done
     for words in (done.out, (tmp_path / "a" / "README.md").read_text()):
         assert "64 seeds in float32 before rounding" in words and "which this run computes in bfloat16" in words

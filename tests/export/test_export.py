@@ -6,8 +6,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from generators import asked_run
-from toy_run import call, refusal, whole
+from generators import get_conditional_run
+from toy_run import get_reference_run, get_refusal, run_command
 
 import dcgan_jax
 from dcgan_jax.export import __main__
@@ -27,7 +27,7 @@ def test_smaller_weights_shrink_the_file_and_are_named(exported, form, flags):
 
 
 def test_label_table_is_exported_of_conditional_runs(exported):
-    folder, gan = exported("stablehlo", run=asked_run()), dcgan_jax.load(asked_run())
+    folder, gan = exported("stablehlo", run=get_conditional_run()), dcgan_jax.load(get_conditional_run())
     table = np.load(folder / "labels.npy")
     np.testing.assert_array_equal(table[np.arange(2000) % len(table)], gan.labels(range(2000)))
     assert "Smiling, Eyeglasses (labels" in (folder / "README.md").read_text()
@@ -44,7 +44,7 @@ def test_inexact_export_is_refused(tmp_path, off, flags):
         return written._replace(generate=lambda *inputs: written.generate(*inputs) + np.float32(off))
 
     with mock.patch.object(module, "write", write_wrong):
-        done = call(__main__, "--run", whole().run, "--format", "safetensors", "--out", tmp_path / "a", *flags)
+        done = run_command(__main__, "--run", get_reference_run().run, "--format", "safetensors", "--out", tmp_path / "a", *flags)
     assert (done.code, len(done.faults)) == (1, 1) and "nothing was written" in done.err, done
     assert list(tmp_path.iterdir()) == []
 
@@ -53,6 +53,6 @@ def test_inexact_export_is_refused(tmp_path, off, flags):
 def test_missing_onnx_package_names_the_format(tmp_path, form):
     real = importlib.util.find_spec
     with mock.patch("importlib.util.find_spec", lambda name, *rest: None if name == "onnx" else real(name, *rest)):
-        line = refusal(__main__, "--run", whole().run, "--format", form, "--out", tmp_path / "a")
+        line = get_refusal(__main__, "--run", get_reference_run().run, "--format", form, "--out", tmp_path / "a")
     assert f"--format {form}: needs the package onnx: pip install onnx" in line
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import pytest
 import toy_run
-from toy_run import copied, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal
 
 from dcgan_jax.export import __main__
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.integration
 )
 def test_bad_flags_are_one_line_and_write_nothing(tmp_path, flags, says):
     (tmp_path / "there").mkdir()
-    run = copied(whole().run, tmp_path)
-    before = toy_run.files(tmp_path)
-    line = refusal(__main__, "--run", run, *(flag.format(there=tmp_path / "there", new=tmp_path / "new") for flag in flags))
+    run = copy_run(get_reference_run().run, tmp_path)
+    before = toy_run.hash_tree(tmp_path)
+    line = get_refusal(__main__, "--run", run, *(flag.format(there=tmp_path / "there", new=tmp_path / "new") for flag in flags))
     for word in says:
         assert word in line, line
-    assert toy_run.files(tmp_path) == before
+    assert toy_run.hash_tree(tmp_path) == before

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from generators import WAYS, drawn
+from generators import VARIANTS, get_generator_case
 
 from dcgan_jax.config import Nets
 from dcgan_jax.export.numpy_generator import Generator, NumPyOps, apply_generator, draw_seed_latents
@@ -14,9 +14,9 @@ from dcgan_jax.gan.sampling import make_seed_latents
 SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
-    it = drawn(way)
+    it = get_generator_case(way)
     told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
     ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
     assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
@@ -37,7 +37,7 @@ def test_latents_equal_jax(law):
 
 
 def test_labels_are_the_tables_unless_given():
-    it = drawn("article, asked")
+    it = get_generator_case("article, asked")
     table = np.uint8([[0, 0], [0, 1], [1, 1]])
     gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
     np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
@@ -46,7 +46,7 @@ def test_labels_are_the_tables_unless_given():
 
 def test_old_export_config_is_read_if_its_net_is_known():
     """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
-    it = drawn("article")
+    it = get_generator_case("article")
     removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
     kept = {name: value for name, value in it.flat.items() if name not in removed}
     np.testing.assert_array_equal(Generator(it.weights, kept | removed).sample(0), Generator(it.weights, kept).sample(0))
@@ -73,7 +73,7 @@ def test_invalid_seeds_are_one_line(seeds):
     ],
 )
 def test_bad_arguments_are_one_line(way, ask, says):
-    it = drawn(way)
+    it = get_generator_case(way)
     with pytest.raises(ValueError, match=says) as fault:
         ask(Generator(it.weights, it.flat))
     assert "\n" not in str(fault.value)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from exports import SEEDS, near
-from generators import WAYS, drawn
-from toy_run import whole
+from exports import SEEDS, assert_near
+from generators import VARIANTS, get_generator_case
+from toy_run import get_reference_run
 
 import dcgan_jax
 
@@ -24,9 +24,9 @@ def model_of(it, stored_as="float32"):
     return build_onnx_model(it.flat, it.weights, 0 if it.labels is None else it.labels.shape[1], stored_as, {"preset": "a"})
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
-    it = drawn(way)
+    it = get_generator_case(way)
     found = ran(model_of(it), it.latents, it.labels)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, it.images, atol=1e-4)
@@ -35,7 +35,7 @@ def test_images_equal_the_networks(way):
 
 @pytest.mark.parametrize("stored_as", STORES["onnx"])
 def test_smaller_weights_give_nearly_the_same_images(stored_as):
-    it = drawn("torch64")
+    it = get_generator_case("torch64")
     model = model_of(it, stored_as)
     error = np.abs(ran(model, it.latents, it.labels) - it.images).max()
     least, most = {"float32": (0, 1e-4), "float16": (1e-7, 5e-3), "bfloat16": (1e-5, 5e-2), "int8": (1e-5, 1e-1)}[stored_as]
@@ -46,14 +46,14 @@ def test_smaller_weights_give_nearly_the_same_images(stored_as):
 
 
 def test_image_does_not_depend_on_the_batch():
-    it = drawn("article")
+    it = get_generator_case("article")
     model = model_of(it)
     for count in (1, 2, 5):
         np.testing.assert_allclose(ran(model, it.latents[:count], None), it.images[:count], atol=1e-4)
 
 
 def test_model_names_its_preset_and_versions():
-    model = model_of(drawn("article"))
+    model = model_of(get_generator_case("article"))
     assert {entry.key: entry.value for entry in model.metadata_props} == {"preset": "a"}
     [opset] = model.opset_import
     assert (opset.domain, opset.version, model.ir_version) == ("", 17, 8)
@@ -64,5 +64,5 @@ def test_onnx_in_onnxruntime_equals_the_checkpoint(exported):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     folder = exported("onnx")
     session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])
-    latents = dcgan_jax.load(whole().run).latents(SEEDS)
-    near(session.run(None, {"latents": latents})[0])
+    latents = dcgan_jax.load(get_reference_run().run).latents(SEEDS)
+    assert_near(session.run(None, {"latents": latents})[0])

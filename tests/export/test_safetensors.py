@@ -1,14 +1,14 @@
 """Weights by name, with a NumPy file that generates from them."""
 
 import pytest
-from exports import fresh, near
+from exports import assert_near, run_fresh_process
 
 pytestmark = pytest.mark.integration
 
 
 def test_numpy_generator_needs_no_other_package(exported):
-    near(
-        fresh(
+    assert_near(
+        run_fresh_process(
             """
 import generator, sys
 from numpy import load, rint

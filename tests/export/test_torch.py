@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from exports import SEEDS, near
+from exports import SEEDS, assert_near
 from safetensors.numpy import load_file
 
 import dcgan_jax
@@ -40,5 +40,5 @@ def test_torch_state_dicts_load_in_pytorch_layers(exported, torch_run):
     with torch.no_grad():
         images = net_g(torch.from_numpy(gan.latents(SEEDS))[:, :, None, None])
         logits = net_d(images).reshape(-1).numpy()
-    near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
+    assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
     np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # of rounded images

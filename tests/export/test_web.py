@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import toy_run
 from browser import RUNTIME, in_a_browser, launch
-from generators import asked_run
+from generators import get_conditional_run
 from PIL import Image
-from toy_run import call, copied, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal, run_command
 
 import dcgan_jax
 from dcgan_jax.config import Nets
@@ -95,7 +95,9 @@ def package(tmp_path):
 def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    )
     for name, member in web.RUNTIME.items():
         content = (out / name).read_bytes()
         assert (gzip.decompress(content) if name.endswith(".gz") else content) == member.encode()
@@ -110,7 +112,7 @@ def test_folder_holds_all_that_the_page_requests(package, tmp_path):
 
 def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
     pytest.importorskip("onnx")
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "explore").mkdir()
     found = {
         "step": toy_run.STEPS,
@@ -121,7 +123,7 @@ def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
     for step, names in ((toy_run.STEPS, ["Smiling", "Male"]), (3, [f"direction {i}" for i in range(1, 7)])):
         (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint: not taken
         out = tmp_path / f"page{step}"
-        assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+        assert run_command(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
         assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
 
 
@@ -141,7 +143,7 @@ def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
 )
 def test_invalid_directions_are_one_line(package, tmp_path, change):
     pytest.importorskip("onnx")
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "explore").mkdir()
     found = {
         "step": toy_run.STEPS,
@@ -150,15 +152,15 @@ def test_invalid_directions_are_one_line(package, tmp_path, change):
         "directions": np.eye(2, 100).tolist(),
     }
     (run / "explore" / "attributes.json").write_text(json.dumps(found | change))
-    line = refusal(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
+    line = get_refusal(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
     assert "attributes.json: holds no directions" in line and "explore attributes --run" in line
     assert not (tmp_path / "page").exists()
 
 
 def test_conditional_page_knows_the_labels_of_seeds(package, tmp_path):
     pytest.importorskip("onnx")
-    run, out = asked_run(), tmp_path / "page"
-    assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    run, out = get_conditional_run(), tmp_path / "page"
+    assert run_command(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
     page = json.loads((out / "page.json").read_text())
     assert page["attributes"] == ["Smiling", "Eyeglasses"]
     assert page["labels"] == dcgan_jax.load(run).labels(range(len(page["labels"]))).tolist()
@@ -169,7 +171,9 @@ def test_invalid_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
     places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}
     for place, says in places.items():
-        line = refusal(__main__, "--run", whole().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page")
+        line = get_refusal(
+            __main__, "--run", get_reference_run().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page"
+        )
         assert says in line and "--runtime download" in line and ONNX_IN_BROWSERS.url in line
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
 
@@ -226,8 +230,10 @@ def browser(request):
 @in_a_browser
 @draws
 def test_browser_images_equal_the_checkpoint(browser, tmp_path):
-    out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    out, gan = tmp_path / "page", dcgan_jax.load(get_reference_run().run)
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    )
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
     with served(out) as address:
         page = browser.new_page()
@@ -286,7 +292,7 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
 def asked_page(tmp_path_factory):
     """The page of a conditional run."""
     out = tmp_path_factory.mktemp("web") / "page"
-    assert call(__main__, "--run", asked_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    assert run_command(__main__, "--run", get_conditional_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     return out
 
 
@@ -297,10 +303,10 @@ def asked_page(tmp_path_factory):
 )
 def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
+    gan, seeds = dcgan_jax.load(get_conditional_run()), range(100, 116)
     for weights in STORES["web"]:
         flags = ("--weights", weights, "--out", tmp_path / weights)
-        assert call(__main__, "--run", asked_run(), "--format", "onnx", *flags).code == 0
+        assert run_command(__main__, "--run", get_conditional_run(), "--format", "onnx", *flags).code == 0
         page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
         shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
         session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
@@ -326,7 +332,7 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
     page = json.loads((out / "page.json").read_text())
     (out / "page.json").write_text(json.dumps(page | {"labels": [[1, 0], [0, 1]]}))
     session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
-    latents = dcgan_jax.load(asked_run()).latents(range(16))
+    latents = dcgan_jax.load(get_conditional_run()).latents(range(16))
 
     def drawn(labels):
         return np.rint(255 * session.run(None, {"latents": latents, "labels": np.tile(np.float32(labels), (8, 1))})[0])
@@ -346,7 +352,9 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
 def test_page_shows_errors_and_stays_usable(browser, tmp_path):
     """A page that failed, or has no clipboard, says so and stays usable."""
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    )
     with served(out) as address:
         page = browser.new_page()
         page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
@@ -360,14 +368,16 @@ def test_page_shows_errors_and_stays_usable(browser, tmp_path):
         page.wait_for_selector("#status.wrong")
         assert "no room" in page.text_content("#status") and "seed=5" not in page.evaluate("document.body.dataset.shown")
         page.fill("#seed", "6")
-        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(whole().run).sample(range(6, 22)))
+        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(get_reference_run().run).sample(range(6, 22)))
         assert page.get_attribute("#status", "class") == "" and "faces a second" in page.text_content("#status")
 
 
 @in_a_browser
 def test_unsupported_browser_says_why(browser, package, tmp_path):
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    )
     with served(out) as address:
         # None at all, one that is too old for SIMD, and a page that was opened from the disk.
         for place, without, says in (

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny import fresh_state, tiny
+from tiny import make_fresh_state, make_tiny_config
 
 from dcgan_jax.gan import directions
 from dcgan_jax.gan.directions import (
@@ -64,9 +64,9 @@ def test_principal_directions_are_sorted():
 @pytest.mark.parametrize("head_norm", ["none", "unit", "channel"])
 def test_factorised_direction_is_the_largest_singular(head_norm):
     """Of a kernel of known singular vectors, seen through its normalisation."""
-    config = tiny("article", head_norm=head_norm)
+    config = make_tiny_config("article", head_norm=head_norm)
     nets = config.nets
-    state = fresh_state(config)
+    state = make_fresh_state(config)
     kernel = state.ema_params["head"]["kernel"]
     left, right = np.linalg.qr(RNG.normal(size=(nets.latent_dim, 2)))[0], np.linalg.qr(RNG.normal(size=(kernel.shape[1], 2)))[0]
     wanted = 3 * np.outer(left[:, 0], right[:, 0]) + np.outer(left[:, 1], right[:, 1])
@@ -85,8 +85,8 @@ def test_factorised_direction_is_the_largest_singular(head_norm):
 
 @pytest.mark.parametrize("preset", ["article", "keras64"])
 def test_first_features_are_on_the_way_to_the_image(preset):
-    config = tiny(preset)
-    nets, state = config.nets, fresh_state(config)
+    config = make_tiny_config(preset)
+    nets, state = config.nets, make_fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
@@ -100,8 +100,8 @@ def test_first_features_are_on_the_way_to_the_image(preset):
 
 def test_one_level_generator_first_features_are_known():
     """A generator of one level makes the image from its first features."""
-    config = tiny("article", base_px=8)
-    nets, state = config.nets, fresh_state(config)
+    config = make_tiny_config("article", base_px=8)
+    nets, state = config.nets, make_fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = make_extract_first_features(nets)(state.ema_params, state.ema_stats, points)
     images = Generator(nets).apply({"params": state.ema_params, "batch_stats": state.ema_stats}, from_normal(points, nets), False)

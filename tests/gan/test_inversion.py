@@ -5,19 +5,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from generators import WAYS, varied
-from tiny import fresh_state
+from generators import VARIANTS, vary_leaves
+from tiny import make_fresh_state
 
 from dcgan_jax.gan.inversion import average_pool, make_inversion
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.sampling import make_generate
 
-CONFIG = WAYS["article"]
+CONFIG = VARIANTS["article"]
 
 
 def generator():
-    state = fresh_state(CONFIG)
-    return varied(state.ema_params), varied(state.ema_stats, 1)
+    state = make_fresh_state(CONFIG)
+    return vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
 
 
 def descended(points, target, steps):

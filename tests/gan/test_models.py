@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.config_rules import check_config
@@ -133,8 +133,8 @@ def test_d_refuses_images_of_another_shape(shape):
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
 def test_images_fill_their_range(name, low, high):
-    config = tiny(name, width=16)
-    state = fresh_state(config)
+    config = make_tiny_config(name, width=16)
+    state = make_fresh_state(config)
     latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
     images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
@@ -145,8 +145,8 @@ def test_images_fill_their_range(name, low, high):
 
 
 def test_bfloat16_is_close_and_returns_float32():
-    config = tiny("torch64", width=16)
-    state = fresh_state(config)
+    config = make_tiny_config("torch64", width=16)
+    state = make_fresh_state(config)
     latents = jax.random.normal(jax.random.key(0), (8, 100))
 
     def images(nets):
@@ -165,7 +165,7 @@ def test_bfloat16_is_close_and_returns_float32():
 
 @functools.cache
 def first_values(name):
-    return leaves(fresh_state(tiny(name, width=16)))
+    return get_leaves(make_fresh_state(make_tiny_config(name, width=16)))
 
 
 def assert_sd(values, sd):
@@ -230,10 +230,10 @@ def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
 
 def test_smooth_g_has_no_checkerboard_at_first():
     """It starts with as much contrast as a plain G."""
-    plain = tiny("article", size=32, width=16)
+    plain = make_tiny_config("article", size=32, width=16)
     images = []
     for config in (plain, replace(plain, g_smooth=True)):
-        state = fresh_state(config)
+        state = make_fresh_state(config)
         latents = jax.random.uniform(jax.random.key(1), (64, 100), minval=-1, maxval=1)
         variables = {"params": state.g_params, "batch_stats": state.g_stats}
         drawn, _ = Generator(config.nets).apply(variables, latents, True, mutable="batch_stats")
@@ -242,7 +242,9 @@ def test_smooth_g_has_no_checkerboard_at_first():
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
     assert 0.7 < images[1].std() / images[0].std() < 1.5  # not 6 / 16, as it would be with kernels as small
-    assert count_parameters(fresh_state(plain).g_params) == count_parameters(fresh_state(replace(plain, g_smooth=True)).g_params)
+    assert count_parameters(make_fresh_state(plain).g_params) == count_parameters(
+        make_fresh_state(replace(plain, g_smooth=True)).g_params
+    )
 
 
 def test_he_weights_keep_the_scale_of_activations():
@@ -263,25 +265,25 @@ def ds(config, params, stats, images, train=True):
     return logits, new.get("batch_stats", {})
 
 
-SPECTRAL = tiny("torch64", d_norm="spectral")
+SPECTRAL = make_tiny_config("torch64", d_norm="spectral")
 
 
 def test_spectral_norm_ignores_the_scale_of_weights():
-    state, images = fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    state, images = make_fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     scaled = jax.tree.map_with_path(lambda path, leaf: leaf * (1 + len(path[-2].key)), state.d_params)
     logits = ds(SPECTRAL, state.d_params, state.d_stats, images)[0]
     assert_allclose(ds(SPECTRAL, scaled, state.d_stats, images)[0], logits, rtol=1e-4)
 
 
 def test_spectral_norm_is_of_weights_not_biases():
-    state = fresh_state(tiny("torch64", d_norm="spectral", conv_bias=True))
-    assert {path.split("/")[-2] for path in leaves(state.d_stats)} == {"kernel"}
+    state = make_fresh_state(make_tiny_config("torch64", d_norm="spectral", conv_bias=True))
+    assert {path.split("/")[-2] for path in get_leaves(state.d_stats)} == {"kernel"}
     assert state.d_params["down1"]["bias"].shape == (4,)
 
 
 def test_spectral_norm_is_the_largest_singular_value():
     """The estimate of its singular vector is kept between steps."""
-    state, images = fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
+    state, images = make_fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats
     for _ in range(60):
         _, stats = ds(SPECTRAL, state.d_params, stats, images)
@@ -299,8 +301,8 @@ def test_spectral_norm_is_the_largest_singular_value():
 
 @pytest.mark.parametrize("changes", [{}, {"g_norm": "none", "d_norm": "none", "conv_bias": True}], ids=str)
 def test_refinement_blocks_start_at_zero_and_learn(changes):
-    plain, refined = tiny("article", **changes), tiny("article", g_refine=2, d_refine=1, **changes)
-    ours, theirs, latents = fresh_state(refined), fresh_state(plain), jax.random.normal(jax.random.key(0), (4, 100))
+    plain, refined = make_tiny_config("article", **changes), make_tiny_config("article", g_refine=2, d_refine=1, **changes)
+    ours, theirs, latents = make_fresh_state(refined), make_fresh_state(plain), jax.random.normal(jax.random.key(0), (4, 100))
     norms = [] if changes else ["norm"]
     one, two = ({f"refine{n}_{part}" for part in ("in", "out", *norms)} for n in (1, 2))
     assert set(ours.g_params) - set(theirs.g_params) == one | two
@@ -324,8 +326,8 @@ def test_refinement_blocks_start_at_zero_and_learn(changes):
 
 def test_minibatch_std_of_equal_images_is_zero():
     """Outside training a logit depends on its own image alone."""
-    config = tiny("torch64", minibatch_std=True, d_norm="none", init="he")
-    state, images = fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    config = make_tiny_config("torch64", minibatch_std=True, d_norm="none", init="he")
+    state, images = make_fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     alike, varied = (ds(config, state.d_params, state.d_stats, x)[1]["minibatch_std"] for x in (images[:1].repeat(4, 0), images))
     assert alike < 1e-4 < 1e-2 < varied
     _, stats = ds(config, state.d_params, state.d_stats, images)

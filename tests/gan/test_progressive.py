@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generators import varied
+from generators import vary_leaves
 from numpy.testing import assert_array_equal
-from tiny import fresh_state, tiny
+from tiny import make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.config_rules import check_config
@@ -16,7 +16,7 @@ from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
 from dcgan_jax.gan.sampling import sample_latents
 
-LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
+LARGE = replace(make_tiny_config("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
 WAYS = {
     "plain": LARGE,
     "smooth": replace(LARGE, g_smooth=True),
@@ -33,17 +33,17 @@ WAYS = {
 def pair(way):
     """(config, the small state, the grown one), with weights like those of training."""
     config = WAYS[way]
-    small = fresh_state(make_low_resolution_config(config))
+    small = make_fresh_state(make_low_resolution_config(config))
 
     def trained(params, seed):
-        params = varied(params, seed)
+        params = vary_leaves(params, seed)
         # An image that tanh has flattened tells nothing of what was before it.
         return params | {"image": jax.tree.map(lambda leaf: leaf / 4, params["image"])}
 
     small = small.replace(
-        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=varied(small.d_params, 2)
+        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=vary_leaves(small.d_params, 2)
     )
-    return config, small, jax.jit(functools.partial(grow_state, config))(fresh_state(config), small)
+    return config, small, jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), small)
 
 
 def drawn(config, params, stats, labels):
@@ -79,9 +79,9 @@ def test_grown_g_gives_the_same_images_enlarged(way, which):
 
 def test_saturated_activations_stay_finite():
     config = WAYS["sigmoid"]
-    small = fresh_state(make_low_resolution_config(config))
+    small = make_fresh_state(make_low_resolution_config(config))
     loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
-    for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(fresh_state(config), loud).g_params):
+    for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), loud).g_params):
         assert np.isfinite(leaf).all()
 
 
@@ -101,7 +101,7 @@ def test_grown_d_ranks_the_same_images_alike(way):
 
 def test_inner_weights_are_copied_others_are_new():
     config, small, large = pair("asked")
-    fresh = fresh_state(config)
+    fresh = make_fresh_state(config)
     assert jax.tree.structure(large) == jax.tree.structure(fresh)
     assert jax.tree.map(jnp.shape, large) == jax.tree.map(jnp.shape, fresh)
     assert_array_equal(large.g_params["up1"]["kernel"], small.g_params["up1"]["kernel"])

@@ -4,20 +4,20 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.gan import sampling
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
 
-CONFIG = tiny("torch64", width=16)
+CONFIG = make_tiny_config("torch64", width=16)
 LATENTS = 64  # of the toy recalibration below, in 4 batches
 
 
 @pytest.fixture(scope="module")
 def state():
     """Kernels ten times larger, so that images have contrast, and statistics of an average that was never run."""
-    state = fresh_state(CONFIG)
+    state = make_fresh_state(CONFIG)
     return state.replace(ema_params=jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf, state.g_params))
 
 
@@ -36,7 +36,7 @@ def calibrated(state):
 
 @pytest.mark.parametrize("name, sd, furthest", [("torch64", 1.0, 6.0), ("article", 3**-0.5, 1.0)])
 def test_latents_follow_the_preset_distribution(name, sd, furthest):
-    latents = np.asarray(sample_latents(jax.random.key(0), 1000, tiny(name).nets))
+    latents = np.asarray(sample_latents(jax.random.key(0), 1000, make_tiny_config(name).nets))
     assert (latents.shape, latents.dtype) == ((1000, 100), np.float32)
     assert_allclose(latents.std(), sd, rtol=0.01)
     assert abs(latents.mean()) < 0.01
@@ -48,7 +48,7 @@ def test_latents_follow_the_preset_distribution(name, sd, furthest):
 
 def test_recalibration_changes_ema_statistics_only(state, calibrated):
     """A state has one set of statistics for the EMA generator."""
-    before, after, again = leaves(state), leaves(calibrated[0]), leaves(calibrated[1])
+    before, after, again = get_leaves(state), get_leaves(calibrated[0]), get_leaves(calibrated[1])
     for path in before:
         assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
         if path != "step":
@@ -83,8 +83,8 @@ def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
 
 
 def test_generator_without_bn_needs_no_recalibration():
-    config = tiny("keras64")
-    state = fresh_state(config)
+    config = make_tiny_config("keras64")
+    state = make_fresh_state(config)
     assert make_recalibrate(config)(state) is state
 
 

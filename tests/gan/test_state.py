@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Run, replace
 from dcgan_jax.gan.state import check_finite, count_parameters, init_state, make_optimizers
 
-CONFIG = tiny("torch64")
+CONFIG = make_tiny_config("torch64")
 
 
 def test_seed_decides_every_leaf():
-    one, other = leaves(fresh_state(CONFIG)), leaves(fresh_state(replace(CONFIG, seed=1)))
+    one, other = get_leaves(make_fresh_state(CONFIG)), get_leaves(make_fresh_state(replace(CONFIG, seed=1)))
     for path, leaf in one.items():
         drawn = path == "key" or path.endswith(("kernel", "scale")) and "opt" not in path
         assert np.array_equal(other[path], leaf) != drawn, path
@@ -24,14 +24,14 @@ def test_nets_are_initialised_from_separate_keys():
     # G's and D's kernels of one shape would be equal under one key.
     kernels = [
         leaf.ravel()[:50]
-        for path, leaf in leaves(fresh_state(CONFIG)).items()
+        for path, leaf in get_leaves(make_fresh_state(CONFIG)).items()
         if path.startswith(("g_params", "d_params")) and path.endswith("kernel")
     ]
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
 def test_ema_starts_as_g_in_its_own_buffers():
-    state = fresh_state(CONFIG)
+    state = make_fresh_state(CONFIG)
     for average, now in ((state.ema_params, state.g_params), (state.ema_stats, state.g_stats)):
         for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(now), strict=True):
             assert_array_equal(a, b)
@@ -42,7 +42,7 @@ def test_ema_starts_as_g_in_its_own_buffers():
 
 def test_leaves_are_strongly_typed_float32():
     """Only the step, the key and counts have other types."""
-    for path, leaf in jax.tree.leaves_with_path(fresh_state(CONFIG)):
+    for path, leaf in jax.tree.leaves_with_path(make_fresh_state(CONFIG)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name == "key":
             assert jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -54,13 +54,13 @@ def test_leaves_are_strongly_typed_float32():
 def test_shapes_need_no_computation():
     shapes = jax.eval_shape(lambda: init_state(CONFIG))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), fresh_state(CONFIG)
+        lambda leaf: (leaf.shape, leaf.dtype), make_fresh_state(CONFIG)
     )
 
 
 def test_run_length_is_not_part_of_the_state():
     longer = CONFIG.__class__(**(vars(CONFIG) | {"run": Run(kimg=100.0)}))
-    assert jax.tree.structure(jax.eval_shape(lambda: init_state(longer))) == jax.tree.structure(fresh_state(CONFIG))
+    assert jax.tree.structure(jax.eval_shape(lambda: init_state(longer))) == jax.tree.structure(make_fresh_state(CONFIG))
 
 
 def test_d_lr_is_of_d_alone():
@@ -77,7 +77,7 @@ def test_parameters_are_counted_as_numbers():
 
 
 def test_leaf_that_is_not_finite_is_named_by_path():
-    state = fresh_state(CONFIG)
+    state = make_fresh_state(CONFIG)
     assert all(check_finite(state).values())
     for bad in (np.nan, np.inf):
         params = state.d_params | {"down1": {"kernel": state.d_params["down1"]["kernel"].at[0, 0, 0, 0].set(bad)}}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
-from generators import drawn
+from generators import get_generator_case
 
 from dcgan_jax.config import FIELDS, Mark, Nets, UserError
 from dcgan_jax.gan import torch_names
@@ -52,7 +52,7 @@ def test_another_value_of_a_marked_field_is_accepted(name):
 
 @pytest.mark.integration
 def test_torch_names_round_trip():
-    ours = drawn("torch64").weights
+    ours = get_generator_case("torch64").weights
     theirs = torch_names.to_torch("G", ours)
     assert list(theirs)[:6] == [
         "main.0.weight",

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from saved_states import CONFIG, HARM, SHAPES, equal, harm, opened, placed, restored, saved_at, state
+from saved_states import (
+    CONFIG,
+    DAMAGES,
+    SHAPES,
+    assert_equal_leaves,
+    damage,
+    make_state,
+    make_target,
+    open_checkpoints,
+    restore_step,
+    save_steps,
+)
 
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
@@ -17,7 +28,7 @@ from dcgan_jax.run import checkpoints, checksums, distributed
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with checkpoints of steps 2 and 4, only read."""
-    return saved_at(tmp_path_factory.mktemp("run"), 2, 4)
+    return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
 
 
 # ---- Whole states ----
@@ -33,11 +44,11 @@ def run(tmp_path_factory):
     ids=["no statistics", "D's own", "an adaptive probability"],
 )
 def test_state_of_other_presets_round_trips(tmp_path, changes):
-    config = tiny.tiny("article", **changes)
-    with opened(tmp_path) as saved:
-        saved.save(1, tiny.fresh_state(config))
+    config = tiny.make_tiny_config("article", **changes)
+    with open_checkpoints(tmp_path) as saved:
+        saved.save(1, tiny.make_fresh_state(config))
     like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)), distributed.make_shardings(config).state)
-    equal(restored(tmp_path, 1, like), tiny.fresh_state(config))
+    assert_equal_leaves(restore_step(tmp_path, 1, like), tiny.make_fresh_state(config))
 
 
 @pytest.mark.parametrize("where", ["one device", "two devices"])
@@ -45,45 +56,45 @@ def test_restore_is_exact_on_any_sharding(run, where):
     two = distributed.make_shardings(CONFIG).state
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[1])
     place = one if where == "one device" else two
-    step, back = checkpoints.restore_newest(run, placed(place))
+    step, back = checkpoints.restore_newest(run, make_target(place))
     assert step == 4
-    equal(back, state(4))
+    assert_equal_leaves(back, make_state(4))
     assert all(leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf in jax.tree.leaves(back))
     assert jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
 
 
 def test_newest_three_are_kept(tmp_path):
-    saved_at(tmp_path, 0, 2, 4, 6, 8)
+    save_steps(tmp_path, 0, 2, 4, 6, 8)
     assert checkpoints.list_steps(tmp_path) == [4, 6, 8]
-    equal(restored(tmp_path, 6), state(6))
+    assert_equal_leaves(restore_step(tmp_path, 6), make_state(6))
 
 
 def test_save_copies_the_state_before_it_returns(tmp_path):
     """The next step is donated the very buffers while they are being written."""
-    with opened(tmp_path) as saved:
-        gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state(2))
+    with open_checkpoints(tmp_path) as saved:
+        gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(make_state(2))
         saved.save(2, gone)
         jax.tree.map(lambda leaf: leaf.delete(), gone)
-    equal(restored(tmp_path, 2), state(2))
+    assert_equal_leaves(restore_step(tmp_path, 2), make_state(2))
 
 
 def test_existing_step_is_not_written_again(run):
-    with opened(run) as saved:
-        saved.save(4, state(99))
-    equal(restored(run, 4), state(4))
+    with open_checkpoints(run) as saved:
+        saved.save(4, make_state(99))
+    assert_equal_leaves(restore_step(run, 4), make_state(4))
 
 
 def test_old_one_is_deleted_after_the_new_is_verified(tmp_path, monkeypatch):
-    with opened(tmp_path, keep=1) as saved:
-        saved.save(2, state(2))
-        saved.save(4, state(4))
+    with open_checkpoints(tmp_path, keep=1) as saved:
+        saved.save(2, make_state(2))
+        saved.save(4, make_state(4))
         assert 2 in checkpoints.list_steps(tmp_path)  # that of step 4 may be on the disk by now, but nobody has looked at it
         saved.settle()
         assert checkpoints.list_steps(tmp_path) == [4]
 
 
 def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
-    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 1)
+    saved = checkpoints.Checkpoints(save_steps(tmp_path, 2), 1)
     done, fsync, delete = [], os.fsync, saved.manager.delete
 
     def sent(opened):
@@ -92,7 +103,7 @@ def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", sent)
     monkeypatch.setattr(saved.manager, "delete", lambda step: (done.append(step), delete(step)))
-    saved.save(4, state(4))
+    saved.save(4, make_state(4))
     saved.settle()
     saved.close()
     new = tmp_path / "checkpoints" / "4"
@@ -102,7 +113,7 @@ def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
 
 def test_unverified_newest_is_sealed_and_old_ones_go(tmp_path):
     """A kill between a save and its verification leaves such a checkpoint."""
-    run = saved_at(tmp_path, 2, 4, keep=2)
+    run = save_steps(tmp_path, 2, 4, keep=2)
     (run / "checkpoints" / "4" / checksums.FILES).unlink()
     saved = checkpoints.Checkpoints(run, 1)
     saved.tidy()
@@ -116,9 +127,9 @@ def test_saves_leak_no_memory(tmp_path):
         return sum(type(thing) is list for thing in gc.get_objects())
 
     counts = []
-    with opened(tmp_path, keep=1) as saved:
+    with open_checkpoints(tmp_path, keep=1) as saved:
         for step in range(1, 11):
-            saved.save(step, state(step))
+            saved.save(step, make_state(step))
             saved.settle()
             counts.append(lists())
     # Of TensorStore's answers they were 48, each save. A cache that grows once, of JAX or of a test before, moves no median.
@@ -129,16 +140,16 @@ def test_best_checkpoint_outlives_newer_ones(tmp_path):
     best = [None]
     saved = checkpoints.Checkpoints(tmp_path, 2, lambda run: best[0])
     for step in (1, 2, 3, 4):
-        saved.save(step, state(step))
+        saved.save(step, make_state(step))
         best[0] = best[0] or step
     saved.settle()
     assert checkpoints.list_steps(tmp_path) == [1, 3, 4]
     best[0] = 4
-    saved.save(5, state(5))
+    saved.save(5, make_state(5))
     saved.settle()
     saved.close()
     assert checkpoints.list_steps(tmp_path) == [4, 5]
-    equal(restored(tmp_path, 4), state(4))
+    assert_equal_leaves(restore_step(tmp_path, 4), make_state(4))
 
 
 def test_vanished_run_is_described_as_such(tmp_path):
@@ -148,11 +159,11 @@ def test_vanished_run_is_described_as_such(tmp_path):
 
 def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
     """No older checkpoint is deleted."""
-    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2, keep=1), 1)
+    saved = checkpoints.Checkpoints(save_steps(tmp_path, 2, keep=1), 1)
     try:
-        saved.save(4, state(4))
+        saved.save(4, make_state(4))
         saved.manager.wait_until_finished()
-        harm(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
+        damage(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
         with pytest.raises(UserError, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
             saved.settle()
     finally:
@@ -162,14 +173,14 @@ def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
 
 def test_step_set_aside_is_written_again(tmp_path):
     """As when a run rolls back and finds its newest checkpoint broken."""
-    with opened(saved_at(tmp_path, 2)) as saved:
-        saved.save(4, state(4))
+    with open_checkpoints(save_steps(tmp_path, 2)) as saved:
+        saved.save(4, make_state(4))
         saved.settle()
-        harm(tmp_path / "checkpoints" / "4", "flip")
-        assert checkpoints.restore_newest(tmp_path, placed(), lambda line: None)[0] == 2
-        saved.save(4, state(4))
+        damage(tmp_path / "checkpoints" / "4", "flip")
+        assert checkpoints.restore_newest(tmp_path, make_target(), lambda line: None)[0] == 2
+        saved.save(4, make_state(4))
     assert checkpoints.list_steps(tmp_path) == [2, 4]
-    equal(restored(tmp_path, 4), state(4))
+    assert_equal_leaves(restore_step(tmp_path, 4), make_state(4))
 
 
 # ---- The generator alone ----
@@ -181,16 +192,16 @@ def test_restore_generator_reads_only_the_generator(run, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, their optimisers, the key
     step, params, stats, _ = checkpoints.restore_generator(copy, SHAPES)
     assert step == 4
-    equal(params, state(4).ema_params)
-    equal(stats, state(4).ema_stats)
+    assert_equal_leaves(params, make_state(4).ema_params)
+    assert_equal_leaves(stats, make_state(4).ema_stats)
 
 
 def test_restore_generator_of_a_requested_step(tmp_path):
-    saved_at(tmp_path, 2, 10)
+    save_steps(tmp_path, 2, 10)
     assert checkpoints.restore_generator(tmp_path, SHAPES)[0] == 10
     step, params, *_ = checkpoints.restore_generator(tmp_path, SHAPES, 2)
     assert step == 2
-    equal(params, state(2).ema_params)
+    assert_equal_leaves(params, make_state(2).ema_params)
 
 
 def test_missing_step_names_those_that_exist(run):
@@ -201,7 +212,7 @@ def test_missing_step_names_those_that_exist(run):
 def test_reading_changes_no_file(run):
     before = sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*"))
     checkpoints.restore_generator(run, SHAPES)
-    checkpoints.restore_newest(run, placed())
+    checkpoints.restore_newest(run, make_target())
     assert sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
@@ -212,44 +223,44 @@ def test_reading_changes_no_file(run):
 def test_no_checkpoint_is_one_line(tmp_path, made):
     tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last is what a kill in the midst of writing leaves
     assert checkpoints.list_steps(tmp_path) == []
-    assert checkpoints.restore_newest(tmp_path, placed()) is None
+    assert checkpoints.restore_newest(tmp_path, make_target()) is None
     with pytest.raises(UserError, match="no checkpoint yet"):
         checkpoints.restore_generator(tmp_path, SHAPES)
 
 
-@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("how", DAMAGES)
 def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
     """A second broken checkpoint of that step does not overwrite the first."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    harm(copy / "checkpoints" / "4", how)
+    damage(copy / "checkpoints" / "4", how)
     held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
     said = []
-    step, back = checkpoints.restore_newest(copy, placed(), said.append)
+    step, back = checkpoints.restore_newest(copy, make_target(), said.append)
     assert step == 2
-    equal(back, state(2))
+    assert_equal_leaves(back, make_state(2))
     aside = copy / "broken-checkpoints" / "4"
     (line,) = said
     assert "checkpoint of step 4 is broken (" in line
     assert line.endswith(f"set aside as {aside}; goes on from step 2")
     assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
-    saved_at(copy, 4)  # the step comes again
-    assert checkpoints.restore_newest(copy, placed())[0] == 4
-    harm(copy / "checkpoints" / "4", how)  # and is harmed again: the first one is not overwritten
-    checkpoints.restore_newest(copy, placed(), said.append)
+    save_steps(copy, 4)  # the step comes again
+    assert checkpoints.restore_newest(copy, make_target())[0] == 4
+    damage(copy / "checkpoints" / "4", how)  # and is harmed again: the first one is not overwritten
+    checkpoints.restore_newest(copy, make_target(), said.append)
     assert sorted(path.name for path in aside.parent.iterdir()) == ["4", "4-again"]
 
 
-@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("how", DAMAGES)
 def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
     """They use the checkpoint before and change no file."""
     copy = shutil.copytree(run, tmp_path / "copy")
     generator = copy / "checkpoints" / "4" / "generator"
-    harm(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
+    damage(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
     before = sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*"))
     said = []
     step, params, *_ = checkpoints.restore_generator(copy, SHAPES, say=said.append)
     assert step == 2
-    equal(params, state(2).ema_params)
+    assert_equal_leaves(params, make_state(2).ema_params)
     assert "checkpoint of step 4 is broken (" in said[0]
     with pytest.raises(UserError, match="checkpoints/4: .*give another `step`"):
         checkpoints.restore_generator(copy, SHAPES, 4)
@@ -259,9 +270,9 @@ def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
 def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for step in "24":
-        harm(copy / "checkpoints" / step, "flip")
+        damage(copy / "checkpoints" / step, "flip")
     with pytest.raises(UserError, match=r"none of its 2 checkpoints is whole \(step 4: "):
-        checkpoints.restore_newest(copy, placed())
+        checkpoints.restore_newest(copy, make_target())
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
 
@@ -276,7 +287,7 @@ FULL = (
 
 @pytest.mark.parametrize("where", ["save", "wait_until_finished"])
 def test_full_disk_is_one_line_with_what_is_kept(tmp_path, monkeypatch, where):
-    saved = checkpoints.Checkpoints(saved_at(tmp_path, 2), 3)
+    saved = checkpoints.Checkpoints(save_steps(tmp_path, 2), 3)
 
     def full(*args, **kwargs):
         raise ValueError(FULL)
@@ -285,7 +296,7 @@ def test_full_disk_is_one_line_with_what_is_kept(tmp_path, monkeypatch, where):
     try:
         monkeypatch.setattr(saved.manager, where, full)
         with pytest.raises(UserError) as mistake:
-            saved.save(4, state(4))
+            saved.save(4, make_state(4))
             half.mkdir(exist_ok=True)
             saved.settle()
     finally:

@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 import tiny
-from saved_states import CONFIG, HARM, SHAPES, equal, harm, placed, saved_at, state
+from saved_states import CONFIG, DAMAGES, SHAPES, assert_equal_leaves, damage, make_state, make_target, save_steps
 
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
@@ -18,7 +18,7 @@ from dcgan_jax.run import checkpoints, checksums, distributed
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run with checkpoints of steps 2 and 4, only read."""
-    return saved_at(tmp_path_factory.mktemp("run"), 2, 4)
+    return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
 
 
 def test_folder_flush_not_supported_is_ignored(tmp_path, monkeypatch):
@@ -30,7 +30,7 @@ def test_folder_flush_not_supported_is_ignored(tmp_path, monkeypatch):
         fsync(opened)
 
     monkeypatch.setattr(os, "fsync", refusing)
-    saved_at(tmp_path, 2)
+    save_steps(tmp_path, 2)
     assert (tmp_path / "checkpoints" / "2" / checksums.FILES).exists()
 
 
@@ -58,7 +58,7 @@ def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, wh
 
     monkeypatch.setattr(where, fails)
     with pytest.raises(raised):
-        checkpoints.restore_newest(copy, placed(), lambda line: None)
+        checkpoints.restore_newest(copy, make_target(), lambda line: None)
     assert sorted(path for path in copy.rglob("*")) == before
 
 
@@ -74,7 +74,7 @@ def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, wh
     ids=str,
 )
 def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
-    other = jax.eval_shape(lambda: init_state(tiny.tiny("article", **changes)))
+    other = jax.eval_shape(lambda: init_state(tiny.make_tiny_config("article", **changes)))
     with pytest.raises(UserError) as mistake:
         if all_of_it:
             checkpoints.restore_newest(run, checkpoints.add_sharding(other, distributed.make_shardings(CONFIG).state))
@@ -97,21 +97,21 @@ def test_flipped_bit_anywhere_is_detected(run, tmp_path):
         content[at] ^= 1 << i % 8
         harmed.unlink()
         harmed.write_bytes(content)
-        step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
-        equal(back, state(step))
+        step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
+        assert_equal_leaves(back, make_state(step))
         found[step] += 1
         shutil.rmtree(copy)
     assert found == {2: len(places), 4: 0}
 
 
-@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("how", DAMAGES)
 def test_unverified_checkpoint_is_checked_by_digests(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "checkpoints" / "4" / checksums.FILES).unlink()
-    harm(copy / "checkpoints" / "4", how)
-    step, back = checkpoints.restore_newest(copy, placed(), lambda line: None)
+    damage(copy / "checkpoints" / "4", how)
+    step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
     assert step == 2
-    equal(back, state(2))
+    assert_equal_leaves(back, make_state(2))
 
 
 def test_hostile_digests_are_a_broken_checkpoint(run, tmp_path):

@@ -5,8 +5,8 @@ import hashlib
 import inception_inputs
 import numpy as np
 import pytest
-from evaluations import NET, scored
-from toy_run import copied, refusal, whole
+from evaluations import NETWORK_CODE, evaluate_run
+from toy_run import copy_run, get_reference_run, get_refusal
 
 from dcgan_jax import evaluate
 from dcgan_jax.quality import inception
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def run(tmp_path):
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture
 def net(tmp_path):
-    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.py").write_text(NETWORK_CODE)
     return f"{tmp_path / 'net.py'}:features"
 
 
@@ -30,7 +30,7 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_nets, "AT_ONCE", 8)
     arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
-    said, (_, line) = scored(run, "--count", 12, "--inception", tmp_path / "weights.npz")
+    said, (_, line) = evaluate_run(run, "--count", 12, "--inception", tmp_path / "weights.npz")
     assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 12, 12, 6)
     assert line["network_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
     assert {"frechet", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
@@ -42,17 +42,17 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
 
 def test_invalid_inception_weights_are_one_line(run, tmp_path):
     np.savez(tmp_path / "others.npz", a=np.zeros(3))
-    assert "are not the FID Inception's weights" in refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
-    assert "No such file" in refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
+    assert "are not the FID Inception's weights" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
+    assert "No such file" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK")
-    assert "is no .npz, .safetensors or .pth" in refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
+    assert "is no .npz, .safetensors or .pth" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
 
 
 def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
     net = net.replace("features", "coarse")
-    said, (_, line) = scored(run, "--count", 40, "--features", net, "--infinity")
+    said, (_, line) = evaluate_run(run, "--count", 40, "--features", net, "--infinity")
     assert (line["score"], line["network"]) == ("features", net)
-    assert line["network_sha256"] == hashlib.sha256(NET.encode()).hexdigest()
+    assert line["network_sha256"] == hashlib.sha256(NETWORK_CODE.encode()).hexdigest()
     assert line["values"].keys() >= {"frechet", "kid", "coverage", "frechet_at_infinity"}
     assert f"Frechet distance by {net}, step 12, N 40, seeds 0..39, resize its own: {line['values']['frechet']:.2f}" in said
     assert line["of_count"] == 40
@@ -69,4 +69,4 @@ def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
 )
 def test_invalid_own_network_is_one_line(run, net, tmp_path, monkeypatch, place, says):
     monkeypatch.chdir(tmp_path)
-    assert says in refusal(evaluate, "--run", run, "--count", 20, "--features", place)
+    assert says in get_refusal(evaluate, "--run", run, "--count", 20, "--features", place)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import toy_run
-from toy_run import call, refusal, train, whole
+from toy_run import get_reference_run, get_refusal, run_command, train
 
 from dcgan_jax import sample
 from dcgan_jax.config import UserError
@@ -20,7 +20,7 @@ def test_default_data_message_names_celeba(tmp_path, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(setup, "open_source", stops)
-    done = toy_run.call(train, "--workdir", tmp_path)
+    done = toy_run.run_command(train, "--workdir", tmp_path)
     assert done.code == 2
     assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
 
@@ -28,18 +28,20 @@ def test_default_data_message_names_celeba(tmp_path, monkeypatch):
 def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
     """A length in epochs is one in steps where the learning rate decays over it."""
     asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
-    assert call(*asked, "--epochs", 0.8).code == 0  # of five steps
-    by_steps = call(*asked, "--steps", 4, "--name", "other")
+    assert run_command(*asked, "--epochs", 0.8).code == 0  # of five steps
+    by_steps = run_command(*asked, "--steps", 4, "--name", "other")
     assert by_steps.code == 0
     run = tmp_path / "article"
-    ours, theirs = toy_run.state_at(run, 4), toy_run.state_at(tmp_path / "other", 4)
+    ours, theirs = toy_run.read_state(run, 4), toy_run.read_state(tmp_path / "other", 4)
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-    assert f"{run} is complete: step 4 of 4" in call(*asked, "--epochs", 0.8).out
-    assert "steps 4 there, 8 asked. Continue it with --steps 4" in refusal(*asked, "--epochs", 1.6)
+    assert f"{run} is complete: step 4 of 4" in run_command(*asked, "--epochs", 0.8).out
+    assert "steps 4 there, 8 asked. Continue it with --steps 4" in get_refusal(*asked, "--epochs", 1.6)
 
 
 def test_impossible_score_is_named_before_any_step(tmp_path):
     asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
-    assert "--score-count 2000" in refusal(train, *asked)
-    assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")
-    assert "there is no score" in refusal(sample, "--run", whole().run, "--step", "best")
+    assert "--score-count 2000" in get_refusal(train, *asked)
+    assert "--score-by none.py:f: none.py: No such file" in get_refusal(
+        train, *asked, "--score-count", 60, "--score-by", "none.py:f"
+    )
+    assert "there is no score" in get_refusal(sample, "--run", get_reference_run().run, "--step", "best")

@@ -1,7 +1,7 @@
 import signal
 
 import pytest
-from toy_run import STEPS, copied, train_toy, whole
+from toy_run import STEPS, copy_run, get_reference_run, train_toy
 
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     """A finished run of one's own."""
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
