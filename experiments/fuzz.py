@@ -213,7 +213,7 @@ def _written(valid, edits) -> bytes:
 
 
 def command_lines(cls) -> st.SearchStrategy[bytes]:
-    """Lists of a verb's own flags, misspelt ones and bare words, each with any value, as JSON."""
+    """Lists of a command's own flags, misspelt ones and bare words, each with any value, as JSON."""
     flags = sorted(cli._list_flags(cls)) + ["sise", "", "help", "run.seed", "h"]
     values = st.one_of(
         _one([*map(str, NUMBERS), *TEXTS]),

@@ -26,7 +26,7 @@ VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
         "unit": {"head_norm": "unit", "g_head_bias": True},
         "leaky": {"g_activation": "leaky"},
         "from 2 px": {"base_px": 2},
-        "asked": {"condition": "Smiling,Male"},
+        "conditional": {"condition": "Smiling,Male"},
         "last kernel": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1)},
         "grey": {"channels": 1},
         "k5 same": {"kernel": 5, "padding": "same"},
@@ -99,4 +99,4 @@ def get_conditional_run() -> Path:
         done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
         assert done.code == 0, done
 
-    return make_once("asked", make)[0] / "article"
+    return make_once("conditional", make)[0] / "article"

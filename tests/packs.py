@@ -22,7 +22,7 @@ def folder(tmp_path, count=40, name="in"):
     return tmp_path / name
 
 
-def packed(path, **changes):
+def pack(path, **changes):
     return pack_images(open_source(str(path)), **({"size": 16, "channels": 3, "crop": "centre"} | changes))
 
 
@@ -37,7 +37,7 @@ def one(payload, size, channels=3, crop="squash", is_celeba=False):
     return pack_images(source, size=size, channels=channels, crop=crop).images[0]
 
 
-def encoded(image, form="PNG", **options):
+def encode(image, form="PNG", **options):
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()

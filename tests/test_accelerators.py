@@ -50,7 +50,7 @@ def test_bfloat16_nets_return_float32(platform):
     assert jnp.bfloat16 not in {leaf.dtype for leaf in jax.tree.leaves(state)}
 
 
-def needed(config: Config) -> dict[str, int]:
+def count_needed_convolutions(config: Config) -> dict[str, int]:
     """Strided convolutions in a step, by role. L of them in each net, of a loss that D's images need no gradient for.
 
     One role serves both nets: D goes down and its input gradients up, G goes up and its input gradients down.
@@ -88,10 +88,12 @@ def test_convolutions_are_no_more_than_needed(config):
     found = {role: 0 for role in ("down", "up", "weights")}
     for (role, _), count in convolutions(lowered(config, "cuda", STEPS).mlir_module()).items():
         found[role] += count
-    assert found == needed(config)
+    assert found == count_needed_convolutions(config)
 
 
 @pytest.mark.parametrize("name", ["new latents", "same latents"])
 def test_xla_keeps_every_convolution_once(name):
     """So that the law above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
-    assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(needed(CONFIGS[name]).values())
+    assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(
+        count_needed_convolutions(CONFIGS[name]).values()
+    )

@@ -1,7 +1,7 @@
-"""DESIGN.md section 7, as far as it is built: exit code 2, one line that names the place and the remedy, nothing made or lost.
+"""Bad input: exit code 2, one line that names the place and the remedy, nothing made or lost.
 
 What one module can decide alone is held beside it (test_cli, test_sources, test_pack, test_workdir, test_checkpoints); here
-the verbs meet it as a user would.
+the commands meet it as a user would.
 """
 
 import json
@@ -35,7 +35,7 @@ def refused_start(tmp_path, *arguments):
 # ---- Pictures ----
 
 
-def pictures(folder, good=0, broken=0):
+def write_images(folder, good=0, broken=0):
     folder.mkdir(parents=True)
     for at in range(good):
         Image.fromarray(np.full((20, 20, 3), at, np.uint8)).save(folder / f"{at:03}.png")
@@ -49,7 +49,7 @@ def missing(place):
 
 
 def empty_folder(place):
-    return pictures(place / "empty"), ["empty", "no pictures"]
+    return write_images(place / "empty"), ["empty", "no pictures"]
 
 
 def folder_of_text(place):
@@ -59,11 +59,11 @@ def folder_of_text(place):
 
 
 def too_small_folder(place):
-    return pictures(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
+    return write_images(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
 
 
-def broken_pictures(place):
-    return pictures(place / "broken", good=20, broken=20), ["broken000.jpg", "cannot be used"]
+def broken_images(place):
+    return write_images(place / "broken", good=20, broken=20), ["broken000.jpg", "cannot be used"]
 
 
 def html_named_zip(place):
@@ -72,7 +72,7 @@ def html_named_zip(place):
 
 
 def cut_zip(place):
-    shutil.make_archive(str(place / "cut"), "zip", pictures(place / "pictures", good=20))
+    shutil.make_archive(str(place / "cut"), "zip", write_images(place / "pictures", good=20))
     (place / "cut.zip").write_bytes((place / "cut.zip").read_bytes()[:-100])
     return place / "cut.zip", ["cut.zip"]
 
@@ -102,7 +102,7 @@ PICTURES = [
     empty_folder,
     folder_of_text,
     too_small_folder,
-    broken_pictures,
+    broken_images,
     html_named_zip,
     cut_zip,
     empty_zip,
@@ -132,8 +132,8 @@ def test_other_commands_refuse_them_too(tmp_path, kind):
     data, says = kind(tmp_path / "in")
     run = copy_run(get_reference_run().run, tmp_path)
     before = hash_tree(run)
-    for verb, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
-        line = get_refusal(verb, "--data", data, *arguments)
+    for command, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
+        line = get_refusal(command, "--data", data, *arguments)
         assert all(part in line for part in says), line
     assert hash_tree(run) == before
 
@@ -188,9 +188,9 @@ def test_impossible_values_are_one_line(tmp_path, arguments, says):
 # ---- Runs ----
 
 
-@pytest.mark.parametrize("verb", [sample, evaluate])
+@pytest.mark.parametrize("command", [sample, evaluate])
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file", "the folder of runs"])
-def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, verb, kind):
+def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, command, kind):
     monkeypatch.chdir(tmp_path)  # sample writes to samples.png there
     path = tmp_path / "x"
     if kind == "folder":
@@ -201,7 +201,7 @@ def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, verb, kind):
         copy_run(get_reference_run().run, tmp_path)
         path = tmp_path
     before = hash_tree(tmp_path)
-    line = get_refusal(verb, "--run", path)
+    line = get_refusal(command, "--run", path)
     assert f"{path}: no run is there" in line
     assert ("did you mean" in line) == (kind == "the folder of runs")
     assert hash_tree(tmp_path) == before
@@ -231,14 +231,14 @@ def test_resume_as_another_run_changes_nothing(tmp_path, arguments, says):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"width": "wide"}', '{"colour": 1}', '{"size": 33, "steps": 1}'])
-@pytest.mark.parametrize("verb", [train, sample, evaluate])
-def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, verb, text):
+@pytest.mark.parametrize("command", [train, sample, evaluate])
+def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, command, text):
     monkeypatch.chdir(tmp_path)
     run = copy_run(get_reference_run().run, tmp_path)
     (run / "config.json").write_text(text)
     before = hash_tree(run)
-    arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if verb is train else ("--run", run)
-    assert str(run / "config.json") in get_refusal(verb, *arguments)
+    arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if command is train else ("--run", run)
+    assert str(run / "config.json") in get_refusal(command, *arguments)
     assert hash_tree(run) == before
     assert not (tmp_path / "samples.png").exists()
 
@@ -283,7 +283,7 @@ def test_one_device_takes_any_batch(tmp_path, monkeypatch):
 def test_refused_command_runs_when_corrected(tmp_path):
     """Nothing of a refusal stands in the way of the right command."""
     refused_start(tmp_path, "--data", tmp_path / "in")
-    pictures(tmp_path / "in", good=20, broken=1)
+    write_images(tmp_path / "in", good=20, broken=1)
     done = train_toy(tmp_path / "runs", "--data", tmp_path / "in", steps=1)
     assert done.code == 0, done
     assert "broken000.jpg" in done.err

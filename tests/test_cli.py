@@ -16,7 +16,7 @@ from dcgan_jax.presets import PRESETS
 from dcgan_jax.sample import Sample
 
 
-def refused(*arguments):
+def get_refusal(*arguments):
     with pytest.raises(UserError) as mistake:
         parse_config(arguments)
     return cli.show_as_flags(str(mistake.value))
@@ -57,10 +57,10 @@ def test_epochs_is_a_documented_flag():
     assert parse_config(["--epochs", "2.5"]).run.epochs == 2.5
 
 
-@pytest.mark.parametrize("verb, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
-def test_other_commands_have_their_flags(verb, contract):
-    assert set(contract.split()) <= {field.name for field in dataclasses.fields(verb)}
-    assert parse_flags(verb, ["--run", "runs/a", "--count", "3"]).count == 3
+@pytest.mark.parametrize("command, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
+def test_other_commands_have_their_flags(command, contract):
+    assert set(contract.split()) <= {field.name for field in dataclasses.fields(command)}
+    assert parse_flags(command, ["--run", "runs/a", "--count", "3"]).count == 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -156,7 +156,7 @@ def test_help_shows_the_presets_values(preset):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_unknown_flag_suggests_the_right_one(arguments, names):
-    line = refused(*arguments)
+    line = get_refusal(*arguments)
     assert all(name in line for name in names), line
     assert not set(line) & set("\n│╭╰"), line
 

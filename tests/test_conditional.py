@@ -46,7 +46,7 @@ def run():
     return toy_run.make_once("conditional", make)[0] / "article"
 
 
-def drawn(run, tmp_path, *flags):
+def sample_array(run, tmp_path, *flags):
     assert run_command(sample, "--run", run, "--count", 20, "--out", tmp_path / "faces.npy", *flags).code == 0
     return np.load(tmp_path / "faces.npy")
 
@@ -62,7 +62,7 @@ def test_label_table_matches_the_training_attributes(run):
 
 def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
     plain, with_glasses, without = (
-        drawn(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
+        sample_array(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
     )
     table = read_state(run, 12)["labels"][:20, 1].astype(bool)
     assert np.array_equal(plain[table], with_glasses[table]) and np.array_equal(plain[~table], without[~table])
@@ -148,9 +148,9 @@ def test_impossible_condition_is_one_line(run, tmp_path):
 def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
     gan = dcgan_jax.load(run)
     assert gan.attributes == ("Smiling", "Eyeglasses", "Male")
-    assert np.array_equal(gan.sample(range(20)), drawn(run, tmp_path))
+    assert np.array_equal(gan.sample(range(20)), sample_array(run, tmp_path))
     with_glasses = gan.sample(range(20), condition={"Eyeglasses": 1})
-    assert np.array_equal(with_glasses, drawn(run, tmp_path, "--condition", "Eyeglasses=1"))
+    assert np.array_equal(with_glasses, sample_array(run, tmp_path, "--condition", "Eyeglasses=1"))
     labels = gan.labels(range(20), {"Eyeglasses": 1})
     assert abs(gan.images(gan.latents(range(20)), labels).astype(int) - with_glasses).max() <= 1
     assert (gan.discriminate(with_glasses, labels) != gan.discriminate(with_glasses, 1 - labels)).all()

@@ -33,7 +33,7 @@ PICTURES = 85
 
 # What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
 TOY = "--size 16 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
-SHORTER = [  # (verb, what is replaced, by what), in order
+SHORTER = [  # (command, what is replaced, by what), in order
     ("train", r" --(epochs|kimg|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
@@ -72,16 +72,16 @@ def blocks(page):
 
 
 def commands(page):
-    """(line, verb, rest) of every command of ours at the beginning of a line, as in blocks; of the package itself "__main__"."""
+    """(line, command, rest) of each of our commands at the beginning of a line, as in blocks; "__main__" is the package itself."""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         found = re.match(r"(?:\$ )?python -m dcgan_jax(?:\.(\w+))?( .*|$)", line)
         if found:
             yield number, found[1] or "__main__", re.split(r"\s#", found[2])[0].strip()
 
 
-def shortened(verb, rest):
+def shorten(command, rest):
     for of, what, by in SHORTER:
-        rest = re.sub(what, by, rest) if of == verb else rest
+        rest = re.sub(what, by, rest) if of == command else rest
     return rest
 
 
@@ -124,18 +124,18 @@ def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
     shutil.copytree(world, here)
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(here))
-    for number, verb, rest in commands(page):
+    for number, command, rest in commands(page):
         if any(re.search(what, f" {rest} ") for what in NOT_RUN):
             continue
-        words = shlex.split(shortened(verb, rest))
+        words = shlex.split(shorten(command, rest))
         arguments = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
-        if verb == "report":
+        if command == "report":
             arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
         named = re.search(r"--name (\S+)", rest)
-        if verb == "train" and (here / "runs" / (named[1] if named else "article")).exists():
+        if command == "train" and (here / "runs" / (named[1] if named else "article")).exists():
             shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # a page's own, of another recipe
-        done = run_command(importlib.import_module(f"dcgan_jax.{verb}"), *arguments)
-        assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
+        done = run_command(importlib.import_module(f"dcgan_jax.{command}"), *arguments)
+        assert done.code == 0, f"{page.name}:{number}: {command} {shlex.join(arguments)}\n{done.err}"
 
 
 def test_unrun_commands_are_listed():
@@ -144,7 +144,7 @@ def test_unrun_commands_are_listed():
 
 
 def test_docs_show_every_command():
-    told = [verb for page in TOLD for _, verb, _ in commands(page)]
+    told = [command for page in TOLD for _, command, _ in commands(page)]
     assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
 
@@ -173,8 +173,8 @@ OTHERS = {  # flags of other programs, and of our experiments
 
 def test_every_flag_in_the_docs_exists():
     known = set(OTHERS)
-    for verb in COMMANDS:
-        module = importlib.import_module(f"dcgan_jax.{verb}")
+    for command in COMMANDS:
+        module = importlib.import_module(f"dcgan_jax.{command}")
         known |= {
             flag
             for cls in vars(module).values()
@@ -240,12 +240,12 @@ def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
         assert float(d(1.0, -1.0)) == 0 and float(g(1.0, 0.0)) == 0 and float(d(0.0, 0.0)) == 1
     else:
         code = "\n".join(file.read_text() for file in (ROOT / "dcgan_jax").rglob("*.py"))
-        held = {quoted(line) for line in code.splitlines()}
-        missing = [line for line in block.text.splitlines() if quoted(line) not in held]
+        held = {normalise_line(line) for line in code.splitlines()}
+        missing = [line for line in block.text.splitlines() if normalise_line(line) not in held]
         assert not missing, f"{block.name}: not in the code (any more): {missing}"
 
 
-def quoted(line):
+def normalise_line(line):
     return " ".join(re.sub(r"  #.*", "", line).split())
 
 

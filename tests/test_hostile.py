@@ -129,11 +129,11 @@ def test_run_json_is_not_evaluated(canary, tmp_path, file):
     texts = [canary.code] + [json.dumps(values | {name: canary.code}) for name in values]
     for text in texts:
         (run / file).write_text(text)
-        for verb, flags in (
+        for command, flags in (
             (sample, ("--run", run, "--count", 1, "--out", tmp_path / "out.png")),
             (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS)),
         ):
-            assert run_command(verb, *flags).code in (0, 2)
+            assert run_command(command, *flags).code in (0, 2)
         (run / file).write_text(good)
 
 
@@ -208,13 +208,13 @@ def test_links_out_of_a_run_are_refused(secret, tmp_path, name):
         end.write_text("mine")
     (run / name).symlink_to(end)
     before = hash_tree(secret)
-    verbs = [
+    commands = [
         (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 8)),
         (evaluate, ("--run", run)),
         (sample, ("--run", run, "--out", tmp_path / "out.png")),
     ]
-    for verb, flags in verbs:
-        line = get_refusal(verb, *flags)
+    for command, flags in commands:
+        line = get_refusal(command, *flags)
         assert f"{run / name}: is a link out of the run" in line
     assert hash_tree(secret) == before
 

@@ -1,4 +1,4 @@
-"""Laws that span rooms. Those of one module stand beside it; DESIGN.md section 4 has the list."""
+"""Invariants that span packages: exact resume, one compilation per program, allowed imports. Others are beside their module."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ ONCE = {"make_train_steps": 1, "make_recalibrate": 1, "check_finite": 1}
 PACKAGE = Path(dcgan_jax.__file__).parent
 
 
-def equals_the_whole(run):
+def assert_equals_reference_run(run):
     """Every leaf of the last state, every number and every picture of it, bit for bit."""
     ours, theirs = read_state(run, STEPS), read_state(get_reference_run().run, STEPS)
     assert list(ours) == list(theirs)
@@ -86,7 +86,7 @@ def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     assert third.code == 0, third
     assert "goes on from step 7" in third.out
     assert traces.counts == ONCE
-    equals_the_whole(tmp_path / "article")
+    assert_equals_reference_run(tmp_path / "article")
 
 
 @pytest.mark.integration
@@ -96,7 +96,7 @@ def test_extended_run_equals_one_of_full_length(tmp_path):
     done = train_toy(tmp_path, steps=12)
     assert done.code == 0
     assert "goes on from step 6" in done.out
-    equals_the_whole(tmp_path / "article")
+    assert_equals_reference_run(tmp_path / "article")
 
 
 KILLED = """
@@ -133,7 +133,7 @@ def test_killed_run_resumes_exactly_from_its_last_save(tmp_path):
     done = train_toy(tmp_path)
     assert done.code == 0, done
     assert "goes on from step 8" in done.out or "goes on from step 4" in done.out  # the kill may fall into the save of step 8
-    equals_the_whole(run)
+    assert_equals_reference_run(run)
 
 
 # ---- One program a run ----
@@ -152,7 +152,7 @@ def test_trace_count_can_fail():
     assert traces.counts["check_finite"] == 2
 
 
-# ---- The house ----
+# ---- Imports between packages ----
 
 PACKAGES = {"data", "explorations", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
@@ -179,50 +179,52 @@ FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", "see
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 
-def imported(file):
+def list_imports(file):
     """Names of all modules that a file imports anywhere in it, in full: dcgan_jax.data.pack, numpy ..."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide the room"
+            assert node.level == 0, f"{file}: relative imports hide the package"
             # From a package comes a module or a name: `from dcgan_jax.run import logs` is dcgan_jax.run.logs.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def sources():
+def list_sources():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-def part(path):
+def get_part(path):
     """The package a file is in, or its own name where it has rules of its own."""
     name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return name if name in COMMANDS | MAY_IMPORT.keys() else name.split(".")[0]
 
 
-@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", list_sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_module_imports_are_allowed(file):
-    here = part(file)
+    here = get_part(file)
     allowed = FOR_COMMANDS if here in COMMANDS else MAY_IMPORT[here]
-    used = {name.split(".")[1] for name in imported(file) if name.startswith("dcgan_jax.")}
+    used = {name.split(".")[1] for name in list_imports(file) if name.startswith("dcgan_jax.")}
     assert used <= allowed, f"{file.name} is in {here} and imports {used - allowed}"
 
 
 @pytest.mark.parametrize(
-    "file", [file for file in sources() if part(file) in ("gan", "quality")], ids=lambda file: str(file.relative_to(PACKAGE))
+    "file",
+    [file for file in list_sources() if get_part(file) in ("gan", "quality")],
+    ids=lambda file: str(file.relative_to(PACKAGE)),
 )
 def test_gan_and_quality_have_no_side_effects(file):
     """They touch no file, clock or global randomness."""
-    tops = {name.split(".")[0] for name in imported(file)}
+    tops = {name.split(".")[0] for name in list_imports(file)}
     assert not tops & SIDE_EFFECTS
 
 
 def test_import_check_sees_every_form(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("import dcgan_jax.train\nfrom dcgan_jax import cli\ndef f():\n    from dcgan_jax.run.logs import Logs\n")
-    assert imported(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
+    assert list_imports(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
 
 
 def test_import_is_cheap_and_without_tensorflow():

@@ -16,24 +16,24 @@ from dcgan_jax import prepare
 from dcgan_jax.__main__ import COMMANDS, write_completions
 
 
-def said(*arguments):
+def run_module(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
 
 
 def test_commands_are_listed_and_exist():
-    done = said("dcgan_jax")
+    done = run_module("dcgan_jax")
     assert done.returncode == 0
     for name in COMMANDS:
         assert f"  {name} " in done.stdout and find_spec(f"dcgan_jax.{name}")
 
 
 def test_version_is_printed():
-    assert said("dcgan_jax", "--version").stdout == f"dcgan_jax {dcgan_jax.__version__}\n"
+    assert run_module("dcgan_jax", "--version").stdout == f"dcgan_jax {dcgan_jax.__version__}\n"
 
 
 @pytest.mark.parametrize("word, says", [("sample", "python -m dcgan_jax.sample"), ("draw", "there are train, sample")])
 def test_unknown_command_is_one_line(word, says):
-    done = said("dcgan_jax", word)
+    done = run_module("dcgan_jax", word)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert says in done.stderr
 
@@ -44,7 +44,7 @@ def test_unknown_command_is_one_line(word, says):
 @pytest.fixture(scope="module")
 def completions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home") / "completions"
-    done = said("dcgan_jax", "--completion", "bash", str(folder))
+    done = run_module("dcgan_jax", "--completion", "bash", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 

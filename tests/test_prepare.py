@@ -31,14 +31,14 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def prepared(*arguments):
+def run_prepare(*arguments):
     done = run_command(prepare, *arguments)
     assert done.code == 0, done
     return done
 
 
 def test_prepare_shows_what_it_found(folder, cache):
-    done = prepared("--data", folder, "--size", 16)
+    done = run_prepare("--data", folder, "--size", 16)
     assert done.out.startswith("folder: in, split all\n")
     assert "40 pictures packed at 16 px, 3 channels, crop centre" in done.out
     assert "1 skipped, 0 enlarged, 1 other files ignored" in done.out
@@ -51,19 +51,19 @@ def test_prepare_shows_what_it_found(folder, cache):
 
 
 def test_prepared_pack_is_found_again_and_by_train(folder, monkeypatch):
-    first = prepared("--data", folder, "--size", 16)
+    first = run_prepare("--data", folder, "--size", 16)
 
     def decodes(*args):
         raise AssertionError("packed anew")
 
     monkeypatch.setattr("dcgan_jax.data.pack.decode_images", decodes)
-    assert prepared("--data", folder, "--size", 16).out == first.out
+    assert run_prepare("--data", folder, "--size", 16).out == first.out
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
 
 def test_shown_images_are_spread_over_the_set(tmp_path):
     np.save(tmp_path / "many.npy", np.repeat(np.arange(250, dtype=np.uint8), 16 * 16 * 3).reshape(250, 16, 16, 3))
-    done = prepared("--data", tmp_path / "many.npy", "--size", 16)
+    done = run_prepare("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
     assert len(shades) == SHOWN + 1
@@ -72,12 +72,12 @@ def test_shown_images_are_spread_over_the_set(tmp_path):
 
 
 def test_drawn_faces_have_attributes():
-    assert re.search(r"\d\d attributes: \w+, ", prepared("--data", "drawn:40", "--size", 16).out)
+    assert re.search(r"\d\d attributes: \w+, ", run_prepare("--data", "drawn:40", "--size", 16).out)
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
 def test_grey_and_colour_are_prepared(folder, channels, mode):
-    done = prepared("--data", folder, "--size", 16, "--channels", channels)
+    done = run_prepare("--data", folder, "--size", 16, "--channels", channels)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         assert preview.mode == mode
 
@@ -122,7 +122,7 @@ def fetched(folder, monkeypatch):
 
 
 def test_download_is_packed_and_named_for_training(fetched, cache, folder):
-    done = prepared("--download", "article", "--size", 16)
+    done = run_prepare("--download", "article", "--size", 16)
     assert "40 pictures packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
     ((file, to),) = fetched
     assert file == PUBLISHED["article"] and to == cache / "downloads"
@@ -138,7 +138,7 @@ def test_download_is_packed_and_named_for_training(fetched, cache, folder):
 )
 def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha256, size_bytes):
     """Another hash can be given."""
-    prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
+    run_prepare("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
     ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)
     assert file.name == "img_align_celeba.zip" and to == tmp_path / "to"
@@ -146,7 +146,7 @@ def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha2
 
 def test_celeba_without_a_url_is_tfds(folder, monkeypatch):
     monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
-    assert "40 pictures packed" in prepared("--download", "celeba", "--size", 16).out
+    assert "40 pictures packed" in run_prepare("--download", "celeba", "--size", 16).out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The report verb, on real toy runs; and its page in a real browser."""
+"""The report command, on real toy runs; and its page in a real browser."""
 
 import json
 import shutil

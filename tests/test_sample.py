@@ -11,15 +11,15 @@ from dcgan_jax.sample import Sample, list_seeds
 pytestmark = pytest.mark.integration
 
 
-def drawn(out, *arguments):
+def run_sample(out, *arguments):
     """--out out of the toy run with these arguments."""
     done = run_command(sample, "--run", get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
     return done.out
 
 
-def faces(tmp_path, *arguments):
-    drawn(tmp_path / "faces.npy", *arguments)
+def sample_array(tmp_path, *arguments):
+    run_sample(tmp_path / "faces.npy", *arguments)
     return np.load(tmp_path / "faces.npy", allow_pickle=False)
 
 
@@ -28,22 +28,22 @@ def faces(tmp_path, *arguments):
 
 def test_sample_depends_on_its_seed_alone(tmp_path):
     """Byte for byte: alone, in any order, across the batches of the compiled program, last or first."""
-    many = faces(tmp_path, "--count", 70, "--seed", 5)
+    many = sample_array(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
     for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
         asked = list_seeds(Sample(run="", seeds=seeds))
-        for seed, image in zip(asked, faces(tmp_path, "--seeds", seeds), strict=True):
+        for seed, image in zip(asked, sample_array(tmp_path, "--seeds", seeds), strict=True):
             if 5 <= seed < 75:
                 assert_array_equal(image, many[seed - 5])
 
 
 def test_training_grid_is_of_the_first_seeds(tmp_path):
-    drawn(tmp_path / "sheet.png", "--count", 4)
+    run_sample(tmp_path / "sheet.png", "--count", 4)
     assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000012.png").read_bytes()
 
 
 def test_older_checkpoint_can_be_sampled(tmp_path):
-    said = drawn(tmp_path / "sheet.png", "--count", 4, "--step", 8)
+    said = run_sample(tmp_path / "sheet.png", "--count", 4, "--step", 8)
     assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
     assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000008.png").read_bytes()
 
@@ -52,13 +52,13 @@ def test_older_checkpoint_can_be_sampled(tmp_path):
 
 
 def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
-    array = faces(tmp_path, "--seeds", "7,40-42")
+    array = sample_array(tmp_path, "--seeds", "7,40-42")
     assert (array.shape, array.dtype) == ((4, 16, 16, 3), np.uint8)
-    drawn(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
+    run_sample(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
     with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
         assert sheet.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2
         assert_array_equal(np.asarray(sheet)[::6, ::6], make_grid(array))
-    drawn(tmp_path / "folder", "--seeds", "7,40-42")
+    run_sample(tmp_path / "folder", "--seeds", "7,40-42")
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == [f"{seed:010d}.png" for seed in (7, 40, 41, 42)]
     for name, image in zip(names, array, strict=True):
@@ -69,7 +69,7 @@ def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
 def test_sample_writes_its_output_only(tmp_path):
     before = hash_tree(get_reference_run().run)
     for out in ("a.png", "a.npy", "a/"):
-        drawn(f"{tmp_path}/{out}", "--count", 1)
+        run_sample(f"{tmp_path}/{out}", "--count", 1)
     assert hash_tree(get_reference_run().run) == before
     assert sorted(hash_tree(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
 

@@ -49,13 +49,13 @@ def until(process, seen, longest_s=120):
         time.sleep(0.001)
 
 
-def signalled(tmp_path, seen, *numbers):
+def start_and_signal(tmp_path, seen, *numbers):
     """(run, exit code, stdout, lines of stderr) of a run without end that gets these signals as soon as seen(run)."""
     process, run = start_toy(tmp_path, "--steps", 1_000_000), tmp_path / "article"
     until(process, lambda: seen(run))
     for number in numbers:
         process.send_signal(number)
-    return run, *ended(process)
+    return run, *wait_for_end(process)
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def eight_are_saved(run):
     return (run / "checkpoints" / "8").exists()
 
 
-def ended(process):
+def wait_for_end(process):
     try:
         out, err = process.communicate(timeout=240)
     finally:
@@ -89,7 +89,7 @@ def test_full_disk_is_one_line_then_resumes(tmp_path):
     before = toy_run.hash_tree(run / "checkpoints")
     full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (needed - 1, needed - 1))
-    code, _, err = ended(full)
+    code, _, err = wait_for_end(full)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith(f"error: {run}: ")
     assert "the checkpoint of step 12 is kept. Make room" in err[0]
@@ -102,7 +102,7 @@ def test_vanished_workdir_is_one_line(tmp_path):
     process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 20)
     until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "20").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith("error: ")
     assert str(tmp_path / "drive" / "article") in err[0]
@@ -127,7 +127,7 @@ def test_sigterm_before_the_first_step_is_one_line(tmp_path):
     process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
     until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # the line before it is out
     process.send_signal(signal.SIGTERM)
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
     assert not list((toy_run.CACHE / "packs").glob(".packing@*"))
 
@@ -139,7 +139,7 @@ def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
     def compiles(run):  # or is about to
         return (run / "reals.png").exists()
 
-    run, code, out, err = signalled(tmp_path, compiles, signal.SIGINT)
+    run, code, out, err = start_and_signal(tmp_path, compiles, signal.SIGINT)
     assert (code, err) == (130, [])
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
@@ -150,7 +150,7 @@ def test_sigterm_during_a_save_completes_it(tmp_path):
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
-    run, code, out, err = signalled(tmp_path, saves, signal.SIGTERM, signal.SIGTERM)
+    run, code, out, err = start_and_signal(tmp_path, saves, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (0, [])
     last = list_steps(run)[-1]
     assert f"stopped at step {last} of" in out
@@ -159,7 +159,7 @@ def test_sigterm_during_a_save_completes_it(tmp_path):
 
 def test_ctrl_c_twice_ends_at_once_and_resumes(tmp_path):
     """The next command resumes from the last save."""
-    run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
+    run, code, _, err = start_and_signal(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
     assert f"goes on from step {last}" in train_toy(tmp_path, steps=last + 4).out
@@ -207,7 +207,7 @@ def test_full_disk_while_training_then_room(mount, tmp_path):
     """A real one, smaller than the saves that are to be kept."""
     place = mount(950_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, len(err)) == (2, 1), err
     run = place / "article"
     assert str(run) in err[0] and "No space left on device" in err[0]
@@ -260,6 +260,6 @@ def test_other_jax_version_warns_and_resumes(tmp_path):
 
 def test_other_device_count_warns_and_resumes(tmp_path):
     run = copy_run(get_reference_run().run, tmp_path)
-    code, out, err = ended(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
+    code, out, err = wait_for_end(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
     assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out
     assert list_steps(run)[-1] == STEPS + 2

@@ -1,4 +1,4 @@
-"""Real runs of the verbs on toy nets, in this process; the finished one is made once a session and only read."""
+"""Real runs of the commands on toy nets, in this process; the finished one is made once a session and only read."""
 
 import contextlib
 import functools
@@ -61,7 +61,7 @@ STEPS = 12
 
 
 class Result(NamedTuple):
-    """How a verb ended."""
+    """How a command ended."""
 
     code: int
     out: str
@@ -117,9 +117,9 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
     )
 
 
-def get_refusal(verb, *arguments) -> str:
-    """The one line with which a verb refuses the arguments, exit code 2."""
-    done = run_command(verb, *arguments)
+def get_refusal(command, *arguments) -> str:
+    """The one line with which a command refuses the arguments, exit code 2."""
+    done = run_command(command, *arguments)
     assert (done.code, len(done.faults)) == (2, 1), done
     assert done.faults[0].startswith("error: "), done
     return done.faults[0]

@@ -125,12 +125,12 @@ def test_dispatches_cover_every_step_once(start, length, k):
 # ---- Both feeds ----
 
 
-def pictures(count):
+def make_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
 
 
 def test_stream_and_resident_give_the_same_batches():
-    images, asked = pictures(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
+    images, asked = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
         spans = list(split_dispatches(start, total, k))
@@ -145,7 +145,7 @@ def test_stream_and_resident_give_the_same_batches():
 
 def test_batch_is_split_over_devices_by_images():
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
-    batch = next(batches.gather_batches(pictures(32), Order(0, 32, 8), split_dispatches(0, 8, 2), sharding))
+    batch = next(batches.gather_batches(make_images(32), Order(0, 32, 8), split_dispatches(0, 8, 2), sharding))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 4, 4, 4, 3)] * 2
 
 
@@ -167,7 +167,7 @@ def test_feed_auto_is_resident_only_if_memory_is_left(monkeypatch):
 
 def test_cpu_resident_images_are_the_memory_map(tmp_path):
     """So that a pack larger than memory can be fed. JAX promises no such thing: where it ends, fits_resident needs a limit."""
-    np.save(tmp_path / "images.npy", pictures(5000))
+    np.save(tmp_path / "images.npy", make_images(5000))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for shard in batches.replicate_images(images, sharding).addressable_shards:

@@ -29,7 +29,7 @@ QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=
 LONG = 3_000_000  # bytes, some dozen chunks
 
 
-def zipped(length=LONG, seed=0):
+def make_zip(length=LONG, seed=0):
     """A zip of one member of noise, some `length` bytes long."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
@@ -37,7 +37,7 @@ def zipped(length=LONG, seed=0):
     return content.getvalue()
 
 
-BODY = zipped()
+BODY = make_zip()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -166,7 +166,7 @@ def file_of(server, body=BODY, sha256="", size_bytes=0):
     return Published("faces.zip", server.url, "https://faces.example/page", sha256, size_bytes)
 
 
-def fetched(server, folder, limits=QUICK, **facts):
+def fetch(server, folder, limits=QUICK, **facts):
     path = download_file(file_of(server, **facts), folder, limits)
     assert path == folder / "faces.zip"
     assert sorted(os.listdir(folder)) in (["faces.zip"], ["faces.zip", "faces.zip.lock"])
@@ -195,7 +195,7 @@ def test_download_twice_requests_the_file_once(serve, tmp_path, capfd):
     server = serve(well())
     sha256 = hashlib.sha256(BODY).hexdigest()
     for _ in range(2):
-        assert fetched(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
+        assert fetch(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
     assert len(server.asked) == 1
     said = capfd.readouterr().err
     assert "downloading faces.zip from 127.0.0.1, 0.0 MB are there" in said and "is there already" in said
@@ -204,7 +204,7 @@ def test_download_twice_requests_the_file_once(serve, tmp_path, capfd):
 
 def test_connection_closed_midway_resumes(serve, tmp_path):
     server = serve(well(cut=1_000_000), well(cut=900_000), well())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=1000000-", "bytes=1900000-"]
     assert server.asked[1]["If-Range"] == '"one"' and server.asked[0]["Accept-Encoding"] == "identity"
 
@@ -213,29 +213,29 @@ def test_next_command_resumes_a_failed_download(serve, tmp_path):
     server = serve(well(cut=500_000), status(503), status(503), well())
     line = refusal(server, tmp_path)
     assert by_hand(line) and "503" in line and "after 3 tries" in line and "goes on from 0.5 MB" in line
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=500000-"
 
 
 def test_server_without_ranges_sends_all_again(serve, tmp_path):
     server = serve(without_ranges(cut=500_000, ETag='"one"'), without_ranges(ETag='"one"'))
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=500000-"]
 
 
 def test_server_without_validator_restarts(serve, tmp_path):
     server = serve(without_ranges(cut=500_000), without_ranges())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, None]
 
 
 def test_response_without_length_is_accepted(serve, tmp_path):
-    assert fetched(serve(without_length()), tmp_path) == BODY
+    assert fetch(serve(without_length()), tmp_path) == BODY
 
 
 @pytest.mark.parametrize("ignores_if_range", [False, True])
 def test_file_changed_meanwhile_restarts(serve, tmp_path, ignores_if_range):
-    new = zipped(seed=1)
+    new = make_zip(seed=1)
 
     def stubborn(handler):  # sends the rest of the new file though the old one was begun
         start = int(handler.headers["Range"][6:-1])
@@ -244,7 +244,7 @@ def test_file_changed_meanwhile_restarts(serve, tmp_path, ignores_if_range):
         handler.wfile.write(new[start:])
 
     server = serve(well(cut=700_000), *([stubborn] if ignores_if_range else []), well(new, '"two"'))
-    assert fetched(server, tmp_path) == new
+    assert fetch(server, tmp_path) == new
     assert server.ranges[1] == "bytes=700000-"
 
 
@@ -253,17 +253,17 @@ def test_wrong_content_range_is_refused(serve, tmp_path):
         handler.start(206, Content_Length=100, Content_Range=f"bytes 0-99/{len(BODY)}", ETag='"one"')
         handler.wfile.write(BODY[:100])
 
-    assert fetched(serve(well(cut=700_000), shifted, well()), tmp_path) == BODY
+    assert fetch(serve(well(cut=700_000), shifted, well()), tmp_path) == BODY
 
 
 def test_range_beyond_the_end_restarts(serve, tmp_path):
-    assert fetched(serve(well(cut=700_000), status(416), well()), tmp_path) == BODY
+    assert fetch(serve(well(cut=700_000), status(416), well()), tmp_path) == BODY
 
 
 def test_another_url_does_not_resume_this_one(serve, tmp_path):
     refusal(serve(well(cut=700_000)), tmp_path, Limits(tries=1))
-    other = serve(well(zipped(seed=1)))
-    assert fetched(other, tmp_path) == zipped(seed=1)
+    other = serve(well(make_zip(seed=1)))
+    assert fetch(other, tmp_path) == make_zip(seed=1)
     assert other.ranges == [None]
 
 
@@ -273,17 +273,17 @@ def test_another_url_does_not_resume_this_one(serve, tmp_path):
 )
 def test_transient_error_is_tried_again(serve, tmp_path, fault):
     limits = Limits(connect_s=2, read_s=0.5, tries=3, backoff_s=0.01, wait_s=1)
-    assert fetched(serve(fault, well()), tmp_path, limits) == BODY
+    assert fetch(serve(fault, well()), tmp_path, limits) == BODY
 
 
 def test_tries_with_progress_do_not_count_as_failures(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "PROGRESS_BYTES", 400_000)
-    assert fetched(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
+    assert fetch(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
 
 
 def test_redirect_on_the_same_host_is_followed(serve, tmp_path):
     server = serve(redirect("/elsewhere.zip"), well())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
 
 
 def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
@@ -309,7 +309,7 @@ def test_web_page_instead_of_the_file_is_refused(serve, tmp_path, answer):
 def test_web_page_on_resume_keeps_the_partial_file(serve, tmp_path):
     server = serve(well(cut=500_000), page(), well())
     assert "a web page" in refusal(server, tmp_path)
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=500000-", "bytes=500000-"]
 
 
@@ -443,7 +443,7 @@ def test_disk_full_midway_then_resumes(serve, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert f"{tmp_path} cannot take faces.zip" in line and "`to`" in line and "same command" in line
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
 
 
@@ -457,7 +457,7 @@ def test_damaged_resume_note_is_ignored(serve, tmp_path, note):
     (tmp_path / "faces.zip.partial").write_bytes(b"half")
     (tmp_path / "faces.zip.partial.json").write_bytes(note)
     server = serve(well())
-    assert fetched(server, tmp_path) == BODY and server.ranges == [None]
+    assert fetch(server, tmp_path) == BODY and server.ranges == [None]
 
 
 def test_concurrent_download_waits_for_the_other(serve, tmp_path):
@@ -496,7 +496,7 @@ def test_sigkill_at_any_moment_resumes(serve, tmp_path):
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         assert (tmp_path / "faces.zip").exists() or json.loads((tmp_path / "faces.zip.partial.json").read_text())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert any(server.ranges)
 
 
@@ -506,7 +506,7 @@ def test_sigkill_before_the_rename_resumes(serve, tmp_path):
     refusal(server, tmp_path, Limits(tries=1))
     with (tmp_path / "faces.zip.partial").open("ab") as partial:
         partial.write(BODY[-1:])
-    assert fetched(server, tmp_path) == BODY and len(server.asked) == 1
+    assert fetch(server, tmp_path) == BODY and len(server.asked) == 1
 
 
 # ---- TFDS ----

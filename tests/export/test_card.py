@@ -35,7 +35,7 @@ def test_card_names_run_data_and_scores(exported, torch_run, form):
     assert "partial" not in " ".join(path.name for path in folder.parent.iterdir())
 
 
-def pasted(folder):
+def get_code(folder):
     """The card's code."""
     return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
 
@@ -47,7 +47,7 @@ def test_card_code_runs_as_pasted(exported, form, run):
         pytest.importorskip("onnxruntime")
     run = RUNS[run]()
     folder = exported(form, run=run)
-    images = run_fresh_process(pasted(folder), folder)
+    images = run_fresh_process(get_code(folder), folder)
     if form == "stablehlo":
         assert_near(images, run, range(16))
     elif form == "safetensors":
@@ -61,7 +61,7 @@ def test_card_code_of_torch_is_complete(exported, torch_run):
     folder = exported("torch", run=torch_run)
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"],
-        input=pasted(folder),
+        input=get_code(folder),
         capture_output=True,
         text=True,
     )
@@ -69,13 +69,13 @@ def test_card_code_of_torch_is_complete(exported, torch_run):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed, so the card's code did not run")
     names = {}
     with torch.no_grad(), contextlib.chdir(folder):
-        exec(pasted(folder), names)
+        exec(get_code(folder), names)
         assert names["images"].shape == (16, 3, 16, 16)
         images = names["netG"]["main"](torch.from_numpy(dcgan_jax.load(torch_run).latents(SEEDS))[:, :, None, None])
     assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
 
 
-def card_of(run):
+def make_card_of(run):
     """Without what it is the card of."""
     gan, found = dcgan_jax.load(run), Exported(Path("a"), Path("a/generator.onnx"), 1, None, "float32")
     return make_card(gan, Export(str(run), "onnx", "a"), "", found)
@@ -87,7 +87,7 @@ def test_card_scores_are_of_its_step_only(tmp_path):
     (run / "scores.jsonl").write_text(
         "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None)) + json.dumps(ours)[:30]
     )  # which a kill has cut
-    card = card_of(run)
+    card = make_card_of(run)
     assert card.count("7.25") == 1 and "9.5" not in card
 
 
@@ -102,6 +102,6 @@ def test_card_rights_cover_the_start_run_and_its_data(tmp_path, start, kind, is_
         ("data.json", lambda of: of | {"source": {"name": "them"} | ({"kind": kind} if kind else {})}),
     ):
         (run / file).write_text(json.dumps(change(json.loads((run / file).read_text()))))
-    card = card_of(run)
+    card = make_card_of(run)
     assert ("carry no rights of others" in card) == is_free and ("have rights of their own" in card) != is_free
     assert not start or f"those of `{start}`" in card

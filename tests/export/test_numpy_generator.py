@@ -37,7 +37,7 @@ def test_latents_equal_jax(law):
 
 
 def test_labels_are_the_tables_unless_given():
-    it = get_generator_case("article, asked")
+    it = get_generator_case("article, conditional")
     table = np.uint8([[0, 0], [0, 1], [1, 1]])
     gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
     np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
@@ -68,8 +68,8 @@ def test_invalid_seeds_are_one_line(seeds):
         ("article", lambda gan: gan.images(np.zeros((3, 7))), r"latents \(3, 7\): give \(N, 100\)"),
         ("article", lambda gan: gan.images(np.zeros(100)), r"latents \(100,\): give"),
         ("article", lambda gan: gan.sample(0, [[1]]), "labels: none can be given"),
-        ("article, asked", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
-        ("article, asked", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
+        ("article, conditional", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
+        ("article, conditional", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
     ],
 )
 def test_bad_arguments_are_one_line(way, ask, says):

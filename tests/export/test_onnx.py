@@ -15,19 +15,19 @@ from dcgan_jax.export import STORES  # noqa: E402
 from dcgan_jax.export.onnx import build_onnx_model  # noqa: E402 - it needs onnx
 
 
-def ran(model, latents, labels):
+def run_model(model, latents, labels):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"latents": latents} | ({} if labels is None else {"labels": labels}))[0]
 
 
-def model_of(it, stored_as="float32"):
+def build_model(it, stored_as="float32"):
     return build_onnx_model(it.flat, it.weights, 0 if it.labels is None else it.labels.shape[1], stored_as, {"preset": "a"})
 
 
 @pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
     it = get_generator_case(way)
-    found = ran(model_of(it), it.latents, it.labels)
+    found = run_model(build_model(it), it.latents, it.labels)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, it.images, atol=1e-4)
     assert np.abs(np.rint(255 * found) - np.rint(255 * it.images)).max() <= 1
@@ -36,8 +36,8 @@ def test_images_equal_the_networks(way):
 @pytest.mark.parametrize("stored_as", STORES["onnx"])
 def test_smaller_weights_give_nearly_the_same_images(stored_as):
     it = get_generator_case("torch64")
-    model = model_of(it, stored_as)
-    error = np.abs(ran(model, it.latents, it.labels) - it.images).max()
+    model = build_model(it, stored_as)
+    error = np.abs(run_model(model, it.latents, it.labels) - it.images).max()
     least, most = {"float32": (0, 1e-4), "float16": (1e-7, 5e-3), "bfloat16": (1e-5, 5e-2), "int8": (1e-5, 1e-1)}[stored_as]
     assert least <= error < most
     kernels = sum(array.size for name, array in it.weights.items() if name.endswith("kernel"))
@@ -47,13 +47,13 @@ def test_smaller_weights_give_nearly_the_same_images(stored_as):
 
 def test_image_does_not_depend_on_the_batch():
     it = get_generator_case("article")
-    model = model_of(it)
+    model = build_model(it)
     for count in (1, 2, 5):
-        np.testing.assert_allclose(ran(model, it.latents[:count], None), it.images[:count], atol=1e-4)
+        np.testing.assert_allclose(run_model(model, it.latents[:count], None), it.images[:count], atol=1e-4)
 
 
 def test_model_names_its_preset_and_versions():
-    model = model_of(get_generator_case("article"))
+    model = build_model(get_generator_case("article"))
     assert {entry.key: entry.value for entry in model.metadata_props} == {"preset": "a"}
     [opset] = model.opset_import
     assert (opset.domain, opset.version, model.ir_version) == ("", 17, 8)

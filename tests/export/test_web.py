@@ -182,7 +182,7 @@ def test_invalid_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
 
 
 @contextlib.contextmanager
-def served(folder):
+def serve_folder(folder):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
@@ -208,7 +208,7 @@ def pixels(page, selector, state):
     return np.array(found).reshape(-1, 16, 16, 4)[..., :3]
 
 
-def near(one, other):
+def assert_near(one, other):
     assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
 
 
@@ -235,7 +235,7 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
         run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     )
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
-    with served(out) as address:
+    with serve_folder(out) as address:
         page = browser.new_page()
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -246,23 +246,23 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
             return pixels(page, selector, state)
 
         page.goto(address)
-        near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
+        assert_near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
         page.fill("#seed", "4294967290")  # past the last seed comes the first
-        near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
+        assert_near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
         page.click("#reroll")
         page.wait_for_function("!document.body.dataset.shown.includes('seed=4294967290')")
         seed = int(page.input_value("#seed"))
-        near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
+        assert_near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
 
         page.fill("#from", "7")
         page.fill("#to", "9")
         page.focus("#share")
         page.keyboard.press("End")
-        near(shown("#face", "to=9&share=100"), gan.sample(9))
+        assert_near(shown("#face", "to=9&share=100"), gan.sample(9))
         for _ in range(50):
             page.keyboard.press("ArrowLeft")
         half = latents.interpolate(*gan.latents([7, 9]), np.float32([0.5]), gan.config.nets)
-        near(shown("#face", "share=50"), gan.images(half))
+        assert_near(shown("#face", "share=50"), gan.images(half))
         page.evaluate("""() => { const slider = document.querySelector("[data-slider]"); slider.value = 2;
                                  slider.dispatchEvent(new Event("input")); }""")
         moved = shown("#face", "steps=2")
@@ -310,14 +310,14 @@ def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp
         page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
         shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
         session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
-        with served(page_of) as address:
+        with serve_folder(page_of) as address:
             page = browser.new_page()
             page.goto(f"{address}#seed=100")
             for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "asked=-1")):
                 if condition:
                     page.select_option("[data-asked='1']", "1")
                 feeds = {"latents": gan.latents(seeds), "labels": gan.labels(seeds, condition).astype(np.float32)}
-                near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
+                assert_near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
             if kind not in page.text_content("#status"):
                 has_gpu = page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
                 assert not has_gpu, f"{weights}: WebGPU is there, and was not used"
@@ -339,12 +339,12 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
 
     one, other, both = drawn([[1, 0], [0, 1]]), drawn([[0, 1], [0, 1]]), drawn([[1, 1], [0, 1]])
     assert np.abs(other - one).max() > 1 and np.abs(other - both).max() > 1
-    with served(out) as address:
+    with serve_folder(out) as address:
         page = browser.new_page()
         page.goto(address)
-        near(pixels(page, "#grid canvas", "seed=0"), one)
+        assert_near(pixels(page, "#grid canvas", "seed=0"), one)
         page.select_option("[data-asked='1']", "1")
-        near(pixels(page, "#grid canvas", "asked=-1"), other)
+        assert_near(pixels(page, "#grid canvas", "asked=-1"), other)
 
 
 @in_a_browser
@@ -355,7 +355,7 @@ def test_page_shows_errors_and_stays_usable(browser, tmp_path):
     assert (
         run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     )
-    with served(out) as address:
+    with serve_folder(out) as address:
         page = browser.new_page()
         page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
         page.goto(address)
@@ -368,7 +368,7 @@ def test_page_shows_errors_and_stays_usable(browser, tmp_path):
         page.wait_for_selector("#status.wrong")
         assert "no room" in page.text_content("#status") and "seed=5" not in page.evaluate("document.body.dataset.shown")
         page.fill("#seed", "6")
-        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(get_reference_run().run).sample(range(6, 22)))
+        assert_near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(get_reference_run().run).sample(range(6, 22)))
         assert page.get_attribute("#status", "class") == "" and "faces a second" in page.text_content("#status")
 
 
@@ -378,7 +378,7 @@ def test_unsupported_browser_says_why(browser, package, tmp_path):
     assert (
         run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
     )
-    with served(out) as address:
+    with serve_folder(out) as address:
         # None at all, one that is too old for SIMD, and a page that was opened from the disk.
         for place, without, says in (
             (address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),

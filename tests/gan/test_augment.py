@@ -14,7 +14,7 @@ BATCH, SIDE = 64, 16
 KEY = 5
 
 
-def pictures(seed=0, channels=3):
+def make_images(seed=0, channels=3):
     return np.random.Generator(np.random.Philox(seed)).uniform(-1, 1, (BATCH, SIDE, SIDE, channels)).astype(np.float32)
 
 
@@ -31,21 +31,21 @@ def apply(name):
 
 def test_shape_and_dtype_stay(name, apply):
     for channels in (1, 3):
-        images = pictures(channels=channels)
+        images = make_images(channels=channels)
         out = apply(images)
         assert (out.shape, out.dtype) == (images.shape, images.dtype)
         assert (out != images).any()
 
 
 def test_a_key_decides_the_draws(apply):
-    assert_array_equal(apply(pictures()), apply(pictures()))
-    assert (apply(pictures(), key=6) != apply(pictures())).any()
+    assert_array_equal(apply(make_images()), apply(make_images()))
+    assert (apply(make_images(), key=6) != apply(make_images())).any()
 
 
 def test_image_augmentation_ignores_its_neighbours(apply):
     """An image is changed by its own draw, whatever its neighbours are."""
-    images = pictures()
-    others = pictures(seed=1)
+    images = make_images()
+    others = make_images(seed=1)
     others[7] = images[7]
     assert_array_equal(apply(others)[7], apply(images)[7])
     same = np.broadcast_to(images[:1], images.shape)
@@ -58,17 +58,17 @@ def test_gradients_are_finite_and_linear(name):
         return jax.vjp(partial(AUGMENTATIONS[name], jax.random.key(KEY)), images)[1](upstream)[0]
 
     pull = jax.jit(pull)
-    upstream = pictures(seed=2)
-    gradient = pull(pictures(), upstream)
+    upstream = make_images(seed=2)
+    gradient = pull(make_images(), upstream)
     assert np.isfinite(gradient).all()
-    assert_allclose(gradient, pull(pictures(seed=1), upstream), atol=1e-5)
+    assert_allclose(gradient, pull(make_images(seed=1), upstream), atol=1e-5)
     if name != "color":  # pixels that survive count once, those that do not count nothing
-        assert set(np.unique(pull(pictures(), np.ones_like(upstream)))) == {0.0, 1.0}
+        assert set(np.unique(pull(make_images(), np.ones_like(upstream)))) == {0.0, 1.0}
 
 
 def test_translation_shifts_an_eighth_fills_grey():
     """The shift is at most an eighth of the side."""
-    images = pictures()
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["translation"](jax.random.key(KEY), images))
     reach = SIDE // 8
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -88,7 +88,7 @@ def test_translation_shifts_an_eighth_fills_grey():
 
 
 def test_cutout_blanks_one_square_of_half_the_side():
-    images = pictures()
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["cutout"](jax.random.key(KEY), images))
     whole = 0
     for image, cut in zip(images, out, strict=True):
@@ -116,7 +116,7 @@ def test_color_on_grey_changes_brightness_only():
 
 def test_color_scales_around_the_means_within_bounds():
     """Colour and contrast are scaled around the means, within the published bounds."""
-    images = pictures()
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), images))
 
     def parts(images):
@@ -137,7 +137,7 @@ def test_color_scales_around_the_means_within_bounds():
 
 def test_none_is_identity_several_keep_their_order():
     """Several augmentations follow in the order named, with a key each."""
-    images, key = jnp.asarray(pictures()), jax.random.key(KEY)
+    images, key = jnp.asarray(make_images()), jax.random.key(KEY)
     assert augment(key, images, ()) is images
     keys = jax.random.split(jax.random.clone(key), 2)
     by_hand = AUGMENTATIONS["cutout"](keys[1], AUGMENTATIONS["translation"](keys[0], images))
@@ -149,13 +149,13 @@ def test_none_is_identity_several_keep_their_order():
 
 @pytest.mark.parametrize("probability, low, high", [(0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 0.9, 1)])
 def test_probability_is_the_share_of_changed_images(probability, low, high):
-    images = np.tile(pictures(), (8, 1, 1, 1))
+    images = np.tile(make_images(), (8, 1, 1, 1))
     out = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color",), jnp.float32(probability))
     assert low <= (out != images).any((1, 2, 3)).mean() <= high
 
 
 def test_augmentations_are_skipped_independently():
-    images = np.tile(pictures(), (8, 1, 1, 1))
+    images = np.tile(make_images(), (8, 1, 1, 1))
     half = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color", "cutout"), jnp.float32(0.5))
     cut = (np.asarray(half) == 0).any((1, 2, 3))
     unchanged = (half == images).all((1, 2, 3))

@@ -1,4 +1,4 @@
-"""What D thinks of pictures as they are."""
+"""D's logits and features of images as they are."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from dcgan_jax.gan.models import Discriminator
 
 
 @pytest.fixture(scope="module")
-def judge():
+def compute_logits():
     """Of a D with dropout and all augmentations in training, after one step, so that its statistics are its own."""
     config = make_tiny_config("torch64", d_dropout=0.5, augment=("color", "translation", "cutout"))
     state, _ = get_compiled_step(config)(make_fresh_state(config), make_images(config))
@@ -22,16 +22,16 @@ def judge():
 IMAGES = make_images(make_tiny_config("torch64"), seed=1, steps=2)  # 8
 
 
-def test_logits_are_one_float32_per_image(judge):
-    logits = judge(IMAGES)
+def test_logits_are_one_float32_per_image(compute_logits):
+    logits = compute_logits(IMAGES)
     assert (logits.shape, logits.dtype) == ((8,), np.float32)
     assert len(np.unique(logits)) == 8
 
 
-def test_logit_does_not_depend_on_the_batch(judge):
-    assert_array_equal(judge(IMAGES), judge(IMAGES))
-    assert_allclose(judge(IMAGES[::-1]), judge(IMAGES)[::-1], rtol=1e-5)
-    assert_allclose(judge(np.repeat(IMAGES[:1], 8, 0)), np.repeat(judge(IMAGES)[:1], 8), rtol=1e-5)
+def test_logit_does_not_depend_on_the_batch(compute_logits):
+    assert_array_equal(compute_logits(IMAGES), compute_logits(IMAGES))
+    assert_allclose(compute_logits(IMAGES[::-1]), compute_logits(IMAGES)[::-1], rtol=1e-5)
+    assert_allclose(compute_logits(np.repeat(IMAGES[:1], 8, 0)), np.repeat(compute_logits(IMAGES)[:1], 8), rtol=1e-5)
 
 
 def test_logits_use_running_statistics():

@@ -16,7 +16,7 @@ CONFIG = make_tiny_config("torch64")
 HUGE = 1e30  # finite; two of them multiplied are not
 
 
-def changed(state: GanState, path: str, change) -> GanState:
+def change_leaf(state: GanState, path: str, change) -> GanState:
     """The state with one leaf, given as g_params/up1/kernel, changed."""
 
     def at(keys, leaf):
@@ -28,7 +28,7 @@ def changed(state: GanState, path: str, change) -> GanState:
 def origin(config=CONFIG, *changes):
     state = make_fresh_state(config)
     for path, change in changes:
-        before, state = state, changed(state, path, change)
+        before, state = state, change_leaf(state, path, change)
         assert any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)), path
     return find_first_nan(config, state, Batch(make_images(config)))
 

@@ -46,7 +46,7 @@ def pair(way):
     return config, small, jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), small)
 
 
-def drawn(config, params, stats, labels):
+def generate(config, params, stats, labels):
     latents = sample_latents(jax.random.key(5), 256, config.nets)
     variables = {"params": params, "batch_stats": stats}
     return Generator(config.nets).apply(variables, latents, True, labels, mutable="batch_stats")[0]
@@ -57,7 +57,7 @@ def repeat_pixels(images):
     return np.asarray(images).repeat(2, 1).repeat(2, 2)
 
 
-def asked(config, count):
+def make_labels(config, count):
     return jnp.asarray(np.arange(2 * count).reshape(count, 2) % 2) if config.nets.condition else None
 
 
@@ -65,9 +65,9 @@ def asked(config, count):
 @pytest.mark.parametrize("which", ["g_params", "ema_params"])
 def test_grown_g_gives_the_same_images_enlarged(way, which):
     config, small, large = pair(way)
-    labels = asked(config, 256)
-    before = drawn(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
-    after = drawn(config, getattr(large, which), large.g_stats, labels)
+    labels = make_labels(config, 256)
+    before = generate(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
+    after = generate(config, getattr(large, which), large.g_stats, labels)
     assert after.shape == (256, 32, 32, config.nets.channels)
     # Between its pixels, and where tanh bends, an enlargement is another; but it is that face and no other.
     wanted = repeat_pixels(before)[:, 2:-2, 2:-2].reshape(256, -1)
@@ -88,8 +88,8 @@ def test_saturated_activations_stay_finite():
 @pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
 def test_grown_d_ranks_the_same_images_alike(way):
     config, small, large = pair(way)
-    labels = asked(config, 256)
-    images = drawn(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
+    labels = make_labels(config, 256)
+    images = generate(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
 
     def logits(of, state, pictures):
         variables = {"params": state.d_params, "batch_stats": state.d_stats}

@@ -19,13 +19,13 @@ def outputs():
     """(features (2, 2048), layer -> output)."""
     layers = inception.fold_batch_norm(inputs.weights(inception.list_weight_shapes()))
     network = jax.jit(functools.partial(inception.extract_features, every_layer=True))
-    return jax.device_get(network(layers, inputs.pictures()))
+    return jax.device_get(network(layers, inputs.make_images()))
 
 
 @pytest.mark.parametrize("layer", inception.LAYERS)
 def test_each_layer_equals_torch_fidelity(layer):
     # Sums of up to 3,456 products in another order, through up to 20 layers.
-    assert_allclose(inputs.told(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
+    assert_allclose(inputs.summarise_layer(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
 
 
 def test_features_equal_torch_fidelity():

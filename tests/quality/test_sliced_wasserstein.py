@@ -74,19 +74,19 @@ def test_image_order_matters_only_for_patches():
     assert_allclose(quick(real, shuffled)["mean"], quick(real, fake)["mean"], rtol=0.1)
 
 
-def blurred(pictures, times):
+def blur(pictures, times):
     x = pictures.astype(np.float32)
     for axis in (1, 2) * times:
         x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
     return np.round(x).astype(np.uint8)
 
 
-def noised(pictures, levels):
+def add_noise(pictures, levels):
     noise = np.random.Generator(np.random.Philox(7)).standard_normal(pictures.shape)
     return np.clip(np.round(pictures + levels * noise), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("corrupt, strengths", [(blurred, (0, 1, 2, 4, 8)), (noised, (0, 5, 10, 20, 40))])
+@pytest.mark.parametrize("corrupt, strengths", [(blur, (0, 1, 2, 4, 8)), (add_noise, (0, 5, 10, 20, 40))])
 def test_score_grows_with_the_corruption(corrupt, strengths):
     pictures = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
     growing = [quick(pictures, corrupt(pictures, strength)) for strength in strengths]
@@ -124,7 +124,7 @@ def test_chunk_size_changes_nothing(monkeypatch):
 
 
 def test_golden():
-    score = quick(draw(50, seed=1), noised(draw(50, seed=2), 10), seed=6)
+    score = quick(draw(50, seed=1), add_noise(draw(50, seed=2), 10), seed=6)
     # rtol: another BLAS sums 147 products in another order, 1e-7 a projection. If the draws or the arithmetic were changed
     # on purpose, put the new values here and say in the change that scores before and after cannot be compared.
     assert_allclose([score["32"], score["16"], score["mean"]], [65.724254, 67.527346, 66.625800], rtol=1e-4)

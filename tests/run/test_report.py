@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from report_pages import ARTICLE, decoded, faces, held, shown
+from report_pages import ARTICLE, decode_image, faces, make_run_facts, read_page_data
 
 from dcgan_jax.config import Config, replace
 from dcgan_jax.run.figures import save_grid
@@ -20,7 +20,7 @@ def test_page_has_settings_warnings_and_images(tmp_path):
     config = replace(ARTICLE, name="<b>", lr=0.0123)
     text = render_page(
         [
-            shown(
+            make_run_facts(
                 tmp_path,
                 "<b>",
                 config,
@@ -38,11 +38,11 @@ def test_page_has_settings_warnings_and_images(tmp_path):
     assert "g-collapsed</b>, steps 500 to 1,000: &lt;new&gt; words &lt;/script&gt;" in text
     assert "old words" not in text
     assert "<b>training images</b>: all grey" in text
-    assert held(text)["runs"][0]["name"] == "<b>"
+    assert read_page_data(text)["runs"][0]["name"] == "<b>"
 
 
 def test_page_quotes_the_command_for_the_shell(tmp_path):
-    run = shown(tmp_path)
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(
         json.dumps(
             {"command": ["/a/train.py", "--data", "my faces"], "packages": {"jax": "1.2"}, "devices": "1 x cpu", "python": "3.11"}
@@ -55,14 +55,14 @@ def test_page_quotes_the_command_for_the_shell(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": 3, "packages": [1]}', '{"command": []}'])
 def test_foreign_environment_file_is_skipped(tmp_path, content):
-    run = shown(tmp_path)
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(content)
     assert "called from Python" in render_page([run])
 
 
 def test_page_loads_nothing_from_the_network(tmp_path):
     faces(tmp_path, [0, 500])
-    text = render_page([shown(tmp_path)])
+    text = render_page([make_run_facts(tmp_path)])
     addresses = re.findall(r"""<[^>]+(?:src|href)\s*=\s*['"]?([^'"\s>]+)""", text.split("<script")[0])
     assert all(address.startswith("data:") for address in addresses)
     assert "url(" not in text.replace("url(#inside)", "") and "@import" not in text
@@ -70,14 +70,14 @@ def test_page_loads_nothing_from_the_network(tmp_path):
 
 
 def test_several_runs_are_named_by_what_differs(tmp_path):
-    one = shown(
+    one = make_run_facts(
         tmp_path / "a",
         "a",
         replace(ARTICLE, lr=0.1),
         step=10,
         metrics={"step": [10], "d_loss": [0.5], "images_per_s": [math.nan]},
     )
-    two = shown(
+    two = make_run_facts(
         tmp_path / "b",
         "b",
         replace(ARTICLE, lr=0.2),
@@ -91,11 +91,11 @@ def test_several_runs_are_named_by_what_differs(tmp_path):
     assert "<td>images a second, median</td><td></td><td>200</td>" in text
     assert "<td>steps</td><td>10 of 20,000</td><td>20 of 20,000</td>" in text
     assert "<h3>b</h3>" in text and "<h3>a</h3>" not in text  # who was warned
-    assert [run["name"] for run in held(text)["runs"]] == ["a", "b"]
+    assert [run["name"] for run in read_page_data(text)["runs"]] == ["a", "b"]
 
 
 def test_page_is_replaced_atomically(tmp_path, monkeypatch):
-    run = shown(tmp_path)
+    run = make_run_facts(tmp_path)
     (tmp_path / "report.html").write_text("the old one")
 
     def full_disk(*args):
@@ -118,7 +118,7 @@ def test_page_is_replaced_atomically(tmp_path, monkeypatch):
 def test_curve_of_any_length_keeps_mean_and_extremes(tmp_path, length):
     values = np.random.default_rng(0).normal(size=length)
     metrics = {"step": [*range(1, length + 1)], "images": [*range(length)], "g_loss": [*values]} if length else {}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     if not length:
         assert curves == {}
         return
@@ -135,12 +135,12 @@ def test_curve_of_any_length_keeps_mean_and_extremes(tmp_path, length):
 @pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan])
 def test_non_finite_numbers_are_no_points(tmp_path, value):
     metrics = {"step": [*range(1, 1001)], "__proto__": [value] * 999 + [1.0], "g_loss": [1.0] * 1000}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     assert curves["__proto__"][1] == [1.0] and len(curves["g_loss"][1]) == POINTS
 
 
 def test_page_of_a_notebook_run_shows_no_kernel_command(tmp_path):
-    run = shown(tmp_path)
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps({"command": ["/x/ipykernel_launcher.py", "-f", "kernel.json"]}))
     text = render_page([run])
     assert "kernel.json" not in text and "called from Python" in text
@@ -148,7 +148,7 @@ def test_page_of_a_notebook_run_shows_no_kernel_command(tmp_path):
 
 def test_line_without_a_number_is_no_point_of_its_curve(tmp_path):
     metrics = {"step": [1, 2, 3], "d_loss": [1.0, math.nan, 3.0], "never": [math.nan] * 3}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     assert curves["d_loss"] == [[0.128, 0.384], [1, 3], [1, 3], [1, 3]]
     assert curves["never"] == [[], [], [], []]
 
@@ -163,12 +163,14 @@ def test_page_is_below_5_mb(tmp_path, count, side):
     metrics = {"step": [*range(1, 1001)]} | {f"number{i}": [*noise.normal(size=1000)] for i in range(30)}
     config = replace(Config(), size=side)
     runs = [
-        shown(tmp_path, f"run {i}", replace(config, lr=i / 999, width=i), metrics, warnings=[(1, "g-collapsed", "w" * 900)])
+        make_run_facts(
+            tmp_path, f"run {i}", replace(config, lr=i / 999, width=i), metrics, warnings=[(1, "g-collapsed", "w" * 900)]
+        )
         for i in range(count)
     ]
     text = render_page(runs)
     assert len(text) < 5e6
-    for run in held(text)["runs"]:
+    for run in read_page_data(text)["runs"]:
         assert {grid["step"] for grid in run["grids"]} >= {0, 400} and len(run["curves"]) == 24
         assert len(run["curves"]["number0"][0]) > 30
-        assert decoded(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces
+        assert decode_image(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces

@@ -33,7 +33,7 @@ def open_run(config, facts):
     return path
 
 
-def refused(config, facts=FACTS):
+def get_refusal(config, facts=FACTS):
     with pytest.raises(UserError) as mistake:
         open_run(config, facts)
     return show_as_flags(str(mistake.value))
@@ -131,7 +131,7 @@ def test_harmless_changes_are_allowed_and_recorded(tmp_path, change):
 def test_difference_is_named_with_flags_that_undo_it(tmp_path, there, asked):
     run = open_run(config(tmp_path, *there.split()), FACTS)
     before = contents(run)
-    line = refused(config(tmp_path, *asked.split()))
+    line = get_refusal(config(tmp_path, *asked.split()))
     assert contents(run) == before
     assert str(run) in line
     assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
@@ -157,14 +157,14 @@ def test_removed_option_in_use_is_refused(tmp_path, name, used):
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
     before = contents(run)
-    line = refused(config(tmp_path))
+    line = get_refusal(config(tmp_path))
     assert line.startswith(f"{run / 'config.json'}: {name} is {used}, ") and "\n" not in line
     assert contents(run) == before
 
 
 def test_many_differences_are_counted(tmp_path):
     open_run(config(tmp_path), FACTS)
-    line = refused(config(tmp_path, "--preset", "carpedm20"))
+    line = get_refusal(config(tmp_path, "--preset", "carpedm20"))
     assert "preset article there, carpedm20 asked" in line
     assert "more" in line
     assert len(line) < 500
@@ -173,7 +173,7 @@ def test_many_differences_are_counted(tmp_path):
 def test_other_images_are_refused(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     before = contents(run)
-    line = refused(config(tmp_path), OTHERS)
+    line = get_refusal(config(tmp_path), OTHERS)
     assert all(part in line for part in ("faces (1,234) there", "cats (56) asked", "--data", "--name"))
     assert contents(run) == before
 
@@ -184,7 +184,7 @@ def test_other_images_are_refused(tmp_path):
 def test_folder_with_foreign_files_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    assert "is no run" in refused(config(tmp_path))
+    assert "is no run" in get_refusal(config(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
@@ -217,14 +217,14 @@ def test_file_in_place_of_a_folder_is_one_line(tmp_path, where):
     file = tmp_path / {"workdir": "w", "above": "w", "name": "a"}[where]
     file.write_text("mine")
     parent = {"workdir": file, "above": file / "deep", "name": tmp_path}[where]
-    line = refused(config(parent))
+    line = get_refusal(config(parent))
     assert str(parent / "a") in line
     assert "--workdir" in line or "--name" in line
     assert contents(tmp_path) == {file: b"mine"}
 
 
 def test_name_that_no_disk_takes_is_one_line(tmp_path):
-    assert "x" * 300 in refused(replace(config(tmp_path), name="x" * 300))
+    assert "x" * 300 in get_refusal(replace(config(tmp_path), name="x" * 300))
     assert not list(tmp_path.iterdir())
 
 
@@ -233,7 +233,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_json", full)
-    assert "No space left" in refused(config(tmp_path))
+    assert "No space left" in get_refusal(config(tmp_path))
     monkeypatch.undo()
     assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
 
@@ -282,7 +282,7 @@ def test_fields_of_older_configs_have_their_defaults(tmp_path):
 def test_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
     run = open_run(config(tmp_path), FACTS)
     (run / "data.json").write_text(text)
-    assert str(run / "data.json") in refused(config(tmp_path))
+    assert str(run / "data.json") in get_refusal(config(tmp_path))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "x" * 300, "file"])
@@ -387,7 +387,7 @@ def test_foreign_environment_is_printable_and_short(tmp_path):
 
 def test_decaying_run_keeps_its_length(tmp_path):
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
-    message = refused(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
+    message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
     assert "steps 100 there, 200 asked. Continue it with --steps 100" in message and f"--start {tmp_path}" in message
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
 
