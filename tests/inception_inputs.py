@@ -1,4 +1,4 @@
-"""What both implementations of the Inception are given: weights by name and pictures. NumPy alone, for PyTorch's environment."""
+"""What both implementations of the Inception are given: weights by name and images. NumPy alone, for PyTorch's environment."""
 
 import numpy as np
 

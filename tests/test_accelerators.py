@@ -1,4 +1,4 @@
-"""Laws of the program that a GPU or TPU gets, which needs neither: it is lowered for them, as experiments/accelerators.py does.
+"""The program that a GPU or TPU gets, without either: it is lowered for them, as experiments/accelerators.py does.
 
 Each lowering takes a second, so the nets are toys: the program's form does not depend on their size.
 """
@@ -60,7 +60,7 @@ def count_needed_convolutions(config: Config) -> dict[str, int]:
     d_updates, g_updates = optimizer.d_steps, optimizer.g_steps
     # G draws for each of D's updates and for each of its own, of which the first may take D's last fakes.
     g_passes = d_updates + g_updates - (optimizer.g_latents == "same" or optimizer.updates == "alternating")
-    # D judges reals and fakes in its own updates; fakes in G's, and reals too where the loss compares the two.
+    # D sees reals and fakes in its own updates; fakes in G's, and reals too where the loss compares the two.
     d_passes = 2 * d_updates + (2 if config.loss.loss.startswith("relativistic") else 1) * g_updates
     return {
         "down": d_passes * levels + g_updates * levels,  # D forward; G's input gradients, of all layers: its head is below them
@@ -93,7 +93,7 @@ def test_convolutions_are_no_more_than_needed(config):
 
 @pytest.mark.parametrize("name", ["new latents", "same latents"])
 def test_xla_keeps_every_convolution_once(name):
-    """So that the law above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
+    """So that the test above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
     assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(
         count_needed_convolutions(CONFIGS[name]).values()
     )

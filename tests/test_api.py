@@ -54,7 +54,7 @@ def test_one_latent_needs_no_batch(gan):
 def test_truncation_reduces_the_spread(gan):
     spread = [gan.sample(range(64), truncation=cut).std(0, dtype=np.float64).mean() for cut in (1.0, 0.5, 0.01)]
     assert spread[0] > spread[1] > spread[2]
-    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # a uniform law's
+    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # of a uniform distribution
 
 
 def test_logit_does_not_depend_on_the_batch(gan):

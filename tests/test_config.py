@@ -177,7 +177,7 @@ def test_removed_option_is_no_field():
     "length, expected",
     [
         ({"steps": 7}, 7),
-        ({"epochs": 1.0}, 31),  # of 1000 pictures, 31 whole batches of 32: the last 8 are dropped
+        ({"epochs": 1.0}, 31),  # of 1000 images, 31 whole batches of 32: the last 8 are dropped
         ({"epochs": 2.0}, 62),
         ({"epochs": 0.5}, 16),
         ({"epochs": 0.001}, 1),

@@ -72,7 +72,7 @@ def blocks(page):
 
 
 def commands(page):
-    """(line, command, rest) of each of our commands at the beginning of a line, as in blocks; "__main__" is the package itself."""
+    """(line, command, rest) of each of our commands at the start of a line, as in blocks; "__main__" is the package itself."""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         found = re.match(r"(?:\$ )?python -m dcgan_jax(?:\.(\w+))?( .*|$)", line)
         if found:
@@ -90,7 +90,7 @@ def shorten(command, rest):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with what the pages take for granted: pictures, archives, tables, a photo, a network, runs."""
+    """A folder with what the pages take for granted: images, archives, tables, a photo, a network, runs."""
     here = tmp_path_factory.mktemp("world")
     faces = draw_faces(0, np.arange(PICTURES), 32)
     names = [f"{i + 1:06d}.jpg" for i in range(PICTURES)]
@@ -233,7 +233,7 @@ def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})
     elif "LOSSES = {" in block.text:
-        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list goes on
+        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list continues
         names = {"jax": importlib.import_module("jax"), "AdversarialLoss": lambda *functions: functions}
         exec(compile(whole, block.name, "exec"), names)
         d, g = names["LOSSES"]["pearson"]

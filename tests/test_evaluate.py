@@ -46,7 +46,7 @@ def test_repeated_score_is_equal_and_appended(run):
 
 
 def test_score_is_the_distance_of_images_to_samples(run):
-    """With all pictures asked for, no choice of them is left to make."""
+    """All images are requested, so that none have to be chosen."""
     _, (line,) = evaluate_run(run, "--count", 85)
     config = workdir.read_config(run)
     _, params, stats, _ = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)))

@@ -24,7 +24,7 @@ PACKAGE = Path(dcgan_jax.__file__).parent
 
 
 def assert_equals_reference_run(run):
-    """Every leaf of the last state, every number and every picture of it, bit for bit."""
+    """Every leaf of the last state, every number and every image of it, bit for bit."""
     ours, theirs = read_state(run, STEPS), read_state(get_reference_run().run, STEPS)
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():

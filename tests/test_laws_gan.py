@@ -1,4 +1,4 @@
-"""Laws of the pure heart that span its modules: k steps, several devices, donation, one program."""
+"""Invariants that span the modules of gan/: k steps, several devices, donation, one program."""
 
 import os
 import subprocess

@@ -39,7 +39,7 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) >= 8  # twenty pictures, the grid that is renewed, faces, the losses, four exercises
+    assert len(shown) >= 8  # twenty images, the grid that is renewed, faces, the losses, four exercises
     said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
     assert "372,416 and D 167,809 parameters" in said and "before: " in said
 

@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty good pictures of 24 x 20, one that is none, one text."""
+    """Forty good images of 24 x 20, one that is none, one text."""
     (tmp_path / "in").mkdir()
     for at in range(40):
         Image.fromarray(np.full((20, 24, 3), 6 * at, np.uint8)).save(tmp_path / "in" / f"{at:02}.png")
@@ -47,7 +47,7 @@ def test_prepare_shows_what_it_found(folder, cache):
     assert path.parent == cache / "packs"
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = {shade for _, shade in preview.convert("L").getcolors()}
-    assert shades == {*range(0, 240, 6), 255}  # every picture, on white
+    assert shades == {*range(0, 240, 6), 255}  # every image, on white
 
 
 def test_prepared_pack_is_found_again_and_by_train(folder, monkeypatch):
@@ -110,7 +110,7 @@ def test_missing_data_flag_is_named():
 
 @pytest.fixture
 def fetched(folder, monkeypatch):
-    """What download() was asked for; it gives a zip of the folder's pictures."""
+    """What download() was asked for; it gives a zip of the folder's images."""
     asked = []
 
     def download(file, to):

@@ -60,7 +60,7 @@ def start_and_signal(tmp_path, seen, *numbers):
 
 @functools.cache
 def straight() -> Path:
-    """The toy run that goes on from its end for 8 more steps, with nothing in its way; only read."""
+    """The toy run, resumed at its end for 8 more steps without interruption; only read."""
 
     def make(folder):
         copy_run(get_reference_run().run, folder)

@@ -210,7 +210,7 @@ def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
     assert (run / "scores.png").exists()
     done = run_command(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
     assert f"of step {best}" in done.out
-    again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # goes on, and keeps what was best
+    again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # resumes, and keeps the best checkpoint
     assert again.code == 0
     last = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
     assert list_steps(run) == sorted({last["step"], best if last["value"] >= lines[best // 2 - 1]["value"] else last["step"]})

@@ -34,7 +34,7 @@ CACHE = SESSION / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 CACHE.mkdir(exist_ok=True)
 os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
 
-# 85 pictures are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
+# 85 images are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
 DATA = "drawn:85"
 FLAGS = (
     "--data",

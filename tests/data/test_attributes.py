@@ -52,7 +52,7 @@ def test_celeba_every_usual_form_is_recognised(tmp_path, form):
 
 def test_celeba_split_is_part_of_the_fingerprint(tmp_path):
     """CelebA is recognised by the name of a folder in it."""
-    root = celeba(tmp_path / "celeba", 2)  # both are training pictures
+    root = celeba(tmp_path / "celeba", 2)  # both are training images
     assert open_source(str(root), "train").names == open_source(str(root)).names
     assert open_source(str(root), "train").fingerprint != open_source(str(root)).fingerprint
     bare = open_source(str(zip_of(root / "img_align_celeba", tmp_path / "faces.zip", "x/img_align_celeba/")))
@@ -82,7 +82,7 @@ def test_split_without_partition_table_is_refused(tmp_path):
             open_source(data, "train")
     with pytest.raises(UserError, match="train, valid, test, all"):
         open_source("drawn", "tiny")
-    tables(tmp_path, ["000001.jpg"])  # a partition that knows other pictures
+    tables(tmp_path, ["000001.jpg"])  # a partition that knows other images
     draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
     with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")

@@ -24,7 +24,7 @@ def test_an_epoch_is_a_permutation(seed, epoch, count):
 
 
 def test_the_order_is_numpys_philox():
-    """Another implementation can rebuild it from this line; a checkpoint of today goes on with it in any version."""
+    """Another implementation can rebuild it from this line; a checkpoint of today resumes with it in any version."""
     assert_array_equal(permute_epoch(7, 3, 1000), np.random.Generator(np.random.Philox(key=(7, 3))).permutation(1000))
     assert permute_epoch(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
 

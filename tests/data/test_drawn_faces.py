@@ -1,4 +1,4 @@
-"""Laws of the drawn faces: who a face is depends on (seed, index) alone, at every size, and its attributes are true."""
+"""Drawn faces: who a face is depends on (seed, index) alone, at every size, and its attributes are true."""
 
 import zlib
 

@@ -23,7 +23,7 @@ from dcgan_jax.data.cache import TEMP
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 
-# ---- Laws of the cache ----
+# ---- The cache ----
 
 
 def test_pack_holds_every_image_in_order_read_only(tmp_path, capsys, monkeypatch):
@@ -236,7 +236,7 @@ def test_few_real_faces_pack(tmp_path):
     assert 30 < spread.mean(0).std() + spread.std(0).mean() < 150  # pictures, and different ones
 
 
-# ---- Bad pictures ----
+# ---- Bad images ----
 
 
 BAD = {

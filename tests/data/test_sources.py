@@ -16,7 +16,7 @@ from dcgan_jax.data.sources import open_source
 REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
 
 
-# ---- Laws ----
+# ---- Properties of every source ----
 
 
 def test_folder_and_zip_list_the_same_images_in_order(tmp_path):

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("method", ["principal", "factorised"])
 def test_strips_move_the_sample_both_ways(tmp_path, gan, method):
-    picture, numbers, _ = explore_run(tmp_path, "directions", "--method", method, "--count", 3, "--seeds", "2,4")
-    faces = [get_cells(picture, row, 7, 6) for row in range(6)]
+    sheet, numbers, _ = explore_run(tmp_path, "directions", "--method", method, "--count", 3, "--seeds", "2,4")
+    faces = [get_cells(sheet, row, 7, 6) for row in range(6)]
     assert_near(faces[0][3:4], gan.sample(2))
     assert_near(faces[5][3:4], gan.sample(4))
     found = np.array(numbers["directions"])
@@ -32,13 +32,13 @@ def test_strips_move_the_sample_both_ways(tmp_path, gan, method):
 def test_each_attribute_has_a_direction_and_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(directions, "FITTED", 200)
     monkeypatch.setattr(directions, "MEASURED", 20)
-    picture, numbers, said = explore_run(tmp_path, "attributes", "--attributes", "Smiling", "Male")
+    sheet, numbers, said = explore_run(tmp_path, "attributes", "--attributes", "Smiling", "Male")
     names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
     assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
     assert len(numbers["probe_balanced_accuracy"]) == len(names)
     assert np.diag(changes).mean() > 0.5  # each grows along its own direction
     assert re.search(r"^Smiling +\d\.\d{3} +-?\d+\.\d\d  \w+ -?\d+\.\d\d$", said, re.M)
-    assert picture.height > 2 * SIDE
+    assert sheet.height > 2 * SIDE
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):
 def test_conditional_run_has_attribute_directions(tmp_path, few, conditional):
     """The directions are of attributes that are not in its condition."""
     asked = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
-    picture, numbers, _ = explore_run(tmp_path, "attributes", *asked, run=conditional)
-    assert_near(get_cells(picture, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))
+    sheet, numbers, _ = explore_run(tmp_path, "attributes", *asked, run=conditional)
+    assert_near(get_cells(sheet, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))
     assert numbers["condition"] == "Male=1"

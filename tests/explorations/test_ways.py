@@ -14,10 +14,10 @@ pytestmark = pytest.mark.integration
 
 def test_morph_row_runs_from_seed_to_seed(tmp_path, gan):
     """Each row starts at one seed's sample and ends at the next one's, without a jump."""
-    picture, numbers, _ = explore_run(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
+    sheet, numbers, _ = explore_run(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
     assert numbers["seeds"] == [3, 9, 5] and len(numbers["shares"]) == 12
     for row, (a, b) in enumerate(((3, 9), (9, 5))):
-        faces = get_cells(picture, row, 12, 2)
+        faces = get_cells(sheet, row, 12, 2)
         assert_near(faces[[0, -1]], gan.sample([a, b]))
         strides = np.abs(np.diff(faces.astype(float), axis=0)).mean((1, 2, 3))
         assert strides.max() < np.abs(faces[0].astype(float) - faces[-1]).mean()  # no jump
@@ -25,9 +25,9 @@ def test_morph_row_runs_from_seed_to_seed(tmp_path, gan):
 
 def test_truncation_reduces_the_spread(tmp_path, gan):
     cuts = (1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.01)
-    picture, numbers, _ = explore_run(tmp_path, "truncate", "--seeds", "0,1", "--truncations", *cuts)
+    sheet, numbers, _ = explore_run(tmp_path, "truncate", "--seeds", "0,1", "--truncations", *cuts)
     assert numbers["spread_grey_levels"] == sorted(numbers["spread_grey_levels"], reverse=True)
-    assert_near(get_cells(picture, 1, 8, 2)[[0, 3]], [gan.sample(1)[0], gan.sample(1, truncation=0.7)[0]])
+    assert_near(get_cells(sheet, 1, 8, 2)[[0, 3]], [gan.sample(1)[0], gan.sample(1, truncation=0.7)[0]])
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])
@@ -59,8 +59,8 @@ def test_mp4_needs_pyav(tmp_path):
 
 
 def test_arithmetic_of_a_seed_with_itself_is_the_seed(tmp_path, gan):
-    picture, numbers, _ = explore_run(tmp_path, "arithmetic", "--equation", "7 - 3-5 + 3-5")
-    assert_near(get_cells(picture, 3, 9, 4)[:1], gan.sample(7))
+    sheet, numbers, _ = explore_run(tmp_path, "arithmetic", "--equation", "7 - 3-5 + 3-5")
+    assert_near(get_cells(sheet, 3, 9, 4)[:1], gan.sample(7))
     np.testing.assert_allclose(numbers["result"], gan.latents(7)[0], atol=1e-4)
 
 
@@ -74,8 +74,8 @@ def test_arithmetic_is_of_means(tmp_path, gan):
 
 def test_explorations_use_the_condition(tmp_path, conditional):
     for command in ("morph", "walk", "truncate", "directions", "arithmetic"):
-        picture, *_ = explore_run(
+        sheet, *_ = explore_run(
             tmp_path, command, "--condition", "Male=1", suffix=".webp" if command == "walk" else ".png", run=conditional
         )
         if command == "morph":
-            assert_near(get_cells(picture, 0, 9, 5)[[0, -1]], dcgan_jax.load(conditional).sample([0, 1], {"Male": 1}))
+            assert_near(get_cells(sheet, 0, 9, 5)[[0, -1]], dcgan_jax.load(conditional).sample([0, 1], {"Male": 1}))

@@ -1,4 +1,4 @@
-"""Laws of conditional recipes: attributes reach both networks, through every part of the step, and no other recipe."""
+"""Conditional GANs: attributes reach both networks through every part of the step, and change no unconditional preset."""
 
 import jax
 import jax.numpy as jnp

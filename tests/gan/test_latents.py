@@ -1,4 +1,4 @@
-"""Ways through latent space keep the recipe's law."""
+"""Ways through latent space keep the distribution of latents."""
 
 import jax
 import jax.numpy as jnp

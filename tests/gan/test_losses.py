@@ -1,4 +1,4 @@
-"""Laws of the losses: known values, PyTorch's numbers, symmetries, and finite pulls where D is certain."""
+"""Losses: known values, PyTorch's numbers, symmetries, and finite gradients where D is certain."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A grown pair draws and judges as the small one does, one size larger."""
+"""Grown networks start with the outputs of the small ones, at twice the side."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Laws of the training step on toy nets: what it updates, how often, from what; and a golden for each recipe.
+"""The training step on toy nets: what it updates, how often, from what; and golden losses of each preset.
 
 Equality with PyTorch, number by number, is in test_torch_parity.py.
 """
@@ -282,7 +282,7 @@ def test_ema_half_life_zero_is_g_itself():
 
 
 class OnePixel:
-    """D's logit is w times the top left pixel; G makes pictures of one grey, its w."""
+    """D's logit is w times the top left pixel; G makes images of one grey, its w."""
 
     def __init__(self, nets):
         self.nets = nets

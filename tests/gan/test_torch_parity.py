@@ -30,7 +30,7 @@ def config_of(run):
 
 
 def train(name, steps, dtype=np.float32):
-    """Losses of each step, and the states after it, from torch's weights on torch's latents and pictures."""
+    """Losses of each step, and the states after it, from torch's weights on torch's latents and images."""
     run = inputs.RUNS[name]
     config = config_of(run)
     if dtype == np.float64:

@@ -79,7 +79,7 @@ def test_each_diagnosis_is_one_line_with_a_remedy(kind):
     "young",
     [
         {"lines": 49},  # 490 steps
-        {"lines": 60, "batch": 16},  # 9,600 pictures
+        {"lines": 60, "batch": 16},  # 9,600 images
         {"lines": 19, "every": 100},  # too few lines
     ],
     ids=["steps", "images", "lines"],
@@ -211,7 +211,7 @@ def test_overfitting_starts_half_way_to_samples(unseen, kinds):
 
 
 def test_overfitting_gives_hit_rates_and_r_v():
-    # The middle of 2 and -2 is 0: two standard deviations below the training pictures, one above the held-out ones.
+    # The middle of 2 and -2 is 0: two standard deviations below the training images, one above the held-out ones.
     assert re.search(r"9[5-9]% of training .* only 1\d% of held-out ones \(r_v 0\.75\)", run_diagnosis(**BY_HEART)["memorising"])
 
 

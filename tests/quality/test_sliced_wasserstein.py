@@ -28,7 +28,7 @@ def mean_cosine(dimensions):
 
 
 def quick(real, fake, **options):
-    """The score with few draws: the laws hold for any number, and the default 512 directions would take a minute here."""
+    """The score with few draws: the properties hold for any number, and the default 512 directions would take a minute here."""
     return sliced_wasserstein(real, fake, **{"patches_per_image": 16, "directions": 48} | options)
 
 
@@ -38,12 +38,12 @@ def quick(real, fake, **options):
 @pytest.mark.parametrize("side, keys", [(16, "16 mean"), (32, "32 16 mean"), (64, "64 32 16 mean")])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_set_against_itself_is_exactly_zero(side, keys, channels):
-    pictures = draw(20, side, channels)
-    assert quick(pictures, pictures.copy()) == dict.fromkeys(keys.split(), 0.0)
+    images = draw(20, side, channels)
+    assert quick(images, images.copy()) == dict.fromkeys(keys.split(), 0.0)
 
 
 def test_grey_against_black_and_white_closed_form():
-    # Flat pictures, so any patch is one number z 49 times: +-1 after normalising in one set, uniform on +-sqrt(3) in the
+    # Flat images, so any patch is one number z 49 times: +-1 after normalising in one set, uniform on +-sqrt(3) in the
     # other. Their 1-D distance is the integral over w in (0, 1) of |1 - sqrt(3) w| = 5 / (2 sqrt(3)) - 1; projecting
     # multiplies it by |sum of axis| = 7 |u . axis|.
     flat = np.ones((256, 16, 16, 1), np.uint8)
@@ -70,26 +70,26 @@ def test_image_order_matters_only_for_patches():
     """The order decides where patches are cut, and nothing else."""
     real, fake = draw(200, seed=1), draw(200, seed=2) // 8 * 8  # coarse grey levels: a distance well above the floor
     shuffled = np.random.Generator(np.random.Philox(5)).permutation(fake)
-    # rtol: other cuts of the same 200 pictures move the score a little (measured over six orders: up to 5 %).
+    # rtol: other cuts of the same 200 images move the score a little (measured over six orders: up to 5 %).
     assert_allclose(quick(real, shuffled)["mean"], quick(real, fake)["mean"], rtol=0.1)
 
 
-def blur(pictures, times):
-    x = pictures.astype(np.float32)
+def blur(images, times):
+    x = images.astype(np.float32)
     for axis in (1, 2) * times:
         x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
     return np.round(x).astype(np.uint8)
 
 
-def add_noise(pictures, levels):
-    noise = np.random.Generator(np.random.Philox(7)).standard_normal(pictures.shape)
-    return np.clip(np.round(pictures + levels * noise), 0, 255).astype(np.uint8)
+def add_noise(images, levels):
+    noise = np.random.Generator(np.random.Philox(7)).standard_normal(images.shape)
+    return np.clip(np.round(images + levels * noise), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("corrupt, strengths", [(blur, (0, 1, 2, 4, 8)), (add_noise, (0, 5, 10, 20, 40))])
 def test_score_grows_with_the_corruption(corrupt, strengths):
-    pictures = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
-    growing = [quick(pictures, corrupt(pictures, strength)) for strength in strengths]
+    images = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
+    growing = [quick(images, corrupt(images, strength)) for strength in strengths]
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
         assert values[0] == 0
@@ -216,18 +216,18 @@ def up(x):
 
 @pytest.mark.parametrize("side, smallest, channels", [(64, 16, 3), (32, 4, 1), (24, 3, 2), (16, 16, 3)])
 def test_pyramid_sums_to_the_images(side, smallest, channels):
-    pictures = draw(3, side, channels)
-    *bands, total = build_laplacian_pyramid(pictures, smallest)
+    images = draw(3, side, channels)
+    *bands, total = build_laplacian_pyramid(images, smallest)
     assert total.shape == (3, smallest, smallest, channels)
     for band in reversed(bands):
         assert band.dtype == np.float32
         total = up(total) + band
-    assert_allclose(total, pictures, atol=2e-4)  # a few float32 roundings of values up to 255, 1.5e-5 each
+    assert_allclose(total, images, atol=2e-4)  # a few float32 roundings of values up to 255, 1.5e-5 each
 
 
 def test_last_level_is_the_image_blurred_and_halved():
-    pictures = draw(3, 64)
-    assert_allclose(build_laplacian_pyramid(pictures)[-1], down(down(pictures)), atol=2e-4)
+    images = draw(3, 64)
+    assert_allclose(build_laplacian_pyramid(images)[-1], down(down(images)), atol=2e-4)
 
 
 def test_flat_image_has_empty_bands():

@@ -54,7 +54,7 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     monkeypatch.undo()
-    assert train_toy(tmp_path, steps=14).code == 0  # and it goes on from there
+    assert train_toy(tmp_path, steps=14).code == 0  # and it resumes from there
     assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, 15, 2))
 
 

@@ -104,7 +104,7 @@ CASES = [  # k, padding, batch, h, w of the small map, channels of the large and
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def lax_case(request):
-    """{law: pairs of (ours, lax's)}, from one compiled program a case."""
+    """{property: pairs of (ours, lax's)}, from one compiled program a case."""
     k, padding, batch, h, w, large, small = request.param
 
     @jax.jit
@@ -130,7 +130,7 @@ def lax_case(request):
 
 @pytest.mark.parametrize("law", ["values and gradients", "gradients of gradients", "transposed Jacobian"])
 def test_implementations_equal_lax_and_each_other(lax_case, law):
-    # The last law is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
+    # The last property is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
     # 400 products of numbers near 1, in float32, in another order; in gradients of gradients of such sums, of which 2.1e-5 of
     # the largest was seen on a CPU without AVX-512.
     tolerance = 6e-5 if law == "gradients of gradients" else 2e-5
