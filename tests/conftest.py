@@ -26,7 +26,8 @@ if "DCGAN_JAX_TESTS" not in os.environ:
 
 # Before jax starts. Most of the tests' time is XLA compiling programs that run once on toy nets. Without LLVM's optimiser and
 # with XLA's older emitters of loops that takes a fifth of the time and an eighth of the memory. Invariants hold under any
-# compiler; goldens and parity are compared with tolerances that cover all of them. `tiny.fused_loops` turns the users' emitters on.
+# compiler; goldens and parity are compared with tolerances that cover all of them.
+# Tests that need the users' emitters take tiny.fused_loops.
 CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ["JAX_PLATFORMS"] = "cpu"

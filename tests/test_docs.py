@@ -28,8 +28,8 @@ from dcgan_jax.export import __main__
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOLD = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
-PICTURES = 85
+CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+IMAGE_COUNT = 85
 
 # What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
 TOY = "--size 16 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
@@ -92,8 +92,8 @@ def shorten(command, rest):
 def world(tmp_path_factory):
     """A folder with what the pages take for granted: images, archives, tables, a photo, a network, runs."""
     here = tmp_path_factory.mktemp("world")
-    faces = draw_faces(0, np.arange(PICTURES), 32)
-    names = [f"{i + 1:06d}.jpg" for i in range(PICTURES)]
+    faces = draw_faces(0, np.arange(IMAGE_COUNT), 32)
+    names = [f"{i + 1:06d}.jpg" for i in range(IMAGE_COUNT)]
     for folder in ("my-pictures", "pictures/cats"):
         (here / folder).mkdir(parents=True)
         for name, face in zip(names, faces, strict=True):
@@ -104,13 +104,13 @@ def world(tmp_path_factory):
                 opened.write(here / "my-pictures" / name, inside + name)
     known = ("Smiling", "Eyeglasses", "Male", "Young")
     rows = "".join(f"{name} {' '.join(('1', '-1')[(i >> bit) % 2] for bit in range(4))}\n" for i, name in enumerate(names))
-    (here / "list_attr_celeba.txt").write_text(f"{PICTURES}\n{' '.join(known)}\n{rows}")
+    (here / "list_attr_celeba.txt").write_text(f"{IMAGE_COUNT}\n{' '.join(known)}\n{rows}")
     (here / "celeba").mkdir()
     for file in ("img_align_celeba.zip", "list_attr_celeba.txt"):
         shutil.copy(here / file, here / "celeba" / file)
     shutil.copy(here / "my-pictures" / names[0], here / "me.jpg")
     (here / "net.py").write_text("def function(images):\n    return images[:, ::8, ::8].reshape(len(images), -1) / 255\n")
-    np.save(here / "faces.npy", draw_faces(1, np.arange(PICTURES), 16))
+    np.save(here / "faces.npy", draw_faces(1, np.arange(IMAGE_COUNT), 16))
     assert train_toy(here / "runs", "--data", here / "img_align_celeba.zip", steps=4).code == 0
     for name in ("faces", "a", "b"):
         shutil.copytree(here / "runs" / "article", here / "runs" / name)
@@ -118,7 +118,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("page", [page for page in TOLD if list(commands(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in CHECKED_PAGES if list(commands(page))], ids=lambda page: page.name)
 def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
     here = tmp_path / "here"
     shutil.copytree(world, here)
@@ -139,12 +139,12 @@ def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
 
 
 def test_unrun_commands_are_listed():
-    told = [f" {rest} " for page in TOLD for _, _, rest in commands(page)]
+    told = [f" {rest} " for page in CHECKED_PAGES for _, _, rest in commands(page)]
     assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in told)]
 
 
 def test_docs_show_every_command():
-    told = [command for page in TOLD for _, command, _ in commands(page)]
+    told = [command for page in CHECKED_PAGES for _, command, _ in commands(page)]
     assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
 
@@ -184,7 +184,7 @@ def test_every_flag_in_the_docs_exists():
     known |= {*flags_of(Config)} | {flag for command in explore.COMMANDS.values() for flag in flags_of(command)}
     for file in (ROOT / "experiments").glob("*.py"):
         known |= set(re.findall(r'"--([a-z][a-z0-9-]+)"', file.read_text()))
-    for page in TOLD:
+    for page in CHECKED_PAGES:
         text = page.read_text()
         named = {
             (flag, text[: at.start()].count("\n") + 1)
@@ -222,7 +222,9 @@ def plain(distribution):
 
 
 @pytest.mark.parametrize(
-    "block", [block for page in TOLD for block in blocks(page) if block.language == "python"], ids=lambda block: block.name
+    "block",
+    [block for page in CHECKED_PAGES for block in blocks(page) if block.language == "python"],
+    ids=lambda block: block.name,
 )
 def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
     monkeypatch.chdir(world)

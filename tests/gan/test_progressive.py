@@ -63,7 +63,7 @@ def make_labels(config, count):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("which", ["g_params", "ema_params"])
-def test_grown_g_gives_the_same_images_enlarged(way, which):
+def test_progressive_g_gives_the_same_images_enlarged(way, which):
     config, small, large = pair(way)
     labels = make_labels(config, 256)
     before = generate(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
@@ -86,7 +86,7 @@ def test_saturated_activations_stay_finite():
 
 
 @pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
-def test_grown_d_ranks_the_same_images_alike(way):
+def test_progressive_d_ranks_the_same_images_alike(way):
     config, small, large = pair(way)
     labels = make_labels(config, 256)
     images = generate(make_low_resolution_config(config), small.g_params, small.g_stats, labels)

@@ -127,24 +127,24 @@ def test_config_names_the_start(tmp_path):
     assert "was started otherwise: start" in again
 
 
-# ---- Grown ----
+# ---- Progressive growing ----
 
 GROW = ("--size", 32, "--width", 8, "--grow-kimg", 0.05)
 
 
 @pytest.fixture
-def grown():
-    """A run that has grown, of four steps; only read."""
+def progressive_run():
+    """A progressive run of four steps; only read."""
 
     def make(folder):
         assert train_toy(folder, *GROW, steps=4).code == 0
 
-    return toy_run.make_once("grown", make)[0] / "article"
+    return toy_run.make_once("progressive", make)[0] / "article"
 
 
-def test_progressive_run_stops_and_resumes_exactly(grown, tmp_path, monkeypatch):
+def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, monkeypatch):
     """Its low-resolution stage has half its side."""
-    run = grown
+    run = progressive_run
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
     assert (run / "half" / "report.html").exists()
@@ -215,7 +215,7 @@ def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
     assert opened == [("article", "faces")]
 
 
-def test_other_settings_are_refused_before_the_first_stage(grown):
+def test_other_settings_are_refused_before_the_first_stage(progressive_run):
     """A run of other settings has the low-resolution stage's name."""
-    line = get_refusal(train, "--workdir", grown.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
+    line = get_refusal(train, "--workdir", progressive_run.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
     assert "grow_kimg 0.05 there, 0.1 asked" in line
