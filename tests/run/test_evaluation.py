@@ -31,7 +31,7 @@ def test_too_few_images_for_a_network_are_one_line(run, net):
     assert "20 images at least" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
 
 
-def test_difference_beyond_noise_is_named(run, net, tmp_path):
+def test_difference_of_two_sides_is_classified(run, net, tmp_path):
     """A difference within the noise is called noise."""
     assert run_command(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
     question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]

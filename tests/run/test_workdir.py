@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from dcgan_jax import config as configuration
-from dcgan_jax import files
 from dcgan_jax.cli import parse_config, show_as_flags
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.files import write_json
@@ -195,7 +194,7 @@ def test_empty_folder_is_taken(tmp_path):
 
 def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
     """config.json is written last; other pictures may come before the second try, and then data.json must be theirs."""
-    real = files.write_json
+    real = workdir.write_json
 
     def dies(file, value):
         if file.name == "config.json":
@@ -203,7 +202,7 @@ def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         real(file, value)
 
-    monkeypatch.setattr(files, "write_json", dies)
+    monkeypatch.setattr(workdir, "write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         open_run(config(tmp_path), FACTS)
     monkeypatch.undo()
@@ -232,7 +231,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(file, value):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "write_json", full)
+    monkeypatch.setattr(workdir, "write_json", full)
     assert "No space left" in get_refusal(config(tmp_path))
     monkeypatch.undo()
     assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
