@@ -252,7 +252,7 @@ def show(file: Path) -> None:
         )
 
 
-def main():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data")
     parser.add_argument("--face-score")
@@ -267,6 +267,90 @@ def main():
     parser.add_argument("--until-s", type=float, default=float("inf"), help="no row is begun after so many seconds")
     parser.add_argument("--faces", type=Path, help="folder for a grid of each row's faces")
     parser.add_argument("--table", action="store_true", help="only print what --out holds")
+    return parser
+
+
+def list_rows(ask: argparse.Namespace) -> list[tuple[str, str, Config]]:
+    """(base, name, config) of each requested row that --out does not hold yet."""
+    done = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
+    done = {(row["recipe"], row["count"]) for row in done}
+    found = []
+    for seed in ask.seeds:
+        for base, rows in (ROWS[name] for name in ask.rows):
+            for name, changes in rows.items():
+                config = replace(BASES[base], **changes, seed=seed)
+                config = replace(config, kimg=ask.kimg) if ask.kimg else config
+                check_config(config)
+                if (not ask.only or name in ask.only) and (recipe(config), ask.count) not in done:
+                    found.append((base, name, config))
+    return found
+
+
+def make_row(base: str, name: str, training: Training, count: int, seconds: float, scores: dict[str, float]) -> dict:
+    """A line of --out."""
+    config = training.config
+    return {
+        "base": base,
+        "name": name,
+        "seed": config.run.seed,
+        "size": config.nets.size,
+        "kimg": config.run.kimg,
+        **scores,
+        "g_parameters": training.parameters[0],
+        "d_parameters": training.parameters[1],
+        "recipe": recipe(config),
+        "count": count,
+        "images_per_s": config.run.kimg * 1e3 / seconds,
+        "device": distributed.describe_devices(),
+    }
+
+
+def write_row(row: dict, faces: np.ndarray, ask: argparse.Namespace, began: float) -> None:
+    """Appends it to --out, prints it, and saves a grid in --faces."""
+    base, name, seed = row["base"], row["name"], row["seed"]
+    with ask.out.open("a") as out:
+        out.write(json.dumps(row) + "\n")
+    print(
+        f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {seed}:  {row['frechet']:.1f}  "
+        f"sliced {row['sliced']:.1f}  {row['images_per_s']:,.0f} img/s",
+        flush=True,
+    )
+    if ask.faces:
+        ask.faces.mkdir(parents=True, exist_ok=True)
+        figures.save_grid(ask.faces / f"{base}-{name.replace(' ', '_')}-{seed}.png", faces[:64])
+
+
+def train_and_score(rows: list[tuple[str, str, Config]], ask: argparse.Namespace, began: float) -> None:
+    """Trains the rows one after another; the next ones compile and the last ones are scored meanwhile."""
+    k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
+    packs, scores = {}, {}
+    for size, crop in {(config.nets.size, config.data.crop) for *_, config in rows}:
+        packs[size, crop] = pack_images(open_source(ask.data), size=size, channels=3, crop=crop).images
+        scores[size, crop] = Score(ask.face_score, packs[size, crop][: ask.count])
+
+    def score(base, name, training, faces, seconds):
+        key = training.config.nets.size, training.config.data.crop
+        found = scores[key](faces) | {"sliced": sliced_wasserstein(packs[key][: ask.count], faces)["mean"]}
+        write_row(make_row(base, name, training, ask.count, seconds, found), faces, ask, began)
+
+    with concurrent.futures.ThreadPoolExecutor(ask.compile_ahead) as threads, concurrent.futures.ThreadPoolExecutor(1) as scorer:
+        ready = [threads.submit(Training(config, packs[config.nets.size, config.data.crop], k).compile) for *_, config in rows]
+        late = []
+        for base, name, _ in rows:
+            if time.monotonic() - began > ask.until_s:
+                threads.shutdown(cancel_futures=True)
+                break
+            training = ready.pop(0).result()
+            late.append(scorer.submit(score, base, name, training, *training.run(ask.count)))
+            training.programs = None
+            if jax.default_backend() == "cpu":
+                late[-1].result()  # else the scores would take the next row's cores
+        for one in late:
+            one.result()
+
+
+def main():
+    parser = make_parser()
     ask = parser.parse_args()
     began = time.monotonic()
     if ask.table:
@@ -278,66 +362,7 @@ def main():
     unknown = set(ask.only) - {name for rows in ask.rows for name in ROWS[rows][1]}
     if unknown:
         parser.error(f"--only {sorted(unknown)[0]!r}: no such row")
-    done = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
-    done = {(row["recipe"], row["count"]) for row in done}
-    asked = []
-    for seed in ask.seeds:
-        for base, rows in (ROWS[name] for name in ask.rows):
-            for name, changes in rows.items():
-                config = replace(BASES[base], **changes, seed=seed)
-                config = replace(config, kimg=ask.kimg) if ask.kimg else config
-                check_config(config)
-                if (not ask.only or name in ask.only) and (recipe(config), ask.count) not in done:
-                    asked.append((base, name, config))
-    k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
-    packs, scores = {}, {}
-    for size, crop in {(config.nets.size, config.data.crop) for *_, config in asked}:
-        packs[size, crop] = pack_images(open_source(ask.data), size=size, channels=3, crop=crop).images
-        scores[size, crop] = Score(ask.face_score, packs[size, crop][: ask.count])
-
-    def scored(base, name, training, faces, seconds):
-        config = training.config
-        key = config.nets.size, config.data.crop
-        row = {
-            "base": base,
-            "name": name,
-            "seed": config.run.seed,
-            "size": config.nets.size,
-            "kimg": config.run.kimg,
-            **scores[key](faces),
-            "sliced": sliced_wasserstein(packs[key][: ask.count], faces)["mean"],
-            "g_parameters": training.parameters[0],
-            "d_parameters": training.parameters[1],
-            "recipe": recipe(config),
-            "count": ask.count,
-            "images_per_s": config.run.kimg * 1e3 / seconds,
-            "device": distributed.describe_devices(),
-        }
-        with ask.out.open("a") as out:
-            out.write(json.dumps(row) + "\n")
-        print(
-            f"{time.monotonic() - began:5.0f} s  {base}  {name}  seed {config.run.seed}:  {row['frechet']:.1f}  "
-            f"sliced {row['sliced']:.1f}  {row['images_per_s']:,.0f} img/s",
-            flush=True,
-        )
-        if ask.faces:
-            ask.faces.mkdir(parents=True, exist_ok=True)
-            figures.save_grid(ask.faces / f"{base}-{name.replace(' ', '_')}-{config.run.seed}.png", faces[:64])
-
-    with concurrent.futures.ThreadPoolExecutor(ask.compile_ahead) as threads, concurrent.futures.ThreadPoolExecutor(1) as scorer:
-        ready = [threads.submit(Training(config, packs[config.nets.size, config.data.crop], k).compile) for *_, config in asked]
-        late = []
-        for base, name, _ in asked:
-            if time.monotonic() - began > ask.until_s:
-                threads.shutdown(cancel_futures=True)
-                break
-            training = ready.pop(0).result()
-            late.append(scorer.submit(scored, base, name, training, *training.run(ask.count)))
-            training.programs = None
-            if jax.default_backend() == "cpu":
-                late[-1].result()  # else the scores would take the next row's cores
-        for score in late:
-            score.result()
+    train_and_score(list_rows(ask), ask, began)
     return 0
 
 

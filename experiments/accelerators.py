@@ -167,20 +167,8 @@ def compiler(name: str) -> tuple[str, list, dict | None]:
     return "cuda", jax.devices("cpu")[:1], None
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=["article", "torch64"], choices=["article", "torch64"])
-    parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=10, help="steps a dispatch")
-    ask = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
-    configs = [
-        replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
-        for preset in ask.presets
-        for dtype in ("float32", "bfloat16")
-    ]
-
+def print_lowered(configs: list[Config], steps: int) -> None:
+    """The table of the programs as they are handed to compilers."""
     print(
         "| preset | compute | for | module | while loops | convolutions: down, up, weights | their operands | custom calls | "
         "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|"
@@ -188,7 +176,7 @@ def main():
     for config in configs:
         leaves = len(jax.tree.leaves(jax.eval_shape(lambda config=config: init_state(config))))
         for platform in ("cuda", "tpu"):
-            lowered = exported(config, platform, ask.steps)
+            lowered = exported(config, platform, steps)
             module, found = lowered.mlir_module(), Counter()
             for (role, _), count in convolutions(module).items():
                 found[role] += count
@@ -202,19 +190,22 @@ def main():
                 flush=True,
             )
 
-    if ask.compilers:
+
+def print_compiled(configs: list[Config], compilers: list[str], batch_size: int, steps: int) -> None:
+    """The table of the compiled programs, none where no compiler is given."""
+    if compilers:
         print(
             "\n| preset | compute | compiler | convolutions (by hand) | GFLOP an image | by hand | less padding | MB an image "
             "| FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
         )
-    for name in ask.compilers:
+    for name in compilers:
         platform, pretended, options = compiler(name)
         for config in configs:
             count, flops, flops_inside = by_hand(config)
-            made = compiled(config, platform, ask.steps, pretended, options)
+            made = compiled(config, platform, steps, pretended, options)
             text, cost = made.as_text(), made.cost_analysis()  # the loop's body is counted once: one step
-            mb = (cost["bytes accessed"] if cost else bytes_by_kernel(text)) / ask.batch_size / 1e6
-            counted = f"{cost['flops'] / ask.batch_size / 1e9:.3f}" if cost else "not counted"
+            mb = (cost["bytes accessed"] if cost else bytes_by_kernel(text)) / batch_size / 1e6
+            counted = f"{cost['flops'] / batch_size / 1e9:.3f}" if cost else "not counted"
             print(
                 f"| `{config.run.preset}` | {config.nets.compute_dtype} | {name} | {strided_in_hlo(text)} ({count}) | "
                 f"{counted} | {flops:.3f} | {flops_inside:.3f} | {mb:.1f} | {1e3 * flops_inside / mb:.0f} | "
@@ -222,12 +213,33 @@ def main():
                 flush=True,
             )
 
-    for preset in ask.presets:
-        indices, side = Order(0, 202_599, ask.batch_size).indices(0).astype("int32"), PRESETS[preset].nets.size
+
+def print_transfers(presets: list[str], batch_size: int) -> None:
+    """Bytes from the host each step."""
+    for preset in presets:
+        indices, side = Order(0, 202_599, batch_size).indices(0).astype("int32"), PRESETS[preset].nets.size
         print(
-            f"\n`{preset}`, batch {ask.batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
-            f"stream {ask.batch_size * side**2 * 3:,} bytes of pictures"
+            f"\n`{preset}`, batch {batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
+            f"stream {batch_size * side**2 * 3:,} bytes of pictures"
         )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["article", "torch64"], choices=["article", "torch64"])
+    parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="steps a dispatch")
+    ask = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    configs = [
+        replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
+        for preset in ask.presets
+        for dtype in ("float32", "bfloat16")
+    ]
+    print_lowered(configs, ask.steps)
+    print_compiled(configs, ask.compilers, ask.batch_size, ask.steps)
+    print_transfers(ask.presets, ask.batch_size)
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def _written(valid, edits) -> bytes:
 
 
 def command_lines(cls) -> st.SearchStrategy[bytes]:
-    """Lists of a verb's own flags, misspelt ones and bare words, each with any value, as JSON."""
+    """Lists of a command's own flags, misspelt ones and bare words, each with any value, as JSON."""
     flags = sorted(cli._list_flags(cls)) + ["sise", "", "help", "run.seed", "h"]
     values = st.one_of(
         _one([*map(str, NUMBERS), *TEXTS]),
@@ -326,59 +326,57 @@ def _npy(home):
     return Reader(file.getvalue(), harmed(file.getvalue()), read)
 
 
+NPY_DTYPES = [
+    "|u1",
+    "|O",
+    "<f8",
+    "|V9",
+    "S0",
+    "|u1\0",
+    "\ud800",
+    "(2,)u1",
+    [],
+    (),
+    [()],
+    [("a", "|O")],
+    [("a", "|u1")] * 999,
+    ("|u1", (-1,)),
+    {},
+    None,
+    3,
+    b"|u1",
+    "u1,O",
+]
+NPY_ODD_HEADERS = [
+    "",
+    "{",
+    "(" * 9000,
+    "-" * 9000 + "1",
+    "[" * 99 + "]" * 99,
+    "{[]: 1}",
+    "{1: 2, 'a': 3}",
+    "'a' * 9",
+    "\0",
+    "\n",
+    "__import__('os').abort()",
+    "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (1,)}",
+    "{" + "'a': 1, " * 1200 + "}",
+    "1" * 9000,
+    "0x" + "f" * 9000,
+    '"""',
+    "L" * 50,
+    "{'shape': 3L}",
+]
+
+
 def _npy_header(home):
     whole = st.integers(0, 99) | st.sampled_from([number for number in NUMBERS if abs(number) < 1e300] + [True, "1"])
     shapes = st.lists(whole, max_size=70).map(tuple) | st.tuples(whole, whole, whole, st.sampled_from([1, 3, 4])) | whole
-    kinds = _one(
-        [
-            "|u1",
-            "|O",
-            "<f8",
-            "|V9",
-            "S0",
-            "|u1\0",
-            "\ud800",
-            "(2,)u1",
-            [],
-            (),
-            [()],
-            [("a", "|O")],
-            [("a", "|u1")] * 999,
-            ("|u1", (-1,)),
-            {},
-            None,
-            3,
-            b"|u1",
-            "u1,O",
-        ]
-    )
     plain = st.builds(
         lambda *parts: repr(dict(zip(("descr", "fortran_order", "shape"), parts, strict=True))),
-        kinds,
+        _one(NPY_DTYPES),
         st.sampled_from([False, True, 0, None, "no"]),
         shapes,
-    )
-    odd = _one(
-        [
-            "",
-            "{",
-            "(" * 9000,
-            "-" * 9000 + "1",
-            "[" * 99 + "]" * 99,
-            "{[]: 1}",
-            "{1: 2, 'a': 3}",
-            "'a' * 9",
-            "\0",
-            "\n",
-            "__import__('os').abort()",
-            "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (1,)}",
-            "{" + "'a': 1, " * 1200 + "}",
-            "1" * 9000,
-            "0x" + "f" * 9000,
-            '"""',
-            "L" * 50,
-            "{'shape': 3L}",
-        ]
     )
 
     def header(text, version):
@@ -387,7 +385,9 @@ def _npy_header(home):
         return b"\x93NUMPY" + bytes([version, 0]) + length + text + bytes(5000)
 
     reader = _npy(home)
-    return Reader(reader.valid, st.builds(header, plain | plain | odd, st.sampled_from([1, 2, 3, 0, 255])), reader.read)
+    return Reader(
+        reader.valid, st.builds(header, plain | plain | _one(NPY_ODD_HEADERS), st.sampled_from([1, 2, 3, 0, 255])), reader.read
+    )
 
 
 def _index(home):
@@ -406,9 +406,55 @@ def _index(home):
     return Reader(file.read_bytes(), harmed_json(valid), read)
 
 
+def _make_run(home: Path, config: Config, facts: dict) -> Path:
+    """A run's folder with one checkpoint, of step 4."""
+    workdir.claim_folder(config, facts)[1].release()
+    saved = checkpoints.Checkpoints(home / "run", keep=1)
+    saved.save(4, jax.jit(lambda: init_state(config))())
+    saved.settle()
+    saved.close()
+    return home / "run"
+
+
+def _read_replaced(payload: bytes, file: Path, read: Callable[[], Any]) -> None:
+    """Reads with the payload in the file's place; then the file is as it was."""
+    valid = file.read_bytes() if file.exists() else None
+    file.write_bytes(payload)
+    try:
+        read()
+    finally:
+        file.unlink(missing_ok=True) if valid is None else file.write_bytes(valid)
+
+
+def _read_config(run: Path) -> None:
+    found = workdir.read_config(run)
+    jax.eval_shape(lambda: init_state(found))
+    configuration.count_total_steps(found, 10**6)
+
+
+def _read_log(run: Path) -> None:
+    """As a resumed run does, and as reports and figures do."""
+    before = (run / "metrics.jsonl").read_bytes()
+    opened = logs.Logs(run, start=2, total=9, images_per_step=2, image_count=100, every_steps=1, tensorboard=False)
+    opened.close()
+    (run / "metrics.jsonl").write_bytes(before)
+    logs.read_warnings(run)
+    found = logs.read_metrics(run)
+    figures.save_losses(run / "losses.png", found)
+
+
+def _make_log() -> tuple[bytes, st.SearchStrategy[bytes]]:
+    """(a valid metrics.jsonl, harmed ones)."""
+    numbers = {"images": 2, "d_loss": 0.5, "g_loss": 1.5, "d_real_hits": 0.5, "d_fake_hits": 1.0}
+    lines = [{"step": step} | numbers for step in (1, 2, 3)]
+    lines.append({"step": 3, "trouble": "D has won", "words": "its hits are 1.0"})
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    line = st.one_of([harmed_json(line) for line in lines])
+    return text, st.one_of(harmed(text), line.map(lambda line: text + line + b"\n" + text), line)
+
+
 @functools.cache
 def _run(home) -> dict[str, Reader]:
-    run = home / "run"
     config = configuration.replace(
         presets.PRESETS["article"],
         size=16,
@@ -421,64 +467,30 @@ def _run(home) -> dict[str, Reader]:
         augment=("color",),
     )
     facts = {"fingerprint": "f", "pixels": "p", "count": 100, "found": 100, "source": {"name": "faces", "fingerprint": "s"}}
-    shapes = jax.eval_shape(lambda: init_state(config))
-    workdir.claim_folder(config, facts)[1].release()
-    saved = checkpoints.Checkpoints(run, keep=1)
-    saved.save(4, jax.jit(lambda: init_state(config))())
-    saved.settle()
-    saved.close()
-    numbers = {"images": 2, "d_loss": 0.5, "g_loss": 1.5, "d_real_hits": 0.5, "d_fake_hits": 1.0}
-    lines = [{"step": step} | numbers for step in (1, 2, 3)]
-    lines.append({"step": 3, "trouble": "D has won", "words": "its hits are 1.0"})
-    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    run = _make_run(home, config, facts)
+    text, metrics = _make_log()
 
-    def replaced(file, then):
-        def read(payload):
-            valid = file.read_bytes() if file.exists() else None
-            file.write_bytes(payload)
-            try:
-                then()
-            finally:
-                file.unlink(missing_ok=True) if valid is None else file.write_bytes(valid)
+    def file_reader(name, inputs, read, valid=None):
+        return {
+            name: Reader(
+                valid or (run / name).read_bytes(), inputs, functools.partial(_read_replaced, file=run / name, read=read)
+            )
+        }
 
-        return read
-
-    def read_config():
-        found = workdir.read_config(run)
-        jax.eval_shape(lambda: init_state(found))
-        configuration.count_total_steps(found, 10**6)
-
-    def agree():
-        workdir.claim_folder(config, facts)[1].release()
-
-    def read_lines():
-        before = (run / "metrics.jsonl").read_bytes()
-        opened = logs.Logs(run, start=2, total=9, images_per_step=2, image_count=100, every_steps=1, tensorboard=False)
-        opened.close()
-        (run / "metrics.jsonl").write_bytes(before)
-        logs.read_warnings(run)
-        found = logs.read_metrics(run)
-        figures.save_losses(run / "losses.png", found)
-
-    def file_reader(name, inputs, then, valid=None):
-        return {name: Reader(valid or (run / name).read_bytes(), inputs, replaced(run / name, then))}
-
-    line = st.one_of([harmed_json(line) for line in lines])
-    metrics = st.one_of(harmed(text), line.map(lambda line: text + line + b"\n" + text), line)
     return (
-        file_reader("config.json", harmed_json(configuration.flatten(config)), read_config)
-        | file_reader("data.json", harmed_json(facts), agree)
+        file_reader("config.json", harmed_json(configuration.flatten(config)), lambda: _read_config(run))
+        | file_reader("data.json", harmed_json(facts), lambda: workdir.claim_folder(config, facts)[1].release())
         | file_reader(
             "environment.json",
             harmed_json(json.loads((run / "environment.json").read_text())),
             lambda: workdir.compare_environment(run),
         )
-        | file_reader("metrics.jsonl", metrics, read_lines, text)
-        | _checkpoint(run, shapes, replaced)
+        | file_reader("metrics.jsonl", metrics, lambda: _read_log(run), text)
+        | _checkpoint(run, jax.eval_shape(lambda: init_state(config)))
     )
 
 
-def _checkpoint(run, shapes, replaced):
+def _checkpoint(run, shapes):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     seal = folder / checksums.FILES
@@ -518,7 +530,7 @@ def _checkpoint(run, shapes, replaced):
         "checkpoint": Reader(
             valid,
             st.one_of([inputs(at) for at in [*range(len(files)), *digests * 5]]),
-            lambda payload: replaced(files[payload[0]], restored)(payload[1:]),
+            lambda payload: _read_replaced(payload[1:], files[payload[0]], restored),
         )
     }
 

@@ -34,10 +34,10 @@ def main():
     for name, layer in net.named_children():
         if name.startswith(("Conv2d", "Mixed")):
             layer.register_forward_hook(
-                lambda _, __, out, name=name: found.update({name: inputs.told(out.permute(0, 2, 3, 1).numpy())})
+                lambda _, __, out, name=name: found.update({name: inputs.summarise_layer(out.permute(0, 2, 3, 1).numpy())})
             )
     with torch.no_grad():
-        [features] = net(torch.from_numpy(inputs.pictures()).permute(0, 3, 1, 2))
+        [features] = net(torch.from_numpy(inputs.make_images()).permute(0, 3, 1, 2))
     np.savez_compressed(ask.out, features=features.numpy(), **found)
     print(f"{ask.out}: {', '.join(found)}; features {tuple(features.shape)}, torch {torch.__version__}")
 

@@ -25,13 +25,14 @@ if "DCGAN_JAX_TESTS" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["DCGAN_JAX_TESTS"], ignore_errors=True)
 
 # Before jax starts. Most of the tests' time is XLA compiling programs that run once on toy nets. Without LLVM's optimiser and
-# with XLA's older emitters of loops that takes a fifth of the time and an eighth of the memory. Laws hold under any compiler;
-# goldens and parity are compared with tolerances that cover all of them.
+# with XLA's older emitters of loops that takes a fifth of the time and an eighth of the memory. Invariants hold under any
+# compiler; goldens and parity are compared with tolerances that cover all of them.
+# Tests that need the users' emitters take tiny.fused_loops.
 CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one process has compiled all others read. Only the workers write, see below: a process that a test kills might leave half
-# a program. Tracing, which the laws count, is done in any case.
+# a program. Tracing, which tests count, is done in any case.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["DCGAN_JAX_TESTS"]) / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from tiny import tiny
+from tiny import make_tiny_config
 from toy_run import make_once, train_toy
 
 from dcgan_jax.config import Config, flatten
@@ -16,8 +16,8 @@ from dcgan_jax.gan.state import init_state
 from dcgan_jax.presets import PRESETS
 
 # Alone and together.
-WAYS = {preset: tiny(preset) for preset in PRESETS} | {
-    f"{preset}, {name}": tiny(preset, **changes)
+VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
+    f"{preset}, {name}": make_tiny_config(preset, **changes)
     for preset in ("article", "torch64")
     for name, changes in {
         "refined": {"g_refine": 2},
@@ -26,7 +26,7 @@ WAYS = {preset: tiny(preset) for preset in PRESETS} | {
         "unit": {"head_norm": "unit", "g_head_bias": True},
         "leaky": {"g_activation": "leaky"},
         "from 2 px": {"base_px": 2},
-        "asked": {"condition": "Smiling,Male"},
+        "conditional": {"condition": "Smiling,Male"},
         "last kernel": {"g_last_kernel": 5, "g_multipliers": (4, 2, 1)},
         "grey": {"channels": 1},
         "k5 same": {"kernel": 5, "padding": "same"},
@@ -36,7 +36,7 @@ WAYS = {preset: tiny(preset) for preset in PRESETS} | {
 }
 
 
-def varied(tree, seed=0):
+def vary_leaves(tree, seed=0):
     """Leaves like those of training: statistics that matter, biases that are not 0."""
     rng = np.random.default_rng(seed)
 
@@ -50,7 +50,7 @@ def varied(tree, seed=0):
     return jax.tree_util.tree_map_with_path(vary, tree)
 
 
-def weights_of(params, stats):
+def list_weights(params, stats):
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for tree in (params, stats)
@@ -58,7 +58,7 @@ def weights_of(params, stats):
     }
 
 
-class Drawn(NamedTuple):
+class GeneratorCase(NamedTuple):
     """A generator and what it draws."""
 
     config: Config
@@ -75,28 +75,28 @@ class Drawn(NamedTuple):
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """By name, as head/kernel."""
-        return weights_of(self.params, self.stats)
+        return list_weights(self.params, self.stats)
 
 
 @functools.cache
-def drawn(way: str) -> Drawn:
+def get_generator_case(way: str) -> GeneratorCase:
     """By the network itself."""
-    config = WAYS[way]
+    config = VARIANTS[way]
     nets, state = config.nets, jax.eval_shape(lambda: init_state(config))  # `varied` needs shapes alone
-    params, stats = varied(state.ema_params), varied(state.ema_stats, 1)
+    params, stats = vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
     latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
     apply = jax.jit(Generator(nets).apply, static_argnums=2)
     images = np.asarray(apply({"params": params, "batch_stats": stats}, latents, False, labels))
-    return Drawn(config, params, stats, latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
+    return GeneratorCase(config, params, stats, latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
 
 
 @functools.cache
-def asked_run() -> Path:
+def get_conditional_run() -> Path:
     """A conditional run of four steps; only read."""
 
     def make(folder):
         done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
         assert done.code == 0, done
 
-    return make_once("asked", make)[0] / "article"
+    return make_once("conditional", make)[0] / "article"

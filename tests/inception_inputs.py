@@ -1,4 +1,4 @@
-"""What both implementations of the Inception are given: weights by name and pictures. NumPy alone, for PyTorch's environment."""
+"""What both implementations of the Inception are given: weights by name and images. NumPy alone, for PyTorch's environment."""
 
 import numpy as np
 
@@ -20,14 +20,14 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return found
 
 
-def pictures() -> np.ndarray:
+def make_images() -> np.ndarray:
     """(2, 64, 64, 3) uint8: ramps under noise, so that resizing and both borders show."""
     random = np.random.Generator(np.random.Philox(0))
     ramp = np.linspace(0, 200, 64)[None, :, None, None] + np.linspace(0, 55, 64)[None, None, :, None]
     return np.clip(ramp + random.normal(0, 20, (2, 64, 64, 3)), 0, 255).astype(np.uint8)
 
 
-def told(layer: np.ndarray) -> np.ndarray:
+def summarise_layer(layer: np.ndarray) -> np.ndarray:
     """Of (B, h, w, C) outputs: mean, mean square, and the middle pixel's first channels of each picture."""
     layer = layer.astype(np.float64)
     middle = layer[:, layer.shape[1] // 2, layer.shape[2] // 2, :CENTRE]

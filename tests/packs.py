@@ -13,7 +13,7 @@ REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data
 
 
 def folder(tmp_path, count=40, name="in"):
-    """PNGs of noise, 20 x 24, in a folder: different pictures, all good."""
+    """PNGs of noise, 20 x 24, in a folder: different images, all good."""
     rng = np.random.default_rng(0)
     for at in range(count):
         path = tmp_path / name / f"{at:03}.png"
@@ -22,7 +22,7 @@ def folder(tmp_path, count=40, name="in"):
     return tmp_path / name
 
 
-def packed(path, **changes):
+def pack(path, **changes):
     return pack_images(open_source(str(path)), **({"size": 16, "channels": 3, "crop": "centre"} | changes))
 
 
@@ -31,13 +31,13 @@ def packs(cache):
 
 
 def one(payload, size, channels=3, crop="squash", is_celeba=False):
-    """The one picture of a source, packed: (S, S, C) uint8."""
+    """The one image of a source, packed: (S, S, C) uint8."""
     name = str(hash(payload if isinstance(payload, bytes) else payload.tobytes()))
     source = Source("folder", "test", "all", 1, name, read=lambda _: payload, is_celeba=is_celeba)
     return pack_images(source, size=size, channels=channels, crop=crop).images[0]
 
 
-def encoded(image, form="PNG", **options):
+def encode(image, form="PNG", **options):
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()

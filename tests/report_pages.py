@@ -18,7 +18,7 @@ FACTS = {"count": 12345, "source": {"name": "my <faces> & more"}}
 ARTICLE = PRESETS["article"]
 
 
-def shown(run, name="faces", config=ARTICLE, metrics=None, warnings=(), data_warnings=(), step=12000):
+def make_run_facts(run, name="faces", config=ARTICLE, metrics=None, warnings=(), data_warnings=(), step=12000):
     (run / "samples").mkdir(parents=True, exist_ok=True)
     return RunFacts(
         run, name, config, compare_with_preset(config), FACTS, 20000, step, metrics or {}, list(warnings), list(data_warnings)
@@ -34,12 +34,12 @@ def faces(run, steps, side=32, count=4, seed=0):
         save_grid(run / "samples" / f"{step:08d}.png", np.array(images))
 
 
-def held(text):
+def read_page_data(text):
     """What the page's script reads."""
     (found,) = re.findall("<script type=application/json id=data>(.*?)</script>", text, re.DOTALL)
     return json.loads(found)
 
 
-def decoded(address):
+def decode_image(address):
     assert address.startswith("data:image/webp;base64,")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))

@@ -1,4 +1,4 @@
-"""Laws of the program that a GPU or TPU gets, which needs neither: it is lowered for them, as experiments/accelerators.py does.
+"""The program that a GPU or TPU gets, without either: it is lowered for them, as experiments/accelerators.py does.
 
 Each lowering takes a second, so the nets are toys: the program's form does not depend on their size.
 """
@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import tiny
+from tiny import make_tiny_config
 
 from dcgan_jax.config import Config, replace
 from experiments.accelerators import compiled, convolutions, donated, exported, operations, strided_in_hlo, to_host
@@ -22,8 +22,8 @@ in_each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 @on_each
 @in_each_dtype
-def test_steps_are_one_loop_that_never_asks_the_host(platform, dtype):
-    module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
+def test_steps_are_one_loop_without_the_host(platform, dtype):
+    module = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert operations(module)["while"] == 1
     assert to_host(module) == []
 
@@ -31,26 +31,26 @@ def test_steps_are_one_loop_that_never_asks_the_host(platform, dtype):
 @on_each
 @in_each_dtype
 def test_every_leaf_of_the_state_is_donated(platform, dtype):
-    program = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS)
+    program = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS)
     assert donated(program.mlir_module()) == len(program.in_avals) - 1  # all but the batches
 
 
 @on_each
 @in_each_dtype
-def test_convolutions_compute_in_the_compute_dtype(platform, dtype):
-    module = lowered(tiny("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
+def test_convolutions_use_the_compute_dtype(platform, dtype):
+    module = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
     assert {operands for _, operands in convolutions(module)} == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 
 
 @on_each
-def test_what_comes_out_of_bfloat16_nets_is_float32(platform):
-    program = lowered(tiny("torch64", compute_dtype="bfloat16"), platform, STEPS)
+def test_bfloat16_nets_return_float32(platform):
+    program = lowered(make_tiny_config("torch64", compute_dtype="bfloat16"), platform, STEPS)
     state, metrics = jax.tree.unflatten(program.out_tree, program.out_avals)
     assert all(value.dtype == jnp.float32 and value.shape == (STEPS,) for value in metrics.values())
     assert jnp.bfloat16 not in {leaf.dtype for leaf in jax.tree.leaves(state)}
 
 
-def needed(config: Config) -> dict[str, int]:
+def count_needed_convolutions(config: Config) -> dict[str, int]:
     """Strided convolutions in a step, by role. L of them in each net, of a loss that D's images need no gradient for.
 
     One role serves both nets: D goes down and its input gradients up, G goes up and its input gradients down.
@@ -60,7 +60,7 @@ def needed(config: Config) -> dict[str, int]:
     d_updates, g_updates = optimizer.d_steps, optimizer.g_steps
     # G draws for each of D's updates and for each of its own, of which the first may take D's last fakes.
     g_passes = d_updates + g_updates - (optimizer.g_latents == "same" or optimizer.updates == "alternating")
-    # D judges reals and fakes in its own updates; fakes in G's, and reals too where the loss compares the two.
+    # D sees reals and fakes in its own updates; fakes in G's, and reals too where the loss compares the two.
     d_passes = 2 * d_updates + (2 if config.loss.loss.startswith("relativistic") else 1) * g_updates
     return {
         "down": d_passes * levels + g_updates * levels,  # D forward; G's input gradients, of all layers: its head is below them
@@ -73,25 +73,27 @@ def needed(config: Config) -> dict[str, int]:
 
 
 CONFIGS = {
-    "new latents": tiny("article"),
-    "same latents": tiny("torch64"),
-    "one level more": replace(tiny("article"), size=32),
-    "loss of real and fake": tiny("modern32"),
-    "two updates of G, 5x5": tiny("carpedm20"),
-    "two updates of D": tiny("torch64", d_steps=2),
-    "alternating": tiny("newmu"),
+    "new latents": make_tiny_config("article"),
+    "same latents": make_tiny_config("torch64"),
+    "one level more": replace(make_tiny_config("article"), size=32),
+    "loss of real and fake": make_tiny_config("modern32"),
+    "two updates of G, 5x5": make_tiny_config("carpedm20"),
+    "two updates of D": make_tiny_config("torch64", d_steps=2),
+    "alternating": make_tiny_config("newmu"),
 }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_no_convolution_but_those_needed(config):
+def test_convolutions_are_no_more_than_needed(config):
     found = {role: 0 for role in ("down", "up", "weights")}
     for (role, _), count in convolutions(lowered(config, "cuda", STEPS).mlir_module()).items():
         found[role] += count
-    assert found == needed(config)
+    assert found == count_needed_convolutions(config)
 
 
 @pytest.mark.parametrize("name", ["new latents", "same latents"])
-def test_xla_neither_drops_nor_merges_nor_repeats_one(name):
-    """So that the law above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
-    assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(needed(CONFIGS[name]).values())
+def test_xla_keeps_every_convolution_once(name):
+    """So that the test above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
+    assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(
+        count_needed_convolutions(CONFIGS[name]).values()
+    )

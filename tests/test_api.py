@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import CACHE, STEPS, call, copied, whole
+from toy_run import CACHE, STEPS, copy_run, get_reference_run, run_command
 
 import dcgan_jax
 from dcgan_jax import sample
@@ -22,18 +22,18 @@ from dcgan_jax.config import UserError
 
 @pytest.fixture(scope="module")
 def gan():
-    return dcgan_jax.load(whole().run)
+    return dcgan_jax.load(get_reference_run().run)
 
 
-def test_faces_are_the_verbs(gan, tmp_path):
-    call(sample, "--run", whole().run, "--seeds", "3,70-72,4294967295", "--out", tmp_path / "a.npy")
+def test_sample_equals_the_command(gan, tmp_path):
+    run_command(sample, "--run", get_reference_run().run, "--seeds", "3,70-72,4294967295", "--out", tmp_path / "a.npy")
     images = gan.sample([3, 70, 71, 72, 2**32 - 1])
     np.testing.assert_array_equal(images, np.load(tmp_path / "a.npy"))
     assert images.shape == (5, 16, 16, 3) and images.dtype == np.uint8
     assert gan.step == STEPS
 
 
-def test_a_seed_goes_by_way_of_its_latent(gan):
+def test_seed_is_sampled_through_its_latent(gan):
     seeds = range(100)
     latents = gan.latents(seeds)
     assert latents.shape == (100, gan.config.nets.latent_dim) and latents.dtype == np.float32
@@ -42,7 +42,7 @@ def test_a_seed_goes_by_way_of_its_latent(gan):
 
 
 @pytest.mark.parametrize("seeds", [7, [7], (7,), np.array([7]), np.array([7], np.uint32), iter([7])])
-def test_seeds_come_in_any_form(gan, seeds):
+def test_seeds_are_accepted_in_any_form(gan, seeds):
     np.testing.assert_array_equal(gan.sample(seeds), gan.sample([7, 8])[:1])
 
 
@@ -51,13 +51,13 @@ def test_one_latent_needs_no_batch(gan):
     np.testing.assert_array_equal(gan.images(latents[1]), gan.images(latents)[1:])
 
 
-def test_truncation_draws_faces_together(gan):
+def test_truncation_reduces_the_spread(gan):
     spread = [gan.sample(range(64), truncation=cut).std(0, dtype=np.float64).mean() for cut in (1.0, 0.5, 0.01)]
     assert spread[0] > spread[1] > spread[2]
-    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # a uniform law's
+    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # of a uniform distribution
 
 
-def test_d_judges_each_picture_alone(gan):
+def test_logit_does_not_depend_on_the_batch(gan):
     images = gan.sample(range(70))
     logits = gan.discriminate(images)
     assert logits.shape == (70,) and logits.dtype == np.float32 and len(set(logits.tolist())) > 60
@@ -67,14 +67,14 @@ def test_d_judges_each_picture_alone(gan):
     np.testing.assert_allclose(gan.features(images[69:]), features[69:], rtol=1e-4, atol=1e-5)
 
 
-def test_a_notebook_shows_faces_and_runs(gan):
+def test_notebook_shows_samples_and_runs(gan):
     for shown, side in ((gan, (4 * 18 + 2) * 6), (gan.sample(range(4)), (2 * 18 + 2) * 6), (gan.sample(0)[0], (18 + 2) * 6)):
         with Image.open(io.BytesIO(shown._repr_png_())) as picture:
             assert picture.size == (side, side)
-    assert repr(gan) == f"<{whole().run}: article, 16 px, step {STEPS}>"
+    assert repr(gan) == f"<{get_reference_run().run}: article, 16 px, step {STEPS}>"
 
 
-def test_what_is_no_picture_any_more_is_shown_as_numbers(gan):
+def test_arrays_that_are_no_images_show_as_numbers(gan):
     images = gan.sample(range(4))
     assert isinstance(images, ImageArray)
     for other in (images / 255, images[:, :8], images[..., :2], images[0, 0], images[:0], images.mean()):
@@ -102,7 +102,7 @@ def test_what_is_no_picture_any_more_is_shown_as_numbers(gan):
         (lambda gan: dcgan_jax.load(gan.name, step=5), "`step` 5"),
     ],
 )
-def test_what_cannot_be_is_one_line(gan, ask, said):
+def test_invalid_values_are_one_line(gan, ask, said):
     with pytest.raises(UserError, match=said) as fault:
         ask(gan)
     assert "\n" not in str(fault.value)
@@ -128,7 +128,7 @@ def test_explorations_return_images_and_numbers(gan):
     assert gan.truncate(2, (1.0, 0.5)).seeds.tolist() == [2]
 
 
-def test_an_exploration_is_shown_by_a_notebook_as_its_sheet(gan):
+def test_notebook_shows_an_exploration_as_its_sheet(gan):
     found = gan.morph("3,9")
     with Image.open(io.BytesIO(found._repr_png_())) as picture:
         np.testing.assert_array_equal(np.asarray(picture), found.make_sheet())
@@ -154,7 +154,7 @@ def test_an_exploration_is_shown_by_a_notebook_as_its_sheet(gan):
         (lambda gan: dcgan_jax.report([]), "no run is there"),
     ],
 )
-def test_other_arguments_are_one_line_that_names_them(gan, ask, says):
+def test_unknown_arguments_are_one_line_that_names_them(gan, ask, says):
     with pytest.raises(UserError) as fault:
         ask(gan)
     assert says in str(fault.value) and "\n" not in str(fault.value)
@@ -167,7 +167,7 @@ COMMANDS = {"evaluate": "Evaluate", "export": "Export", "prepare": "Prepare", "r
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_functions_arguments_are_the_flags_of_its_command(name):
+def test_function_arguments_are_the_commands_flags(name):
     function, flags = getattr(dcgan_jax, name), getattr(importlib.import_module(f"dcgan_jax.{name}"), COMMANDS[name])
     missing = (dataclasses.MISSING, inspect.Parameter.empty)
     ours = {name: None if of.default in missing else of.default for name, of in inspect.signature(function).parameters.items()}
@@ -180,7 +180,7 @@ def test_functions_return_what_their_commands_print(gan, tmp_path):
     (score,) = scores.scores
     assert (score.count, score.seeds, score.step, score.floor_count) == (20, range(3, 23), STEPS, 10)
     assert score.value == round(score.values["mean"], 3) and score.floor > 0 and scores.file == tmp_path / "scores.jsonl"
-    done = call(dcgan_jax.evaluate, "--run", gan.name, "--count", 20, "--seed", 3, "--out", tmp_path / "again.jsonl")
+    done = run_command(dcgan_jax.evaluate, "--run", gan.name, "--count", 20, "--seed", 3, "--out", tmp_path / "again.jsonl")
     assert f"mean {score.value:.2f}" in done.out and (tmp_path / "again.jsonl").read_text() == scores.file.read_text()
     written = dcgan_jax.export(Path(gan.name), "safetensors", tmp_path / "out")
     assert written.file == tmp_path / "out" / "generator.safetensors" and written.size_bytes == written.file.stat().st_size
@@ -191,7 +191,7 @@ def test_functions_return_what_their_commands_print(gan, tmp_path):
     assert pack.images.shape == (40, 16, 16, 3) and pack.preview.exists()
 
 
-def test_names_of_the_package_are_functions_whatever_is_imported():
+def test_package_names_are_functions_after_any_import():
     """Python would bind a module to its package's name when it is imported."""
     code = """
 import sys, types
@@ -253,9 +253,9 @@ os._exit(0)  # without Python's own end, in which threads that TensorStore left 
 
 
 @pytest.mark.parametrize("with_files", [True, False], ids=["found by its files", "found by its arrays"])
-def test_a_run_in_python_leaves_the_process_as_it_was(tmp_path, with_files):
+def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
     """Settings, loggers, hooks, filters, signals; also where Orbax has read a damaged checkpoint."""
-    damaged = copied(whole().run, tmp_path)
+    damaged = copy_run(get_reference_run().run, tmp_path)
     for step in (damaged / "checkpoints").iterdir():
         if not with_files:
             (step / "files.json").unlink()
@@ -264,7 +264,7 @@ def test_a_run_in_python_leaves_the_process_as_it_was(tmp_path, with_files):
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     # The suite's own settings, as conftest.py makes them, are not a user's.
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(CACHE / "xla"), "JAX_NUM_CPU_DEVICES": "2"}
-    command = [sys.executable, "-c", UNTOUCHED, whole().run, tmp_path / "face.png", damaged]
+    command = [sys.executable, "-c", UNTOUCHED, get_reference_run().run, tmp_path / "face.png", damaged]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(dcgan_jax.__file__).parents[1])
     assert done.returncode == 0, done.stderr
     if with_files:  # else Orbax has read it, whose threads may still say that their event loop is closed

@@ -1,7 +1,7 @@
-"""DESIGN.md section 7, as far as it is built: exit code 2, one line that names the place and the remedy, nothing made or lost.
+"""Bad input: exit code 2, one line that names the place and the remedy, nothing made or lost.
 
 What one module can decide alone is held beside it (test_cli, test_sources, test_pack, test_workdir, test_checkpoints); here
-the verbs meet it as a user would.
+the commands meet it as a user would.
 """
 
 import json
@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import FLAGS, STEPS, call, copied, files, refusal, train_toy, whole
+from toy_run import FLAGS, STEPS, copy_run, get_reference_run, get_refusal, hash_tree, run_command, train_toy
 
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.run import distributed
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 def refused_start(tmp_path, *arguments):
     """A training that must not begin: neither a run nor a pack is there after it."""
-    line = refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
+    line = get_refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
     assert not (tmp_path / "runs").exists()
     return line
 
@@ -35,7 +35,7 @@ def refused_start(tmp_path, *arguments):
 # ---- Pictures ----
 
 
-def pictures(folder, good=0, broken=0):
+def write_images(folder, good=0, broken=0):
     folder.mkdir(parents=True)
     for at in range(good):
         Image.fromarray(np.full((20, 20, 3), at, np.uint8)).save(folder / f"{at:03}.png")
@@ -49,7 +49,7 @@ def missing(place):
 
 
 def empty_folder(place):
-    return pictures(place / "empty"), ["empty", "no images"]
+    return write_images(place / "empty"), ["empty", "no images"]
 
 
 def folder_of_text(place):
@@ -59,11 +59,11 @@ def folder_of_text(place):
 
 
 def too_small_folder(place):
-    return pictures(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
+    return write_images(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
 
 
-def broken_pictures(place):
-    return pictures(place / "broken", good=20, broken=20), ["broken000.jpg", "cannot be used"]
+def broken_images(place):
+    return write_images(place / "broken", good=20, broken=20), ["broken000.jpg", "cannot be used"]
 
 
 def html_named_zip(place):
@@ -72,7 +72,7 @@ def html_named_zip(place):
 
 
 def cut_zip(place):
-    shutil.make_archive(str(place / "cut"), "zip", pictures(place / "pictures", good=20))
+    shutil.make_archive(str(place / "cut"), "zip", write_images(place / "pictures", good=20))
     (place / "cut.zip").write_bytes((place / "cut.zip").read_bytes()[:-100])
     return place / "cut.zip", ["cut.zip"]
 
@@ -102,7 +102,7 @@ PICTURES = [
     empty_folder,
     folder_of_text,
     too_small_folder,
-    broken_pictures,
+    broken_images,
     html_named_zip,
     cut_zip,
     empty_zip,
@@ -113,13 +113,13 @@ PICTURES = [
 
 
 @pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.__name__)
-def test_pictures_that_cannot_be_trained_on(tmp_path, cache, kind):
+def test_unusable_images_are_one_line(tmp_path, cache, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
-    before = files(tmp_path / "in")
+    before = hash_tree(tmp_path / "in")
     line = refused_start(tmp_path, "--data", data)
     assert all(part in line for part in says), line
-    assert files(tmp_path / "in") == before
+    assert hash_tree(tmp_path / "in") == before
     # Fifteen pictures are too few for a step, not for a pack; all else leaves none, and nothing half-made ever.
     packs = list(cache.glob("packs/*"))
     assert len(packs) == (kind is too_small_folder)
@@ -127,15 +127,15 @@ def test_pictures_that_cannot_be_trained_on(tmp_path, cache, kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind is not too_small_folder], ids=lambda kind: kind.__name__)
-def test_the_other_verbs_refuse_them_too(tmp_path, kind):
+def test_other_commands_refuse_them_too(tmp_path, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
-    run = copied(whole().run, tmp_path)
-    before = files(run)
-    for verb, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
-        line = refusal(verb, "--data", data, *arguments)
+    run = copy_run(get_reference_run().run, tmp_path)
+    before = hash_tree(run)
+    for command, arguments in ((prepare, ("--size", 16)), (evaluate, ("--run", run, "--count", 10))):
+        line = get_refusal(command, "--data", data, *arguments)
         assert all(part in line for part in says), line
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_the_other_verbs_refuse_them_too(tmp_path, kind):
         ("", "''"),
     ],
 )
-def test_data_that_name_nothing(tmp_path, data, says):
+def test_data_that_do_not_exist_are_one_line(tmp_path, data, says):
     assert says in refused_start(tmp_path, "--data", data)
 
 
@@ -180,7 +180,7 @@ def test_data_that_name_nothing(tmp_path, data, says):
     ],
     ids=str,
 )
-def test_values_that_cannot_be(tmp_path, arguments, says):
+def test_impossible_values_are_one_line(tmp_path, arguments, says):
     line = refused_start(tmp_path, *arguments)
     assert all(part in line for part in says), line
 
@@ -188,9 +188,9 @@ def test_values_that_cannot_be(tmp_path, arguments, says):
 # ---- Runs ----
 
 
-@pytest.mark.parametrize("verb", [sample, evaluate])
+@pytest.mark.parametrize("command", [sample, evaluate])
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file", "the folder of runs"])
-def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
+def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, command, kind):
     monkeypatch.chdir(tmp_path)  # sample writes to samples.png there
     path = tmp_path / "x"
     if kind == "folder":
@@ -198,13 +198,13 @@ def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
     elif kind == "file":
         path.write_text("mine")
     elif kind == "the folder of runs":
-        copied(whole().run, tmp_path)
+        copy_run(get_reference_run().run, tmp_path)
         path = tmp_path
-    before = files(tmp_path)
-    line = refusal(verb, "--run", path)
+    before = hash_tree(tmp_path)
+    line = get_refusal(command, "--run", path)
     assert f"{path}: no run is there" in line
     assert ("did you mean" in line) == (kind == "the folder of runs")
-    assert files(tmp_path) == before
+    assert hash_tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -221,41 +221,41 @@ def test_a_run_path_that_is_no_run(tmp_path, monkeypatch, verb, kind):
     ],
     ids=str,
 )
-def test_a_resumption_that_would_be_another_run_touches_nothing(tmp_path, arguments, says):
-    run = copied(whole().run, tmp_path)
-    before = files(run)
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
+def test_resume_as_another_run_changes_nothing(tmp_path, arguments, says):
+    run = copy_run(get_reference_run().run, tmp_path)
+    before = hash_tree(run)
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, *arguments)
     assert str(run) in line
     assert all(part in line for part in (*says, "another --name", "move it away")), line
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"width": "wide"}', '{"colour": 1}', '{"size": 33, "steps": 1}'])
-@pytest.mark.parametrize("verb", [train, sample, evaluate])
-def test_a_config_edited_to_nonsense(tmp_path, monkeypatch, verb, text):
+@pytest.mark.parametrize("command", [train, sample, evaluate])
+def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, command, text):
     monkeypatch.chdir(tmp_path)
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "config.json").write_text(text)
-    before = files(run)
-    arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if verb is train else ("--run", run)
-    assert str(run / "config.json") in refusal(verb, *arguments)
-    assert files(run) == before
+    before = hash_tree(run)
+    arguments = ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4) if command is train else ("--run", run)
+    assert str(run / "config.json") in get_refusal(command, *arguments)
+    assert hash_tree(run) == before
     assert not (tmp_path / "samples.png").exists()
 
 
-def test_a_config_edited_to_other_networks_than_the_checkpoints(tmp_path):
+def test_config_edited_to_other_networks_is_one_line(tmp_path):
     """Asked for as edited, so that only the checkpoint can tell."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     values = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(values | {"width": 8}))
-    before = files(run / "checkpoints")
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
+    before = hash_tree(run / "checkpoints")
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
     assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line
-    assert files(run / "checkpoints") == before
+    assert hash_tree(run / "checkpoints") == before
 
 
 @pytest.mark.parametrize("place", ["workdir", "run", "foreign"])
-def test_a_place_that_is_taken(tmp_path, place):
+def test_workdir_place_that_is_taken_is_one_line(tmp_path, place):
     """As a read-only disk would be; tests may run as root, whom no permission stops."""
     work = tmp_path / "runs"
     if place == "workdir":
@@ -267,10 +267,10 @@ def test_a_place_that_is_taken(tmp_path, place):
         else:
             (work / "article").mkdir()
             (work / "article" / "thesis.txt").write_text("years of work")
-    before = files(work) or work.read_text()
-    line = refusal(train, "--workdir", work, *FLAGS, "--steps", STEPS)
+    before = hash_tree(work) or work.read_text()
+    line = get_refusal(train, "--workdir", work, *FLAGS, "--steps", STEPS)
     assert str(work / "article") in line
-    assert (files(work) or work.read_text()) == before
+    assert (hash_tree(work) or work.read_text()) == before
 
 
 def test_one_device_takes_any_batch(tmp_path, monkeypatch):
@@ -280,12 +280,12 @@ def test_one_device_takes_any_batch(tmp_path, monkeypatch):
     assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
 
 
-def test_what_is_refused_once_runs_when_it_is_put_right(tmp_path):
+def test_refused_command_runs_when_corrected(tmp_path):
     """Nothing of a refusal stands in the way of the right command."""
     refused_start(tmp_path, "--data", tmp_path / "in")
-    pictures(tmp_path / "in", good=20, broken=1)
+    write_images(tmp_path / "in", good=20, broken=1)
     done = train_toy(tmp_path / "runs", "--data", tmp_path / "in", steps=1)
     assert done.code == 0, done
     assert "broken000.jpg" in done.err
     assert json.loads((tmp_path / "runs" / "article" / "data.json").read_text())["skipped"] == 1
-    assert call(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0
+    assert run_command(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0

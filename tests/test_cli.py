@@ -16,7 +16,7 @@ from dcgan_jax.presets import PRESETS
 from dcgan_jax.sample import Sample
 
 
-def refused(*arguments):
+def get_refusal(*arguments):
     with pytest.raises(UserError) as mistake:
         parse_config(arguments)
     return cli.show_as_flags(str(mistake.value))
@@ -47,28 +47,28 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize("joined", [False, True], ids=["--flag value", "--flag=value"])
-def test_every_flag_of_the_contract_sets_its_field_and_nothing_else(joined):
+def test_each_documented_flag_sets_its_field_only(joined):
     pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in CONTRACT.items()]
     asked = parse_config(["=".join(pair) for pair in pairs] if joined else [word for pair in pairs for word in pair])
     assert asked == config.replace(PRESETS["torch64"], epochs=None, **CONTRACT)
 
 
-def test_epochs_is_of_the_contract_too():
+def test_epochs_is_a_documented_flag():
     assert parse_config(["--epochs", "2.5"]).run.epochs == 2.5
 
 
-@pytest.mark.parametrize("verb, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
-def test_the_other_verbs_have_their_flags(verb, contract):
-    assert set(contract.split()) <= {field.name for field in dataclasses.fields(verb)}
-    assert parse_flags(verb, ["--run", "runs/a", "--count", "3"]).count == 3
+@pytest.mark.parametrize("command, contract", [(Sample, "run count seed seeds out"), (Evaluate, "run count seed out")])
+def test_other_commands_have_their_flags(command, contract):
+    assert set(contract.split()) <= {field.name for field in dataclasses.fields(command)}
+    assert parse_flags(command, ["--run", "runs/a", "--count", "3"]).count == 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_alone_is_the_preset(preset):
+def test_preset_alone_is_the_preset(preset):
     assert parse_config(["--preset", preset]) == config.replace(PRESETS[preset], name=preset)
 
 
-def test_a_run_is_named_after_its_preset_unless_it_has_a_name():
+def test_run_is_named_after_its_preset_or_by_name():
     assert parse_config([]).run.name == "article"
     assert parse_config(["--preset", "torch64"]).run.name == "torch64"
     assert parse_config(["--preset", "torch64", "--name", "mine"]).run.name == "mine"
@@ -76,12 +76,12 @@ def test_a_run_is_named_after_its_preset_unless_it_has_a_name():
 
 @pytest.mark.parametrize("preset", ["article", "torch64"])  # their own lengths are kimg and epochs
 @pytest.mark.parametrize("given", ["steps", "epochs", "kimg"])
-def test_the_given_length_replaces_the_presets(preset, given):
+def test_given_length_replaces_the_presets(preset, given):
     run = parse_config(["--preset", preset, f"--{given}", "3"]).run
     assert {name: getattr(run, name) for name in cli.LENGTHS} == {**dict.fromkeys(cli.LENGTHS), given: 3}
 
 
-def test_the_last_of_a_flag_given_twice_counts_for_presets_too():
+def test_last_of_a_repeated_flag_counts():
     """A script's own flags, with the user's behind them."""
     assert parse_config(["--preset", "article", "--preset", "torch64"]) == parse_config(["--preset", "torch64"])
     assert parse_config(["--preset=torch64", "--lr", "1", "--preset", "article", "--lr=2"]) == parse_config(["--lr", "2"])
@@ -95,7 +95,7 @@ def test_booleans_and_lists():
 # ---- Help ----
 
 
-def test_help_shows_every_field_once_under_its_groups_heading():
+def test_help_shows_every_field_once_in_its_group():
     text = help_of()
     headings = re.findall(r"(\w+) options\b", text)
     assert headings == list(config.GROUPS)
@@ -155,13 +155,13 @@ def test_help_shows_the_presets_values(preset):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_named_with_what_would_be_right(arguments, names):
-    line = refused(*arguments)
+def test_unknown_flag_suggests_the_right_one(arguments, names):
+    line = get_refusal(*arguments)
     assert all(name in line for name in names), line
     assert not set(line) & set("\n│╭╰"), line
 
 
-def test_a_required_flag_is_asked_for():
+def test_missing_required_flag_is_named():
     with pytest.raises(UserError, match="^missing: --run "):
         parse_flags(Sample, [])
 
@@ -183,11 +183,11 @@ def ends(main, capsys):
 
 
 @pytest.mark.parametrize("code", [0, 130, None])
-def test_a_verb_exits_with_what_it_returns(code, capsys):
+def test_command_exits_with_its_return_value(code, capsys):
     assert ends(lambda: code, capsys) == (code, ("", ""))
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
+def test_user_error_is_one_line_and_exit_code_2(capsys):
     def main():
         raise UserError("--data x:\n  spread\tover\nlines")
 
@@ -195,7 +195,9 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(capsys):
     assert (code, said.out, said.err) == (2, "", "error: --data x: spread over lines\n")
 
 
-def test_ctrl_c_outside_of_the_loop_is_one_line_and_exit_code_130(capsys):
+def test_ctrl_c_outside_the_loop_is_exit_code_130(capsys):
+    """The message is one line."""
+
     def main():
         raise KeyboardInterrupt
 
@@ -204,7 +206,7 @@ def test_ctrl_c_outside_of_the_loop_is_one_line_and_exit_code_130(capsys):
     assert said.err.count("\n") == 1
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_own_errors_keep_their_traceback():
     def main():
         raise ValueError("ours")
 
@@ -212,7 +214,7 @@ def test_our_own_mistakes_keep_their_traceback():
         cli.run_command(main)
 
 
-def test_a_reader_that_goes_early_is_no_fault():
+def test_closed_stdout_is_no_error():
     pipe = f"{sys.executable} -m dcgan_jax.train --help | head -1"
     done = subprocess.run(pipe, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=120)
     assert done.stdout.startswith("usage: ")

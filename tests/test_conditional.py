@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import FLAGS, call, copied, metrics, refusal, state_at, train_toy
+from toy_run import FLAGS, copy_run, get_refusal, read_metric_lines, read_state, run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import evaluate, sample, train
@@ -46,13 +46,13 @@ def run():
     return toy_run.make_once("conditional", make)[0] / "article"
 
 
-def drawn(run, tmp_path, *flags):
-    assert call(sample, "--run", run, "--count", 20, "--out", tmp_path / "faces.npy", *flags).code == 0
+def sample_array(run, tmp_path, *flags):
+    assert run_command(sample, "--run", run, "--count", 20, "--out", tmp_path / "faces.npy", *flags).code == 0
     return np.load(tmp_path / "faces.npy")
 
 
-def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
-    table = state_at(run, 12)["labels"]
+def test_label_table_matches_the_training_attributes(run):
+    table = read_state(run, 12)["labels"]
     assert table.shape == (LABELS, 3)
     every = drawn_faces.compute_face_attributes(0, np.arange(85))
     wanted = every[:, [drawn_faces.ATTRIBUTES.index(name) for name in ("Smiling", "Eyeglasses", "Male")]]
@@ -60,26 +60,27 @@ def test_what_samples_are_asked_is_what_the_training_pictures_are(run):
     assert {tuple(row) for row in table} <= {tuple(row) for row in wanted}
 
 
-def test_a_face_is_its_seed_and_what_it_is_asked_to_be(run, tmp_path):
+def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
     plain, with_glasses, without = (
-        drawn(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
+        sample_array(run, tmp_path, *flags) for flags in ((), ("--condition", "Eyeglasses=1"), ("--condition", "Eyeglasses=0"))
     )
-    table = state_at(run, 12)["labels"][:20, 1].astype(bool)
+    table = read_state(run, 12)["labels"][:20, 1].astype(bool)
     assert np.array_equal(plain[table], with_glasses[table]) and np.array_equal(plain[~table], without[~table])
     assert (with_glasses != without).any()
 
 
-def test_a_run_that_was_stopped_goes_on_exactly_with_either_feed(run, tmp_path):
+def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
+    """Both feeds are tested."""
     assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch
     assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
-    assert metrics(tmp_path / "article") == metrics(run)
-    ours, theirs = state_at(tmp_path / "article", 12), state_at(run, 12)
+    assert read_metric_lines(tmp_path / "article") == read_metric_lines(run)
+    ours, theirs = read_state(tmp_path / "article", 12), read_state(run, 12)
     for path in theirs:
         assert np.array_equal(ours[path], theirs[path]), path
 
 
-def test_scores_and_what_was_asked_are_told(run, tmp_path):
-    done = call(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
+def test_evaluate_checks_the_requested_attributes(run, tmp_path):
+    done = run_command(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
     assert done.code == 0, done
     _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
     assert (line["score"], line["faces"]) == ("asked", 40)
@@ -87,7 +88,7 @@ def test_scores_and_what_was_asked_are_told(run, tmp_path):
     assert "found in 40 faces by an untrained D and pixels" in done.out
 
 
-def test_all_is_kept_by_name_and_goes_on_as_all(tmp_path):
+def test_condition_all_is_kept_by_name_and_resumes(tmp_path):
     done = train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=4)
     assert done.code == 0, done
     config = json.loads((tmp_path / "article" / "config.json").read_text())
@@ -95,7 +96,7 @@ def test_all_is_kept_by_name_and_goes_on_as_all(tmp_path):
     assert train_toy(tmp_path, "--condition", "all", "--no-tensorboard", steps=6).code == 0
 
 
-def test_a_folder_for_each_class(tmp_path):
+def test_class_folders_become_attributes(tmp_path):
     faces = drawn_faces.draw_faces(0, np.arange(60), 16)
     for i, face in enumerate(faces):
         folder = tmp_path / "pets" / ("cats" if i % 3 else "dogs")
@@ -103,7 +104,7 @@ def test_a_folder_for_each_class(tmp_path):
         Image.fromarray(face).save(folder / f"{i}.png")
     flags = ("--data", tmp_path / "pets", "--condition", "all", "--no-tensorboard")
     assert train_toy(tmp_path / "runs", *flags, steps=4).code == 0
-    assert np.abs(state_at(tmp_path / "runs" / "article", 4)["labels"].mean(0) - (2 / 3, 1 / 3)).max() < 0.05
+    assert np.abs(read_state(tmp_path / "runs" / "article", 4)["labels"].mean(0) - (2 / 3, 1 / 3)).max() < 0.05
     gan = dcgan_jax.load(tmp_path / "runs" / "article")
     assert gan.attributes == ("cats", "dogs")
     assert (gan.labels(range(20)).sum(1) == 1).all()
@@ -113,41 +114,43 @@ def test_a_folder_for_each_class(tmp_path):
 # ---- Bad input ----
 
 
-def test_attributes_that_are_not_there_are_one_line(tmp_path):
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", "Smilling")
+def test_missing_attributes_are_one_line(tmp_path):
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", "Smilling")
     assert "--condition Smilling: 85 drawn faces have no such attribute; did you mean Smiling" in line
     np.save(tmp_path / "plain.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--data", tmp_path / "plain.npy", "--condition", "Male")
+    line = get_refusal(
+        train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--data", tmp_path / "plain.npy", "--condition", "Male"
+    )
     assert "come without attributes; give --data that has some" in line
     for given in ("Male,Male", "Male,", ","):
-        assert "name each once" in refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", given)
+        assert "name each once" in get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.npy"]
 
 
-def test_a_run_does_not_change_its_attributes(run, tmp_path):
-    copied(run, tmp_path)
-    line = refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 20, "--condition", "Smiling")
+def test_resumed_run_keeps_its_attributes(run, tmp_path):
+    copy_run(run, tmp_path)
+    line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 20, "--condition", "Smiling")
     assert "condition" in line
     shutil.rmtree(tmp_path / "article")
 
 
-def test_what_cannot_be_asked_of_samples_is_one_line(run, tmp_path):
+def test_impossible_condition_is_one_line(run, tmp_path):
     out = ("--out", tmp_path / "faces.npy")
-    assert "write attributes with 1 or 0, as Smiling=1" in refusal(sample, "--run", run, *out, "--condition", "Smiling")
-    assert "did you mean Eyeglasses?" in refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
-    plain = toy_run.whole().run
-    assert "was trained without --condition" in refusal(sample, "--run", plain, *out, "--condition", "Male=1")
-    assert "--asked" in refusal(evaluate, "--run", plain, "--count", 40, "--asked")
+    assert "write attributes with 1 or 0, as Smiling=1" in get_refusal(sample, "--run", run, *out, "--condition", "Smiling")
+    assert "did you mean Eyeglasses?" in get_refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
+    plain = toy_run.get_reference_run().run
+    assert "was trained without --condition" in get_refusal(sample, "--run", plain, *out, "--condition", "Male=1")
+    assert "--asked" in get_refusal(evaluate, "--run", plain, "--count", 40, "--asked")
     np.save(tmp_path / "pictures.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
-    assert "--asked" in refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")
+    assert "--asked" in get_refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")
 
 
-def test_a_loaded_run_is_asked_like_the_verb(run, tmp_path):
+def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
     gan = dcgan_jax.load(run)
     assert gan.attributes == ("Smiling", "Eyeglasses", "Male")
-    assert np.array_equal(gan.sample(range(20)), drawn(run, tmp_path))
+    assert np.array_equal(gan.sample(range(20)), sample_array(run, tmp_path))
     with_glasses = gan.sample(range(20), condition={"Eyeglasses": 1})
-    assert np.array_equal(with_glasses, drawn(run, tmp_path, "--condition", "Eyeglasses=1"))
+    assert np.array_equal(with_glasses, sample_array(run, tmp_path, "--condition", "Eyeglasses=1"))
     labels = gan.labels(range(20), {"Eyeglasses": 1})
     assert abs(gan.images(gan.latents(range(20)), labels).astype(int) - with_glasses).max() <= 1
     assert (gan.discriminate(with_glasses, labels) != gan.discriminate(with_glasses, 1 - labels)).all()

@@ -25,19 +25,19 @@ from dcgan_jax.config import (
 VALID = replace(Config(), steps=10)
 
 
-def test_replace_finds_the_group_and_leaves_the_rest():
+def test_replace_changes_one_field_in_its_group():
     changed = replace(VALID, width=8, lr=1e-3, seed=5)
     assert (changed.nets.width, changed.optimizer.lr, changed.run.seed) == (8, 1e-3, 5)
     assert replace(changed, width=64, lr=2e-4, seed=0) == VALID
     assert VALID.nets.width == 64
 
 
-def test_replace_refuses_a_name_that_is_no_field():
+def test_replace_refuses_an_unknown_name():
     with pytest.raises(KeyError, match="widht"):
         replace(VALID, widht=8)
 
 
-def test_no_two_groups_share_a_field_name():
+def test_groups_share_no_field_name():
     assert len(FIELDS) == sum(len(dataclasses.fields(cls)) for cls in GROUPS.values())
 
 
@@ -48,11 +48,11 @@ def test_no_two_groups_share_a_field_name():
         replace(VALID, augment=("color", "cutout"), g_multipliers=(8, 4, 2, 1), d_lr=4e-4, epochs=1.5, steps=None, flip=True),
     ],
 )
-def test_a_config_survives_json(config):
+def test_config_round_trips_through_json(config):
     assert unflatten(json.loads(json.dumps(flatten(config))), "config.json") == config
 
 
-def test_fields_that_a_file_lacks_keep_their_defaults():
+def test_missing_fields_keep_their_defaults():
     assert unflatten({"width": 8}, "config.json") == replace(Config(), width=8)
 
 
@@ -82,7 +82,7 @@ def test_fields_that_a_file_lacks_keep_their_defaults():
         (None, "fields"),
     ],
 )
-def test_a_file_with_an_unknown_field_or_a_wrong_type_is_refused_in_one_line(values, named):
+def test_unknown_field_or_wrong_type_is_one_line(values, named):
     with pytest.raises(UserError) as error:
         unflatten(values, "runs/a/config.json")
     assert "runs/a/config.json" in str(error.value)
@@ -90,7 +90,7 @@ def test_a_file_with_an_unknown_field_or_a_wrong_type_is_refused_in_one_line(val
     assert "\n" not in str(error.value)
 
 
-def test_whole_numbers_are_accepted_where_a_float_is_meant():
+def test_whole_number_is_accepted_for_a_float():
     assert unflatten({"lr": 1, "epochs": 3}, "config.json").optimizer.lr == 1
 
 
@@ -108,7 +108,7 @@ NUMERIC = [name for name, field in FIELDS.items() if is_numeric(field.type)]
 
 
 @pytest.mark.parametrize("name", NUMERIC)
-def test_a_number_has_a_lower_and_an_upper_bound(name):
+def test_number_has_a_lower_and_an_upper_bound(name):
     bounds = FIELDS[name].bounds
     assert bounds is not None
     assert (bounds.ge is None) != (bounds.gt is None)
@@ -120,13 +120,14 @@ def test_only_numbers_have_bounds_and_units():
     assert {name for name, field in FIELDS.items() if field.bounds or field.unit} <= set(NUMERIC)
 
 
-def test_a_resumed_run_may_change_its_length_unless_the_learning_rate_decays_over_it():
+def test_resumed_run_may_change_its_length():
+    """It may not where the learning rate decays over that length."""
     lengths = {"steps", "epochs", "kimg"}
     assert list_resumable_fields(VALID) >= lengths
     assert list_resumable_fields(replace(VALID, lr_decay="linear")) == list_resumable_fields(VALID) - lengths
 
 
-def test_no_resumed_run_may_change_what_it_computes():
+def test_resumed_run_may_not_change_what_it_computes():
     assert {FIELDS[name].group for name in list_fields(Mark.RESUMABLE)} == {"run", "data", "output", "guard"}
     assert not list_fields(Mark.RESUMABLE) & {
         "seed",
@@ -141,7 +142,7 @@ def test_no_resumed_run_may_change_what_it_computes():
     }
 
 
-def test_marks_of_networks_are_of_networks():
+def test_marks_of_networks_are_on_network_fields():
     for mark in (Mark.TRAINING_ONLY, Mark.ANY_IN_TORCH, Mark.DEFAULT_TO_GROW):
         assert {FIELDS[name].group for name in list_fields(mark)} == {"nets"}
 
@@ -150,13 +151,13 @@ def test_marks_of_networks_are_of_networks():
 
 
 @pytest.mark.parametrize("name, neutral", REMOVED.items())
-def test_a_removed_option_is_accepted_where_it_did_nothing(name, neutral):
+def test_removed_option_without_effect_is_accepted(name, neutral):
     values = json.loads(json.dumps(flatten(VALID) | {name: neutral}))
     assert unflatten(values, "config.json") == VALID
 
 
 @pytest.mark.parametrize("name, neutral", REMOVED.items())
-def test_a_removed_option_that_was_used_is_refused_in_one_line(name, neutral):
+def test_removed_option_in_use_is_one_line(name, neutral):
     used = True if neutral is False else neutral + 0.5
     with pytest.raises(UserError) as error:
         unflatten({name: used}, "runs/a/config.json")
@@ -165,7 +166,7 @@ def test_a_removed_option_that_was_used_is_refused_in_one_line(name, neutral):
     assert "train a new run" in line and "\n" not in line
 
 
-def test_a_removed_option_is_no_field():
+def test_removed_option_is_no_field():
     assert not REMOVED.keys() & FIELDS.keys()
 
 
@@ -176,7 +177,7 @@ def test_a_removed_option_is_no_field():
     "length, expected",
     [
         ({"steps": 7}, 7),
-        ({"epochs": 1.0}, 31),  # of 1000 pictures, 31 whole batches of 32: the last 8 are dropped
+        ({"epochs": 1.0}, 31),  # of 1000 images, 31 whole batches of 32: the last 8 are dropped
         ({"epochs": 2.0}, 62),
         ({"epochs": 0.5}, 16),
         ({"epochs": 0.001}, 1),
@@ -189,7 +190,7 @@ def test_length_in_steps(length, expected):
     assert count_total_steps(config, 1000) == expected
 
 
-def test_ds_own_batches_count_as_images():
+def test_all_d_batches_count_as_images():
     config = replace(Config(), batch_size=32, d_steps=5, epochs=1.0)
     assert config.images_per_step == 160
     assert count_total_steps(config, 1000) == 6

@@ -11,7 +11,7 @@ from dcgan_jax.config_rules import check_config
 VALID = replace(Config(), steps=10)
 
 
-def test_the_valid_config_passes():
+def test_valid_config_passes():
     check_config(VALID)
 
 
@@ -89,7 +89,7 @@ def test_the_valid_config_passes():
         ({"name": ".."}, "`name` .."),
     ],
 )
-def test_an_impossible_value_is_refused_in_one_line_that_names_its_argument(changes, named):
+def test_impossible_value_names_its_argument(changes, named):
     with pytest.raises(UserError) as error:
         check_config(replace(VALID, **changes))
     assert named in str(error.value)
@@ -99,7 +99,7 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_its_argument(chan
 @pytest.mark.parametrize(
     "size, nearest", [(33, "16 or 32"), (50, "32 or 64"), (100, "64 or 128"), (1, "16 or 32"), (9999, "128 or 256")]
 )
-def test_a_wrong_size_is_answered_with_the_nearest_right_ones(size, nearest):
+def test_wrong_size_names_the_nearest_right_ones(size, nearest):
     with pytest.raises(UserError, match=nearest):
         check_config(replace(VALID, size=size))
 
@@ -133,7 +133,7 @@ def change(name, value):
 
 @pytest.mark.parametrize("side", [0, 1], ids=["below", "above"])
 @pytest.mark.parametrize("name", BOUNDED)
-def test_a_number_outside_its_bounds_is_refused_in_one_line(name, side):
+def test_number_out_of_bounds_is_one_line(name, side):
     value = list_values_outside(FIELDS[name])[side]
     with pytest.raises(UserError) as error:
         check_config(change(name, value))
@@ -144,7 +144,7 @@ def test_a_number_outside_its_bounds_is_refused_in_one_line(name, side):
 
 @pytest.mark.parametrize("side", [0, 1], ids=["least", "largest"])
 @pytest.mark.parametrize("name", BOUNDED)
-def test_a_number_within_its_bounds_is_not_refused_for_them(name, side):
+def test_number_in_bounds_is_not_refused_for_them(name, side):
     """It may not go with other fields, or be no power of two."""
     try:
         check_config(change(name, list_values_inside(FIELDS[name])[side]))
@@ -154,7 +154,7 @@ def test_a_number_within_its_bounds_is_not_refused_for_them(name, side):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", [name for name in BOUNDED if "float" in str(FIELDS[name].type)])
-def test_a_number_that_is_not_finite_is_refused_in_one_line(name, value):
+def test_number_that_is_not_finite_is_one_line(name, value):
     with pytest.raises(UserError, match=f"^`{name}` {value}: give a finite number$"):
         check_config(change(name, value))
 
@@ -174,7 +174,7 @@ def test_a_number_that_is_not_finite_is_refused_in_one_line(name, value):
     ],
     ids=str,
 )
-def test_a_value_of_another_type_is_refused_in_one_line(changes, says):
+def test_value_of_another_type_is_one_line(changes, says):
     with pytest.raises(UserError) as error:
         check_config(replace(VALID, **changes))
     assert str(error.value).startswith(says) and "\n" not in str(error.value)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import call, train_toy
+from toy_run import run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import explore
@@ -28,12 +28,12 @@ from dcgan_jax.export import __main__
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOLD = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
-PICTURES = 85
+CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+IMAGE_COUNT = 85
 
 # What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
 TOY = "--size 16 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
-SHORTER = [  # (verb, what is replaced, by what), in order
+SHORTER = [  # (command, what is replaced, by what), in order
     ("train", r" --(epochs|kimg|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
@@ -72,16 +72,16 @@ def blocks(page):
 
 
 def commands(page):
-    """(line, verb, rest) of every command of ours at the beginning of a line, as in blocks; of the package itself "__main__"."""
+    """(line, command, rest) of each of our commands at the start of a line, as in blocks; "__main__" is the package itself."""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         found = re.match(r"(?:\$ )?python -m dcgan_jax(?:\.(\w+))?( .*|$)", line)
         if found:
             yield number, found[1] or "__main__", re.split(r"\s#", found[2])[0].strip()
 
 
-def shortened(verb, rest):
+def shorten(command, rest):
     for of, what, by in SHORTER:
-        rest = re.sub(what, by, rest) if of == verb else rest
+        rest = re.sub(what, by, rest) if of == command else rest
     return rest
 
 
@@ -90,10 +90,10 @@ def shortened(verb, rest):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with what the pages take for granted: pictures, archives, tables, a photo, a network, runs."""
+    """A folder with what the pages take for granted: images, archives, tables, a photo, a network, runs."""
     here = tmp_path_factory.mktemp("world")
-    faces = draw_faces(0, np.arange(PICTURES), 32)
-    names = [f"{i + 1:06d}.jpg" for i in range(PICTURES)]
+    faces = draw_faces(0, np.arange(IMAGE_COUNT), 32)
+    names = [f"{i + 1:06d}.jpg" for i in range(IMAGE_COUNT)]
     for folder in ("my-pictures", "pictures/cats"):
         (here / folder).mkdir(parents=True)
         for name, face in zip(names, faces, strict=True):
@@ -104,13 +104,13 @@ def world(tmp_path_factory):
                 opened.write(here / "my-pictures" / name, inside + name)
     known = ("Smiling", "Eyeglasses", "Male", "Young")
     rows = "".join(f"{name} {' '.join(('1', '-1')[(i >> bit) % 2] for bit in range(4))}\n" for i, name in enumerate(names))
-    (here / "list_attr_celeba.txt").write_text(f"{PICTURES}\n{' '.join(known)}\n{rows}")
+    (here / "list_attr_celeba.txt").write_text(f"{IMAGE_COUNT}\n{' '.join(known)}\n{rows}")
     (here / "celeba").mkdir()
     for file in ("img_align_celeba.zip", "list_attr_celeba.txt"):
         shutil.copy(here / file, here / "celeba" / file)
     shutil.copy(here / "my-pictures" / names[0], here / "me.jpg")
     (here / "net.py").write_text("def function(images):\n    return images[:, ::8, ::8].reshape(len(images), -1) / 255\n")
-    np.save(here / "faces.npy", draw_faces(1, np.arange(PICTURES), 16))
+    np.save(here / "faces.npy", draw_faces(1, np.arange(IMAGE_COUNT), 16))
     assert train_toy(here / "runs", "--data", here / "img_align_celeba.zip", steps=4).code == 0
     for name in ("faces", "a", "b"):
         shutil.copytree(here / "runs" / "article", here / "runs" / name)
@@ -118,33 +118,33 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("page", [page for page in TOLD if list(commands(page))], ids=lambda page: page.name)
-def test_every_command_runs(page, world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [page for page in CHECKED_PAGES if list(commands(page))], ids=lambda page: page.name)
+def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
     here = tmp_path / "here"
     shutil.copytree(world, here)
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(here))
-    for number, verb, rest in commands(page):
+    for number, command, rest in commands(page):
         if any(re.search(what, f" {rest} ") for what in NOT_RUN):
             continue
-        words = shlex.split(shortened(verb, rest))
+        words = shlex.split(shorten(command, rest))
         arguments = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
-        if verb == "report":
+        if command == "report":
             arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
         named = re.search(r"--name (\S+)", rest)
-        if verb == "train" and (here / "runs" / (named[1] if named else "article")).exists():
+        if command == "train" and (here / "runs" / (named[1] if named else "article")).exists():
             shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # a page's own, of another recipe
-        done = call(importlib.import_module(f"dcgan_jax.{verb}"), *arguments)
-        assert done.code == 0, f"{page.name}:{number}: {verb} {shlex.join(arguments)}\n{done.err}"
+        done = run_command(importlib.import_module(f"dcgan_jax.{command}"), *arguments)
+        assert done.code == 0, f"{page.name}:{number}: {command} {shlex.join(arguments)}\n{done.err}"
 
 
-def test_what_is_not_run_is_told_somewhere():
-    told = [f" {rest} " for page in TOLD for _, _, rest in commands(page)]
+def test_unrun_commands_are_listed():
+    told = [f" {rest} " for page in CHECKED_PAGES for _, _, rest in commands(page)]
     assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in told)]
 
 
-def test_the_pages_hold_commands_of_every_verb():
-    told = [verb for page in TOLD for _, verb, _ in commands(page)]
+def test_docs_show_every_command():
+    told = [command for page in CHECKED_PAGES for _, command, _ in commands(page)]
     assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
     assert len(told) > 40
 
@@ -171,10 +171,10 @@ OTHERS = {  # flags of other programs, and of our experiments
 }
 
 
-def test_every_flag_that_is_named_exists():
+def test_every_flag_in_the_docs_exists():
     known = set(OTHERS)
-    for verb in COMMANDS:
-        module = importlib.import_module(f"dcgan_jax.{verb}")
+    for command in COMMANDS:
+        module = importlib.import_module(f"dcgan_jax.{command}")
         known |= {
             flag
             for cls in vars(module).values()
@@ -184,7 +184,7 @@ def test_every_flag_that_is_named_exists():
     known |= {*flags_of(Config)} | {flag for command in explore.COMMANDS.values() for flag in flags_of(command)}
     for file in (ROOT / "experiments").glob("*.py"):
         known |= set(re.findall(r'"--([a-z][a-z0-9-]+)"', file.read_text()))
-    for page in TOLD:
+    for page in CHECKED_PAGES:
         text = page.read_text()
         named = {
             (flag, text[: at.start()].count("\n") + 1)
@@ -222,30 +222,32 @@ def plain(distribution):
 
 
 @pytest.mark.parametrize(
-    "block", [block for page in TOLD for block in blocks(page) if block.language == "python"], ids=lambda block: block.name
+    "block",
+    [block for page in CHECKED_PAGES for block in blocks(page) if block.language == "python"],
+    ids=lambda block: block.name,
 )
-def test_python_runs_or_is_quoted_from_the_code(block, world, monkeypatch):
+def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
-        assert call(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
+        assert run_command(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
     if re.match("import |from ", block.text):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})
     elif "LOSSES = {" in block.text:
-        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list goes on
+        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list continues
         names = {"jax": importlib.import_module("jax"), "AdversarialLoss": lambda *functions: functions}
         exec(compile(whole, block.name, "exec"), names)
         d, g = names["LOSSES"]["pearson"]
         assert float(d(1.0, -1.0)) == 0 and float(g(1.0, 0.0)) == 0 and float(d(0.0, 0.0)) == 1
     else:
         code = "\n".join(file.read_text() for file in (ROOT / "dcgan_jax").rglob("*.py"))
-        held = {quoted(line) for line in code.splitlines()}
-        missing = [line for line in block.text.splitlines() if quoted(line) not in held]
+        held = {normalise_line(line) for line in code.splitlines()}
+        missing = [line for line in block.text.splitlines() if normalise_line(line) not in held]
         assert not missing, f"{block.name}: not in the code (any more): {missing}"
 
 
-def quoted(line):
+def normalise_line(line):
     return " ".join(re.sub(r"  #.*", "", line).split())
 
 
@@ -258,7 +260,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_in_the_docs_have_targets(page):
     for place in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match("https?:", place):
             continue
@@ -269,7 +271,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
-def test_files_that_are_named_are_there(page):
+def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
         assert (ROOT / place).exists(), f"{page.name}: {place}"

@@ -6,7 +6,7 @@ from experiments import fuzz
 
 
 @pytest.mark.integration
-def test_harmed_inputs_end_in_success_or_in_one_line(tmp_path):
+def test_damaged_inputs_succeed_or_are_one_line(tmp_path):
     rows = fuzz.run(count=15 * len(fuzz.READERS), seed=2, names=list(fuzz.READERS), keep=tmp_path)
     assert sum(row.inputs for row in rows) >= 300
     for row in rows:

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import FLAGS, STEPS, call, copied, files, refusal, state_at, whole
+from toy_run import FLAGS, STEPS, copy_run, get_reference_run, get_refusal, hash_tree, read_state, run_command
 
 from dcgan_jax import evaluate, prepare, sample, train
 from dcgan_jax.config import UserError
@@ -58,7 +58,7 @@ def faces(tmp_path):
     return folder
 
 
-def test_the_canary_wakes_where_one_is_careless(canary):
+def test_canary_detects_unsafe_loading(canary):
     for careless in (lambda: pickle.loads(pickle.dumps(canary)), lambda: eval(canary.code)):
         careless()
         canary.path.rmdir()
@@ -72,7 +72,7 @@ def header(text):
     return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(5000)
 
 
-def test_arrays_are_never_unpickled_nor_their_headers_evaluated(canary, tmp_path):
+def test_arrays_are_not_unpickled_nor_headers_evaluated(canary, tmp_path):
     np.save(tmp_path / "objects.npy", np.array([canary] * 3, object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", np.array([canary] * 3, object))
     shutil.copy(tmp_path / "objects.npz", tmp_path / "disguised.npy")
@@ -81,30 +81,30 @@ def test_arrays_are_never_unpickled_nor_their_headers_evaluated(canary, tmp_path
     (tmp_path / "code.npy").write_bytes(header(canary.code))
     (tmp_path / "field.npy").write_bytes(header(f"{{'descr': {canary.code}, 'fortran_order': False, 'shape': (1,)}}"))
     for name in ("objects.npy", "objects.npz", "disguised.npy", "disguised.zip", "pickle.npy", "code.npy", "field.npy"):
-        assert name in refusal(prepare, "--data", tmp_path / name, "--size", 16)
+        assert name in get_refusal(prepare, "--data", tmp_path / name, "--size", 16)
 
 
-def test_a_pack_of_objects_is_made_again(canary, faces, tmp_path):
-    assert call(prepare, "--data", faces, "--size", 16).code == 0
+def test_pack_of_objects_is_remade(canary, faces, tmp_path):
+    assert run_command(prepare, "--data", faces, "--size", 16).code == 0
     (pack,) = (tmp_path / "cache" / "packs").iterdir()
     good = (pack / "images.npy").read_bytes()
     np.save(pack / "images.npy", np.array([canary] * 20, object), allow_pickle=True)
-    done = call(prepare, "--data", faces, "--size", 16)
+    done = run_command(prepare, "--data", faces, "--size", 16)
     assert done.code == 0 and "warning: " in done.err
     assert (pack / "images.npy").read_bytes() == good
     (pack / "index.json").write_text(canary.code)
-    assert call(prepare, "--data", faces, "--size", 16).code == 0
+    assert run_command(prepare, "--data", faces, "--size", 16).code == 0
 
 
-def test_a_picture_that_is_a_pickle_or_a_script_is_skipped(canary, faces):
+def test_image_that_is_a_pickle_or_script_is_skipped(canary, faces):
     (faces / "pickle.png").write_bytes(pickle.dumps(canary))
-    done = call(prepare, "--data", faces, "--size", 16)
+    done = run_command(prepare, "--data", faces, "--size", 16)
     assert done.code == 0 and "pickle.png" in done.err
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
-    run = copied(whole().run, tmp_path)
+def test_checkpoint_files_are_not_unpickled(canary, tmp_path, sealed):
+    run = copy_run(get_reference_run().run, tmp_path)
     last = run / "checkpoints" / str(STEPS)
     for file in sorted(file for file in last.rglob("*") if file.is_file()):
         kept = file.read_bytes()
@@ -112,46 +112,46 @@ def test_no_file_of_a_checkpoint_is_unpickled(canary, tmp_path, sealed):
         seal = (last / checksums.FILES).read_bytes()
         if sealed and file.name != checksums.FILES:  # as a stranger would, who describes what he sends
             (last / checksums.FILES).write_text(json.dumps(checksums.hash_files(last)))
-        line = call(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
+        line = run_command(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
         with contextlib.suppress(checksums.CorruptCheckpointError, UserError):
-            state_at(run, STEPS)  # what a training reads
+            read_state(run, STEPS)  # what a training reads
         file.write_bytes(kept)
         (last / checksums.FILES).write_bytes(seal)
 
 
 @pytest.mark.parametrize("file", ["config.json", "data.json", "environment.json"])
-def test_json_of_a_run_is_not_evaluated(canary, tmp_path, file):
-    run = copied(whole().run, tmp_path)
+def test_run_json_is_not_evaluated(canary, tmp_path, file):
+    run = copy_run(get_reference_run().run, tmp_path)
     good = (run / file).read_text()
     values = json.loads(good)
     texts = [canary.code] + [json.dumps(values | {name: canary.code}) for name in values]
     for text in texts:
         (run / file).write_text(text)
-        for verb, flags in (
+        for command, flags in (
             (sample, ("--run", run, "--count", 1, "--out", tmp_path / "out.png")),
             (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS)),
         ):
-            assert call(verb, *flags).code in (0, 2)
+            assert run_command(command, *flags).code in (0, 2)
         (run / file).write_text(good)
 
 
 def test_metrics_are_not_evaluated(canary, tmp_path):
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     lines = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(canary.code + "\n" + lines)
-    assert "metrics.jsonl: line 1 " in refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 2)
+    assert "metrics.jsonl: line 1 " in get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 2)
     assert (run / "metrics.jsonl").read_text() == canary.code + "\n" + lines
 
 
 @pytest.mark.parametrize("flag", ["--data", "--name", "--lr", "--g-multipliers", "--augment", "--preset"])
 def test_flags_are_not_evaluated(canary, tmp_path, flag):
-    assert call(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", 1, flag, canary.code).code in (0, 2)
+    assert run_command(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", 1, flag, canary.code).code in (0, 2)
 
 
 def test_seeds_are_not_evaluated(canary, tmp_path):
-    assert refusal(sample, "--run", whole().run, "--seeds", canary.code, "--out", tmp_path / "out.png")
+    assert get_refusal(sample, "--run", get_reference_run().run, "--seeds", canary.code, "--out", tmp_path / "out.png")
 
 
 # ---- Paths that lead elsewhere ----
@@ -174,11 +174,11 @@ def packed_pixels(tmp_path):
 @pytest.mark.parametrize(("name", "end"), [("link.png", "{}/white.png"), ("folder", "{}"), ("up.png", "../secret/white.png")])
 def test_links_out_of_a_folder_are_not_followed(faces, secret, tmp_path, name, end):
     (faces / name).symlink_to(end.format(secret))
-    assert call(prepare, "--data", faces, "--size", 16).code == 0
+    assert run_command(prepare, "--data", faces, "--size", 16).code == 0
     assert packed_pixels(tmp_path).max() == 190
 
 
-def test_a_zip_writes_nothing_and_its_links_are_not_followed(faces, secret, tmp_path):
+def test_zip_writes_nothing_and_links_are_not_followed(faces, secret, tmp_path):
     path = tmp_path / "faces.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(faces.iterdir()):
@@ -188,40 +188,41 @@ def test_a_zip_writes_nothing_and_its_links_are_not_followed(faces, secret, tmp_
         link = zipfile.ZipInfo("link.png")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, str(secret / "white.png"))
-    before = files(tmp_path)
-    call(prepare, "--data", path, "--size", 16, "--strict")  # stops at the first of them
-    done = call(prepare, "--data", path, "--size", 16)  # four of 24 are bad: more than 5 %
+    before = hash_tree(tmp_path)
+    run_command(prepare, "--data", path, "--size", 16, "--strict")  # stops at the first of them
+    done = run_command(prepare, "--data", path, "--size", 16)  # four of 24 are bad: more than 5 %
     assert done.code == 2 and "link.png" in done.err and "../awake/x.png" in done.err
-    assert {name for name in files(tmp_path) if not name.startswith("cache")} == before.keys()
+    assert {name for name in hash_tree(tmp_path) if not name.startswith("cache")} == before.keys()
 
 
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12", "checkpoints/12/generator"]
 )
-def test_links_out_of_a_run_are_refused_and_their_ends_untouched(secret, tmp_path, name):
-    run = copied(whole().run, tmp_path)
+def test_links_out_of_a_run_are_refused(secret, tmp_path, name):
+    """The targets of the links are not changed."""
+    run = copy_run(get_reference_run().run, tmp_path)
     end = secret / "end"
     if (run / name).exists():
         (run / name).rename(end)
     else:
         end.write_text("mine")
     (run / name).symlink_to(end)
-    before = files(secret)
-    verbs = [
+    before = hash_tree(secret)
+    commands = [
         (train, ("--workdir", tmp_path, *FLAGS, "--steps", STEPS + 8)),
         (evaluate, ("--run", run)),
         (sample, ("--run", run, "--out", tmp_path / "out.png")),
     ]
-    for verb, flags in verbs:
-        line = refusal(verb, *flags)
+    for command, flags in commands:
+        line = get_refusal(command, *flags)
         assert f"{run / name}: is a link out of the run" in line
-    assert files(secret) == before
+    assert hash_tree(secret) == before
 
 
-def test_a_link_that_stays_in_the_run_is_no_matter(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_link_inside_the_run_is_accepted(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "best").symlink_to(f"checkpoints/{STEPS}")
-    assert call(sample, "--run", run, "--count", 1, "--out", tmp_path / "out.png").code == 0
+    assert run_command(sample, "--run", run, "--count", 1, "--out", tmp_path / "out.png").code == 0
 
 
 # ---- Bombs ----
@@ -245,7 +246,8 @@ def png(width, height, content=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size + b"\x08\2\0\0\0") + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-def test_bombs_are_named_and_take_no_memory(faces, tmp_path):
+def test_decompression_bombs_are_named_and_small(faces, tmp_path):
+    """Reading them takes little memory."""
     zeros = zlib.compress(bytes(300_000_000), 9)  # 0.3 MB
     bombs = {
         "wide.png": png(2**31 - 1, 2**31 - 1),

@@ -1,4 +1,4 @@
-"""Laws that span rooms. Those of one module stand beside it; DESIGN.md section 4 has the list."""
+"""Invariants that span packages: exact resume, one compilation per program, allowed imports. Others are beside their module."""
 
 import ast
 import io
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import toy_run
 from numpy.testing import assert_array_equal
-from toy_run import FLAGS, STEPS, Traces, metrics, state_at, train_toy, whole
+from toy_run import FLAGS, STEPS, TraceCounter, get_reference_run, read_metric_lines, read_state, train_toy
 
 import dcgan_jax
 from dcgan_jax.data import batches
@@ -26,24 +26,24 @@ ONCE = {"make_train_steps": 1, "make_recalibrate": 1, "check_finite": 1}
 PACKAGE = Path(dcgan_jax.__file__).parent
 
 
-def equals_the_whole(run):
-    """Every leaf of the last state, every number and every picture of it, bit for bit."""
-    ours, theirs = state_at(run, STEPS), state_at(whole().run, STEPS)
+def assert_equals_reference_run(run):
+    """Every leaf of the last state, every number and every image of it, bit for bit."""
+    ours, theirs = read_state(run, STEPS), read_state(get_reference_run().run, STEPS)
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():
         assert leaf.dtype == theirs[path].dtype, path
         assert_array_equal(leaf, theirs[path], err_msg=path)  # NaN here would be none there: whole() was checked
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     for picture in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
-        assert (run / picture).read_bytes() == (whole().run / picture).read_bytes(), picture
+        assert (run / picture).read_bytes() == (get_reference_run().run / picture).read_bytes(), picture
 
 
 # ---- Resume is exact ----
 
 
 @pytest.mark.integration
-def test_the_whole_run_is_worth_comparing_with():
-    states = [state_at(whole().run, step) for step in (4, 8, 12)]
+def test_reference_run_changes_every_leaf():
+    states = [read_state(get_reference_run().run, step) for step in (4, 8, 12)]
     for path, leaf in states[2].items():
         if np.issubdtype(leaf.dtype, np.floating):
             assert np.isfinite(leaf).all(), path
@@ -52,7 +52,7 @@ def test_the_whole_run_is_worth_comparing_with():
 
 
 @pytest.mark.integration
-def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, monkeypatch):
+def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""
     with monkeypatch.context() as patch:
         real = Logs.write
@@ -85,22 +85,22 @@ def test_a_run_stopped_twice_inside_an_epoch_equals_one_that_was_not(tmp_path, m
     assert "stopped at step 7 of 12 and saved\n" in second.out
     assert list_steps(tmp_path / "article")[-1] == 7
 
-    with Traces() as traces:
+    with TraceCounter() as traces:
         third = train_toy(tmp_path, "--feed", "stream")
     assert third.code == 0, third
     assert "resumes from step 7" in third.out
-    assert traces.of == ONCE
-    equals_the_whole(tmp_path / "article")
+    assert traces.counts == ONCE
+    assert_equals_reference_run(tmp_path / "article")
 
 
 @pytest.mark.integration
-def test_a_larger_length_extends_a_finished_run_as_if_it_had_been_asked_at_once(tmp_path):
+def test_extended_run_equals_one_of_full_length(tmp_path):
     """And it makes no difference how often it was saved on the way."""
     assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
     done = train_toy(tmp_path, steps=12)
     assert done.code == 0
     assert "resumes from step 6" in done.out
-    equals_the_whole(tmp_path / "article")
+    assert_equals_reference_run(tmp_path / "article")
 
 
 KILLED = """
@@ -122,7 +122,7 @@ cli.run_command(main)
 
 
 @pytest.mark.integration
-def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
+def test_killed_run_resumes_exactly_from_its_last_save(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "--workdir", tmp_path, *FLAGS, "--steps", str(STEPS)],
@@ -136,27 +136,27 @@ def test_a_killed_run_goes_on_exactly_from_its_last_save(tmp_path):
     assert (run / "metrics.jsonl").read_text().endswith('{"step": 12, "ima')
     done = train_toy(tmp_path)
     assert done.code == 0, done
-    assert "resumes from step 8" in done.out or "goes on from step 4" in done.out  # the kill may fall into the save of step 8
-    equals_the_whole(run)
+    assert "resumes from step 8" in done.out or "resumes from step 4" in done.out  # the kill may fall into the save of step 8
+    assert_equals_reference_run(run)
 
 
 # ---- One program a run ----
 
 
-def test_a_run_compiles_each_of_its_programs_once():
+def test_run_compiles_each_program_once():
     """Over two epochs' ends, four saves, twelve grids of numbers."""
-    assert whole().traces == ONCE
+    assert get_reference_run().traces == ONCE
 
 
-def test_a_count_of_traces_can_fail():
-    with Traces() as traces:
+def test_trace_count_can_fail():
+    with TraceCounter() as traces:
         steps = jax.jit(toy_run.setup.check_finite)
         for length in (1, 2):
             steps({"leaf": np.zeros(length)})
-    assert traces.of["check_finite"] == 2
+    assert traces.counts["check_finite"] == 2
 
 
-# ---- The house ----
+# ---- Imports between packages ----
 
 PACKAGES = {"data", "explorations", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
@@ -183,55 +183,57 @@ FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", "see
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 
-def imported(file):
+def list_imports(file):
     """Names of all modules that a file imports anywhere in it, in full: dcgan_jax.data.pack, numpy ..."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide the room"
+            assert node.level == 0, f"{file}: relative imports hide the package"
             # From a package comes a module or a name: `from dcgan_jax.run import logs` is dcgan_jax.run.logs.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def sources():
+def list_sources():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-def part(path):
+def get_part(path):
     """The package a file is in, or its own name where it has rules of its own."""
     name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return name if name in COMMANDS | MAY_IMPORT.keys() else name.split(".")[0]
 
 
-@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_the_rooms_import_only_what_the_house_allows(file):
-    here = part(file)
+@pytest.mark.parametrize("file", list_sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_module_imports_are_allowed(file):
+    here = get_part(file)
     allowed = FOR_COMMANDS if here in COMMANDS else MAY_IMPORT[here]
-    used = {name.split(".")[1] for name in imported(file) if name.startswith("dcgan_jax.")}
+    used = {name.split(".")[1] for name in list_imports(file) if name.startswith("dcgan_jax.")}
     assert used <= allowed, f"{file.name} is in {here} and imports {used - allowed}"
 
 
 @pytest.mark.parametrize(
-    "file", [file for file in sources() if part(file) in ("gan", "quality")], ids=lambda file: str(file.relative_to(PACKAGE))
+    "file",
+    [file for file in list_sources() if get_part(file) in ("gan", "quality")],
+    ids=lambda file: str(file.relative_to(PACKAGE)),
 )
-def test_pure_rooms_touch_no_file_clock_or_global_randomness(file):
-    tops = {name.split(".")[0] for name in imported(file)}
+def test_gan_and_quality_have_no_side_effects(file):
+    """They touch no file, clock or global randomness."""
+    tops = {name.split(".")[0] for name in list_imports(file)}
     assert not tops & SIDE_EFFECTS
 
 
-def test_the_import_law_sees_every_form(tmp_path):
+def test_import_check_sees_every_form(tmp_path):
     file = tmp_path / "a.py"
     file.write_text("import dcgan_jax.train\nfrom dcgan_jax import cli\ndef f():\n    from dcgan_jax.run.logs import Logs\n")
-    assert imported(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
+    assert list_imports(file) == {"dcgan_jax.train", "dcgan_jax.cli", "dcgan_jax.run.logs.Logs"}
 
 
-def test_importing_is_cheap_and_brings_no_tensorflow():
+def test_import_is_cheap_and_without_tensorflow():
     code = """
 import sys
-import tokenize
 import dcgan_jax
 assert not {"jax", "numpy", "flax"} & set(sys.modules), "import dcgan_jax is no longer cheap"
 import dcgan_jax.train, dcgan_jax.sample, dcgan_jax.evaluate, dcgan_jax.prepare

@@ -1,4 +1,4 @@
-"""Laws of the pure heart that span its modules: k steps, several devices, donation, one program."""
+"""Invariants that span the modules of gan/: k steps, several devices, donation, one program."""
 
 import os
 import subprocess
@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import Compiled, compiled, fresh_state, fused_loops, leaves, pictures, tiny
+from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
-CONFIG = tiny("torch64", flip=True)
+CONFIG = make_tiny_config("torch64", flip=True)
 
 
 @pytest.fixture(scope="module")
 def one_by_one():
     """(batches (2, 4, S, S, C), the state after both, stacked metrics) of two calls of train_step."""
-    batches = np.stack([pictures(CONFIG, seed) for seed in (0, 1)])
-    state, metrics, step = fresh_state(CONFIG), [], Compiled(CONFIG)
+    batches = np.stack([make_images(CONFIG, seed) for seed in (0, 1)])
+    state, metrics, step = make_fresh_state(CONFIG), [], CompiledStep(CONFIG)
     with fused_loops():
         for batch in batches:
             state, now = step(state, batch)
@@ -32,27 +32,27 @@ def one_by_one():
     return batches, state, jax.tree.map(lambda *values: np.stack(values), *metrics)
 
 
-def test_two_steps_in_a_call_are_two_calls_bit_for_bit(one_by_one):
+def test_two_steps_in_a_call_equal_two_calls(one_by_one):
     batches, expected, expected_metrics = one_by_one
-    start = jax.tree.map(jnp.copy, fresh_state(CONFIG))
+    start = jax.tree.map(jnp.copy, make_fresh_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
     with fused_loops():
         state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
     assert kernel.is_deleted()  # donated, and the result is the same
-    for path, leaf in leaves(state).items():
-        assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
+    for path, leaf in get_leaves(state).items():
+        assert_array_equal(leaf, get_leaves(expected)[path], err_msg=path)
     for name in expected_metrics.keys() - {"g_grad_norm"}:
         assert_array_equal(metrics[name], expected_metrics[name], err_msg=name)
     # A sum over all of G's gradient, which XLA adds up in another order where the programs differ. Nothing is computed from it.
     assert_allclose(metrics["g_grad_norm"], expected_metrics["g_grad_norm"], rtol=1e-6)
 
 
-def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch):
+def test_accelerator_scan_equals_two_steps(one_by_one, monkeypatch):
     batches, expected, expected_metrics = one_by_one
     with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
         scan = make_train_steps(CONFIG)
-    state, metrics = jax.jit(scan)(fresh_state(CONFIG), Batch(batches))
+    state, metrics = jax.jit(scan)(make_fresh_state(CONFIG), Batch(batches))
     assert metrics["d_loss"].shape == (2,)
     assert_allclose(metrics["d_loss"], expected_metrics["d_loss"], rtol=1e-5)
     assert_same_run(state, expected)
@@ -60,11 +60,11 @@ def test_the_scan_of_accelerators_is_the_same_two_steps(one_by_one, monkeypatch)
 
 def assert_same_run(state, expected):
     """To float tolerance: sums in another order, and Adam's first steps, whose size is the rate whatever the gradient's."""
-    expected = leaves(expected)
+    expected = get_leaves(expected)
     # Batch norm takes away what the bias before it adds: that gradient is 0 but for rounding, which Adam enlarges to its step.
     means = [path for path in expected if path.endswith("_norm/mean")]
     idle = [path.replace("_stats/", "_params/").replace("_norm/mean", "/bias") for path in means]
-    for path, leaf in leaves(state).items():
+    for path, leaf in get_leaves(state).items():
         if path.startswith(("g_params", "d_params", "ema_params")):
             # A gradient within rounding of 0 may send a weight the other way: 2 steps of 2e-4 each way, for a few weights.
             gap = np.abs(leaf - expected[path])
@@ -74,10 +74,12 @@ def assert_same_run(state, expected):
             assert_allclose(leaf, expected[path], rtol=1e-3, atol=1e-5 * max(1, np.abs(expected[path]).max()), err_msg=path)
 
 
-PENALISED = tiny("article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none")
+PENALISED = make_tiny_config(
+    "article", loss="relativistic-paired", r1_gamma=1.0, gp_weight=1.0, augment=("translation",), d_norm="none"
+)
 
 
-OWN = tiny(
+OWN = make_tiny_config(
     "article",
     loss="hinge",
     d_norm="spectral",
@@ -89,7 +91,7 @@ OWN = tiny(
 )
 
 
-NOISE = tiny("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
+NOISE = make_tiny_config("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
 
 
 @pytest.mark.integration
@@ -98,8 +100,8 @@ def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-    expected, expected_metrics = compiled(config)(fresh_state(config), pictures(config))
-    state, metrics = step(jax.device_put(fresh_state(config), whole), jax.device_put(Batch(pictures(config)), split))
+    expected, expected_metrics = get_compiled_step(config)(make_fresh_state(config), make_images(config))
+    state, metrics = step(jax.device_put(make_fresh_state(config), whole), jax.device_put(Batch(make_images(config)), split))
     assert len(state.g_params["head"]["kernel"].sharding.device_set) == 2
     for name in metrics:
         assert_allclose(metrics[name], expected_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -113,12 +115,13 @@ import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.step import make_train_step
-config = tiny.tiny("article", batch_size=8)
+config = tiny.make_tiny_config("article", batch_size=8)
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-state, metrics = step(jax.device_put(tiny.fresh_state(config), whole), jax.device_put(Batch(tiny.pictures(config)), split))
-expected, expected_metrics = tiny.compiled(config)(tiny.fresh_state(config), tiny.pictures(config))
+batch = jax.device_put(Batch(tiny.make_images(config)), split)
+state, metrics = step(jax.device_put(tiny.make_fresh_state(config), whole), batch)
+expected, expected_metrics = tiny.get_compiled_step(config)(tiny.make_fresh_state(config), tiny.make_images(config))
 print(max(abs(float(metrics[name]) - float(expected_metrics[name])) for name in metrics))
 statistics = zip(jax.tree.leaves(state.d_stats), jax.tree.leaves(expected.d_stats), strict=True)
 print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in statistics))
@@ -142,7 +145,8 @@ def test_eight_devices_train_as_one():
     assert statistics < 1e-5
 
 
-def test_the_step_keeps_every_type_and_shape_so_that_one_program_serves_the_run():
+def test_step_keeps_every_type_and_shape():
+    """One compiled program can therefore serve the whole run."""
     state = jax.eval_shape(lambda: init_state(CONFIG))
     after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from toy_run import refusal
+from toy_run import get_refusal
 
 import dcgan_jax
 import dcgan_jax.__main__
@@ -16,24 +16,24 @@ from dcgan_jax import prepare
 from dcgan_jax.__main__ import COMMANDS, write_completions
 
 
-def said(*arguments):
+def run_module(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
 
 
-def test_the_verbs_are_listed_and_there():
-    done = said("dcgan_jax")
+def test_commands_are_listed_and_exist():
+    done = run_module("dcgan_jax")
     assert done.returncode == 0
     for name in COMMANDS:
         assert f"  {name} " in done.stdout and find_spec(f"dcgan_jax.{name}")
 
 
-def test_the_version_is_told():
-    assert said("dcgan_jax", "--version").stdout == f"dcgan_jax {dcgan_jax.__version__}\n"
+def test_version_is_printed():
+    assert run_module("dcgan_jax", "--version").stdout == f"dcgan_jax {dcgan_jax.__version__}\n"
 
 
 @pytest.mark.parametrize("word, says", [("sample", "python -m dcgan_jax.sample"), ("draw", "there are train, sample")])
-def test_other_words_are_one_line(word, says):
-    done = said("dcgan_jax", word)
+def test_unknown_command_is_one_line(word, says):
+    done = run_module("dcgan_jax", word)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert says in done.stderr
 
@@ -44,12 +44,12 @@ def test_other_words_are_one_line(word, says):
 @pytest.fixture(scope="module")
 def completions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home") / "completions"
-    done = said("dcgan_jax", "--completion", "bash", str(folder))
+    done = run_module("dcgan_jax", "--completion", "bash", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 
 
-def test_every_console_script_is_completed_and_nothing_else(completions):
+def test_every_console_script_is_completed(completions):
     scripts = tomllib.loads((Path(dcgan_jax.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
     assert {file.name for file in completions.iterdir()} == scripts.keys() == {f"dcgan-{name}" for name in COMMANDS}
     told = bash(f"for file in {completions}/*; do source $file; done; complete -p")
@@ -67,7 +67,7 @@ def test_every_console_script_is_completed_and_nothing_else(completions):
         ("dcgan-explore walk --col", set()),
     ],
 )
-def test_bash_completes(completions, typed, completed):
+def test_bash_completes_flags(completions, typed, completed):
     words, script = typed.split(), completions / typed.split()[0]
     told = bash(f"""source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}
         $(complete -p {words[0]} | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' "${{COMPREPLY[@]}}" """)
@@ -80,7 +80,7 @@ def bash(code):
     return subprocess.run(["bash", "--norc", "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_other_shells_find_theirs_by_its_name(tmp_path):
+def test_zsh_and_fish_files_have_the_names_they_look_for(tmp_path):
     write_completions("zsh", tmp_path)
     write_completions("fish", tmp_path)
     expected = {f"_dcgan-{name}" for name in COMMANDS} | {f"dcgan-{name}.fish" for name in COMMANDS}
@@ -91,9 +91,9 @@ def test_other_shells_find_theirs_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     "arguments, says", [((), "bash, zsh, fish"), (("tcsh", "a"), "bash, zsh, fish"), (("bash", "/proc/nowhere"), "/proc/nowhere")]
 )
-def test_what_cannot_be_completed_is_one_line(arguments, says):
-    assert says in refusal(dcgan_jax.__main__, "--completion", *arguments)
+def test_bad_completion_arguments_are_one_line(arguments, says):
+    assert says in get_refusal(dcgan_jax.__main__, "--completion", *arguments)
 
 
-def test_no_verb_completes_its_flags_for_python():
-    assert "unknown flag" in refusal(prepare, "--tyro-print-completion", "bash")
+def test_tyro_completion_flag_is_refused_by_modules():
+    assert "unknown flag" in get_refusal(prepare, "--tyro-print-completion", "bash")

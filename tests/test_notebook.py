@@ -13,7 +13,7 @@ MOST_S = 240  # of all cells, which is mostly compiling
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("default")  # those of nbclient and its kernel
-def test_every_cell_runs(tmp_path, monkeypatch):
+def test_notebook_every_cell_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
@@ -39,13 +39,13 @@ def test_every_cell_runs(tmp_path, monkeypatch):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) >= 8  # twenty pictures, the grid that is renewed, faces, the losses, four exercises
+    assert len(shown) >= 8  # twenty images, the grid that is renewed, faces, the losses, four exercises
     said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
     assert "372,416 and D 167,809 parameters" in said and "before: " in said
 
 
 @pytest.mark.parametrize("modules", [("google.colab",), ()])
-def test_without_the_package_its_first_cell_says_what_to_do(monkeypatch, modules):
+def test_notebook_without_the_package_says_what_to_do(monkeypatch, modules):
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     first, *_ = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     monkeypatch.setitem(sys.modules, "dcgan_jax", None)
@@ -56,7 +56,7 @@ def test_without_the_package_its_first_cell_says_what_to_do(monkeypatch, modules
     assert "\n" not in str(fault.value)
 
 
-def test_its_committed_outputs_are_light_and_from_a_whole_run():
+def test_notebook_outputs_are_small_and_complete():
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     assert os.path.getsize(NOTEBOOK) < 500_000
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]

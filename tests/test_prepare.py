@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy_run import call, refusal
+from toy_run import get_refusal, run_command
 
 from dcgan_jax import prepare
 from dcgan_jax.data.download import PUBLISHED
@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty good pictures of 24 x 20, one that is none, one text."""
+    """Forty good images of 24 x 20, one that is none, one text."""
     (tmp_path / "in").mkdir()
     for at in range(40):
         Image.fromarray(np.full((20, 24, 3), 6 * at, np.uint8)).save(tmp_path / "in" / f"{at:02}.png")
@@ -31,14 +31,14 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def prepared(*arguments):
-    done = call(prepare, *arguments)
+def run_prepare(*arguments):
+    done = run_command(prepare, *arguments)
     assert done.code == 0, done
     return done
 
 
-def test_it_shows_what_it_found(folder, cache):
-    done = prepared("--data", folder, "--size", 16)
+def test_prepare_shows_what_it_found(folder, cache):
+    done = run_prepare("--data", folder, "--size", 16)
     assert done.out.startswith("folder: in, split all\n")
     assert "40 images packed at 16 px, 3 channels, crop centre" in done.out
     assert "1 skipped, 0 enlarged, 1 other files ignored" in done.out
@@ -47,23 +47,23 @@ def test_it_shows_what_it_found(folder, cache):
     assert path.parent == cache / "packs"
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = {shade for _, shade in preview.convert("L").getcolors()}
-    assert shades == {*range(0, 240, 6), 255}  # every picture, on white
+    assert shades == {*range(0, 240, 6), 255}  # every image, on white
 
 
-def test_the_second_time_and_a_training_find_the_pack(folder, monkeypatch):
-    first = prepared("--data", folder, "--size", 16)
+def test_prepared_pack_is_found_again_and_by_train(folder, monkeypatch):
+    first = run_prepare("--data", folder, "--size", 16)
 
     def decodes(*args):
         raise AssertionError("packed anew")
 
     monkeypatch.setattr("dcgan_jax.data.pack.decode_images", decodes)
-    assert prepared("--data", folder, "--size", 16).out == first.out
+    assert run_prepare("--data", folder, "--size", 16).out == first.out
     assert len(pack_images(open_source(str(folder)), size=16, channels=3, crop="centre").images) == 40
 
 
-def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
+def test_shown_images_are_spread_over_the_set(tmp_path):
     np.save(tmp_path / "many.npy", np.repeat(np.arange(250, dtype=np.uint8), 16 * 16 * 3).reshape(250, 16, 16, 3))
-    done = prepared("--data", tmp_path / "many.npy", "--size", 16)
+    done = run_prepare("--data", tmp_path / "many.npy", "--size", 16)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = sorted(shade for _, shade in preview.convert("L").getcolors())
     assert len(shades) == PREVIEW_IMAGES + 1
@@ -72,12 +72,12 @@ def test_more_pictures_than_are_shown_are_shown_from_all_over(tmp_path):
 
 
 def test_drawn_faces_have_attributes():
-    assert re.search(r"\d\d attributes: \w+, ", prepared("--data", "drawn:40", "--size", 16).out)
+    assert re.search(r"\d\d attributes: \w+, ", run_prepare("--data", "drawn:40", "--size", 16).out)
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
-def test_grey_and_colour(folder, channels, mode):
-    done = prepared("--data", folder, "--size", 16, "--channels", channels)
+def test_grey_and_colour_are_prepared(folder, channels, mode):
+    done = run_prepare("--data", folder, "--size", 16, "--channels", channels)
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         assert preview.mode == mode
 
@@ -96,13 +96,13 @@ def test_grey_and_colour(folder, channels, mode):
     ids=str,
 )
 def test_mistakes_are_one_line_and_leave_no_pack(folder, cache, arguments, says):
-    line = refusal(prepare, "--data", folder, *arguments)
+    line = get_refusal(prepare, "--data", folder, *arguments)
     assert all(part in line for part in says), line
     assert not list(cache.rglob("index.json"))
 
 
-def test_data_is_asked_for():
-    assert "--data" in refusal(prepare)
+def test_missing_data_flag_is_named():
+    assert "--data" in get_refusal(prepare)
 
 
 # ---- --download ----
@@ -110,7 +110,7 @@ def test_data_is_asked_for():
 
 @pytest.fixture
 def fetched(folder, monkeypatch):
-    """What download() was asked for; it gives a zip of the folder's pictures."""
+    """What download() was asked for; it gives a zip of the folder's images."""
     asked = []
 
     def download(file, to):
@@ -121,8 +121,8 @@ def fetched(folder, monkeypatch):
     return asked
 
 
-def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, folder):
-    done = prepared("--download", "article", "--size", 16)
+def test_download_is_packed_and_named_for_training(fetched, cache, folder):
+    done = run_prepare("--download", "article", "--size", 16)
     assert "40 images packed" in done.out and f"train on it with --data {folder.parent / 'faces.zip'}\n" in done.out
     ((file, to),) = fetched
     assert file == PUBLISHED["article"] and to == cache / "downloads"
@@ -136,16 +136,17 @@ def test_what_is_downloaded_is_packed_and_named_for_training(fetched, cache, fol
         (["--sha256", "none"], "", 0),
     ],
 )
-def test_an_address_of_celeba_is_held_to_the_published_hash_unless_told(fetched, tmp_path, flags, sha256, size_bytes):
-    prepared("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
+def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha256, size_bytes):
+    """Another hash can be given."""
+    run_prepare("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
     ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)
     assert file.name == "img_align_celeba.zip" and to == tmp_path / "to"
 
 
-def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
+def test_celeba_without_a_url_is_tfds(folder, monkeypatch):
     monkeypatch.setattr("dcgan_jax.data.download.prepare_with_tfds", lambda: str(folder))
-    assert "40 images packed" in prepared("--download", "celeba", "--size", 16).out
+    assert "40 images packed" in run_prepare("--download", "celeba", "--size", 16).out
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,6 @@ def test_celeba_without_an_address_is_tfdss(folder, monkeypatch):
         (["--download", "celeba", "--sha256", "none"], "or give --url"),
     ],
 )
-def test_flags_of_a_download_that_say_too_little_or_too_much(flags, words, cache):
-    assert words in refusal(prepare, *flags)
+def test_bad_download_flags_are_one_line(flags, words, cache):
+    assert words in get_refusal(prepare, *flags)
     assert not cache.exists()

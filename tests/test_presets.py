@@ -32,24 +32,24 @@ def function_of(name):
     return getattr(presets, name.replace("-", "_"))
 
 
-def test_the_sources_above_are_of_all_presets():
+def test_sources_cover_all_presets():
     assert SOURCES.keys() == PRESETS.keys()
 
 
-def test_the_help_of_preset_lists_them_all():
+def test_preset_help_lists_them_all():
     listed = inspect.getsource(Run).split("recipe that fills all other fields: ")[1].split('"""')[0]
     assert [name.strip() for name in listed.split(",")] == list(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_valid_named_and_sourced(name):
+def test_preset_is_valid_named_and_sourced(name):
     check_config(PRESETS[name])
     assert PRESETS[name].run.preset == name
     assert function_of(name)() == PRESETS[name]
     assert SOURCES[name] in function_of(name).__doc__
 
 
-def test_every_flag_that_a_docstring_names_exists():
+def test_flags_in_docstrings_exist():
     for name in PRESETS:
         words = (function_of(name).__doc__ + presets.__doc__).replace("(", " ").replace(")", " ").split()
         for word in words:
@@ -58,7 +58,8 @@ def test_every_flag_that_a_docstring_names_exists():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_short_difference_that_leaves_the_run_and_the_machine_alone(name):
+def test_preset_is_a_short_difference(name):
+    """It leaves the settings of the run and the machine alone."""
     default, values = flatten(Config()), flatten(PRESETS[name])
     changed = {field for field in values if values[field] != default[field]}
     assert len(changed) <= 24
@@ -66,7 +67,7 @@ def test_a_preset_is_a_short_difference_that_leaves_the_run_and_the_machine_alon
     assert not changed & untouchable
 
 
-def test_presets_of_one_family_differ_in_what_their_sources_differ():
+def test_preset_families_differ_as_their_sources_do():
     def difference(a, b):
         a, b = flatten(PRESETS[a]), flatten(PRESETS[b])
         return {field for field in a if a[field] != b[field]} - {"preset"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy_run
 from numpy.testing import assert_allclose, assert_array_equal
-from toy_run import metrics, start_toy, state_at
+from toy_run import read_metric_lines, read_state, start_toy
 
 from dcgan_jax.run.checkpoints import list_steps
 
@@ -64,45 +64,45 @@ def equal(ours, theirs, **tolerance):
             assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
-def test_two_processes_equal_one_with_as_many_devices(two_processes, one_process):
+def test_two_processes_equal_one_of_as_many_devices(two_processes, one_process):
     # The sums over devices are the same; processes may add them in another order, and Adam enlarges that.
     run, stopped, _ = two_processes
-    equal(state_at(run, stopped), state_at(one_process, stopped), atol=1e-4, rtol=1e-3)
-    ours, theirs = ([line for line in metrics(each) if line["step"] <= 4] for each in (run, one_process))
+    equal(read_state(run, stopped), read_state(one_process, stopped), atol=1e-4, rtol=1e-3)
+    ours, theirs = ([line for line in read_metric_lines(each) if line["step"] <= 4] for each in (run, one_process))
     assert len(ours) == 2
     for a, b in zip(ours, theirs, strict=True):
         assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(two_processes):
+def test_signal_to_one_process_stops_all_at_one_step(two_processes):
     _, stopped, (first, _) = two_processes
     assert stopped >= 4
     assert f"stopped at step {stopped:,} of 100,000 and saved" in first
 
 
-def test_only_the_first_process_speaks_and_writes(two_processes):
+def test_only_the_first_process_prints_and_writes(two_processes):
     run, stopped, (first, second) = two_processes
     assert "4 x cpu in 2 processes" in first
     # Gloo, which carries JAX's sums between CPU processes, greets from C++ in these pieces, two threads at once.
     greeting = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d+|\s+"
     assert re.sub(greeting, "", second) == ""
     assert (run / "samples" / f"{stopped:08d}.png").exists()
-    steps = [line["step"] for line in metrics(run)]
+    steps = [line["step"] for line in read_metric_lines(run)]
     assert steps == sorted(set(steps))  # a second writer would have doubled the lines
 
 
-def test_any_number_of_processes_goes_on(two_processes, tmp_path):
+def test_any_number_of_processes_resumes(two_processes, tmp_path):
     run, stopped, _ = two_processes
-    alone, together = (toy_run.copied(run, tmp_path / name) for name in ("alone", "together"))
+    alone, together = (toy_run.copy_run(run, tmp_path / name) for name in ("alone", "together"))
     outputs = [
         finish(start_toy(alone.parent, "--steps", stopped + 2, device_count=1))[0],
         finish(*start_two(together.parent, "--steps", stopped + 2, "--feed", "resident"))[0],
     ]
     assert all(f"resumes from step {stopped:,}" in out for out in outputs)
-    equal(state_at(alone, stopped + 2), state_at(together, stopped + 2), atol=1e-4, rtol=1e-3)
+    equal(read_state(alone, stopped + 2), read_state(together, stopped + 2), atol=1e-4, rtol=1e-3)
 
 
-def test_processes_that_were_not_asked_the_same_all_refuse(tmp_path):
+def test_processes_with_other_flags_all_refuse(tmp_path):
     processes = start_two(tmp_path, "--steps", 4, second=("--save-every-steps", 2))
     for process in processes:
         _, errors = process.communicate(timeout=240)
@@ -110,7 +110,7 @@ def test_processes_that_were_not_asked_the_same_all_refuse(tmp_path):
         assert "error: the processes of this run differ in flags" in errors
 
 
-def test_a_fault_in_the_first_process_ends_the_second(tmp_path):
+def test_error_in_the_first_process_ends_the_second(tmp_path):
     (tmp_path / "article").mkdir()
     (tmp_path / "article" / "other.txt").touch()  # the folder is no run: the first process refuses it
     first, second = start_two(tmp_path, "--steps", 4)

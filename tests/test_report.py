@@ -1,83 +1,83 @@
-"""The report verb, on real toy runs; and its page in a real browser."""
+"""The report command, on real toy runs; and its page in a real browser."""
 
 import json
 import shutil
 
 import pytest
 from browser import in_a_browser, launch
-from toy_run import call, copied, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal, run_command
 
 from dcgan_jax import report
 
 pytestmark = pytest.mark.integration
 
 
-def test_it_is_the_page_that_training_left(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_report_is_the_page_that_training_wrote(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     trained = (run / "report.html").read_text()
     (run / "report.html").unlink()
-    done = call(report, run)
+    done = run_command(report, run)
     assert done.code == 0 and done.out.startswith(f"{run / 'report.html'}: 1 run, ")
     assert (run / "report.html").read_text() == trained
 
 
-def test_several_stand_side_by_side_beside_the_first(tmp_path):
+def test_several_runs_are_side_by_side(tmp_path):
     for name in ("a", "b"):
-        shutil.copytree(whole().run, tmp_path / name)
+        shutil.copytree(get_reference_run().run, tmp_path / name)
     (tmp_path / "notes.txt").touch()  # runs/* gives it too
-    assert call(report, *sorted(tmp_path.iterdir())).code == 0
+    assert run_command(report, *sorted(tmp_path.iterdir())).code == 0
     text = (tmp_path / "report.html").read_text()
     assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # by their folders: both were trained as article
-    assert call(report, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "page.html").code == 0
+    assert run_command(report, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "page.html").code == 0
     assert (tmp_path / "deep" / "page.html").read_text() == text
 
 
-def test_runs_of_one_name_are_told_apart_by_their_places(tmp_path):
-    places = [copied(whole().run, tmp_path / name) for name in ("one", "two") if not (tmp_path / name).mkdir()]
-    assert call(report, *places, "--out", tmp_path / "page.html").code == 0
+def test_runs_of_one_name_are_named_by_folder(tmp_path):
+    places = [copy_run(get_reference_run().run, tmp_path / name) for name in ("one", "two") if not (tmp_path / name).mkdir()]
+    assert run_command(report, *places, "--out", tmp_path / "page.html").code == 0
     assert all(f"<th>{place}</th>" in (tmp_path / "page.html").read_text() for place in places)
 
 
-def test_a_run_that_has_only_begun_has_a_page(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_run_without_steps_has_a_page(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     for place in ("samples", "checkpoints"):
         shutil.rmtree(run / place)
     for name in ("metrics.jsonl", "reals.png", "environment.json"):
         (run / name).unlink()
-    assert call(report, run).code == 0
+    assert run_command(report, run).code == 0
     assert "step 0 of 12;" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("change", [{"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
-def test_a_strangers_data_facts_are_one_line_or_passed(tmp_path, change):
-    run = copied(whole().run, tmp_path)
+def test_foreign_data_facts_are_one_line_or_skipped(tmp_path, change):
+    run = copy_run(get_reference_run().run, tmp_path)
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | change))
-    done = call(report, run)  # at once, and without an array as long as the count
+    done = run_command(report, run)  # at once, and without an array as long as the count
     assert done.code == (0 if change == {"count": 10**9} else 2) and len(done.faults) == (done.code > 0)
     facts.pop("spread")
     (run / "data.json").write_text(json.dumps(facts))
-    assert call(report, run).code == 0
+    assert run_command(report, run).code == 0
 
 
-def test_mistakes_are_one_line(tmp_path):
-    assert "no run is there" in refusal(report)
-    assert "no run is there" in refusal(report, tmp_path)
-    assert "no run is there" in refusal(report, tmp_path, tmp_path)
-    assert "32 at most" in refusal(report, *[whole().run] * 33)
+def test_report_mistakes_are_one_line(tmp_path):
+    assert "no run is there" in get_refusal(report)
+    assert "no run is there" in get_refusal(report, tmp_path)
+    assert "no run is there" in get_refusal(report, tmp_path, tmp_path)
+    assert "32 at most" in get_refusal(report, *[get_reference_run().run] * 33)
     (tmp_path / "file").touch()
-    assert "--out" in refusal(report, whole().run, "--out", tmp_path / "file" / "page.html")
+    assert "--out" in get_refusal(report, get_reference_run().run, "--out", tmp_path / "file" / "page.html")
 
 
 @in_a_browser
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_browser_shows_curves_and_turns_the_pages(tmp_path, count):
+def test_browser_shows_curves_and_turns_pages(tmp_path, count):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    runs = [shutil.copytree(whole().run, tmp_path / f"run{i}") for i in range(count)]
+    runs = [shutil.copytree(get_reference_run().run, tmp_path / f"run{i}") for i in range(count)]
     for run, by in zip(runs, ("network.py:features", "sliced-wasserstein", "sliced-wasserstein"), strict=False):
         line = {"score": "training", "by": by, "sha256": "", "count": 5000, "real_fingerprint": "0123456789abcdef"}
         (run / "scores.jsonl").write_text("".join(json.dumps(line | {"step": step, "value": 1.5}) + "\n" for step in (4, 8)))
-    assert call(report, *runs, "--out", tmp_path / "page.html").code == 0
+    assert run_command(report, *runs, "--out", tmp_path / "page.html").code == 0
     with playwright.sync_playwright() as browsers:
         browser = launch(browsers)
         page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone's

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
-from toy_run import call, copied, files, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal, hash_tree, run_command
 
 from dcgan_jax import sample
 from dcgan_jax.run.figures import GAP_PX, make_grid
@@ -11,54 +11,54 @@ from dcgan_jax.sample import Sample, list_seeds
 pytestmark = pytest.mark.integration
 
 
-def drawn(out, *arguments):
+def run_sample(out, *arguments):
     """--out out of the toy run with these arguments."""
-    done = call(sample, "--run", whole().run, "--out", out, *arguments)
+    done = run_command(sample, "--run", get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
     return done.out
 
 
-def faces(tmp_path, *arguments):
-    drawn(tmp_path / "faces.npy", *arguments)
+def sample_array(tmp_path, *arguments):
+    run_sample(tmp_path / "faces.npy", *arguments)
     return np.load(tmp_path / "faces.npy", allow_pickle=False)
 
 
 # ---- A seed is an image ----
 
 
-def test_a_face_is_its_seeds_whatever_is_drawn_with_it(tmp_path):
+def test_sample_depends_on_its_seed_alone(tmp_path):
     """Byte for byte: alone, in any order, across the batches of the compiled program, last or first."""
-    many = faces(tmp_path, "--count", 70, "--seed", 5)
+    many = sample_array(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
     for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
         asked = list_seeds(Sample(run="", seeds=seeds))
-        for seed, image in zip(asked, faces(tmp_path, "--seeds", seeds), strict=True):
+        for seed, image in zip(asked, sample_array(tmp_path, "--seeds", seeds), strict=True):
             if 5 <= seed < 75:
                 assert_array_equal(image, many[seed - 5])
 
 
-def test_the_last_grid_of_training_is_of_the_first_seeds(tmp_path):
-    drawn(tmp_path / "sheet.png", "--count", 4)
-    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000012.png").read_bytes()
+def test_training_grid_is_of_the_first_seeds(tmp_path):
+    run_sample(tmp_path / "sheet.png", "--count", 4)
+    assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000012.png").read_bytes()
 
 
-def test_an_older_checkpoint_can_be_drawn_from(tmp_path):
-    said = drawn(tmp_path / "sheet.png", "--count", 4, "--step", 8)
+def test_older_checkpoint_can_be_sampled(tmp_path):
+    said = run_sample(tmp_path / "sheet.png", "--count", 4, "--step", 8)
     assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
-    assert (tmp_path / "sheet.png").read_bytes() == (whole().run / "samples" / "00000008.png").read_bytes()
+    assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000008.png").read_bytes()
 
 
 # ---- Where it is written ----
 
 
-def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
-    array = faces(tmp_path, "--seeds", "7,40-42")
+def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
+    array = sample_array(tmp_path, "--seeds", "7,40-42")
     assert (array.shape, array.dtype) == ((4, 16, 16, 3), np.uint8)
-    drawn(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
+    run_sample(tmp_path / "deep" / "sheet.png", "--seeds", "7,40-42")
     with Image.open(tmp_path / "deep" / "sheet.png") as sheet:
         assert sheet.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2
         assert_array_equal(np.asarray(sheet)[::6, ::6], make_grid(array))
-    drawn(tmp_path / "folder", "--seeds", "7,40-42")
+    run_sample(tmp_path / "folder", "--seeds", "7,40-42")
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == [f"{seed:010d}.png" for seed in (7, 40, 41, 42)]
     for name, image in zip(names, array, strict=True):
@@ -66,12 +66,12 @@ def test_sheet_array_and_folder_hold_the_same_faces(tmp_path):
             assert_array_equal(np.asarray(file), image)
 
 
-def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
-    before = files(whole().run)
+def test_sample_writes_its_output_only(tmp_path):
+    before = hash_tree(get_reference_run().run)
     for out in ("a.png", "a.npy", "a/"):
-        drawn(f"{tmp_path}/{out}", "--count", 1)
-    assert files(whole().run) == before
-    assert sorted(files(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
+        run_sample(f"{tmp_path}/{out}", "--count", 1)
+    assert hash_tree(get_reference_run().run) == before
+    assert sorted(hash_tree(tmp_path)) == ["a", "a.npy", "a.png", "a/0000000000.png"]
 
 
 # ---- Seeds ----
@@ -91,7 +91,7 @@ def test_nothing_else_is_written_and_the_run_is_only_read(tmp_path):
         ({"seeds": "1", "count": 5, "seed": 3}, [1]),
     ],
 )
-def test_lists_and_ranges(asked, seeds):
+def test_seed_lists_and_ranges(asked, seeds):
     found = list_seeds(Sample(run="", **asked))
     assert found.dtype == np.uint32
     assert found.tolist() == seeds
@@ -117,8 +117,8 @@ def test_lists_and_ranges(asked, seeds):
     ],
     ids=str,
 )
-def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
-    line = refusal(sample, "--run", whole().run, "--out", tmp_path / "a.png", *arguments)
+def test_invalid_seeds_are_one_line(tmp_path, arguments, says):
+    line = get_refusal(sample, "--run", get_reference_run().run, "--out", tmp_path / "a.png", *arguments)
     assert all(part in line for part in says), line
     assert not list(tmp_path.iterdir())
 
@@ -129,33 +129,33 @@ def test_seeds_that_are_none_are_one_line(tmp_path, arguments, says):
 @pytest.mark.parametrize(
     "out", ["faces.jpg", "faces.npz", "file", "file/faces.png", "file/faces.npy", "file/faces", "folder.png", "folder.npy"]
 )
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path, out):
+def test_unwritable_out_is_one_line(tmp_path, out):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.npy").mkdir()
-    before = files(tmp_path)
-    line = refusal(sample, "--run", whole().run, "--count", 1, "--out", tmp_path / out)
+    before = hash_tree(tmp_path)
+    line = get_refusal(sample, "--run", get_reference_run().run, "--count", 1, "--out", tmp_path / out)
     assert f"--out {tmp_path / out}: " in line
-    assert files(tmp_path) == before
+    assert hash_tree(tmp_path) == before
 
 
-def test_a_checkpoint_that_is_not_there_names_those_that_are(tmp_path):
-    line = refusal(sample, "--run", whole().run, "--step", 5, "--out", tmp_path / "a.png")
-    assert f"--step 5: {whole().run} has 4, 8, 12" in line
+def test_missing_step_names_those_that_exist(tmp_path):
+    line = get_refusal(sample, "--run", get_reference_run().run, "--step", 5, "--out", tmp_path / "a.png")
+    assert f"--step 5: {get_reference_run().run} has 4, 8, 12" in line
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_a_checkpoint_is_one_line(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_run_without_a_checkpoint_is_one_line(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     for step in (run / "checkpoints").iterdir():
         step.rename(step.with_name(step.name + ".moved"))
-    assert "no checkpoint yet" in refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    assert "no checkpoint yet" in get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
-def test_other_networks_than_the_checkpoints_are_one_line(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_other_networks_are_one_line(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))
-    line = refusal(sample, "--run", run, "--out", tmp_path / "a.png")
+    line = get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
     assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line

@@ -8,7 +8,7 @@ from dcgan_jax.seeds import describe_seeds, to_seed_array
 
 
 @pytest.mark.parametrize("seeds", ["3,5-7", [3, 5, 6, 7], (3, 5, 6, 7), iter([3, 5, 6, 7]), np.array([3, 5, 6, 7], np.uint32)])
-def test_all_forms_are_the_same_array(seeds):
+def test_seeds_of_all_forms_are_the_same_array(seeds):
     found = to_seed_array(seeds)
     assert found.dtype == np.uint32 and found.tolist() == [3, 5, 6, 7]
 
@@ -27,11 +27,11 @@ def test_all_forms_are_the_same_array(seeds):
         ("0-5,0-5", "more than 10 in all"),
     ],
 )
-def test_what_is_no_seed_is_one_line(seeds, says):
+def test_invalid_seeds_are_one_line(seeds, says):
     with pytest.raises(UserError) as fault:
         to_seed_array(seeds, most=10)
     assert says in str(fault.value) and "`seeds`" in str(fault.value)
 
 
-def test_seeds_are_described_as_they_were_given():
+def test_describe_seeds_gives_them_as_written():
     assert describe_seeds("0-7") == "0-7" and describe_seeds([2, 4]) == "2,4" and describe_seeds(7) == "7"

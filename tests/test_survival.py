@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy_run
-from toy_run import FLAGS, STEPS, call, copied, metrics, refusal, start_toy, train_toy, whole
+from toy_run import FLAGS, STEPS, copy_run, get_reference_run, get_refusal, read_metric_lines, run_command, start_toy, train_toy
 
 from dcgan_jax import evaluate, sample, train
 from dcgan_jax.run import checkpoints
@@ -29,7 +29,7 @@ def small(monkeypatch):
     monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "40"))
 
 
-def test_a_run_killed_in_its_dangerous_moments_equals_one_that_was_not(tmp_path, small):
+def test_run_killed_in_critical_moments_resumes_exactly(tmp_path, small):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     assert kill_test.life(tmp_path / "whole") == 0
@@ -49,21 +49,21 @@ def until(process, seen, longest_s=120):
         time.sleep(0.001)
 
 
-def signalled(tmp_path, seen, *numbers):
+def start_and_signal(tmp_path, seen, *numbers):
     """(run, exit code, stdout, lines of stderr) of a run without end that gets these signals as soon as seen(run)."""
     process, run = start_toy(tmp_path, "--steps", 1_000_000), tmp_path / "article"
     until(process, lambda: seen(run))
     for number in numbers:
         process.send_signal(number)
-    return run, *ended(process)
+    return run, *wait_for_end(process)
 
 
 @functools.cache
 def straight() -> Path:
-    """The toy run that goes on from its end for 8 more steps, with nothing in its way; only read."""
+    """The toy run, resumed at its end for 8 more steps without interruption; only read."""
 
     def make(folder):
-        copied(whole().run, folder)
+        copy_run(get_reference_run().run, folder)
         assert train_toy(folder, steps=STEPS + 8).code == 0
 
     return toy_run.make_once("straight", make)[0] / "article"
@@ -73,7 +73,7 @@ def eight_are_saved(run):
     return (run / "checkpoints" / "8").exists()
 
 
-def ended(process):
+def wait_for_end(process):
     try:
         out, err = process.communicate(timeout=240)
     finally:
@@ -81,35 +81,35 @@ def ended(process):
     return process.returncode, out, [line for line in err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(tmp_path):
+def test_full_disk_is_one_line_then_resumes(tmp_path):
     """No file may grow to what the description of a checkpoint needs: as a full disk, for whoever runs the tests."""
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     # Not the arrays' files: how TensorStore's threads share the arrays out among them differs from save to save.
     needed = (run / "checkpoints" / "12" / "training" / "_METADATA").stat().st_size
-    before = toy_run.files(run / "checkpoints")
+    before = toy_run.hash_tree(run / "checkpoints")
     full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (needed - 1, needed - 1))
-    code, _, err = ended(full)
+    code, _, err = wait_for_end(full)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith(f"error: {run}: ")
     assert "the checkpoint of step 12 is kept. Make room" in err[0]
-    assert toy_run.files(run / "checkpoints") == before
+    assert toy_run.hash_tree(run / "checkpoints") == before
     assert train_toy(tmp_path, steps=STEPS + 8).code == 0
-    assert metrics(run) == metrics(straight())
+    assert read_metric_lines(run) == read_metric_lines(straight())
 
 
-def test_a_workdir_that_vanishes_is_one_line(tmp_path):
+def test_vanished_workdir_is_one_line(tmp_path):
     process = start_toy(tmp_path / "drive", "--steps", 1_000_000, "--save-every-steps", 20)
     until(process, lambda: (tmp_path / "drive" / "article" / "checkpoints" / "20").exists())
     (tmp_path / "drive").rename(tmp_path / "unmounted")
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith("error: ")
     assert str(tmp_path / "drive" / "article") in err[0]
     assert list_steps(tmp_path / "unmounted" / "article")  # a run that is only somewhere else
 
 
-def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
+def test_closed_terminal_ends_with_a_save(tmp_path):
     process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
     process.stdout.close()  # nobody reads any more
@@ -119,15 +119,15 @@ def test_a_terminal_that_is_closed_ends_with_a_save(tmp_path):
     finally:
         process.kill()
     process.stderr.close()
-    last = metrics(tmp_path / "article")[-1]["step"]
+    last = read_metric_lines(tmp_path / "article")[-1]["step"]
     assert 0 <= list_steps(tmp_path / "article")[-1] - last < 2
 
 
-def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
+def test_sigterm_before_the_first_step_is_one_line(tmp_path):
     process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
     until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # the line before it is out
     process.send_signal(signal.SIGTERM)
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
     assert not list((toy_run.CACHE / "packs").glob(".packing@*"))
 
@@ -135,28 +135,31 @@ def test_sigterm_before_the_first_step_ends_with_one_line(tmp_path):
 # ---- Signals ----
 
 
-def test_ctrl_c_while_it_compiles_lets_it_make_one_step_and_saves_that(tmp_path):
+def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
     def compiles(run):  # or is about to
         return (run / "reals.png").exists()
 
-    run, code, out, err = signalled(tmp_path, compiles, signal.SIGINT)
+    run, code, out, err = start_and_signal(tmp_path, compiles, signal.SIGINT)
     assert (code, err) == (130, [])
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
 
-def test_sigterm_during_a_save_ends_with_that_save_whole_however_often_it_comes(tmp_path):
+def test_sigterm_during_a_save_completes_it(tmp_path):
+    """This holds for any number of signals."""
+
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
-    run, code, out, err = signalled(tmp_path, saves, signal.SIGTERM, signal.SIGTERM)
+    run, code, out, err = start_and_signal(tmp_path, saves, signal.SIGTERM, signal.SIGTERM)
     assert (code, err) == (0, [])
     last = list_steps(run)[-1]
     assert f"stopped at step {last} of" in out
     assert not list(run.rglob("*.orbax-checkpoint-tmp*")) and (run / "checkpoints" / str(last) / "files.json").exists()
 
 
-def test_ctrl_c_twice_ends_at_once_and_the_run_goes_on_from_its_last_save(tmp_path):
-    run, code, _, err = signalled(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
+def test_ctrl_c_twice_ends_at_once_and_resumes(tmp_path):
+    """The next command resumes from the last save."""
+    run, code, _, err = start_and_signal(tmp_path, eight_are_saved, signal.SIGINT, signal.SIGINT)
     assert code == 130 and len(err) <= 1, err
     last = list_steps(run)[-1]
     assert f"resumes from step {last}" in train_toy(tmp_path, steps=last + 4).out
@@ -185,26 +188,26 @@ def mount(tmp_path):
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_read_only_disk_is_one_line_and_its_run_can_be_sampled(mount, tmp_path):
+def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
     place = mount(50_000_000)
-    run = copied(whole().run, place)
-    before = toy_run.files(run)
+    run = copy_run(get_reference_run().run, place)
+    before = toy_run.hash_tree(run)
     subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-    line = refusal(train, "--workdir", place, *FLAGS, "--steps", STEPS + 8)
+    line = get_refusal(train, "--workdir", place, *FLAGS, "--steps", STEPS + 8)
     assert "Read-only" in line and str(place) in line
-    assert call(sample, "--run", run, "--count", 4, "--out", tmp_path / "out.png").code == 0
-    assert call(evaluate, "--run", run, "--count", 16, "--out", tmp_path / "scores.jsonl").code == 0
-    assert "Read-only" in refusal(train, "--workdir", place / "new", *FLAGS, "--steps", STEPS)
-    assert toy_run.files(run) == before
+    assert run_command(sample, "--run", run, "--count", 4, "--out", tmp_path / "out.png").code == 0
+    assert run_command(evaluate, "--run", run, "--count", 16, "--out", tmp_path / "scores.jsonl").code == 0
+    assert "Read-only" in get_refusal(train, "--workdir", place / "new", *FLAGS, "--steps", STEPS)
+    assert toy_run.hash_tree(run) == before
     subprocess.run(["mount", "-o", "remount,rw", place], check=True)
     assert train_toy(place, steps=STEPS + 8).code == 0
 
 
-def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
+def test_full_disk_while_training_then_room(mount, tmp_path):
     """A real one, smaller than the saves that are to be kept."""
     place = mount(950_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
-    code, _, err = ended(process)
+    code, _, err = wait_for_end(process)
     assert (code, len(err)) == (2, 1), err
     run = place / "article"
     assert str(run) in err[0] and "No space left on device" in err[0]
@@ -214,20 +217,20 @@ def test_a_full_disk_while_it_trains_then_room(mount, tmp_path):
     assert again.code == 0 and f"resumes from step {last}" in again.out
     straight = tmp_path / "straight"
     assert train_toy(straight, steps=last + 4).code == 0
-    assert metrics(run) == metrics(straight / "article")
+    assert read_metric_lines(run) == read_metric_lines(straight / "article")
 
 
-def test_a_run_that_was_moved_goes_on_exactly(tmp_path):
+def test_moved_run_resumes_exactly(tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    shutil.move(copied(whole().run, tmp_path), tmp_path / "elsewhere" / "renamed")
+    shutil.move(copy_run(get_reference_run().run, tmp_path), tmp_path / "elsewhere" / "renamed")
     moved = train_toy(tmp_path / "elsewhere", "--name", "renamed", steps=STEPS + 8)
     assert (moved.code, moved.faults) == (0, [])
-    assert metrics(tmp_path / "elsewhere" / "renamed") == metrics(straight())
+    assert read_metric_lines(tmp_path / "elsewhere" / "renamed") == read_metric_lines(straight())
 
 
 @pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
-def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
-    run, expected = copied(whole().run, tmp_path), straight()  # which is made by the true clock
+def test_clock_jump_changes_nothing(tmp_path, monkeypatch, jump_s):
+    run, expected = copy_run(get_reference_run().run, tmp_path), straight()  # which is made by the true clock
     now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
 
     def then_jumps(saved):  # forth and back, whenever no save is under way
@@ -240,12 +243,12 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch, jump_s):
         os.utime(file, (now() + jump_s, now() + jump_s))
     done = train_toy(tmp_path, steps=STEPS + 8)
     assert (done.code, done.faults) == (0, []) and len(offsets) > 2
-    assert metrics(run) == metrics(expected)
+    assert read_metric_lines(run) == read_metric_lines(expected)
     assert list_steps(run) == list_steps(expected)
 
 
-def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_other_jax_version_warns_and_resumes(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
     environment = json.loads((run / "environment.json").read_text())
     now = environment["packages"]["jax"]
     environment["packages"]["jax"] = "0.4.1"
@@ -255,8 +258,8 @@ def test_another_version_of_jax_is_said_and_goes_on(tmp_path):
     assert json.loads((run / "environment.json").read_text())["packages"]["jax"] == now
 
 
-def test_another_number_of_devices_is_said_and_goes_on(tmp_path):
-    run = copied(whole().run, tmp_path)
-    code, out, err = ended(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
+def test_other_device_count_warns_and_resumes(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
+    code, out, err = wait_for_end(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))
     assert (code, err) == (0, []) and "devices: 2 x cpu -> 1 x cpu" in out
     assert list_steps(run)[-1] == STEPS + 2

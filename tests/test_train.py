@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import toy_run
 from PIL import Image
-from toy_run import DATA, STEPS, call, copied, files, metrics, refusal, train, train_toy, whole
+from toy_run import (
+    DATA,
+    STEPS,
+    copy_run,
+    get_reference_run,
+    get_refusal,
+    hash_tree,
+    read_metric_lines,
+    run_command,
+    train,
+    train_toy,
+)
 
 from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
@@ -24,7 +35,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     """A finished run of one's own."""
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +49,8 @@ def handlers_are_given_back():
 # ---- A run from its start to its end ----
 
 
-def test_a_run_leaves_all_that_explains_it():
-    found = {path.name for path in whole().run.iterdir()}
+def test_run_folder_explains_the_run():
+    found = {path.name for path in get_reference_run().run.iterdir()}
     events = {name for name in found if name.startswith("events.out.tfevents.")}
     assert found - events == {
         "config.json",
@@ -56,26 +67,29 @@ def test_a_run_leaves_all_that_explains_it():
     assert len(events) == 1
 
 
-def test_a_grid_is_drawn_before_the_first_step_and_at_every_save():
-    assert sorted(path.name for path in (whole().run / "samples").iterdir()) == [f"{step:08d}.png" for step in (0, 4, 8, 12)]
-    for path in (whole().run / "samples").iterdir():
+def test_grids_are_at_step_0_and_every_save():
+    assert sorted(path.name for path in (get_reference_run().run / "samples").iterdir()) == [
+        f"{step:08d}.png" for step in (0, 4, 8, 12)
+    ]
+    for path in (get_reference_run().run / "samples").iterdir():
         with Image.open(path) as file:
             assert file.size == (6 * (2 * 16 + 3 * GAP_PX),) * 2  # --grid-images 4, enlarged sixfold
 
 
-def test_the_newest_three_checkpoints_are_kept():
-    assert list_steps(whole().run) == [4, 8, 12]
+def test_newest_three_checkpoints_are_kept():
+    assert list_steps(get_reference_run().run) == [4, 8, 12]
 
 
-def test_the_config_that_is_written_is_the_one_that_was_asked():
-    asked = parse_config(["--workdir", str(whole().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
-    assert read_config(whole().run) == asked
+def test_config_file_is_the_requested_config():
+    asked = parse_config(["--workdir", str(get_reference_run().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
+    assert read_config(get_reference_run().run) == asked
     assert asked.run.name == "article"
 
 
-def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
+def test_reals_png_is_twenty_training_images():
+    """They are cropped and scaled as the networks see them."""
     packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
-    with Image.open(whole().run / "reals.png") as file:
+    with Image.open(get_reference_run().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]
     side = 16 + GAP_PX
     assert shown.shape == (2 * side + GAP_PX, 10 * side + GAP_PX, 3)
@@ -85,8 +99,8 @@ def test_reals_are_twenty_training_pictures_as_the_networks_see_them():
     assert len(matches) == REALS_SHOWN == 20  # though a step of 2 x 8 has fewer
 
 
-def test_metrics_are_of_every_second_step_and_count_images():
-    lines = metrics(whole().run)
+def test_metrics_are_every_second_step_in_images():
+    lines = read_metric_lines(get_reference_run().run)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
     assert all(line["images"] == 16 * line["step"] for line in lines)
     for line in lines:
@@ -94,47 +108,51 @@ def test_metrics_are_of_every_second_step_and_count_images():
         assert all(np.isfinite(value) for value in line.values())
 
 
-def test_data_facts_are_those_of_the_pack():
-    facts = json.loads((whole().run / "data.json").read_text())
+def test_data_facts_equal_the_packs():
+    facts = json.loads((get_reference_run().run / "data.json").read_text())
     assert (facts["count"], facts["size"], facts["source"]["kind"]) == (85, 16, "drawn")
 
 
-def test_what_is_said_is_what_there_is():
-    lines = whole().done.out.splitlines()
-    assert f"{whole().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu" in lines[0]
+def test_training_output_matches_the_files():
+    lines = get_reference_run().done.out.splitlines()
+    assert (
+        f"{get_reference_run().run}: article, 16 px, G 13,640 and D 849 parameters, 81 pictures, batch 8, 12 steps, 2 x cpu"
+        in lines[0]
+    )
     assert [line for line in lines if line.startswith("saved")] == [
-        f"saved step {step}: {whole().run}/samples/{step:08d}.png" for step in (4, 8, 12)
+        f"saved step {step}: {get_reference_run().run}/samples/{step:08d}.png" for step in (4, 8, 12)
     ]
-    assert lines[-1] == f"done: 12 steps. Faces: {whole().run}/samples/00000012.png; all of it: {whole().run}/report.html"
-    assert not whole().done.faults
+    run = get_reference_run().run
+    assert lines[-1] == f"done: 12 steps. Faces: {run}/samples/00000012.png; all of it: {run}/report.html"
+    assert not get_reference_run().done.faults
 
 
 # ---- The same command again ----
 
 
-def test_a_finished_run_says_so_and_is_left_as_it_is(run, tmp_path):
-    before = files(run)
+def test_finished_run_is_left_as_it_is(run, tmp_path):
+    before = hash_tree(run)
     for steps in (STEPS, STEPS - 5):
         done = train_toy(tmp_path, steps=steps)
         assert (done.code, done.faults) == (0, [])
         assert done.out == f"{run} is complete: step 12 of {steps}. More: give a larger --steps, --epochs or --kimg\n"
-    assert files(run) == before
+    assert hash_tree(run) == before
 
 
 # ---- Two at once ----
 
 
-def test_a_second_process_on_a_run_is_refused_and_changes_nothing(run, tmp_path):
+def test_second_process_on_a_run_is_refused(run, tmp_path):
     lock = filelock.FileLock(run / "lock")
     with lock:
-        before = files(run)
-        line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+        before = hash_tree(run)
+        line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
         assert re.search(rf"{run} is being trained by another process \(process \d+ on .*\): wait for it", line)
-        assert files(run) == before
+        assert hash_tree(run) == before
     assert train_toy(tmp_path, steps=STEPS + 1).code == 0
 
 
-def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, monkeypatch):
+def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
     """As it can be on a filesystem that ignores locks."""
     real = Logs.write
 
@@ -145,7 +163,7 @@ def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, 
         real(self, steps, values)
 
     monkeypatch.setattr(Logs, "write", write)
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
     assert "another process (process 1 on elsewhere) has taken this run over; this one stops without saving" in line
     assert list_steps(run) == [4, 8, 12]
 
@@ -153,8 +171,9 @@ def test_a_run_that_another_process_took_over_is_not_saved_again(run, tmp_path, 
 # ---- A damaged checkpoint ----
 
 
-def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path):
-    run = copied(whole().run, tmp_path)
+def test_broken_newest_checkpoint_changes_no_result(tmp_path):
+    """A run whose newest checkpoint is broken ends as if it were not."""
+    run = copy_run(get_reference_run().run, tmp_path)
     file = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
@@ -163,22 +182,23 @@ def test_a_run_whose_newest_checkpoint_is_broken_ends_as_if_it_were_not(tmp_path
     assert done.code == 0
     assert "warning: the checkpoint of step 12 is broken (" in done.out
     assert "resumes from step 8" in done.out
-    ours, theirs = (toy_run.state_at(each, STEPS) for each in (run, whole().run))
+    ours, theirs = (toy_run.read_state(each, STEPS) for each in (run, get_reference_run().run))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     assert (run / "broken-checkpoints" / "12").is_dir()
 
 
 # ---- Scores while training ----
 
 
-def test_scores_change_nothing_else_and_the_best_checkpoint_is_kept(tmp_path):
+def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
+    """The checkpoint with the best score is kept."""
     flags = ["--score-every-kimg", 0.032, "--score-count", 60, "--score-share", 1, "--keep-checkpoints", 1]
     done = train_toy(tmp_path, *flags)
     assert (done.code, done.faults) == (0, []), done
     run = tmp_path / "article"
-    assert metrics(run) == metrics(whole().run)
+    assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # of 2 x 8 pictures each
     assert all(line["by"] == "sliced-wasserstein" and line["count"] == 60 for line in lines)
@@ -188,9 +208,9 @@ def test_scores_change_nothing_else_and_the_best_checkpoint_is_kept(tmp_path):
     said = f"Best score in training, smaller is better: {lines[best // 2 - 1]['value']:.2f} at step {best}"
     assert said in (run / "report.html").read_text()
     assert (run / "scores.png").exists()
-    done = call(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
+    done = run_command(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
     assert f"of step {best}" in done.out
-    again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # goes on, and keeps what was best
+    again = train_toy(tmp_path, *flags, steps=STEPS + 2)  # resumes, and keeps the best checkpoint
     assert again.code == 0
     last = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
     assert list_steps(run) == sorted({last["step"], best if last["value"] >= lines[best // 2 - 1]["value"] else last["step"]})

@@ -18,7 +18,7 @@ from dcgan_jax.presets import PRESETS
 BATCH = 4
 
 
-def tiny(preset: str, **changes) -> Config:
+def make_tiny_config(preset: str, **changes) -> Config:
     """The preset with its own kinds of layers, losses and updates at 16 px, width 4, batch 4 (keras64: 32 px)."""
     config = replace(PRESETS[preset], size=16, width=4, batch_size=BATCH)
     if preset == "keras64":  # from 8 px, with channels that grow towards the image
@@ -29,12 +29,12 @@ def tiny(preset: str, **changes) -> Config:
 
 
 @functools.cache
-def fresh_state(config: Config) -> GanState:
+def make_fresh_state(config: Config) -> GanState:
     """init_state, compiled. Nothing here donates, so that it can be shared."""
     return jax.jit(lambda: init_state(config))()
 
 
-class Compiled:
+class CompiledStep:
     """train_step under jit, counting its traces."""
 
     def __init__(self, config: Config):
@@ -52,10 +52,10 @@ class Compiled:
         return self._call(state, batch if isinstance(batch, Batch) else Batch(batch))
 
 
-compiled = functools.cache(Compiled)
+get_compiled_step = functools.cache(CompiledStep)
 
 
-def pictures(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
+def make_images(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
     """Random batches for that many steps, (steps * images_per_step, S, S, C) uint8."""
     shape = (steps * config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     return np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, np.uint8)
@@ -74,7 +74,7 @@ def fused_loops():
         yield
 
 
-def leaves(tree) -> dict[str, np.ndarray]:
+def get_leaves(tree) -> dict[str, np.ndarray]:
     """Path -> array on the host, keys as their words."""
 
     def plain(leaf):

@@ -1,4 +1,4 @@
-"""Real runs of the verbs on toy nets, in this process; the finished one is made once a session and only read."""
+"""Real runs of the commands on toy nets, in this process; the finished one is made once a session and only read."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ CACHE = SESSION / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 CACHE.mkdir(exist_ok=True)
 os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
 
-# 85 pictures are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
+# 85 images are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
 DATA = "drawn:85"
 FLAGS = (
     "--data",
@@ -60,8 +60,8 @@ FLAGS = (
 STEPS = 12
 
 
-class Done(NamedTuple):
-    """How a verb ended."""
+class Result(NamedTuple):
+    """How a command ended."""
 
     code: int
     out: str
@@ -80,7 +80,7 @@ def find_module(command):
     return module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
 
 
-def call(command, *arguments) -> Done:
+def run_command(command, *arguments) -> Result:
     """`python -m dcgan_jax.<command> arguments`, without a new process."""
     module, out, err = find_module(command), io.StringIO(), io.StringIO()
     argv = mock.patch.object(sys, "argv", [module.__name__, *map(str, arguments)])
@@ -89,16 +89,16 @@ def call(command, *arguments) -> Done:
             cli.run_command(module.main)
         except SystemExit as end:
             code = end.code
-    return Done(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())
 
 
-def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Done:
+def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Result:
     """The toy run parent/article to `steps`."""
-    return call(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
+    return run_command(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
 
 
 # A suite that was started by nohup would hand on that SIGHUP is ignored; it may stay so in the suite. SIGINT: conftest.py.
-HEARING = """import os, signal, sys
+RESET_SIGHUP = """import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 
@@ -106,7 +106,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Popen:
     """The toy run parent/article in a process of its own, whose length the arguments give."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
-    command = [sys.executable, "-c", HEARING, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
+    command = [sys.executable, "-c", RESET_SIGHUP, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=Path(dcgan_jax.__file__).parents[1],
@@ -117,25 +117,25 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
     )
 
 
-def refusal(verb, *arguments) -> str:
-    """The one line with which a verb refuses the arguments, exit code 2."""
-    done = call(verb, *arguments)
+def get_refusal(command, *arguments) -> str:
+    """The one line with which a command refuses the arguments, exit code 2."""
+    done = run_command(command, *arguments)
     assert (done.code, len(done.faults)) == (2, 1), done
     assert done.faults[0].startswith("error: "), done
     return done.faults[0]
 
 
-class Traces:
+class TraceCounter:
     """Counts how often the programs of a run are traced while it is entered: once each, or one was compiled twice."""
 
     MAKERS = ("make_train_steps", "make_recalibrate")  # they return the function that is jitted; check_finite is one itself
 
     def __init__(self):
-        self.of = dict.fromkeys((*self.MAKERS, "check_finite"), 0)
+        self.counts = dict.fromkeys((*self.MAKERS, "check_finite"), 0)
 
     def __enter__(self):
         self.patches = contextlib.ExitStack()
-        for name in self.of:
+        for name in self.counts:
             real = getattr(setup, name)
             patched = self._counted(name, real) if name == "check_finite" else self._maker(name, real)
             self.patches.enter_context(mock.patch.object(setup, name, patched))
@@ -147,7 +147,7 @@ class Traces:
     def _counted(self, name, function):
         @functools.wraps(function)
         def counted(*args, **kwargs):
-            self.of[name] += 1
+            self.counts[name] += 1
             return function(*args, **kwargs)
 
         return counted
@@ -156,11 +156,11 @@ class Traces:
         return lambda *args: self._counted(name, make(*args))
 
 
-class Whole(NamedTuple):
+class ReferenceRun(NamedTuple):
     """The finished run, never interrupted."""
 
     run: Path
-    done: Done
+    done: Result
     traces: dict[str, int]
 
 
@@ -177,37 +177,37 @@ def make_once(name: str, make: Callable[[Path], object]) -> tuple[Path, object]:
 
 
 @functools.cache
-def whole() -> Whole:
+def get_reference_run() -> ReferenceRun:
     def make(folder):
-        with Traces() as traces:
+        with TraceCounter() as traces:
             done = train_toy(folder)
         assert done.code == 0, done
-        return done, traces.of
+        return done, traces.counts
 
     folder, (done, traces) = make_once("whole", make)
-    return Whole(folder / "article", Done(*done), traces)
+    return ReferenceRun(folder / "article", Result(*done), traces)
 
 
-def copied(run: Path, parent: Path) -> Path:
+def copy_run(run: Path, parent: Path) -> Path:
     """A copy of a run, to be harmed."""
     return Path(shutil.copytree(run, parent / run.name))
 
 
-def state_at(run: Path, step: int) -> dict[str, np.ndarray]:
+def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
     """All leaves of a checkpoint, by path."""
     config = workdir.read_config(run)
     shapes = jax.eval_shape(lambda: init_state(config))
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    return tiny.leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
+    return tiny.get_leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
 
 
-def metrics(run: Path) -> list[dict]:
+def read_metric_lines(run: Path) -> list[dict]:
     """metrics.jsonl without the speed, which no two runs share."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
 
 
-def files(folder: Path) -> dict[str, str]:
+def hash_tree(folder: Path) -> dict[str, str]:
     """Every path below folder with a hash of what it holds: equal before and after means nothing was made, lost or changed."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"

@@ -11,7 +11,8 @@ from dcgan_jax.data.sources import open_source
 @pytest.mark.parametrize(
     "form", ["folder", "parent", "torchvision", "zip", "folder with zip", "torchvision zip", "csv", "nested"]
 )
-def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form):
+def test_celeba_every_usual_form_is_recognised(tmp_path, form):
+    """CelebA is recognised with its tables in every form that it comes in."""
     root = celeba(tmp_path / "celeba")
     inner, data = root / "img_align_celeba", root
     if form == "folder":
@@ -49,22 +50,23 @@ def test_celeba_is_recognised_with_its_tables_in_every_usual_form(tmp_path, form
     assert_array_equal(values, [[0, 0], [1, 0]] * 3)
 
 
-def test_celeba_is_known_by_a_name_inside_and_the_split_is_part_of_the_fingerprint(tmp_path):
-    root = celeba(tmp_path / "celeba", 2)  # both are training pictures
+def test_celeba_split_is_part_of_the_fingerprint(tmp_path):
+    """CelebA is recognised by the name of a folder in it."""
+    root = celeba(tmp_path / "celeba", 2)  # both are training images
     assert open_source(str(root), "train").names == open_source(str(root)).names
     assert open_source(str(root), "train").fingerprint != open_source(str(root)).fingerprint
     bare = open_source(str(zip_of(root / "img_align_celeba", tmp_path / "faces.zip", "x/img_align_celeba/")))
     assert (bare.is_celeba, bare.attributes()) == (True, None)
 
 
-def test_attributes_that_miss_a_picture_are_left_out(tmp_path):
+def test_attributes_missing_an_image_are_left_out(tmp_path):
     root = celeba(tmp_path)
     draw(root / "img_align_celeba" / "000099.jpg")
     assert open_source(str(root)).attributes() is None
 
 
 @pytest.mark.parametrize("table", ["list_eval_partition.txt", "list_attr_celeba.txt"])
-def test_a_web_page_in_place_of_a_table_is_told_from_it(tmp_path, table):
+def test_table_that_is_a_web_page_is_refused(tmp_path, table):
     folder = celeba(tmp_path / "faces")
     (folder / table).write_text("<!DOCTYPE html><title>Quota exceeded</title>")
     with pytest.raises(UserError, match=f"{table} is a web page"):
@@ -72,7 +74,7 @@ def test_a_web_page_in_place_of_a_table_is_told_from_it(tmp_path, table):
         source.attributes()
 
 
-def test_splits_need_a_partition(tmp_path):
+def test_split_without_partition_table_is_refused(tmp_path):
     draw(tmp_path / "1.jpg")
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     for data in (str(tmp_path), str(tmp_path / "a.npy"), "drawn"):
@@ -80,7 +82,7 @@ def test_splits_need_a_partition(tmp_path):
             open_source(data, "train")
     with pytest.raises(UserError, match="train, valid, test, all"):
         open_source("drawn", "tiny")
-    tables(tmp_path, ["000001.jpg"])  # a partition that knows other pictures
+    tables(tmp_path, ["000001.jpg"])  # a partition that knows other images
     draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
     with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")
@@ -100,7 +102,8 @@ def test_splits_need_a_partition(tmp_path):
         (["a,b/1.png", "c/2.png"], ("a_b", "c")),
     ],
 )
-def test_folders_are_classes_where_each_picture_is_in_one_of_several(names, classes):
+def test_class_folders_give_each_image_one_class(names, classes):
+    """Folders are classes where there are several and each image is in one."""
     found = make_folder_attributes(names)
     if classes is None:
         assert found is None

@@ -24,23 +24,24 @@ def test_an_epoch_is_a_permutation(seed, epoch, count):
 
 
 def test_the_order_is_numpys_philox():
-    """Another implementation can rebuild it from this line; a checkpoint of today goes on with it in any version."""
+    """Another implementation can rebuild it from this line; a checkpoint of today resumes with it in any version."""
     assert_array_equal(permute_epoch(7, 3, 1000), np.random.Generator(np.random.Philox(key=(7, 3))).permutation(1000))
     assert permute_epoch(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
 
 
-def test_epochs_and_seeds_have_their_own_orders():
+def test_order_differs_by_epoch_and_seed():
     orders = [tuple(permute_epoch(seed, epoch, 100)) for seed, epoch in itertools.product(range(4), range(4))]
     assert len(set(orders)) == len(orders)
 
 
-def test_nobody_can_change_an_order_that_others_share():
+def test_shared_order_is_read_only():
     with pytest.raises(ValueError, match="read-only"):
         permute_epoch(0, 0, 10)[0] = 3
 
 
 @given(seed=SEEDS, count=st.integers(1, 60), share=st.integers(1, 60), epochs=st.integers(1, 3))
-def test_the_steps_of_an_epoch_are_its_permutation_less_the_rest(seed, count, share, epochs):
+def test_epoch_steps_are_its_permutation_less_the_rest(seed, count, share, epochs):
+    """The batches of an epoch are its permutation, without the rest that fills no batch."""
     size = min(count, share)
     asked, per_epoch = Order(seed, count, size), count // size
     for epoch in range(epochs):
@@ -48,12 +49,12 @@ def test_the_steps_of_an_epoch_are_its_permutation_less_the_rest(seed, count, sh
         assert_array_equal(seen, permute_epoch(seed, epoch, count)[: per_epoch * size])
 
 
-def test_what_an_epoch_drops_comes_in_others():
+def test_images_dropped_by_one_epoch_come_in_others():
     asked = Order(0, image_count=19, images_per_step=10)  # nearly half is dropped
     assert len({int(i) for step in range(12) for i in asked.indices(step)}) == 19
 
 
-def test_a_step_needs_nothing_but_its_number():
+def test_step_batch_depends_only_on_its_number():
     asked = Order(5, 53, 8)
     in_a_row = [asked.indices(step) for step in range(40)]
     for step in (39, 0, 17, 6, 18):
@@ -83,7 +84,8 @@ def test_held_out_images_are_spread_evenly(count, most):
 
 
 @given(seed=SEEDS, count=st.integers(20, 300), most=st.integers(0, 30), share=st.integers(1, 10))
-def test_no_step_sees_a_held_out_image_and_an_epoch_sees_all_others(seed, count, most, share):
+def test_held_out_images_are_never_trained_on(seed, count, most, share):
+    """No step sees a held-out image, and an epoch sees all others."""
     asked = Order(seed, count, share, held_out=most)
     away = set(select_held_out(count, most).tolist())
     assert asked.trained_on == count - len(away)
@@ -94,14 +96,15 @@ def test_no_step_sees_a_held_out_image_and_an_epoch_sees_all_others(seed, count,
         assert len(set(seen.tolist())) == len(seen) == per_epoch * share
 
 
-def test_what_is_kept_comes_in_the_order_of_as_many_images():
+def test_kept_images_have_the_order_of_a_smaller_set():
+    """Images that are not held out come in the order of a set of that many images."""
     asked = Order(7, 1000, 20, held_out=50)
     assert_array_equal(
         np.concatenate([asked.indices(step) for step in range(47)]), select_training(1000, 50)[permute_epoch(7, 0, 950)[:940]]
     )
 
 
-def test_nothing_held_out_changes_no_order():
+def test_nothing_held_out_keeps_the_order():
     assert_array_equal(Order(7, 1000, 100, held_out=0).indices(13), permute_epoch(7, 1, 1000)[300:400])
     assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), permute_epoch(7, 0, 19)[:5])  # too few to spare one
 
@@ -110,7 +113,8 @@ def test_nothing_held_out_changes_no_order():
 
 
 @given(start=st.integers(0, 50), length=st.integers(0, 50), k=st.integers(1, 12))
-def test_dispatches_cover_every_step_once_and_are_cut_at_multiples(start, length, k):
+def test_dispatches_cover_every_step_once(start, length, k):
+    """All but the last end at a multiple of their length."""
     spans = list(split_dispatches(start, start + length, k))
     assert [step for span in spans for step in span] == list(range(start, start + length))
     assert all(len(span) > 0 for span in spans)
@@ -121,12 +125,12 @@ def test_dispatches_cover_every_step_once_and_are_cut_at_multiples(start, length
 # ---- Both feeds ----
 
 
-def pictures(count):
+def make_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
 
 
-def test_stream_and_resident_are_the_same_batches():
-    images, asked = pictures(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
+def test_stream_and_resident_give_the_same_batches():
+    images, asked = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
         spans = list(split_dispatches(start, total, k))
@@ -139,13 +143,15 @@ def test_stream_and_resident_are_the_same_batches():
                 assert_array_equal(batch, want)
 
 
-def test_a_batch_is_split_over_the_devices_by_images():
+def test_batch_is_split_over_devices_by_images():
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
-    batch = next(batches.gather_batches(pictures(32), Order(0, 32, 8), split_dispatches(0, 8, 2), sharding))
+    batch = next(batches.gather_batches(make_images(32), Order(0, 32, 8), split_dispatches(0, 8, 2), sharding))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 4, 4, 4, 3)] * 2
 
 
-def test_auto_keeps_images_on_the_device_only_where_they_leave_room(monkeypatch):
+def test_feed_auto_is_resident_only_if_memory_is_left(monkeypatch):
+    """`auto` keeps images on the device only where they leave room."""
+
     def fits(gigabytes, platform, **statistics):
         device = types.SimpleNamespace(platform=platform, memory_stats=lambda: statistics or None)
         monkeypatch.setattr(batches.jax, "local_devices", lambda: [device])
@@ -159,9 +165,9 @@ def test_auto_keeps_images_on_the_device_only_where_they_leave_room(monkeypatch)
     assert not fits(0.1, "gpu")  # a backend that tells nothing
 
 
-def test_on_cpu_the_resident_images_are_the_memory_map_itself(tmp_path):
+def test_cpu_resident_images_are_the_memory_map(tmp_path):
     """So that a pack larger than memory can be fed. JAX promises no such thing: where it ends, fits_resident needs a limit."""
-    np.save(tmp_path / "images.npy", pictures(5000))
+    np.save(tmp_path / "images.npy", make_images(5000))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for shard in batches.replicate_images(images, sharding).addressable_shards:

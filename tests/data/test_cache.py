@@ -1,7 +1,7 @@
 from dcgan_jax.data.cache import get_cache_dir
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_cache_folder_is_set_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert get_cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("DCGAN_JAX_CACHE")

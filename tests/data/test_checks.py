@@ -3,7 +3,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from packs import REAL_FACES, packed
+from packs import REAL_FACES, pack
 
 from dcgan_jax.data.checks import find_data_warnings
 
@@ -17,7 +17,7 @@ def alike(count):
     return noise(1).repeat(count, 0) // 2 + np.random.default_rng(1).integers(0, 4, (count, 16, 16, 1), np.uint8)
 
 
-def repeated(count):
+def make_repeated_images(count):
     return noise(count)[np.arange(count) % (count - count // 5)]  # a fifth are copies
 
 
@@ -27,23 +27,24 @@ def repeated(count):
         (noise(500), None),
         (alike(500), "500 images are nearly alike (they differ by"),
         (noise(500, 1), "100.0% of the 500"),
-        (repeated(500), "100 of 500 images are the same as an earlier one"),
+        (make_repeated_images(500), "100 of 500 images are the same as an earlier one"),
         (noise(1), None),
     ],
 )
-def test_pictures_that_look_wrong_are_told_with_a_number_each_time(tmp_path, capsys, images, words):
+def test_suspicious_images_warn_with_a_number(tmp_path, capsys, images, words):
+    """Each check warns once, with a number, of images that look wrong."""
     np.save(tmp_path / "images.npy", images)
     for _ in range(2):  # packed, then found
-        index = packed(tmp_path / "images.npy", progress=False).index
+        index = pack(tmp_path / "images.npy", progress=False).index
         told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
         assert told == [f"warning: images.npy: {line}" for line in find_data_warnings(index)]
         assert len(told) == (words is not None)
         assert words is None or words in told[0]
 
 
-def test_drawn_and_real_faces_look_right(tmp_path):
-    assert find_data_warnings(packed("drawn:2000", size=16, progress=False).index) == []
+def test_drawn_and_real_faces_pass_the_checks(tmp_path):
+    assert find_data_warnings(pack("drawn:2000", size=16, progress=False).index) == []
     if os.path.isdir(REAL_FACES):
         with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
             archive.extractall(tmp_path, [f"img_align_celeba/{number:06}.jpg" for number in range(1, 401)])
-        assert find_data_warnings(packed(tmp_path, progress=False).index) == []
+        assert find_data_warnings(pack(tmp_path, progress=False).index) == []

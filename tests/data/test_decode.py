@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from packs import encoded, folder, one, packed
+from packs import encode, folder, one, pack
 from PIL import Image
 
 from dcgan_jax.data import drawn_faces
@@ -29,7 +29,7 @@ def ramp(width, height):
 
 @pytest.mark.parametrize("shape", [(178, 218), (89, 109)], ids=["full size", "half size"])
 @pytest.mark.parametrize("crop", CROPS)
-def test_each_crop_cuts_its_published_box_at_any_scale(crop, shape):
+def test_crop_is_its_published_box_at_any_scale(crop, shape):
     left, top, right, bottom = BOXES[crop]
     cut = one(ramp(*shape), 64, crop=crop, is_celeba=True).astype(float)
     centres = (np.arange(64) + 0.5) / 64
@@ -55,7 +55,7 @@ def test_reducing_does_not_alias():
     assert_allclose(inner, 128, atol=1)  # a filter that looks at one pixel gives 0 or 255
 
 
-def test_a_picture_of_the_right_size_is_kept_bit_for_bit():
+def test_image_of_the_right_size_is_unchanged():
     noise = np.random.default_rng(0).integers(0, 256, (16, 17, 3), dtype=np.uint8)
     assert_array_equal(one(noise, 16, crop="centre"), noise[:, :16])
 
@@ -69,46 +69,48 @@ GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
 COLOUR = np.stack([GREY, 255 - GREY, GREY.T], -1)
 
 
-def test_grey_becomes_three_equal_channels_and_colour_becomes_luma():
-    assert_array_equal(one(encoded(Image.fromarray(GREY)), 8), GREY[..., None].repeat(3, -1))
+def test_grey_and_colour_convert_into_each_other():
+    """Grey becomes three equal channels, and colour becomes luma."""
+    assert_array_equal(one(encode(Image.fromarray(GREY)), 8), GREY[..., None].repeat(3, -1))
     luma = COLOUR @ [0.299, 0.587, 0.114]
-    assert_allclose(one(encoded(Image.fromarray(COLOUR)), 8, channels=1)[..., 0], luma, atol=1)
-    assert_array_equal(one(encoded(Image.fromarray(GREY)), 8, channels=1)[..., 0], GREY)
+    assert_allclose(one(encode(Image.fromarray(COLOUR)), 8, channels=1)[..., 0], luma, atol=1)
+    assert_array_equal(one(encode(Image.fromarray(GREY)), 8, channels=1)[..., 0], GREY)
 
 
-def test_alpha_lies_over_white():
+def test_alpha_is_composited_over_white():
     alpha = np.full((8, 8), 64, np.uint8)
     over = COLOUR * (64 / 255) + 255 * (191 / 255)
-    assert_allclose(one(encoded(Image.fromarray(np.dstack([COLOUR, alpha]))), 8), over, atol=1)
+    assert_allclose(one(encode(Image.fromarray(np.dstack([COLOUR, alpha]))), 8), over, atol=1)
     grey = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)])
-    assert_allclose(one(encoded(grey), 8, channels=1)[..., 0], GREY * (64 / 255) + 191, atol=1)
+    assert_allclose(one(encode(grey), 8, channels=1)[..., 0], GREY * (64 / 255) + 191, atol=1)
     assert_allclose(one(np.dstack([COLOUR, alpha]), 8), over, atol=1)  # from a .npy
 
 
-def test_palettes_are_looked_up_and_their_transparent_colour_is_white():
+def test_palette_transparency_becomes_white():
+    """Palettes are looked up, and their transparent colour is white."""
     image = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (8, 4)))
     image.putpalette([200, 10, 20, 30, 140, 50])
-    plain = one(encoded(image), 8)
+    plain = one(encode(image), 8)
     assert_array_equal(plain[0, :2], [[200, 10, 20], [30, 140, 50]])
-    assert_array_equal(one(encoded(image, transparency=1), 8)[0, :2], [[200, 10, 20], [255, 255, 255]])
-    assert_array_equal(one(encoded(image, "GIF", transparency=0), 8)[0, :2], [[255, 255, 255], [30, 140, 50]])
+    assert_array_equal(one(encode(image, transparency=1), 8)[0, :2], [[200, 10, 20], [255, 255, 255]])
+    assert_array_equal(one(encode(image, "GIF", transparency=0), 8)[0, :2], [[255, 255, 255], [30, 140, 50]])
 
 
 def test_cmyk_is_ink_on_white():
     ink = Image.merge("CMYK", [Image.new("L", (8, 8), value) for value in (255, 0, 51, 102)])
     expected = [0, 255 * 0.6, 204 * 0.6]  # (1 - ink) times (1 - black)
-    assert_allclose(one(encoded(ink, "TIFF"), 8)[4, 4], expected, atol=2)
-    assert_allclose(one(encoded(ink, "JPEG", quality=100), 8)[4, 4], expected, atol=3)  # Adobe's are stored inverted
+    assert_allclose(one(encode(ink, "TIFF"), 8)[4, 4], expected, atol=2)
+    assert_allclose(one(encode(ink, "JPEG", quality=100), 8)[4, 4], expected, atol=3)  # Adobe's are stored inverted
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_not_clipped(form):
     wide = GREY.astype(np.uint16) * 257
-    assert_array_equal(one(encoded(Image.fromarray(wide), form), 8)[..., 1], GREY)
+    assert_array_equal(one(encode(Image.fromarray(wide), form), 8)[..., 1], GREY)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_camera_orientation_is_applied(orientation):
+def test_exif_orientation_is_applied(orientation):
     quadrants = np.zeros((16, 16, 3), np.uint8)
     quadrants[:8, :8], quadrants[:8, 8:], quadrants[8:, :8] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     turned = {  # what a camera stores, so that the orientation tag brings the picture back
@@ -117,46 +119,46 @@ def test_the_camera_orientation_is_applied(orientation):
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = one(encoded(Image.fromarray(turned.copy()), "PNG", exif=exif), 16)
+    picture = one(encode(Image.fromarray(turned.copy()), "PNG", exif=exif), 16)
     assert_array_equal(picture, quadrants)
 
 
-def test_the_first_frame_of_an_animation_is_taken():
+def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("#c80000", "#00c800")]
     for form in ("GIF", "PNG", "WEBP"):
         options = {"lossless": True} if form == "WEBP" else {}
-        still = one(encoded(frames[0], form, save_all=True, append_images=frames[1:], **options), 8)
+        still = one(encode(frames[0], form, save_all=True, append_images=frames[1:], **options), 8)
         assert_array_equal(still[4, 4], [200, 0, 0])
 
 
-def test_one_pixel_becomes_a_plain_picture():
-    assert_array_equal(one(encoded(Image.new("RGB", (1, 1), (200, 10, 20))), 8), np.full((8, 8, 3), (200, 10, 20)))
+def test_one_pixel_becomes_a_plain_image():
+    assert_array_equal(one(encode(Image.new("RGB", (1, 1), (200, 10, 20))), 8), np.full((8, 8, 3), (200, 10, 20)))
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 @pytest.mark.parametrize("is_tall", [False, True])
-def test_of_a_very_long_picture_the_centre_square_is_taken(form, is_tall):
+def test_very_long_image_gives_its_centre_square(form, is_tall):
     shape = (30_000, 32, 3) if is_tall else (32, 30_000, 3)
     middle = (slice(14_984, 15_016), slice(None)) if is_tall else (slice(None), slice(14_984, 15_016))
     long = np.zeros(shape, np.uint8)
     long[middle] = np.kron(COLOUR, np.ones((4, 4, 1), np.uint8))
-    picture = encoded(Image.fromarray(long), form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
+    picture = encode(Image.fromarray(long), form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
     # At the edges a JPEG's blocks, which do not begin at the square's corner, hold something of the black beside it.
     inner = slice(8, 24) if form == "JPEG" else slice(None)
     assert_allclose(one(picture, 32, crop="centre")[inner, inner], long[middle][inner, inner], atol=3 if form == "JPEG" else 0)
 
 
-def test_a_photo_decoded_at_reduced_scale_is_the_photo():
+def test_jpeg_decoded_at_reduced_scale_is_the_photo():
     photo = Image.fromarray(drawn_faces.draw_faces(1, np.arange(1), 512)[0])  # 512 px to 16: decoded at 1/8
     expected = np.asarray(photo.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
-    smaller = encoded(photo.resize((256, 192)), "JPEG")
+    smaller = encode(photo.resize((256, 192)), "JPEG")
     assert decode_image(smaller, 3, 16).size == (128, 96)  # 1/4 would leave less than 4 times 16
-    difference = one(encoded(photo, "JPEG", quality=95), 16) - expected
+    difference = one(encode(photo, "JPEG", quality=95), 16) - expected
     assert np.abs(difference).mean() < 1  # grey levels; the JPEG itself costs some
     assert np.abs(difference).max() < 8
 
 
-def test_our_own_mistakes_are_not_taken_for_bad_pictures(tmp_path, monkeypatch):
+def test_own_errors_are_not_taken_for_bad_images(tmp_path, monkeypatch):
     monkeypatch.setitem(CROPS, "centre", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        packed(folder(tmp_path))
+        pack(folder(tmp_path))

@@ -29,7 +29,7 @@ QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=
 LONG = 3_000_000  # bytes, some dozen chunks
 
 
-def zipped(length=LONG, seed=0):
+def make_zip(length=LONG, seed=0):
     """A zip of one member of noise, some `length` bytes long."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
@@ -37,7 +37,7 @@ def zipped(length=LONG, seed=0):
     return content.getvalue()
 
 
-BODY = zipped()
+BODY = make_zip()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -166,7 +166,7 @@ def file_of(server, body=BODY, sha256="", size_bytes=0):
     return Published("faces.zip", server.url, "https://faces.example/page", sha256, size_bytes)
 
 
-def fetched(server, folder, limits=QUICK, **facts):
+def fetch(server, folder, limits=QUICK, **facts):
     path = download_file(file_of(server, **facts), folder, limits)
     assert path == folder / "faces.zip"
     assert sorted(os.listdir(folder)) in (["faces.zip"], ["faces.zip", "faces.zip.lock"])
@@ -190,51 +190,52 @@ def by_hand(line):
 # ---- What works ----
 
 
-def test_a_whole_file_comes_under_its_name_and_is_not_asked_for_again(serve, tmp_path, capfd):
+def test_download_twice_requests_the_file_once(serve, tmp_path, capfd):
+    """A whole file comes under its name and is not requested again."""
     server = serve(well())
     sha256 = hashlib.sha256(BODY).hexdigest()
     for _ in range(2):
-        assert fetched(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
+        assert fetch(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
     assert len(server.asked) == 1
     said = capfd.readouterr().err
     assert "downloading faces.zip from 127.0.0.1, 0.0 MB are there" in said and "is there already" in said
     assert "secret" not in said
 
 
-def test_one_closed_midway_goes_on_where_it_was(serve, tmp_path):
+def test_connection_closed_midway_resumes(serve, tmp_path):
     server = serve(well(cut=1_000_000), well(cut=900_000), well())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=1000000-", "bytes=1900000-"]
     assert server.asked[1]["If-Range"] == '"one"' and server.asked[0]["Accept-Encoding"] == "identity"
 
 
-def test_the_next_command_goes_on_where_the_last_gave_up(serve, tmp_path):
+def test_next_command_resumes_a_failed_download(serve, tmp_path):
     server = serve(well(cut=500_000), status(503), status(503), well())
     line = refusal(server, tmp_path)
     assert by_hand(line) and "503" in line and "after 3 tries" in line and "goes on from 0.5 MB" in line
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=500000-"
 
 
-def test_a_server_without_ranges_sends_all_again(serve, tmp_path):
+def test_server_without_ranges_sends_all_again(serve, tmp_path):
     server = serve(without_ranges(cut=500_000, ETag='"one"'), without_ranges(ETag='"one"'))
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=500000-"]
 
 
-def test_what_has_no_version_is_begun_anew(serve, tmp_path):
+def test_server_without_validator_restarts(serve, tmp_path):
     server = serve(without_ranges(cut=500_000), without_ranges())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, None]
 
 
-def test_no_length_is_no_hindrance(serve, tmp_path):
-    assert fetched(serve(without_length()), tmp_path) == BODY
+def test_response_without_length_is_accepted(serve, tmp_path):
+    assert fetch(serve(without_length()), tmp_path) == BODY
 
 
 @pytest.mark.parametrize("ignores_if_range", [False, True])
-def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, ignores_if_range):
-    new = zipped(seed=1)
+def test_file_changed_meanwhile_restarts(serve, tmp_path, ignores_if_range):
+    new = make_zip(seed=1)
 
     def stubborn(handler):  # sends the rest of the new file though the old one was begun
         start = int(handler.headers["Range"][6:-1])
@@ -243,26 +244,26 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, ignores_if
         handler.wfile.write(new[start:])
 
     server = serve(well(cut=700_000), *([stubborn] if ignores_if_range else []), well(new, '"two"'))
-    assert fetched(server, tmp_path) == new
+    assert fetch(server, tmp_path) == new
     assert server.ranges[1] == "bytes=700000-"
 
 
-def test_a_range_of_another_place_is_not_taken(serve, tmp_path):
+def test_wrong_content_range_is_refused(serve, tmp_path):
     def shifted(handler):
         handler.start(206, Content_Length=100, Content_Range=f"bytes 0-99/{len(BODY)}", ETag='"one"')
         handler.wfile.write(BODY[:100])
 
-    assert fetched(serve(well(cut=700_000), shifted, well()), tmp_path) == BODY
+    assert fetch(serve(well(cut=700_000), shifted, well()), tmp_path) == BODY
 
 
-def test_a_range_beyond_the_end_begins_anew(serve, tmp_path):
-    assert fetched(serve(well(cut=700_000), status(416), well()), tmp_path) == BODY
+def test_range_beyond_the_end_restarts(serve, tmp_path):
+    assert fetch(serve(well(cut=700_000), status(416), well()), tmp_path) == BODY
 
 
-def test_another_url_does_not_go_on_from_this_one(serve, tmp_path):
+def test_another_url_does_not_resume_this_one(serve, tmp_path):
     refusal(serve(well(cut=700_000)), tmp_path, Limits(tries=1))
-    other = serve(well(zipped(seed=1)))
-    assert fetched(other, tmp_path) == zipped(seed=1)
+    other = serve(well(make_zip(seed=1)))
+    assert fetch(other, tmp_path) == make_zip(seed=1)
     assert other.ranges == [None]
 
 
@@ -270,22 +271,22 @@ def test_another_url_does_not_go_on_from_this_one(serve, tmp_path):
     "fault",
     [status(500), status(503, Retry_After="0"), status(429, Retry_After="1"), status(408), ends_at_once, nonsense, silence],
 )
-def test_what_passes_is_tried_again(serve, tmp_path, fault):
+def test_transient_error_is_tried_again(serve, tmp_path, fault):
     limits = Limits(connect_s=2, read_s=0.5, tries=3, backoff_s=0.01, wait_s=1)
-    assert fetched(serve(fault, well()), tmp_path, limits) == BODY
+    assert fetch(serve(fault, well()), tmp_path, limits) == BODY
 
 
-def test_tries_that_bring_much_are_no_failures(serve, tmp_path, monkeypatch):
+def test_tries_with_progress_do_not_count_as_failures(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "PROGRESS_BYTES", 400_000)
-    assert fetched(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
+    assert fetch(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
 
 
-def test_a_redirect_on_the_same_host_is_followed(serve, tmp_path):
+def test_redirect_on_the_same_host_is_followed(serve, tmp_path):
     server = serve(redirect("/elsewhere.zip"), well())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
 
 
-def test_a_proxy_of_the_environment_is_asked(serve, tmp_path, monkeypatch):
+def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
     proxy = serve(well())
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -298,22 +299,22 @@ def test_a_proxy_of_the_environment_is_asked(serve, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("answer", [page(), page("application/zip")], ids=["said", "not said"])
-def test_a_web_page_is_told_as_what_it_is_and_not_kept(serve, tmp_path, answer):
+def test_web_page_instead_of_the_file_is_refused(serve, tmp_path, answer):
     server = serve(answer)
     line = refusal(server, tmp_path)
     assert by_hand(line) and "a web page" in line and "quota" in line
     assert len(server.asked) == 1 and not (tmp_path / "faces.zip.partial").exists()
 
 
-def test_a_web_page_in_the_middle_leaves_what_had_come(serve, tmp_path):
+def test_web_page_on_resume_keeps_the_partial_file(serve, tmp_path):
     server = serve(well(cut=500_000), page(), well())
     assert "a web page" in refusal(server, tmp_path)
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=500000-", "bytes=500000-"]
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
-def test_what_no_try_mends_is_not_tried_again(serve, tmp_path, code):
+def test_permanent_error_is_not_tried_again(serve, tmp_path, code):
     server = serve(status(code))
     line = refusal(server, tmp_path)
     assert by_hand(line) and str(code) in line and len(server.asked) == 1
@@ -332,13 +333,13 @@ def test_what_no_try_mends_is_not_tried_again(serve, tmp_path, code):
         (without_ranges(cut=1000), "closed after 1,000 of"),
     ],
 )
-def test_what_never_comes_ends_after_bounded_tries(serve, tmp_path, answer, words):
+def test_endless_failures_end_after_bounded_tries(serve, tmp_path, answer, words):
     server = serve(answer)
     line = refusal(server, tmp_path, Limits(connect_s=1, read_s=0.3, tries=3, backoff_s=0.01, wait_s=1))
     assert by_hand(line) and words in line and 1 <= len(server.asked) <= 3
 
 
-def test_nobody_there(serve, tmp_path):
+def test_no_server_is_refused(serve, tmp_path):
     server = serve(well())
     server.shutdown()
     server.server_close()
@@ -346,38 +347,38 @@ def test_nobody_there(serve, tmp_path):
     assert by_hand(line) and "refused" in line
 
 
-def test_a_slow_drip_is_as_good_as_closed(serve, tmp_path):
+def test_slow_drip_counts_as_closed(serve, tmp_path):
     start = time.monotonic()
     line = refusal(serve(drip), tmp_path, Limits(tries=2, backoff_s=0.01, slow_window_s=0.2))
     assert by_hand(line) and "bytes a second" in line and time.monotonic() - start < 20
 
 
-def test_a_wrong_hash_is_not_kept(serve, tmp_path):
+def test_wrong_hash_is_not_kept(serve, tmp_path):
     line = refusal(serve(well()), tmp_path, sha256="0" * 64)
     assert by_hand(line) and "has the sha256 " + hashlib.sha256(BODY).hexdigest() in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
-def test_a_wrong_length_is_refused_before_it_is_fetched(serve, tmp_path):
+def test_wrong_length_is_refused_before_the_download(serve, tmp_path):
     line = refusal(serve(well()), tmp_path, sha256="0" * 64, size_bytes=len(BODY) + 1)
     assert by_hand(line) and f"offers {len(BODY):,} bytes, the published file has {len(BODY) + 1:,}" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
 @pytest.mark.parametrize("body", [b"no zip", b"", BODY[: len(BODY) // 2], b"PK\5\6" + bytes(9)])
-def test_what_is_no_whole_zip_is_not_kept(serve, tmp_path, body):
+def test_incomplete_zip_is_not_kept(serve, tmp_path, body):
     line = refusal(serve(well(body)), tmp_path)
     assert by_hand(line) and "is no whole zip" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
-def test_more_than_we_ever_download(serve, tmp_path):
+def test_file_above_the_largest_size_is_refused(serve, tmp_path):
     limits = Limits(file_bytes=1_000_000)
     assert by_hand(refusal(serve(well()), tmp_path, limits))
     assert by_hand(refusal(serve(without_length()), tmp_path, limits))  # it is seen while it comes
 
 
-def test_a_redirect_to_another_host_is_not_followed(serve, tmp_path):
+def test_redirect_to_another_host_is_refused(serve, tmp_path):
     elsewhere = serve(well())
     where = f"http://localhost:{elsewhere.server_port}/faces.zip"
     line = refusal(serve(redirect(where)), tmp_path)
@@ -385,11 +386,11 @@ def test_a_redirect_to_another_host_is_not_followed(serve, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://a:b@127.0.0.1/x"])
-def test_a_redirect_to_what_is_no_web_address(serve, tmp_path, where):
+def test_redirect_to_an_invalid_url_is_refused(serve, tmp_path, where):
     assert "`url`" in refusal(serve(redirect(where)), tmp_path)
 
 
-def test_a_circle_of_redirects(serve, tmp_path):
+def test_redirect_loop_is_refused(serve, tmp_path):
     server = serve(redirect("/again.zip"))
     assert by_hand(refusal(server, tmp_path)) and len(server.asked) == REDIRECTS + 1
 
@@ -408,7 +409,7 @@ def test_a_circle_of_redirects(serve, tmp_path):
         "http://xn--\x00/x",
     ],
 )
-def test_an_address_that_is_none(tmp_path, url):
+def test_invalid_url_is_refused(tmp_path, url):
     with pytest.raises(UserError, match="`url`") as raised:
         download_file(Published("faces.zip", url, "page"), tmp_path, QUICK)
     assert "secret" not in str(raised.value) and not list(tmp_path.iterdir())
@@ -417,7 +418,7 @@ def test_an_address_that_is_none(tmp_path, url):
 # ---- The disk ----
 
 
-def test_a_file_of_that_name_which_is_another(serve, tmp_path):
+def test_existing_file_of_other_content_is_refused(serve, tmp_path):
     (tmp_path / "faces.zip").write_bytes(b"mine")
     server = serve(well())
     with pytest.raises(UserError, match="is there and is no whole zip.*move it away"):
@@ -425,13 +426,13 @@ def test_a_file_of_that_name_which_is_another(serve, tmp_path):
     assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.asked
 
 
-def test_a_disk_without_room_is_seen_before(serve, tmp_path, monkeypatch):
+def test_disk_too_small_is_refused_before_the_download(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
     line = refusal(serve(well()), tmp_path)
     assert "3 MB are needed, 1 MB are free" in line and "`to`" in line
 
 
-def test_a_disk_that_fills_meanwhile_and_then_has_room(serve, tmp_path):
+def test_disk_full_midway_then_resumes(serve, tmp_path):
     server = serve(well())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -442,24 +443,24 @@ def test_a_disk_that_fills_meanwhile_and_then_has_room(serve, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert f"{tmp_path} cannot take faces.zip" in line and "`to`" in line and "same command" in line
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
 
 
-def test_a_folder_that_cannot_be(serve, tmp_path):
+def test_folder_that_cannot_be_made_is_refused(serve, tmp_path):
     (tmp_path / "file").write_text("")
     assert "`to`" in refusal(serve(well()), tmp_path / "file")
 
 
 @pytest.mark.parametrize("note", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"url": 1, "validator": 2, "length": 3}'])
-def test_a_note_that_tells_nothing_is_not_believed(serve, tmp_path, note):
+def test_damaged_resume_note_is_ignored(serve, tmp_path, note):
     (tmp_path / "faces.zip.partial").write_bytes(b"half")
     (tmp_path / "faces.zip.partial.json").write_bytes(note)
     server = serve(well())
-    assert fetched(server, tmp_path) == BODY and server.ranges == [None]
+    assert fetch(server, tmp_path) == BODY and server.ranges == [None]
 
 
-def test_another_process_that_downloads_the_same_is_waited_for(serve, tmp_path):
+def test_concurrent_download_waits_for_the_other(serve, tmp_path):
     tmp_path.joinpath("faces.zip.lock").touch()
     with FileLock(tmp_path / "faces.zip.lock"):
         line = refusal(serve(well()), tmp_path)
@@ -484,7 +485,7 @@ def slowly(handler):
         time.sleep(0.01)
 
 
-def test_kill_9_at_any_moment_and_the_same_command_goes_on(serve, tmp_path):
+def test_sigkill_at_any_moment_resumes(serve, tmp_path):
     server = serve(slowly)
     command = [sys.executable, "-c", CHILD, server.url, hashlib.sha256(BODY).hexdigest(), str(tmp_path)]
     partial, chance = tmp_path / "faces.zip.partial", np.random.default_rng(0)
@@ -495,22 +496,23 @@ def test_kill_9_at_any_moment_and_the_same_command_goes_on(serve, tmp_path):
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         assert (tmp_path / "faces.zip").exists() or json.loads((tmp_path / "faces.zip.partial.json").read_text())
-    assert fetched(server, tmp_path) == BODY
+    assert fetch(server, tmp_path) == BODY
     assert any(server.ranges)
 
 
-def test_killed_between_its_last_byte_and_its_name(serve, tmp_path):
+def test_sigkill_before_the_rename_resumes(serve, tmp_path):
+    """A download that is killed after its last byte, before it has its name, needs no more bytes."""
     server = serve(well(cut=len(BODY) - 1))
     refusal(server, tmp_path, Limits(tries=1))
     with (tmp_path / "faces.zip.partial").open("ab") as partial:
         partial.write(BODY[-1:])
-    assert fetched(server, tmp_path) == BODY and len(server.asked) == 1
+    assert fetch(server, tmp_path) == BODY and len(server.asked) == 1
 
 
 # ---- TFDS ----
 
 
-def test_a_failure_of_tfds_is_one_line(monkeypatch):
+def test_tfds_failure_is_one_line(monkeypatch):
     import tensorflow_datasets as tfds
 
     class Builder:
@@ -524,7 +526,7 @@ def test_a_failure_of_tfds_is_one_line(monkeypatch):
     assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "`url`" in line
 
 
-def test_what_tfds_prepared_is_named_for_data(monkeypatch):
+def test_tfds_data_set_is_named_for_the_data_flag(monkeypatch):
     import tensorflow_datasets as tfds
 
     class Builder(NamedTuple):
@@ -538,7 +540,8 @@ def test_what_tfds_prepared_is_named_for_data(monkeypatch):
     assert downloads.prepare_with_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
 
 
-def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_path, monkeypatch):
+def test_redirect_to_the_known_file_host_is_followed(serve, tmp_path, monkeypatch):
+    """A file may redirect to the host where its owner keeps it; the hash still decides."""
     body = b"weights" * 1000
     keeper = serve(well(body=body))
     real = socket.getaddrinfo
@@ -556,6 +559,6 @@ def test_a_file_that_is_no_zip_comes_from_where_its_owner_keeps_it(serve, tmp_pa
         download_file(file._replace(kept_at="kept.example", name="weights2.pth", sha256="0" * 64), tmp_path, QUICK)
 
 
-def test_the_inceptions_weights_are_what_their_name_promises():
+def test_inception_weights_match_the_hash_in_their_name():
     file = downloads.INCEPTION
     assert file.url.endswith(f"{file.sha256[:8]}.pth") and file.name == "pt_inception-2015-12-05-6726825d.pth"

@@ -1,4 +1,4 @@
-"""Laws of the drawn faces: who a face is depends on (seed, index) alone, at every size, and its attributes are true."""
+"""Drawn faces: who a face is depends on (seed, index) alone, at every size, and its attributes are true."""
 
 import zlib
 
@@ -33,7 +33,8 @@ def census():
 
 
 @pytest.mark.parametrize("size", [32, 64, 20])
-def test_a_face_has_the_same_bits_alone_and_in_any_batch_and_order(size):
+def test_face_is_the_same_in_any_batch_and_order(size):
+    """A face has the same bits alone, in any batch and in any order."""
     indices = np.random.default_rng(0).permutation(75)  # more than two chunks at 32 pixels
     together, attributes = draw_faces(SEED, indices, size), compute_face_attributes(SEED, indices)
     for row in (0, 1, 40, 74):
@@ -43,7 +44,7 @@ def test_a_face_has_the_same_bits_alone_and_in_any_batch_and_order(size):
     assert np.array_equal(draw_faces(SEED, indices[::-1], size)[::-1], together)
 
 
-def test_seed_and_index_both_matter_and_nothing_else():
+def test_face_depends_on_seed_and_index_only():
     faces = draw_faces(0, np.arange(40), 16)
     assert len(np.unique(faces.reshape(40, -1), axis=0)) == 40
     assert not np.any(np.all(faces == draw_faces(1, np.arange(40), 16), axis=(1, 2, 3)))
@@ -52,13 +53,13 @@ def test_seed_and_index_both_matter_and_nothing_else():
         assert np.array_equal(draw_faces(np.int64(0), np.arange(40, dtype=dtype), 16), faces)
 
 
-def test_far_indices_and_odd_seeds_are_faces_too():
+def test_far_indices_and_odd_seeds_give_faces():
     faces = draw_faces(-1, np.array([2**62, 2**62 + 1]), 16)
     assert not np.array_equal(faces[0], faces[1])
     assert np.array_equal(faces, draw_faces(2**64 - 1, np.array([2**62, 2**62 + 1]), 16))
 
 
-def test_no_faces_is_an_answer():
+def test_zero_faces_give_an_empty_array():
     none = np.arange(0)
     assert draw_faces(0, none, 32).shape == (0, 32, 32, 3)
     assert compute_face_attributes(0, none).shape == (0, len(ATTRIBUTES))
@@ -77,7 +78,7 @@ def test_golden_faces():
 
 
 @pytest.mark.parametrize("small, large", [(32, 128), (32, 64), (64, 128)])
-def test_a_large_face_averaged_down_is_the_small_face(small, large):
+def test_large_face_averaged_down_is_the_small_face(small, large):
     indices, factor = np.arange(24), large // small
     little = draw_faces(SEED, indices, small).astype(np.float32)
     tall = draw_faces(SEED, indices, large).astype(np.float32)
@@ -88,7 +89,8 @@ def test_a_large_face_averaged_down_is_the_small_face(small, large):
     assert np.abs(np.roll(averaged, 1, axis=0) - little).mean() > 25
 
 
-def test_no_window_cuts_a_feature(monkeypatch):
+def test_drawing_in_windows_changes_nothing(monkeypatch):
+    """No window cuts a feature."""
     indices = np.arange(300)
     windowed = draw_faces(SEED, indices, 32)
     monkeypatch.setattr(drawn_faces._Scene, "window", lambda *_: (..., slice(None), slice(None)))
@@ -102,7 +104,7 @@ def test_attribute_names():
     assert len(set(ATTRIBUTES)) == len(ATTRIBUTES) >= 12
 
 
-def test_everything_occurs_and_nothing_is_the_rule(census):
+def test_attributes_all_occur_and_none_is_universal(census):
     for name, has in census.items():
         assert 0.03 < has.mean() < 0.85, name
 
@@ -115,7 +117,7 @@ def test_everything_occurs_and_nothing_is_the_rule(census):
         ("Wavy_Hair", "Long_Hair"),
     ],
 )  # fmt: skip
-def test_one_implies_the_other(census, one, other):
+def test_attribute_implies_another(census, one, other):
     assert not np.any(census[one] & ~census[other])
 
 
@@ -127,7 +129,7 @@ def test_one_implies_the_other(census, one, other):
         ("Wearing_Lipstick", "Male"),
     ],
 )  # fmt: skip
-def test_at_most_one_of(census, names):
+def test_exclusive_attributes_never_coincide(census, names):
     assert np.sum([census[name] for name in names], axis=0).max() == 1
 
 
@@ -140,11 +142,11 @@ def test_at_most_one_of(census, names):
         ("Gray_Hair", "Young", 0.2),
     ],
 )  # fmt: skip
-def test_rarer_among_some(census, rare, among, ratio):
+def test_attribute_is_rarer_given_another(census, rare, among, ratio):
     assert census[rare][census[among]].mean() < ratio * census[rare].mean()
 
 
-def test_who_smiles_shows_teeth_more_often(census):
+def test_smiling_shows_teeth_more_often(census):
     smiling, open_mouth = census["Smiling"], census["Mouth_Slightly_Open"]
     assert open_mouth[smiling].mean() > 2 * open_mouth[~smiling].mean()
 
@@ -152,7 +154,8 @@ def test_who_smiles_shows_teeth_more_often(census):
 # ---- Attributes: visible ----
 
 
-def test_a_linear_classifier_finds_every_attribute_in_unseen_faces(crowd):
+def test_linear_probe_finds_every_attribute(crowd):
+    """The probe is tested on faces that it was not fitted to."""
     faces, has = crowd
     pixels = faces.reshape(len(faces), -1)
     pixels = (pixels - pixels.mean(0)) / 64
@@ -203,7 +206,7 @@ def test_long_hair_hangs_beside_the_chin(crowd):
         ("smiling", (12, 28), (7, 25)), ("open_mouth", (12, 28), (7, 25)),  # who laughs narrows the eyes
     ],
 )  # fmt: skip
-def test_a_trait_alone_changes_its_part_of_the_face(monkeypatch, trait, rows, columns):
+def test_one_trait_changes_its_part_of_the_face(monkeypatch, trait, rows, columns):
     """The same 48 people with and without it: all of them change, nearly all of the change being where it belongs."""
     character, indices = drawn_faces.make_character, np.arange(48)
 
@@ -231,16 +234,16 @@ def test_a_trait_alone_changes_its_part_of_the_face(monkeypatch, trait, rows, co
 @pytest.mark.parametrize(
     "call", [lambda indices: draw_faces(0, indices, 32), lambda indices: compute_face_attributes(0, indices)]
 )
-def test_indices_must_be_a_line_of_integers(call, indices):
+def test_indices_of_other_shape_or_type_are_refused(call, indices):
     with pytest.raises(ValueError, match="1-D array of integers"):
         call(indices)
 
 
 @pytest.mark.parametrize("size", [7, 0, -32, 32.0, "32"])
-def test_size_must_be_a_whole_number_of_pixels_from_8_on(size):
+def test_size_below_8_or_fractional_is_refused(size):
     with pytest.raises(ValueError, match="at least 8"):
         draw_faces(0, np.arange(2), size)
 
 
-def test_the_smallest_size_works():
+def test_smallest_size_works():
     assert draw_faces(0, np.arange(2), 8).shape == (2, 8, 8, 3)

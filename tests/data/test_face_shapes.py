@@ -13,7 +13,7 @@ from dcgan_jax.data import face_shapes
         (lambda x, y, pixel: face_shapes.cover_band(y + 0 * x, -0.013, 0.004, pixel), 2 * 0.017),  # under a pixel wide
     ],
 )
-def test_shapes_have_soft_edges_and_their_area_at_any_size(coverage, area, size):
+def test_shapes_keep_soft_edges_and_area_at_any_size(coverage, area, size):
     pixel = np.float32(2 / size)
     centres = (np.arange(size, dtype=np.float32) + 0.5) * pixel - 1
     share = coverage(centres[None, :], centres[:, None], pixel)

@@ -5,7 +5,7 @@ from dcgan_jax.data import face_traits
 SEED = 5
 
 
-def test_the_dice_are_fair_and_independent():
+def test_random_draws_are_uniform_and_independent():
     dice = face_traits.Dice(SEED, np.arange(40_000))
     age, tone = dice("age"), dice("tone")
     for numbers in (age, tone):

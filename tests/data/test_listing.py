@@ -8,7 +8,7 @@ from dcgan_jax.data.listing import MAX_FILE_BYTES
 from dcgan_jax.data.sources import open_source
 
 
-def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
+def test_other_files_are_ignored_and_counted(tmp_path):
     draw(tmp_path / "photo.jpg")
     for junk in ("notes.txt", "Thumbs.db", ".DS_Store", ".hidden.jpg", "__MACOSX/photo.jpg"):
         (tmp_path / junk).parent.mkdir(exist_ok=True)
@@ -17,7 +17,7 @@ def test_what_is_no_picture_is_ignored_and_counted(tmp_path):
         assert (source.names, source.ignored, source.refused) == (["photo.jpg"], 5, ())
 
 
-def test_links_out_of_the_folder_are_refused_and_named(tmp_path):
+def test_links_out_of_the_folder_are_refused(tmp_path):
     draw(tmp_path / "outside" / "secret.png")
     draw(tmp_path / "in" / "a" / "own.png")
     (tmp_path / "in" / "file.png").symlink_to(tmp_path / "outside" / "secret.png")
@@ -31,13 +31,14 @@ def test_links_out_of_the_folder_are_refused_and_named(tmp_path):
     assert "link" in source.refused[0][1]
 
 
-def test_a_pipe_named_like_a_picture_is_not_waited_for(tmp_path):
+def test_pipe_named_like_an_image_is_not_opened(tmp_path):
     draw(tmp_path / "photo.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     assert open_source(str(tmp_path)).names == ["photo.jpg"]
 
 
-def test_zip_entries_that_lead_out_or_claim_absurd_sizes_are_refused_and_named(tmp_path):
+def test_unsafe_zip_entries_are_refused_by_name(tmp_path):
+    """Some entries lead out of the zip, and some claim absurd sizes."""
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("fine.png", "../up.png", "/root.png", "C:\\disk.png", "a/../../b.png", "line\nbreak.png"):
@@ -52,7 +53,7 @@ def test_zip_entries_that_lead_out_or_claim_absurd_sizes_are_refused_and_named(t
     }  # fmt: skip
 
 
-def test_a_zip_entry_without_a_name_is_ignored(tmp_path):
+def test_zip_entry_without_a_name_is_ignored(tmp_path):
     path = tmp_path / "nameless.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("fine.png", b"x")
@@ -61,7 +62,7 @@ def test_a_zip_entry_without_a_name_is_ignored(tmp_path):
     assert open_source(str(path)).names == ["fine.png"]
 
 
-def test_two_entries_of_one_name_in_a_zip_are_two_pictures(tmp_path):
+def test_zip_entries_of_one_name_are_two_images(tmp_path):
     draw(tmp_path / "a.png", 7)
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         for _ in range(2):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from packs import REAL_FACES, encoded, folder, packed, packs
+from packs import REAL_FACES, encode, folder, pack, packs
 from PIL import Image
 
 from dcgan_jax.config import UserError
@@ -23,13 +23,13 @@ from dcgan_jax.data.cache import TEMP
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 
-# ---- Laws of the cache ----
+# ---- The cache ----
 
 
-def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys, monkeypatch):
+def test_pack_holds_every_image_in_order_read_only(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)  # a chunk for each picture: their order must survive the threads
     path = folder(tmp_path)
-    result = packed(path, size=16)
+    result = pack(path, size=16)
     assert isinstance(result.images, np.memmap)
     assert (result.images.shape, result.images.dtype) == ((40, 16, 16, 3), np.uint8)
     assert not result.images.flags.writeable
@@ -44,40 +44,40 @@ def test_a_pack_is_every_picture_in_order_and_read_only(tmp_path, capsys, monkey
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_the_second_call_decodes_nothing(tmp_path, monkeypatch, capsys):
-    first = packed(folder(tmp_path))
+def test_second_call_decodes_nothing(tmp_path, monkeypatch, capsys):
+    first = pack(folder(tmp_path))
     capsys.readouterr()
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded again"))
-    second = packed(tmp_path / "in")
+    second = pack(tmp_path / "in")
     assert (second.path, second.index) == (first.path, first.index)
     assert_array_equal(second.images, first.images)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("change", ["source", "size", "channels", "crop"])
-def test_whatever_changes_the_pixels_makes_another_pack(tmp_path, change):
-    first = packed(folder(tmp_path))
+def test_pack_differs_by_whatever_changes_pixels(tmp_path, change):
+    first = pack(folder(tmp_path))
     if change == "source":
         os.utime(tmp_path / "in" / "000.png", (1e9, 1e9))
     changes = {"source": {}, "size": {"size": 8}, "channels": {"channels": 1}, "crop": {"crop": "squash"}}[change]
-    second = packed(tmp_path / "in", **changes)
+    second = pack(tmp_path / "in", **changes)
     assert second.path != first.path
     assert second.index["fingerprint"] != first.index["fingerprint"]
 
 
-def test_a_folder_and_its_zip_pack_to_the_same_pixels(tmp_path):
+def test_folder_and_its_zip_pack_to_the_same_pixels(tmp_path):
     path = folder(tmp_path)
     with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in path.iterdir():
             archive.write(file, file.name)
-    assert_array_equal(packed(path).images, packed(tmp_path / "in.zip").images)
+    assert_array_equal(pack(path).images, pack(tmp_path / "in.zip").images)
 
 
 @pytest.mark.parametrize(
     "harm", ["no index", "cut index", "other index", "list index", "cut images", "no images", "other images"]
 )
-def test_a_broken_pack_is_made_again_with_a_warning(tmp_path, capsys, harm):
-    good = packed(folder(tmp_path))
+def test_broken_pack_is_remade_with_a_warning(tmp_path, capsys, harm):
+    good = pack(folder(tmp_path))
     pixels = np.array(good.images)
     index, images = good.path / "index.json", good.path / "images.npy"
     if harm.startswith("no"):
@@ -91,21 +91,21 @@ def test_a_broken_pack_is_made_again_with_a_warning(tmp_path, capsys, harm):
     else:
         np.save(images, pixels[:-1])
     capsys.readouterr()
-    again = packed(tmp_path / "in", progress=False)
+    again = pack(tmp_path / "in", progress=False)
     assert_array_equal(again.images, pixels)
     (line,) = capsys.readouterr().err.splitlines()
     assert "broken" in line and str(good.path) in line
 
 
-def test_a_pipe_in_a_pack_is_not_waited_for(tmp_path, capsys):
-    path = packed(folder(tmp_path)).path
+def test_pipe_in_a_pack_is_not_opened(tmp_path, capsys):
+    path = pack(folder(tmp_path)).path
     (path / "images.npy").unlink()
     os.mkfifo(path / "images.npy")
-    assert len(packed(tmp_path / "in").images) == 40
+    assert len(pack(tmp_path / "in").images) == 40
     assert "no plain file" in capsys.readouterr().err
 
 
-def test_a_killed_packer_leaves_no_pack_and_the_next_one_cleans_up(tmp_path, cache):
+def test_killed_packer_leaves_no_pack_next_cleans_up(tmp_path, cache):
     folder(tmp_path)
     script = f"""
 import os, signal
@@ -128,12 +128,12 @@ pack.pack_images(open_source({str(tmp_path / "in")!r}), size=16, channels=3, cro
     for path in (living, elsewhere, old):
         path.mkdir()
     os.utime(old, (time.time() - 2e5,) * 2)
-    result = packed(tmp_path / "in")
+    result = pack(tmp_path / "in")
     assert result.images.shape[0] == 40
     assert packs(cache) == sorted([living.name, elsewhere.name, result.path.name])
 
 
-def test_packers_of_the_same_source_share_one_pack(tmp_path, cache):
+def test_concurrent_packers_share_one_pack(tmp_path, cache):
     source, results, together = open_source(str(folder(tmp_path))), [], threading.Barrier(4)
 
     def work():
@@ -155,11 +155,11 @@ def test_ctrl_c_leaves_nothing(tmp_path, cache, monkeypatch):
 
     monkeypatch.setattr(pack_module, "decode_images", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        packed(folder(tmp_path))
+        pack(folder(tmp_path))
     assert packs(cache) == []
 
 
-def test_a_signal_right_behind_the_first_folder_leaves_nothing(tmp_path, cache, monkeypatch):
+def test_signal_after_the_first_folder_leaves_nothing(tmp_path, cache, monkeypatch):
     make = Path.mkdir
 
     def interrupted(path, *rest, **more):
@@ -170,51 +170,52 @@ def test_a_signal_right_behind_the_first_folder_leaves_nothing(tmp_path, cache, 
     source = folder(tmp_path)
     monkeypatch.setattr(Path, "mkdir", interrupted)
     with pytest.raises(SystemExit):
-        packed(source)
+        pack(source)
     assert packs(cache) == []
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch):
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch):
     import resource
 
     path, (soft, hard) = folder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the pack needs 30,848 bytes: a write fails half-way
     try:
         with pytest.raises(UserError, match="DCGAN_JAX_CACHE") as caught:
-            packed(path)
+            pack(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value) and os.strerror(errno.EFBIG) in str(caught.value)
     assert packs(cache) == []
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=30_000))
     with pytest.raises(UserError, match="too full"):
-        packed(path)
+        pack(path)
     assert packs(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+def test_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="file/below.*DCGAN_JAX_CACHE"):
-        packed(folder(tmp_path))
+        pack(folder(tmp_path))
 
 
-def test_a_published_crop_of_other_pictures_is_the_centre_square_and_said(tmp_path, capsys):
+def test_published_crop_of_other_data_warns(tmp_path, capsys):
+    """A published crop of other images than CelebA's is the centre square, and a warning says so."""
     path = folder(tmp_path)
-    result = packed(path, crop="carpedm20", progress=False)
+    result = pack(path, crop="carpedm20", progress=False)
     assert result.index["crop"] == "centre"
     assert "not aligned CelebA" in capsys.readouterr().err
-    assert result.path == packed(path, crop="centre").path
+    assert result.path == pack(path, crop="centre").path
 
 
-def test_small_pictures_are_enlarged_counted_and_warned_of_once(tmp_path, capsys):
-    result = packed(folder(tmp_path), size=32, progress=False)
+def test_small_images_are_enlarged_with_one_warning(tmp_path, capsys):
+    result = pack(folder(tmp_path), size=32, progress=False)
     assert (result.index["upscaled"], result.images.shape) == (40, (40, 32, 32, 3))
     (line,) = capsys.readouterr().err.splitlines()
     assert "40 of 40" in line and "32 px" in line
 
 
-def test_drawn_faces_pack_as_drawn_with_their_attributes():
+def test_drawn_faces_pack_as_drawn_with_attributes():
     result = pack_images(open_source("drawn:300"), size=16, channels=3, crop="carpedm20", progress=False)
     assert_array_equal(result.images, drawn_faces.draw_faces(0, np.arange(300), 16))
     values = np.load(result.path / "attributes.npy")
@@ -224,18 +225,18 @@ def test_drawn_faces_pack_as_drawn_with_their_attributes():
     assert_allclose(grey[..., 0], result.images @ [0.299, 0.587, 0.114], atol=1)
 
 
-def test_a_few_real_faces_pack(tmp_path):
+def test_few_real_faces_pack(tmp_path):
     if not os.path.isdir(REAL_FACES):
         pytest.skip("no ../shared/data/celeba beside the repository")
     with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
         archive.extractall(tmp_path, [f"img_align_celeba/{number:06}.jpg" for number in range(1, 51)])
-    result = packed(tmp_path, size=32, crop="torch")
+    result = pack(tmp_path, size=32, crop="torch")
     assert (result.images.shape, result.index["crop"], result.index["skipped"]) == ((50, 32, 32, 3), "torch", 0)
     spread = np.asarray(result.images).reshape(50, -1).astype(float)
     assert 30 < spread.mean(0).std() + spread.std(0).mean() < 150  # pictures, and different ones
 
 
-# ---- Bad pictures ----
+# ---- Bad images ----
 
 
 BAD = {
@@ -243,8 +244,8 @@ BAD = {
     "zero.png": lambda good: b"",
     "page.jpg": lambda good: b"<html>no such picture</html>",
     "script.png": lambda good: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",  # would be run by Ghostscript
-    "bomb.png": lambda good: encoded(Image.new("1", (10_000, 8_001))),  # within PIL's own limit, over ours
-    "float.tiff": lambda good: encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"),
+    "bomb.png": lambda good: encode(Image.new("1", (10_000, 8_001))),  # within PIL's own limit, over ours
+    "float.tiff": lambda good: encode(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"),
 }
 
 
@@ -258,8 +259,8 @@ def spoil(path, names):
 
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
-def test_bad_pictures_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
-    good = packed(folder(tmp_path, 140), progress=False).images
+def test_bad_images_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
+    good = pack(folder(tmp_path, 140), progress=False).images
     path = tmp_path / "in"
     spoil(path, BAD)
     (path / "link.png").symlink_to("/etc/hostname")
@@ -267,7 +268,7 @@ def test_bad_pictures_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
         with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
             for file in path.iterdir():
                 archive.write(file, "../link.png" if file.is_symlink() else file.name)
-    result = packed(tmp_path / "in.zip" if as_zip else path, progress=False)
+    result = pack(tmp_path / "in.zip" if as_zip else path, progress=False)
     assert_array_equal(result.images, good)  # the others close the ranks
     assert (result.index["count"], result.index["skipped"], result.index["found"]) == (140, 7, 147)
     reasons = {os.path.basename(name): why for name, why in result.index["skipped_first"]}
@@ -277,30 +278,32 @@ def test_bad_pictures_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
     assert "7 of 147" in line and all(name in line for name in reasons)
 
 
-def test_more_than_five_percent_bad_stops_with_the_list_and_leaves_nothing(tmp_path, cache):
+def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
+    """The error lists the bad images, and no file is left."""
     path = folder(tmp_path, 38)
     spoil(path, ["page.jpg", "zero.png"])  # 2 of 40: exactly 5 %
-    assert packed(path).index["skipped"] == 2
+    assert pack(path).index["skipped"] == 2
     spoil(path, ["truncated.png"])
     before = packs(cache)
     with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image\).*zero\.png \(empty\)") as caught:
-        packed(path)
+        pack(path)
     assert "\n" not in str(caught.value)
     assert packs(cache) == before
 
 
-def test_strict_stops_at_the_first_bad_picture_even_in_a_cached_pack(tmp_path, cache):
+def test_strict_stops_at_the_first_bad_image(tmp_path, cache):
+    """`strict` also stops where the pack is in the cache already."""
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
     with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
-        packed(path, strict=True)
+        pack(path, strict=True)
     assert packs(cache) == []
-    packed(path)
+    pack(path)
     with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
-        packed(path, strict=True)
+        pack(path, strict=True)
 
 
-def test_a_damaged_zip_entry_is_a_bad_picture(tmp_path):
+def test_damaged_zip_entry_is_a_bad_image(tmp_path):
     path = folder(tmp_path)
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for file in sorted(path.iterdir()):
@@ -308,7 +311,7 @@ def test_a_damaged_zip_entry_is_a_bad_picture(tmp_path):
     content = (tmp_path / "in.zip").read_bytes()
     pixels = (path / "004.png").read_bytes()[-60:-20]
     (tmp_path / "in.zip").write_bytes(content.replace(pixels, pixels[::-1]))
-    result = packed(tmp_path / "in.zip")
+    result = pack(tmp_path / "in.zip")
     assert [name for name, _ in result.index["skipped_first"]] == ["004.png"]
     assert "CRC" in result.index["skipped_first"][0][1]
 

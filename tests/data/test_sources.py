@@ -16,10 +16,10 @@ from dcgan_jax.data.sources import open_source
 REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
 
 
-# ---- Laws ----
+# ---- Properties of every source ----
 
 
-def test_a_folder_and_its_zip_list_the_same_pictures_in_the_same_order(tmp_path):
+def test_folder_and_zip_list_the_same_images_in_order(tmp_path):
     for name in ("b/2.png", "a/3.PNG", "1.png", "a/b/4.png"):
         draw(tmp_path / "in" / name)
     folder, archive = open_source(str(tmp_path / "in")), open_source(str(zip_of(tmp_path / "in", tmp_path / "in.zip")))
@@ -31,7 +31,7 @@ def test_a_folder_and_its_zip_list_the_same_pictures_in_the_same_order(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "rewrite", "touch"])
-def test_any_change_of_a_folder_changes_the_fingerprint(tmp_path, change):
+def test_any_change_of_a_folder_changes_its_fingerprint(tmp_path, change):
     for at in range(3):
         draw(tmp_path / f"{at}.png", at)
     before = open_source(str(tmp_path)).fingerprint
@@ -52,7 +52,7 @@ def test_any_change_of_a_folder_changes_the_fingerprint(tmp_path, change):
     assert open_source(str(tmp_path)).fingerprint != before
 
 
-def test_a_zip_is_known_by_its_content_not_its_date(tmp_path):
+def test_zip_is_identified_by_content_not_date(tmp_path):
     draw(tmp_path / "in" / "1.bmp", 1)  # BMP: another shade has the same number of bytes
     path = zip_of(tmp_path / "in", tmp_path / "a.zip")
     before = open_source(str(path)).fingerprint
@@ -63,7 +63,8 @@ def test_a_zip_is_known_by_its_content_not_its_date(tmp_path):
     assert open_source(str(path)).fingerprint != before
 
 
-def test_the_articles_zip_is_pictures_but_not_aligned_celeba(tmp_path):
+def test_article_zip_is_not_aligned_celeba(tmp_path):
+    """The article's zip is images, but not aligned CelebA."""
     draw(tmp_path / "in" / "processed_celeba_small" / "celeba" / "1.jpg")
     (tmp_path / "in" / "__MACOSX").mkdir()
     (tmp_path / "in" / "__MACOSX" / "._1.jpg").write_bytes(b"junk")
@@ -84,7 +85,7 @@ def test_the_real_celeba_beside_the_repository():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 9), (3, 8, 9, 1), (3, 8, 9, 3), (3, 8, 9, 4)])
-def test_npy_pictures_come_back(tmp_path, shape):
+def test_npy_images_come_back(tmp_path, shape):
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "a.npy", images)
     source = open_source(str(tmp_path / "a.npy"))
@@ -94,7 +95,7 @@ def test_npy_pictures_come_back(tmp_path, shape):
     assert open_source(str(tmp_path / "a.npy")).fingerprint != source.fingerprint
 
 
-def test_drawn_faces_are_the_default_number_or_as_many_as_asked():
+def test_drawn_faces_count_defaults_or_is_as_requested():
     assert open_source("drawn").count == 20_000
     source = open_source("drawn:7")
     assert (source.kind, source.count, source.is_celeba) == ("drawn", 7, False)
@@ -103,7 +104,7 @@ def test_drawn_faces_are_the_default_number_or_as_many_as_asked():
     assert source.fingerprint != open_source("drawn:8").fingerprint
 
 
-def test_drawn_faces_that_look_different_have_another_fingerprint(monkeypatch):
+def test_drawn_faces_that_changed_change_the_fingerprint(monkeypatch):
     before = open_source("drawn:7").fingerprint
     draw_faces = drawn_faces.draw_faces
     monkeypatch.setattr(drawn_faces, "draw_faces", lambda *args: draw_faces(*args) // 2)
@@ -124,7 +125,7 @@ def mocked_celeb_a(tmp_path):
         yield
 
 
-def test_tfds_gives_the_encoded_pictures_of_the_split(mocked_celeb_a):
+def test_tfds_gives_the_encoded_images_of_the_split(mocked_celeb_a):
     source = open_source("tfds:celeb_a", "train")
     assert (source.kind, source.is_celeba, source.count) == ("tfds", True, 9)
     assert [open_source("tfds:celeb_a", split).count for split in ("valid", "test", "all")] == [4, 5, 18]
@@ -135,7 +136,7 @@ def test_tfds_gives_the_encoded_pictures_of_the_split(mocked_celeb_a):
     assert open_source("tfds:celeb_a").read(17) == b""  # the mock has nine: a stream that ends early is no crash
 
 
-def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch, caplog):
+def test_missing_tfds_is_one_line_with_the_remedy(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     words_of = {"celeb_a": "download_and_prepare", "celeb_aa": "nearest: celeb_a", "../x": "write tfds:NAME"}
@@ -146,7 +147,7 @@ def test_tfds_that_is_missing_is_one_line_with_the_remedy(tmp_path, monkeypatch,
     assert not caplog.records  # nor does TFDS add lines of its own
 
 
-def test_nothing_else_imports_tensorflow():
+def test_only_tfds_imports_tensorflow():
     script = "import sys, dcgan_jax.data.pack, dcgan_jax.data.sources as s; s.open_source('drawn:1'); "
     script += "sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -190,6 +191,6 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
 
 
 @pytest.mark.parametrize("data", ["", "\0", "x" * 5000, "drawn:", "drawn:0", "drawn:-1", "drawn:many", "drawn:1.5"])
-def test_impossible_values_are_bad_input(data):
+def test_impossible_values_raise_user_error(data):
     with pytest.raises(UserError, match="`data`"):
         open_source(data)

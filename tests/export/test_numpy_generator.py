@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from generators import WAYS, drawn
+from generators import VARIANTS, get_generator_case
 
 from dcgan_jax.config import Nets
 from dcgan_jax.export.numpy_generator import Generator, NumPyOps, apply_generator, draw_seed_latents
@@ -14,9 +14,9 @@ from dcgan_jax.gan.sampling import make_seed_latents
 SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_images_are_the_networks(way):
-    it = drawn(way)
+@pytest.mark.parametrize("way", VARIANTS)
+def test_images_equal_the_networks(way):
+    it = get_generator_case(way)
     told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
     ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
     assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
@@ -24,7 +24,7 @@ def test_the_images_are_the_networks(way):
 
 
 @pytest.mark.parametrize("law", ["uniform", "normal"])
-def test_latents_are_jaxs(law):
+def test_latents_equal_jax(law):
     nets = dataclasses.replace(Nets(), latent_law=law, latent_dim=101)
     seeds = np.array(SEEDS + list(range(1000, 1200)), np.uint32)
     theirs = np.asarray(jax.jit(make_seed_latents(nets))(seeds))
@@ -36,17 +36,17 @@ def test_latents_are_jaxs(law):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def test_labels_are_the_tables_unless_told():
-    it = drawn("article, asked")
+def test_labels_are_the_tables_unless_given():
+    it = get_generator_case("article, conditional")
     table = np.uint8([[0, 0], [0, 1], [1, 1]])
     gan, seeds = Generator(it.weights, it.flat, table), [2, 3, 2**32 - 1]
     np.testing.assert_array_equal(gan.sample(seeds), gan.sample(seeds, table[[2, 0, 0]]))
     assert (gan.sample(seeds) != gan.sample(seeds, table[[1, 1, 1]])).any()
 
 
-def test_an_old_exports_config_is_read_where_its_network_is_still_known():
+def test_old_export_config_is_read_if_its_net_is_known():
     """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
-    it = drawn("article")
+    it = get_generator_case("article")
     removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
     kept = {name: value for name, value in it.flat.items() if name not in removed}
     np.testing.assert_array_equal(Generator(it.weights, kept | removed).sample(0), Generator(it.weights, kept).sample(0))
@@ -57,7 +57,7 @@ def test_an_old_exports_config_is_read_where_its_network_is_still_known():
 
 
 @pytest.mark.parametrize("seeds", [[2**32], np.array([2**32]), -1, np.array([-1]), 0.5, "7", [], [[1]], [2**70], [True]])
-def test_seeds_that_are_none_are_one_line(seeds):
+def test_invalid_seeds_are_one_line(seeds):
     with pytest.raises(ValueError, match="^seeds: give whole numbers from 0 to 4294967295$"):
         draw_seed_latents(seeds, 4, "uniform")
 
@@ -68,12 +68,12 @@ def test_seeds_that_are_none_are_one_line(seeds):
         ("article", lambda gan: gan.images(np.zeros((3, 7))), r"latents \(3, 7\): give \(N, 100\)"),
         ("article", lambda gan: gan.images(np.zeros(100)), r"latents \(100,\): give"),
         ("article", lambda gan: gan.sample(0, [[1]]), "labels: none can be given"),
-        ("article, asked", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
-        ("article, asked", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
+        ("article, conditional", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
+        ("article, conditional", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(way, ask, says):
-    it = drawn(way)
+def test_bad_arguments_are_one_line(way, ask, says):
+    it = get_generator_case(way)
     with pytest.raises(ValueError, match=says) as fault:
         ask(Generator(it.weights, it.flat))
     assert "\n" not in str(fault.value)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import toy_run
 from browser import RUNTIME, in_a_browser, launch
-from generators import asked_run
+from generators import get_conditional_run
 from PIL import Image
-from toy_run import call, copied, refusal, whole
+from toy_run import copy_run, get_reference_run, get_refusal, run_command
 
 import dcgan_jax
 from dcgan_jax.config import Nets
@@ -47,7 +47,7 @@ def by_node(folder, code):
 
 @pytest.mark.web
 @pytest.mark.parametrize("law", ["uniform", "normal"])
-def test_javascripts_latents_are_pythons(tmp_path, law):
+def test_javascript_latents_equal_python(tmp_path, law):
     found = by_node(
         tmp_path,
         f"""
@@ -69,7 +69,7 @@ def test_javascripts_latents_are_pythons(tmp_path, law):
 
 
 @pytest.mark.web
-def test_javascripts_inverse_erf_is_xlas_up_to_the_edge(tmp_path):
+def test_javascript_inverse_erf_equals_xla(tmp_path):
     """Where a square that is not rounded to float32 would give others, by more than their last bits."""
     x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
     x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
@@ -92,10 +92,12 @@ def package(tmp_path):
     return file
 
 
-def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
+def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    )
     for name, member in web.RUNTIME.items():
         content = (out / name).read_bytes()
         assert (gzip.decompress(content) if name.endswith(".gz") else content) == member.encode()
@@ -108,9 +110,9 @@ def test_the_folder_is_all_that_the_page_asks_for(package, tmp_path):
     assert "http://" not in text and "https://" not in text  # nothing of another host
 
 
-def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
+def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
     pytest.importorskip("onnx")
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "explore").mkdir()
     found = {
         "step": toy_run.STEPS,
@@ -121,7 +123,7 @@ def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
     for step, names in ((toy_run.STEPS, ["Smiling", "Male"]), (3, [f"direction {i}" for i in range(1, 7)])):
         (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint: not taken
         out = tmp_path / f"page{step}"
-        assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+        assert run_command(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
         assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
 
 
@@ -139,9 +141,9 @@ def test_sliders_are_attributes_where_they_were_found(package, tmp_path):
         {"directions": None},
     ],
 )
-def test_directions_that_are_none_are_one_line(package, tmp_path, change):
+def test_invalid_directions_are_one_line(package, tmp_path, change):
     pytest.importorskip("onnx")
-    run = copied(whole().run, tmp_path)
+    run = copy_run(get_reference_run().run, tmp_path)
     (run / "explore").mkdir()
     found = {
         "step": toy_run.STEPS,
@@ -150,26 +152,28 @@ def test_directions_that_are_none_are_one_line(package, tmp_path, change):
         "directions": np.eye(2, 100).tolist(),
     }
     (run / "explore" / "attributes.json").write_text(json.dumps(found | change))
-    line = refusal(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
+    line = get_refusal(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", tmp_path / "page")
     assert "attributes.json: holds no directions" in line and "explore attributes --run" in line
     assert not (tmp_path / "page").exists()
 
 
-def test_a_conditional_page_knows_what_its_seeds_are_asked(package, tmp_path):
+def test_conditional_page_knows_the_labels_of_seeds(package, tmp_path):
     pytest.importorskip("onnx")
-    run, out = asked_run(), tmp_path / "page"
-    assert call(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    run, out = get_conditional_run(), tmp_path / "page"
+    assert run_command(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
     page = json.loads((out / "page.json").read_text())
     assert page["attributes"] == ["Smiling", "Eyeglasses"]
     assert page["labels"] == dcgan_jax.load(run).labels(range(len(page["labels"]))).tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"no package", gzip.compress(b"no tar", mtime=0)])
-def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
+def test_invalid_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
     (tmp_path / "a.tgz").write_bytes(content)
     places = {tmp_path / "a.tgz": "is not the npm package", tmp_path / "none.tgz": "none.tgz", "cached": "is not in"}
     for place, says in places.items():
-        line = refusal(__main__, "--run", whole().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page")
+        line = get_refusal(
+            __main__, "--run", get_reference_run().run, "--format", "web", "--runtime", place, "--out", tmp_path / "page"
+        )
         assert says in line and "--runtime download" in line and ONNX_IN_BROWSERS.url in line
     assert [path.name for path in tmp_path.iterdir()] == ["a.tgz"]
 
@@ -178,7 +182,7 @@ def test_what_is_no_runtime_is_one_line_and_leaves_nothing(tmp_path, content):
 
 
 @contextlib.contextmanager
-def served(folder):
+def serve_folder(folder):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
@@ -204,7 +208,7 @@ def pixels(page, selector, state):
     return np.array(found).reshape(-1, 16, 16, 4)[..., :3]
 
 
-def near(one, other):
+def assert_near(one, other):
     assert np.abs(one - np.asarray(other).astype(int)).max() <= 1
 
 
@@ -225,11 +229,13 @@ def browser(request):
 
 @in_a_browser
 @draws
-def test_a_browser_draws_the_very_faces(browser, tmp_path):
-    out, gan = tmp_path / "page", dcgan_jax.load(whole().run)
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+def test_browser_images_equal_the_checkpoint(browser, tmp_path):
+    out, gan = tmp_path / "page", dcgan_jax.load(get_reference_run().run)
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    )
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
-    with served(out) as address:
+    with serve_folder(out) as address:
         page = browser.new_page()
         said, asked = [], []
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -240,23 +246,23 @@ def test_a_browser_draws_the_very_faces(browser, tmp_path):
             return pixels(page, selector, state)
 
         page.goto(address)
-        near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
+        assert_near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
         page.fill("#seed", "4294967290")  # past the last seed comes the first
-        near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
+        assert_near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
         page.click("#reroll")
         page.wait_for_function("!document.body.dataset.shown.includes('seed=4294967290')")
         seed = int(page.input_value("#seed"))
-        near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
+        assert_near(shown("#grid canvas", f"seed={seed}")[:1], gan.sample(seed))
 
         page.fill("#from", "7")
         page.fill("#to", "9")
         page.focus("#share")
         page.keyboard.press("End")
-        near(shown("#face", "to=9&share=100"), gan.sample(9))
+        assert_near(shown("#face", "to=9&share=100"), gan.sample(9))
         for _ in range(50):
             page.keyboard.press("ArrowLeft")
         half = latents.interpolate(*gan.latents([7, 9]), np.float32([0.5]), gan.config.nets)
-        near(shown("#face", "share=50"), gan.images(half))
+        assert_near(shown("#face", "share=50"), gan.images(half))
         page.evaluate("""() => { const slider = document.querySelector("[data-slider]"); slider.value = 2;
                                  slider.dispatchEvent(new Event("input")); }""")
         moved = shown("#face", "steps=2")
@@ -286,7 +292,7 @@ def test_a_browser_draws_the_very_faces(browser, tmp_path):
 def asked_page(tmp_path_factory):
     """The page of a conditional run."""
     out = tmp_path_factory.mktemp("web") / "page"
-    assert call(__main__, "--run", asked_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    assert run_command(__main__, "--run", get_conditional_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     return out
 
 
@@ -295,23 +301,23 @@ def asked_page(tmp_path_factory):
 @pytest.mark.parametrize(
     "browser, kind", [([], "WebAssembly"), (IN_SOFTWARE, "WebGPU")], indirect=["browser"], ids=["WebAssembly", "WebGPU"]
 )
-def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page, tmp_path):
+def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    gan, seeds = dcgan_jax.load(asked_run()), range(100, 116)
+    gan, seeds = dcgan_jax.load(get_conditional_run()), range(100, 116)
     for weights in STORES["web"]:
         flags = ("--weights", weights, "--out", tmp_path / weights)
-        assert call(__main__, "--run", asked_run(), "--format", "onnx", *flags).code == 0
+        assert run_command(__main__, "--run", get_conditional_run(), "--format", "onnx", *flags).code == 0
         page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
         shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
         session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
-        with served(page_of) as address:
+        with serve_folder(page_of) as address:
             page = browser.new_page()
             page.goto(f"{address}#seed=100")
             for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "asked=-1")):
                 if condition:
                     page.select_option("[data-asked='1']", "1")
                 feeds = {"latents": gan.latents(seeds), "labels": gan.labels(seeds, condition).astype(np.float32)}
-                near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
+                assert_near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
             if kind not in page.text_content("#status"):
                 has_gpu = page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
                 assert not has_gpu, f"{weights}: WebGPU is there, and was not used"
@@ -320,33 +326,36 @@ def test_a_browser_draws_with_all_weights_and_as_asked(browser, kind, asked_page
 
 @in_a_browser
 @draws
-def test_a_class_that_is_asked_for_excludes_the_others(browser, asked_page, tmp_path):
+def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     out = shutil.copytree(asked_page, tmp_path / "page")
     page = json.loads((out / "page.json").read_text())
     (out / "page.json").write_text(json.dumps(page | {"labels": [[1, 0], [0, 1]]}))
     session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
-    latents = dcgan_jax.load(asked_run()).latents(range(16))
+    latents = dcgan_jax.load(get_conditional_run()).latents(range(16))
 
     def drawn(labels):
         return np.rint(255 * session.run(None, {"latents": latents, "labels": np.tile(np.float32(labels), (8, 1))})[0])
 
     one, other, both = drawn([[1, 0], [0, 1]]), drawn([[0, 1], [0, 1]]), drawn([[1, 1], [0, 1]])
     assert np.abs(other - one).max() > 1 and np.abs(other - both).max() > 1
-    with served(out) as address:
+    with serve_folder(out) as address:
         page = browser.new_page()
         page.goto(address)
-        near(pixels(page, "#grid canvas", "seed=0"), one)
+        assert_near(pixels(page, "#grid canvas", "seed=0"), one)
         page.select_option("[data-asked='1']", "1")
-        near(pixels(page, "#grid canvas", "asked=-1"), other)
+        assert_near(pixels(page, "#grid canvas", "asked=-1"), other)
 
 
 @in_a_browser
 @draws
-def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp_path):
+def test_page_shows_errors_and_stays_usable(browser, tmp_path):
+    """A page that failed, or has no clipboard, says so and stays usable."""
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
-    with served(out) as address:
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
+    )
+    with serve_folder(out) as address:
         page = browser.new_page()
         page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
         page.goto(address)
@@ -359,15 +368,17 @@ def test_a_page_that_failed_or_has_no_clipboard_says_so_and_goes_on(browser, tmp
         page.wait_for_selector("#status.wrong")
         assert "no room" in page.text_content("#status") and "seed=5" not in page.evaluate("document.body.dataset.shown")
         page.fill("#seed", "6")
-        near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(whole().run).sample(range(6, 22)))
+        assert_near(pixels(page, "#grid canvas", "seed=6"), dcgan_jax.load(get_reference_run().run).sample(range(6, 22)))
         assert page.get_attribute("#status", "class") == "" and "faces a second" in page.text_content("#status")
 
 
 @in_a_browser
-def test_a_browser_that_cannot_says_why(browser, package, tmp_path):
+def test_unsupported_browser_says_why(browser, package, tmp_path):
     out = tmp_path / "page"
-    assert call(__main__, "--run", whole().run, "--format", "web", "--runtime", package, "--out", out).code == 0
-    with served(out) as address:
+    assert (
+        run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
+    )
+    with serve_folder(out) as address:
         # None at all, one that is too old for SIMD, and a page that was opened from the disk.
         for place, without, says in (
             (address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),

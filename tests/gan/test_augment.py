@@ -14,7 +14,7 @@ BATCH, SIDE = 64, 16
 KEY = 5
 
 
-def pictures(seed=0, channels=3):
+def make_images(seed=0, channels=3):
     return np.random.Generator(np.random.Philox(seed)).uniform(-1, 1, (BATCH, SIDE, SIDE, channels)).astype(np.float32)
 
 
@@ -31,42 +31,44 @@ def apply(name):
 
 def test_shape_and_dtype_stay(name, apply):
     for channels in (1, 3):
-        images = pictures(channels=channels)
+        images = make_images(channels=channels)
         out = apply(images)
         assert (out.shape, out.dtype) == (images.shape, images.dtype)
         assert (out != images).any()
 
 
 def test_a_key_decides_the_draws(apply):
-    assert_array_equal(apply(pictures()), apply(pictures()))
-    assert (apply(pictures(), key=6) != apply(pictures())).any()
+    assert_array_equal(apply(make_images()), apply(make_images()))
+    assert (apply(make_images(), key=6) != apply(make_images())).any()
 
 
-def test_an_image_is_changed_by_its_own_draw_whatever_its_neighbours_are(apply):
-    images = pictures()
-    others = pictures(seed=1)
+def test_image_augmentation_ignores_its_neighbours(apply):
+    """An image is changed by its own draw, whatever its neighbours are."""
+    images = make_images()
+    others = make_images(seed=1)
     others[7] = images[7]
     assert_array_equal(apply(others)[7], apply(images)[7])
     same = np.broadcast_to(images[:1], images.shape)
     assert len(np.unique(apply(same).reshape(BATCH, -1), axis=0)) > BATCH // 4  # each image its own draw, not one for all
 
 
-def test_gradients_are_finite_and_those_of_a_linear_map(name):
+def test_gradients_are_finite_and_linear(name):
     # All three are linear or affine in the image: the pullback does not depend on where it is taken.
     def pull(images, upstream):
         return jax.vjp(partial(AUGMENTATIONS[name], jax.random.key(KEY)), images)[1](upstream)[0]
 
     pull = jax.jit(pull)
-    upstream = pictures(seed=2)
-    gradient = pull(pictures(), upstream)
+    upstream = make_images(seed=2)
+    gradient = pull(make_images(), upstream)
     assert np.isfinite(gradient).all()
-    assert_allclose(gradient, pull(pictures(seed=1), upstream), atol=1e-5)
+    assert_allclose(gradient, pull(make_images(seed=1), upstream), atol=1e-5)
     if name != "color":  # pixels that survive count once, those that do not count nothing
-        assert set(np.unique(pull(pictures(), np.ones_like(upstream)))) == {0.0, 1.0}
+        assert set(np.unique(pull(make_images(), np.ones_like(upstream)))) == {0.0, 1.0}
 
 
-def test_translation_shifts_by_at_most_an_eighth_and_fills_with_grey():
-    images = pictures()
+def test_translation_shifts_an_eighth_fills_grey():
+    """The shift is at most an eighth of the side."""
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["translation"](jax.random.key(KEY), images))
     reach = SIDE // 8
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -85,8 +87,8 @@ def test_translation_shifts_by_at_most_an_eighth_and_fills_with_grey():
     assert len(seen) > 2 * (2 * reach + 1)
 
 
-def test_cutout_blanks_one_square_of_half_the_side_and_nothing_else():
-    images = pictures()
+def test_cutout_blanks_one_square_of_half_the_side():
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["cutout"](jax.random.key(KEY), images))
     whole = 0
     for image, cut in zip(images, out, strict=True):
@@ -102,7 +104,8 @@ def test_cutout_blanks_one_square_of_half_the_side_and_nothing_else():
     assert 0.1 < whole / BATCH < 0.5
 
 
-def test_color_on_a_flat_grey_picture_only_changes_its_brightness_within_a_half():
+def test_color_on_grey_changes_brightness_only():
+    """The brightness of a flat grey image changes by a half at most."""
     grey = np.full((BATCH, SIDE, SIDE, 3), 0.25, np.float32)
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), grey))
     assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
@@ -111,8 +114,9 @@ def test_color_on_a_flat_grey_picture_only_changes_its_brightness_within_a_half(
     assert 0.5 >= shifts.max() > 0.35
 
 
-def test_color_scales_colour_and_contrast_around_the_means_within_the_published_bounds():
-    images = pictures()
+def test_color_scales_around_the_means_within_bounds():
+    """Colour and contrast are scaled around the means, within the published bounds."""
+    images = make_images()
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), images))
 
     def parts(images):
@@ -131,8 +135,9 @@ def test_color_scales_colour_and_contrast_around_the_means_within_the_published_
     assert 2 >= saturation.max() > 1.75
 
 
-def test_none_is_the_identity_and_several_follow_in_the_order_named_with_a_key_each():
-    images, key = jnp.asarray(pictures()), jax.random.key(KEY)
+def test_none_is_identity_several_keep_their_order():
+    """Several augmentations follow in the order named, with a key each."""
+    images, key = jnp.asarray(make_images()), jax.random.key(KEY)
     assert augment(key, images, ()) is images
     keys = jax.random.split(jax.random.clone(key), 2)
     by_hand = AUGMENTATIONS["cutout"](keys[1], AUGMENTATIONS["translation"](keys[0], images))
@@ -143,14 +148,14 @@ def test_none_is_the_identity_and_several_follow_in_the_order_named_with_a_key_e
 
 
 @pytest.mark.parametrize("probability, low, high", [(0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 0.9, 1)])
-def test_a_probability_is_the_share_of_images_that_change(probability, low, high):
-    images = np.tile(pictures(), (8, 1, 1, 1))
+def test_probability_is_the_share_of_changed_images(probability, low, high):
+    images = np.tile(make_images(), (8, 1, 1, 1))
     out = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color",), jnp.float32(probability))
     assert low <= (out != images).any((1, 2, 3)).mean() <= high
 
 
-def test_augmentations_are_left_out_independently():
-    images = np.tile(pictures(), (8, 1, 1, 1))
+def test_augmentations_are_skipped_independently():
+    images = np.tile(make_images(), (8, 1, 1, 1))
     half = jax.jit(augment, static_argnums=2)(jax.random.key(KEY), images, ("color", "cutout"), jnp.float32(0.5))
     cut = (np.asarray(half) == 0).any((1, 2, 3))
     unchanged = (half == images).all((1, 2, 3))
@@ -160,6 +165,6 @@ def test_augmentations_are_left_out_independently():
 @pytest.mark.parametrize(
     "before, hits, after", [(0.5, 0.9, 0.51), (0.5, 0.7, 0.49), (0.5, 0.8, 0.5), (0.995, 1.0, 1.0), (0.0, 0.2, 0.0)]
 )
-def test_the_probability_follows_d(before, hits, after):
+def test_probability_moves_towards_its_target(before, hits, after):
     """The target 0.6 is met where D is right on four of five real images."""
     assert_allclose(adapt_probability(jnp.float32(before), jnp.float32(hits), 0.6, 0.01), after, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Laws of conditional recipes: attributes reach both networks, through every part of the step, and no other recipe."""
+"""Conditional GANs: attributes reach both networks through every part of the step, and change no unconditional preset."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import Compiled, compiled, fresh_state, fused_loops, leaves, pictures, tiny
+from tiny import Compiled, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -15,22 +15,25 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_label
 from dcgan_jax.gan.state import LABELS, init_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
-CONFIG = tiny("article", condition="Smiling,Male,Hat", g_latents="same")
+CONFIG = make_tiny_config("article", condition="Smiling,Male,Hat", g_latents="same")
 TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
-BATCH = Batch(pictures(CONFIG), TABLE[:4])
+BATCH = Batch(make_images(CONFIG), TABLE[:4])
 
 
-def test_the_rest_of_the_networks_starts_as_without_attributes():
-    ours, theirs = leaves(fresh_state(CONFIG).d_params), leaves(fresh_state(tiny("article", g_latents="same")).d_params)
+def test_other_weights_start_as_without_attributes():
+    ours, theirs = (
+        get_leaves(make_fresh_state(CONFIG).d_params),
+        get_leaves(make_fresh_state(make_tiny_config("article", g_latents="same")).d_params),
+    )
     assert ours.keys() - theirs.keys() == {"condition/kernel"}
     for path in theirs:
         assert_array_equal(ours[path], theirs[path], err_msg=path)
-    assert fresh_state(tiny("article", g_latents="same")).labels is None
+    assert make_fresh_state(make_tiny_config("article", g_latents="same")).labels is None
 
 
-def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
+def test_d_adds_the_projection_of_features_on_labels():
     """Miyato and Koyama 2018, equation 3, in numpy."""
-    state = fresh_state(CONFIG)
+    state = make_fresh_state(CONFIG)
     d = Discriminator(CONFIG.nets)
     variables = {"params": state.d_params, "batch_stats": state.d_stats}
     images = jnp.asarray(BATCH[0], jnp.float32) / 127.5 - 1
@@ -41,16 +44,16 @@ def test_d_adds_the_projection_of_what_it_sees_on_what_it_is_told():
     assert_allclose(logits, plain + told, rtol=1e-4, atol=1e-6)
 
 
-def test_g_draws_another_face_for_other_attributes():
-    config = tiny("article", condition="Smiling,Male,Hat")
-    state, latents = fresh_state(config), jnp.ones((2, 100)) / 2
+def test_g_images_depend_on_the_attributes():
+    config = make_tiny_config("article", condition="Smiling,Male,Hat")
+    state, latents = make_fresh_state(config), jnp.ones((2, 100)) / 2
     images = Generator(config.nets).apply(
         {"params": state.g_params, "batch_stats": state.g_stats}, latents, False, np.array([[0, 0, 1], [1, 0, 1]])
     )
     assert np.abs(images[0] - images[1]).max() > 1e-4
 
 
-PENALISED = tiny(
+PENALISED = make_tiny_config(
     "article",
     condition="Smiling,Male,Hat",
     d_norm="spectral",
@@ -65,43 +68,47 @@ PENALISED = tiny(
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, tiny("newmu", condition="Smiling,Male,Hat"), PENALISED], ids=["d-then-g", "alternating", "penalised"]
+    "config",
+    [CONFIG, make_tiny_config("newmu", condition="Smiling,Male,Hat"), PENALISED],
+    ids=["d-then-g", "alternating", "penalised"],
 )
-def test_a_step_moves_what_reads_attributes_and_keeps_every_shape(config):
-    before = fresh_state(config)
-    batch = Batch(pictures(config), TABLE[: len(pictures(config))])
-    after, metrics = compiled(config)(before, batch)
-    after, metrics = compiled(config)(after, batch)  # alternating: G's, then D's
+def test_step_updates_embeddings_and_keeps_shapes(config):
+    before = make_fresh_state(config)
+    batch = Batch(make_images(config), TABLE[: len(make_images(config))])
+    after, metrics = get_compiled_step(config)(before, batch)
+    after, metrics = get_compiled_step(config)(after, batch)  # alternating: G's, then D's
     assert all(np.isfinite(value) for value in metrics.values())
     assert np.abs(after.d_params["condition"]["kernel"] - before.d_params["condition"]["kernel"]).max() > 0
     head = np.abs(after.g_params["head"]["kernel"] - before.g_params["head"]["kernel"])
     assert head.shape[0] == config.nets.latent_dim + 3 and head[-3:].max() > 0
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
-    assert compiled(config).traces == 1
+    assert get_compiled_step(config).traces == 1
 
 
-def test_the_step_depends_on_the_labels():
-    ours, theirs = (compiled(CONFIG)(fresh_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1]))
+def test_step_depends_on_the_labels():
+    ours, theirs = (
+        get_compiled_step(CONFIG)(make_fresh_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1])
+    )
     assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
 
 
-def test_two_steps_in_a_call_and_two_devices_are_the_same():
-    other = Batch(pictures(CONFIG, 1), TABLE[4:8])
+def test_scan_and_two_devices_give_the_same():
+    other = Batch(make_images(CONFIG, 1), TABLE[4:8])
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
     with fused_loops():  # two programs that have to share every bit
         one_step = Compiled(CONFIG)
-        expected, _ = one_step(one_step(fresh_state(CONFIG), BATCH)[0], other)
-        state, _ = jax.jit(make_train_steps(CONFIG))(fresh_state(CONFIG), stacked)
-    for path, leaf in leaves(state).items():
-        assert_array_equal(leaf, leaves(expected)[path], err_msg=path)
+        expected, _ = one_step(one_step(make_fresh_state(CONFIG), BATCH)[0], other)
+        state, _ = jax.jit(make_train_steps(CONFIG))(make_fresh_state(CONFIG), stacked)
+    for path, leaf in get_leaves(state).items():
+        assert_array_equal(leaf, get_leaves(expected)[path], err_msg=path)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(make_train_step(CONFIG, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-    _, metrics = step(jax.device_put(fresh_state(CONFIG), whole), jax.device_put(BATCH, split))
-    assert_allclose(metrics["d_loss"], compiled(CONFIG)(fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
+    _, metrics = step(jax.device_put(make_fresh_state(CONFIG), whole), jax.device_put(BATCH, split))
+    assert_allclose(metrics["d_loss"], get_compiled_step(CONFIG)(make_fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
 
 
-def test_samples_are_asked_what_the_table_says_unless_told():
+def test_sample_labels_are_the_tables_unless_given():
     state = jax.jit(lambda: init_state(CONFIG, TABLE))()
     assert_array_equal(state.labels, TABLE)
     state = jax.jit(make_recalibrate(CONFIG))(state)
@@ -115,7 +122,7 @@ def test_samples_are_asked_what_the_table_says_unless_told():
     assert (drawn != flipped).any((1, 2, 3)).all()
 
 
-def test_statistics_are_of_the_attributes_that_are_drawn():
+def test_recalibration_uses_the_sampled_attributes():
     ours, theirs = (
         jax.jit(make_recalibrate(CONFIG))(jax.jit(lambda table=table: init_state(CONFIG, table))())
         for table in (TABLE, np.ones_like(TABLE))
@@ -123,12 +130,12 @@ def test_statistics_are_of_the_attributes_that_are_drawn():
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(*map(jax.tree.leaves, (ours.ema_stats, theirs.ema_stats)), strict=True))
 
 
-def test_judging_and_features():
-    state = fresh_state(CONFIG)
+def test_logits_and_features_use_the_labels():
+    state = make_fresh_state(CONFIG)
     judge = jax.jit(make_compute_logits(CONFIG))
     ours, theirs = (judge(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))
     assert ours.shape == (4,) and np.abs(ours - theirs).max() > 0
-    plain = tiny("article", g_latents="same")
+    plain = make_tiny_config("article", g_latents="same")
     seen = jax.jit(make_extract_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
-    there = fresh_state(plain)
+    there = make_fresh_state(plain)
     assert_allclose(seen, jax.jit(make_extract_features(plain))(there.d_params, there.d_stats, BATCH[0]), rtol=1e-5, atol=1e-6)

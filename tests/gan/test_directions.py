@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny import fresh_state, tiny
+from tiny import make_fresh_state, make_tiny_config
 
 from dcgan_jax.gan import directions
 from dcgan_jax.gan.directions import (
@@ -22,7 +22,7 @@ def cosine(a, b):
     return abs(float(a @ b)) / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-def test_an_attribute_moves_alone_where_a_line_can_part_them():
+def test_separable_attribute_moves_alone():
     points = RNG.normal(size=(4000, 20))
     slopes = np.zeros((3, 20))
     slopes[0, 0], slopes[1, :2], slopes[2, 5] = 1, (0.8, 0.6), 1  # the second goes mostly along with the first
@@ -36,21 +36,21 @@ def test_an_attribute_moves_alone_where_a_line_can_part_them():
     assert alone[0, 1] > 0.75
 
 
-def test_what_no_direction_parts_is_shared():
+def test_inseparable_attributes_share_a_direction():
     points = RNG.normal(size=(1000, 5))
     scores = np.repeat(points[:, :1], 2, 1) + 1e-9 * RNG.normal(size=(1000, 2))
     found = fit_attribute_directions(points, scores)
     assert (found[:, 0] > 0.99).all()
 
 
-def test_an_attribute_that_never_varies_has_a_direction_that_is_finite():
+def test_constant_attribute_has_a_finite_direction():
     points = RNG.normal(size=(100, 5))
     scores = np.stack([points[:, 0], np.ones(100)], 1)
     assert np.isfinite(fit_attribute_directions(points, scores)).all()
     assert not fit_attribute_directions(points, scores[:, [1, 1]]).any()
 
 
-def test_the_strongest_variation_comes_first():
+def test_principal_directions_are_sorted():
     points = RNG.normal(size=(1500, 10))
     ways = np.linalg.qr(RNG.normal(size=(30, 30)))[0][:3]
     features = 5 * points[:, [2]] * ways[0] + 3 * points[:, [7]] * ways[1] + (points[:, [4]] + points[:, [5]]) * ways[2]
@@ -62,11 +62,11 @@ def test_the_strongest_variation_comes_first():
 
 
 @pytest.mark.parametrize("head_norm", ["none", "unit", "channel"])
-def test_the_first_layers_strongest_direction(head_norm):
+def test_factorised_direction_is_the_largest_singular(head_norm):
     """Of a kernel of known singular vectors, seen through its normalisation."""
-    config = tiny("article", head_norm=head_norm)
+    config = make_tiny_config("article", head_norm=head_norm)
     nets = config.nets
-    state = fresh_state(config)
+    state = make_fresh_state(config)
     kernel = state.ema_params["head"]["kernel"]
     left, right = np.linalg.qr(RNG.normal(size=(nets.latent_dim, 2)))[0], np.linalg.qr(RNG.normal(size=(kernel.shape[1], 2)))[0]
     wanted = 3 * np.outer(left[:, 0], right[:, 0]) + np.outer(left[:, 1], right[:, 1])
@@ -84,9 +84,9 @@ def test_the_first_layers_strongest_direction(head_norm):
 
 
 @pytest.mark.parametrize("preset", ["article", "keras64"])
-def test_first_features_are_those_on_the_way_to_the_image(preset):
-    config = tiny(preset)
-    nets, state = config.nets, fresh_state(config)
+def test_first_features_are_on_the_way_to_the_image(preset):
+    config = make_tiny_config(preset)
+    nets, state = config.nets, make_fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
@@ -98,15 +98,16 @@ def test_first_features_are_those_on_the_way_to_the_image(preset):
     np.testing.assert_allclose(found, x.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 
-def test_a_generator_of_one_level_draws_the_image_with_its_first_features():
-    config = tiny("article", base_px=8)
-    nets, state = config.nets, fresh_state(config)
+def test_one_level_generator_first_features_are_known():
+    """A generator of one level makes the image from its first features."""
+    config = make_tiny_config("article", base_px=8)
+    nets, state = config.nets, make_fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = make_extract_first_features(nets)(state.ema_params, state.ema_stats, points)
     images = Generator(nets).apply({"params": state.ema_params, "batch_stats": state.ema_stats}, from_normal(points, nets), False)
     np.testing.assert_allclose(np.tanh(found), images.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 
-def test_signs_are_no_accident():
+def test_direction_signs_are_deterministic():
     rows = np.array([[0.1, -0.9], [0.9, 0.1]])
     np.testing.assert_array_equal(directions._fix_signs(rows), [[-0.1, 0.9], [0.9, 0.1]])

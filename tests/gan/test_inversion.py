@@ -5,22 +5,22 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from generators import WAYS, varied
-from tiny import fresh_state
+from generators import VARIANTS, vary_leaves
+from tiny import make_fresh_state
 
 from dcgan_jax.gan.inversion import average_pool, make_inversion
 from dcgan_jax.gan.latents import from_normal
 from dcgan_jax.gan.sampling import make_generate
 
-CONFIG = WAYS["article"]
+CONFIG = VARIANTS["article"]
 
 
 def generator():
-    state = fresh_state(CONFIG)
-    return varied(state.ema_params), varied(state.ema_stats, 1)
+    state = make_fresh_state(CONFIG)
+    return vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
 
 
-def descended(points, target, steps):
+def descend(points, target, steps):
     start, step = make_inversion(CONFIG.nets)
     step = jax.jit(functools.partial(step, *generator(), target))
     at, curve = start(points), []
@@ -30,21 +30,23 @@ def descended(points, target, steps):
     return at[0], np.stack(curve)
 
 
-def drawn(points):
+def generate(points):
     return make_generate(CONFIG.nets)(*generator(), from_normal(points, CONFIG.nets))
 
 
-def test_a_drawn_face_is_found_from_any_start_each_alone():
+def test_generated_face_is_found_from_any_start():
+    """The result of a start does not depend on the other starts."""
     keys = jax.random.split(jax.random.key(0))
-    target = drawn(jax.random.normal(keys[0], (1, CONFIG.nets.latent_dim)))[0]
+    target = generate(jax.random.normal(keys[0], (1, CONFIG.nets.latent_dim)))[0]
     starts = jax.random.normal(keys[1], (3, CONFIG.nets.latent_dim))
-    found, curve = descended(starts, target, 150)
+    found, curve = descend(starts, target, 150)
     assert (curve[-1] < curve[0] / 5).all()
     before, after = (
-        np.abs(drawn(points).astype(jnp.float32) - target[None].astype(jnp.float32)).mean((1, 2, 3)) for points in (starts, found)
+        np.abs(generate(points).astype(jnp.float32) - target[None].astype(jnp.float32)).mean((1, 2, 3))
+        for points in (starts, found)
     )
     assert (after < before / 2).all()
-    alone, its = descended(starts[1:2], target, 150)
+    alone, its = descend(starts[1:2], target, 150)
     np.testing.assert_allclose(its[:20, 0], curve[:20, 1], rtol=1e-3)
     np.testing.assert_allclose(alone[0], found[1], atol=0.05)
 

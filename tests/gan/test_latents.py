@@ -1,4 +1,4 @@
-"""Ways through latent space keep the recipe's law."""
+"""Ways through latent space keep the distribution of latents."""
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,29 @@ from dcgan_jax.gan.sampling import sample_latents
 LAWS = ("normal", "uniform")
 
 
-def drawn(law, count=4, seed=0):
+def make_latents(law, count=4, seed=0):
     nets = Nets(latent_law=law)
     return nets, sample_latents(jax.random.key(seed), count, nets)
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_normal_and_back_changes_nothing(law):
-    nets, z = drawn(law, 1000)
+def test_to_normal_and_back_is_the_identity(law):
+    nets, z = make_latents(law, 1000)
     points = latents.to_normal(z, nets)
     np.testing.assert_allclose(latents.from_normal(points, nets), z, atol=1e-5)
     assert abs(float(points.mean())) < 0.01 and abs(float(points.std()) - 1) < 0.01
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_a_uniform_edge_stays_finite(law):
+def test_uniform_edge_stays_finite(law):
     edge = jnp.array([[-1.0, 1.0, 0.0]])
     nets = Nets(latent_law=law)
     assert np.isfinite(latents.to_normal(edge, nets)).all()
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_truncation_keeps_order_and_stays_inside(law):
-    nets, z = drawn(law, 1000)
+def test_truncation_keeps_order_and_bounds(law):
+    nets, z = make_latents(law, 1000)
     cut = latents.truncate(z, 0.5, nets)
     assert np.abs(cut).max() <= 0.5 + 1e-5
     order = np.argsort(z.reshape(-1), kind="stable")
@@ -42,22 +42,22 @@ def test_truncation_keeps_order_and_stays_inside(law):
     assert np.all(np.sign(cut) * np.sign(z) >= -1e-6 * np.sign(z))
 
 
-def test_a_truncated_normal_law_is_the_one_that_is_drawn_again():
+def test_truncation_of_normal_is_resampling():
     """Its variance in closed form: 1 - 2 t pdf(t) / (cdf(t) - cdf(-t))."""
-    nets, z = drawn("normal", 4000)
+    nets, z = make_latents("normal", 4000)
     pdf, inside = np.exp(-0.5) / np.sqrt(2 * np.pi), 0.6826894921
     assert float(latents.truncate(z, 1.0, nets).var()) == pytest.approx(1 - 2 * pdf / inside, rel=0.01)
 
 
 @pytest.mark.parametrize(("law", "truncation"), [("normal", 8.0), ("uniform", 1.0), ("uniform", 3.0)])
-def test_a_wide_truncation_changes_nothing(law, truncation):
-    nets, z = drawn(law)
+def test_wide_truncation_changes_nothing(law, truncation):
+    nets, z = make_latents(law)
     np.testing.assert_allclose(latents.truncate(z, truncation, nets), z, atol=2e-5)
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_a_way_between_begins_and_ends_where_it_says(law):
-    nets, (a, b, *_) = drawn(law)
+def test_interpolation_starts_and_ends_at_its_points(law):
+    nets, (a, b, *_) = make_latents(law)
     way = latents.interpolate(a, b, jnp.array([0.0, 0.5, 1.0]), nets)
     np.testing.assert_allclose(way[0], a, atol=1e-5)
     np.testing.assert_allclose(way[2], b, atol=1e-5)
@@ -65,25 +65,25 @@ def test_a_way_between_begins_and_ends_where_it_says(law):
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_halfway_is_as_far_out_as_the_ends(law):
+def test_interpolation_midpoint_keeps_the_norm(law):
     """A straight line would pass 0.7 times as far out, where G has seen nothing."""
-    nets, (a, b, *_) = drawn(law)
+    nets, (a, b, *_) = make_latents(law)
     half = latents.interpolate(a, b, jnp.array([0.5]), nets)[0]
     lengths = [float(jnp.linalg.norm(latents.to_normal(z, nets))) for z in (a, b, half)]
     assert lengths[2] == pytest.approx((lengths[0] + lengths[1]) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_the_way_to_itself_stays(law):
-    nets, (a, *_) = drawn(law)
+def test_interpolation_to_itself_stays(law):
+    nets, (a, *_) = make_latents(law)
     for end in (a, latents.from_normal(1.0001 * latents.to_normal(a, nets), nets)):
         way = latents.interpolate(a, end, jnp.linspace(0, 1, 5), nets)
         np.testing.assert_allclose(way, jnp.broadcast_to(a, way.shape), atol=1e-3)
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_a_loop_meets_each_anchor_and_closes(law):
-    nets, anchors = drawn(law, 3)
+def test_loop_meets_each_anchor_and_closes(law):
+    nets, anchors = make_latents(law, 3)
     way = latents.interpolate_loop(anchors, 10, nets)
     assert way.shape == (30, nets.latent_dim)
     np.testing.assert_allclose(way[::10], anchors, atol=1e-5)
@@ -92,8 +92,9 @@ def test_a_loop_meets_each_anchor_and_closes(law):
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_moving_is_by_standard_deviations_and_keeps_the_law(law):
-    nets, z = drawn(law)
+def test_move_along_is_in_sd_and_keeps_the_law(law):
+    """The distance is in standard deviations, and the result has the latents' distribution."""
+    nets, z = make_latents(law)
     direction = jnp.zeros(nets.latent_dim).at[3].set(7.0)  # its length is no matter
     there = latents.move_along(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)
     assert there.shape == (4, 3, nets.latent_dim)

@@ -1,51 +1,51 @@
-"""D's logits and features of given images."""
+"""D's logits and features of images as they are."""
 
 import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compiled, fresh_state, pictures, tiny
+from tiny import get_compiled_step, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.models import Discriminator
 
 
 @pytest.fixture(scope="module")
-def judge():
+def compute_logits():
     """Of a D with dropout and all augmentations in training, after one step, so that its statistics are its own."""
-    config = tiny("torch64", d_dropout=0.5, augment=("color", "translation", "cutout"))
-    state, _ = compiled(config)(fresh_state(config), pictures(config))
+    config = make_tiny_config("torch64", d_dropout=0.5, augment=("color", "translation", "cutout"))
+    state, _ = get_compiled_step(config)(make_fresh_state(config), make_images(config))
     program = jax.jit(make_compute_logits(config))
     return lambda images: np.asarray(program(state.d_params, state.d_stats, images))
 
 
-IMAGES = pictures(tiny("torch64"), seed=1, steps=2)  # 8
+IMAGES = make_images(make_tiny_config("torch64"), seed=1, steps=2)  # 8
 
 
-def test_logits_are_one_float32_a_picture_and_differ(judge):
-    logits = judge(IMAGES)
+def test_logits_are_one_float32_per_image(compute_logits):
+    logits = compute_logits(IMAGES)
     assert (logits.shape, logits.dtype) == ((8,), np.float32)
     assert len(np.unique(logits)) == 8
 
 
-def test_a_picture_is_judged_alone_and_always_alike(judge):
-    assert_array_equal(judge(IMAGES), judge(IMAGES))
-    assert_allclose(judge(IMAGES[::-1]), judge(IMAGES)[::-1], rtol=1e-5)
-    assert_allclose(judge(np.repeat(IMAGES[:1], 8, 0)), np.repeat(judge(IMAGES)[:1], 8), rtol=1e-5)
+def test_logit_does_not_depend_on_the_batch(compute_logits):
+    assert_array_equal(compute_logits(IMAGES), compute_logits(IMAGES))
+    assert_allclose(compute_logits(IMAGES[::-1]), compute_logits(IMAGES)[::-1], rtol=1e-5)
+    assert_allclose(compute_logits(np.repeat(IMAGES[:1], 8, 0)), np.repeat(compute_logits(IMAGES)[:1], 8), rtol=1e-5)
 
 
-def test_running_statistics_are_what_it_normalises_by():
+def test_logits_use_running_statistics():
     # Of a fresh D, whose biases are 0: a variance four times larger halves the logit.
-    config = tiny("torch64")
+    config = make_tiny_config("torch64")
     once, four = ({"down2_norm": {"mean": np.zeros(8, np.float32), "var": np.full(8, var, np.float32)}} for var in (1, 4))
-    small, large = (make_compute_logits(config)(fresh_state(config).d_params, stats, IMAGES) for stats in (four, once))
+    small, large = (make_compute_logits(config)(make_fresh_state(config).d_params, stats, IMAGES) for stats in (four, once))
     assert_allclose(small, large / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["torch64", "keras64"])
-def test_pixels_are_scaled_to_gs_range(name):
-    config = tiny(name)
-    state, images = fresh_state(config), pictures(config)
+def test_pixels_are_scaled_to_g_range(name):
+    config = make_tiny_config(name)
+    state, images = make_fresh_state(config), make_images(config)
     logits = make_compute_logits(config)(state.d_params, state.d_stats, images)
     low = -1 if config.nets.g_output == "tanh" else 0
     scaled = low + images.astype(np.float32) / 255 * (1 - low)
@@ -54,10 +54,10 @@ def test_pixels_are_scaled_to_gs_range(name):
     assert_allclose(logits, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_features_are_each_layers_largest_in_a_grid():
+def test_features_are_the_maximum_of_each_cell():
     """Of a white pixel in a corner of a black picture, by a D of two layers that is linear but for its activations."""
-    config = tiny("article")
-    state = fresh_state(config)
+    config = make_tiny_config("article")
+    state = make_fresh_state(config)
     see = jax.jit(make_extract_features(config))
     found = np.asarray(see(state.d_params, state.d_stats, IMAGES))
     assert found.shape == (8, 4 * 4 * (4 + 8)) and found.dtype == np.float32

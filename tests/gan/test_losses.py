@@ -1,4 +1,4 @@
-"""Laws of the losses: known values, PyTorch's numbers, symmetries, and finite pulls where D is certain."""
+"""Losses: known values, PyTorch's numbers, symmetries, and finite gradients where D is certain."""
 
 from pathlib import Path
 
@@ -37,14 +37,15 @@ def value_and_pulls(function, real, fake):
         ("relativistic-paired", np.log(2), np.log(2)),
     ],
 )
-def test_cost_where_every_logit_is_zero(name, d, g):
+def test_loss_at_zero_logits(name, d, g):
     assert_allclose(LOSSES[name].d(jnp.zeros(3), jnp.zeros(3)), np.full(3, d), rtol=1e-6)
     assert_allclose(LOSSES[name].g(jnp.zeros(3), jnp.zeros(3)), np.full(3, g), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("player", ["d", "g"])
-def test_one_float32_per_image_and_finite_pulls_where_d_is_certain(name, player):
+def test_loss_is_one_float32_with_finite_gradients(name, player):
+    """There is one loss per image, and its gradient is finite where D is certain."""
     # Far past where exp overflows float32 and where a probability is exactly 0 or 1. g of a non-relativistic loss gets no real
     # logits in the step.
     for real, fake in ((1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4)):
@@ -59,7 +60,8 @@ def test_one_float32_per_image_and_finite_pulls_where_d_is_certain(name, player)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_wrong_d_is_pulled_towards_telling_and_g_towards_fooling(name):
+def test_gradients_improve_a_wrong_d_and_g(name):
+    """A wrong D is pulled towards telling real from fake, and G towards fooling it."""
     # Exactly wrong: real far below, fake far above. Descent raises real logits and lowers fake ones; g raises fake ones.
     real, fake = np.full(4, -3.0), np.full(4, 3.0)
     _, pull_real, pull_fake = value_and_pulls(LOSSES[name].d, real, fake)
@@ -70,12 +72,12 @@ def test_a_wrong_d_is_pulled_towards_telling_and_g_towards_fooling(name):
 
 
 @pytest.mark.parametrize("name", ["bce", "hinge", "wasserstein", "relativistic-average", "relativistic-paired"])
-def test_swapping_the_roles_is_negating_the_logits(name):
+def test_swapping_roles_negates_the_logits(name):
     real, fake = logits()
     assert_allclose(LOSSES[name].d(real, fake), LOSSES[name].d(-fake, -real), rtol=1e-5, atol=1e-6)
 
 
-def test_least_squares_swaps_its_roles_around_a_half():
+def test_least_squares_swaps_roles_around_a_half():
     real, fake = logits()
     assert_allclose(losses.least_squares_d(real, fake), losses.least_squares_d(1 - fake, 1 - real), rtol=1e-4, atol=1e-5)
 
@@ -89,18 +91,19 @@ def test_relativistic_losses_see_only_differences(name):
     assert_allclose(LOSSES[name].g(real, fake), LOSSES[name].d(fake, real), rtol=0)  # the same game from the other side
 
 
-def test_relativistic_average_equals_paired_where_all_images_of_a_kind_are_alike():
+def test_relativistic_average_equals_paired():
+    """The two losses are equal where all images of a kind are alike."""
     real, fake = np.full(5, 1.5, np.float32), np.full(5, -0.5, np.float32)
     assert_allclose(LOSSES["relativistic-average"].d(real, fake), 2 * LOSSES["relativistic-paired"].d(real, fake), rtol=1e-6)
 
 
-def test_relativistic_average_by_its_own_formula():
+def test_relativistic_average_equals_its_formula():
     real, fake = logits()
     sigmoid = 1 / (1 + np.exp(-np.float64([real - fake.mean(), fake - real.mean()])))
     assert_allclose(LOSSES["relativistic-average"].d(real, fake), -np.log(sigmoid[0]) - np.log1p(-sigmoid[1]), rtol=1e-4)
 
 
-def test_which_g_losses_need_the_real_logits():
+def test_g_losses_that_need_real_logits():
     real, fake = logits()
     for loss in LOSSES.values():
         assert np.any(value_and_pulls(loss.g, real, fake)[1] != 0) == loss.g_needs_real
@@ -112,7 +115,7 @@ OURS = {"bce": ("bce", 1.0), "hinge": ("hinge", 1.0), "least_squares": ("least-s
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_equals_pytorch_in_values_and_pulls(name):
+def test_values_and_gradients_equal_pytorch(name):
     loss, scale = LOSSES[OURS[name][0]], OURS[name][1]
     d = value_and_pulls(loss.d, inputs.REAL_LOGITS, inputs.FAKE_LOGITS)
     for got, part in zip(d, ("d", "d_grad_real", "d_grad_fake"), strict=True):
@@ -128,14 +131,14 @@ def test_one_sided_smoothing_equals_pytorch_for_d():
         assert_allclose(got, FIXTURE[f"losses/bce_smooth/{part}"], rtol=2e-6, atol=2e-6)
 
 
-def test_smoothing_rests_at_its_own_label():
+def test_smoothing_is_minimal_at_its_label():
     # The pull on a real logit vanishes where its sigmoid is the label.
     at_rest = np.log(0.9 / 0.1)
     assert_allclose(value_and_pulls(lambda r, f: nonsaturating_d(r, f, 0.9), [at_rest], [0.0])[1], [0.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_boundary_lies_between_the_best_logits_of_real_and_fake(name):
+def test_hit_boundary_is_between_the_best_logits(name):
     """Logits that D's loss pulls to: with the boundary right, a D that is right about every image is seen to be."""
     real, fake = jnp.full(8, 0.4), jnp.full(8, 0.6)  # wrong way round, and not around 0
     for _ in range(400):

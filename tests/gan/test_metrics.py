@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import fresh_state, tiny
+from tiny import make_fresh_state, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.metrics import HITS, LOSS_METRICS, METRICS, SUMMARY, group_by_chart
@@ -15,17 +15,17 @@ ALL = {"r1_gamma": 1.0, "augment": ("color",), "augment_target": 0.6}
 def names_of(config):
     """The metrics that a step of this config returns."""
     images = jax.ShapeDtypeStruct((config.images_per_step, *[config.nets.size] * 2, config.nets.channels), jnp.uint8)
-    _, metrics = jax.eval_shape(make_train_step(config), fresh_state(config), Batch(images))
+    _, metrics = jax.eval_shape(make_train_step(config), make_fresh_state(config), Batch(images))
     return set(metrics)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_step_returns_only_defined_metrics(preset):
-    assert {*LOSS_METRICS, *HITS, "g_grad_norm"} <= names_of(tiny(preset)) <= METRICS.keys() - OF_LOGS
+    assert {*LOSS_METRICS, *HITS, "g_grad_norm"} <= names_of(make_tiny_config(preset)) <= METRICS.keys() - OF_LOGS
 
 
 def test_every_metric_is_returned_by_some_step():
-    assert names_of(tiny("torch64", **ALL)) == METRICS.keys() - OF_LOGS
+    assert names_of(make_tiny_config("torch64", **ALL)) == METRICS.keys() - OF_LOGS
 
 
 def test_summary_and_charts_name_defined_metrics():

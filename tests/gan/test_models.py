@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.config_rules import check_config
@@ -59,7 +59,7 @@ def test_counted_variants(preset, changes, g, d):
     assert (count_parameters(state.g_params), count_parameters(state.d_params)) == (g, d)
 
 
-def test_newmus_first_bn_is_per_unit_and_the_others_per_channel():
+def test_newmu_first_bn_is_per_unit_others_per_channel():
     assert shapes(PRESETS["newmu"]).g_params["head_norm"]["scale"].shape == (16384,)
     assert shapes(PRESETS["newmu"]).g_stats["head_norm"]["mean"].shape == (16384,)
     assert shapes(PRESETS["torch64"]).g_params["head_norm"]["scale"].shape == (512,)
@@ -84,7 +84,7 @@ def outputs(config, batch=2):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_presets_images_fit_its_discriminator(name):
+def test_preset_images_fit_its_discriminator(name):
     size = PRESETS[name].nets.size
     images, logits = outputs(PRESETS[name])
     assert (images.shape, images.dtype) == ((2, size, size, 3), jnp.float32)
@@ -132,9 +132,9 @@ def test_d_refuses_images_of_another_shape(shape):
 
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
-def test_images_fill_their_range_and_do_not_leave_it(name, low, high):
-    config = tiny(name, width=16)
-    state = fresh_state(config)
+def test_images_fill_their_range(name, low, high):
+    config = make_tiny_config(name, width=16)
+    state = make_fresh_state(config)
     latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
     images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
@@ -144,9 +144,9 @@ def test_images_fill_their_range_and_do_not_leave_it(name, low, high):
     assert high >= images.max() > high - 0.01
 
 
-def test_bfloat16_computes_nearly_the_same_and_returns_float32():
-    config = tiny("torch64", width=16)
-    state = fresh_state(config)
+def test_bfloat16_is_close_and_returns_float32():
+    config = make_tiny_config("torch64", width=16)
+    state = make_fresh_state(config)
     latents = jax.random.normal(jax.random.key(0), (8, 100))
 
     def images(nets):
@@ -165,7 +165,7 @@ def test_bfloat16_computes_nearly_the_same_and_returns_float32():
 
 @functools.cache
 def first_values(name):
-    return leaves(fresh_state(tiny(name, width=16)))
+    return get_leaves(make_fresh_state(make_tiny_config(name, width=16)))
 
 
 def assert_sd(values, sd):
@@ -174,7 +174,8 @@ def assert_sd(values, sd):
 
 
 @pytest.mark.parametrize("name", ["torch64", "carpedm20"])
-def test_weights_start_normal_gains_around_one_and_all_else_at_zero(name):
+def test_initial_weights_follow_their_distributions(name):
+    """Kernels are normal, gains around one, all else zero."""
     gamma_sd = PRESETS[name].nets.gamma_init_std
     for path, values in first_values(name).items():
         if not path.startswith(("g_params", "d_params")):
@@ -190,7 +191,7 @@ def test_weights_start_normal_gains_around_one_and_all_else_at_zero(name):
             assert_array_equal(values, 1 if leaf == "scale" else 0)
 
 
-def test_gains_of_all_layers_together_have_the_recipes_sd():
+def test_initial_gains_have_the_preset_sd():
     gains = [
         values - 1
         for path, values in first_values("torch64").items()
@@ -211,7 +212,7 @@ def test_glorot_is_uniform_within_its_bound():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("changes", [{}, {"kernel": 5}, {"kernel": 5, "padding": "same"}], ids=str)
-def test_a_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
+def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
     nets = Nets(size=16, **changes)
     keys = jax.random.split(jax.random.key(0))
     # Zeros all around, that no border is cut: a blur of what was cut off already is another.
@@ -227,11 +228,12 @@ def test_a_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
     assert_allclose(jax.jit(smooth.apply)(params, small), blurred(plain.apply(params, small)), atol=1e-6)
 
 
-def test_a_smooth_g_draws_no_checkers_and_as_much_contrast_at_first():
-    plain = tiny("article", size=32, width=16)
+def test_smooth_g_has_no_checkerboard_at_first():
+    """It starts with as much contrast as a plain G."""
+    plain = make_tiny_config("article", size=32, width=16)
     images = []
     for config in (plain, replace(plain, g_smooth=True)):
-        state = fresh_state(config)
+        state = make_fresh_state(config)
         latents = jax.random.uniform(jax.random.key(1), (64, 100), minval=-1, maxval=1)
         variables = {"params": state.g_params, "batch_stats": state.g_stats}
         drawn, _ = Generator(config.nets).apply(variables, latents, True, mutable="batch_stats")
@@ -240,10 +242,12 @@ def test_a_smooth_g_draws_no_checkers_and_as_much_contrast_at_first():
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
     assert 0.7 < images[1].std() / images[0].std() < 1.5  # not 6 / 16, as it would be with kernels as small
-    assert count_parameters(fresh_state(plain).g_params) == count_parameters(fresh_state(replace(plain, g_smooth=True)).g_params)
+    assert count_parameters(make_fresh_state(plain).g_params) == count_parameters(
+        make_fresh_state(replace(plain, g_smooth=True)).g_params
+    )
 
 
-def test_he_weights_keep_the_scale_of_what_passes():
+def test_he_weights_keep_the_scale_of_activations():
     nets = Nets(size=32, width=64, init="he", conv_bias=False)
     keys = jax.random.split(jax.random.key(0), 4)
     small, large = jax.random.normal(keys[0], (4, 16, 16, 128)), jax.random.normal(keys[1], (4, 32, 32, 64))
@@ -261,24 +265,25 @@ def ds(config, params, stats, images, train=True):
     return logits, new.get("batch_stats", {})
 
 
-SPECTRAL = tiny("torch64", d_norm="spectral")
+SPECTRAL = make_tiny_config("torch64", d_norm="spectral")
 
 
-def test_a_spectral_norm_makes_the_scale_of_weights_meaningless():
-    state, images = fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+def test_spectral_norm_ignores_the_scale_of_weights():
+    state, images = make_fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     scaled = jax.tree.map_with_path(lambda path, leaf: leaf * (1 + len(path[-2].key)), state.d_params)
     logits = ds(SPECTRAL, state.d_params, state.d_stats, images)[0]
     assert_allclose(ds(SPECTRAL, scaled, state.d_stats, images)[0], logits, rtol=1e-4)
 
 
-def test_a_spectral_norm_is_of_weights_not_of_biases():
-    state = fresh_state(tiny("torch64", d_norm="spectral", conv_bias=True))
-    assert {path.split("/")[-2] for path in leaves(state.d_stats)} == {"kernel"}
+def test_spectral_norm_is_of_weights_not_biases():
+    state = make_fresh_state(make_tiny_config("torch64", d_norm="spectral", conv_bias=True))
+    assert {path.split("/")[-2] for path in get_leaves(state.d_stats)} == {"kernel"}
     assert state.d_params["down1"]["bias"].shape == (4,)
 
 
-def test_the_spectral_norm_is_the_largest_singular_value_and_is_kept():
-    state, images = fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
+def test_spectral_norm_is_the_largest_singular_value():
+    """The estimate of its singular vector is kept between steps."""
+    state, images = make_fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats
     for _ in range(60):
         _, stats = ds(SPECTRAL, state.d_params, stats, images)
@@ -295,9 +300,9 @@ def test_the_spectral_norm_is_the_largest_singular_value_and_is_kept():
 
 
 @pytest.mark.parametrize("changes", [{}, {"g_norm": "none", "d_norm": "none", "conv_bias": True}], ids=str)
-def test_blocks_begin_as_nothing_and_do_not_stay_so(changes):
-    plain, refined = tiny("article", **changes), tiny("article", g_refine=2, d_refine=1, **changes)
-    ours, theirs, latents = fresh_state(refined), fresh_state(plain), jax.random.normal(jax.random.key(0), (4, 100))
+def test_refinement_blocks_start_at_zero_and_learn(changes):
+    plain, refined = make_tiny_config("article", **changes), make_tiny_config("article", g_refine=2, d_refine=1, **changes)
+    ours, theirs, latents = make_fresh_state(refined), make_fresh_state(plain), jax.random.normal(jax.random.key(0), (4, 100))
     norms = [] if changes else ["norm"]
     one, two = ({f"refine{n}_{part}" for part in ("in", "out", *norms)} for n in (1, 2))
     assert set(ours.g_params) - set(theirs.g_params) == one | two
@@ -319,9 +324,10 @@ def test_blocks_begin_as_nothing_and_do_not_stay_so(changes):
         assert min(np.abs(slope[out]["kernel"]).max() for out in outs) > 0  # so that the next step moves what is before it
 
 
-def test_a_batch_of_the_same_pictures_has_no_deviation_and_a_logit_is_its_pictures_own_outside_training():
-    config = tiny("torch64", minibatch_std=True, d_norm="none", init="he")
-    state, images = fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+def test_minibatch_std_of_equal_images_is_zero():
+    """Outside training a logit depends on its own image alone."""
+    config = make_tiny_config("torch64", minibatch_std=True, d_norm="none", init="he")
+    state, images = make_fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     alike, varied = (ds(config, state.d_params, state.d_stats, x)[1]["minibatch_std"] for x in (images[:1].repeat(4, 0), images))
     assert alike < 1e-4 < 1e-2 < varied
     _, stats = ds(config, state.d_params, state.d_stats, images)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import fresh_state, pictures, tiny
+from tiny import make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.nan_origin import find_first_nan
@@ -12,11 +12,11 @@ from dcgan_jax.gan.state import GanState
 from dcgan_jax.gan.step import make_train_step
 
 pytestmark = pytest.mark.integration  # a step that is watched takes four times as long to compile
-CONFIG = tiny("torch64")
+CONFIG = make_tiny_config("torch64")
 HUGE = 1e30  # finite; two of them multiplied are not
 
 
-def changed(state: GanState, path: str, change) -> GanState:
+def change_leaf(state: GanState, path: str, change) -> GanState:
     """The state with one leaf, given as g_params/up1/kernel, changed."""
 
     def at(keys, leaf):
@@ -26,23 +26,23 @@ def changed(state: GanState, path: str, change) -> GanState:
 
 
 def origin(config=CONFIG, *changes):
-    state = fresh_state(config)
+    state = make_fresh_state(config)
     for path, change in changes:
-        before, state = state, changed(state, path, change)
+        before, state = state, change_leaf(state, path, change)
         assert any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)), path
-    return find_first_nan(config, state, Batch(pictures(config)))
+    return find_first_nan(config, state, Batch(make_images(config)))
 
 
 @pytest.mark.parametrize(
     "config",
     [
         # In two steps, whose compilation takes seconds, what a step can hold.
-        tiny("article", loss="relativistic-average", augment=("color", "translation", "cutout")),
-        tiny("article", loss="hinge", r1_gamma=1.0, d_norm="spectral", d_dropout=0.2, compute_dtype="bfloat16"),
+        make_tiny_config("article", loss="relativistic-average", augment=("color", "translation", "cutout")),
+        make_tiny_config("article", loss="hinge", r1_gamma=1.0, d_norm="spectral", d_dropout=0.2, compute_dtype="bfloat16"),
     ],
     ids=["augmented", "penalised"],
 )
-def test_a_healthy_step_has_none(config):
+def test_healthy_step_has_no_origin(config):
     assert origin(config) == "nowhere"
 
 
@@ -50,7 +50,7 @@ def test_a_healthy_step_has_none(config):
     "path", ["g_params/up1/kernel", "d_params/down2_norm/scale", "g_stats/head_norm/var", "ema_params/image/kernel"]
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_leaf_that_is_bad_before_the_step(path, value):
+def test_bad_leaf_before_the_step_is_named(path, value):
     assert origin(CONFIG, (path, lambda leaf: leaf.at[..., 0].set(value))) == f"{path}, before the step"
 
 
@@ -63,41 +63,41 @@ def test_a_leaf_that_is_bad_before_the_step(path, value):
         ("d_params/head/kernel", "Adam, in D's update"),  # every gradient is finite, its square is not
     ],
 )
-def test_a_weight_that_overflows_in_the_next_layer(path, where):
+def test_weight_overflow_in_the_next_layer_is_named(path, where):
     assert origin(CONFIG, (path, lambda leaf: jnp.full_like(leaf, HUGE))).startswith(f"{where} (")
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_penalty_that_overflows_where_the_loss_does_not(every):
-    config = tiny("article", r1_gamma=1.0, penalty_noise=0.01, penalty_every_steps=every)
+def test_penalty_overflow_without_loss_overflow(every):
+    config = make_tiny_config("article", r1_gamma=1.0, penalty_noise=0.01, penalty_every_steps=every)
     where = origin(config, ("d_params/head/kernel", lambda leaf: jnp.full_like(leaf, 1e20)), ("step", lambda step: step + 1))
     assert where.startswith("D's penalty"), where
 
 
-def test_weights_that_overflow_in_their_own_layer():
-    config = tiny("keras64", loss="least-squares")  # no BN that would shrink what the layer before made
+def test_weight_overflow_in_its_own_layer_is_named():
+    config = make_tiny_config("keras64", loss="least-squares")  # no BN that would shrink what the layer before made
     huge = ((f"d_params/down{i}/kernel", lambda leaf: jnp.full_like(leaf, HUGE)) for i in (1, 2))
     assert origin(config, *huge).startswith("D's down2 on reals, in D's update (")
 
 
-def test_a_learning_rate_so_high_that_the_new_d_overflows():
-    assert origin(tiny("torch64", d_lr=1e38)).startswith("D's down2 on fakes, in G's update (")
+def test_learning_rate_that_overflows_d_is_named():
+    assert origin(make_tiny_config("torch64", d_lr=1e38)).startswith("D's down2 on fakes, in G's update (")
 
 
-def test_a_loss_that_overflows():
-    config = tiny("keras64", loss="least-squares")  # squares a logit
+def test_loss_overflow_is_named():
+    config = make_tiny_config("keras64", loss="least-squares")  # squares a logit
     assert origin(config, ("d_params/head/bias", lambda leaf: leaf + HUGE)).startswith("D's loss, in D's update (")
 
 
-def test_ds_gradient():
+def test_d_gradient_overflow_is_named():
     # 1e36 a feature, which BN's gradient divides by a standard deviation far below 1.
     head = ("d_params/head/kernel", lambda leaf: jnp.full_like(leaf, 1e36))
     assert origin(CONFIG, head).startswith("the gradient of D's down2_norm on fakes, in D's update (")
 
 
-def test_gs_gradient():
+def test_g_gradient_overflow_is_named():
     # Its last layer shrinks what the one before made of large numbers: its images are finite, and what the weights owe is not.
-    config = tiny("keras64", loss="wasserstein")
+    config = make_tiny_config("keras64", loss="wasserstein")
     changes = [
         ("g_params/up2/kernel", lambda leaf: leaf * 1e38),
         ("g_params/image/kernel", lambda leaf: leaf * 1e-37),
@@ -106,11 +106,11 @@ def test_gs_gradient():
     assert origin(config, *changes).startswith("the gradient of G's image, in G's update (")
 
 
-def test_the_state_can_be_used_again():
-    state = fresh_state(CONFIG)
+def test_state_can_be_used_again():
+    state = make_fresh_state(CONFIG)
     before = jax.random.key_data(jax.random.clone(state.key))
     state = state.replace(key=jax.random.clone(state.key))
-    find_first_nan(CONFIG, state, Batch(pictures(CONFIG)))
-    state, _ = jax.jit(make_train_step(CONFIG))(state, Batch(pictures(CONFIG)))  # jax_debug_key_reuse would raise
+    find_first_nan(CONFIG, state, Batch(make_images(CONFIG)))
+    state, _ = jax.jit(make_train_step(CONFIG))(state, Batch(make_images(CONFIG)))  # jax_debug_key_reuse would raise
     assert int(state.step) == 1
     assert np.array_equal(jax.random.key_data(state.key), before)

@@ -29,7 +29,7 @@ def path(optimizer, gradients, start):
 
 @pytest.mark.parametrize("eps", [1e-8, 1e-7])
 @pytest.mark.parametrize("hat", [False, True])
-def test_equals_the_published_formula(eps, hat):
+def test_adam_equals_the_published_formula(eps, hat):
     optimizer = Optimizer(
         lr=inputs.ADAM_LEARNING_RATE, beta1=inputs.ADAM_B1, beta2=inputs.ADAM_B2, adam_eps=eps, adam_eps_hat=hat
     )
@@ -39,7 +39,7 @@ def test_equals_the_published_formula(eps, hat):
     assert_allclose(path(optimizer, gradients, np.zeros(8, np.float32)), expected, rtol=1e-4, atol=1e-9)
 
 
-def test_the_two_placements_differ_where_gradients_are_small():
+def test_epsilon_placements_differ_for_small_gradients():
     # T10: an epsilon 31.6 times as large at the first step.
     gradient = np.full((1, 1), 1e-8, np.float32)
     plain, hat = (path(Optimizer(adam_eps_hat=hat), gradient, np.zeros(1, np.float32))[0, 0] for hat in (False, True))
@@ -48,7 +48,7 @@ def test_the_two_placements_differ_where_gradients_are_small():
 
 
 @pytest.mark.parametrize("hat", [False, True])
-def test_l2_is_part_of_the_gradient_before_the_moments(hat):
+def test_l2_enters_before_the_moments(hat):
     # T11: so a parameter without any gradient of its own moves by a whole Adam step, whatever l2 is; adamw moves by lr * l2.
     gradients, start = inputs.adam_gradients(), np.linspace(0.5, 2, 8, dtype=np.float32)
     decayed = path(Optimizer(l2=0.1, adam_eps_hat=hat), 0 * gradients, start)
@@ -63,7 +63,7 @@ def test_l2_is_part_of_the_gradient_before_the_moments(hat):
 
 
 @pytest.mark.parametrize("decay, quarter", [("linear", 0.75), ("cosine", 0.853553)])
-def test_the_step_size_falls_from_the_whole_to_nothing(decay, quarter):
+def test_learning_rate_decays_to_zero(decay, quarter):
     optimizer = Optimizer(lr_decay=decay)
     shares = [float(compute_lr_share(optimizer, count, 100, 64)) for count in range(101)]
     assert_allclose([shares[at] for at in (0, 25, 50, 75, 100)], [1, quarter, 0.5, 1 - quarter, 0], atol=1e-6)
@@ -74,13 +74,13 @@ def test_the_step_size_falls_from_the_whole_to_nothing(decay, quarter):
     )
 
 
-def test_the_warm_up_is_in_images_and_no_update_is_lost():
+def test_warmup_is_in_images_and_keeps_every_update():
     optimizer = Optimizer(lr_warmup_kimg=1.0)
     shares = [float(compute_lr_share(optimizer, count, 0, 250)) for count in range(6)]
     assert_allclose(shares, [0.25, 0.5, 0.75, 1, 1, 1])
 
 
-def test_updates_are_made_with_the_share_of_the_step_size():
+def test_update_scales_with_the_learning_rate_share():
     optimizer = Optimizer(lr_decay="linear", beta1=0.0, beta2=0.0)  # without moments a step is the sign of the gradient
     transform = make_adam(optimizer, 1.0, updates=4)
     state, updates = transform.init(jnp.zeros(())), []

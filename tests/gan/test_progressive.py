@@ -1,4 +1,4 @@
-"""A grown pair draws and judges as the small one does, one size larger."""
+"""Grown networks start with the outputs of the small ones, at twice the side."""
 
 import functools
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generators import varied
+from generators import vary_leaves
 from numpy.testing import assert_array_equal
-from tiny import fresh_state, tiny
+from tiny import make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.config_rules import check_config
@@ -16,7 +16,7 @@ from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
 from dcgan_jax.gan.sampling import sample_latents
 
-LARGE = replace(tiny("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
+LARGE = replace(make_tiny_config("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
 WAYS = {
     "plain": LARGE,
     "smooth": replace(LARGE, g_smooth=True),
@@ -33,20 +33,20 @@ WAYS = {
 def pair(way):
     """(config, the small state, the grown one), with weights like those of training."""
     config = WAYS[way]
-    small = fresh_state(make_low_resolution_config(config))
+    small = make_fresh_state(make_low_resolution_config(config))
 
     def trained(params, seed):
-        params = varied(params, seed)
+        params = vary_leaves(params, seed)
         # An image that tanh has flattened tells nothing of what was before it.
         return params | {"image": jax.tree.map(lambda leaf: leaf / 4, params["image"])}
 
     small = small.replace(
-        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=varied(small.d_params, 2)
+        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=vary_leaves(small.d_params, 2)
     )
-    return config, small, jax.jit(functools.partial(grow_state, config))(fresh_state(config), small)
+    return config, small, jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), small)
 
 
-def drawn(config, params, stats, labels):
+def generate(config, params, stats, labels):
     latents = sample_latents(jax.random.key(5), 256, config.nets)
     variables = {"params": params, "batch_stats": stats}
     return Generator(config.nets).apply(variables, latents, True, labels, mutable="batch_stats")[0]
@@ -57,17 +57,17 @@ def repeat_pixels(images):
     return np.asarray(images).repeat(2, 1).repeat(2, 2)
 
 
-def asked(config, count):
+def make_labels(config, count):
     return jnp.asarray(np.arange(2 * count).reshape(count, 2) % 2) if config.nets.condition else None
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("which", ["g_params", "ema_params"])
-def test_it_draws_the_same_faces_larger(way, which):
+def test_progressive_g_gives_the_same_images_enlarged(way, which):
     config, small, large = pair(way)
-    labels = asked(config, 256)
-    before = drawn(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
-    after = drawn(config, getattr(large, which), large.g_stats, labels)
+    labels = make_labels(config, 256)
+    before = generate(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
+    after = generate(config, getattr(large, which), large.g_stats, labels)
     assert after.shape == (256, 32, 32, config.nets.channels)
     # Between its pixels, and where tanh bends, an enlargement is another; but it is that face and no other.
     wanted = repeat_pixels(before)[:, 2:-2, 2:-2].reshape(256, -1)
@@ -77,19 +77,19 @@ def test_it_draws_the_same_faces_larger(way, which):
     assert np.corrcoef(*(mean.ravel() for mean in means))[0, 1] > 0.98
 
 
-def test_what_the_last_activation_has_flattened_stays_finite():
+def test_saturated_activations_stay_finite():
     config = WAYS["sigmoid"]
-    small = fresh_state(make_low_resolution_config(config))
+    small = make_fresh_state(make_low_resolution_config(config))
     loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
-    for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(fresh_state(config), loud).g_params):
+    for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), loud).g_params):
         assert np.isfinite(leaf).all()
 
 
 @pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
-def test_it_judges_the_same_faces_alike(way):
+def test_progressive_d_ranks_the_same_images_alike(way):
     config, small, large = pair(way)
-    labels = asked(config, 256)
-    images = drawn(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
+    labels = make_labels(config, 256)
+    images = generate(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
 
     def logits(of, state, pictures):
         variables = {"params": state.d_params, "batch_stats": state.d_stats}
@@ -99,9 +99,9 @@ def test_it_judges_the_same_faces_alike(way):
     assert np.corrcoef(one, other)[0, 1] > 0.8
 
 
-def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
+def test_inner_weights_are_copied_others_are_new():
     config, small, large = pair("asked")
-    fresh = fresh_state(config)
+    fresh = make_fresh_state(config)
     assert jax.tree.structure(large) == jax.tree.structure(fresh)
     assert jax.tree.map(jnp.shape, large) == jax.tree.map(jnp.shape, fresh)
     assert_array_equal(large.g_params["up1"]["kernel"], small.g_params["up1"]["kernel"])
@@ -127,7 +127,7 @@ def test_inner_layers_are_the_small_ones_and_the_rest_is_the_runs_own():
     ],
     ids=str,
 )
-def test_the_half_is_a_run_like_any_other(changes):
+def test_low_resolution_stage_is_a_normal_run(changes):
     large = replace(LARGE, **changes)
     half = make_low_resolution_config(large)
     check_config(large)
@@ -154,6 +154,6 @@ def test_the_half_is_a_run_like_any_other(changes):
         ({"start": "runs/a"}, "there already: give `grow_kimg` 0"),
     ],
 )
-def test_what_cannot_grow_is_one_line(changes, says):
+def test_network_that_cannot_grow_is_one_line(changes, says):
     with pytest.raises(UserError, match=says.replace("(", r"\(")):
         check_config(replace(LARGE, **changes))

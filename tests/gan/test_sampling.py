@@ -4,20 +4,20 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.gan import sampling
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
 
-CONFIG = tiny("torch64", width=16)
+CONFIG = make_tiny_config("torch64", width=16)
 LATENTS = 64  # of the toy recalibration below, in 4 batches
 
 
 @pytest.fixture(scope="module")
 def state():
     """Kernels ten times larger, so that images have contrast, and statistics of an average that was never run."""
-    state = fresh_state(CONFIG)
+    state = make_fresh_state(CONFIG)
     return state.replace(ema_params=jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf, state.g_params))
 
 
@@ -35,8 +35,8 @@ def calibrated(state):
 
 
 @pytest.mark.parametrize("name, sd, furthest", [("torch64", 1.0, 6.0), ("article", 3**-0.5, 1.0)])
-def test_latents_follow_the_recipes_law(name, sd, furthest):
-    latents = np.asarray(sample_latents(jax.random.key(0), 1000, tiny(name).nets))
+def test_latents_follow_the_preset_distribution(name, sd, furthest):
+    latents = np.asarray(sample_latents(jax.random.key(0), 1000, make_tiny_config(name).nets))
     assert (latents.shape, latents.dtype) == ((1000, 100), np.float32)
     assert_allclose(latents.std(), sd, rtol=0.01)
     assert abs(latents.mean()) < 0.01
@@ -46,15 +46,16 @@ def test_latents_follow_the_recipes_law(name, sd, furthest):
 # ---- statistics
 
 
-def test_recalibration_touches_the_averages_statistics_only_and_a_state_has_one_set(state, calibrated):
-    before, after, again = leaves(state), leaves(calibrated[0]), leaves(calibrated[1])
+def test_recalibration_changes_ema_statistics_only(state, calibrated):
+    """A state has one set of statistics for the EMA generator."""
+    before, after, again = get_leaves(state), get_leaves(calibrated[0]), get_leaves(calibrated[1])
     for path in before:
         assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
         if path != "step":
             assert_array_equal(again[path], after[path])
 
 
-def test_the_first_layers_statistics_are_those_of_all_latents_together(state, calibrated):
+def test_first_layer_statistics_are_of_all_latents(state, calibrated):
     # That layer is linear in the latents: mean and variance over latents and places, in NumPy, without batches.
     keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)
     latents = np.concatenate([sample_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
@@ -63,7 +64,8 @@ def test_the_first_layers_statistics_are_those_of_all_latents_together(state, ca
     assert_allclose(calibrated[0].ema_stats["head_norm"]["var"], values.var(0), rtol=1e-4)
 
 
-def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrated):
+def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
+    """Images by stored statistics are those that batch statistics would give."""
     latents = sample_latents(jax.random.key(1), 256, CONFIG.nets)
 
     @jax.jit
@@ -80,9 +82,9 @@ def test_stored_statistics_then_draw_what_batch_statistics_would(state, calibrat
     assert np.abs(stale - wanted).mean() > 0.5 * wanted.std()
 
 
-def test_a_generator_without_bn_needs_none():
-    config = tiny("keras64")
-    state = fresh_state(config)
+def test_generator_without_bn_needs_no_recalibration():
+    config = make_tiny_config("keras64")
+    state = make_fresh_state(config)
     assert make_recalibrate(config)(state) is state
 
 
@@ -98,14 +100,14 @@ def draw(calibrated):
 SEEDS = [0, 1, 2, 3, 2**31, 2**32 - 1]
 
 
-def test_images_are_uint8_of_the_nets_shape_and_differ_by_seed(draw):
+def test_samples_are_uint8_and_differ_by_seed(draw):
     images = draw(SEEDS)
     assert (images.shape, images.dtype) == ((6, 16, 16, 3), np.uint8)
     assert len(np.unique(images.reshape(6, -1), axis=0)) == 6
     assert images.std() > 10  # or equality would mean little
 
 
-def test_a_seed_is_an_image_in_any_place_and_company(draw):
+def test_sample_depends_on_its_seed_alone(draw):
     images = draw(SEEDS)
     assert_array_equal(draw(SEEDS[::-1]), images[::-1])
     assert_array_equal(draw([0, 0, 0, 0, 0, 0]), np.repeat(images[:1], 6, 0))
@@ -113,13 +115,13 @@ def test_a_seed_is_an_image_in_any_place_and_company(draw):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_other_batch_sizes_may_round_differently_but_not_by_more_than_a_level(draw, count):
+def test_batch_size_changes_at_most_one_grey_level(draw, count):
     # Why draw_images has one batch size: another program may sum in another order, and a value near a half rounds the other way.
     other = draw(SEEDS[:count]).astype(int)
     assert np.abs(other - draw(SEEDS)[:count]).max() <= 1
 
 
-def test_drawing_many_is_drawing_each(calibrated):
+def test_latents_of_many_seeds_are_those_of_each(calibrated):
     params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
     seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full program and a padded one
     together = sample_images(CONFIG.nets, params, stats, seeds)

@@ -5,33 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import fresh_state, leaves, tiny
+from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Run, replace
 from dcgan_jax.gan.state import check_finite, count_parameters, init_state, make_optimizers
 
-CONFIG = tiny("torch64")
+CONFIG = make_tiny_config("torch64")
 
 
-def test_the_seed_decides_and_decides_everything():
-    one, other = leaves(fresh_state(CONFIG)), leaves(fresh_state(replace(CONFIG, seed=1)))
+def test_seed_decides_every_leaf():
+    one, other = get_leaves(make_fresh_state(CONFIG)), get_leaves(make_fresh_state(replace(CONFIG, seed=1)))
     for path, leaf in one.items():
         drawn = path == "key" or path.endswith(("kernel", "scale")) and "opt" not in path
         assert np.array_equal(other[path], leaf) != drawn, path
 
 
-def test_the_nets_draw_from_keys_of_their_own():
+def test_nets_are_initialised_from_separate_keys():
     # G's and D's kernels of one shape would be equal under one key.
     kernels = [
         leaf.ravel()[:50]
-        for path, leaf in leaves(fresh_state(CONFIG)).items()
+        for path, leaf in get_leaves(make_fresh_state(CONFIG)).items()
         if path.startswith(("g_params", "d_params")) and path.endswith("kernel")
     ]
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
-def test_the_average_starts_as_g_in_buffers_of_its_own():
-    state = fresh_state(CONFIG)
+def test_ema_starts_as_g_in_its_own_buffers():
+    state = make_fresh_state(CONFIG)
     for average, now in ((state.ema_params, state.g_params), (state.ema_stats, state.g_stats)):
         for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(now), strict=True):
             assert_array_equal(a, b)
@@ -40,8 +40,9 @@ def test_the_average_starts_as_g_in_buffers_of_its_own():
     assert len(set(pointers)) == len(pointers)
 
 
-def test_leaves_are_strongly_typed_float32_but_for_step_key_and_counts():
-    for path, leaf in jax.tree.leaves_with_path(fresh_state(CONFIG)):
+def test_leaves_are_strongly_typed_float32():
+    """Only the step, the key and counts have other types."""
+    for path, leaf in jax.tree.leaves_with_path(make_fresh_state(CONFIG)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name == "key":
             assert jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -50,19 +51,19 @@ def test_leaves_are_strongly_typed_float32_but_for_step_key_and_counts():
             assert leaf.dtype == (jnp.int32 if name == "step" or name.endswith("count") else jnp.float32), name
 
 
-def test_shapes_come_without_computing():
+def test_shapes_need_no_computation():
     shapes = jax.eval_shape(lambda: init_state(CONFIG))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), fresh_state(CONFIG)
+        lambda leaf: (leaf.shape, leaf.dtype), make_fresh_state(CONFIG)
     )
 
 
-def test_the_length_of_a_run_is_not_part_of_its_state():
+def test_run_length_is_not_part_of_the_state():
     longer = CONFIG.__class__(**(vars(CONFIG) | {"run": Run(kimg=100.0)}))
-    assert jax.tree.structure(jax.eval_shape(lambda: init_state(longer))) == jax.tree.structure(fresh_state(CONFIG))
+    assert jax.tree.structure(jax.eval_shape(lambda: init_state(longer))) == jax.tree.structure(make_fresh_state(CONFIG))
 
 
-def test_ds_own_rate_is_ds_alone():
+def test_d_lr_is_of_d_alone():
     params = {"w": jnp.ones(2)}
     steps = []
     for transform in make_optimizers(replace(CONFIG, lr=1e-3, d_lr=4e-3)):
@@ -75,8 +76,8 @@ def test_parameters_are_counted_as_numbers():
     assert count_parameters({"a": jnp.zeros((3, 4)), "b": {"c": jnp.zeros(())}}) == 13
 
 
-def test_a_leaf_that_is_not_finite_is_told_by_its_path():
-    state = fresh_state(CONFIG)
+def test_leaf_that_is_not_finite_is_named_by_path():
+    state = make_fresh_state(CONFIG)
     assert all(check_finite(state).values())
     for bad in (np.nan, np.inf):
         params = state.d_params | {"down1": {"kernel": state.d_params["down1"]["kernel"].at[0, 0, 0, 0].set(bad)}}
@@ -93,7 +94,7 @@ def test_a_leaf_that_is_not_finite_is_told_by_its_path():
         ({"updates": "alternating"}, 1, [1], [1]),
     ],
 )
-def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
+def test_decay_counts_each_nets_own_updates(changes, steps, g, d):
     config = replace(CONFIG, steps=steps, lr=1.0, lr_decay="linear", beta1=0.0, beta2=0.0, **changes)
     for transform, shares in zip(make_optimizers(config), (g, d), strict=True):
         state = transform.init(jnp.zeros(()))
@@ -102,6 +103,6 @@ def test_a_decay_is_over_each_nets_own_updates(changes, steps, g, d):
             assert_allclose(update, -share, atol=1e-6)
 
 
-def test_a_decay_over_epochs_is_refused_where_no_pictures_are_known():
+def test_decay_over_epochs_needs_the_image_count():
     with pytest.raises(ValueError, match="steps or kimg"):
         make_optimizers(replace(CONFIG, steps=None, epochs=1.0, lr_decay="linear"))

@@ -1,4 +1,4 @@
-"""Laws of the training step on toy nets: what it updates, how often, from what; and a golden for each recipe.
+"""The training step on toy nets: what it updates, how often, from what; and golden losses of each preset.
 
 Equality with PyTorch, number by number, is in test_torch_parity.py.
 """
@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compiled, fresh_state, leaves, pictures, tiny
+from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
-from dcgan_jax.gan import pixels, step
-from dcgan_jax.gan.pixels import to_uint8
+from dcgan_jax.gan import step
 from dcgan_jax.gan.state import GanState, make_optimizers
 from dcgan_jax.presets import PRESETS
 
 # Every loss, penalty, augmentation, schedule and option that no preset has, in few programs.
 COMBINATIONS = {
-    "least-squares": tiny("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
-    "hinge": tiny(
+    "least-squares": make_tiny_config("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
+    "hinge": make_tiny_config(
         "torch64",
         loss="hinge",
         r2_gamma=1.0,
@@ -35,11 +34,13 @@ COMBINATIONS = {
         penalty_noise=0.01,
         penalty_every_steps=2,
     ),
-    "wasserstein": tiny(
+    "wasserstein": make_tiny_config(
         "article", loss="wasserstein", gp_weight=10.0, d_norm="none", augment=("cutout",), d_steps=2, penalty_every_steps=2
     ),
-    "relativistic-paired": tiny("article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1),
-    "own": tiny(
+    "relativistic-paired": make_tiny_config(
+        "article", loss="relativistic-paired", d_dropout=0.2, compute_dtype="bfloat16", channels=1
+    ),
+    "own": make_tiny_config(
         "article",
         loss="hinge",
         d_norm="spectral",
@@ -50,9 +51,9 @@ COMBINATIONS = {
         r1_gamma=0.1,
         penalty_every_steps=2,
     ),
-    "alternating": tiny("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
+    "alternating": make_tiny_config("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
-TINY = {name: tiny(name) for name in PRESETS} | COMBINATIONS
+TINY = {name: make_tiny_config(name) for name in PRESETS} | COMBINATIONS
 DISTINCT = {config: name for name, config in reversed(TINY.items())}  # torch-tutorial's toy is torch64's
 
 
@@ -63,28 +64,33 @@ def start_of(config):
     def louder(params):
         return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, params)
 
-    state = fresh_state(config)
+    state = make_fresh_state(config)
     return state.replace(g_params=louder(state.g_params), d_params=louder(state.d_params))
+
+
+def take_five_steps(train_step, config):
+    """(states after 0 to 5 steps, metrics of the five)."""
+    states, metrics = [start_of(config)], []
+    for seed in range(5):
+        state, now = train_step(states[-1], make_images(config, seed))
+        states.append(state)
+        metrics.append({name: float(value) for name, value in now.items()})
+    return states, metrics
 
 
 @functools.cache
 def five_steps(config):
-    """(states after 0 to 5 steps, metrics of the five). Shared: nearly all laws here look at these."""
-    states, metrics = [start_of(config)], []
-    for seed in range(5):
-        state, now = compiled(config)(states[-1], pictures(config, seed))
-        states.append(state)
-        metrics.append({name: float(value) for name, value in now.items()})
-    return states, metrics
+    """take_five_steps of the compiled step. Shared: nearly all tests here look at these."""
+    return take_five_steps(get_compiled_step(config), config)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("config", DISTINCT, ids=DISTINCT.values())
 def test_five_steps_stay_finite_in_one_trace(config):
     states, metrics = five_steps(config)
-    assert compiled(config).traces == 1
+    assert get_compiled_step(config).traces == 1
     assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5]
-    for path, leaf in leaves(states[-1]).items():
+    for path, leaf in get_leaves(states[-1]).items():
         assert np.isfinite(leaf).all(), path
     names = {"d_loss", "g_loss", "d_real_hits", "d_fake_hits", "g_grad_norm"}
     adaptive = config.loss.augment_target > 0
@@ -111,9 +117,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_losses(name):
-    metrics = five_steps(TINY[name])[1]
+def check_golden(name, metrics):
     got = [(metrics[i]["d_loss"], metrics[i]["g_loss"]) for i in (0, 1, 4)]
     message = (
         f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
@@ -124,7 +128,20 @@ def test_golden_losses(name):
     assert_allclose(got, GOLDEN[name], rtol=1e-4, err_msg=message)
 
 
-def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_losses(name):
+    check_golden(name, five_steps(TINY[name])[1])
+
+
+@pytest.mark.parametrize("name", ["article", "torch64"])
+def test_golden_losses_with_fused_loops(name):
+    """By the loop emitters that users' XLA has and conftest.py turns off."""
+    with fused_loops():
+        check_golden(name, take_five_steps(CompiledStep(TINY[name]), TINY[name])[1])
+
+
+def test_presets_without_a_golden_equal_one_that_has():
+    """They are equal at the size of these tests."""
     assert TINY["udacity-wide"] == TINY["article"]
     assert TINY["torch-tutorial"] == TINY["torch32"] == TINY["torch128"] == TINY["torch64"]
 
@@ -144,14 +161,14 @@ def test_the_presets_without_a_golden_are_at_toy_size_one_that_has_it():
         ("newmu", 1, 1, 2),  # an update of D
     ],
 )
-def test_running_statistics_count_the_published_passes(name, step_number, g, d):
+def test_bn_statistics_count_the_published_passes(name, step_number, g, d):
     # Training by batch statistics, a step moves the running ones affinely: what they held at its start weighs 0.9^passes after.
     config = TINY[name]
     start, after = five_steps(config)[0][step_number : step_number + 2]
     lifted = start.replace(
         g_stats=jax.tree.map(lambda leaf: leaf + 1, start.g_stats), d_stats=jax.tree.map(lambda leaf: leaf + 1, start.d_stats)
     )
-    lifted, _ = compiled(config)(lifted, pictures(config, step_number))
+    lifted, _ = get_compiled_step(config)(lifted, make_images(config, step_number))
     for field, passes in (("g_stats", g), ("d_stats", d)):
         assert getattr(after, field)
         for low, high in zip(jax.tree.leaves(getattr(after, field)), jax.tree.leaves(getattr(lifted, field)), strict=True):
@@ -179,14 +196,14 @@ def adam_counts(state):
         ("newmu", (1, 0), (1, 1)),
     ],
 )
-def test_updates_a_step(name, after_one, after_two):
+def test_updates_per_step(name, after_one, after_two):
     states = five_steps(TINY[name])[0]
     assert adam_counts(states[1]) == after_one
     assert adam_counts(states[2]) == after_two
 
 
-def test_alternating_changes_g_alone_and_then_d_alone():
-    states = [leaves(state) for state in five_steps(TINY["newmu"])[0]]
+def test_alternating_updates_g_then_d():
+    states = [get_leaves(state) for state in five_steps(TINY["newmu"])[0]]
     for before, after, changed in ((states[0], states[1], "g"), (states[1], states[2], "d"), (states[2], states[3], "g")):
         kept = "d" if changed == "g" else "g"
         for path in before:
@@ -199,23 +216,23 @@ def test_alternating_changes_g_alone_and_then_d_alone():
 
 def test_both_batches_of_two_d_updates_count():
     config = TINY["wasserstein"]
-    both = pictures(config)
+    both = make_images(config)
     results = []
     for half in (None, slice(0, 4), slice(4, 8)):
         batch = both.copy()
         if half is not None:
             batch[half] = 255 - batch[half]
-        results.append(leaves(compiled(config)(start_of(config), batch)[0])["d_params/down1/kernel"])
+        results.append(get_leaves(get_compiled_step(config)(start_of(config), batch)[0])["d_params/down1/kernel"])
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(results[a] - results[b]).max() > 1e-5
 
 
-def test_a_steps_randomness_is_of_its_number_and_key():
+def test_step_randomness_depends_on_step_and_key():
     config = TINY["torch64"]
-    state, batch = start_of(config), pictures(config)
+    state, batch = start_of(config), make_images(config)
 
     def g_loss(state):
-        return float(compiled(config)(state, batch)[1]["g_loss"])
+        return float(get_compiled_step(config)(state, batch)[1]["g_loss"])
 
     assert g_loss(state) == g_loss(state)
     assert len({g_loss(state), g_loss(state.replace(step=state.step + 1)), g_loss(state.replace(key=jax.random.key(9)))}) == 3
@@ -224,7 +241,7 @@ def test_a_steps_randomness_is_of_its_number_and_key():
 # ---- the moving average
 
 
-def test_the_average_halves_its_distance_each_half_life():
+def test_ema_halves_its_distance_each_half_life():
     config = replace(Config(), batch_size=100, ema_half_life_kimg=2.0)
     state = GanState(*[None] * 10).replace(step=jnp.int32(100_000), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
     average = jax.jit(lambda state: step._update_ema(config, state))
@@ -233,7 +250,7 @@ def test_the_average_halves_its_distance_each_half_life():
     assert_allclose(state.ema_params["w"], [0.5], rtol=1e-5)
 
 
-def test_the_half_life_is_in_images_whatever_the_batch():
+def test_ema_half_life_is_in_images_not_steps():
     def kept(**changes):
         config = replace(Config(), ema_half_life_kimg=1.0, **changes)
         state = GanState(*[None] * 10).replace(step=jnp.int32(10**6), g_params={"w": jnp.zeros(1)}, ema_params={"w": jnp.ones(1)})
@@ -244,45 +261,28 @@ def test_the_half_life_is_in_images_whatever_the_batch():
     assert_allclose(kept(batch_size=200), 0.5**0.2, rtol=1e-6)
 
 
-def test_the_average_of_the_first_steps_by_its_formula():
+def test_ema_of_the_first_steps_equals_its_formula():
     config = TINY["torch64"]
     states = five_steps(config)[0]
     for number in (1, 2, 5):
         half_life = min(10_000, 0.05 * number * 4)  # the ramp rules: 0.2 images after the first step
         kept = 0.5 ** (4 / half_life)
-        before, after = leaves(states[number - 1].ema_params), leaves(states[number].ema_params)
-        for path, now in leaves(states[number].g_params).items():
+        before, after = get_leaves(states[number - 1].ema_params), get_leaves(states[number].ema_params)
+        for path, now in get_leaves(states[number].g_params).items():
             assert_allclose(after[path], kept * before[path] + (1 - kept) * now, atol=1e-6)
 
 
-def test_half_life_zero_is_g_itself():
+def test_ema_half_life_zero_is_g_itself():
     state = five_steps(TINY["hinge"])[0][-1]
     for average, now in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.g_params), strict=True):
         assert_array_equal(average, now)
-
-
-# ---- pixels
-
-
-@pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
-def test_pixels_to_the_nets_range_and_back_is_the_identity_on_all_levels(name, low, high):
-    nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
-    scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
-    assert scaled.dtype == jnp.float32
-    assert_allclose(scaled[jnp.array([0, 255])], [low, high], atol=1e-6)
-    assert_array_equal(to_uint8(scaled, nets), levels)
-
-
-def test_pixels_are_rounded_and_clipped():
-    nets = PRESETS["torch64"].nets
-    assert_array_equal(to_uint8(jnp.array([-9.0, 9.0, 2 * 100.4 / 255 - 1, 2 * 100.6 / 255 - 1]), nets), [0, 255, 100, 101])
 
 
 # ---- nets so simple that the step's own arithmetic shows
 
 
 class OnePixel:
-    """D's logit is w times the top left pixel; G makes pictures of one grey, its w."""
+    """D's logit is w times the top left pixel; G makes images of one grey, its w."""
 
     def __init__(self, nets):
         self.nets = nets
@@ -321,10 +321,10 @@ def one_pixel_step(monkeypatch):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_step):
+def test_flip_mirrors_half_of_the_images(flip, one_pixel_step):
     batch = np.zeros((256, 16, 16, 3), np.uint8)
     batch[:, :, :8] = 255  # the left half white
-    _, metrics = one_pixel_step(tiny("torch64", flip=flip, batch_size=256), batch, g=0.0, d=1.0)
+    _, metrics = one_pixel_step(make_tiny_config("torch64", flip=flip, batch_size=256), batch, g=0.0, d=1.0)
     # The hit rate is the share whose top left is still white: three standard errors of a coin around a half.
     assert (abs(metrics["d_real_hits"] - 0.5) < 3 / np.sqrt(4 * 256)) if flip else (metrics["d_real_hits"] == 1)
     assert metrics["d_fake_hits"] == 0  # grey is 0, and 0 is no hit
@@ -340,8 +340,9 @@ def test_a_flip_mirrors_about_half_of_the_images_left_to_right(flip, one_pixel_s
         ({}, None, 0.0),
     ],
 )
-def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, penalty, pull, one_pixel_step):
-    config = tiny("torch64", loss="wasserstein", **changes)
+def test_penalties_are_weighted_and_added_to_d_loss(changes, penalty, pull, one_pixel_step):
+    """The weights are those of the publications."""
+    config = make_tiny_config("torch64", loss="wasserstein", **changes)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake less w times real
     assert ("d_penalty" in metrics) == bool(changes)
@@ -351,9 +352,9 @@ def test_penalties_are_weighed_as_published_and_added_to_what_d_pays(changes, pe
 
 
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
-def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
+def test_penalty_noise_gives_the_gradients_pull(which, one_pixel_step):
     # Of a D with one weight w: 3 / 2 w^2 times the mean square of the noise, which is near 1, and whose pull is twice that by w.
-    config = tiny("torch64", loss="wasserstein", batch_size=256, penalty_noise=0.01, **{which: 3.0})
+    config = make_tiny_config("torch64", loss="wasserstein", batch_size=256, penalty_noise=0.01, **{which: 3.0})
     state, metrics = one_pixel_step(config, np.full((256, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_penalty"], 3 / 2 * 0.5**2, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
     assert_allclose(state.d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 2 * metrics["d_penalty"] / 0.5), rtol=1e-3)
@@ -361,28 +362,32 @@ def test_penalties_by_noise_pull_as_the_gradient_does(which, one_pixel_step):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
-def test_noise_is_judged_by_the_very_function_that_judged_the_pictures(which):
+def test_penalty_noise_uses_the_same_d_function(which):
+    """Noise is seen through the same crops, masks and singular vectors as the images."""
     # Else what another crop, mask or singular vector changes would be taken for a slope, a hundred squared too large.
-    config = tiny("article", d_norm="spectral", d_dropout=0.2, augment=("color", "translation", "cutout"), **{which: 2.0})
-    state, batch = start_of(config), pictures(config)
+    config = make_tiny_config(
+        "article", d_norm="spectral", d_dropout=0.2, augment=("color", "translation", "cutout"), **{which: 2.0}
+    )
+    state, batch = start_of(config), make_images(config)
     means = []
     for changes in ({}, {"penalty_noise": 0.01}):
-        judged = compiled(replace(config, **changes))
+        judged = get_compiled_step(replace(config, **changes))
         penalties = [judged(state.replace(key=jax.random.key(seed)), batch)[1]["d_penalty"] for seed in range(64)]
         means.append(np.mean(penalties))
     assert_allclose(*means, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
 
 
-def test_lazy_penalties_weigh_as_many_times_more_and_are_absent_between(one_pixel_step):
+def test_lazy_penalties_scale_by_their_interval(one_pixel_step):
+    """Steps in between have no penalty."""
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
-    config = tiny("torch64", loss="wasserstein", r1_gamma=3.0)
+    config = make_tiny_config("torch64", loss="wasserstein", r1_gamma=3.0)
     plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3) for every in (1, 4))
     assert_allclose(lazy[1]["d_penalty"], 4 * plain[1]["d_penalty"], rtol=1e-5)
     assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
 
 
-def test_augmentation_adapts_to_d_and_is_told():
-    config = tiny(
+def test_augmentation_adapts_to_d_and_is_logged():
+    config = make_tiny_config(
         "article",
         augment=("color",),
         augment_target=0.45,
@@ -390,7 +395,7 @@ def test_augmentation_adapts_to_d_and_is_told():
     )
     state, told = start_of(config).replace(augment_p=np.float32(0.5)), []
     for _ in range(4):
-        state, metrics = compiled(config)(state, pictures(config))
+        state, metrics = get_compiled_step(config)(state, make_images(config))
         told.append((float(metrics["d_real_hits"]), float(metrics["augment_p"])))
     expected = 0.5
     for hits, after in told:
@@ -404,9 +409,9 @@ def test_lazy_penalties_come_every_second_step():
     assert [metrics["d_penalty"] > 0 for metrics in five_steps(TINY["own"])[1]] == [False, True, False, True, False]
 
 
-def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
+def test_g_update_uses_the_updated_d(one_pixel_step):
     # D's first Adam step is its whole rate, against the sign of its gradient 0.2 - 1: from 0.5 to 0.5 + 0.1.
-    config = tiny("torch64", loss="wasserstein", d_lr=0.1)
+    config = make_tiny_config("torch64", loss="wasserstein", d_lr=0.1)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(state.d_params["w"], 0.6, rtol=1e-5)
     assert_allclose(metrics["g_loss"], -0.6 * 0.2, rtol=1e-5)
@@ -415,17 +420,19 @@ def test_g_answers_to_the_d_that_was_just_updated(one_pixel_step):
 
 
 @pytest.mark.parametrize("name", ["torch64", "article", "newmu"])
-def test_gs_gradient_norm_is_of_the_gradient_that_adam_took(name):
+def test_g_grad_norm_is_of_adams_gradient(name):
     config = TINY[name]
     states, metrics = five_steps(config)
     [adam] = [part for part in states[1].g_opt if hasattr(part, "mu")]
-    taken = jax.tree.leaves(leaves(adam.mu))  # (1 - beta1) of the first gradient, plus newmu's L2
+    taken = jax.tree.leaves(get_leaves(adam.mu))  # (1 - beta1) of the first gradient, plus newmu's L2
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in taken)) / (1 - config.optimizer.beta1)
     assert_allclose(metrics[0]["g_grad_norm"], norm, rtol=1e-3 if config.optimizer.l2 else 1e-5)
 
 
-def test_the_smoothed_label_reaches_d_alone(one_pixel_step):
+def test_label_smoothing_changes_d_loss_alone(one_pixel_step):
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
-    plain, smooth = (one_pixel_step(tiny("torch64", real_label=label), batch, g=0.2, d=0.5)[1] for label in (1.0, 0.9))
+    plain, smooth = (
+        one_pixel_step(make_tiny_config("torch64", real_label=label), batch, g=0.2, d=0.5)[1] for label in (1.0, 0.9)
+    )
     assert_allclose(smooth["d_loss"] - plain["d_loss"], 0.1 * 0.5, rtol=1e-4)
     assert_allclose(smooth["g_loss"], plain["g_loss"], rtol=1e-4)

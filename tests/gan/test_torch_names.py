@@ -1,12 +1,15 @@
-"""Which networks are those of PyTorch's example; values and layouts are tested with exports (tests/export/test_main.py)."""
+"""Which networks are those of PyTorch's example; values and layouts are tested with exports (tests/export/test_torch.py)."""
 
 import dataclasses
 import typing
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+from generators import get_generator_case
 
 from dcgan_jax.config import FIELDS, Mark, Nets, UserError
+from dcgan_jax.gan import torch_names
 from dcgan_jax.gan.torch_names import check_torch_layout
 from dcgan_jax.presets import PRESETS
 
@@ -24,7 +27,7 @@ IS_FREE = {name: bool(FIELDS[name].marks & {Mark.ANY_IN_TORCH, Mark.TRAINING_ONL
 
 
 @pytest.mark.parametrize("preset", ["torch32", "torch64", "torch128", "torch-tutorial", "soumith"])
-def test_pytorchs_presets_are_accepted(preset):
+def test_pytorch_presets_are_accepted(preset):
     check_torch_layout(PRESETS[preset].nets, "it")
 
 
@@ -45,3 +48,29 @@ def test_another_value_of_a_field_is_refused(name):
 @pytest.mark.parametrize("name", [name for name, is_free in IS_FREE.items() if is_free])
 def test_another_value_of_a_marked_field_is_accepted(name):
     check_torch_layout(dataclasses.replace(PRESETS["torch64"].nets, **{name: choose_another_value(name)}), "it")
+
+
+@pytest.mark.integration
+def test_torch_names_round_trip():
+    ours = get_generator_case("torch64").weights
+    theirs = torch_names.to_torch("G", ours)
+    assert list(theirs)[:6] == [
+        "main.0.weight",
+        "main.1.weight",
+        "main.1.bias",
+        "main.1.running_mean",
+        "main.1.running_var",
+        "main.1.num_batches_tracked",
+    ]
+    back = torch_names.from_torch("G", theirs, ours, "it")
+    assert back.keys() == ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("flag, value", [("condition", "Smiling"), ("g_refine", 1), ("d_refine", 1)])
+def test_other_architectures_are_refused(flag, value):
+    nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
+    with pytest.raises(UserError, match=f"`{flag}` {value!r}"):
+        torch_names.check_torch_layout(nets, "it")

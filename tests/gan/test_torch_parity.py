@@ -30,7 +30,7 @@ def config_of(run):
 
 
 def train(name, steps, dtype=np.float32):
-    """Losses of each step, and the states after it, from torch's weights on torch's latents and pictures."""
+    """Losses of each step, and the states after it, from torch's weights on torch's latents and images."""
     run = inputs.RUNS[name]
     config = config_of(run)
     if dtype == np.float64:
@@ -121,7 +121,7 @@ def assert_gradients(name, state, nets, tolerance):
 
 
 @pytest.mark.parametrize("name", ["torch64", "article"])
-def test_one_step_in_float32_is_pytorchs(name, request):
+def test_one_step_in_float32_equals_pytorch(name, request):
     losses, states = request.getfixturevalue(name)
     expected = [FIXTURE[f"{name}/d_loss"][0], FIXTURE[f"{name}/g_loss"][0]]
     assert_allclose(losses[0], expected, rtol=1e-5)
@@ -131,21 +131,22 @@ def test_one_step_in_float32_is_pytorchs(name, request):
 
 
 @pytest.mark.parametrize("name", ["torch64", "article"])
-def test_one_step_is_pytorchs_in_gradients_weights_and_statistics(name):
+def test_one_step_equals_pytorch_in_every_leaf(name):
+    """Gradients, weights and statistics are compared."""
     with jax.enable_x64(True):
         _, states = train(name, 1, np.float64)  # the fixture's are of PyTorch in float32
         assert_gradients(name, states[0], "GD", 2e-5)
         assert_tensors(name, 1, states[0], "value", atol=1e-6, rtol=0)
 
 
-def test_the_entries_compared_would_show_a_flipped_kernel():
+def test_comparison_would_show_a_flipped_kernel():
     run = inputs.RUNS["article"]
     weight = inputs.initial_parameters(run)["G"]["t_conv1.0.weight"]
     flipped = weight[:, :, ::-1, ::-1]
     assert np.abs(inputs.sample(flipped) - inputs.sample(weight)).max() > 0.01
 
 
-def test_twenty_steps_in_float32_part_only_by_rounding(article):
+def test_twenty_steps_in_float32_differ_by_rounding(article):
     losses, states = article
     expected = np.stack([FIXTURE["article/d_loss"], FIXTURE["article/g_loss"]], 1)
     # Rounding decides the direction of the first Adam step of weights whose gradient is nearly 0, and that grows: PyTorch's
@@ -157,7 +158,7 @@ def test_twenty_steps_in_float32_part_only_by_rounding(article):
 
 
 @pytest.mark.parametrize("name", ["torch64_width16", "article"])
-def test_twenty_steps_in_float64_are_pytorchs(name):
+def test_twenty_steps_in_float64_equal_pytorch(name):
     with jax.enable_x64(True):
         losses, states = train(name, 20, np.float64)
         expected = np.stack([FIXTURE[f"{name}/d_loss_float64"], FIXTURE[f"{name}/g_loss_float64"]], 1)

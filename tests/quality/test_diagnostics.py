@@ -1,4 +1,4 @@
-"""Each trouble on numbers and pictures made to have it, and silence on the same without it."""
+"""Each diagnosis on numbers and images made to have it, and no warning on the same without it."""
 
 import re
 
@@ -29,7 +29,7 @@ def columns(lines=60, every=10, batch=128, **changes):
     return {name: column.tolist() for name, column in values.items()}
 
 
-def pictures(count=64, sd=50.0):
+def make_images(count=64, sd=50.0):
     return np.clip(np.random.default_rng(1).normal(128, sd, (count, 16, 16, 3)), 0, 255).astype(np.uint8)
 
 
@@ -37,11 +37,11 @@ def logits(mean, count=64, sd=1.0):
     return np.random.default_rng(2).normal(mean, sd, count).astype(np.float32)
 
 
-def judge(metrics=None, samples=None, real_logits=None, held_out_logits=None, **others):
+def run_diagnosis(metrics=None, samples=None, real_logits=None, held_out_logits=None, **others):
     return diagnose(
         columns() if metrics is None else metrics,
-        pictures() if samples is None else samples,
-        pictures(),
+        make_images() if samples is None else samples,
+        make_images(),
         logits(2) if real_logits is None else real_logits,
         logits(1.9) if held_out_logits is None else held_out_logits,
         logits(-2),
@@ -51,7 +51,7 @@ def judge(metrics=None, samples=None, real_logits=None, held_out_logits=None, **
 
 WON = {"d_real_hits": (1, 0), "d_fake_hits": (1, 0), "d_loss": (0.005, 0.003), "g_loss": (7, 1), "g_grad_norm": (110, 35)}
 FROZEN = {"d_loss": (1.27, 0.02), "g_loss": (1.03, 0.03), "g_grad_norm": (7.8, 0.18)}
-ALIKE = np.clip(pictures(1) + np.random.default_rng(3).integers(0, 9, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
+ALIKE = np.clip(make_images(1) + np.random.default_rng(3).integers(0, 9, (64, 16, 16, 3)), 0, 255).astype(np.uint8)
 BY_HEART = {"held_out_logits": logits(-1)}
 
 TROUBLED = {
@@ -62,16 +62,16 @@ TROUBLED = {
 }
 
 
-def test_silence_on_a_healthy_run():
-    assert judge() == {}
+def test_healthy_run_gives_no_warning():
+    assert run_diagnosis() == {}
 
 
 @pytest.mark.parametrize("kind", TROUBLED)
-def test_each_trouble_is_one_line_of_words_with_numbers_and_what_to_try(kind):
-    told = judge(**TROUBLED[kind])
+def test_each_diagnosis_is_one_line_with_a_remedy(kind):
+    told = run_diagnosis(**TROUBLED[kind])
     assert list(told) == [kind]
     assert re.fullmatch(r"[^\n]*\d[^\n]*; (try|go back)[^\n]*", told[kind])
-    assert told == judge(**TROUBLED[kind])
+    assert told == run_diagnosis(**TROUBLED[kind])
 
 
 @pytest.mark.parametrize("kind", TROUBLED)
@@ -79,97 +79,99 @@ def test_each_trouble_is_one_line_of_words_with_numbers_and_what_to_try(kind):
     "young",
     [
         {"lines": 49},  # 490 steps
-        {"lines": 60, "batch": 16},  # 9,600 pictures
+        {"lines": 60, "batch": 16},  # 9,600 images
         {"lines": 19, "every": 100},  # too few lines
     ],
     ids=["steps", "images", "lines"],
 )
-def test_silence_while_there_is_too_little_to_judge(kind, young):
+def test_too_few_lines_give_no_warning(kind, young):
     changes = {"d-has-won": WON, "losses-frozen": FROZEN}.get(kind, {})
-    assert judge(**(TROUBLED[kind] | {"metrics": columns(**changes, **young)})) == {}
+    assert run_diagnosis(**(TROUBLED[kind] | {"metrics": columns(**changes, **young)})) == {}
 
 
-def test_all_troubles_can_be_told_at_once():
+def test_all_diagnoses_can_be_given_at_once():
     won_and_frozen = WON | {"g_grad_norm": (110, 1), "g_loss": (7, 0.01), "d_loss": (0.005, 0.001)}
-    assert set(judge(columns(**won_and_frozen), ALIKE, **BY_HEART)) == set(TROUBLED)
+    assert set(run_diagnosis(columns(**won_and_frozen), ALIKE, **BY_HEART)) == set(TROUBLED)
 
 
 def test_only_the_last_500_steps_count():
     def after(lines, every=10):  # D had won for that many lines at first
         values = {name: np.concatenate([np.full(lines, WON[name][0]), np.full(100, HEALTHY[name][0])]) for name in HEALTHY}
         noise = np.random.default_rng(0).normal(1, 0.3, lines + 100)
-        return judge(columns(lines + 100, every, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
+        return run_diagnosis(columns(lines + 100, every, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
 
     def before(lines):  # it has for the last lines
         values = {name: np.concatenate([np.full(100, HEALTHY[name][0]), np.full(lines, WON[name][0])]) for name in HEALTHY}
         noise = np.random.default_rng(0).normal(1, 0.3, lines + 100)
-        return judge(columns(lines + 100, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
+        return run_diagnosis(columns(lines + 100, **(values | {"g_grad_norm": values["g_grad_norm"] * noise})))
 
     assert after(100) == {}
     assert before(45) == {}
     assert list(before(50)) == ["d-has-won"]
 
 
-def test_lines_rarer_than_the_window_count_as_far_as_the_fewest_reach():
-    assert "the last 1,900 steps" in judge(columns(30, every=100, **WON))["d-has-won"]
-    assert "the last 490 steps" in judge(columns(300, every=10, **WON))["d-has-won"]
+def test_sparse_lines_count_as_far_as_the_fewest():
+    """Numbers logged more rarely than the window count as far back as the fewest reach."""
+    assert "the last 1,900 steps" in run_diagnosis(columns(30, every=100, **WON))["d-has-won"]
+    assert "the last 490 steps" in run_diagnosis(columns(300, every=10, **WON))["d-has-won"]
 
 
 # ---- D has won
 
 
 @pytest.mark.parametrize("change", [{"d_real_hits": (0.98, 0.01)}, {"d_fake_hits": (0.98, 0.01)}])
-def test_a_d_that_errs_on_either_kind_has_not_won(change):
-    assert judge(columns(**(WON | change))) == {}
+def test_d_that_errs_on_either_kind_has_not_won(change):
+    assert run_diagnosis(columns(**(WON | change))) == {}
 
 
-def test_it_tells_gs_gradient_norm_now_and_at_first():
+def test_d_has_won_gives_g_gradient_norms():
+    """The warning names G's gradient norm now and at the start."""
     grows = np.linspace(40, 400, 60)
     assert re.search(
         r"100\.0% of real and 100\.0% of generated .* norm is 25\d, at first 98",
-        judge(columns(**(WON | {"g_grad_norm": grows})))["d-has-won"],
+        run_diagnosis(columns(**(WON | {"g_grad_norm": grows})))["d-has-won"],
     )
 
 
 @pytest.mark.parametrize("factor, kinds", [(1.0, []), (0.01, ["d-has-won"]), (100.0, ["d-has-won"])])
-def test_a_wasserstein_critic_has_won_only_where_gs_gradient_is_lost(factor, kinds):
+def test_wasserstein_d_has_won_only_if_g_has_no_gradient(factor, kinds):
     norms = np.random.default_rng(0).normal(30, 9, 100) * np.where(np.arange(100) < 25, 1, factor)
-    assert list(judge(columns(100, **(WON | {"g_grad_norm": norms, "d_loss": (-5, 2)})), loss="wasserstein")) == kinds
+    assert list(run_diagnosis(columns(100, **(WON | {"g_grad_norm": norms, "d_loss": (-5, 2)})), loss="wasserstein")) == kinds
 
 
-def test_lines_that_lack_what_they_are_judged_by_are_not():
+def test_lines_without_the_needed_numbers_are_skipped():
     for changes, names in ((WON, ("g_grad_norm", "d_real_hits", "d_fake_hits")), (FROZEN, ("g_grad_norm", "d_loss", "g_loss"))):
-        assert judge(columns(**(changes | {"g_grad_norm": np.full(60, np.nan)}))) == {}
+        assert run_diagnosis(columns(**(changes | {"g_grad_norm": np.full(60, np.nan)}))) == {}
         for name in names:
             metrics = columns(**changes)
             del metrics[name]
-            assert judge(metrics) == {}
+            assert run_diagnosis(metrics) == {}
 
 
 # ---- G has collapsed
 
 
-def test_the_pairwise_distance_by_hand():
+def test_pairwise_distance_by_hand():
     three = np.zeros((3, 2, 2, 1), np.uint8)
     three[1], three[2, 0] = 30, 40  # from the first: 30 everywhere, 40 on half of it
     between = np.sqrt((10**2 + 30**2) / 2)
     assert_allclose(measure_pairwise_distance(three), (30 + 40 / np.sqrt(2) + between) / 3, rtol=1e-12)
 
 
-def test_it_sees_no_order_and_no_common_shift():
-    images = pictures(20, sd=20)
+def test_pairwise_distance_ignores_order_and_shift():
+    images = make_images(20, sd=20)
     assert measure_pairwise_distance(images) == measure_pairwise_distance(images[::-1])
     assert_allclose(measure_pairwise_distance(images + 10), measure_pairwise_distance(images), rtol=1e-12)
 
 
-def test_samples_of_a_third_of_the_reals_variety_are_not_collapsed():
+def test_third_of_the_real_variety_is_no_collapse():
     """As those of a G at its start, which differ by their noise."""
-    assert judge(samples=pictures(sd=50 / 3)) == {}
-    assert list(judge(samples=pictures(sd=50 / 8))) == ["g-collapsed"]
+    assert run_diagnosis(samples=make_images(sd=50 / 3)) == {}
+    assert list(run_diagnosis(samples=make_images(sd=50 / 8))) == ["g-collapsed"]
 
 
-def test_few_samples_and_equal_reals_say_nothing():
-    assert judge(samples=ALIKE[:7]) == {}
+def test_few_samples_or_equal_reals_give_no_warning():
+    assert run_diagnosis(samples=ALIKE[:7]) == {}
     same = np.repeat(ALIKE[:1], 64, 0)
     for samples in (ALIKE, same):
         assert diagnose(columns(), samples, same, logits(2), logits(2), logits(-2)) == {}
@@ -180,7 +182,7 @@ def test_few_samples_and_equal_reals_say_nothing():
 
 def test_losses_that_still_fall_are_not_frozen():
     falling = FROZEN | {"g_loss": np.linspace(1.05, 1.0, 60)}
-    assert judge(columns(**falling)) == {}
+    assert run_diagnosis(columns(**falling)) == {}
 
 
 @pytest.mark.parametrize(
@@ -190,38 +192,39 @@ def test_losses_that_still_fall_are_not_frozen():
         ("hinge", {"d_loss": (1.65, 0.14), "g_loss": (0.0, 0.12)}),
     ],
 )
-def test_it_is_seen_for_losses_whose_own_noise_is_large(loss, changes):
-    assert list(judge(columns(**(FROZEN | changes)), loss=loss)) == ["losses-frozen"]
+def test_frozen_is_detected_despite_noisy_losses(loss, changes):
+    assert list(run_diagnosis(columns(**(FROZEN | changes)), loss=loss)) == ["losses-frozen"]
 
 
-def test_a_g_without_any_gradient_is_frozen():
+def test_g_without_gradient_is_frozen():
     dead = {"d_loss": np.zeros(60), "g_loss": np.full(60, 3.0), "g_grad_norm": np.zeros(60)}
-    assert list(judge(columns(**dead))) == ["losses-frozen"]
+    assert list(run_diagnosis(columns(**dead))) == ["losses-frozen"]
 
 
 # ---- memorising
 
 
 @pytest.mark.parametrize("unseen, kinds", [(1.9, []), (0.5, []), (-0.5, ["memorising"]), (-2.0, ["memorising"])])
-def test_it_is_half_way_from_training_pictures_to_samples(unseen, kinds):
-    assert list(judge(held_out_logits=logits(unseen))) == kinds
+def test_overfitting_starts_half_way_to_samples(unseen, kinds):
+    """D overfits where held-out logits are half way from those of training images to those of samples."""
+    assert list(run_diagnosis(held_out_logits=logits(unseen))) == kinds
 
 
-def test_it_tells_hit_rates_and_r_v():
-    # The middle of 2 and -2 is 0: two standard deviations below the training pictures, one above the held-out ones.
-    assert re.search(r"9[5-9]% of training .* only 1\d% of held-out ones \(r_v 0\.75\)", judge(**BY_HEART)["memorising"])
+def test_overfitting_gives_hit_rates_and_r_v():
+    # The middle of 2 and -2 is 0: two standard deviations below the training images, one above the held-out ones.
+    assert re.search(r"9[5-9]% of training .* only 1\d% of held-out ones \(r_v 0\.75\)", run_diagnosis(**BY_HEART)["memorising"])
 
 
-def test_a_difference_within_the_noise_of_few_pictures_is_none():
+def test_difference_within_noise_gives_no_warning():
     wide = {"real_logits": logits(0.2, 64, sd=3), "held_out_logits": logits(-1.5, 12, sd=3)}
-    assert judge(**wide) == {}
+    assert run_diagnosis(**wide) == {}
 
 
-def test_fewer_than_eight_held_out_pictures_say_nothing():
-    assert judge(held_out_logits=logits(-2, 7)) == {}
-    assert judge(held_out_logits=logits(0, 0)) == {}
-    assert list(judge(held_out_logits=logits(-2, 8))) == ["memorising"]
+def test_under_eight_held_out_images_give_no_warning():
+    assert run_diagnosis(held_out_logits=logits(-2, 7)) == {}
+    assert run_diagnosis(held_out_logits=logits(0, 0)) == {}
+    assert list(run_diagnosis(held_out_logits=logits(-2, 8))) == ["memorising"]
 
 
-def test_a_d_that_prefers_samples_says_nothing():
-    assert diagnose(columns(), pictures(), pictures(), logits(0), logits(-2), logits(3)) == {}
+def test_d_that_prefers_samples_gives_no_warning():
+    assert diagnose(columns(), make_images(), make_images(), logits(0), logits(-2), logits(3)) == {}

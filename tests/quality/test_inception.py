@@ -19,23 +19,23 @@ def outputs():
     """(features (2, 2048), layer -> output)."""
     layers = inception.fold_batch_norm(inputs.weights(inception.list_weight_shapes()))
     network = jax.jit(functools.partial(inception.extract_features, every_layer=True))
-    return jax.device_get(network(layers, inputs.pictures()))
+    return jax.device_get(network(layers, inputs.make_images()))
 
 
 @pytest.mark.parametrize("layer", inception.LAYERS)
-def test_each_layer_equals_torch_fidelitys(layer):
+def test_each_layer_equals_torch_fidelity(layer):
     # Sums of up to 3,456 products in another order, through up to 20 layers.
-    assert_allclose(inputs.told(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
+    assert_allclose(inputs.summarise_layer(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
 
 
-def test_the_features_equal_torch_fidelitys():
+def test_features_equal_torch_fidelity():
     features, _ = outputs()
     assert features.shape == (2, inception.FEATURES)
     assert_allclose(features, FIXTURE["features"], rtol=1e-3, atol=1e-3)
     assert np.abs(features[0] - features[1]).mean() > 1e-2  # the two pictures differ by far more
 
 
-def test_resizing_is_tensorflow_1s_not_at_pixel_centres():
+def test_resize_is_tensorflow_1():
     row = np.array([0, 100, 200], np.uint8).reshape(1, 1, 3, 1)
     wide = np.asarray(inception.resize_bilinear(np.broadcast_to(row, (1, 3, 3, 1))))[0, 0, :, 0]
     assert_allclose(wide, np.minimum(np.arange(299) * (3 / 299), 2) * 100, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_resizing_is_tensorflow_1s_not_at_pixel_centres():
     assert_allclose(inception.resize_bilinear(same), same)
 
 
-def test_weights_that_are_others_are_refused_by_name():
+def test_other_weights_are_refused_by_name():
     shapes = inception.list_weight_shapes()
     zeros = {name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()}
     with pytest.raises(ValueError, match="Mixed_7c.branch_pool.conv.weight is missing"):

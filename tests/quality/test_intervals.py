@@ -3,7 +3,7 @@ import numpy as np
 from dcgan_jax.quality import intervals
 
 
-def test_an_interval_holds_the_mean_as_often_as_it_says():
+def test_interval_covers_the_mean_at_its_level():
     random = np.random.default_rng(0)
     held = [abs(mean - 3) <= half for mean, half in (intervals.compute_interval(random.normal(3, 2, 4)) for _ in range(2000))]
     assert 0.93 < np.mean(held) < 0.97

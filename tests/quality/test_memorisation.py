@@ -6,7 +6,7 @@ from dcgan_jax.quality import memorisation
 
 
 @pytest.mark.parametrize("copied, low, high", [(0.0, 0.9, 1.1), (0.5, 0.35, 0.65), (1.0, 0.0, 0.01)])
-def test_copies_of_training_pictures_are_told(copied, low, high):
+def test_copies_of_training_images_are_detected(copied, low, high):
     random = np.random.default_rng(0)
     training, held_out, new = (random.normal(size=(count, 8)) for count in (600, 200, 100))
     chosen = random.permutation(600)[:100]
@@ -19,7 +19,8 @@ def test_copies_of_training_pictures_are_told(copied, low, high):
     assert_array_equal(found.nearest, whole.nearest)
 
 
-def test_of_as_many_training_pictures_as_are_held_out_copies_are_nearer():
+def test_copies_are_nearer_at_equal_counts():
+    """Of as many training images as are held out, copies are nearer."""
     random = np.random.default_rng(0)
     training, held_out = random.normal(size=(2, 200, 8))
     assert memorisation.measure_memorisation(training, held_out, [training]).ratio < 0.01

@@ -26,7 +26,7 @@ def frechet_of(one, other):
     return frechet(compute_moments(one), compute_moments(other))
 
 
-def test_the_frechet_distance_of_normal_distributions_in_closed_form():
+def test_frechet_of_normals_has_its_closed_form():
     # Diagonal: sum of (m1 - m2)^2 + (s1 - s2)^2. With a common rotation the same.
     m1, m2 = np.array([0.0, 1.0, -2.0]), np.array([0.5, 1.0, 1.0])
     s1, s2 = np.array([1.0, 2.0, 0.5]), np.array([1.5, 0.5, 0.5])
@@ -38,7 +38,7 @@ def test_the_frechet_distance_of_normal_distributions_in_closed_form():
         assert_allclose(frechet(other, one), expected, rtol=1e-9)
 
 
-def test_the_frechet_distance_in_another_way():
+def test_frechet_equals_another_computation():
     # The trace of the root is the nuclear norm of the product of the centred features.
     a, b = normal(300, 6) @ normal(6, 6, seed=1), normal(200, 6, seed=2, mean=1)
     xa, xb = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
@@ -46,7 +46,7 @@ def test_the_frechet_distance_in_another_way():
     assert_allclose(frechet_of(a, b), np.square(a.mean(0) - b.mean(0)).sum() + (xa**2).sum() + (xb**2).sum() - 2 * cross)
 
 
-def test_moments_are_numpys_and_parts_make_the_whole():
+def test_moments_equal_numpy_and_merge():
     features = normal(100, 5, mean=1e3)
     whole = compute_moments(features)
     assert_allclose(whole.covariance, np.cov(features, rowvar=False), rtol=1e-9)
@@ -60,7 +60,7 @@ SCORES = {"frechet": frechet_of, "kid": lambda a, b: kid(a, b, subsets=10)["kid"
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_a_distance_grows_with_what_is_wrong(score):
+def test_frechet_grows_with_the_difference(score):
     real = normal(600)
     shifted = [SCORES[score](real, normal(600, seed=1, mean=mean)) for mean in (0, 0.3, 0.6, 1.2)]
     shrunk = [SCORES[score](real, normal(600, seed=1, sd=sd)) for sd in (1, 0.8, 0.5, 0.1)]  # samples that vary too little
@@ -68,14 +68,14 @@ def test_a_distance_grows_with_what_is_wrong(score):
     assert shifted[1] > 2 * shifted[0] and shrunk[1] > 2 * abs(shrunk[0])
 
 
-def test_of_equal_sets_the_frechet_distance_is_0_and_kid_around_0():
+def test_equal_sets_have_frechet_0_and_kid_around_0():
     a = normal(500)
     assert abs(frechet_of(a, a)) < 1e-9
     found = kid(a, normal(500, seed=1), subset_size=100)
     assert abs(found["kid"]) < 3 * found["kid_sd"] / np.sqrt(10)  # subsets of 500 overlap: as of some ten, not a hundred
 
 
-def test_kid_by_its_definition_on_two_small_sets():
+def test_kid_equals_its_definition():
     x, y = normal(4, 3), normal(4, 3, seed=1)
 
     def k(a, b):
@@ -87,7 +87,8 @@ def test_kid_by_its_definition_on_two_small_sets():
     assert found["kid_sd"] > 0 and abs(found["kid"] - expected) < 4 * found["kid_sd"] / 20_000**0.5
 
 
-def test_more_fakes_lower_the_frechet_distance_and_its_extrapolation_is_near_the_truth():
+def test_more_fakes_lower_frechet_towards_infinity():
+    """The extrapolation to infinitely many is near the true value."""
     real = compute_moments(normal(20_000))
     fakes = normal(2000, seed=1)
     small, large = frechet(real, compute_moments(fakes[:200])), frechet(real, compute_moments(fakes))
@@ -95,14 +96,15 @@ def test_more_fakes_lower_the_frechet_distance_and_its_extrapolation_is_near_the
     assert abs(frechet_at_infinity(real, fakes)) < large / 2
 
 
-def test_too_few_fakes_for_a_full_rank_are_not_extrapolated():
+def test_too_few_fakes_are_not_extrapolated():
+    """There must be enough for features of full rank."""
     real = compute_moments(normal(200, 30))
     assert frechet_at_infinity(real, normal(62, 30, seed=1)) < frechet(real, compute_moments(normal(62, 30, seed=1)))
     with pytest.raises(ValueError, match="62"):
         frechet_at_infinity(real, normal(61, 30, seed=1))
 
 
-def test_manifolds_of_equal_sets_and_of_sets_apart():
+def test_precision_recall_of_equal_and_separate_sets():
     a = normal(400)
     same = score_manifolds(a, a)
     assert same["precision"] == same["recall"] == same["coverage"] == 1
@@ -111,7 +113,8 @@ def test_manifolds_of_equal_sets_and_of_sets_apart():
     assert set(apart.values()) == {0.0}
 
 
-def test_precision_falls_with_bad_fakes_and_recall_with_missing_ones():
+def test_precision_and_recall_fall_with_their_faults():
+    """Precision falls with bad fakes, and recall with missing ones."""
     real = np.concatenate([normal(300), normal(300, seed=1, mean=20)])
     half_missing = score_manifolds(real, normal(600, seed=2))
     half_bad = score_manifolds(
@@ -121,14 +124,14 @@ def test_precision_falls_with_bad_fakes_and_recall_with_missing_ones():
     assert 0.4 < half_bad["precision"] < 0.55 and half_bad["recall"] > 0.8
 
 
-def test_manifolds_by_counting():
+def test_precision_and_recall_equal_counting():
     real, fake = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[0.5], [4.5], [30.0]])
     # Radii to the first neighbour: 1, 1, 2, 7 of reals; 4, 4, 25.5 of fakes.
     found = score_manifolds(real, fake, neighbours=1)
     assert found == {"precision": 2 / 3, "density": (2 + 2) / 3, "coverage": 1.0, "recall": 1.0}
 
 
-def test_the_nearest_rows():
+def test_nearest_rows_are_found():
     others = normal(700, 3, seed=1)
     positions, distances = find_nearest(others[[5, 600, 7]] + 1e-3, others)
     assert list(positions) == [5, 600, 7]
@@ -136,7 +139,7 @@ def test_the_nearest_rows():
 
 
 @pytest.mark.parametrize("features", [np.zeros((1, 4)), np.zeros(4), np.zeros((4, 0)), np.full((4, 4), np.nan)])
-def test_features_that_cannot_be_compared_are_refused(features):
+def test_mismatched_features_are_refused(features):
     with pytest.raises(ValueError, match="features"):
         compute_moments(features)
     with pytest.raises(ValueError, match="features"):

@@ -28,7 +28,7 @@ def mean_cosine(dimensions):
 
 
 def quick(real, fake, **options):
-    """The score with few draws: the laws hold for any number, and the default 512 directions would take a minute here."""
+    """The score with few draws: the properties hold for any number, and the default 512 directions would take a minute here."""
     return sliced_wasserstein(real, fake, **{"patches_per_image": 16, "directions": 48} | options)
 
 
@@ -37,13 +37,13 @@ def quick(real, fake, **options):
 
 @pytest.mark.parametrize("side, keys", [(16, "16 mean"), (32, "32 16 mean"), (64, "64 32 16 mean")])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_set_against_itself_is_exactly_zero_at_every_level(side, keys, channels):
-    pictures = draw(20, side, channels)
-    assert quick(pictures, pictures.copy()) == dict.fromkeys(keys.split(), 0.0)
+def test_set_against_itself_is_exactly_zero(side, keys, channels):
+    images = draw(20, side, channels)
+    assert quick(images, images.copy()) == dict.fromkeys(keys.split(), 0.0)
 
 
-def test_grey_levels_against_black_and_white_have_a_closed_form():
-    # Flat pictures, so any patch is one number z 49 times: +-1 after normalising in one set, uniform on +-sqrt(3) in the
+def test_grey_against_black_and_white_closed_form():
+    # Flat images, so any patch is one number z 49 times: +-1 after normalising in one set, uniform on +-sqrt(3) in the
     # other. Their 1-D distance is the integral over w in (0, 1) of |1 - sqrt(3) w| = 5 / (2 sqrt(3)) - 1; projecting
     # multiplies it by |sum of axis| = 7 |u . axis|.
     flat = np.ones((256, 16, 16, 1), np.uint8)
@@ -57,7 +57,7 @@ def test_swapping_the_sets_changes_no_bit():
     assert quick(draw(30, seed=1), draw(30, seed=2)) == quick(draw(30, seed=2), draw(30, seed=1))
 
 
-def test_the_seed_decides_the_draws_and_nothing_else_does():
+def test_seed_alone_decides_the_random_draws():
     sets = draw(30, seed=1), draw(30, seed=2)
     first = quick(*sets, seed=3)
     before = np.random.get_state()[1].copy()
@@ -66,56 +66,57 @@ def test_the_seed_decides_the_draws_and_nothing_else_does():
     assert quick(*sets, seed=4)["mean"] != first["mean"]
 
 
-def test_the_order_of_the_pictures_matters_only_through_where_they_are_cut():
+def test_image_order_matters_only_for_patches():
+    """The order decides where patches are cut, and nothing else."""
     real, fake = draw(200, seed=1), draw(200, seed=2) // 8 * 8  # coarse grey levels: a distance well above the floor
     shuffled = np.random.Generator(np.random.Philox(5)).permutation(fake)
-    # rtol: other cuts of the same 200 pictures move the score a little (measured over six orders: up to 5 %).
+    # rtol: other cuts of the same 200 images move the score a little (measured over six orders: up to 5 %).
     assert_allclose(quick(real, shuffled)["mean"], quick(real, fake)["mean"], rtol=0.1)
 
 
-def blurred(pictures, times):
-    x = pictures.astype(np.float32)
+def blur(images, times):
+    x = images.astype(np.float32)
     for axis in (1, 2) * times:
         x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
     return np.round(x).astype(np.uint8)
 
 
-def noised(pictures, levels):
-    noise = np.random.Generator(np.random.Philox(7)).standard_normal(pictures.shape)
-    return np.clip(np.round(pictures + levels * noise), 0, 255).astype(np.uint8)
+def add_noise(images, levels):
+    noise = np.random.Generator(np.random.Philox(7)).standard_normal(images.shape)
+    return np.clip(np.round(images + levels * noise), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("corrupt, strengths", [(blurred, (0, 1, 2, 4, 8)), (noised, (0, 5, 10, 20, 40))])
-def test_the_score_grows_with_the_corruption(corrupt, strengths):
-    pictures = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
-    growing = [quick(pictures, corrupt(pictures, strength)) for strength in strengths]
+@pytest.mark.parametrize("corrupt, strengths", [(blur, (0, 1, 2, 4, 8)), (add_noise, (0, 5, 10, 20, 40))])
+def test_score_grows_with_the_corruption(corrupt, strengths):
+    images = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
+    growing = [quick(images, corrupt(images, strength)) for strength in strengths]
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
         assert values[0] == 0
         assert all(later > 1.1 * earlier for earlier, later in pairwise(values)), values
 
 
-def test_brightness_and_contrast_common_to_a_set_are_invisible():
+def test_common_brightness_and_contrast_are_invisible():
     dark = draw(30) // 2
     # atol: float32 rounding of the pyramid and the moments, about 1e-6, in units of 1e-3.
     assert_allclose(quick(dark, 2 * dark + 1)["mean"], 0, atol=5e-3)
 
 
 @pytest.mark.parametrize("row, column", [(0, 0), (0, -1), (-1, 0), (-1, -1)])
-def test_every_corner_pixel_is_seen(row, column):
+def test_every_corner_pixel_counts(row, column):
     real = draw(20, side=16)
     fake = real.copy()
     fake[:, row, column] ^= 255
     assert quick(real, fake, patches_per_image=200)["16"] > 1
 
 
-def test_blank_pictures_give_numbers():
+def test_blank_images_give_finite_numbers():
     blank = np.full((20, 32, 32, 3), 77, np.uint8)
     assert quick(blank, blank // 2) == {"32": 0.0, "16": 0.0, "mean": 0.0}
     assert 100 < quick(draw(20), blank)["mean"] < 1e4
 
 
-def test_the_chunks_do_not_show(monkeypatch):
+def test_chunk_size_changes_nothing(monkeypatch):
     sets = draw(30, seed=1), draw(30, seed=2)
     whole = quick(*sets)
     monkeypatch.setattr(sliced_wasserstein_module, "_IMAGES_AT_ONCE", 7)
@@ -123,7 +124,7 @@ def test_the_chunks_do_not_show(monkeypatch):
 
 
 def test_golden():
-    score = quick(draw(50, seed=1), noised(draw(50, seed=2), 10), seed=6)
+    score = quick(draw(50, seed=1), add_noise(draw(50, seed=2), 10), seed=6)
     # rtol: another BLAS sums 147 products in another order, 1e-7 a projection. If the draws or the arithmetic were changed
     # on purpose, put the new values here and say in the change that scores before and after cannot be compared.
     assert_allclose([score["32"], score["16"], score["mean"]], [65.724254, 67.527346, 66.625800], rtol=1e-4)
@@ -157,7 +158,7 @@ def test_wrong_arguments_are_named(real, fake, options, message):
 # ---- its parts
 
 
-def test_a_shift_costs_its_length_along_each_axis():
+def test_shift_costs_its_length_along_each_axis():
     vectors = np.random.Generator(np.random.Philox(1)).standard_normal((5000, 10)).astype(np.float32)
     shift = 0.7 * unit_vectors(1, 10, seed=2)  # (1, 10)
     axes = unit_vectors(40, 10)  # more than one chunk of axes, and a short last one
@@ -166,7 +167,7 @@ def test_a_shift_costs_its_length_along_each_axis():
 
 
 @pytest.mark.parametrize("shift, scale", [(1.0, 1.0), (0.0, 1.5)])
-def test_independent_gaussians_are_as_far_apart_as_theory_says(shift, scale):
+def test_gaussians_are_as_far_apart_as_theory_says(shift, scale):
     random = np.random.Generator(np.random.Philox(3))
     real, fake = random.standard_normal((2, 50_000, 4)).astype(np.float32)
     axes = unit_vectors(64, 4)
@@ -176,7 +177,7 @@ def test_independent_gaussians_are_as_far_apart_as_theory_says(shift, scale):
     assert_allclose(measure_projected_distance(real, scale * fake + shift * direction, axes), expected, rtol=0.03)
 
 
-def test_the_order_of_the_vectors_does_not_matter():
+def test_order_of_the_vectors_does_not_matter():
     random = np.random.Generator(np.random.Philox(4))
     real, fake = random.standard_normal((2, 1000, 6)).astype(np.float32)
     axes = unit_vectors(16, 6)
@@ -185,7 +186,7 @@ def test_the_order_of_the_vectors_does_not_matter():
     )
 
 
-def test_axes_are_unit_vectors_without_a_preferred_direction():
+def test_axes_are_unit_vectors_and_isotropic():
     axes = unit_vectors(20_000, 147)
     assert_allclose(np.linalg.norm(axes, axis=1), 1, rtol=1e-6)
     # Tolerances are five standard errors of a mean of 20,000, since the worst of 147 is tested; |cosine| varies by 76 %.
@@ -214,28 +215,28 @@ def up(x):
 
 
 @pytest.mark.parametrize("side, smallest, channels", [(64, 16, 3), (32, 4, 1), (24, 3, 2), (16, 16, 3)])
-def test_the_pyramid_adds_up_to_the_pictures(side, smallest, channels):
-    pictures = draw(3, side, channels)
-    *bands, total = build_laplacian_pyramid(pictures, smallest)
+def test_pyramid_sums_to_the_images(side, smallest, channels):
+    images = draw(3, side, channels)
+    *bands, total = build_laplacian_pyramid(images, smallest)
     assert total.shape == (3, smallest, smallest, channels)
     for band in reversed(bands):
         assert band.dtype == np.float32
         total = up(total) + band
-    assert_allclose(total, pictures, atol=2e-4)  # a few float32 roundings of values up to 255, 1.5e-5 each
+    assert_allclose(total, images, atol=2e-4)  # a few float32 roundings of values up to 255, 1.5e-5 each
 
 
-def test_the_last_level_is_the_picture_blurred_and_halved():
-    pictures = draw(3, 64)
-    assert_allclose(build_laplacian_pyramid(pictures)[-1], down(down(pictures)), atol=2e-4)
+def test_last_level_is_the_image_blurred_and_halved():
+    images = draw(3, 64)
+    assert_allclose(build_laplacian_pyramid(images)[-1], down(down(images)), atol=2e-4)
 
 
-def test_a_flat_picture_has_empty_bands():
+def test_flat_image_has_empty_bands():
     *bands, rest = build_laplacian_pyramid(np.full((2, 64, 64, 3), 201, np.uint8))
     assert all((band == 0).all() for band in bands)  # exactly: a blank set is told by a spread of 0
     assert (rest == 201).all()
 
 
 @pytest.mark.parametrize("side, smallest", [(24, 16), (8, 16), (32, 2)])
-def test_a_side_that_does_not_halve_to_the_smallest_is_named(side, smallest):
+def test_side_that_is_no_power_of_two_is_named(side, smallest):
     with pytest.raises(ValueError, match=f"{side} .* {smallest}"):
         build_laplacian_pyramid(np.zeros((1, side, side, 3)), smallest)

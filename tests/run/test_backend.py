@@ -17,7 +17,7 @@ def config(**changes):
     return replace(Config(), **changes)
 
 
-def test_debug_finds_reused_keys_and_leaked_tracers(tmp_path):
+def test_debug_detects_reused_keys_and_leaked_tracers(tmp_path):
     def reuse(key):
         return jax.random.normal(key) + jax.random.uniform(key)
 
@@ -84,7 +84,7 @@ def fresh(code, **environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
-def test_memory_of_a_step_is_kept_for_the_next():
+def test_step_memory_is_kept_for_the_next_start():
     (faults,) = fresh("""
 import resource, numpy as np
 backend._keep_memory()
@@ -111,7 +111,8 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
     assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # found, not made again under another name
 
 
-def test_a_cache_that_cannot_be_made_is_done_without_and_the_users_own_is_left_alone(tmp_path):
+def test_unwritable_cache_is_skipped_users_own_is_kept(tmp_path):
+    """A cache that cannot be made is done without; one that the user has set stays."""
     (tmp_path / "programs").touch()
     unset = {"JAX_COMPILATION_CACHE_DIR": ""}
     says = f"backend.start_backend(Path({str(tmp_path)!r}))\nimport jax\nprint(jax.config.jax_compilation_cache_dir)"
@@ -129,6 +130,6 @@ def test_dispatches_end_at_every_save(monkeypatch, platform_name, saves, k):
     assert saves % k == 0
 
 
-def test_debug_looks_at_every_step(monkeypatch):
+def test_debug_checks_every_step(monkeypatch):
     monkeypatch.setattr(backend.jax, "default_backend", lambda: "gpu")
     assert backend.choose_steps_per_dispatch(config(debug=True)) == 1

@@ -10,7 +10,7 @@ def config(**changes):
     return replace(Config(), **changes)
 
 
-def test_batches_are_split_by_images_and_the_state_is_on_every_device():
+def test_batch_is_split_and_state_is_replicated():
     sharding = distributed.make_shardings(config(batch_size=8))
     batch = jax.device_put(np.zeros((3, 8, 2, 2, 1), np.uint8), sharding.batches)
     assert [shard.data.shape for shard in batch.addressable_shards] == [(3, 4, 2, 2, 1)] * 2
@@ -21,7 +21,7 @@ def test_batches_are_split_by_images_and_the_state_is_on_every_device():
 
 
 @pytest.mark.parametrize("batch_size, near", [(7, "6 or 8"), (129, "128 or 130"), (1, "nearest: 2")])
-def test_a_batch_that_two_devices_cannot_share_names_the_nearest_that_they_can(batch_size, near):
+def test_indivisible_batch_names_the_nearest_sizes(batch_size, near):
     with pytest.raises(UserError, match=f"`batch_size` {batch_size}: .*2 devices.*{near}"):
         distributed.make_shardings(config(batch_size=batch_size))
 
@@ -34,14 +34,14 @@ def test_one_device_is_a_mesh_of_one(monkeypatch):
     assert distributed.describe_devices() == "1 x cpu"
 
 
-def test_the_machine_in_words():
+def test_describe_devices_names_the_machine():
     assert distributed.describe_devices() == "2 x cpu"
 
 
 # ---- Several processes ----
 
 
-def test_one_process_alone_is_first_and_waits_for_nobody():
+def test_one_process_is_first_and_waits_for_nobody():
     distributed.join_processes(Run())
     assert distributed.is_first_process()
     assert [
@@ -51,6 +51,6 @@ def test_one_process_alone_is_first_and_waits_for_nobody():
     assert [distributed.any_process(here) for here in (False, True)] == [False, True]
 
 
-def test_a_cluster_that_is_not_there_is_one_line():
+def test_missing_cluster_is_one_line():
     with pytest.raises(UserError, match="`coordinator` auto: .*give `coordinator` address:port"):
         distributed.join_processes(Run(coordinator="auto"))

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
+from dcgan_jax.run import figures
 from dcgan_jax.run.figures import (
     DENSE,
     GAP_PX,
@@ -40,7 +41,7 @@ def noise(count, side=16, channels=3):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_sheet_holds_every_picture_in_rows_on_white(count, columns, shape, channels):
+def test_sheet_holds_every_image_in_rows_on_white(count, columns, shape, channels):
     images, side = noise(count, channels=channels), 16 + GAP_PX
     sheet = make_grid(images, columns)
     assert sheet.shape == (shape[0] * side + GAP_PX, shape[1] * side + GAP_PX, channels)
@@ -53,7 +54,7 @@ def test_a_sheet_holds_every_picture_in_rows_on_white(count, columns, shape, cha
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB")])
-def test_a_png_keeps_every_pixel(tmp_path, channels, mode):
+def test_png_keeps_every_pixel(tmp_path, channels, mode):
     image = noise(1, channels=channels)[0]
     save_png(tmp_path / "a.png", image)
     with Image.open(tmp_path / "a.png") as file:
@@ -62,7 +63,7 @@ def test_a_png_keeps_every_pixel(tmp_path, channels, mode):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_enlarging_repeats_whole_pixels(channels):
+def test_enlarge_repeats_whole_pixels(channels):
     image = noise(1, 32, channels)[0]
     large = enlarge(image, 32)
     assert large.shape == (96, 96, channels)
@@ -71,7 +72,7 @@ def test_enlarging_repeats_whole_pixels(channels):
 
 
 @pytest.mark.parametrize("side, scale", [(16, 6), (32, 3), (64, 1), (256, 1)])
-def test_small_pictures_are_enlarged_by_whole_pixels(tmp_path, side, scale):
+def test_small_images_are_enlarged_by_whole_pixels(tmp_path, side, scale):
     save_grid(tmp_path / "a.png", noise(4, side))
     with Image.open(tmp_path / "a.png") as file:
         assert file.size == (scale * (2 * side + 3 * GAP_PX),) * 2
@@ -82,7 +83,7 @@ def full_disk(*args, **kwargs):
 
 
 @pytest.mark.parametrize("what", ["png", "losses"])
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
+def test_file_is_replaced_atomically(tmp_path, monkeypatch, what):
     write = {"png": lambda: save_png(tmp_path / "file", noise(1)[0]), "losses": lambda: save_losses(tmp_path / "file", {})}[what]
     file = tmp_path / "file"
     file.write_bytes(b"the old one")
@@ -101,7 +102,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, what):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 1000])
-def test_the_curves_of_any_length_are_a_picture(tmp_path, length):
+def test_loss_curves_of_any_length_are_an_image(tmp_path, length):
     series = {"step": [*range(1, length + 1)], "d_loss": [0.5] * length, "g_loss": [1.0] * length}
     save_losses(tmp_path / "losses.png", series)
     with Image.open(tmp_path / "losses.png") as file:
@@ -110,7 +111,8 @@ def test_the_curves_of_any_length_are_a_picture(tmp_path, length):
     assert (blue, orange) == ((length > 0,) * 2)
 
 
-def test_the_smooth_line_lies_over_the_mean_of_the_raw_one(tmp_path, monkeypatch):
+def test_smoothed_curve_is_a_running_mean(tmp_path, monkeypatch):
+    """A mean of five steps stands at the last of them."""
     from matplotlib.axes import Axes
 
     drawn = []
@@ -133,7 +135,7 @@ def grids_after(folder, saves, interruptions=()):
     return sorted(int(path.stem) for path in folder.iterdir())
 
 
-def test_grids_of_a_long_run_are_dense_at_first_then_thinned(tmp_path):
+def test_grids_are_dense_at_first_then_thinned(tmp_path):
     assert grids_after(tmp_path / "short", DENSE) == list(range(0, 500 * DENSE + 1, 500))
     kept = grids_after(tmp_path / "long", 1001)
     assert kept[: DENSE + 1] == list(range(0, 500 * DENSE + 1, 500))
@@ -143,12 +145,12 @@ def test_grids_of_a_long_run_are_dense_at_first_then_thinned(tmp_path):
     assert set(gaps) == {500 * 16}
 
 
-def test_thinning_leaves_the_same_grids_however_the_run_was_stopped(tmp_path):
+def test_thinning_does_not_depend_on_interruptions(tmp_path):
     stopped = grids_after(tmp_path / "stopped", 400, interruptions=(123_456, 7_777))
     assert [step for step in stopped if step != 7_777] == grids_after(tmp_path / "whole", 400)
 
 
-def test_thinning_touches_nothing_else(tmp_path):
+def test_thinning_deletes_nothing_else(tmp_path):
     for name in ("mine.png", "00000500.txt", "notes"):
         (tmp_path / name).touch()
     delete_old_grids(tmp_path, 1)
@@ -156,6 +158,15 @@ def test_thinning_touches_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("seed 0", "seed 1"), ("Mouth_Slightly_Open", "Mouth_Slightly_Opel")])
-def test_a_rows_name_is_shown_to_its_last_letter(names):
+def test_row_name_is_shown_completely(names):
     one, other = (make_captioned_sheet("", [(name, noise(1))]) for name in names)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_slowest_animation_can_be_read(tmp_path, suffix):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    figures.save_animation(tmp_path / f"a{suffix}", frames, 0.01)
+    with Image.open(tmp_path / f"a{suffix}") as film:
+        film.load()
+        assert film.info["duration"] == 100_000

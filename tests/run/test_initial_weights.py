@@ -9,7 +9,7 @@ import pytest
 import toy_run
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
-from toy_run import call, copied, refusal, state_at, train_toy, whole
+from toy_run import copy_run, get_reference_run, get_refusal, read_state, run_command, train_toy
 
 from dcgan_jax import train
 from dcgan_jax.export import __main__
@@ -21,36 +21,37 @@ NETS = ("g_params/", "g_stats/", "d_params/", "d_stats/", "ema_params/")
 
 def of_nets(run, step):
     """The networks' leaves of a checkpoint; ema_stats are made anew at each save."""
-    return {name: leaf for name, leaf in state_at(run, step).items() if name.startswith(NETS)}
+    return {name: leaf for name, leaf in read_state(run, step).items() if name.startswith(NETS)}
 
 
-def test_the_networks_are_the_other_runs_and_the_rest_is_new(tmp_path):
-    other = copied(whole().run, tmp_path / "other")
-    before = toy_run.files(other)
+def test_start_copies_the_networks_only(tmp_path):
+    """Everything else in the state is new."""
+    other = copy_run(get_reference_run().run, tmp_path / "other")
+    before = toy_run.hash_tree(other)
     assert train_toy(tmp_path, "--name", "tuned", "--start", other, "--seed", 5, "--data", "drawn:90", steps=4).code == 0
     run = tmp_path / "tuned"
     began, theirs = of_nets(run, 0), of_nets(other, toy_run.STEPS)
     assert began.keys() == theirs.keys() and len(began) > 10
     for name, leaf in theirs.items():
         assert_array_equal(began[name], leaf, err_msg=name)
-    state = state_at(run, 0)
+    state = read_state(run, 0)
     moments = [leaf for name, leaf in state.items() if name.startswith(("g_opt", "d_opt"))]
     assert state["step"] == 0 and len(moments) > 10 and not any(np.any(leaf) for leaf in moments)
     assert any(not np.array_equal(leaf, theirs[name]) for name, leaf in of_nets(run, 4).items())  # it learns on
-    assert toy_run.files(other) == before  # which is only read
+    assert toy_run.hash_tree(other) == before  # which is only read
     assert (run / "samples" / "00000000.png").read_bytes() != (run / "samples" / "00000004.png").read_bytes()
 
 
-def test_one_that_has_begun_needs_the_other_no_more(tmp_path):
-    other = copied(whole().run, tmp_path / "other")
+def test_begun_run_no_longer_needs_the_other(tmp_path):
+    other = copy_run(get_reference_run().run, tmp_path / "other")
     flags = ("--name", "tuned", "--start", other)
     assert train_toy(tmp_path, *flags, steps=4).code == 0
     other.rename(tmp_path / "gone")
     assert train_toy(tmp_path, *flags, steps=8).code == 0
     (tmp_path / "gone").rename(other)
     assert train_toy(tmp_path / "whole", *flags, steps=8).code == 0
-    for name, leaf in state_at(tmp_path / "whole" / "tuned", 8).items():
-        assert_array_equal(state_at(tmp_path / "tuned", 8)[name], leaf, err_msg=name)
+    for name, leaf in read_state(tmp_path / "whole" / "tuned", 8).items():
+        assert_array_equal(read_state(tmp_path / "tuned", 8)[name], leaf, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,11 @@ def torch_export(tmp_path_factory):
     """(run, folder): a toy run of PyTorch's networks, and its weights under their names there."""
     here = tmp_path_factory.mktemp("torch")
     assert train_toy(here, *TORCH, "--name", "run", "--d-dropout", 0, steps=4).code == 0
-    assert call(__main__, "--run", here / "run", "--format", "torch", "--out", here / "out").code == 0
+    assert run_command(__main__, "--run", here / "run", "--format", "torch", "--out", here / "out").code == 0
     return here / "run", here / "out"
 
 
-def test_weights_under_pytorchs_names_go_on_training(torch_export, tmp_path):
+def test_start_from_pytorch_names_trains(torch_export, tmp_path):
     other, out = torch_export
     both = f"{out / 'netG.safetensors'},{out / 'netD.safetensors'}"
     for name, start in (("both", both), ("alone", out / "netG.safetensors")):
@@ -76,7 +77,7 @@ def test_weights_under_pytorchs_names_go_on_training(torch_export, tmp_path):
         assert new_d == (name == "both")
 
 
-def test_a_pth_of_pytorch_is_read_as_data(torch_export, tmp_path):
+def test_pth_file_is_read_as_data(torch_export, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     _, out = torch_export
     state = {name: torch.from_numpy(array.copy()) for name, array in load_file(out / "netG.safetensors").items()}
@@ -84,7 +85,7 @@ def test_a_pth_of_pytorch_is_read_as_data(torch_export, tmp_path):
     for name, start in (("one", tmp_path / "netG.pth"), ("other", out / "netG.safetensors")):
         assert train_toy(tmp_path, *TORCH, "--name", name, "--start", start, "--d-dropout", 0, steps=4).code == 0
     assert_array_equal(
-        state_at(tmp_path / "one", 4)["g_params/up1/kernel"], state_at(tmp_path / "other", 4)["g_params/up1/kernel"]
+        read_state(tmp_path / "one", 4)["g_params/up1/kernel"], read_state(tmp_path / "other", 4)["g_params/up1/kernel"]
     )
 
 
@@ -93,12 +94,12 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     toy = ("--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4)
 
     def says(*flags):
-        line = refusal(train, *toy, *flags)
+        line = get_refusal(train, *toy, *flags)
         assert not (tmp_path / "article").exists() and not (tmp_path / "torch32").exists()
         return line
 
     assert "no run is there" in says("--start", tmp_path / "nothing")
-    assert "width 4 there, 8 asked; ask for the same" in says("--start", whole().run, "--width", 8)
+    assert "width 4 there, 8 asked; ask for the same" in says("--start", get_reference_run().run, "--width", 8)
     assert "PyTorch's example has no network with --head-norm" in says("--start", out / "netG.safetensors")
     assert "main.0.weight is (100, 8, 4, 4), the recipe's is (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors"
@@ -113,40 +114,41 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "head/kernel holds a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
     three = ",".join([str(out / "netG.safetensors")] * 3)
     assert "netG's and netD's with a comma" in says(*TORCH, "--d-dropout", 0, "--start", three)
-    empty = copied(whole().run, tmp_path / "empty")
+    empty = copy_run(get_reference_run().run, tmp_path / "empty")
     for step in (empty / "checkpoints").iterdir():
         step.rename(tmp_path / step.name)
     assert "no checkpoint yet" in says("--start", empty)
 
 
-def test_config_tells_where_it_began(tmp_path):
-    assert train_toy(tmp_path, "--name", "tuned", "--start", whole().run, steps=4).code == 0
-    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(whole().run)
-    again = refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
+def test_config_names_the_start(tmp_path):
+    assert train_toy(tmp_path, "--name", "tuned", "--start", get_reference_run().run, steps=4).code == 0
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(get_reference_run().run)
+    again = get_refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
     assert "was started otherwise: start" in again
 
 
-# ---- Grown ----
+# ---- Progressive growing ----
 
 GROW = ("--size", 32, "--width", 8, "--grow-kimg", 0.05)
 
 
 @pytest.fixture
-def grown():
-    """A run that has grown, of four steps; only read."""
+def progressive_run():
+    """A progressive run of four steps; only read."""
 
     def make(folder):
         assert train_toy(folder, *GROW, steps=4).code == 0
 
-    return toy_run.make_once("grown", make)[0] / "article"
+    return toy_run.make_once("progressive", make)[0] / "article"
 
 
-def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(grown, tmp_path, monkeypatch):
-    run = grown
+def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, monkeypatch):
+    """Its low-resolution stage has half its side."""
+    run = progressive_run
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
     assert (run / "half" / "report.html").exists()
-    assert_array_equal(state_at(run, 0)["g_params/up1/kernel"], state_at(run / "half", 3)["g_params/up1/kernel"])
+    assert_array_equal(read_state(run, 0)["g_params/up1/kernel"], read_state(run / "half", 3)["g_params/up1/kernel"])
 
     # Stopped within the half, and once more after it.
     from dcgan_jax.run.logs import Logs
@@ -167,13 +169,13 @@ def test_a_run_grows_from_half_its_side_and_stops_and_goes_on_exactly(grown, tmp
         stopped = train_toy(tmp_path / "parts", *GROW, steps=4)
         assert stopped.code == 0 and "stopped at step 2 of 4" in stopped.out
     assert train_toy(tmp_path / "parts", *GROW, steps=4).code == 0
-    for name, leaf in state_at(run, 4).items():
-        assert_array_equal(state_at(parts, 4)[name], leaf, err_msg=name)
+    for name, leaf in read_state(run, 4).items():
+        assert_array_equal(read_state(parts, 4)[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, code):
+def test_stop_in_the_low_resolution_last_save_works(tmp_path, monkeypatch, number, code):
     from dcgan_jax.run import figures
 
     real = figures.save_losses
@@ -190,10 +192,10 @@ def test_a_stop_in_the_halfs_last_save_is_heard(tmp_path, monkeypatch, number, c
     assert not (tmp_path / "article" / "checkpoints").exists()
     done = train_toy(tmp_path, *GROW, steps=2)
     assert done.code == 0 and "article/half" not in done.out  # it is complete, and not spoken of
-    assert state_at(tmp_path / "article", 2)["step"] == 2
+    assert read_state(tmp_path / "article", 2)["step"] == 2
 
 
-def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
+def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
     from dcgan_jax.run import logs
 
     opened = []
@@ -213,6 +215,7 @@ def test_weights_and_biases_gets_the_large_run_alone(tmp_path, monkeypatch):
     assert opened == [("article", "faces")]
 
 
-def test_another_recipe_under_its_name_is_refused_before_the_half_is(grown):
-    line = refusal(train, "--workdir", grown.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
+def test_other_settings_are_refused_before_the_first_stage(progressive_run):
+    """A run of other settings has the low-resolution stage's name."""
+    line = get_refusal(train, "--workdir", progressive_run.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
     assert "grow_kimg 0.05 there, 0.1 asked" in line

@@ -12,7 +12,7 @@ from dcgan_jax.run.logs import Logs, NonFiniteError, read_metrics, read_warnings
 NAMES = ("d_loss", "g_loss", "d_real_hits", "d_fake_hits")
 
 
-def opened(run, **changes):
+def open_logs(run, **changes):
     usual = {"start": 0, "total": 100, "images_per_step": 8, "image_count": 40, "every_steps": 2, "tensorboard": False}
     return Logs(run, **usual | changes)
 
@@ -23,35 +23,36 @@ def numbers(steps, **changes):
     return {name: (of_step / 10 + at).astype(np.float32) for at, name in enumerate(NAMES)} | changes
 
 
-def wrote(run):
+def read_lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 20])
-def test_a_line_holds_the_numbers_of_its_own_step_however_many_a_dispatch(tmp_path, k):
-    logs = opened(tmp_path, total=20)
+def test_line_has_its_own_steps_numbers(tmp_path, k):
+    """This holds for any number of steps per dispatch."""
+    logs = open_logs(tmp_path, total=20)
     for start in range(0, 20, k):
         steps = range(start, min(20, start + k))
         logs.write(steps, numbers(steps))
     logs.close()
-    assert [line["step"] for line in wrote(tmp_path)] == list(range(2, 21, 2))
-    for line in wrote(tmp_path):
+    assert [line["step"] for line in read_lines(tmp_path)] == list(range(2, 21, 2))
+    for line in read_lines(tmp_path):
         assert line["images"] == 8 * line["step"]
         assert ("images_per_s" in line) == (line["step"] > k)  # the first dispatch is mostly compiling: no speed of a run
         assert [line[name] for name in NAMES] == pytest.approx([line["step"] / 10 + at for at in range(4)])
 
 
-def test_a_file_of_endless_names_is_not_read_into_memory(tmp_path):
+def test_file_of_endless_names_stays_out_of_memory(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "name{i}": 1.0}}\n' for i in range(1, 1000)))
     with pytest.raises(UserError, match="more than 256 names"):
         read_metrics(tmp_path)
 
 
-def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
-    logs = opened(tmp_path, total=5)
+def test_last_step_has_a_line_at_any_interval(tmp_path):
+    logs = open_logs(tmp_path, total=5)
     logs.write(range(0, 5), numbers(range(0, 5)))
     logs.close()
-    assert [line["step"] for line in wrote(tmp_path)] == [2, 4, 5]
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 5]
 
 
 # ---- Going on ----
@@ -76,18 +77,18 @@ HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step i
         (8, b"\xff\xfe", [2, 4, 6]),
     ],
 )
-def test_lines_past_the_restored_step_and_broken_ones_are_dropped(tmp_path, start, tail, kept):
+def test_resume_drops_later_and_broken_lines(tmp_path, start, tail, kept):
     (tmp_path / "metrics.jsonl").write_bytes(HELD.encode() + (tail if isinstance(tail, bytes) else tail.encode()))
-    opened(tmp_path, start=start).close()
-    assert [line["step"] for line in wrote(tmp_path)] == kept
+    open_logs(tmp_path, start=start).close()
+    assert [line["step"] for line in read_lines(tmp_path)] == kept
     assert HELD.startswith((tmp_path / "metrics.jsonl").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_what_a_log_knows_is_what_its_file_says(tmp_path):
+def test_log_state_equals_its_file(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(HELD)
     for start in (6, 10):  # gone on, then opened once more
-        logs = opened(tmp_path, start=start)
+        logs = open_logs(tmp_path, start=start)
         logs.write(range(start, start + 4), {name: np.linspace(0, 1, 4) / 3 for name in (*NAMES, "g_grad_norm")})
         logs.warn(start + 4, {"g-collapsed": "words"})
         logs.flush()
@@ -96,16 +97,16 @@ def test_what_a_log_knows_is_what_its_file_says(tmp_path):
         logs.close()
 
 
-def test_a_line_without_an_end_is_read_in_pieces(tmp_path):
+def test_line_without_an_end_is_read_in_pieces(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(HELD + '{"step": 8, "x": ' + "1" * 300_000)
     with (tmp_path / "metrics.jsonl").open() as lines:
         assert max(map(len, logs._iterate_lines(lines))) == logs.MAX_LINE
-    opened(tmp_path, start=8).close()
+    open_logs(tmp_path, start=8).close()
     assert (tmp_path / "metrics.jsonl").read_text() == HELD
 
 
-def test_nobody_reads_stdout_but_stderr_still_tells(tmp_path, monkeypatch, capsys):
-    logs = opened(tmp_path)
+def test_closed_stdout_still_reports_on_stderr(tmp_path, monkeypatch, capsys):
+    logs = open_logs(tmp_path)
 
     def gone(*args, **kwargs):
         raise BrokenPipeError
@@ -122,29 +123,30 @@ def test_nobody_reads_stdout_but_stderr_still_tells(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "error: heard\n"
 
 
-def test_a_broken_line_before_saved_ones_is_refused_and_nothing_dropped(tmp_path):
+def test_broken_line_before_saved_ones_is_refused(tmp_path):
+    """No line is dropped."""
     text = HELD.replace("\n", "\ngarbage\n", 1)
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
-        opened(tmp_path, start=8)
+        open_logs(tmp_path, start=8)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
-def test_what_is_written_after_going_on_follows_what_was_kept(tmp_path):
+def test_resumed_lines_follow_the_kept_ones(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(HELD)
-    logs = opened(tmp_path, start=4)
+    logs = open_logs(tmp_path, start=4)
     logs.write(range(4, 8), numbers(range(4, 8)))
     logs.flush()
-    assert [line["step"] for line in wrote(tmp_path)] == [2, 4, 6, 8]
-    assert wrote(tmp_path)[2]["g_loss"] == pytest.approx(1.6)
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 6, 8]
+    assert read_lines(tmp_path)[2]["g_loss"] == pytest.approx(1.6)
     logs.close()
 
 
 def test_flushed_lines_are_in_the_file(tmp_path):
-    logs = opened(tmp_path)
+    logs = open_logs(tmp_path)
     logs.write(range(0, 4), numbers(range(0, 4)))
     logs.flush()
-    assert [line["step"] for line in wrote(tmp_path)] == [2, 4]
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
     logs.close()
 
 
@@ -153,22 +155,22 @@ def test_flushed_lines_are_in_the_file(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_number_that_is_none_stops_and_is_named_with_its_step(tmp_path, name, bad):
-    logs = opened(tmp_path)
+def test_nan_metric_stops_and_names_its_step(tmp_path, name, bad):
+    logs = open_logs(tmp_path)
     logs.write(range(0, 4), numbers(range(0, 4)))
     values = numbers(range(4, 9))
     values[name][2:] = bad
     with pytest.raises(NonFiniteError, match=f"step 7: {name} is {bad}"):
         logs.write(range(4, 9), values)
     logs.close()
-    assert [line["step"] for line in wrote(tmp_path)] == [2, 4]  # of the bad dispatch nothing
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]  # of the bad dispatch nothing
 
 
 # ---- What people see ----
 
 
-def test_without_a_terminal_the_last_step_is_a_plain_line(tmp_path, capsys):
-    logs = opened(tmp_path, total=10)
+def test_last_step_is_a_line_without_a_terminal(tmp_path, capsys):
+    logs = open_logs(tmp_path, total=10)
     for start in (0, 5):
         logs.write(range(start, start + 5), numbers(range(start, start + 5)))
     logs.close()
@@ -179,10 +181,10 @@ def test_without_a_terminal_the_last_step_is_a_plain_line(tmp_path, capsys):
     assert "D 1.000  G 2.000  D right on real 300% fake 400%" in out
 
 
-def test_without_a_terminal_a_slow_run_says_where_it_is(tmp_path, capsys, monkeypatch):
+def test_slow_run_reports_without_a_terminal(tmp_path, capsys, monkeypatch):
     now = iter(range(0, 100, 6))
     monkeypatch.setattr("dcgan_jax.run.logs.time.monotonic", lambda: next(now))
-    logs = opened(tmp_path, total=100)
+    logs = open_logs(tmp_path, total=100)
     for step in range(6):
         logs.write(range(step, step + 1), numbers(range(step, step + 1)))
     logs.close()
@@ -192,11 +194,11 @@ def test_without_a_terminal_a_slow_run_says_where_it_is(tmp_path, capsys, monkey
     assert lines[1].endswith("576 s left")  # 96 steps, 6 s each
 
 
-def test_on_a_terminal_there_is_one_bar(tmp_path, monkeypatch):
+def test_terminal_shows_one_progress_bar(tmp_path, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
-    logs = opened(tmp_path, total=10, start=4)
+    logs = open_logs(tmp_path, total=10, start=4)
     logs.write(range(4, 8), numbers(range(4, 8)))
     logs.bar.refresh()
     logs.close()
@@ -210,8 +212,8 @@ def test_on_a_terminal_there_is_one_bar(tmp_path, monkeypatch):
 # ---- For tools ----
 
 
-def test_events_hold_every_number_under_its_name(tmp_path):
-    logs = opened(tmp_path, tensorboard=True)
+def test_tensorboard_events_hold_every_number(tmp_path):
+    logs = open_logs(tmp_path, tensorboard=True)
     logs.write(range(0, 10), numbers(range(0, 10)))
     logs.flush()
     logs.close()
@@ -220,8 +222,8 @@ def test_events_hold_every_number_under_its_name(tmp_path):
     assert {name: data.count(name.encode()) for name in NAMES} == dict.fromkeys(NAMES, 5)  # of steps 2, 4, 6, 8, 10
 
 
-def test_no_events_are_written_where_none_are_wanted(tmp_path):
-    opened(tmp_path).close()
+def test_tensorboard_off_writes_no_events(tmp_path):
+    open_logs(tmp_path).close()
     assert not list(tmp_path.glob("events*"))
 
 
@@ -259,14 +261,14 @@ class Wandb:
         self.finished += 1
 
 
-def test_wandb_gets_the_same_lines_and_knows_a_run_that_goes_on(tmp_path, monkeypatch):
+def test_wandb_gets_the_same_lines_and_resumes(tmp_path, monkeypatch):
     wandb = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for start in (0, 4):
-        logs = opened(tmp_path, start=start, wandb="faces", settings={"lr": 0.1})
+        logs = open_logs(tmp_path, start=start, wandb="faces", settings={"lr": 0.1})
         logs.write(range(start, start + 4), numbers(range(start, start + 4)))
         logs.close()
-    assert wandb.lines == wrote(tmp_path) and [line["step"] for line in wandb.lines] == [2, 4, 6, 8]
+    assert wandb.lines == read_lines(tmp_path) and [line["step"] for line in wandb.lines] == [2, 4, 6, 8]
     first, second = wandb.started
     assert first == second and first["resume"] == "allow"  # one run there
     assert (first["project"], first["name"], first["config"]) == ("faces", tmp_path.name, {"lr": 0.1})
@@ -274,19 +276,19 @@ def test_wandb_gets_the_same_lines_and_knows_a_run_that_goes_on(tmp_path, monkey
     assert wandb.finished == 2 and wandb.metric == (("*",), {"step_metric": "step"})
 
 
-def test_without_wandb_or_its_account_a_run_does_not_begin(tmp_path, monkeypatch):
+def test_missing_wandb_or_account_stops_the_start(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     with pytest.raises(UserError, match="`wandb` faces: the package is not installed: pip install wandb"):
-        opened(tmp_path, wandb="faces")
+        open_logs(tmp_path, wandb="faces")
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
     with pytest.raises(UserError, match="`wandb` faces: no account; WANDB_MODE=offline"):
-        opened(tmp_path, wandb="faces")
+        open_logs(tmp_path, wandb="faces")
     (tmp_path / "wandb.json").write_text("[]")
     with pytest.raises(UserError, match="wandb.json: holds no id"):
-        opened(tmp_path, wandb="faces")
+        open_logs(tmp_path, wandb="faces")
 
 
-def test_a_run_goes_on_without_wandb_where_it_fails(tmp_path, monkeypatch, capsys):
+def test_wandb_failure_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
     wandb = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
 
@@ -296,13 +298,13 @@ def test_a_run_goes_on_without_wandb_where_it_fails(tmp_path, monkeypatch, capsy
     for fault in ("log", "finish"):
         with monkeypatch.context() as patched:
             patched.setattr(wandb, fault, fail)
-            logs = opened(tmp_path, wandb="faces")
+            logs = open_logs(tmp_path, wandb="faces")
             logs.write(range(0, 4), numbers(range(0, 4)))
             logs.close()
-        assert [line["step"] for line in wrote(tmp_path)] == [2, 4]
+        assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
         assert capsys.readouterr().out.count("gets no more numbers (no network)") == 1
 
 
-def test_wandb_is_not_asked_by_other_processes(tmp_path, monkeypatch):
+def test_wandb_is_not_used_by_other_processes(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    opened(tmp_path, wandb="faces", silent=True).close()
+    open_logs(tmp_path, wandb="faces", silent=True).close()

@@ -9,7 +9,8 @@ from dcgan_jax.run.logs import read_warnings
 pytestmark = pytest.mark.integration
 
 
-def test_trouble_is_judged_by_the_runs_own_pictures_and_told_everywhere(tmp_path, monkeypatch):
+def test_diagnosis_uses_the_runs_images_and_is_reported(tmp_path, monkeypatch):
+    """It is in the output, in metrics.jsonl and in the report."""
     asked, words = [], "G has collapsed: two samples differ by 1.0 grey levels"
 
     def found(metrics, samples, reals, on_reals, on_held_out, on_samples, loss):

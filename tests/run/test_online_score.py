@@ -25,7 +25,7 @@ def network(sha256="one"):
     return FeatureNetwork("net.py:f", sha256, "none", function), calls
 
 
-def test_parts_change_nothing_but_rounding(monkeypatch):
+def test_chunked_score_equals_the_whole(monkeypatch):
     net, _ = network()
     monkeypatch.setattr(online_score, "PART", 7)
     found = online_score.summarise_features(net, online_score.iterate_parts(IMAGES, np.arange(60)), keep=25)
@@ -36,7 +36,7 @@ def test_parts_change_nothing_but_rounding(monkeypatch):
     assert_array_equal(found.some, net.features(IMAGES[:25]))
 
 
-def test_what_a_network_saw_is_kept_and_made_again_where_it_is_cut(tmp_path):
+def test_features_are_cached_and_remade_if_truncated(tmp_path):
     reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path / "references")
     net, calls = network()
     first = online_score.load_reference(net, reals)
@@ -56,7 +56,7 @@ def test_what_a_network_saw_is_kept_and_made_again_where_it_is_cut(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"chosen": np.arange(30)}, {"index": INDEX | {"fingerprint": "g"}}, {"sha256": "another"}, {"keep": 20}], ids=str
 )
-def test_nothing_is_kept_for_another_question(tmp_path, change):
+def test_cache_is_not_used_for_another_score(tmp_path, change):
     reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path)
     online_score.load_reference(network()[0], reals)
     net, calls = network(change.get("sha256", "one"))
@@ -65,7 +65,7 @@ def test_nothing_is_kept_for_another_question(tmp_path, change):
     assert calls
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path):
+def test_unwritable_cache_only_costs_time(tmp_path):
     (tmp_path / "file").write_text("")
     net, _ = network()
     assert len(online_score.load_reference(net, RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")).some) == 30
@@ -77,13 +77,13 @@ def scorer(run, **changes):
     return OnlineScorer(config, run, reals, lambda params, stats, seeds: np.roll(IMAGES, params, 0)[seeds])
 
 
-def test_scores_belong_to_steps_and_to_the_end(tmp_path):
+def test_scores_are_taken_at_their_steps_and_the_end(tmp_path):
     asked = scorer(tmp_path).is_due
     assert [step for step in range(1, 36) if asked(range(step - 1, step), 35)] == [10, 20, 30, 35]
     assert [stop for stop in range(4, 37, 4) if asked(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps a dispatch
 
 
-def test_scores_stay_within_their_share(tmp_path, monkeypatch):
+def test_scores_stay_within_their_time_share(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(online_score.time, "monotonic", lambda: now[0])
     real = online_score.sliced_wasserstein
@@ -112,13 +112,14 @@ def test_scores_stay_within_their_share(tmp_path, monkeypatch):
         ("import numpy\ndef f(x): return numpy.full((50, 2), numpy.nan)", "gave a NaN"),
     ],
 )
-def test_a_network_that_gives_no_features_is_told_before_any_step(tmp_path, code, words):
+def test_invalid_network_is_named_before_any_step(tmp_path, code, words):
     (tmp_path / "net.py").write_text(code)
     with pytest.raises(UserError, match=words):
         scorer(tmp_path, score_by=f"{tmp_path}/net.py:f")
 
 
-def test_the_best_is_of_scores_that_compare_and_of_steps_that_are_there(tmp_path):
+def test_best_step_compares_equal_scores_that_exist(tmp_path):
+    """Only scores of one measure compare, and only of steps that have a checkpoint."""
     assert online_score.find_best_step(tmp_path) is None and online_score.read_score_curve(tmp_path) == {}
     ours = scorer(tmp_path)
     for step, shift in ((10, 3), (20, 0), (30, 5)):

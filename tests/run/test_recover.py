@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import toy_run
-from toy_run import STEPS, call, copied, files, metrics, refusal, train, train_toy, whole
+from toy_run import STEPS, copy_run, get_reference_run, get_refusal, hash_tree, read_metric_lines, run_command, train, train_toy
 
 from dcgan_jax.run import setup
 from dcgan_jax.run.checkpoints import list_steps
@@ -17,26 +17,26 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     """A finished run of one's own."""
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
-def test_a_nan_in_the_numbers_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
+def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     real = Logs.write
 
     def poisoned(self, steps, values):
         real(self, steps, values | {"d_loss": np.where(np.arange(steps.start, steps.stop) + 1 == at, np.nan, values["d_loss"])})
 
     monkeypatch.setattr(Logs, "write", poisoned)
-    before = files(run / "checkpoints")
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
+    before = hash_tree(run / "checkpoints")
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
     assert f"{run}: step {at}: d_loss is nan (first leaf: none yet); the checkpoint of step 12 is kept. Try a lower --lr" in line
-    assert files(run / "checkpoints") == before
+    assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
-    assert [numbers["step"] for numbers in metrics(run)] == list(range(2, at, 2))
+    assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, at, 2))
 
 
-def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, monkeypatch):
+def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     real = setup.make_train_steps
 
     def poisoned(*args):
@@ -48,35 +48,35 @@ def test_a_nan_in_the_state_that_no_loss_shows_is_never_saved(run, tmp_path, mon
         return steps
 
     monkeypatch.setattr(setup, "make_train_steps", poisoned)
-    before = files(run / "checkpoints")
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
+    before = hash_tree(run / "checkpoints")
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
     assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is kept" in line
-    assert files(run / "checkpoints") == before
+    assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     monkeypatch.undo()
-    assert train_toy(tmp_path, steps=14).code == 0  # and it goes on from there
-    assert [numbers["step"] for numbers in metrics(run)] == list(range(2, 15, 2))
+    assert train_toy(tmp_path, steps=14).code == 0  # and it resumes from there
+    assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, 15, 2))
 
 
 TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
 
 
-def test_a_learning_rate_far_too_high_is_one_line(tmp_path):
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
+def test_far_too_high_learning_rate_is_one_line(tmp_path):
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
     assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is kept", line)
     assert list_steps(tmp_path / "article") == [0]
 
 
-def test_rolling_back_is_bounded_and_recorded(tmp_path):
+def test_rollbacks_are_bounded_and_recorded(tmp_path):
     arguments = (*toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--on-nan", "rollback", "--max-rollbacks", 2)
-    done = call(train, "--workdir", tmp_path, *arguments)
+    done = run_command(train, "--workdir", tmp_path, *arguments)
     assert done.code == 2
     assert done.out.count("went back to step 0 and on with other random numbers") == 2
     assert "after 2 rollbacks; the checkpoint of step 0 is kept" in done.err
     assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
 
-def test_rolling_back_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
+def test_rollback_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
     real = setup.make_state
 
     def poisoned(plan):
@@ -84,7 +84,7 @@ def test_rolling_back_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
         return state.replace(d_params=jax.tree.map(lambda leaf: leaf + np.nan, state.d_params))
 
     monkeypatch.setattr(setup, "make_state", poisoned)
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--on-nan", "rollback")
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--on-nan", "rollback")
     assert "step 0: d_params/down1/kernel holds a NaN or an infinity; there is no checkpoint to go back to" in line
 
 
@@ -101,7 +101,7 @@ def poisoned_once(monkeypatch, at):
     monkeypatch.setattr(Logs, "write", write)
 
 
-def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path, monkeypatch):
+def test_rollback_resumes_the_last_save_with_a_new_key(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
         done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
@@ -109,15 +109,15 @@ def test_a_rollback_goes_on_from_the_last_save_with_other_numbers(run, tmp_path,
     ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (STEPS, "rolled-back")
     assert "step 15: g_loss is nan (first leaf: none yet): went back to step 12" in words
-    straight = copied(whole().run, tmp_path / "straight")
+    straight = copy_run(get_reference_run().run, tmp_path / "straight")
     assert train_toy(tmp_path / "straight", steps=STEPS + 4).code == 0
-    ours, theirs = (toy_run.state_at(each, STEPS + 4) for each in (run, straight))
+    ours, theirs = (toy_run.read_state(each, STEPS + 4) for each in (run, straight))
     assert any((ours[path] != theirs[path]).any() for path in ours if path.startswith("g_params"))
     assert (ours["key"] != theirs["key"]).any()
 
 
-def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch):
-    killed = copied(run, tmp_path / "killed")
+def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch):
+    killed = copy_run(run, tmp_path / "killed")
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
         assert train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4).code == 0
@@ -126,13 +126,14 @@ def test_a_run_killed_after_its_rollback_goes_on_as_if_it_had_not_been(run, tmp_
     end = next(at for at, line in enumerate(lines) if "rolled-back" in line) + 1
     (killed / "metrics.jsonl").write_text("".join(lines[:end]))
     assert train_toy(tmp_path / "killed", "--on-nan", "rollback", steps=STEPS + 4).code == 0
-    ours, theirs = (toy_run.state_at(each, STEPS + 4) for each in (run, killed))
+    ours, theirs = (toy_run.read_state(each, STEPS + 4) for each in (run, killed))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path
-    assert metrics(run) == metrics(killed)
+    assert read_metric_lines(run) == read_metric_lines(killed)
 
 
-def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path, monkeypatch):
+def test_rollback_past_a_broken_checkpoint_is_clean(run, tmp_path, monkeypatch):
+    """No line is there twice."""
     data = next(file for file in (run / "checkpoints" / str(STEPS) / "generator").rglob("*") if file.is_file())
     poisoned_once(monkeypatch, STEPS + 3)
     really = Logs.write
@@ -147,11 +148,11 @@ def test_a_rollback_past_a_broken_checkpoint_leaves_no_line_twice(run, tmp_path,
     assert done.code == 0 and "set aside" in done.out
     ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (8, "rolled-back") and "went back to step 8" in words
-    assert [row["step"] for row in metrics(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
+    assert [row["step"] for row in read_metric_lines(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
 
 
-def test_debug_names_the_layer_where_the_nan_comes_from(tmp_path):
-    line = refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--d-steps", 1, "--debug")
+def test_debug_names_the_layer_of_the_nan(tmp_path):
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--d-steps", 1, "--debug")
     assert re.search(r"\(first in .*[DG]'s \w+( on (reals|fakes))?( in the penalty)?, in [DG]'s update \(\w+\)\)", line), line
 
 
@@ -159,6 +160,6 @@ def test_debug_gives_the_same_run(tmp_path):
     with tiny.fused_loops():  # its program keeps the state before the step, which the other one's takes for the new one
         done, plain = train_toy(tmp_path / "debug", "--debug", steps=4), train_toy(tmp_path / "plain", steps=4)
     assert plain.code == 0 and "debug: every step is looked at" in done.out
-    ours, theirs = (toy_run.state_at(tmp_path / each / "article", 4) for each in ("debug", "plain"))
+    ours, theirs = (toy_run.read_state(tmp_path / each / "article", 4) for each in ("debug", "plain"))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from report_pages import ARTICLE, decoded, faces, held, shown
+from report_pages import ARTICLE, decode_image, faces, make_run_facts, read_page_data
 
 from dcgan_jax.config import Config, replace
 from dcgan_jax.run.figures import save_grid
@@ -15,11 +15,12 @@ from dcgan_jax.run.report import POINTS, render_page, save_report
 # ---- What it tells ----
 
 
-def test_it_tells_settings_warnings_and_pictures_and_takes_no_text_for_markup(tmp_path):
+def test_page_has_settings_warnings_and_images(tmp_path):
+    """Text is escaped, so it is never markup."""
     config = replace(ARTICLE, name="<b>", lr=0.0123)
     text = render_page(
         [
-            shown(
+            make_run_facts(
                 tmp_path,
                 "<b>",
                 config,
@@ -37,11 +38,11 @@ def test_it_tells_settings_warnings_and_pictures_and_takes_no_text_for_markup(tm
     assert "g-collapsed</b>, steps 500 to 1,000: &lt;new&gt; words &lt;/script&gt;" in text
     assert "old words" not in text
     assert "<b>training images</b>: all grey" in text
-    assert held(text)["runs"][0]["name"] == "<b>"
+    assert read_page_data(text)["runs"][0]["name"] == "<b>"
 
 
-def test_the_command_can_be_given_again(tmp_path):
-    run = shown(tmp_path)
+def test_page_quotes_the_command_for_the_shell(tmp_path):
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(
         json.dumps(
             {"command": ["/a/train.py", "--data", "my faces"], "packages": {"jax": "1.2"}, "devices": "1 x cpu", "python": "3.11"}
@@ -53,30 +54,30 @@ def test_the_command_can_be_given_again(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": 3, "packages": [1]}', '{"command": []}'])
-def test_a_strangers_environment_is_passed(tmp_path, content):
-    run = shown(tmp_path)
+def test_foreign_environment_file_is_skipped(tmp_path, content):
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(content)
     assert "called from Python" in render_page([run])
 
 
-def test_nothing_is_fetched_when_it_is_opened(tmp_path):
+def test_page_loads_nothing_from_the_network(tmp_path):
     faces(tmp_path, [0, 500])
-    text = render_page([shown(tmp_path)])
+    text = render_page([make_run_facts(tmp_path)])
     addresses = re.findall(r"""<[^>]+(?:src|href)\s*=\s*['"]?([^'"\s>]+)""", text.split("<script")[0])
     assert all(address.startswith("data:") for address in addresses)
     assert "url(" not in text.replace("url(#inside)", "") and "@import" not in text
     assert {match for match in re.findall(r"https?://[^\s\"']+", text)} == {"http://www.w3.org/2000/svg"}  # a name, no place
 
 
-def test_several_are_told_by_what_differs(tmp_path):
-    one = shown(
+def test_several_runs_are_named_by_what_differs(tmp_path):
+    one = make_run_facts(
         tmp_path / "a",
         "a",
         replace(ARTICLE, lr=0.1),
         step=10,
         metrics={"step": [10], "d_loss": [0.5], "images_per_s": [math.nan]},
     )
-    two = shown(
+    two = make_run_facts(
         tmp_path / "b",
         "b",
         replace(ARTICLE, lr=0.2),
@@ -90,11 +91,11 @@ def test_several_are_told_by_what_differs(tmp_path):
     assert "<td>images a second, median</td><td></td><td>200</td>" in text
     assert "<td>steps</td><td>10 of 20,000</td><td>20 of 20,000</td>" in text
     assert "<h3>b</h3>" in text and "<h3>a</h3>" not in text  # who was warned
-    assert [run["name"] for run in held(text)["runs"]] == ["a", "b"]
+    assert [run["name"] for run in read_page_data(text)["runs"]] == ["a", "b"]
 
 
-def test_it_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    run = shown(tmp_path)
+def test_page_is_replaced_atomically(tmp_path, monkeypatch):
+    run = make_run_facts(tmp_path)
     (tmp_path / "report.html").write_text("the old one")
 
     def full_disk(*args):
@@ -114,10 +115,10 @@ def test_it_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, POINTS, POINTS + 1, 12345])
-def test_a_curve_of_any_length_keeps_its_mean_and_its_extremes(tmp_path, length):
+def test_curve_of_any_length_keeps_mean_and_extremes(tmp_path, length):
     values = np.random.default_rng(0).normal(size=length)
     metrics = {"step": [*range(1, length + 1)], "images": [*range(length)], "g_loss": [*values]} if length else {}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     if not length:
         assert curves == {}
         return
@@ -132,28 +133,28 @@ def test_a_curve_of_any_length_keeps_its_mean_and_its_extremes(tmp_path, length)
 
 
 @pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan])
-def test_numbers_that_json_cannot_hold_are_no_points(tmp_path, value):
+def test_non_finite_numbers_are_no_points(tmp_path, value):
     metrics = {"step": [*range(1, 1001)], "__proto__": [value] * 999 + [1.0], "g_loss": [1.0] * 1000}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     assert curves["__proto__"][1] == [1.0] and len(curves["g_loss"][1]) == POINTS
 
 
-def test_a_notebooks_command_is_not_the_verbs(tmp_path):
-    run = shown(tmp_path)
+def test_page_of_a_notebook_run_shows_no_kernel_command(tmp_path):
+    run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps({"command": ["/x/ipykernel_launcher.py", "-f", "kernel.json"]}))
     text = render_page([run])
     assert "kernel.json" not in text and "called from Python" in text
 
 
-def test_a_line_that_lacks_a_name_is_no_point_of_its_curve(tmp_path):
+def test_line_without_a_number_is_no_point_of_its_curve(tmp_path):
     metrics = {"step": [1, 2, 3], "d_loss": [1.0, math.nan, 3.0], "never": [math.nan] * 3}
-    curves = held(render_page([shown(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
+    curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     assert curves["d_loss"] == [[0.128, 0.384], [1, 3], [1, 3], [1, 3]]
     assert curves["never"] == [[], [], [], []]
 
 
 @pytest.mark.parametrize("count, side", [(1, 64), (7, 128), (32, 64)])
-def test_a_page_is_below_5_mb(tmp_path, count, side):
+def test_page_is_below_5_mb(tmp_path, count, side):
     steps, noise = range(0, 600, 100), np.random.default_rng(0)  # nothing is larger
     for step in steps:
         (tmp_path / "samples").mkdir(exist_ok=True)
@@ -162,12 +163,14 @@ def test_a_page_is_below_5_mb(tmp_path, count, side):
     metrics = {"step": [*range(1, 1001)]} | {f"number{i}": [*noise.normal(size=1000)] for i in range(30)}
     config = replace(Config(), size=side)
     runs = [
-        shown(tmp_path, f"run {i}", replace(config, lr=i / 999, width=i), metrics, warnings=[(1, "g-collapsed", "w" * 900)])
+        make_run_facts(
+            tmp_path, f"run {i}", replace(config, lr=i / 999, width=i), metrics, warnings=[(1, "g-collapsed", "w" * 900)]
+        )
         for i in range(count)
     ]
     text = render_page(runs)
     assert len(text) < 5e6
-    for run in held(text)["runs"]:
+    for run in read_page_data(text)["runs"]:
         assert {grid["step"] for grid in run["grids"]} >= {0, 400} and len(run["curves"]) == 24
         assert len(run["curves"]["number0"][0]) > 30
-        assert decoded(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces
+        assert decode_image(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces

@@ -2,12 +2,12 @@ import json
 import math
 import re
 
-from report_pages import held, shown
+from report_pages import make_run_facts, read_page_data
 
 from dcgan_jax.run.report import render_page
 
 
-def scored(run, values, **facts):
+def write_scores(run, values, **facts):
     of = {"score": "training", "by": "x", "sha256": "", "count": 5, "real_fingerprint": "0123456789abcdef"} | facts
     run.mkdir(exist_ok=True)
     with (run / "scores.jsonl").open("a") as lines:
@@ -15,21 +15,25 @@ def scored(run, values, **facts):
 
 
 def test_scores_are_a_curve_and_a_line(tmp_path):
-    run = shown(tmp_path)
-    scored(tmp_path, {1000: 90.0, 2000: 40.0, 3000: 60.0})
-    scored(tmp_path, {2000: 50.5})  # once more, after a rollback: it counts
+    run = make_run_facts(tmp_path)
+    write_scores(tmp_path, {1000: 90.0, 2000: 40.0, 3000: 60.0})
+    write_scores(tmp_path, {2000: 50.5})  # once more, after a rollback: it counts
     text = render_page([run])
-    assert held(text)["runs"][0]["curves"]["score by x, N 5, real images 01234567"][:2] == [[128, 256, 384], [90, 50.5, 60]]
+    assert read_page_data(text)["runs"][0]["curves"]["score by x, N 5, real images 01234567"][:2] == [
+        [128, 256, 384],
+        [90, 50.5, 60],
+    ]
     assert "Best score in training, smaller is better: 50.50 at step 2,000, by x, N 5, real images 01234567." in text
 
 
-def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_chart(tmp_path):
+def test_scores_of_several_runs_name_their_measure(tmp_path):
+    """Only scores of one measure share a chart."""
     network = {"by": "net.py:f", "sha256": "feedbeef00"}
-    runs = [shown(tmp_path / name, name) for name in "abcd"]
+    runs = [make_run_facts(tmp_path / name, name) for name in "abcd"]
     for run, facts in zip(runs, ({}, network, network, network | {"count": 50}), strict=True):
-        scored(run.folder, {1000: 9.0, 2000: 8.5}, **facts)
+        write_scores(run.folder, {1000: 9.0, 2000: 8.5}, **facts)
     text = render_page(runs)
-    names = [name for run in held(text)["runs"] for name in run["curves"]]  # a chart each, in report.js
+    names = [name for run in read_page_data(text)["runs"] for name in run["curves"]]  # a chart each, in report.js
     assert names == [
         "score by x, N 5, real images 01234567",
         *["score by net.py:f feedbeef, N 5, real images 01234567"] * 2,
@@ -39,7 +43,8 @@ def test_scores_of_several_say_by_what_and_only_those_of_one_measure_share_a_cha
     assert text.count("8.50 at step 2,000") == 4
 
 
-def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
+def test_scores_by_evaluate_are_a_table(tmp_path):
+    """Broken lines are skipped."""
     of = {"step": 3000, "count": 5000, "real": "<celeba>", "real_fingerprint": "0123456789abcdef", "seeds": [0, 4999]}
     with (tmp_path / "scores.jsonl").open("w") as lines:
         for line in (
@@ -72,7 +77,7 @@ def test_scores_by_evaluate_are_a_table_and_broken_lines_are_passed(tmp_path):
         ):
             lines.write(json.dumps(line) + "\n")
         lines.write('{"score": "inception", "st\n\n' + "[" * 100_000 + "\n")
-    text = render_page([shown(tmp_path)])
+    text = render_page([make_run_facts(tmp_path)])
     (table,) = re.findall("<table><tr><th>step</th><th>score</th>.*?</table>", text)
     rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     real = "&lt;celeba&gt; 01234567"

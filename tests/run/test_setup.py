@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import toy_run
-from toy_run import call, refusal, train, train_toy, whole
+from toy_run import get_reference_run, get_refusal, run_command, train, train_toy
 
 from dcgan_jax import sample
 from dcgan_jax.config import UserError
@@ -15,46 +15,49 @@ from dcgan_jax.run.logs import Logs
 pytestmark = pytest.mark.integration
 
 
-def test_the_default_data_are_said_with_the_way_to_celeba(tmp_path, monkeypatch):
+def test_default_data_message_names_celeba(tmp_path, monkeypatch):
     """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
 
     def stops(*args):
         raise UserError("enough")
 
     monkeypatch.setattr(setup, "open_source", stops)
-    done = toy_run.call(train, "--workdir", tmp_path)
+    done = toy_run.run_command(train, "--workdir", tmp_path)
     assert done.code == 2
     assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
 
 
-def test_a_length_in_epochs_is_steps_to_a_step_size_that_falls_with_it(tmp_path):
+def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
+    """A length in epochs is one in steps where the learning rate decays over it."""
     asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
-    assert call(*asked, "--epochs", 0.8).code == 0  # of five steps
-    by_steps = call(*asked, "--steps", 4, "--name", "other")
+    assert run_command(*asked, "--epochs", 0.8).code == 0  # of five steps
+    by_steps = run_command(*asked, "--steps", 4, "--name", "other")
     assert by_steps.code == 0
     run = tmp_path / "article"
-    ours, theirs = toy_run.state_at(run, 4), toy_run.state_at(tmp_path / "other", 4)
+    ours, theirs = toy_run.read_state(run, 4), toy_run.read_state(tmp_path / "other", 4)
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-    assert f"{run} is complete: step 4 of 4" in call(*asked, "--epochs", 0.8).out
-    assert "steps 4 there, 8 asked. Continue it with --steps 4" in refusal(*asked, "--epochs", 1.6)
+    assert f"{run} is complete: step 4 of 4" in run_command(*asked, "--epochs", 0.8).out
+    assert "steps 4 there, 8 asked. Continue it with --steps 4" in get_refusal(*asked, "--epochs", 1.6)
 
 
-def test_a_score_that_cannot_be_is_said_before_the_first_step(tmp_path):
+def test_impossible_score_is_named_before_any_step(tmp_path):
     asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
-    assert "--score-count 2000" in refusal(train, *asked)
-    assert "--score-by none.py:f: none.py: No such file" in refusal(train, *asked, "--score-count", 60, "--score-by", "none.py:f")
-    assert "there is no score" in refusal(sample, "--run", whole().run, "--step", "best")
+    assert "--score-count 2000" in get_refusal(train, *asked)
+    assert "--score-by none.py:f: none.py: No such file" in get_refusal(
+        train, *asked, "--score-count", 60, "--score-by", "none.py:f"
+    )
+    assert "there is no score" in get_refusal(sample, "--run", get_reference_run().run, "--step", "best")
 
 
 def test_resume_from_step_zero_keeps_start_weights(tmp_path, monkeypatch):
     """The checkpoint of step 0 holds the weights of --start: a stop before the next save must not lose them."""
-    start = ("--start", whole().run, "--no-tensorboard")
+    start = ("--start", get_reference_run().run, "--no-tensorboard")
     assert train_toy(tmp_path / "straight", *start, steps=2).code == 0
     with monkeypatch.context() as patch:
         patch.setattr(Logs, "write", lambda self, steps, values: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert train_toy(tmp_path / "stopped", *start, steps=2).code == 2
     assert list_steps(tmp_path / "stopped" / "article") == [0]
     assert train_toy(tmp_path / "stopped", *start, steps=2).code == 0
-    ours, theirs = (toy_run.state_at(tmp_path / name / "article", 2) for name in ("stopped", "straight"))
+    ours, theirs = (toy_run.read_state(tmp_path / name / "article", 2) for name in ("stopped", "straight"))
     for path, leaf in ours.items():
         assert np.array_equal(leaf, theirs[path]), path

@@ -1,7 +1,7 @@
 import signal
 
 import pytest
-from toy_run import STEPS, copied, train_toy, whole
+from toy_run import STEPS, copy_run, get_reference_run, train_toy
 
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     """A finished run of one's own."""
-    return copied(whole().run, tmp_path)
+    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def handlers_are_given_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_save(run, tmp_path, monkeypatch):
+def test_second_ctrl_c_stops_at_once_keeps_last_save(run, tmp_path, monkeypatch):
     real = Logs.write
 
     def twice(self, steps, values):

@@ -31,7 +31,7 @@ def test_all_formats_hold_the_same_arrays(name):
         assert_array_equal(found[key], array)
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_file_is_read(tmp_path):
     arrays = {key: np.ascontiguousarray(array) for key, array in expected().items()}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
     for key, array in read_arrays(tmp_path / "a.safetensors").items():
@@ -53,7 +53,7 @@ def as_zip(path, data, storage=b""):
     return path
 
 
-def refused(path):
+def get_refusal(path):
     with pytest.raises(UserError) as fault:
         read_arrays(path)
     assert str(path) in str(fault.value) and "\n" not in str(fault.value)
@@ -61,14 +61,14 @@ def refused(path):
 
 
 @pytest.mark.parametrize("protocol", range(5))
-def test_no_pickle_is_executed(tmp_path, protocol):
+def test_pickle_is_not_executed(tmp_path, protocol):
     data = pickle.dumps({"weight": Canary(tmp_path / "called")}, protocol)
-    refused(as_zip(tmp_path / "a.pth", data))
+    get_refusal(as_zip(tmp_path / "a.pth", data))
     legacy = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + data
     (tmp_path / "b.pth").write_bytes(legacy)
-    refused(tmp_path / "b.pth")
+    get_refusal(tmp_path / "b.pth")
     np.savez(tmp_path / "c.npz", np.array([Canary(tmp_path / "called")], object))
-    refused(tmp_path / "c.npz")
+    get_refusal(tmp_path / "c.npz")
     assert not (tmp_path / "called").exists()
     pickle.loads(data)  # the canary itself works
     assert (tmp_path / "called").exists()
@@ -88,17 +88,18 @@ def changed(tmp_path, *pairs):
     return tmp_path / "changed.pth"
 
 
-def test_an_array_larger_than_its_storage_is_refused(tmp_path):
+def test_array_larger_than_its_storage_is_refused(tmp_path):
     # (4, 3, 2, 2) becomes (200, 3, 2, 2).
-    assert "larger than" in refused(changed(tmp_path, (b"(K\x04K\x03K\x02K\x02t", b"(K\xc8K\x03K\x02K\x02t")))
+    assert "larger than" in get_refusal(changed(tmp_path, (b"(K\x04K\x03K\x02K\x02t", b"(K\xc8K\x03K\x02K\x02t")))
 
 
-def test_a_storage_of_another_kind_is_refused(tmp_path):
-    assert "ObjStorage" in refused(changed(tmp_path, (b"ctorch\nFloatStorage\n", b"ctorch\nObjStorage\n")))
+def test_storage_of_another_kind_is_refused(tmp_path):
+    assert "ObjStorage" in get_refusal(changed(tmp_path, (b"ctorch\nFloatStorage\n", b"ctorch\nObjStorage\n")))
 
 
 @pytest.mark.parametrize("name", ["weights_zip.pth", "weights_legacy.pth", "weights.npz"])
-def test_any_cut_and_any_flipped_byte_is_one_line_or_arrays(tmp_path, name):
+def test_damaged_file_is_one_line_or_arrays(tmp_path, name):
+    """The file is cut anywhere, or any byte of it is flipped."""
     whole, path = (FIXTURES / name).read_bytes(), tmp_path / name
     random = np.random.default_rng(0)
     harmed = [whole[:cut] for cut in random.integers(0, len(whole), 40)]
@@ -118,6 +119,6 @@ def test_any_cut_and_any_flipped_byte_is_one_line_or_arrays(tmp_path, name):
 @pytest.mark.parametrize("data", [b"", b"not weights", pickle.dumps({"a": 1})])
 def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "a.pth").write_bytes(data)
-    refused(tmp_path / "a.pth")
-    refused(as_zip(tmp_path / "b.pth", data))
-    refused(tmp_path / "missing.pth")
+    get_refusal(tmp_path / "a.pth")
+    get_refusal(as_zip(tmp_path / "b.pth", data))
+    get_refusal(tmp_path / "missing.pth")

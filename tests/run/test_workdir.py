@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from dcgan_jax import config as configuration
-from dcgan_jax import files
 from dcgan_jax.cli import parse_config, show_as_flags
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.files import write_json
@@ -33,7 +32,7 @@ def open_run(config, facts):
     return path
 
 
-def refused(config, facts=FACTS):
+def get_refusal(config, facts=FACTS):
     with pytest.raises(UserError) as mistake:
         open_run(config, facts)
     return show_as_flags(str(mistake.value))
@@ -47,13 +46,13 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_config_of_every_preset_comes_back_from_its_file(tmp_path, preset):
+def test_config_of_every_preset_round_trips(tmp_path, preset):
     # keras64's sigmoid takes no augmentations.
     asked = config(tmp_path, "--preset", preset, "--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3")
     assert read_config(open_run(asked, FACTS)) == asked
 
 
-def test_a_run_tells_what_was_asked_what_ran_it_and_on_which_pictures(tmp_path, monkeypatch):
+def test_run_records_config_environment_and_data(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "--workdir", "x"])
     run = open_run(config(tmp_path, "--lr", "0.5"), FACTS)
     assert run == tmp_path / "a"
@@ -68,7 +67,7 @@ def test_a_run_tells_what_was_asked_what_ran_it_and_on_which_pictures(tmp_path, 
 
 
 @pytest.mark.parametrize("git", ["absent", "hangs"])
-def test_a_machine_without_a_working_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
+def test_missing_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
     def run(command, **options):
         raise FileNotFoundError("git") if git == "absent" else workdir.subprocess.TimeoutExpired(command, 10)
 
@@ -77,18 +76,10 @@ def test_a_machine_without_a_working_git_only_lacks_the_commit(tmp_path, monkeyp
     assert json.loads((run / "environment.json").read_text())["commit"] is None
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"new": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
 # ---- The same command again ----
 
 
-def test_the_same_run_is_found_again(tmp_path):
+def test_same_run_is_found_again(tmp_path):
     first = open_run(config(tmp_path), FACTS)
     before = {path: data for path, data in contents(first).items() if path.name != "environment.json"}
     assert open_run(config(tmp_path), FACTS) == first
@@ -111,7 +102,7 @@ def test_the_same_run_is_found_again(tmp_path):
         "--grid-images 9",
     ],
 )
-def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change):
+def test_harmless_changes_are_allowed_and_recorded(tmp_path, change):
     run = open_run(config(tmp_path), FACTS)
     asked = config(tmp_path, *change.split())
     assert open_run(asked, FACTS) == run
@@ -136,10 +127,10 @@ def test_what_changes_no_number_may_differ_and_is_written_down(tmp_path, change)
         ("", "--seed 3 --compute-dtype bfloat16"),
     ],
 )
-def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path, there, asked):
+def test_difference_is_named_with_flags_that_undo_it(tmp_path, there, asked):
     run = open_run(config(tmp_path, *there.split()), FACTS)
     before = contents(run)
-    line = refused(config(tmp_path, *asked.split()))
+    line = get_refusal(config(tmp_path, *asked.split()))
     assert contents(run) == before
     assert str(run) in line
     assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
@@ -151,7 +142,7 @@ def test_a_difference_is_named_and_the_flags_that_are_proposed_undo_it(tmp_path,
     assert open_run(config(tmp_path, *asked.split(), *shlex.split(remedy)), FACTS) == run
 
 
-def test_a_run_with_removed_options_that_did_nothing_resumes(tmp_path):
+def test_removed_option_without_effect_resumes(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     values = json.loads((run / "config.json").read_text())
     write_json(run / "config.json", values | configuration.REMOVED)
@@ -160,27 +151,28 @@ def test_a_run_with_removed_options_that_did_nothing_resumes(tmp_path):
 
 
 @pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
-def test_a_run_with_a_removed_option_in_use_is_refused_and_left_alone(tmp_path, name, used):
+def test_removed_option_in_use_is_refused(tmp_path, name, used):
+    """The run's files are not changed."""
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
     before = contents(run)
-    line = refused(config(tmp_path))
+    line = get_refusal(config(tmp_path))
     assert line.startswith(f"{run / 'config.json'}: {name} is {used}, ") and "\n" not in line
     assert contents(run) == before
 
 
 def test_many_differences_are_counted(tmp_path):
     open_run(config(tmp_path), FACTS)
-    line = refused(config(tmp_path, "--preset", "carpedm20"))
+    line = get_refusal(config(tmp_path, "--preset", "carpedm20"))
     assert "preset article there, carpedm20 asked" in line
     assert "more" in line
     assert len(line) < 500
 
 
-def test_other_pictures_are_refused(tmp_path):
+def test_other_images_are_refused(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     before = contents(run)
-    line = refused(config(tmp_path), OTHERS)
+    line = get_refusal(config(tmp_path), OTHERS)
     assert all(part in line for part in ("faces (1,234) there", "cats (56) asked", "--data", "--name"))
     assert contents(run) == before
 
@@ -188,21 +180,21 @@ def test_other_pictures_are_refused(tmp_path):
 # ---- What is no run ----
 
 
-def test_a_folder_with_foreign_files_is_left_alone(tmp_path):
+def test_folder_with_foreign_files_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    assert "is no run" in refused(config(tmp_path))
+    assert "is no run" in get_refusal(config(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
-def test_an_empty_folder_is_taken(tmp_path):
+def test_empty_folder_is_taken(tmp_path):
     (tmp_path / "a").mkdir()
     assert (open_run(config(tmp_path), FACTS) / "config.json").exists()
 
 
-def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
+def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
     """config.json is written last; other pictures may come before the second try, and then data.json must be theirs."""
-    real = files.write_json
+    real = workdir.write_json
 
     def dies(file, value):
         if file.name == "config.json":
@@ -210,7 +202,7 @@ def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monk
             raise KeyboardInterrupt
         real(file, value)
 
-    monkeypatch.setattr("dcgan_jax.run.workdir.write_json", dies)
+    monkeypatch.setattr(workdir, "write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         open_run(config(tmp_path), FACTS)
     monkeypatch.undo()
@@ -220,27 +212,27 @@ def test_a_start_that_was_killed_half_way_does_not_block_the_next(tmp_path, monk
 
 
 @pytest.mark.parametrize("where", ["workdir", "above", "name"])
-def test_a_file_in_place_of_a_folder_is_one_line(tmp_path, where):
+def test_file_in_place_of_a_folder_is_one_line(tmp_path, where):
     file = tmp_path / {"workdir": "w", "above": "w", "name": "a"}[where]
     file.write_text("mine")
     parent = {"workdir": file, "above": file / "deep", "name": tmp_path}[where]
-    line = refused(config(parent))
+    line = get_refusal(config(parent))
     assert str(parent / "a") in line
     assert "--workdir" in line or "--name" in line
     assert contents(tmp_path) == {file: b"mine"}
 
 
-def test_a_name_that_no_disk_takes_is_one_line(tmp_path):
-    assert "x" * 300 in refused(replace(config(tmp_path), name="x" * 300))
+def test_name_that_no_disk_takes_is_one_line(tmp_path):
+    assert "x" * 300 in get_refusal(replace(config(tmp_path), name="x" * 300))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+def test_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(file, value):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dcgan_jax.run.workdir.write_json", full)
-    assert "No space left" in refused(config(tmp_path))
+    monkeypatch.setattr(workdir, "write_json", full)
+    assert "No space left" in get_refusal(config(tmp_path))
     monkeypatch.undo()
     assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
 
@@ -266,7 +258,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
         ('{"steps": 1, "width": -4}', "`width` -4"),
     ],
 )
-def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, text, says):
+def test_config_edited_to_nonsense_names_the_file(tmp_path, text, says):
     run = open_run(config(tmp_path), FACTS)
     (run / "config.json").write_text(text)
     for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
@@ -277,7 +269,7 @@ def test_a_config_edited_to_nonsense_is_one_line_that_names_the_file(tmp_path, t
     assert (run / "config.json").read_text() == text
 
 
-def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path):
+def test_fields_of_older_configs_have_their_defaults(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     values = json.loads((run / "config.json").read_text())
     del values["ema_ramp"]
@@ -286,20 +278,20 @@ def test_fields_that_an_older_version_did_not_write_have_their_defaults(tmp_path
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"fingerprint": "f1"', "null"])
-def test_a_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
+def test_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
     run = open_run(config(tmp_path), FACTS)
     (run / "data.json").write_text(text)
-    assert str(run / "data.json") in refused(config(tmp_path))
+    assert str(run / "data.json") in get_refusal(config(tmp_path))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "x" * 300, "file"])
-def test_no_run_is_one_line(tmp_path, path):
+def test_missing_run_is_one_line(tmp_path, path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no run is there"):
         read_config(tmp_path / path)
 
 
-def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
+def test_folder_of_runs_names_its_runs(tmp_path):
     open_run(config(tmp_path), FACTS)
     with pytest.raises(UserError, match=f"did you mean {tmp_path / 'a'}"):
         read_config(tmp_path)
@@ -308,7 +300,7 @@ def test_the_folder_of_runs_in_place_of_a_run_names_them(tmp_path):
 # ---- What is left, what is no file, what strangers wrote ----
 
 
-def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
+def test_remains_of_a_kill_are_removed_on_resume(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     halves = [
         run / name
@@ -330,7 +322,7 @@ def test_what_a_kill_left_half_made_is_swept_when_the_run_goes_on(tmp_path):
     assert (run / "notes.partial").exists() and (run / "samples" / "mine.png.partial").exists()
 
 
-def test_nothing_is_swept_while_another_process_trains(tmp_path):
+def test_nothing_is_removed_while_another_trains(tmp_path):
     run, lock = workdir.claim_folder(config(tmp_path), FACTS)
     (run / "losses.png.partial").touch()
     with lock, pytest.raises(UserError, match="is being trained by another process"):
@@ -353,7 +345,7 @@ def without_flock(monkeypatch, code):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, code):
+def test_filesystem_without_locks_uses_a_marker(tmp_path, monkeypatch, code):
     without_flock(monkeypatch, code)
     run, lock = workdir.claim_folder(config(tmp_path), FACTS)
     with pytest.raises(UserError, match="is being trained by another process"):
@@ -362,14 +354,14 @@ def test_where_a_filesystem_has_no_locks_a_marker_does(tmp_path, monkeypatch, co
     open_run(config(tmp_path), FACTS)  # freed
 
 
-def test_a_marker_of_a_dead_owner_does_not_stand_in_the_way(tmp_path, monkeypatch):
+def test_marker_of_a_dead_owner_is_ignored(tmp_path, monkeypatch):
     child = subprocess.run([sys.executable, "-c", OWNER, tmp_path / "r"], check=False)
     assert child.returncode == -signal.SIGKILL and (tmp_path / "r" / "lock.owner").exists()
     without_flock(monkeypatch, errno.ENOLCK)
     open_run(config(tmp_path, "--name", "r"), FACTS)
 
 
-def test_a_pipe_in_a_run_is_not_waited_for(tmp_path):
+def test_pipe_in_a_run_is_not_opened(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     os.mkfifo(run / "metrics.jsonl")
     for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
@@ -377,7 +369,7 @@ def test_a_pipe_in_a_run_is_not_waited_for(tmp_path):
             read()
 
 
-def test_a_link_out_of_what_is_no_run_yet_is_not_followed(tmp_path):
+def test_link_out_of_a_new_run_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "samples").symlink_to(tmp_path / "elsewhere")
@@ -385,21 +377,21 @@ def test_a_link_out_of_what_is_no_run_yet_is_not_followed(tmp_path):
         open_run(config(tmp_path, "--name", "r"), FACTS)
 
 
-def test_a_strangers_environment_cannot_move_the_cursor(tmp_path):
+def test_foreign_environment_is_printable_and_short(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
     said = workdir.compare_environment(run)
     assert said.startswith("jax ") and said.isprintable() and len(said) < 300
 
 
-def test_a_run_whose_step_size_falls_at_its_end_keeps_its_length(tmp_path):
+def test_decaying_run_keeps_its_length(tmp_path):
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
-    message = refused(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
+    message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
     assert "steps 100 there, 200 asked. Continue it with --steps 100" in message and f"--start {tmp_path}" in message
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
 
 
-def test_a_config_whose_step_sizes_fall_over_epochs_is_not_one_of_ours(tmp_path):
+def test_config_that_decays_over_epochs_is_refused(tmp_path):
     run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
     with pytest.raises(UserError, match="config.json: its learning rate decays over epochs"):

@@ -52,18 +52,20 @@ def torch_case(request):
     return (channels_last(y), channels_last(dx), conv_kernel(dw)), ours, flipped
 
 
-def test_equals_pytorch_in_values_and_gradients(torch_case):
+def test_values_and_gradients_equal_pytorch(torch_case):
     for expected, got in zip(*torch_case[:2], strict=True):
         assert_allclose(got, expected, atol=1e-5, rtol=0)
 
 
-def test_a_flipped_kernel_has_the_right_shape_and_other_numbers(torch_case):
+def test_flipped_kernel_gives_other_numbers(torch_case):
+    """It has the right shape, so that the shape alone would not show it."""
     (expected, _, _), _, flipped = torch_case
     assert flipped.shape == expected.shape
     assert np.abs(flipped - expected).max() > 0.1
 
 
-def test_the_two_paddings_differ_for_kernel_5_and_agree_for_kernel_4():
+def test_paddings_differ_for_kernel_5_only():
+    """The two paddings agree for kernel 4."""
     x = normal(0, (1, 8, 8, 3))
     for k, same in ((4, True), (5, False)):
         kernel = normal(1, (k, k, 3, 2))
@@ -102,7 +104,7 @@ CASES = [  # k, padding, batch, h, w of the small map, channels of the large and
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def lax_case(request):
-    """{law: pairs of (ours, lax's)}, from one compiled program a case."""
+    """{property: pairs of (ours, lax's)}, from one compiled program a case."""
     k, padding, batch, h, w, large, small = request.param
 
     @jax.jit
@@ -127,8 +129,8 @@ def lax_case(request):
 
 
 @pytest.mark.parametrize("law", ["values and gradients", "gradients of gradients", "transposed Jacobian"])
-def test_equals_lax_and_each_other(lax_case, law):
-    # The last law is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
+def test_implementations_equal_lax_and_each_other(lax_case, law):
+    # The last property is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
     # 400 products of numbers near 1, in float32, in another order; in gradients of gradients of such sums, of which 2.1e-5 of
     # the largest was seen on a CPU without AVX-512.
     tolerance = 6e-5 if law == "gradients of gradients" else 2e-5
@@ -142,7 +144,8 @@ def test_equals_lax_and_each_other(lax_case, law):
 
 @pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
-def test_other_backends_convolve_with_lax_alone_and_to_the_same_numbers(function, reference, large, monkeypatch):
+def test_other_backends_use_lax_alone(function, reference, large, monkeypatch):
+    """They give the same numbers as the CPU's kernels."""
     x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
     arrays = (x, kernel, y) if function is conv else (y, kernel, x)
     function, reference = (partial(function, padding="same") for function in (function, reference))
@@ -163,7 +166,7 @@ def test_other_backends_convolve_with_lax_alone_and_to_the_same_numbers(function
 
 @pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function", [conv, conv_transpose])
-def test_implementation_lax_is_lax_alone_wherever_it_is_traced(function, large):
+def test_implementation_lax_is_lax_alone(function, large):
     """In values, gradients and gradients of gradients."""
     x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
     arrays = (x, kernel, y) if function is conv else (y, kernel, x)
@@ -177,7 +180,7 @@ def test_implementation_lax_is_lax_alone_wherever_it_is_traced(function, large):
 
 @pytest.mark.parametrize("k, large", [(5, 3), (4, FEW_CHANNELS), (5, FEW_CHANNELS)])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
-def test_bfloat16_in_gives_bfloat16_out_to_its_own_precision(function, reference, k, large):
+def test_bfloat16_in_gives_bfloat16_out(function, reference, k, large):
     x, kernel, y = normal(1, (2, 8, 8, large)), normal(2, (k, k, large, 8)), normal(3, (2, 4, 4, 8))
     arrays = [array.astype(jnp.bfloat16) for array in ((x, kernel, y) if function is conv else (y, kernel, x))]
 

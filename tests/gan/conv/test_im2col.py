@@ -18,7 +18,7 @@ from dcgan_jax.gan.conv import im2col
         (5, "same", 1, 7, 3, 3, 32),
     ],
 )
-def test_each_role_equals_laxs(k, padding, batch, h, w, large, small):
+def test_forward_and_gradients_equal_lax(k, padding, batch, h, w, large, small):
     arrays = normal_arrays(k, batch, h, w, large, small)
     ours, theirs = results(arrays, roles(im2col, padding), lax_roles(padding))
     equal_to_the_largest(ours, theirs, 1e-5)
@@ -26,6 +26,6 @@ def test_each_role_equals_laxs(k, padding, batch, h, w, large, small):
 
 @pytest.mark.parametrize("role", list(roles(im2col)))
 @pytest.mark.parametrize("k, taps", [(4, 16), (5, 36)])  # rounded up to even, so that pairs of pixels stay together
-def test_a_role_is_one_gemm_of_no_more_than_its_taps(k, taps, role):
+def test_each_convolution_is_one_gemm_of_its_taps(k, taps, role):
     [gemm] = gemms(roles(im2col)[role], *normal_arrays(k, 2, 3, 5, 3, 7))
     assert multiplications([gemm]) == (2 * 3 * 5) * taps * 3 * 7

@@ -16,26 +16,26 @@ def pad(x):
     return lax.pad(x, np.zeros((), x.dtype), [(1, 1, 0), (1, 1, 0)])
 
 
-def compiled(call):
+def compile_padding(call):
     """Each pixel minus the one above it, in the first row minus padding; `call` calls the function that pads."""
-    with fused_loops():
+    with fused_loops():  # users' emitters; the ones that conftest.py chooses fuse otherwise
         return jax.jit(lambda x: x - call(pad, x)[:-2, 1:-1]).lower(X).compile()
 
 
-def test_apart_keeps_a_border_that_xla_does_not_fuse_across():
-    program = compiled(call_unfused).as_text()
+def test_call_unfused_stops_xla_fusion():
+    program = compile_padding(call_unfused).as_text()
     assert "call(" in program
     assert program.count("fusion(") == 2  # one on each side
 
 
 @pytest.mark.parametrize("call", [lambda pad, x: pad(x), lambda pad, x: jax.jit(pad)(x)], ids=["inline", "jit"])
-def test_without_apart_xla_fuses_all_into_one_loop(call):
+def test_without_call_unfused_xla_fuses_into_one_loop(call):
     # Were this to fail, an XLA that fuses less might need no borders: measure.
-    program = compiled(call).as_text()
+    program = compile_padding(call).as_text()
     assert "call(" not in program
     assert program.count("fusion(") == 1
 
 
-def test_a_border_changes_no_number():
+def test_call_unfused_changes_no_number():
     above = np.pad(X, ((1, 0), (0, 0)))[:-1]
-    assert_array_equal(compiled(call_unfused)(X), X - above)
+    assert_array_equal(compile_padding(call_unfused)(X), X - above)

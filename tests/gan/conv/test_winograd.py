@@ -12,7 +12,7 @@ ROLES = list(roles(winograd))
 
 
 @pytest.mark.parametrize("taps", [2, 3])
-def test_the_matrices_filter_as_a_plain_filter_does(taps):
+def test_matrices_filter_as_a_plain_filter_does(taps):
     data, kernel, output = winograd.MATRICES[taps]
     draw = np.random.Generator(np.random.Philox(taps)).standard_normal
     for _ in range(20):
@@ -36,7 +36,7 @@ def test_the_matrices_filter_as_a_plain_filter_does(taps):
         (5, "same", 2, 7, 8, 64, 64),
     ],
 )
-def test_each_role_equals_laxs(k, padding, batch, h, w, large, small):
+def test_forward_and_gradients_equal_lax(k, padding, batch, h, w, large, small):
     arrays = normal_arrays(k, batch, h, w, large, small)
     ours, theirs = results(arrays, roles(winograd, padding), lax_roles(padding))
     # Adds before the multiplications cost some of float32's 7 digits: measured, up to 1.2e-6 with lax's own rounding.
@@ -53,7 +53,7 @@ def parts(role, k, batch):
 
 
 @pytest.mark.parametrize("k", [4, 5])
-def test_a_walk_over_uneven_parts_of_the_batch_changes_nothing(k, monkeypatch):
+def test_uneven_parts_of_the_batch_change_nothing(k, monkeypatch):
     arrays = normal_arrays(k, 7, 3, 2, 16, 5)
     [whole] = results(arrays, roles(winograd))
     image_bytes = 4 * PRODUCTS[k] * 2 * (4 * 16 + 5)  # products of 2 tiles, of 4C numbers in the data and O in the outputs
@@ -66,7 +66,8 @@ def test_a_walk_over_uneven_parts_of_the_batch_changes_nothing(k, monkeypatch):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_parts_are_even_and_no_more_than_there_are_images_or_than_compile_in_time(role, monkeypatch):
+def test_batch_parts_are_even_and_few(role, monkeypatch):
+    """There are no more parts than images, and no more than compile in time."""
     batch = 2 * winograd.MOST_PARTS + 3
     assert parts(role, 4, batch) == [batch]
     monkeypatch.setattr(winograd, "PART_BYTES", 1)
@@ -84,7 +85,8 @@ def test_parts_are_even_and_no_more_than_there_are_images_or_than_compile_in_tim
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("k, products, plain", [(4, 9, 16), (5, 16, 36)])
-def test_a_tile_takes_9_of_16_products_for_two_taps_and_16_of_36_for_three(k, products, plain, role):
+def test_tile_products_are_9_of_16_and_16_of_36(k, products, plain, role):
+    """A tile takes 9 of 16 products for two taps and 16 of 36 for three."""
     arrays = normal_arrays(k, 2, 4, 4, 16, 8)  # whole tiles
     found = gemms(roles(winograd)[role], *arrays)
     assert len(found) == products

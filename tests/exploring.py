@@ -1,0 +1,48 @@
+"""Explorations by command, and the samples in their sheets."""
+
+import json
+
+import numpy as np
+import pytest
+import toy_run
+from PIL import Image
+from toy_run import get_reference_run, get_refusal, run_command
+
+from dcgan_jax import explore
+
+SIDE = 96  # of a 16 px face, enlarged
+
+
+def explore_run(tmp_path, command, *arguments, suffix=".png", run=None):
+    """(the picture, its numbers, what was said)."""
+    out = tmp_path / f"a{suffix}"
+    done = run_explore(command, "--run", run or get_reference_run().run, "--out", out, *arguments)
+    assert (done.code, done.faults) == (0, []), done
+    numbers = json.loads(out.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, 4 if run else toy_run.STEPS, "article")
+    if suffix != ".png":
+        return out, numbers, done.out
+    with Image.open(out) as picture:
+        return picture.copy(), numbers, done.out
+
+
+def run_explore(*arguments):
+    return run_command(explore, *arguments)
+
+
+def get_cells(picture, row, count, rows):
+    """The faces of a row of a captioned sheet, as they were before they were enlarged: found from the lower right corner."""
+    array, gap = np.asarray(picture), 2 * 2
+    bottom = array.shape[0] - 2 - (rows - 1 - row) * (SIDE + gap) - gap
+    right = array.shape[1] - 2
+    width = count * (SIDE + gap)
+    faces = [array[bottom - SIDE : bottom, right - width + i * (SIDE + gap) :][:, :SIDE] for i in range(count)]
+    return np.stack(faces)[:, ::6, ::6]
+
+
+def assert_near(one, other):
+    assert np.abs(one.astype(int) - np.asarray(other).astype(int)).max() <= 1
+
+
+def get_explore_refusal(*arguments):
+    return get_refusal(explore, *arguments)

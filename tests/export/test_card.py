@@ -1,0 +1,107 @@
+"""The model card of an export."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_run
+from exports import SEEDS, assert_near, run_fresh_process
+from generators import get_conditional_run
+from toy_run import copy_run, get_reference_run
+
+import dcgan_jax
+from dcgan_jax.export import STORES, Export, Exported
+from dcgan_jax.export.card import make_card
+
+pytestmark = pytest.mark.integration
+
+
+RUNS = {"plain": lambda: get_reference_run().run, "conditional": get_conditional_run}
+
+
+@pytest.mark.parametrize("form", [form for form in STORES if form != "web"])
+def test_card_names_run_data_and_scores(exported, torch_run, form):
+    run = torch_run if form == "torch" else get_reference_run().run
+    folder = exported(form, run=run)
+    card = (folder / "README.md").read_text()
+    facts = json.loads((run / "data.json").read_text())
+    for words in ("library_name: dcgan_jax", facts["fingerprint"], "grey levels", "--format", "drawn faces", "## Scores"):
+        assert words in card
+    assert json.loads((folder / "config.json").read_text()) == json.loads((run / "config.json").read_text())
+    assert "partial" not in " ".join(path.name for path in folder.parent.iterdir())
+
+
+def get_code(folder):
+    """The card's code."""
+    return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("form", ["onnx", "stablehlo", "safetensors"])
+def test_card_code_runs_as_pasted(exported, form, run):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    run = RUNS[run]()
+    folder = exported(form, run=run)
+    images = run_fresh_process(get_code(folder), folder)
+    if form == "stablehlo":
+        assert_near(images, run, range(16))
+    elif form == "safetensors":
+        gap = np.abs(images.astype(int) - dcgan_jax.load(run).sample([0, 1, 2]))
+        assert gap.max() <= 1 and gap.mean() < 1e-2
+    else:  # of latents drawn by chance
+        assert images.shape == (16, 16, 16, 3) and images.std() > 0
+
+
+def test_card_code_of_torch_is_complete(exported, torch_run):
+    folder = exported("torch", run=torch_run)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"],
+        input=get_code(folder),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed, so the card's code did not run")
+    names = {}
+    with torch.no_grad(), contextlib.chdir(folder):
+        exec(get_code(folder), names)
+        assert names["images"].shape == (16, 3, 16, 16)
+        images = names["netG"]["main"](torch.from_numpy(dcgan_jax.load(torch_run).latents(SEEDS))[:, :, None, None])
+    assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
+
+
+def make_card_of(run):
+    """Without what it is the card of."""
+    gan, found = dcgan_jax.load(run), Exported(Path("a"), Path("a/generator.onnx"), 1, None, "float32")
+    return make_card(gan, Export(str(run), "onnx", "a"), "", found)
+
+
+def test_card_scores_are_of_its_step_only(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
+    ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
+    (run / "scores.jsonl").write_text(
+        "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None)) + json.dumps(ours)[:30]
+    )  # which a kill has cut
+    card = make_card_of(run)
+    assert card.count("7.25") == 1 and "9.5" not in card
+
+
+@pytest.mark.parametrize(
+    "start, kind, is_free", [("", "drawn", True), ("runs/celeba", "drawn", False), ("", "folder", False), ("", None, False)]
+)
+def test_card_rights_cover_the_start_run_and_its_data(tmp_path, start, kind, is_free):
+    """Rights are those of all images that made the weights."""
+    run = copy_run(get_reference_run().run, tmp_path)
+    for file, change in (
+        ("config.json", lambda of: of | {"start": start}),
+        ("data.json", lambda of: of | {"source": {"name": "them"} | ({"kind": kind} if kind else {})}),
+    ):
+        (run / file).write_text(json.dumps(change(json.loads((run / file).read_text()))))
+    card = make_card_of(run)
+    assert ("carry no rights of others" in card) == is_free and ("have rights of their own" in card) != is_free
+    assert not start or f"those of `{start}`" in card

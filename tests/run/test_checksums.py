@@ -1,0 +1,126 @@
+"""Whether a checkpoint holds what was saved."""
+
+import errno
+import json
+import os
+import shutil
+
+import jax
+import pytest
+import tiny
+from saved_states import CONFIG, DAMAGES, SHAPES, assert_equal_leaves, damage, make_state, make_target, save_steps
+
+from dcgan_jax.config import UserError
+from dcgan_jax.gan.state import init_state
+from dcgan_jax.run import checkpoints, checksums, distributed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with checkpoints of steps 2 and 4, only read."""
+    return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
+
+
+def test_folder_flush_not_supported_is_ignored(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refusing(opened):
+        if os.path.isdir(f"/proc/self/fd/{opened}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    save_steps(tmp_path, 2)
+    assert (tmp_path / "checkpoints" / "2" / checksums.FILES).exists()
+
+
+JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointer.restore"
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "raised"),
+    [
+        (JSON, OSError(errno.ESTALE, "Stale file handle"), OSError),
+        (ORBAX, PermissionError(errno.EACCES, "no"), PermissionError),
+        (JSON, OSError(errno.EMFILE, "Too many open files"), OSError),
+        (ORBAX, MemoryError(), MemoryError),
+        (ORBAX, jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), MemoryError),
+        (ORBAX, ValueError(f"NOT_FOUND: Error opening: Stale file handle [os_error_code='{errno.ESTALE}']"), OSError),
+    ],
+)
+def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, where, fault, raised):
+    """What cannot be read now is raised, and nothing is set aside."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = sorted(path for path in copy.rglob("*"))
+
+    def fails(*args, **kwargs):
+        raise fault
+
+    monkeypatch.setattr(where, fails)
+    with pytest.raises(raised):
+        checkpoints.restore_newest(copy, make_target(), lambda line: None)
+    assert sorted(path for path in copy.rglob("*")) == before
+
+
+@pytest.mark.parametrize("all_of_it", [False, True], ids=["generator", "state"])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
+        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
+        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
+        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here"),
+    ],
+    ids=str,
+)
+def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
+    other = jax.eval_shape(lambda: init_state(tiny.make_tiny_config("article", **changes)))
+    with pytest.raises(UserError) as mistake:
+        if all_of_it:
+            checkpoints.restore_newest(run, checkpoints.add_sharding(other, distributed.make_shardings(CONFIG).state))
+        else:
+            checkpoints.restore_generator(run, other)
+    assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
+    assert "config.json is not this checkpoint's" in str(mistake.value)
+    assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
+
+
+def test_flipped_bit_anywhere_is_detected(run, tmp_path):
+    """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
+    files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
+    places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
+    found = {2: 0, 4: 0}
+    for i, (file, at) in enumerate(places):
+        copy = shutil.copytree(run, tmp_path / str(i), copy_function=os.link)
+        harmed = copy / file.relative_to(run)
+        content = bytearray(harmed.read_bytes())
+        content[at] ^= 1 << i % 8
+        harmed.unlink()
+        harmed.write_bytes(content)
+        step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
+        assert_equal_leaves(back, make_state(step))
+        found[step] += 1
+        shutil.rmtree(copy)
+    assert found == {2: len(places), 4: 0}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_unverified_checkpoint_is_checked_by_digests(run, tmp_path, how):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "checkpoints" / "4" / checksums.FILES).unlink()
+    damage(copy / "checkpoints" / "4", how)
+    step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
+    assert step == 2
+    assert_equal_leaves(back, make_state(2))
+
+
+def test_hostile_digests_are_a_broken_checkpoint(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    sealed = [
+        {"items": items, "sha256": checksums.digest_json(items)}
+        for items in ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})
+    ]
+    for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
+        (copy / "checkpoints" / "4" / checksums.FILES).unlink(missing_ok=True)
+        (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
+        assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2

@@ -1,0 +1,77 @@
+"""What `evaluate` computes: scores, their intervals and differences, neighbours, probes."""
+
+import json
+
+import numpy as np
+import pytest
+from evaluations import NETWORK_CODE, evaluate_run
+from PIL import Image
+from toy_run import DATA, copy_run, get_reference_run, get_refusal, run_command, train_toy
+
+from dcgan_jax import evaluate, sample
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def run(tmp_path):
+    return copy_run(get_reference_run().run, tmp_path)
+
+
+@pytest.fixture
+def net(tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK_CODE)
+    return f"{tmp_path / 'net.py'}:features"
+
+
+def test_too_few_images_for_a_network_are_one_line(run, net):
+    assert "need 12 images" in get_refusal(evaluate, "--run", run, "--count", 11, "--features", net)
+    assert "98 images at least" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
+    few = net.replace("features", "three_each")
+    assert "20 images at least" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
+
+
+def test_difference_of_two_sides_is_classified(run, net, tmp_path):
+    """A difference within the noise is called noise."""
+    assert run_command(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
+    question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]
+    said, _ = evaluate_run(run, "--against", tmp_path / "others.npy", *question)
+    assert said.count("noise") == 2
+    assert "more than" not in said
+    np.save(tmp_path / "black.npy", np.zeros((60, 16, 16, 3), np.uint8))
+    said, _ = evaluate_run(run, "--against", tmp_path / "black.npy", *question)
+    assert f"features: {run} - {tmp_path / 'black.npy'}: -" in said
+    assert said.count("more than the noise") == 2
+    assert "(95 % of 3 sets)" in said
+
+
+def test_neighbours_give_a_figure_and_numbers(run, net):
+    said, lines = evaluate_run(run, "--count", 40, "--features", net, "--neighbours")
+    values = lines[-1]["values"]
+    assert lines[-1]["score"] == "memorisation" and values.keys() == {"pixels", net}
+    assert values["pixels"]["training_count"] == 81 and values["pixels"]["held_out_count"] == 4
+    assert all(found["to_training_over_to_held_out"] > 0.5 for found in values.values())
+    with Image.open(run / "neighbours.png") as picture:
+        assert picture.width > 3.8 * picture.height  # twelve faces, under each its two neighbours
+    assert "neighbours.png" in said
+
+
+def test_probe_compares_d_with_baselines(run):
+    said, lines = evaluate_run(run, "--count", 20, "--probe")
+    values = lines[-1]["values"]
+    assert (lines[-1]["score"], lines[-1]["fitted"], lines[-1]["tested"]) == ("probe", 56, 29)
+    assert values["mean"].keys() == {"D", "untrained D", "pixels", "most frequent"}
+    assert all(0 <= share <= 1 for one in values["accuracy"].values() for share in one.values())
+    assert "balanced mean" in said and all(name in said for name in values["accuracy"]["D"])
+
+
+def test_accuracy_without_tested_images_is_null(tmp_path):
+    """Not NaN, which is no JSON."""
+    assert train_toy(tmp_path, "--condition", "Smiling,Goatee", "--no-tensorboard", steps=4).code == 0
+    run = tmp_path / "article"
+    asked = ("--run", run, "--asked", "--data", "drawn:20")
+    assert run_command(evaluate, *asked, "--count", 20).code == 0
+    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert line["values"]["real pictures"]["Goatee"] is None
+    assert line["values"]["real pictures"]["Smiling"] >= 0
+    assert "--data: 10 drawn faces: too few" in get_refusal(evaluate, *asked[:-1], "drawn:10", "--count", 10)

@@ -1,0 +1,72 @@
+"""Networks by whose features images are compared."""
+
+import hashlib
+
+import inception_inputs
+import numpy as np
+import pytest
+from evaluations import NETWORK_CODE, evaluate_run
+from toy_run import copy_run, get_reference_run, get_refusal
+
+from dcgan_jax import evaluate
+from dcgan_jax.quality import inception
+from dcgan_jax.run import feature_nets
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def run(tmp_path):
+    return copy_run(get_reference_run().run, tmp_path)
+
+
+@pytest.fixture
+def net(tmp_path):
+    (tmp_path / "net.py").write_text(NETWORK_CODE)
+    return f"{tmp_path / 'net.py'}:features"
+
+
+def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 8)
+    arrays = inception_inputs.weights(inception.list_weight_shapes())
+    np.savez(tmp_path / "weights.npz", **arrays)
+    said, (_, line) = evaluate_run(run, "--count", 12, "--inception", tmp_path / "weights.npz")
+    assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 12, 12, 6)
+    assert line["network_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    assert {"frechet", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
+    assert line["values"]["frechet"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
+    of = "FID, step 12, N 12, seeds 0..11, resize TensorFlow 1 bilinear to 299 px"
+    for part in (f"{of}: {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
+        assert part in said
+
+
+def test_invalid_inception_weights_are_one_line(run, tmp_path):
+    np.savez(tmp_path / "others.npz", a=np.zeros(3))
+    assert "are not the FID Inception's weights" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
+    assert "No such file" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
+    (tmp_path / "cut.pth").write_bytes(b"PK")
+    assert "is no .npz, .safetensors or .pth" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
+
+
+def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
+    net = net.replace("features", "coarse")
+    said, (_, line) = evaluate_run(run, "--count", 40, "--features", net, "--infinity")
+    assert (line["score"], line["network"]) == ("features", net)
+    assert line["network_sha256"] == hashlib.sha256(NETWORK_CODE.encode()).hexdigest()
+    assert line["values"].keys() >= {"frechet", "kid", "coverage", "frechet_at_infinity"}
+    assert f"Frechet distance by {net}, step 12, N 40, seeds 0..39, resize its own: {line['values']['frechet']:.2f}" in said
+    assert line["of_count"] == 40
+
+
+@pytest.mark.parametrize(
+    "place, says",
+    [
+        ("nowhere.py:f", "No such file"),
+        ("net.py:nothing", "has no function nothing"),
+        ("net.py:three", "it must give"),
+        ("net.py:1", "FILE.py:FUNCTION"),
+    ],
+)
+def test_invalid_own_network_is_one_line(run, net, tmp_path, monkeypatch, place, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in get_refusal(evaluate, "--run", run, "--count", 20, "--features", place)

@@ -1,0 +1,41 @@
+"""JSON files: read within bounds, written whole or not at all."""
+
+import json
+import os
+
+import pytest
+
+from dcgan_jax.files import MAX_BYTES, atomic_write, load_json, write_json
+
+
+def test_json_is_written_atomically(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_load_json_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OSError, match="no plain file"):
+        load_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [("[" * 100_000, "nested too deeply"), (" " * (MAX_BYTES + 1), "larger than 16,777,216 bytes"), ("{", "Expecting")],
+)
+def test_load_json_bad_content_raises_value_error(tmp_path, text, says):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_json(tmp_path / "a.json")
+
+
+def test_atomic_write_failure_keeps_the_old_file(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(KeyError), atomic_write(tmp_path / "a", own=".7") as partial:
+        partial.write_text("new")
+        assert partial.name == "a.7.partial"
+        raise KeyError
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
