@@ -1,4 +1,4 @@
-"""Scores a run or pictures, with or without a pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
+"""Scores a run or images, with or without a pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ FEWEST = 12  # images of a score by features: each half of the real ones has mor
 class Evaluate:
     """Sliced Wasserstein distance between a run's faces and real ones, per pyramid level; smaller is better.
 
-    Compare only at equal count and size, and beside the floor that is printed: one half of the real pictures against the
+    Compare only at equal count and size, and beside the floor that is printed: one half of the real images against the
     other, at half the count. It sees texture and shape, not brightness or contrast.
 
     With --inception also FID, KID, precision, recall, density and coverage on the original FID's features, with --features
@@ -36,21 +36,21 @@ class Evaluate:
     """
 
     run: str
-    """the run's folder, as runs/article; or pictures in its place: a folder, .zip or .npy of squares, all of one size"""
+    """the run's folder, as runs/article; or images in its place: a folder, .zip or .npy of squares, all of one size"""
     against: str = ""
-    """another run, or other pictures, scored too; with --repeats it says whether the difference is more than noise"""
+    """another run, or other images, scored too; with --repeats it says whether the difference is more than noise"""
     data: str = ""
-    """real pictures; empty: those the run was trained on"""
+    """real images; empty: those the run was trained on"""
     split: Split | None = None
-    """part of a partitioned set; none: the run's own part of its own pictures, all of others"""
+    """part of a partitioned set; none: the run's own part of its own images, all of others"""
     crop: Crop | None = None
-    """square of each real picture; none: as the run was trained, the centre for pictures"""
+    """square of each real image; none: as the run was trained, the centre for images"""
     count: int = 5000
     """images from each side; a score says nothing at another count"""
     seed: int = 0
     """first of the seeds that are drawn, and the seed of the score's own choices"""
     repeats: int = 1
-    """scores, each of --count other seeds or pictures: gives an interval"""
+    """scores, each of --count other seeds or images: gives an interval"""
     step: int | Literal["best"] | None = None
     """checkpoint to score; none: the newest; best: by the scores of its training"""
     inception: str = ""
@@ -61,14 +61,14 @@ class Evaluate:
     infinity: bool = False
     """also the Frechet distance of infinitely many faces, by a line over 1 / N; takes twice as many faces as features"""
     neighbours: bool = False
-    """also the training pictures nearest to the run's faces, as neighbours.png in the run and numbers"""
+    """also the training images nearest to the run's faces, as neighbours.png in the run and numbers"""
     probe: bool = False
-    """also how much of the pictures' known attributes a linear probe reads in D's features, in an untrained D's and in pixels"""
+    """also how much of the images' known attributes a linear probe reads in D's features, in an untrained D's and in pixels"""
     asked: bool = False
     """also, of a conditional run, how often its faces have the attributes they were asked to have, by a linear probe that was
-    fitted to real pictures, on --features (none: an untrained D's and the pixels)"""
+    fitted to real images, on --features (none: an untrained D's and the pixels)"""
     out: str = ""
-    """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for pictures"""
+    """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for images"""
 
 
 class Evaluation(NamedTuple):
@@ -221,24 +221,24 @@ def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name:
                 f"`against` {images.name}: has other sizes, channels or crops than {sets[0].name}: their scores do not compare"
             )
         if images.most < ask.count * ask.repeats:
-            raise UserError(f"`count` {ask.count} `repeats` {ask.repeats}: {images.name} has {images.most} pictures")
+            raise UserError(f"`count` {ask.count} `repeats` {ask.repeats}: {images.name} has {images.most} images")
     if real_count < ask.count:
         raise UserError(
-            f"`count` {ask.count}: {real_name} has {real_count} pictures; a score of fewer images is "
+            f"`count` {ask.count}: {real_name} has {real_count} images; a score of fewer images is "
             f"another quantity, so ask for `count` {real_count} yourself"
         )
     for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sets[0].config:
-            raise UserError(f"`{flag}`: {ask.run} is no run, and its networks and training pictures are not known")
+            raise UserError(f"`{flag}`: {ask.run} is no run, and its networks and training images are not known")
     if ask.neighbours and (ask.data or ask.split):
-        raise UserError("`neighbours`: is of the run's own pictures; leave `data` and `split` out")
+        raise UserError("`neighbours`: is of the run's own images; leave `data` and `split` out")
 
 
 # ---- What is written ----
 
 
 def _name_neighbours_file(ask: Evaluate) -> Path:
-    """Raises: UserError where the picture cannot be written."""
+    """Raises: UserError where the image cannot be written."""
     file = Path(ask.run) / "neighbours.png"
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
         raise UserError(f"{file}: is a link, or no file; remove it")

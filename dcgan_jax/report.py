@@ -20,7 +20,7 @@ from dcgan_jax.run import checkpoints, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
 from dcgan_jax.run.report import RunFacts, render_page
 
-MOST = 32  # runs on a page: each takes its share of the page's pictures
+MOST = 32  # runs on a page: each takes its share of the page's images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def folder_of_text(place):
 
 
 def too_small_folder(place):
-    return write_images(place / "few", good=15), ["few", "15 pictures", "fewer than the 16", "--batch-size 6"]
+    return write_images(place / "few", good=15), ["few", "15 images", "fewer than the 16", "--batch-size 6"]
 
 
 def broken_images(place):
@@ -143,7 +143,7 @@ def test_other_commands_refuse_them_too(tmp_path, kind):
     [
         ("drawn:0", "drawn:0"),
         ("drawn:many", "drawn:many"),
-        ("drawn:15", "15 pictures"),
+        ("drawn:15", "15 images"),
         ("tfds:no_such_set_at_all", "no_such_set_at_all"),
         ("", "''"),
     ],

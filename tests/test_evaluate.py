@@ -65,8 +65,8 @@ def test_score_line_goes_to_out(run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        ((), ["--count 5000", "85 pictures", "--count 85"]),  # 5000 is the default: it is not taken for fewer
-        (("--count", 86), ["--count 86", "85 pictures"]),
+        ((), ["--count 5000", "85 images", "--count 85"]),  # 5000 is the default: it is not taken for fewer
+        (("--count", 86), ["--count 86", "85 images"]),
         (("--count", 1), ["--count 1"]),
         (("--count", -3), ["--count -3"]),
         (("--count", 10, "--seed", -1), ["--seed -1"]),

@@ -107,7 +107,7 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
     except (OSError, NotImplementedError) as error:  # the second: a disk without locks
         raise UserError(
             f"{folder} cannot take {file.name}: {getattr(error, 'strerror', None) or error};"
-            " free some space and give the same command, which goes on, or another folder with `to`"
+            " free some space and give the same command to resume, or another folder with `to`"
         ) from error
     return target
 
@@ -186,7 +186,7 @@ def _fetch(job: Job) -> None:
             if failures >= job.limits.tries or wait_s > job.limits.wait_s:
                 raise job.make_error(
                     f"{why}{f' and asks to wait {after_s:,.0f} s' if after_s else ''}, after {failures} tries;"
-                    f" give the same command later, which goes on from {have / 1e6:,.1f} MB"
+                    f" give the same command later to resume from {have / 1e6:,.1f} MB"
                 )
             _print_progress(f"{job.file.name}: {why}; trying again in {wait_s:.0f} s")
             time.sleep(wait_s)

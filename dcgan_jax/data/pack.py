@@ -113,10 +113,10 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
 
 def _print_warnings(source: Source, index: dict, check: bool) -> None:
     if index["skipped"]:
-        some = f"{index['skipped']} of {index['found']} pictures of {source.name}"
+        some = f"{index['skipped']} of {index['found']} images of {source.name}"
         _warn(f"skipped {some}: {_list_bad(index['skipped_first'])}")
     if index["upscaled"]:
-        _warn(f"{index['upscaled']} of {index['count']} pictures of {source.name} are smaller than {index['size']} px: enlarged")
+        _warn(f"{index['upscaled']} of {index['count']} images of {source.name} are smaller than {index['size']} px: enlarged")
     for line in find_data_warnings(index) if check else ():
         _warn(f"{source.name}: {line}")
 
@@ -131,7 +131,7 @@ def _list_bad(bad: list[tuple[str, str]]) -> str:
 
 def _raise_at_first(bad: list[tuple[str, str]]) -> None:
     if bad:
-        raise UserError(f"{bad[0][0]}: {bad[0][1]}; remove the picture, or drop `strict` to skip it")
+        raise UserError(f"{bad[0][0]}: {bad[0][1]}; remove the image, or drop `strict` to skip it")
 
 
 # ---- Writing a pack ----
@@ -169,7 +169,7 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
     if shutil.disk_usage(temp).free < source.count * facts["size"] ** 2 * facts["channels"]:
         raise OSError("the disk is too full")
     if progress and not is_terminal:
-        print(f"packing {source.count} pictures of {source.name} at {facts['size']} px into {temp.parent}", file=sys.stderr)
+        print(f"packing {source.count} images of {source.name} at {facts['size']} px into {temp.parent}", file=sys.stderr)
     bar = tqdm(total=source.count, desc=f"packing at {facts['size']} px", unit=" img", disable=not (progress and is_terminal))
     # Plain writes, in order: a full disk is an OSError here, and would be a bus error in a memory map.
     with open(temp / "images.npy", "wb") as file, bar:
@@ -181,7 +181,7 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
     index = facts | _make_index(source, totals, spread) | {"attributes": names, "source": _describe_source(source)}
     (temp / "index.json").write_text(json.dumps(index, indent=1))
     if progress and not is_terminal:
-        print(f"packed {len(totals.kept)} pictures in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        print(f"packed {len(totals.kept)} images in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
 def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar: tqdm) -> _Totals:
@@ -196,7 +196,7 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
             _raise_at_first(totals.bad)
         if len(totals.bad) > MAX_BAD_SHARE * listed:
             raise UserError(
-                f"{source.name}: already {len(totals.bad)} of {listed} pictures cannot be used, more than"
+                f"{source.name}: already {len(totals.bad)} of {listed} images cannot be used, more than"
                 f" {MAX_BAD_SHARE:.0%}: {_list_bad(totals.bad)}; remove or replace them"
             )
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))

@@ -78,7 +78,7 @@ def check_agreement(*facts: object) -> None:
         sums = multihost_utils.process_allgather(np.array(zlib.crc32(repr(facts).encode()), np.uint32))
         if (sums != sums[0]).any():
             raise UserError(
-                "the processes of this run differ in flags, in pictures or in what they see in `workdir`; "
+                "the processes of this run differ in flags, in images or in what they see in `workdir`; "
                 "start all with the same, on a folder that all share"
             )
 

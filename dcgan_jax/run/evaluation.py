@@ -183,7 +183,7 @@ def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
     images, most = of.real.images, run.config.guard.held_out
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
-        raise UserError(f"`neighbours`: {run.name} held no pictures out (`held_out` {most} of {len(images)}) to compare with")
+        raise UserError(f"`neighbours`: {run.name} held no images out (`held_out` {most} of {len(images)}) to compare with")
     fresh = fresh[: min(online_score.PART // 2, len(training))]  # a part of the training images has as many at least
     samples = run.get(of.seed, min(of.count, online_score.PART))
     # In a network's features as many training images as samples: all would take hours.

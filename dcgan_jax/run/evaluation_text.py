@@ -62,7 +62,7 @@ def describe_difference(difference: Difference) -> str:
 def describe_score(score: Score) -> str:
     """A score with its floor and all that it depends on."""
     values, network = score.values, score.network
-    kind = "pictures" if score.step is None else "seeds"
+    kind = "images" if score.step is None else "seeds"
     which = f"{kind} {score.seeds.start}..{score.seeds.stop - 1}"
     at = "" if score.step is None else f", step {score.step:,}"
     if not network:
@@ -84,15 +84,15 @@ def describe_score(score: Score) -> str:
 
 
 def describe_neighbours(found: Neighbours, file: Path) -> str:
-    """How near samples are to training images. file: the picture of the nearest."""
+    """How near samples are to training images. file: the image of the nearest."""
     said = "; ".join(
-        f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training picture as held-out "
-        f"pictures are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
+        f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training image as held-out "
+        f"images are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
         for name, of in found.values.items()
     )
     return (
         f"{found.name}: its faces are {said}; copies would be far below 1. {file}: the {found.columns} faces nearest to a "
-        f"training picture, and under each the nearest by {', then by '.join(found.values)}"
+        f"training image, and under each the nearest by {', then by '.join(found.values)}"
     )
 
 

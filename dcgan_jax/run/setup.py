@@ -143,7 +143,7 @@ def _check_image_count(config: Config, order: batches.Order, shardings: Sharding
         device_count = shardings.state.mesh.size
         fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
         raise UserError(
-            f"`data` {config.data.data}: {order.trained_on} pictures, fewer than the {order.images_per_step} of one "
+            f"`data` {config.data.data}: {order.trained_on} images, fewer than the {order.images_per_step} of one "
             f"step; give more, or `batch_size` {fits} at most"
         )
 
@@ -299,7 +299,7 @@ def choose_previews(plan: Plan) -> Previews:
 def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer:
     count, images = plan.config.output.score_count, plan.pack.images
     if len(images) < count:
-        raise UserError(f"`score_count` {count}: there are {len(images)} pictures; ask for as many at most")
+        raise UserError(f"`score_count` {count}: there are {len(images)} images; ask for as many at most")
     chosen = np.sort(batches.permute_epoch(0, count, len(images))[:count])  # as evaluate chooses
     reals = online_score.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
     sample = functools.partial(_sample, plan.config.nets, sample_labels)
@@ -331,7 +331,7 @@ def _describe_run(plan: Plan, logs: Logs, start: int, changed: str) -> None:
     config, shapes = plan.config, _describe_state(plan)
     logs.say(
         f"{plan.path}: {config.run.preset}, {config.nets.size} px, G {count_parameters(shapes.g_params):,} and D "
-        f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} pictures, batch {config.data.batch_size}, "
+        f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} images, batch {config.data.batch_size}, "
         f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; resumes from step {start:,}" if start else "")
     )
     if changed:

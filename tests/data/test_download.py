@@ -212,7 +212,7 @@ def test_connection_closed_midway_resumes(serve, tmp_path):
 def test_next_command_resumes_a_failed_download(serve, tmp_path):
     server = serve(well(cut=500_000), status(503), status(503), well())
     line = refusal(server, tmp_path)
-    assert by_hand(line) and "503" in line and "after 3 tries" in line and "goes on from 0.5 MB" in line
+    assert by_hand(line) and "503" in line and "after 3 tries" in line and "resume from 0.5 MB" in line
     assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=500000-"
 

@@ -58,7 +58,7 @@ def test_images_must_be_square_equal_and_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", np.zeros((10, 16, 16, 3), np.uint8))
     assert "give --data" in get_refusal(evaluate, "--run", "few.npy", "--count", 10)
-    assert "has 10 pictures" in get_refusal(evaluate, "--run", "few.npy", "--count", 20, "--data", DATA)
+    assert "has 10 images" in get_refusal(evaluate, "--run", "few.npy", "--count", 20, "--data", DATA)
     assert "is no run" in get_refusal(evaluate, "--run", "few.npy", "--count", 10, "--data", DATA, "--neighbours")
     (tmp_path / "mixed").mkdir()
     for side, name in ((16, "a"), (20, "b")):
