@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import Compiled, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
+from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -96,7 +96,7 @@ def test_scan_and_two_devices_give_the_same():
     other = Batch(make_images(CONFIG, 1), TABLE[4:8])
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
     with fused_loops():  # two programs that have to share every bit
-        one_step = Compiled(CONFIG)
+        one_step = CompiledStep(CONFIG)
         expected, _ = one_step(one_step(make_fresh_state(CONFIG), BATCH)[0], other)
         state, _ = jax.jit(make_train_steps(CONFIG))(make_fresh_state(CONFIG), stacked)
     for path, leaf in get_leaves(state).items():
