@@ -99,4 +99,4 @@ def get_conditional_run() -> Path:
         done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)
         assert done.code == 0, done
 
-    return make_once("conditional", make)[0] / "article"
+    return make_once("two-attributes", make)[0] / "article"

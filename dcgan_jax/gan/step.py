@@ -154,9 +154,8 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     real = _prepare_real(config, batch, keys["flip"])
     latents = parts.shard(sample_latents(keys["latents"], config.data.batch_size, config.nets))
     fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
-    gradients, (d_stats, metrics) = jax.grad(_compute_d_loss, has_aux=True)(
-        state.d_params, parts, state, real, fakes.images, keys
-    )
+    differentiate = jax.grad(_compute_d_loss, has_aux=True)
+    gradients, (d_stats, metrics) = differentiate(state.d_params, parts, state, real, fakes.images, keys)
     updates, d_opt = parts.d_adam.update(gradients, state.d_opt, state.d_params)
     d_params = optax.apply_updates(state.d_params, updates)
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
