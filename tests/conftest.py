@@ -57,17 +57,13 @@ def put_whole(cache, key, program):
 lru_cache.LRUCache.put = put_whole
 
 
-@pytest.fixture(autouse=True)
-def no_strictness_left():
-    """--debug, in this process, makes JAX stricter for good; a test that traces with values from outside is no leak."""
-    yield
-    jax.config.update("jax_check_tracer_leaks", False)
+# A worker stays under 2 GB. What is dropped is read from disk when it is needed again, which takes time.
+MAX_RSS_BYTES = 1_500_000_000
+STATM = Path("/proc/self/statm")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def memory_is_given_back():
-    """Compiled programs, and what our own caches hold of them, are a file's; what the next needs again is read from disk."""
-    yield
+def release_memory():
+    """Drops compiled programs, and what our own caches hold of them."""
     for module in list(sys.modules.values()):
         if str(getattr(module, "__file__", None)).startswith(OURS):
             for value in list(vars(module).values()):
@@ -77,3 +73,16 @@ def memory_is_given_back():
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def files_start_without_programs():
+    yield
+    release_memory()
+
+
+@pytest.fixture(autouse=True)
+def memory_stays_bounded():
+    yield
+    if STATM.exists() and int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MAX_RSS_BYTES:
+        release_memory()

@@ -17,8 +17,8 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
-    # conftest.py's: its cheap compiler makes slow programs, and only the tests' own processes write into its cache.
-    for name in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    # Its own cache of programs: only the tests' own processes write into conftest.py's.
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     # Its own length is a first look's; what a test of it needs is that each cell runs.

@@ -20,6 +20,7 @@ from dcgan_jax.run.checkpoints import silence_orbax
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PROGRAM_CACHE_BYTES = 2**30
 MAX_STEPS_PER_DISPATCH = 10
+_UNTIL_EXIT = contextlib.ExitStack()  # never left: what a command wants until its process ends
 
 
 def start_backend(cache: Path) -> None:
@@ -30,7 +31,7 @@ def start_backend(cache: Path) -> None:
     """
     _keep_memory()
     # For good: Orbax's threads may still complain when a fault has been reported and the command is about to end.
-    contextlib.ExitStack().enter_context(silence_orbax())
+    _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
