@@ -58,7 +58,7 @@ lru_cache.LRUCache.put = put_whole
 
 
 # A worker stays under 2 GB. What is dropped is read from disk when it is needed again, which takes time.
-MAX_RSS_BYTES = 1_500_000_000
+MAX_RSS_BYTES = 1_250_000_000
 STATM = Path("/proc/self/statm")
 
 

@@ -252,6 +252,7 @@ os._exit(0)  # without Python's own end, in which threads that TensorStore left 
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("with_files", [True, False], ids=["found by its files", "found by its arrays"])
 def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
     """Settings, loggers, hooks, filters, signals; also where Orbax has read a damaged checkpoint."""

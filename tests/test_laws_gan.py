@@ -32,6 +32,7 @@ def one_by_one():
     return batches, state, jax.tree.map(lambda *values: np.stack(values), *metrics)
 
 
+@pytest.mark.integration
 def test_two_steps_in_a_call_equal_two_calls(one_by_one):
     batches, expected, expected_metrics = one_by_one
     start = jax.tree.map(jnp.copy, make_fresh_state(CONFIG))

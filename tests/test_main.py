@@ -49,6 +49,7 @@ def completions(tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_every_console_script_is_completed(completions):
     scripts = tomllib.loads((Path(dcgan_jax.__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
     assert {file.name for file in completions.iterdir()} == scripts.keys() == {f"dcgan-{name}" for name in COMMANDS}

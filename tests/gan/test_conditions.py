@@ -15,6 +15,8 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_label
 from dcgan_jax.gan.state import LABELS, init_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
+pytestmark = pytest.mark.integration  # programs of conditional networks
+
 CONFIG = make_tiny_config("article", condition="Smiling,Male,Hat", g_latents="same")
 TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
 BATCH = Batch(make_images(CONFIG), TABLE[:4])

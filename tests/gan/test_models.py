@@ -228,6 +228,7 @@ def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
     assert_allclose(jax.jit(smooth.apply)(params, small), blurred(plain.apply(params, small)), atol=1e-6)
 
 
+@pytest.mark.integration
 def test_smooth_g_has_no_checkerboard_at_first():
     """It starts with as much contrast as a plain G."""
     plain = make_tiny_config("article", size=32, width=16)
@@ -281,6 +282,7 @@ def test_spectral_norm_is_of_weights_not_biases():
     assert state.d_params["down1"]["bias"].shape == (4,)
 
 
+@pytest.mark.integration
 def test_spectral_norm_is_the_largest_singular_value():
     """The estimate of its singular vector is kept between steps."""
     state, images = make_fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))

@@ -16,6 +16,8 @@ from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
 from dcgan_jax.gan.sampling import sample_latents
 
+pytestmark = pytest.mark.integration  # programs of both resolutions
+
 LARGE = replace(make_tiny_config("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
 WAYS = {
     "plain": LARGE,

@@ -14,6 +14,8 @@ from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.run import checkpoints, checksums, distributed
 
+pytestmark = pytest.mark.integration  # many damaged checkpoints
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
