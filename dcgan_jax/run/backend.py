@@ -32,6 +32,7 @@ def start_backend(cache: Path) -> None:
     _keep_memory()
     # For good: Orbax's threads may still complain when a fault has been reported and the command is about to end.
     _UNTIL_EXIT.enter_context(silence_orbax())
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # a save's that failed
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
