@@ -237,10 +237,11 @@ def assemble(plan: Plan, start: int) -> Generator[Session]:
         config.output.score_every_kimg,
         plan.pack.index["fingerprint"],
     )
-    programs, previews = _make_programs(plan), choose_previews(plan)
+    shapes = _describe_state(plan)
+    programs, previews = _make_programs(plan, shapes), choose_previews(plan)
     scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
     logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
-    _describe_run(plan, logs, start, changed)
+    _describe_run(plan, shapes, logs, start, changed)
     saved = _open_checkpoints(plan)
     try:
         yield Session(plan, programs, previews, scorer, logs, saved, process, is_resident)
@@ -249,8 +250,8 @@ def assemble(plan: Plan, start: int) -> Generator[Session]:
         saved.close()  # waits for a write that is under way
 
 
-def _make_programs(plan: Plan) -> Programs:
-    config, shapes, shardings = plan.config, _describe_state(plan), plan.shardings
+def _make_programs(plan: Plan, shapes: GanState) -> Programs:
+    config, shardings = plan.config, plan.shardings
     return Programs(
         # One program, and one more where the first or last dispatch is shorter.
         get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
@@ -326,9 +327,9 @@ def _open_logs(plan: Plan, start: int) -> Logs:
     )
 
 
-def _describe_run(plan: Plan, logs: Logs, start: int, changed: str) -> None:
+def _describe_run(plan: Plan, shapes: GanState, logs: Logs, start: int, changed: str) -> None:
     """The run's first lines for the person watching."""
-    config, shapes = plan.config, _describe_state(plan)
+    config = plan.config
     logs.say(
         f"{plan.path}: {config.run.preset}, {config.nets.size} px, G {count_parameters(shapes.g_params):,} and D "
         f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} images, batch {config.data.batch_size}, "

@@ -4,24 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from evaluations import NETWORK_CODE, evaluate_run
+from evaluations import evaluate_run
 from PIL import Image
-from toy_run import DATA, copy_run, get_reference_run, get_refusal, run_command, train_toy
+from toy_run import DATA, get_refusal, run_command, train_toy
 
 from dcgan_jax import evaluate, sample
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def run(tmp_path):
-    return copy_run(get_reference_run().run, tmp_path)
-
-
-@pytest.fixture
-def net(tmp_path):
-    (tmp_path / "net.py").write_text(NETWORK_CODE)
-    return f"{tmp_path / 'net.py'}:features"
 
 
 def test_too_few_images_for_a_network_are_one_line(run, net):

@@ -6,24 +6,13 @@ import inception_inputs
 import numpy as np
 import pytest
 from evaluations import NETWORK_CODE, evaluate_run
-from toy_run import copy_run, get_reference_run, get_refusal
+from toy_run import get_refusal
 
 from dcgan_jax import evaluate
 from dcgan_jax.quality import inception
 from dcgan_jax.run import feature_nets
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def run(tmp_path):
-    return copy_run(get_reference_run().run, tmp_path)
-
-
-@pytest.fixture
-def net(tmp_path):
-    (tmp_path / "net.py").write_text(NETWORK_CODE)
-    return f"{tmp_path / 'net.py'}:features"
 
 
 def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):

@@ -14,12 +14,6 @@ from dcgan_jax.run.logs import Logs, read_warnings
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A finished run of one's own."""
-    return copy_run(get_reference_run().run, tmp_path)
-
-
 @pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
 def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     real = Logs.write

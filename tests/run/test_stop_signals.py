@@ -1,18 +1,12 @@
 import signal
 
 import pytest
-from toy_run import STEPS, copy_run, get_reference_run, train_toy
+from toy_run import STEPS, train_toy
 
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A finished run of one's own."""
-    return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
