@@ -70,7 +70,9 @@ def release_memory():
                 if isinstance(value, CACHED):
                     value.cache_clear()
     jax.clear_caches()
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()  # what is left stays: to look through it again at each collection takes a tenth of the tests' time
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+from tiny import compile_apply
 from toy_run import get_reference_run
 
 import dcgan_jax
@@ -18,9 +19,8 @@ def generate_floats(run, seeds=SEEDS, **changes):
     """Faces from 0 to 1, not rounded, as the checkpoint's network draws them."""
     gan = dcgan_jax.load(run)
     params, stats = gan.generator
-    images = Generator(dataclasses.replace(gan.config.nets, **changes)).apply(
-        {"params": params, "batch_stats": stats}, gan.latents(seeds), False, gan.labels(seeds)
-    )
+    apply = compile_apply(Generator(dataclasses.replace(gan.config.nets, **changes)), False)
+    images = apply(params, stats, gan.latents(seeds), gan.labels(seeds))
     return (np.asarray(images) + 1) / 2
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax._src import compiler
@@ -55,6 +56,16 @@ class CompiledStep:
 get_compiled_step = functools.cache(CompiledStep)
 
 
+@functools.cache
+def compile_apply(network: nn.Module, train: bool, mutable: bool | str = False):
+    """f(params, stats, inputs, labels=None): the network in one program; operation by operation it would take dozens."""
+
+    def apply(params, stats, inputs, labels=None):
+        return network.apply({"params": params, "batch_stats": stats}, inputs, train, labels, mutable=mutable)
+
+    return jax.jit(apply)
+
+
 def make_images(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
     """Random batches for that many steps, (steps * images_per_step, S, S, C) uint8."""
     shape = (steps * config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
@@ -70,8 +81,10 @@ def fused_loops():
         overrides = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": True}
         return real(*args, env_options_overrides=overrides, **kwargs)
 
+    jax.clear_caches()  # programs of the older emitters are not used inside, nor these outside
     with mock.patch.object(compiler, "get_compile_options", fused):
         yield
+    jax.clear_caches()
 
 
 def get_leaves(tree) -> dict[str, np.ndarray]:

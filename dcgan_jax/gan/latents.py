@@ -4,6 +4,8 @@ Distances and angles are computed for normal latents, as spherical interpolation
 uniform latents are converted to normal ones and back by their quantiles.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,19 +14,24 @@ from jax.scipy.special import ndtr, ndtri
 from dcgan_jax.config import Nets
 
 Latents = jax.Array | np.ndarray
+# One program a call: operation by operation, a first morph would compile a hundred of them.
+_compiled = functools.partial(jax.jit, static_argnames="nets")
 EDGE = 1e-6  # uniform values closer to the limits would become infinite normal ones
 
 
+@_compiled
 def to_normal(latents: Latents, nets: Nets) -> Latents:
     """Converts (..., L) latents of the preset's distribution to N(0, 1), element by element and in the same order."""
     return latents if nets.latent_law == "normal" else ndtri(jnp.clip((latents + 1) / 2, EDGE, 1 - EDGE))
 
 
+@_compiled
 def from_normal(points: Latents, nets: Nets) -> Latents:
     """Converts (..., L) normal latents to the preset's distribution: the inverse of to_normal."""
     return points if nets.latent_law == "normal" else 2 * ndtr(points) - 1
 
 
+@_compiled
 def truncate(latents: Latents, truncation: float, nets: Nets) -> Latents:
     """Truncates (..., L) latents: the same quantiles of the distribution cut to magnitudes up to `truncation`.
 
@@ -33,11 +40,12 @@ def truncate(latents: Latents, truncation: float, nets: Nets) -> Latents:
     share of the uniform one's range, where 1 and more changes nothing.
     """
     if nets.latent_law == "uniform":
-        return latents * min(truncation, 1.0)
+        return latents * jnp.minimum(truncation, 1.0)
     outside = ndtr(-truncation)
     return ndtri(outside + ndtr(latents) * (1 - 2 * outside))
 
 
+@_compiled
 def interpolate(start: Latents, end: Latents, shares: Latents, nets: Nets) -> Latents:
     """Interpolates from one latent to another: (L,), (L,) and (F,) shares of the way -> (F, L). Share 0 is the start, 1 the end.
 
@@ -56,6 +64,7 @@ def interpolate(start: Latents, end: Latents, shares: Latents, nets: Nets) -> La
     return from_normal(turned * ((1 - shares) * a_length + shares * b_length), nets)
 
 
+@functools.partial(jax.jit, static_argnames=("frames_each", "nets"))
 def interpolate_loop(anchors: Latents, frames_each: int, nets: Nets) -> Latents:
     """Interpolates a closed loop: (K, L) latents -> (K * frames_each, L), from each to the next, from the last to the first."""
     shares = jnp.arange(frames_each) / frames_each
@@ -63,6 +72,7 @@ def interpolate_loop(anchors: Latents, frames_each: int, nets: Nets) -> Latents:
     return legs.reshape(-1, anchors.shape[1])
 
 
+@_compiled
 def move_along(latents: Latents, direction: Latents, steps: Latents, nets: Nets) -> Latents:
     """Moves latents along a direction: (N, L), (L,) and (F,) steps in standard deviations -> (N, F, L)."""
     way = steps[:, None] * (direction / jnp.linalg.norm(direction))[None]  # (F, L)

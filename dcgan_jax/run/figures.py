@@ -152,7 +152,8 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     """Plots both networks' losses over the steps, raw and smoothed, as the article does."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5))
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.12, top=0.92)  # a computed layout draws twice, at every save
     axes = figure.add_subplot()
     steps = np.array(metrics.get("step", []))
     for name, colour in zip(LOSS_METRICS, ("tab:blue", "tab:orange"), strict=True):

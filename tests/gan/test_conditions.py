@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
+from tiny import (
+    CompiledStep,
+    compile_apply,
+    fused_loops,
+    get_compiled_step,
+    get_leaves,
+    make_fresh_state,
+    make_images,
+    make_tiny_config,
+)
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
@@ -36,10 +45,9 @@ def test_other_weights_start_as_without_attributes():
 def test_d_adds_the_projection_of_features_on_labels():
     """Miyato and Koyama 2018, equation 3, in numpy."""
     state = make_fresh_state(CONFIG)
-    d = Discriminator(CONFIG.nets)
-    variables = {"params": state.d_params, "batch_stats": state.d_stats}
+    apply = compile_apply(Discriminator(CONFIG.nets), False, "intermediates")
     images = jnp.asarray(BATCH[0], jnp.float32) / 127.5 - 1
-    logits, found = d.apply(variables, images, False, BATCH[1], mutable="intermediates")
+    logits, found = apply(state.d_params, state.d_stats, images, BATCH[1])
     seen = np.asarray(found["intermediates"]["features"][-1]).reshape(4, -1)
     plain = seen @ np.asarray(state.d_params["head"]["kernel"])[:, 0] + np.asarray(state.d_params["head"]["bias"])
     told = np.sum(seen @ np.asarray(state.d_params["condition"]["kernel"]) * (2.0 * BATCH[1] - 1), 1) / 3**0.5
@@ -49,9 +57,8 @@ def test_d_adds_the_projection_of_features_on_labels():
 def test_g_images_depend_on_the_attributes():
     config = make_tiny_config("article", condition="Smiling,Male,Hat")
     state, latents = make_fresh_state(config), jnp.ones((2, 100)) / 2
-    images = Generator(config.nets).apply(
-        {"params": state.g_params, "batch_stats": state.g_stats}, latents, False, np.array([[0, 0, 1], [1, 0, 1]])
-    )
+    labels = np.array([[0, 0, 1], [1, 0, 1]])
+    images = compile_apply(Generator(config.nets), False)(state.g_params, state.g_stats, latents, labels)
     assert np.abs(images[0] - images[1]).max() > 1e-4
 
 

@@ -1,9 +1,11 @@
 """Directions found again where they are known."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
-from tiny import make_fresh_state, make_tiny_config
+from tiny import compile_apply, make_fresh_state, make_tiny_config
 
 from dcgan_jax.gan import directions
 from dcgan_jax.gan.directions import (
@@ -91,9 +93,8 @@ def test_first_features_are_on_the_way_to_the_image(preset):
     found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
     layer = "up1_norm" if nets.g_norm == "batch" else "up1"
-    _, seen = Generator(nets).apply(
-        variables, from_normal(points, nets), False, capture_intermediates=True, mutable="intermediates"
-    )
+    apply = functools.partial(Generator(nets).apply, train=False, capture_intermediates=True, mutable="intermediates")
+    _, seen = jax.jit(apply)(variables, from_normal(points, nets))
     [x] = seen["intermediates"][layer]["__call__"]
     np.testing.assert_allclose(found, x.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
@@ -103,8 +104,8 @@ def test_one_level_generator_first_features_are_known():
     config = make_tiny_config("article", base_px=8)
     nets, state = config.nets, make_fresh_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
-    found = make_extract_first_features(nets)(state.ema_params, state.ema_stats, points)
-    images = Generator(nets).apply({"params": state.ema_params, "batch_stats": state.ema_stats}, from_normal(points, nets), False)
+    found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
+    images = compile_apply(Generator(nets), False)(state.ema_params, state.ema_stats, from_normal(points, nets))
     np.testing.assert_allclose(np.tanh(found), images.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 

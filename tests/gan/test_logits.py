@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import get_compiled_step, make_fresh_state, make_images, make_tiny_config
+from tiny import compile_apply, get_compiled_step, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.models import Discriminator
@@ -38,7 +38,8 @@ def test_logits_use_running_statistics():
     # Of a fresh D, whose biases are 0: a variance four times larger halves the logit.
     config = make_tiny_config("torch64")
     once, four = ({"down2_norm": {"mean": np.zeros(8, np.float32), "var": np.full(8, var, np.float32)}} for var in (1, 4))
-    small, large = (make_compute_logits(config)(make_fresh_state(config).d_params, stats, IMAGES) for stats in (four, once))
+    compute_logits = jax.jit(make_compute_logits(config))
+    small, large = (compute_logits(make_fresh_state(config).d_params, stats, IMAGES) for stats in (four, once))
     assert_allclose(small, large / 2, rtol=1e-4)
 
 
@@ -46,11 +47,11 @@ def test_logits_use_running_statistics():
 def test_pixels_are_scaled_to_g_range(name):
     config = make_tiny_config(name)
     state, images = make_fresh_state(config), make_images(config)
-    logits = make_compute_logits(config)(state.d_params, state.d_stats, images)
+    logits = jax.jit(make_compute_logits(config))(state.d_params, state.d_stats, images)
     low = -1 if config.nets.g_output == "tanh" else 0
     scaled = low + images.astype(np.float32) / 255 * (1 - low)
 
-    wanted = Discriminator(config.nets).apply({"params": state.d_params, "batch_stats": state.d_stats}, scaled, train=False)
+    wanted = compile_apply(Discriminator(config.nets), False)(state.d_params, state.d_stats, scaled)
     assert_allclose(logits, wanted, rtol=1e-4, atol=1e-6)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import get_leaves, make_fresh_state, make_tiny_config
+from tiny import compile_apply, get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.config_rules import check_config
@@ -137,9 +137,7 @@ def test_images_fill_their_range(name, low, high):
     state = make_fresh_state(config)
     latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
-    images = jax.jit(lambda p, s, z: Generator(config.nets).apply({"params": p, "batch_stats": s}, z, train=False))(
-        params, state.g_stats, latents
-    )
+    images = compile_apply(Generator(config.nets), False)(params, state.g_stats, latents)
     assert low <= images.min() < low + 0.01
     assert high >= images.max() > high - 0.01
 
@@ -224,8 +222,9 @@ def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
         return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 16
 
     plain, smooth = ConvTranspose(channels, nets), ConvTranspose(channels, nets, smooth=True)
-    params = plain.init(keys[1], small)
-    assert_allclose(jax.jit(smooth.apply)(params, small), blurred(plain.apply(params, small)), atol=1e-6)
+    params = jax.jit(plain.init)(keys[1], small)
+    wanted = jax.jit(lambda params, small: blurred(plain.apply(params, small)))(params, small)
+    assert_allclose(jax.jit(smooth.apply)(params, small), wanted, atol=1e-6)
 
 
 @pytest.mark.integration
@@ -236,9 +235,8 @@ def test_smooth_g_has_no_checkerboard_at_first():
     for config in (plain, replace(plain, g_smooth=True)):
         state = make_fresh_state(config)
         latents = jax.random.uniform(jax.random.key(1), (64, 100), minval=-1, maxval=1)
-        variables = {"params": state.g_params, "batch_stats": state.g_stats}
-        drawn, _ = Generator(config.nets).apply(variables, latents, True, mutable="batch_stats")
-        images.append(np.asarray(drawn)[:, 2:-2, 2:-2])
+        samples, _ = compile_apply(Generator(config.nets), True, "batch_stats")(state.g_params, state.g_stats, latents)
+        images.append(np.asarray(samples)[:, 2:-2, 2:-2])
     checkers = np.indices((28, 28)).sum(0)[:, :, None] % 2 * 2 - 1
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
@@ -259,10 +257,7 @@ def test_he_weights_keep_the_scale_of_activations():
 
 def ds(config, params, stats, images, train=True):
     """(logits, new statistics)."""
-    apply = jax.jit(
-        lambda p, s, x: Discriminator(config.nets).apply({"params": p, "batch_stats": s}, x, train=train, mutable="batch_stats")
-    )
-    logits, new = apply(params, stats, images)
+    logits, new = compile_apply(Discriminator(config.nets), train, "batch_stats")(params, stats, images)
     return logits, new.get("batch_stats", {})
 
 
@@ -310,7 +305,7 @@ def test_refinement_blocks_start_at_zero_and_learn(changes):
     assert set(ours.g_params) - set(theirs.g_params) == one | two
     assert set(ours.d_params) - set(theirs.d_params) == one
 
-    def judged(config, g_params, g_stats, d_params, d_stats):
+    def compute_logits(config, g_params, g_stats, d_params, d_stats):
         images = Generator(config.nets).apply({"params": g_params, "batch_stats": g_stats}, latents, True, mutable="batch_stats")[
             0
         ]
@@ -319,9 +314,12 @@ def test_refinement_blocks_start_at_zero_and_learn(changes):
         )[0]
 
     g_params, d_params = ours.g_params | theirs.g_params, ours.d_params | theirs.d_params
-    slopes = jax.jit(jax.grad(lambda g, d: judged(refined, g, ours.g_stats, d, ours.d_stats)[0], (0, 1)))(g_params, d_params)
-    logits = judged(refined, g_params, ours.g_stats, d_params, ours.d_stats)
-    assert_allclose(logits, judged(plain, theirs.g_params, theirs.g_stats, theirs.d_params, theirs.d_stats), rtol=1e-5)
+    slopes = jax.jit(jax.grad(lambda g, d: compute_logits(refined, g, ours.g_stats, d, ours.d_stats)[0], (0, 1)))(
+        g_params, d_params
+    )
+    compiled = jax.jit(compute_logits, static_argnums=0)
+    logits = compiled(refined, g_params, ours.g_stats, d_params, ours.d_stats)
+    assert_allclose(logits, compiled(plain, theirs.g_params, theirs.g_stats, theirs.d_params, theirs.d_stats), rtol=1e-5)
     for slope, outs in zip(slopes, (("refine1_out", "refine2_out"), ("refine1_out",)), strict=True):
         assert min(np.abs(slope[out]["kernel"]).max() for out in outs) > 0  # so that the next step moves what is before it
 

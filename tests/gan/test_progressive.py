@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from generators import vary_leaves
 from numpy.testing import assert_array_equal
-from tiny import make_fresh_state, make_tiny_config
+from tiny import compile_apply, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.config_rules import check_config
@@ -50,8 +50,7 @@ def pair(way):
 
 def generate(config, params, stats, labels):
     latents = sample_latents(jax.random.key(5), 256, config.nets)
-    variables = {"params": params, "batch_stats": stats}
-    return Generator(config.nets).apply(variables, latents, True, labels, mutable="batch_stats")[0]
+    return compile_apply(Generator(config.nets), True, "batch_stats")(params, stats, latents, labels)[0]
 
 
 def repeat_pixels(images):
@@ -93,9 +92,9 @@ def test_progressive_d_ranks_the_same_images_alike(way):
     labels = make_labels(config, 256)
     images = generate(make_low_resolution_config(config), small.g_params, small.g_stats, labels)
 
-    def logits(of, state, pictures):
-        variables = {"params": state.d_params, "batch_stats": state.d_stats}
-        return np.asarray(Discriminator(of.nets).apply(variables, pictures, True, labels, mutable="batch_stats")[0])
+    def logits(of, state, images):
+        apply = compile_apply(Discriminator(of.nets), True, "batch_stats")
+        return np.asarray(apply(state.d_params, state.d_stats, images, labels)[0])
 
     one, other = logits(make_low_resolution_config(config), small, images), logits(config, large, repeat_pixels(images))
     assert np.corrcoef(one, other)[0, 1] > 0.8
