@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 
 from dcgan_jax.config import Config, UserError, make_printable
@@ -16,7 +15,7 @@ from dcgan_jax.gan import latents as latent_space
 from dcgan_jax.gan.directions import make_extract_first_features
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.sampling import generate_images, jit_cached, make_seed_latents, run_in_batches, sample_images, select_labels
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
 from dcgan_jax.seeds import Seeds, to_seed_array
 
@@ -56,7 +55,7 @@ class TrainedGAN:
         self.name, self.config = str(run), workdir.read_config(run)
         self.attributes = self.config.nets.conditions
         self.step, self._params, self._stats, self._table = checkpoints.restore_generator(
-            run, jax.eval_shape(lambda: init_state(self.config)), online_score.resolve_step(run, step)
+            run, describe_state(self.config), online_score.resolve_step(run, step)
         )
 
     def sample(self, seeds: Seeds, condition: Mapping[str, int] | None = None, truncation: float | None = None) -> ImageArray:
@@ -142,7 +141,7 @@ class TrainedGAN:
     @functools.cached_property
     def discriminator(self) -> tuple[dict, dict]:
         """D's parameters and statistics."""
-        shapes = jax.eval_shape(lambda: init_state(self.config))
+        shapes = describe_state(self.config)
         like = checkpoints.add_sharding(shapes)
         state = checkpoints.restore_step(Path(self.name), like, self.step)
         return state.d_params, state.d_stats

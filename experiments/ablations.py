@@ -31,7 +31,7 @@ from dcgan_jax.data import batches
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images
-from dcgan_jax.gan.state import count_parameters, init_state
+from dcgan_jax.gan.state import count_parameters, describe_state, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
@@ -193,7 +193,7 @@ class Training:
 
     def compile(self):
         config, sharding = self.config, self.sharding
-        shapes = jax.eval_shape(lambda: init_state(config))
+        shapes = describe_state(config)
         self.parameters = count_parameters(shapes.g_params), count_parameters(shapes.d_params)
         jitted = jax.jit(
             make_train_steps(config, sharding.images),

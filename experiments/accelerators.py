@@ -29,7 +29,7 @@ from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
 from dcgan_jax.data.batches import Order
 from dcgan_jax.gan.models import list_d_widths, list_g_widths
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import distributed
@@ -70,7 +70,7 @@ def program(config: Config, steps: int):
         in_shardings=(sharding.state, sharding.batches),
         out_shardings=sharding.state,
     )
-    return jitted, (jax.eval_shape(lambda: init_state(config)), batches)
+    return jitted, (describe_state(config), batches)
 
 
 def exported(config: Config, platform: str, steps: int) -> export.Exported:
@@ -174,7 +174,7 @@ def print_lowered(configs: list[Config], steps: int) -> None:
         "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|"
     )
     for config in configs:
-        leaves = len(jax.tree.leaves(jax.eval_shape(lambda config=config: init_state(config))))
+        leaves = len(jax.tree.leaves(describe_state(config)))
         for platform in ("cuda", "tpu"):
             lowered = exported(config, platform, steps)
             module, found = lowered.mlir_module(), Counter()

@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, workdir
 
 FLAGS = (
@@ -83,9 +83,7 @@ def life(place: Path, *more: str, after_s: float | None = None, at: str | None =
 def outcome(run: Path) -> dict[str, bytes]:
     """What must be the same: the last state, the numbers but for the speed, the pictures; and nothing half may be left."""
     step = checkpoints.list_steps(run)[-1]
-    like = checkpoints.add_sharding(
-        jax.eval_shape(lambda: init_state(workdir.read_config(run))), jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    )
+    like = checkpoints.add_sharding(describe_state(workdir.read_config(run)), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     state = checkpoints.restore(run / "checkpoints" / str(step), like)
     state = state.replace(key=jax.random.key_data(state.key))
     found = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}

@@ -12,7 +12,7 @@ from toy_run import make_once, train_toy
 from dcgan_jax.config import Config, flatten
 from dcgan_jax.export.numpy_generator import draw_seed_latents
 from dcgan_jax.gan.models import Generator
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.presets import PRESETS
 
 # Alone and together.
@@ -82,7 +82,7 @@ class GeneratorCase(NamedTuple):
 def get_generator_case(way: str) -> GeneratorCase:
     """By the network itself."""
     config = VARIANTS[way]
-    nets, state = config.nets, jax.eval_shape(lambda: init_state(config))  # `varied` needs shapes alone
+    nets, state = config.nets, describe_state(config)  # `varied` needs shapes alone
     params, stats = vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
     latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
     labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None

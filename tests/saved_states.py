@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import tiny
 from numpy.testing import assert_array_equal
 
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints
 
 CONFIG = tiny.make_tiny_config("article")
 
 
-SHAPES = jax.eval_shape(lambda: init_state(CONFIG))
+SHAPES = describe_state(CONFIG)
 
 
 def make_state(step=0):

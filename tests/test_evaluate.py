@@ -1,6 +1,5 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 from evaluations import NETWORK_CODE, evaluate_run
@@ -11,7 +10,7 @@ from dcgan_jax.data import download
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import checkpoints, workdir
 
@@ -49,7 +48,7 @@ def test_score_is_the_distance_of_images_to_samples(run):
     """All images are requested, so that none have to be chosen."""
     _, (line,) = evaluate_run(run, "--count", 85)
     config = workdir.read_config(run)
-    _, params, stats, _ = checkpoints.restore_generator(run, jax.eval_shape(lambda: init_state(config)))
+    _, params, stats, _ = checkpoints.restore_generator(run, describe_state(config))
     real = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     want = sliced_wasserstein(np.asarray(real), sample_images(config.nets, params, stats, np.arange(85)), seed=0)
     assert line["values"] == {name: round(value, 3) for name, value in want.items()}

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
 
 from dcgan_jax.batch import Batch
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = make_tiny_config("torch64", flip=True)
@@ -148,7 +148,7 @@ def test_eight_devices_train_as_one():
 
 def test_step_keeps_every_type_and_shape():
     """One compiled program can therefore serve the whole run."""
-    state = jax.eval_shape(lambda: init_state(CONFIG))
+    state = describe_state(CONFIG)
     after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state

@@ -25,7 +25,7 @@ import tiny
 import dcgan_jax
 from dcgan_jax import cli
 from dcgan_jax.config import Config, Data, Guard, Output, Run
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, setup, workdir
 
 train = importlib.import_module("dcgan_jax.train")  # dcgan_jax.train is its function
@@ -219,7 +219,7 @@ def copy_run(run: Path, parent: Path) -> Path:
 def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
     """All leaves of a checkpoint, by path."""
     config = workdir.read_config(run)
-    shapes = jax.eval_shape(lambda: init_state(config))
+    shapes = describe_state(config)
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     return tiny.get_leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
 

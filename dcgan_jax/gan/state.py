@@ -1,5 +1,8 @@
 """GanState: one pytree is the run. All that a step reads or writes is a leaf here; the data position is the step."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import optax
 from flax import struct
 from flax.core import unfreeze
 
-from dcgan_jax.config import Config, count_total_steps
+from dcgan_jax.config import Config, Data, Guard, Output, Run, count_total_steps
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.optimizer import make_adam
 
@@ -35,7 +38,7 @@ LABELS = 1024
 
 
 def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> GanState:
-    """The state before step 0, a function of config.run.seed. Pure: jit it, or jax.eval_shape it for the shapes.
+    """The state before step 0, a function of config.run.seed. Pure: jit it. Its shapes alone: `describe_state`.
 
     labels: (LABELS, A) of 0 and 1, drawn from the training set's; none: zeros, where the recipe is conditional.
     """
@@ -64,6 +67,17 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
         augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None,
         labels=None if labels is None else jnp.asarray(labels, jnp.uint8),
     )
+
+
+def describe_state(config: Config) -> GanState:
+    """Shapes and dtypes of the leaves of `init_state(config)`, as jax.ShapeDtypeStruct."""
+    # Where a run is stored, its length and its images change no shape: one trace serves all runs of a recipe.
+    return _trace_shapes(dataclasses.replace(config, run=Run(steps=1), data=Data(), output=Output(), guard=Guard()))
+
+
+@functools.cache
+def _trace_shapes(config: Config) -> GanState:
+    return jax.eval_shape(lambda: init_state(config))
 
 
 def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from dcgan_jax.config import SIZES, Config, Crop, Split, UserError
@@ -13,7 +12,7 @@ from dcgan_jax.data.decode import measure_square_side
 from dcgan_jax.data.pack import Pack, pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images, select_labels
-from dcgan_jax.gan.state import GanState, init_state
+from dcgan_jax.gan.state import GanState, describe_state
 from dcgan_jax.run import checkpoints, online_score, workdir
 from dcgan_jax.run.training_images import open_training_images
 
@@ -37,7 +36,7 @@ class ImageSet(NamedTuple):
         """The whole state of a run's checkpoint. Raises: UserError."""
         config, step = self.config, self.step
         assert config and step is not None, "the images are no run's"
-        shapes = jax.eval_shape(lambda: init_state(config))
+        shapes = describe_state(config)
         return checkpoints.restore_step(Path(self.name), checkpoints.add_sharding(shapes), step)
 
 
@@ -54,7 +53,7 @@ def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed:
     """The samples of a run's checkpoint. Raises: UserError."""
     run = Path(place)
     config = workdir.read_config(run)
-    shapes = jax.eval_shape(lambda: init_state(config))
+    shapes = describe_state(config)
     step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, step))
 
     def get_labels(first: int, count: int) -> np.ndarray | None:

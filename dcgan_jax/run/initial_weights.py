@@ -9,7 +9,7 @@ import numpy as np
 
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields
 from dcgan_jax.gan import progressive, torch_names
-from dcgan_jax.gan.state import GanState, init_state, name_leaves
+from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
 from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
@@ -54,7 +54,7 @@ def _load_run(run: Path, config: Config) -> dict:
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:
-    like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)))
+    like = checkpoints.add_sharding(describe_state(config))
     for step in checkpoints.list_steps(run)[::-1]:
         with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read
             return checkpoints.restore(run / "checkpoints" / str(step), like)
@@ -65,7 +65,7 @@ def _load_files(places: list[Path], config: Config) -> dict:
     if len(places) > 2:
         raise UserError(f"`start` {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
     torch_names.check_torch_layout(config.nets, f"`start` {config.run.start}")
-    shapes = jax.eval_shape(lambda: init_state(config).replace(key=None))
+    shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     found = {}
     for net, place in zip("GD", places, strict=False):

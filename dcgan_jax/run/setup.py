@@ -21,7 +21,7 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
-from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, init_state
+from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, workdir
 from dcgan_jax.run.distributed import Shardings
@@ -215,7 +215,7 @@ def _open_checkpoints(plan: Plan) -> checkpoints.Checkpoints:
 
 def _describe_state(plan: Plan) -> GanState:
     """Shapes, dtypes and places of the state's leaves."""
-    return checkpoints.add_sharding(jax.eval_shape(functools.partial(init_state, plan.config)), plan.shardings.state)
+    return checkpoints.add_sharding(describe_state(plan.config), plan.shardings.state)
 
 
 # ---- Then: programs, logs, checkpoints ----

@@ -5,7 +5,7 @@ from tiny import make_tiny_config
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.metrics import HITS, LOSS_METRICS, METRICS, SUMMARY, group_by_chart
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
 
@@ -16,7 +16,7 @@ ALL = {"r1_gamma": 1.0, "augment": ("color",), "augment_target": 0.6}
 def names_of(config):
     """The metrics that a step of this config returns."""
     images = jax.ShapeDtypeStruct((config.images_per_step, *[config.nets.size] * 2, config.nets.channels), jnp.uint8)
-    state = jax.eval_shape(lambda: init_state(config))
+    state = describe_state(config)
     _, metrics = jax.eval_shape(make_train_step(config), state, Batch(images))
     return set(metrics)
 

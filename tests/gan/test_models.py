@@ -12,13 +12,13 @@ from tiny import compile_apply, get_leaves, make_fresh_state, make_tiny_config
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.gan.models import Conv, ConvTranspose, Discriminator, Generator
-from dcgan_jax.gan.state import count_parameters, init_state
+from dcgan_jax.gan.state import count_parameters, describe_state
 from dcgan_jax.presets import PRESETS
 
 
 @functools.cache
 def shapes(config):
-    return jax.eval_shape(lambda: init_state(config))
+    return describe_state(config)
 
 
 @pytest.mark.parametrize(

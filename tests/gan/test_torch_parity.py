@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
 from dcgan_jax.gan import models, step
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.presets import PRESETS
 
 pytestmark = pytest.mark.integration  # nets of real size
@@ -35,7 +35,7 @@ def train(name, steps, dtype=np.float32):
     config = config_of(run)
     if dtype == np.float64:
         config = replace(config, compute_dtype="float64")
-    state = jax.eval_shape(lambda: init_state(config))
+    state = describe_state(config)
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, dtype if leaf.dtype == jnp.float32 else leaf.dtype), state.replace(key=jnp.zeros(()))
     )

@@ -21,7 +21,7 @@ from saved_states import (
 )
 
 from dcgan_jax.config import UserError
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, checksums, distributed
 
 pytestmark = pytest.mark.integration  # many saves and restores
@@ -49,7 +49,7 @@ def test_state_of_other_presets_round_trips(tmp_path, changes):
     config = tiny.make_tiny_config("article", **changes)
     with open_checkpoints(tmp_path) as saved:
         saved.save(1, tiny.make_fresh_state(config))
-    like = checkpoints.add_sharding(jax.eval_shape(lambda: init_state(config)), distributed.make_shardings(config).state)
+    like = checkpoints.add_sharding(describe_state(config), distributed.make_shardings(config).state)
     assert_equal_leaves(restore_step(tmp_path, 1, like), tiny.make_fresh_state(config))
 
 

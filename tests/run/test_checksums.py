@@ -11,7 +11,7 @@ import tiny
 from saved_states import CONFIG, DAMAGES, SHAPES, assert_equal_leaves, damage, make_state, make_target, save_steps
 
 from dcgan_jax.config import UserError
-from dcgan_jax.gan.state import init_state
+from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, checksums, distributed
 
 pytestmark = pytest.mark.integration  # many damaged checkpoints
@@ -76,7 +76,7 @@ def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, wh
     ids=str,
 )
 def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
-    other = jax.eval_shape(lambda: init_state(tiny.make_tiny_config("article", **changes)))
+    other = describe_state(tiny.make_tiny_config("article", **changes))
     with pytest.raises(UserError) as mistake:
         if all_of_it:
             checkpoints.restore_newest(run, checkpoints.add_sharding(other, distributed.make_shardings(CONFIG).state))
