@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tiny import get_leaves, make_fresh_state, make_tiny_config
 
 from dcgan_jax.config import Run, replace
-from dcgan_jax.gan.state import check_finite, count_parameters, describe_state, init_state, make_optimizers
+from dcgan_jax.gan.state import check_finite, count_parameters, describe_state, make_optimizers
 
 CONFIG = make_tiny_config("torch64")
 
