@@ -8,8 +8,13 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-.PHONY: install train lint types test test-fast test-web
+.PHONY: install hooks train lint types test test-fast test-web test-dist
 install: $(VENV)/installed
+
+# From then on git checks style and types before each commit.
+hooks: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pre-commit
+	$(BIN)/pre-commit install
 
 train: $(VENV)/installed
 	$(BIN)/python -m dcgan_jax.train --workdir runs/
@@ -36,3 +41,7 @@ test-web: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test-web]"
 	PYTHONPATH=. $(BIN)/python tests/browser.py
 	$(BIN)/python -m pytest --quiet -m web
+
+# The sdist and the wheel, installed where there is no checkout.
+test-dist: $(VENV)/installed
+	PYTHON=$(BIN)/python sh tests/dist.sh

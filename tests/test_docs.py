@@ -194,7 +194,7 @@ def test_every_flag_in_the_docs_exists():
         assert not {(flag, line) for flag, line in named if flag not in known}, page.name
 
 
-OPTIONAL = {"av", "onnxruntime", "wandb"}  # each asked for where it is missing, or done without
+OPTIONAL = {"av", "onnxruntime", "tensorflow", "tensorflow_datasets", "wandb"}  # requested where missing, or done without
 WITH_OTHERS = {"absl", "ml_dtypes", "scipy"}  # JAX and Orbax require them
 OF_TYPES = {"_typeshed"}  # is there for type checkers alone
 

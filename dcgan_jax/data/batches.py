@@ -1,12 +1,16 @@
 """uint8 batches on the device(s), in an order that is a function of (seed, epoch): any step is reached without replay.
 
-Two feeds give the same batches: a tf.data stream that gathers from the pack ahead of the step, and a copy of all images
-on the device from which a compiled gather takes them. With several processes each gathers the rows of its own devices.
+Two feeds give the same batches: a stream that gathers from the pack ahead of the step, and a copy of all images on the
+device from which a compiled gather takes them. The stream is tf.data's, or that of two threads where TensorFlow is not
+installed. With several processes each gathers the rows of its own devices.
 """
 
+import collections
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -111,14 +115,29 @@ def iterate_batches(
 def stream_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
 ) -> Iterator[jax.Array]:
-    """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered by tf.data ahead of time, in order."""
-    tf = import_tensorflow()  # only here: nothing else of training needs it
+    """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered ahead of time, in order.
+
+    By tf.data where TensorFlow is installed, by threads where it is not: the batches are the same.
+    """
     rows = _own_rows(sharding, order.images_per_step)
 
     def gather(start: int, end: int) -> np.ndarray:
         return np.stack([images[order.indices(step)[rows]] for step in range(start, end)])
 
-    shape = (None, rows.stop - rows.start, *images.shape[1:])
+    try:
+        tf = import_tensorflow()  # only here: nothing else of training uses it
+    except ImportError:
+        gathered = gather_by_threads(gather, dispatches)
+    else:
+        gathered = _gather_by_tf_data(tf, gather, dispatches, (None, rows.stop - rows.start, *images.shape[1:]))
+    for batch in gathered:
+        yield jax.make_array_from_process_local_data(sharding, batch, (len(batch), order.images_per_step, *images.shape[1:]))
+
+
+def _gather_by_tf_data(
+    tf: ModuleType, gather: Callable[[int, int], np.ndarray], dispatches: Iterator[range], shape: tuple
+) -> Iterator[np.ndarray]:
+    """gather(start, end) of each dispatch, in order; shape: what it returns, None where it varies."""
     spans = tf.data.Dataset.from_generator(
         lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64)
     )
@@ -127,8 +146,22 @@ def stream_batches(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     ).prefetch(STREAM_AHEAD)
-    for batch in batches.as_numpy_iterator():
-        yield jax.make_array_from_process_local_data(sharding, batch, (len(batch), order.images_per_step, *images.shape[1:]))
+    return batches.as_numpy_iterator()
+
+
+def gather_by_threads(gather: Callable[[int, int], np.ndarray], dispatches: Iterator[range]) -> Generator[np.ndarray]:
+    """gather(start, end) of each dispatch, in order, at most STREAM_AHEAD of them before they are needed."""
+    pool = ThreadPoolExecutor(2, "batches")  # one reads from the disk while the other copies
+    waiting = collections.deque()
+    try:
+        for steps in dispatches:
+            waiting.append(pool.submit(gather, steps.start, steps.stop))
+            if len(waiting) > STREAM_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # of a run that stops early
 
 
 def _own_rows(sharding: jax.sharding.Sharding, count: int) -> slice:

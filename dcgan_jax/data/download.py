@@ -35,7 +35,7 @@ from dcgan_jax.data.http_file import (
     request_file,
 )
 from dcgan_jax.data.listing import ALIGNED, BAD_ZIP, CELEBA_PAGE
-from dcgan_jax.data.tensorflow_import import import_tensorflow
+from dcgan_jax.data.tensorflow_import import import_tfds
 
 CHUNK_BYTES = 2**18
 LIMITS = Limits()
@@ -52,6 +52,7 @@ PUBLISHED = {
         f"{ALIGNED}.zip", "", CELEBA_PAGE, "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74", 1_443_490_838
     ),  # as TFDS records them
 }
+BY_HAND = f"download {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or a mirror as `url`"
 # The FID Inception as pytorch-fid distributes it; torch-fidelity's file is the same, byte for byte.
 WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 INCEPTION = Published(
@@ -114,19 +115,19 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
 
 def prepare_with_tfds() -> str:
     """Lets TFDS download and prepare CelebA, and returns the value for `data`. Raises: UserError for any of its failures."""
+    try:
+        tfds = import_tfds()
+    except ImportError as error:
+        raise UserError(f"`download` celeba: {make_printable(str(error), 160)}; or {BY_HAND}") from error
     _print_progress("TFDS fetches celeb_a from Google Drive, 1.4 GB, into its own folder")
     retries = logging.getLogger("urllib3")
     level = retries.level
     retries.setLevel(logging.ERROR)  # else a line for each
     try:
-        import_tensorflow()
-        import tensorflow_datasets as tfds
-
         tfds.builder("celeb_a").download_and_prepare()
-    except Exception as error:  # noqa: BLE001 - quotas, checksums, missing packages, disks: TFDS has an error for each
+    except Exception as error:  # noqa: BLE001 - quotas, checksums, disks: TFDS has an error for each
         raise UserError(
-            f"`download` celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); download"
-            f" {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or a mirror as `url`"
+            f"`download` celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); {BY_HAND}"
         ) from error
     finally:
         retries.setLevel(level)

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numpy as np
 
-from dcgan_jax.config import UserError
+from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data.attributes import (
     Attributes,
@@ -29,7 +29,7 @@ from dcgan_jax.data.attributes import (
     read_partition,
 )
 from dcgan_jax.data.listing import ALIGNED, Entry, list_folder, list_zip, make_one_line, open_zip, read_image_file, sort_entries
-from dcgan_jax.data.tensorflow_import import import_tensorflow
+from dcgan_jax.data.tensorflow_import import import_tfds
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
@@ -281,12 +281,11 @@ def _open_tfds(data: str, name: str, split: str) -> Source:
 def _import_tfds(data: str) -> ModuleType:
     """tensorflow_datasets, quiet and without an accelerator. Raises: UserError where it is not installed."""
     try:
-        import absl.logging
-
-        import_tensorflow()
-        import tensorflow_datasets as tfds  # only for those who use it
+        tfds = import_tfds()
     except ImportError as error:
-        raise UserError(f"`data` {data} needs pip install tensorflow-datasets tensorflow; or give a folder") from error
+        raise UserError(f"`data` {data}: {make_printable(str(error), 160)}; or give a folder") from error
+    import absl.logging
+
     absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would hide our line
     return tfds
 

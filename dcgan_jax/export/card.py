@@ -4,16 +4,23 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import dcgan_jax
 from dcgan_jax.api import TrainedGAN
 from dcgan_jax.config import SEEDS, Config, make_printable
+from dcgan_jax.data.listing import CELEBA_PAGE
 from dcgan_jax.export import Export, Exported
 from dcgan_jax.export.comparison import describe_comparison
 from dcgan_jax.export.writing import describe_latent
 from dcgan_jax.gan.state import LABELS, count_parameters
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import online_score, workdir
+
+CODE_LICENCE = (
+    "dcgan_jax, with the code in this folder that it wrote, has the licence "
+    "[Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0)."
+)
 
 
 def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
@@ -25,7 +32,7 @@ def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
     changed = json.dumps({name: now for name, (_, now) in compare_with_preset(config).items() if name != "data"})
     scores = [line for line in online_score.read_score_lines(run) if line["step"] == gan.step]
     rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "None of this checkpoint was taken."
-    command = _describe_command(ask)
+    command, rights = _describe_command(ask), _describe_rights(config, facts["source"])
     conditions = (
         f"""
 It can be conditioned on: {make_printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order). By default
@@ -38,7 +45,7 @@ a seed is conditioned on row seed % {LABELS} of `labels.npy`: the labels of a tr
 library_name: dcgan_jax
 pipeline_tag: unconditional-image-generation
 tags: [dcgan, gan, faces, {ask.format}]
-license: other
+{rights.metadata}
 ---
 
 # {make_printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
@@ -60,22 +67,51 @@ Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.la
 
 {rows}
 
-## Rights
+## Licence
 
-{_describe_rights(config, facts["source"])}
+{rights.text}
 """
 
 
-def _describe_rights(config: Config, source: dict) -> str:
-    """What is known of the rights of all images that made the weights what they are."""
+class _Rights(NamedTuple):
+    metadata: str  # lines of the card's header
+    text: str
+
+
+def _describe_rights(config: Config, source: dict) -> _Rights:
+    """The licence of the code, and what is known of the rights of all images that the weights were trained on."""
     start = make_printable(config.run.start, 200)
-    if source.get("kind") == "drawn" and not start:
-        return "Trained on drawn faces, which come with this software and carry no rights of others."
-    others = f", and those of `{start}`, from which it began," if start else ""
-    return (
-        f"The images it was trained on{others} have rights of their own, which may bind what is made of them: CelebA's are "
-        "for non-commercial research only. It draws faces of nobody, and may by chance resemble somebody."
-    )
+    nobody = "It generates faces of nobody. By chance one may resemble somebody."
+    if is_celeba(source):
+        metadata = f"license: other\nlicense_name: non-commercial-research\nlicense_link: {CELEBA_PAGE}"
+        weights = (
+            f"The weights were trained on [CelebA]({CELEBA_PAGE}), whose images are for non-commercial research only. "
+            "Use the weights for non-commercial research only."
+        )
+    elif source.get("kind") == "drawn" and not start:
+        metadata = "license: apache-2.0"
+        weights = (
+            "The weights have the same licence. They were trained on drawn faces, which come with that software and carry no "
+            "rights of others."
+        )
+    else:
+        metadata = "license: other"
+        weights = (
+            "The weights have no licence yet. The images that they were trained on have rights of their own, which may restrict "
+            "their use. State their licence here before you publish them. CelebA's images, in any form, are for "
+            "non-commercial research only."
+        )
+    if start:
+        weights += f" Training began with the weights of `{start}`, and the rights of its images apply as well."
+    return _Rights(metadata, f"{CODE_LICENCE} {weights} {nobody}")
+
+
+def is_celeba(source: dict) -> bool:
+    """Whether a run's images are CelebA's, by what data.json says of their source.
+
+    The name counts as well: the article's zip, processed-celeba-small.zip, is not in the form that the published crops need.
+    """
+    return source.get("is_celeba") is True or "celeba" in source["name"].lower()
 
 
 def _describe_command(ask: Export) -> str:

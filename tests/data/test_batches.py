@@ -1,4 +1,7 @@
 import itertools
+import sys
+import threading
+import time
 import types
 
 import numpy as np
@@ -129,7 +132,12 @@ def make_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
 
 
-def test_stream_and_resident_give_the_same_batches():
+@pytest.mark.parametrize("has_tensorflow", [True, False])
+def test_stream_and_resident_give_the_same_batches(monkeypatch, has_tensorflow):
+    if has_tensorflow:
+        pytest.importorskip("tensorflow")
+    else:
+        monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
     images, asked = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
     for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
@@ -141,6 +149,32 @@ def test_stream_and_resident_give_the_same_batches():
                 assert batch.sharding == sharding
                 assert batch.dtype == np.uint8
                 assert_array_equal(batch, want)
+
+
+@pytest.mark.parametrize("is_read", [1, 9])  # batches before the run stops; all is more than are gathered ahead
+def test_threads_gather_in_order_and_a_few_ahead(is_read):
+    """Without TensorFlow: never more batches in memory than STREAM_AHEAD and the one that is used, and no thread is left."""
+    started, before = [], set(threading.enumerate())
+
+    def gather(start, end):
+        started.append(start)
+        time.sleep(0.02 if start == 0 else 0)  # the first is done last
+        return np.arange(start, end)
+
+    fed = batches.gather_by_threads(gather, split_dispatches(0, 18, 2))
+    for count in range(is_read):
+        assert_array_equal(next(fed), [2 * count, 2 * count + 1])
+        assert len(started) <= count + 1 + batches.STREAM_AHEAD
+    fed.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_thread_faults_reach_the_step():
+    def gather(start, end):
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches.gather_by_threads(gather, split_dispatches(0, 18, 2)))
 
 
 def test_batch_is_split_over_devices_by_images():

@@ -91,17 +91,31 @@ def test_card_scores_are_of_its_step_only(tmp_path):
     assert card.count("7.25") == 1 and "9.5" not in card
 
 
+FREE, NOT_STATED, RESEARCH = "license: apache-2.0", "license: other\n---", "license_name: non-commercial-research"
+
+
 @pytest.mark.parametrize(
-    "start, kind, is_free", [("", "drawn", True), ("runs/celeba", "drawn", False), ("", "folder", False), ("", None, False)]
+    "start, source, licence",
+    [
+        ("", {"kind": "drawn", "name": "20000 drawn faces"}, FREE),
+        ("", {"kind": "folder", "name": "cats"}, NOT_STATED),
+        ("runs/other", {"kind": "drawn", "name": "20000 drawn faces"}, NOT_STATED),
+        ("", {"name": "of an old run"}, NOT_STATED),
+        ("", {"kind": "celeba", "name": "faces", "is_celeba": True}, RESEARCH),
+        ("", {"kind": "tfds", "name": "celeb_a/2.1.0", "is_celeba": True}, RESEARCH),
+        ("", {"kind": "zip", "name": "processed-celeba-small.zip", "is_celeba": False}, RESEARCH),
+        ("runs/other", {"kind": "celeba", "name": "faces", "is_celeba": True}, RESEARCH),
+    ],
 )
-def test_card_rights_cover_the_start_run_and_its_data(tmp_path, start, kind, is_free):
-    """Rights are those of all images that made the weights."""
+def test_card_licence_follows_the_training_images(tmp_path, start, source, licence):
+    """Its header and its text, which also name the run that training began with."""
     run = copy_run(get_reference_run().run, tmp_path)
-    for file, change in (
-        ("config.json", lambda of: of | {"start": start}),
-        ("data.json", lambda of: of | {"source": {"name": "them"} | ({"kind": kind} if kind else {})}),
-    ):
-        (run / file).write_text(json.dumps(change(json.loads((run / file).read_text()))))
+    for file, change in (("config.json", {"start": start}), ("data.json", {"source": source})):
+        (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | change))
     card = make_card_of(run)
-    assert ("carry no rights of others" in card) == is_free and ("have rights of their own" in card) != is_free
-    assert not start or f"those of `{start}`" in card
+    assert [words for words in (FREE, NOT_STATED, RESEARCH) if words in card] == [licence]
+    header, text = card.split("---\n")[1], card.split("## Licence")[1]
+    assert licence.partition("\n")[0] in header and "Apache-2.0" in text
+    assert ("carry no rights of others" in text.replace("\n", " ")) == (licence == FREE)
+    assert ("Use the weights for non-commercial research only" in text) == (licence == RESEARCH)
+    assert (f"weights of `{start}`" in text) == bool(start)
