@@ -28,7 +28,8 @@ if "DCGAN_JAX_TESTS" not in os.environ:
 # with XLA's older emitters of loops that takes a fifth of the time and an eighth of the memory. Invariants hold under any
 # compiler; goldens and parity are compared with tolerances that cover all of them.
 # Tests that need the users' emitters take tiny.fused_loops.
-CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# One LLVM module a program: the other core has a worker of its own.
+CHEAP = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What one process has compiled all others read. Only the workers write, see below: a process that a test kills might leave half
@@ -57,9 +58,15 @@ def put_whole(cache, key, program):
 lru_cache.LRUCache.put = put_whole
 
 
-# A worker stays under 2 GB. What is dropped is read from disk when it is needed again, which takes time.
-MAX_RSS_BYTES = 1_250_000_000
+# A worker stays under 2 GB. What is dropped is traced again when it is needed, so it is dropped as seldom as that allows.
+MAX_RSS_BYTES = 1_300_000_000  # after a test: the largest programs take 800 MB more while they are compiled
+MAX_RSS_BYTES_BETWEEN_FILES = 900_000_000  # the next file has programs of its own
 STATM = Path("/proc/self/statm")
+
+
+def release_memory_above(limit_bytes):
+    if STATM.exists() and int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > limit_bytes:
+        release_memory()
 
 
 def release_memory():
@@ -72,19 +79,28 @@ def release_memory():
     jax.clear_caches()
     gc.unfreeze()
     gc.collect()
-    gc.freeze()  # what is left stays: to look through it again at each collection takes a tenth of the tests' time
+    gc.freeze()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def files_start_without_programs():
+def files_share_little_memory():
+    gc.collect()
+    gc.freeze()  # what the file's imports made stays: to look through it at each collection takes a tenth of the tests' time
     yield
-    release_memory()
+    release_memory_above(MAX_RSS_BYTES_BETWEEN_FILES)
 
 
 @pytest.fixture(autouse=True)
-def memory_stays_bounded():
+def memory_stays_bounded(request):
+    had_tensorflow = "tensorflow" in sys.modules
     yield
-    if STATM.exists() and int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MAX_RSS_BYTES:
-        release_memory()
+    release_memory_above(MAX_RSS_BYTES)
+    if "tensorflow" in sys.modules and not had_tensorflow and not request.node.get_closest_marker("tensorflow"):
+        pytest.fail("imported TensorFlow: mark the test with it, so that it runs among the last")
+
+
+def pytest_collection_modifyitems(items):
+    """TensorFlow takes 540 MB, which no test after it gets back: tests that import it come last."""
+    items.sort(key=lambda item: item.get_closest_marker("tensorflow") is not None)

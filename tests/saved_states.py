@@ -20,7 +20,7 @@ SHAPES = describe_state(CONFIG)
 
 def make_state(step=0):
     """Every leaf another number for each step."""
-    fresh = tiny.make_fresh_state(CONFIG)
+    fresh = tiny.make_toy_state(CONFIG)
     return jax.tree.map(lambda leaf: leaf + step if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fresh).replace(
         step=jnp.int32(step)
     )

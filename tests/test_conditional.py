@@ -69,6 +69,7 @@ def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
     assert (with_glasses != without).any()
 
 
+@pytest.mark.tensorflow
 def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
     """Both feeds are tested."""
     assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch

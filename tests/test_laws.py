@@ -51,6 +51,7 @@ def test_reference_run_changes_every_leaf():
             assert (leaf != states[1][path]).any(), path
 
 
+@pytest.mark.tensorflow
 @pytest.mark.integration
 def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""

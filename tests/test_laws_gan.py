@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_fresh_state, make_images, make_tiny_config
+from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_images, make_tiny_config, make_toy_state
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.state import describe_state
@@ -24,7 +24,7 @@ CONFIG = make_tiny_config("torch64", flip=True)
 def one_by_one():
     """(batches (2, 4, S, S, C), the state after both, stacked metrics) of two calls of train_step."""
     batches = np.stack([make_images(CONFIG, seed) for seed in (0, 1)])
-    state, metrics, step = make_fresh_state(CONFIG), [], CompiledStep(CONFIG)
+    state, metrics, step = make_toy_state(CONFIG), [], CompiledStep(CONFIG)
     with fused_loops():
         for batch in batches:
             state, now = step(state, batch)
@@ -35,7 +35,7 @@ def one_by_one():
 @pytest.mark.integration
 def test_two_steps_in_a_call_equal_two_calls(one_by_one):
     batches, expected, expected_metrics = one_by_one
-    start = jax.tree.map(jnp.copy, make_fresh_state(CONFIG))
+    start = jax.tree.map(jnp.copy, make_toy_state(CONFIG))
     kernel = start.g_params["head"]["kernel"]
     with fused_loops():
         state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
@@ -53,7 +53,7 @@ def test_accelerator_scan_equals_two_steps(one_by_one, monkeypatch):
     with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
         scan = make_train_steps(CONFIG)
-    state, metrics = jax.jit(scan)(make_fresh_state(CONFIG), Batch(batches))
+    state, metrics = jax.jit(scan)(make_toy_state(CONFIG), Batch(batches))
     assert metrics["d_loss"].shape == (2,)
     assert_allclose(metrics["d_loss"], expected_metrics["d_loss"], rtol=1e-5)
     assert_same_run(state, expected)
@@ -101,8 +101,8 @@ def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-    expected, expected_metrics = get_compiled_step(config)(make_fresh_state(config), make_images(config))
-    state, metrics = step(jax.device_put(make_fresh_state(config), whole), jax.device_put(Batch(make_images(config)), split))
+    expected, expected_metrics = get_compiled_step(config)(make_toy_state(config), make_images(config))
+    state, metrics = step(jax.device_put(make_toy_state(config), whole), jax.device_put(Batch(make_images(config)), split))
     assert len(state.g_params["head"]["kernel"].sharding.device_set) == 2
     for name in metrics:
         assert_allclose(metrics[name], expected_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -121,8 +121,8 @@ mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 step = jax.jit(make_train_step(config, split), in_shardings=(whole, split), out_shardings=(whole, whole))
 batch = jax.device_put(Batch(tiny.make_images(config)), split)
-state, metrics = step(jax.device_put(tiny.make_fresh_state(config), whole), batch)
-expected, expected_metrics = tiny.get_compiled_step(config)(tiny.make_fresh_state(config), tiny.make_images(config))
+state, metrics = step(jax.device_put(tiny.make_toy_state(config), whole), batch)
+expected, expected_metrics = tiny.get_compiled_step(config)(tiny.make_toy_state(config), tiny.make_images(config))
 print(max(abs(float(metrics[name]) - float(expected_metrics[name])) for name in metrics))
 statistics = zip(jax.tree.leaves(state.d_stats), jax.tree.leaves(expected.d_stats), strict=True)
 print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in statistics))

@@ -12,7 +12,7 @@ from jax._src import compiler
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, Output, Run, replace
-from dcgan_jax.gan.state import GanState, init_state
+from dcgan_jax.gan.state import GanState, describe_state, init_state
 from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
 
@@ -33,6 +33,27 @@ def make_tiny_config(preset: str, **changes) -> Config:
 def make_fresh_state(config: Config) -> GanState:
     """init_state, compiled. Nothing here donates, so that it can be shared."""
     return jax.jit(lambda: init_state(config))()
+
+
+@functools.cache
+def make_toy_state(config: Config) -> GanState:
+    """A state as random as init_state's, made without a program of its own, which takes as long to compile as half a step."""
+    rng = np.random.Generator(np.random.Philox(config.run.seed))
+
+    def fill(path, leaf):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        field, name = names[0], names[-1]
+        if field == "key":
+            return jax.random.key(config.run.seed)
+        if field.endswith("_params") and name == "kernel":
+            return np.float32(0.02) * rng.standard_normal(leaf.shape, np.float32)
+        if field.endswith("_stats") and name == "u":  # the spectral norm's vector
+            return rng.standard_normal(leaf.shape, np.float32)
+        is_one = name in ("scale", "var", "sigma") and field.endswith(("_params", "_stats"))
+        return np.full(leaf.shape, is_one, leaf.dtype)
+
+    state = jax.tree.map_with_path(fill, describe_state(config))
+    return jax.device_put(state.replace(ema_params=state.g_params))
 
 
 class CompiledStep:

@@ -132,7 +132,7 @@ def make_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
 
 
-@pytest.mark.parametrize("has_tensorflow", [True, False])
+@pytest.mark.parametrize("has_tensorflow", [pytest.param(True, marks=pytest.mark.tensorflow), False])
 def test_stream_and_resident_give_the_same_batches(monkeypatch, has_tensorflow):
     if has_tensorflow:
         pytest.importorskip("tensorflow")

@@ -512,6 +512,7 @@ def test_sigkill_before_the_rename_resumes(serve, tmp_path):
 # ---- TFDS ----
 
 
+@pytest.mark.tensorflow
 def test_tfds_failure_is_one_line(monkeypatch):
     import tensorflow_datasets as tfds
 
@@ -526,6 +527,7 @@ def test_tfds_failure_is_one_line(monkeypatch):
     assert "\n" not in line and "wrong checksum" in line and "in a browser" in line and "`url`" in line
 
 
+@pytest.mark.tensorflow
 def test_tfds_data_set_is_named_for_the_data_flag(monkeypatch):
     import tensorflow_datasets as tfds
 

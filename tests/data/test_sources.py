@@ -125,6 +125,7 @@ def mocked_celeb_a(tmp_path):
         yield
 
 
+@pytest.mark.tensorflow
 def test_tfds_gives_the_encoded_images_of_the_split(mocked_celeb_a):
     source = open_source("tfds:celeb_a", "train")
     assert (source.kind, source.is_celeba, source.count) == ("tfds", True, 9)
@@ -136,6 +137,7 @@ def test_tfds_gives_the_encoded_images_of_the_split(mocked_celeb_a):
     assert open_source("tfds:celeb_a").read(17) == b""  # the mock has nine: a stream that ends early is no crash
 
 
+@pytest.mark.tensorflow
 def test_missing_tfds_is_one_line_with_the_remedy(tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))

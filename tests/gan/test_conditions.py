@@ -15,6 +15,7 @@ from tiny import (
     make_fresh_state,
     make_images,
     make_tiny_config,
+    make_toy_state,
 )
 
 from dcgan_jax.batch import Batch
@@ -44,7 +45,7 @@ def test_other_weights_start_as_without_attributes():
 
 def test_d_adds_the_projection_of_features_on_labels():
     """Miyato and Koyama 2018, equation 3, in numpy."""
-    state = make_fresh_state(CONFIG)
+    state = make_toy_state(CONFIG)
     apply = compile_apply(Discriminator(CONFIG.nets), False, "intermediates")
     images = jnp.asarray(BATCH[0], jnp.float32) / 127.5 - 1
     logits, found = apply(state.d_params, state.d_stats, images, BATCH[1])
@@ -56,7 +57,7 @@ def test_d_adds_the_projection_of_features_on_labels():
 
 def test_g_images_depend_on_the_attributes():
     config = make_tiny_config("article", condition="Smiling,Male,Hat")
-    state, latents = make_fresh_state(config), jnp.ones((2, 100)) / 2
+    state, latents = make_toy_state(config), jnp.ones((2, 100)) / 2
     labels = np.array([[0, 0, 1], [1, 0, 1]])
     images = compile_apply(Generator(config.nets), False)(state.g_params, state.g_stats, latents, labels)
     assert np.abs(images[0] - images[1]).max() > 1e-4
@@ -82,7 +83,7 @@ PENALISED = make_tiny_config(
     ids=["d-then-g", "alternating", "penalised"],
 )
 def test_step_updates_embeddings_and_keeps_shapes(config):
-    before = make_fresh_state(config)
+    before = make_toy_state(config)
     batch = Batch(make_images(config), TABLE[: len(make_images(config))])
     after, metrics = get_compiled_step(config)(before, batch)
     after, metrics = get_compiled_step(config)(after, batch)  # alternating: G's, then D's
@@ -96,7 +97,7 @@ def test_step_updates_embeddings_and_keeps_shapes(config):
 
 def test_step_depends_on_the_labels():
     ours, theirs = (
-        get_compiled_step(CONFIG)(make_fresh_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1])
+        get_compiled_step(CONFIG)(make_toy_state(CONFIG), Batch(BATCH.images, labels))[1] for labels in (BATCH[1], 1 - BATCH[1])
     )
     assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
 
@@ -106,15 +107,15 @@ def test_scan_and_two_devices_give_the_same():
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
     with fused_loops():  # two programs that have to share every bit
         one_step = CompiledStep(CONFIG)
-        expected, _ = one_step(one_step(make_fresh_state(CONFIG), BATCH)[0], other)
-        state, _ = jax.jit(make_train_steps(CONFIG))(make_fresh_state(CONFIG), stacked)
+        expected, _ = one_step(one_step(make_toy_state(CONFIG), BATCH)[0], other)
+        state, _ = jax.jit(make_train_steps(CONFIG))(make_toy_state(CONFIG), stacked)
     for path, leaf in get_leaves(state).items():
         assert_array_equal(leaf, get_leaves(expected)[path], err_msg=path)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     step = jax.jit(make_train_step(CONFIG, split), in_shardings=(whole, split), out_shardings=(whole, whole))
-    _, metrics = step(jax.device_put(make_fresh_state(CONFIG), whole), jax.device_put(BATCH, split))
-    assert_allclose(metrics["d_loss"], get_compiled_step(CONFIG)(make_fresh_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
+    _, metrics = step(jax.device_put(make_toy_state(CONFIG), whole), jax.device_put(BATCH, split))
+    assert_allclose(metrics["d_loss"], get_compiled_step(CONFIG)(make_toy_state(CONFIG), BATCH)[1]["d_loss"], rtol=1e-5)
 
 
 def test_sample_labels_are_the_tables_unless_given():

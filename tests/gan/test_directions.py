@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny import compile_apply, make_fresh_state, make_tiny_config
+from tiny import compile_apply, make_tiny_config, make_toy_state
 
 from dcgan_jax.gan import directions
 from dcgan_jax.gan.directions import (
@@ -68,7 +68,7 @@ def test_factorised_direction_is_the_largest_singular(head_norm):
     """Of a kernel of known singular vectors, seen through its normalisation."""
     config = make_tiny_config("article", head_norm=head_norm)
     nets = config.nets
-    state = make_fresh_state(config)
+    state = make_toy_state(config)
     kernel = state.ema_params["head"]["kernel"]
     left, right = np.linalg.qr(RNG.normal(size=(nets.latent_dim, 2)))[0], np.linalg.qr(RNG.normal(size=(kernel.shape[1], 2)))[0]
     wanted = 3 * np.outer(left[:, 0], right[:, 0]) + np.outer(left[:, 1], right[:, 1])
@@ -88,7 +88,7 @@ def test_factorised_direction_is_the_largest_singular(head_norm):
 @pytest.mark.parametrize("preset", ["article", "keras64"])
 def test_first_features_are_on_the_way_to_the_image(preset):
     config = make_tiny_config(preset)
-    nets, state = config.nets, make_fresh_state(config)
+    nets, state = config.nets, make_toy_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
@@ -102,7 +102,7 @@ def test_first_features_are_on_the_way_to_the_image(preset):
 def test_one_level_generator_first_features_are_known():
     """A generator of one level makes the image from its first features."""
     config = make_tiny_config("article", base_px=8)
-    nets, state = config.nets, make_fresh_state(config)
+    nets, state = config.nets, make_toy_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))
     found = jax.jit(make_extract_first_features(nets))(state.ema_params, state.ema_stats, points)
     images = compile_apply(Generator(nets), False)(state.ema_params, state.ema_stats, from_normal(points, nets))

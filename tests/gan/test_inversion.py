@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from generators import VARIANTS, vary_leaves
-from tiny import make_fresh_state
+from tiny import make_toy_state
 
 from dcgan_jax.gan.inversion import average_pool, make_inversion
 from dcgan_jax.gan.latents import from_normal
@@ -16,7 +16,7 @@ CONFIG = VARIANTS["article"]
 
 
 def generator():
-    state = make_fresh_state(CONFIG)
+    state = make_toy_state(CONFIG)
     return vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compile_apply, get_compiled_step, make_fresh_state, make_images, make_tiny_config
+from tiny import compile_apply, get_compiled_step, make_images, make_tiny_config, make_toy_state
 
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.models import Discriminator
@@ -14,7 +14,7 @@ from dcgan_jax.gan.models import Discriminator
 def compute_logits():
     """Of a D with dropout and all augmentations in training, after one step, so that its statistics are its own."""
     config = make_tiny_config("torch64", d_dropout=0.5, augment=("color", "translation", "cutout"))
-    state, _ = get_compiled_step(config)(make_fresh_state(config), make_images(config))
+    state, _ = get_compiled_step(config)(make_toy_state(config), make_images(config))
     program = jax.jit(make_compute_logits(config))
     return lambda images: np.asarray(program(state.d_params, state.d_stats, images))
 
@@ -39,14 +39,14 @@ def test_logits_use_running_statistics():
     config = make_tiny_config("torch64")
     once, four = ({"down2_norm": {"mean": np.zeros(8, np.float32), "var": np.full(8, var, np.float32)}} for var in (1, 4))
     compute_logits = jax.jit(make_compute_logits(config))
-    small, large = (compute_logits(make_fresh_state(config).d_params, stats, IMAGES) for stats in (four, once))
+    small, large = (compute_logits(make_toy_state(config).d_params, stats, IMAGES) for stats in (four, once))
     assert_allclose(small, large / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["torch64", "keras64"])
 def test_pixels_are_scaled_to_g_range(name):
     config = make_tiny_config(name)
-    state, images = make_fresh_state(config), make_images(config)
+    state, images = make_toy_state(config), make_images(config)
     logits = jax.jit(make_compute_logits(config))(state.d_params, state.d_stats, images)
     low = -1 if config.nets.g_output == "tanh" else 0
     scaled = low + images.astype(np.float32) / 255 * (1 - low)
@@ -58,7 +58,7 @@ def test_pixels_are_scaled_to_g_range(name):
 def test_features_are_the_maximum_of_each_cell():
     """Of a white pixel in a corner of a black picture, by a D of two layers that is linear but for its activations."""
     config = make_tiny_config("article")
-    state = make_fresh_state(config)
+    state = make_toy_state(config)
     see = jax.jit(make_extract_features(config))
     found = np.asarray(see(state.d_params, state.d_stats, IMAGES))
     assert found.shape == (8, 4 * 4 * (4 + 8)) and found.dtype == np.float32

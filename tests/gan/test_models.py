@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import compile_apply, get_leaves, make_fresh_state, make_tiny_config
+from tiny import compile_apply, get_leaves, make_fresh_state, make_tiny_config, make_toy_state
 
 from dcgan_jax.config import Config, Nets, replace
 from dcgan_jax.config_rules import check_config
@@ -134,7 +134,7 @@ def test_d_refuses_images_of_another_shape(shape):
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
 def test_images_fill_their_range(name, low, high):
     config = make_tiny_config(name, width=16)
-    state = make_fresh_state(config)
+    state = make_toy_state(config)
     latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
     images = compile_apply(Generator(config.nets), False)(params, state.g_stats, latents)
@@ -144,7 +144,7 @@ def test_images_fill_their_range(name, low, high):
 
 def test_bfloat16_is_close_and_returns_float32():
     config = make_tiny_config("torch64", width=16)
-    state = make_fresh_state(config)
+    state = make_toy_state(config)
     latents = jax.random.normal(jax.random.key(0), (8, 100))
 
     def images(nets):
@@ -265,14 +265,14 @@ SPECTRAL = make_tiny_config("torch64", d_norm="spectral")
 
 
 def test_spectral_norm_ignores_the_scale_of_weights():
-    state, images = make_fresh_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    state, images = make_toy_state(SPECTRAL), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     scaled = jax.tree.map_with_path(lambda path, leaf: leaf * (1 + len(path[-2].key)), state.d_params)
     logits = ds(SPECTRAL, state.d_params, state.d_stats, images)[0]
     assert_allclose(ds(SPECTRAL, scaled, state.d_stats, images)[0], logits, rtol=1e-4)
 
 
 def test_spectral_norm_is_of_weights_not_biases():
-    state = make_fresh_state(make_tiny_config("torch64", d_norm="spectral", conv_bias=True))
+    state = make_toy_state(make_tiny_config("torch64", d_norm="spectral", conv_bias=True))
     assert {path.split("/")[-2] for path in get_leaves(state.d_stats)} == {"kernel"}
     assert state.d_params["down1"]["bias"].shape == (4,)
 
@@ -280,7 +280,7 @@ def test_spectral_norm_is_of_weights_not_biases():
 @pytest.mark.integration
 def test_spectral_norm_is_the_largest_singular_value():
     """The estimate of its singular vector is kept between steps."""
-    state, images = make_fresh_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
+    state, images = make_toy_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats
     for _ in range(60):
         _, stats = ds(SPECTRAL, state.d_params, stats, images)

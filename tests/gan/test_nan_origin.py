@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import make_fresh_state, make_images, make_tiny_config
+from tiny import make_images, make_tiny_config, make_toy_state
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.gan.nan_origin import find_first_nan
@@ -26,7 +26,7 @@ def change_leaf(state: GanState, path: str, change) -> GanState:
 
 
 def origin(config=CONFIG, *changes):
-    state = make_fresh_state(config)
+    state = make_toy_state(config)
     for path, change in changes:
         before, state = state, change_leaf(state, path, change)
         assert any(a is not b for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state), strict=True)), path
@@ -107,7 +107,7 @@ def test_g_gradient_overflow_is_named():
 
 
 def test_state_can_be_used_again():
-    state = make_fresh_state(CONFIG)
+    state = make_toy_state(CONFIG)
     before = jax.random.key_data(jax.random.clone(state.key))
     state = state.replace(key=jax.random.clone(state.key))
     find_first_nan(CONFIG, state, Batch(make_images(CONFIG)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from generators import vary_leaves
 from numpy.testing import assert_array_equal
-from tiny import compile_apply, make_fresh_state, make_tiny_config
+from tiny import compile_apply, make_fresh_state, make_tiny_config, make_toy_state
 
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.config_rules import check_config
@@ -35,7 +35,7 @@ WAYS = {
 def pair(way):
     """(config, the small state, the grown one), with weights like those of training."""
     config = WAYS[way]
-    small = make_fresh_state(make_low_resolution_config(config))
+    small = make_toy_state(make_low_resolution_config(config))
 
     def trained(params, seed):
         params = vary_leaves(params, seed)
@@ -80,7 +80,7 @@ def test_progressive_g_gives_the_same_images_enlarged(way, which):
 
 def test_saturated_activations_stay_finite():
     config = WAYS["sigmoid"]
-    small = make_fresh_state(make_low_resolution_config(config))
+    small = make_toy_state(make_low_resolution_config(config))
     loud = small.replace(g_params=jax.tree.map(lambda leaf: 1e4 * leaf, small.g_params))
     for leaf in jax.tree.leaves(jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), loud).g_params):
         assert np.isfinite(leaf).all()

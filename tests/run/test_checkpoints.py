@@ -48,9 +48,9 @@ def run(tmp_path_factory):
 def test_state_of_other_presets_round_trips(tmp_path, changes):
     config = tiny.make_tiny_config("article", **changes)
     with open_checkpoints(tmp_path) as saved:
-        saved.save(1, tiny.make_fresh_state(config))
+        saved.save(1, tiny.make_toy_state(config))
     like = checkpoints.add_sharding(describe_state(config), distributed.make_shardings(config).state)
-    assert_equal_leaves(restore_step(tmp_path, 1, like), tiny.make_fresh_state(config))
+    assert_equal_leaves(restore_step(tmp_path, 1, like), tiny.make_toy_state(config))
 
 
 @pytest.mark.parametrize("where", ["one device", "two devices"])

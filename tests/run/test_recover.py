@@ -152,8 +152,8 @@ def test_debug_names_the_layer_of_the_nan(tmp_path):
 
 def test_debug_gives_the_same_run(tmp_path):
     with tiny.fused_loops():  # its program keeps the state before the step, which the other one's takes for the new one
-        done, plain = train_toy(tmp_path / "debug", "--debug", steps=4), train_toy(tmp_path / "plain", steps=4)
+        done, plain = train_toy(tmp_path / "debug", "--debug", steps=2), train_toy(tmp_path / "plain", steps=2)
     assert plain.code == 0 and "debug: every step is looked at" in done.out
-    ours, theirs = (toy_run.read_state(tmp_path / each / "article", 4) for each in ("debug", "plain"))
+    ours, theirs = (toy_run.read_state(tmp_path / each / "article", 2) for each in ("debug", "plain"))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path
