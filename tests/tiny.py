@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 from unittest import mock
 
 import flax.linen as nn
@@ -17,6 +18,8 @@ from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
 
 BATCH = 4
+# What conftest.py turned off, to have it on again.
+NEW_EMITTERS = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters=false" in os.environ["XLA_FLAGS"] else {}
 
 
 def make_tiny_config(preset: str, **changes) -> Config:
@@ -99,7 +102,7 @@ def fused_loops():
     real = compiler.get_compile_options
 
     def fused(*args, env_options_overrides=None, **kwargs):
-        overrides = {**(env_options_overrides or {}), "xla_cpu_use_fusion_emitters": True}
+        overrides = {**(env_options_overrides or {}), **NEW_EMITTERS}
         return real(*args, env_options_overrides=overrides, **kwargs)
 
     jax.clear_caches()  # programs of the older emitters are not used inside, nor these outside

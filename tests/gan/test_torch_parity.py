@@ -11,6 +11,7 @@ import parity_inputs as inputs
 import pytest
 import torch_weights
 from numpy.testing import assert_allclose
+from tiny import NEW_EMITTERS
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
@@ -64,7 +65,7 @@ def train(name, steps, dtype=np.float32):
         one_step = step.make_train_step(config)
 
         # conftest.py makes compiling cheap; twenty steps at 64 px earn back the programs that users run.
-        as_users = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+        as_users = {"xla_backend_optimization_level": 3, **NEW_EMITTERS}
         slow = steps > 1 and run.image_size == 64
 
         @functools.partial(jax.jit, compiler_options=as_users if slow else None)
