@@ -94,10 +94,14 @@ def world(tmp_path_factory):
     here = tmp_path_factory.mktemp("world")
     faces = draw_faces(0, np.arange(IMAGE_COUNT), 32)
     names = [f"{i + 1:06d}.jpg" for i in range(IMAGE_COUNT)]
-    for folder in ("my-pictures", "pictures/cats"):
+    for folder in ("my-pictures", "my-images", "pictures/cats", "images/cats"):
         (here / folder).mkdir(parents=True)
         for name, face in zip(names, faces, strict=True):
             Image.fromarray(face).save(here / folder / name)
+    for kind, some in (("cats", names[::2]), ("dogs", names[1::2])):
+        (here / "animals" / kind).mkdir(parents=True)
+        for name in some:
+            shutil.copy(here / "my-images" / name, here / "animals" / kind / name)
     for archive, inside in (("img_align_celeba.zip", "img_align_celeba/"), ("processed-celeba-small.zip", "celeba/")):
         with zipfile.ZipFile(here / archive, "w") as opened:
             for name in names:
