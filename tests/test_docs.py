@@ -1,4 +1,4 @@
-"""What README.md and docs/ say can be typed runs, what they quote is in the code, and what they link to is there."""
+"""Commands of README.md and docs/ run, code that they quote is in the code, and what they link to exists."""
 
 import ast
 import contextlib
@@ -27,8 +27,9 @@ from dcgan_jax.data.drawn_faces import draw_faces
 from dcgan_jax.export import __main__
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT / folder).glob("*.md"))]
 CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+RESULTS = [ROOT / "experiments" / "RESULTS.md", *sorted((ROOT / "experiments" / "notes").glob("*.md"))]
 IMAGE_COUNT = 85
 
 # What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
@@ -171,6 +172,7 @@ OTHERS = {  # flags of other programs, and of our experiments
     "upgrade",
     "constraint",
     "editable",
+    "fix",
     "no-deps",
 }
 
@@ -186,7 +188,7 @@ def test_every_flag_in_the_docs_exists():
             for flag in flags_of(cls)
         }
     known |= {*flags_of(Config)} | {flag for command in explore.COMMANDS.values() for flag in flags_of(command)}
-    for file in (ROOT / "experiments").glob("*.py"):
+    for file in [*(ROOT / "experiments").glob("*.py"), *(ROOT / "examples").glob("*.py")]:
         known |= set(re.findall(r'"--([a-z][a-z0-9-]+)"', file.read_text()))
     for page in CHECKED_PAGES:
         text = page.read_text()
@@ -256,6 +258,16 @@ def normalise_line(line):
     return " ".join(re.sub(r"  #.*", "", line).split())
 
 
+# ---- Glossary ----
+
+
+def test_glossary_names_code_that_exists():
+    rows = re.findall(r"^\| ([^|]+) \|.*\| `([\w/]+\.py)`: `(\w+)` \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(rows) > 50  # and a table whose form changed does not pass unseen
+    for term, file, name in rows:
+        assert re.search(rf"\b{name}\b", (ROOT / "dcgan_jax" / file).read_text()), f"{term}: no {name} in {file}"
+
+
 # ---- Links ----
 
 
@@ -264,7 +276,7 @@ def anchors(page):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_in_the_docs_have_targets(page):
     for place in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match("https?:", place):
@@ -275,7 +287,7 @@ def test_links_in_the_docs_have_targets(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {place}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
