@@ -9,10 +9,12 @@ import posixpath
 import re
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\(|\bsrc=\"|\bhref=\")([^)\s\"#]+)")  # Markdown's and HTML's, without the anchor
+OTHER_HOST = re.compile(r"<(?:link|script|img|iframe|source|video)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)  # code is left alone
 
 
@@ -94,3 +96,10 @@ def on_page_markdown(markdown: str, page, config, files: Files) -> str:
 
     parts = FENCE.split(markdown)
     return "".join(part if part.startswith("```") else LINK.sub(change, part) for part in parts)
+
+
+def on_post_page(output: str, page, config) -> str:
+    """Stops the build where a page would load a script, style or image from another host. Links to read may lead there."""
+    if found := OTHER_HOST.search(output):
+        raise PluginError(f"{page.file.src_uri}: loads from another host: {found[0]}")
+    return output

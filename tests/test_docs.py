@@ -262,7 +262,8 @@ def normalise_line(line):
 
 
 def test_glossary_names_code_that_exists():
-    rows = re.findall(r"^\| ([^|]+) \|.*\| `([\w/]+\.py)`: `(\w+)` \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|.*\| `([\w/]+\.py)`: `(\w+)` \|$", page, re.MULTILINE)
     assert len(rows) > 50  # and a table whose form changed does not pass unseen
     for term, file, name in rows:
         assert re.search(rf"\b{name}\b", (ROOT / "dcgan_jax" / file).read_text()), f"{term}: no {name} in {file}"
