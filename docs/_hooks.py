@@ -40,6 +40,8 @@ def resolve(link: str, page: str) -> str | None:
     """The repository's file or folder that a link of the page `page` names; None for another site, and where nothing is there."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
     is_ours = ":" not in link and not path.startswith(("..", "/"))
+    if is_ours and (ROOT / path / "README.md").exists():
+        path = posixpath.normpath(f"{path}/README.md")  # what GitHub shows for the folder
     return path if is_ours and (ROOT / path).exists() else None
 
 
