@@ -8,7 +8,7 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-.PHONY: install hooks train lint types test test-fast test-web test-dist
+.PHONY: install hooks train lint types docs test test-fast test-web test-dist
 install: $(VENV)/installed
 
 # From then on git checks style and types before each commit.
@@ -25,6 +25,14 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[docs]"
+	touch $@
+
+# The site, in build/site. Once installed it needs no network. The variable silences an advertisement, not a check.
+docs: $(VENV)/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # worksteal: a worker that is done takes over half of what the other has left, so that both end together.
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal
