@@ -157,7 +157,7 @@ def modern32() -> Config:
 
 
 def best32() -> Config:
-    """Our own: the best samples after some minutes on a CPU, found by ablations (docs/quality.md, experiments/RESULTS.md).
+    """Our own: the best samples after some minutes on a CPU, found by ablations (docs/recipes.md, experiments/RESULTS.md).
 
     `article` with the changes below, each with its Frechet distance before and after it; of one seed, noise about three.
     """
@@ -187,7 +187,7 @@ def best64() -> Config:
     """`best32` grown to 64 px: 600,000 images at 32 px, then one more layer, with a blur against checkerboard artifacts.
 
     A third of `torch64`'s parameters. It ends where the samples of one seed, on 10,000 images, stop improving; those of another
-    still improve (--score-every-kimg keeps the best). What each line contributes: docs/quality.md.
+    still improve (--score-every-kimg keeps the best). What each line contributes: docs/recipes.md.
     """
     return replace(
         best32(),

@@ -2,7 +2,8 @@
 
     python -m dcgan_jax.evaluate --run RUN --features experiments/mobilenet.py:features
 
-FACE_SCORE names the tool, face_score.py, with its weights beside it; without it ../shared/tools is looked in.
+The tool, face_score.py with its weights beside it, is not part of this repository. FACE_SCORE names it; without FACE_SCORE it is
+looked for in ../shared/tools, beside the checkout.
 """
 
 import functools

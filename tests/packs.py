@@ -9,7 +9,10 @@ from PIL import Image
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import Source, open_source
 
-REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "celeba")
+# A folder with img_align_celeba.zip and list_eval_partition.txt. It is not part of the repository: tests skip without it.
+BESIDE_THE_CHECKOUT = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "celeba")
+REAL_FACES = os.environ.get("DCGAN_JAX_TEST_CELEBA") or BESIDE_THE_CHECKOUT
+NO_REAL_FACES = "no CelebA here: DCGAN_JAX_TEST_CELEBA may name a folder with img_align_celeba.zip"
 
 
 def folder(tmp_path, count=40, name="in"):

@@ -291,6 +291,13 @@ def test_links_in_the_docs_have_targets(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {place}"
 
 
+def test_design_lists_every_module_and_no_other():
+    rows = re.findall(r"^\| ((?:`[\w/.]+\.py`,? ?)+) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(?:\w+/)*(\w+\.py)`", row)]
+    there = [file.name for file in (ROOT / "dcgan_jax").rglob("*.py") if file.name != "__init__.py"]
+    assert sorted(name for name in listed if name != "__init__.py") == sorted(there)
+
+
 @pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"

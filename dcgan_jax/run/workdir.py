@@ -75,7 +75,7 @@ def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
 
 def _lock_run(path: Path) -> filelock.BaseFileLock:
     # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
-    # a dead one on this host is found out, one on another host must be removed by hand (docs/survival.md).
+    # a dead one on this host is found out, one on another host must be removed by hand (docs/reliability.md).
     lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # it would, with a warning, for one of NO_LOCKS
     try:
         try:

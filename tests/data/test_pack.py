@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from packs import REAL_FACES, encode, folder, pack, packs
+from packs import NO_REAL_FACES, REAL_FACES, encode, folder, pack, packs
 from PIL import Image
 
 from dcgan_jax.config import UserError
@@ -227,7 +227,7 @@ def test_drawn_faces_pack_as_drawn_with_attributes():
 
 def test_few_real_faces_pack(tmp_path):
     if not os.path.isdir(REAL_FACES):
-        pytest.skip("no ../shared/data/celeba beside the repository")
+        pytest.skip(NO_REAL_FACES)
     with zipfile.ZipFile(os.path.join(REAL_FACES, "img_align_celeba.zip")) as archive:
         archive.extractall(tmp_path, [f"img_align_celeba/{number:06}.jpg" for number in range(1, 51)])
     result = pack(tmp_path, size=32, crop="torch")

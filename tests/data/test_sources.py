@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from image_files import draw, zip_of
 from numpy.testing import assert_array_equal
+from packs import NO_REAL_FACES, REAL_FACES
 
 from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data.sources import open_source
-
-REAL_FACES = os.path.join(os.path.dirname(__file__), "..", "..", "..", "shared", "data", "celeba")
-
 
 # ---- Properties of every source ----
 
@@ -72,13 +70,15 @@ def test_article_zip_is_not_aligned_celeba(tmp_path):
     assert (source.kind, source.count, source.ignored, source.is_celeba) == ("zip", 1, 1, False)
 
 
-def test_the_real_celeba_beside_the_repository():
+def test_real_celeba_splits_as_published():
     if not os.path.isdir(REAL_FACES):
-        pytest.skip("no ../shared/data/celeba beside the repository")
-    source = open_source(REAL_FACES, "train")  # this cut of CelebA holds training pictures only
-    assert (source.count, source.is_celeba, source.names[0]) == (10_000, True, "img_align_celeba/000001.jpg")
-    with pytest.raises(UserError, match="valid"):
-        open_source(REAL_FACES, "valid")
+        pytest.skip(NO_REAL_FACES)
+    source = open_source(REAL_FACES, "train")
+    assert (source.is_celeba, source.names[0]) == (True, "img_align_celeba/000001.jpg")
+    assert source.count == min(open_source(REAL_FACES).count, 162_770)  # of all images, or of a cut from the front
+    if source.count < 162_770:
+        with pytest.raises(UserError, match="valid"):
+            open_source(REAL_FACES, "valid")
 
 
 # ---- Arrays, drawn faces, TFDS ----
