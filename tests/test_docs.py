@@ -29,6 +29,7 @@ from dcgan_jax.export import __main__
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+RESULTS = [ROOT / "experiments" / "RESULTS.md", *sorted((ROOT / "experiments" / "notes").glob("*.md"))]
 IMAGE_COUNT = 85
 
 # What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
@@ -260,7 +261,7 @@ def anchors(page):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_in_the_docs_have_targets(page):
     for place in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match("https?:", place):
@@ -271,8 +272,17 @@ def test_links_in_the_docs_have_targets(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {place}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "experiments" / "RESULTS.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
         assert (ROOT / place).exists(), f"{page.name}: {place}"
+
+
+def test_results_fit_on_200_lines_and_link_every_note():
+    page = ROOT / "experiments" / "RESULTS.md"
+    linked = set(re.findall(r"\(notes/([\w-]+\.md)\)", page.read_text()))
+    index = set(re.findall(r"\(([\w-]+\.md)\)", (ROOT / "experiments" / "notes" / "README.md").read_text()))
+    notes = {note.name for note in RESULTS[1:]} - {"README.md"}
+    assert len(page.read_text().splitlines()) <= 200
+    assert linked - {"README.md"} == notes == index
