@@ -84,7 +84,7 @@ def test_evaluate_checks_the_requested_attributes(run, tmp_path):
     assert done.code == 0, done
     _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
     assert (line["score"], line["faces"]) == ("asked", 40)
-    assert line["values"]["real pictures"].keys() == {"Smiling", "Eyeglasses", "Male"}
+    assert line["values"]["real images"].keys() == {"Smiling", "Eyeglasses", "Male"}
     assert "found in 40 faces by an untrained D and pixels" in done.out
 
 

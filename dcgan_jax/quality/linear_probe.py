@@ -14,7 +14,7 @@ class Probe(NamedTuple):
     """Scores of a probe for each attribute, on images that it was not fitted to."""
 
     accuracy: np.ndarray  # (A,) share of correct predictions
-    balanced: np.ndarray  # (A,) mean of the shares among images with and without the attribute; NaN if all images have the same value
+    balanced: np.ndarray  # (A,) mean of the shares among images with and without the attribute; NaN if all have the same value
     most_frequent: np.ndarray  # (A,) accuracy of always predicting the more frequent value among the fitted images
 
 

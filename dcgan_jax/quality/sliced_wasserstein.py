@@ -40,7 +40,7 @@ def sliced_wasserstein(
         random = np.random.Generator(np.random.Philox(key=(seed, size)))  # a level's random numbers do not depend on S
         axes = _draw_unit_vectors(random, directions, PATCH * PATCH * channels)  # before the corners: no dependence on N
         corners = random.integers(0, size - PATCH + 1, size=(count, patches_per_image, 2))
-        # One level of one set is 0.19 GB at N = 5000. Rebuilding the pyramid per level keeps only one level of both sets in memory.
+        # One level of one set is 0.19 GB at N = 5000. Rebuilding the pyramid per level holds one level of both sets.
         real_patches, fake_patches = (_extract_patches(images, level, corners) for images in (real, fake))
         distances[str(size)] = 1e3 * measure_projected_distance(real_patches, fake_patches, axes)
     return distances | {"mean": float(np.mean(list(distances.values())))}

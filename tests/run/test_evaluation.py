@@ -61,6 +61,6 @@ def test_accuracy_without_tested_images_is_null(tmp_path):
     asked = ("--run", run, "--asked", "--data", "drawn:20")
     assert run_command(evaluate, *asked, "--count", 20).code == 0
     line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
-    assert line["values"]["real pictures"]["Goatee"] is None
-    assert line["values"]["real pictures"]["Smiling"] >= 0
+    assert line["values"]["real images"]["Goatee"] is None
+    assert line["values"]["real images"]["Smiling"] >= 0
     assert "--data: 10 drawn faces: too few" in get_refusal(evaluate, *asked[:-1], "drawn:10", "--count", 10)
