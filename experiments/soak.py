@@ -63,10 +63,10 @@ def watch(command: list[str], run: Path, minutes: float) -> tuple[list[dict], in
 def speeds(run: Path, windows: int = 50) -> tuple[np.ndarray, np.ndarray]:
     """Seconds since the second dispatch and images/s, for `windows` windows of equally many log lines."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    told = np.array([(line["images"], line["images_per_s"]) for line in lines if line.get("images_per_s")])
-    images = told[:, 0] - lines[0]["images"]
-    seconds = images / told[:, 1]  # the log has the mean since then
-    at = np.linspace(len(told) // 20, len(told) - 1, windows + 1).astype(int)
+    logged = np.array([(line["images"], line["images_per_s"]) for line in lines if line.get("images_per_s")])
+    images = logged[:, 0] - lines[0]["images"]
+    seconds = images / logged[:, 1]  # the log has the mean since then
+    at = np.linspace(len(logged) // 20, len(logged) - 1, windows + 1).astype(int)
     return seconds[at[1:]], np.diff(images[at]) / np.diff(seconds[at])
 
 
@@ -84,14 +84,14 @@ def main():
     found = json.loads(kept.read_text())
     rows, (seconds, speed) = found["rows"], speeds(run)
 
-    judged = [row for row in rows if row["s"] > 0.1 * rows[-1]["s"]]
-    hours = np.array([row["s"] for row in judged]) / 3600
-    tenth = max(1, len(judged) // 10)
+    steady = [row for row in rows if row["s"] > 0.1 * rows[-1]["s"]]
+    hours = np.array([row["s"] for row in steady]) / 3600
+    tenth = max(1, len(steady) // 10)
     print(f"{rows[-1]['s'] / 60:.1f} minutes, exit code {found['code']}\n")
     print("| | first tenth after the warm-up, median | last tenth, median | maximum | growth per hour |")
     print("|---|---:|---:|---:|---:|")
     for name in WATCHED:
-        values = np.array([row[name] for row in judged])
+        values = np.array([row[name] for row in steady])
         slope = np.polyfit(hours, values, 1)[0]
         print(
             f"| {name} | {np.median(values[:tenth]):,.1f} | {np.median(values[-tenth:]):,.1f} | {values.max():,.1f} "

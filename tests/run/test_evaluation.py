@@ -14,10 +14,10 @@ pytestmark = pytest.mark.integration
 
 
 def test_too_few_images_for_a_network_are_one_line(run, net):
-    assert "need 12 images" in get_refusal(evaluate, "--run", run, "--count", 11, "--features", net)
-    assert "98 images at least" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
+    assert "need at least 12 images" in get_refusal(evaluate, "--run", run, "--count", 11, "--features", net)
+    assert "need at least 98 images" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
     few = net.replace("features", "three_each")
-    assert "20 images at least" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
+    assert "need at least 20 images" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
 
 
 def test_difference_of_two_sides_is_classified(run, net, tmp_path):
