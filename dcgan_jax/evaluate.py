@@ -21,66 +21,66 @@ from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
 
-FEWEST = 12  # images of a score by features: each half of the real ones has more than the neighbours that are looked for
+FEWEST = 12  # images for a score by features: each half of the real ones needs more than 5 neighbours
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Sliced Wasserstein distance between a run's faces and real ones, per pyramid level; smaller is better.
+    """Scores samples of a run against real images by the sliced Wasserstein distance. Smaller is better.
 
-    Compare only at equal count and size, and beside the floor that is printed: one half of the real images against the
-    other, at half the count. It sees texture and shape, not brightness or contrast.
+    Compare scores only at equal count and size, and with the printed floor: one half of the real images against the other, at
+    half the count. The sliced Wasserstein distance measures texture and shape, not brightness or contrast.
 
-    With --inception also FID, KID, precision, recall, density and coverage on the original FID's features, with --features
-    the same on those of a function of your own.
+    --inception adds FID, KID, precision, recall, density and coverage on the original FID's features. --features adds the
+    same on the features of a function of your own.
     """
 
     run: str
-    """the run's folder, as runs/article; or images in its place: a folder, .zip or .npy of squares, all of one size"""
+    """the run's folder, such as runs/article; or images: a folder, .zip or .npy of square images of one size"""
     against: str = ""
-    """another run, or other images, scored too; with --repeats it says whether the difference is more than noise"""
+    """another run, or other images, to score as well; with --repeats it says whether the difference is more than noise"""
     data: str = ""
-    """real images; empty: those the run was trained on"""
+    """real images; empty: the images the run was trained on"""
     split: Split | None = None
-    """part of a partitioned set; none: the run's own part of its own images, all of others"""
+    """split of a partitioned set; none: the run's own split of its own images, all of other images"""
     crop: Crop | None = None
-    """square of each real image; none: as the run was trained, the centre for images"""
+    """crop of each real image; none: as the run was trained, the centre for images"""
     count: int = 5000
-    """images from each side; a score says nothing at another count"""
+    """images of each set; scores compare only at equal counts"""
     seed: int = 0
-    """first of the seeds that are drawn, and the seed of the score's own choices"""
+    """first seed of the samples, and the seed of the score's random choices"""
     repeats: int = 1
-    """scores, each of --count other seeds or images: gives an interval"""
+    """number of scores, each with --count other seeds or images; 2 or more give a confidence interval"""
     step: int | Literal["best"] | None = None
-    """checkpoint to score; none: the newest; best: by the scores of its training"""
+    """checkpoint to score; none: the newest; best: the one with the best score in training"""
     inception: str = ""
-    """the FID Inception's weights, pt_inception-2015-12-05-6726825d.pth or its arrays as .npz or .safetensors; download:
-    PyTorch's cache, or from GitHub, 95 MB, once; empty: no FID"""
+    """the FID Inception's weights: pt_inception-2015-12-05-6726825d.pth, or its arrays as .npz or .safetensors; download: from
+    PyTorch's cache, or once from GitHub (95 MB); empty: no FID"""
     features: str = ""
-    """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D), run as it is"""
+    """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D); its code is executed"""
     infinity: bool = False
-    """also the Frechet distance of infinitely many faces, by a line over 1 / N; takes twice as many faces as features"""
+    """also extrapolate the Frechet distance to infinitely many samples; needs twice as many samples as features"""
     neighbours: bool = False
-    """also the training images nearest to the run's faces, as neighbours.png in the run and numbers"""
+    """also find the training images nearest to samples: numbers, and neighbours.png in the run"""
     probe: bool = False
-    """also how much of the images' known attributes a linear probe reads in D's features, in an untrained D's and in pixels"""
+    """also score linear probes of the images' attributes on D's features, on an untrained D's and on pixels"""
     asked: bool = False
-    """also, of a conditional run, how often its faces have the attributes they were asked to have, by a linear probe that was
-    fitted to real images, on --features (none: an untrained D's and the pixels)"""
+    """for a conditional run: also how often samples have the requested attributes, by a linear probe fitted to real images, on
+    --features (none: an untrained D's features and pixels)"""
     out: str = ""
-    """file that gets the numbers as one more line of JSON each; empty: scores.jsonl in the run, none for images"""
+    """file to append the numbers to, as lines of JSON; empty: scores.jsonl in the run, no file for images"""
 
 
 class Evaluation(NamedTuple):
-    """What was asked, answered."""
+    """The results of one evaluation."""
 
     scores: list[Score]
     intervals: list[Interval]  # of sets that were scored more than once
-    differences: list[Difference]  # of two sets
+    differences: list[Difference]  # between two sets
     neighbours: Neighbours | None = None
     probe: ProbeScores | None = None
     conditions: ConditionScores | None = None
-    file: Path | None = None  # the numbers were appended here, a line of JSON each
+    file: Path | None = None  # where the numbers were appended, as lines of JSON
     neighbours_file: Path | None = None
 
 
@@ -112,7 +112,7 @@ def evaluate(
 ) -> Evaluation:
     """Scores a run's samples, or images, against real images. The arguments are the command's flags: see `Evaluate`.
 
-    say: gets each result in words as soon as it is there. Appends all numbers to `out`, or to scores.jsonl in the run.
+    say: called with each result as a message. Appends all numbers to `out`, or to scores.jsonl in the run.
     Raises: UserError.
     """
     ask = fill_flags(Evaluate, locals())
@@ -121,7 +121,7 @@ def evaluate(
     sets = _open_image_sets(ask)
     real = image_sets.open_real_images(sets[0], ask.data, ask.split, ask.crop)
     _check_sets(ask, sets, len(real.images), real.index["source"]["name"])
-    # Any real images, but always the same for one count: their own order may be by person or class.
+    # A random choice, the same for one count: the images may be sorted by person or class.
     chosen = np.sort(permute_epoch(ask.seed, ask.count, len(real.images))[: ask.count])
     of = Comparison(real, chosen, networks, ask.count, ask.seed, ask.infinity)
     scores = _compute_scores(of, sets, ask.repeats, say)
@@ -135,7 +135,7 @@ def evaluate(
 def _answer_questions(
     ask: Evaluate, of: Comparison, run: ImageSet, found: Evaluation, say: Callable[[str], object]
 ) -> Evaluation:
-    """The same with what else was asked of the run."""
+    """Adds the other requested evaluations of the run."""
     if ask.neighbours:
         neighbours, file = evaluation.find_neighbours(of, run), _name_neighbours_file(ask)
         figures.save_grid(file, neighbours.images, columns=neighbours.columns)
@@ -186,9 +186,11 @@ def _check_flags(ask: Evaluate) -> None:
     if ask.infinity and not (ask.inception or ask.features):
         raise UserError("`infinity`: needs `inception` or `features`")
     if ask.count < FEWEST and (ask.inception or ask.features):
-        raise UserError(f"`count` {ask.count}: a network's scores need {FEWEST} images at least, and say something from 5000 on")
+        raise UserError(
+            f"`count` {ask.count}: scores by a network need at least {FEWEST} images, and are meaningful from 5000 on"
+        )
     if ask.against and os.path.realpath(ask.against) == os.path.realpath(ask.run):
-        raise UserError(f"`against` {ask.against}: is `run` itself")
+        raise UserError(f"`against` {ask.against}: is the same as `run`")
 
 
 def _open_networks(ask: Evaluate) -> list[feature_nets.FeatureNetwork]:
@@ -199,7 +201,7 @@ def _open_networks(ask: Evaluate) -> list[feature_nets.FeatureNetwork]:
 def _find_inception(place: str) -> str:
     if place != "download":
         return place
-    # pytorch-fid and torch-fidelity leave them there; feature_nets.py checks the hash that the name promises.
+    # pytorch-fid and torch-fidelity store them there; feature_nets.py checks the hash in the name.
     torch = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     there = Path(torch) / "hub" / "checkpoints" / download.INCEPTION.name
     return str(there if there.is_file() else download.download_file(download.INCEPTION, get_cache_dir() / "weights"))
@@ -213,40 +215,40 @@ def _open_image_sets(ask: Evaluate) -> list[ImageSet]:
 
 
 def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name: str) -> None:
-    """Raises: UserError for images that do not compare, or are too few."""
+    """Raises: UserError for images that do not compare, and for too few images."""
     for images in sets:
         crops = {one.config.data.crop for one in (images, sets[0]) if one.config}
         if images.shape != sets[0].shape or len(crops) > 1:
             raise UserError(
-                f"`against` {images.name}: has other sizes, channels or crops than {sets[0].name}: their scores do not compare"
+                f"`against` {images.name}: size, channels or crop differ from {sets[0].name}, so that scores do not compare"
             )
         if images.most < ask.count * ask.repeats:
             raise UserError(f"`count` {ask.count} `repeats` {ask.repeats}: {images.name} has {images.most} images")
     if real_count < ask.count:
         raise UserError(
-            f"`count` {ask.count}: {real_name} has {real_count} images; a score of fewer images is "
-            f"another quantity, so ask for `count` {real_count} yourself"
+            f"`count` {ask.count}: {real_name} has only {real_count} images; scores of different counts do not compare, so "
+            f"give `count` {real_count} if you want that"
         )
     for flag in ("neighbours", "probe", "asked"):
         if getattr(ask, flag) and not sets[0].config:
-            raise UserError(f"`{flag}`: {ask.run} is no run, and its networks and training images are not known")
+            raise UserError(f"`{flag}`: {ask.run} is no run; this needs a run's networks and training images")
     if ask.neighbours and (ask.data or ask.split):
-        raise UserError("`neighbours`: is of the run's own images; leave `data` and `split` out")
+        raise UserError("`neighbours`: uses the run's own images; leave out `data` and `split`")
 
 
 # ---- What is written ----
 
 
 def _name_neighbours_file(ask: Evaluate) -> Path:
-    """Raises: UserError where the image cannot be written."""
+    """Returns the file of the neighbours' image. Raises: UserError if it cannot be written."""
     file = Path(ask.run) / "neighbours.png"
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
-        raise UserError(f"{file}: is a link, or no file; remove it")
+        raise UserError(f"{file}: is a link or not a regular file; remove it")
     return file
 
 
 def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet], say: Callable[[str], object]) -> Evaluation:
-    """The same with its file. Raises: UserError where it cannot be written."""
+    """Appends the numbers to the file and adds it to the result. Raises: UserError if it cannot be written."""
     file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sets[0].config else None
     if file is None:
         return found
@@ -261,8 +263,8 @@ def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet
 
 def _append(file: Path, lines: list[dict], is_asked: bool) -> None:
     try:
-        if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # in a stranger's run, perhaps
-            raise UserError(f"{file}: is a link, or no file; remove it, or give another `out`")
+        if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # perhaps in a stranger's run
+            raise UserError(f"{file}: is a link or not a regular file; remove it, or give another `out`")
         with file.open("a") as opened:
             opened.writelines(json.dumps(line) + "\n" for line in lines)
     except OSError as fault:

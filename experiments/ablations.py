@@ -1,12 +1,12 @@
-"""What each change to a recipe is worth: one change at a time, scored, appended to a file; goes on where it stopped.
+"""Measures what each change to a recipe is worth: trains one change at a time, scores it and appends a row to a file.
 
     python experiments/ablations.py --data CELEBA --face-score face_score.py --out runs/ablations.jsonl --rows first32
 
-Each row trains in this process with train.py's own parts (order, step, average, recalibration), without checkpoints, then draws
---count faces of the seeds 0, 1, 2 ... and scores them by --face-score (Frechet distance and KID on MobileNetV2 features; not FID)
-against as many first pictures of the pack, and by our sliced Wasserstein. Programs of coming rows compile in threads meanwhile.
---table prints what is there. Lengths are in images. The speed
-beside a row is a hint only, of a machine that compiles and scores other rows meanwhile: compare at equal wall time too.
+Each row trains in this process with train.py's own parts (data order, step, EMA, recalibration), without checkpoints. Then it
+samples --count images of the seeds 0, 1, 2 ... and scores them against the first --count images of the pack: by --face-score
+(Frechet distance and KID on MobileNetV2 features; not FID) and by sliced Wasserstein. Programs of later rows compile in threads
+meanwhile. --table prints the rows of --out. Lengths are in images. The speed of a row is a hint only: the machine compiles and
+scores other rows at the same time. Compare at equal wall time too. Run the same command again to resume.
 """
 
 import argparse
@@ -45,21 +45,22 @@ BASES["ten32"] = replace(BASES["width64"], width=48, loss="bce", d_lr=1e-3, kimg
 ALL = ("color", "translation", "cutout")
 NO_BN = {"d_norm": "none", "init": "he", "conv_bias": True}
 SPECTRAL = {"d_norm": "spectral", "conv_bias": True}
-# set -> base and row -> changes; the first row is the base itself.
+# Set -> (base, row -> changes). The first row is the base itself.
 ROWS = {
     "first32": (
         "base32",
         {
             "base": {},
-            "lr falls, linear": {"lr_decay": "linear"},
+            "lr decays, linear": {"lr_decay": "linear"},
             "hinge, spectral norm": SPECTRAL | {"loss": "hinge"},
             "spectral norm": SPECTRAL,
-            "minibatch std": {"minibatch_std": True},
+            "minibatch standard deviation": {"minibatch_std": True},
             "D without BN, R1 0.1": NO_BN | {"r1_gamma": 0.1},
             "D without BN, R1 1": NO_BN | {"r1_gamma": 1.0},
-            "pairs, R1 R2 0.1, no BN in D": NO_BN | {"loss": "relativistic-paired", "r1_gamma": 0.1, "r2_gamma": 0.1},
+            "relativistic pairs, R1 and R2 0.1, D without BN": NO_BN
+            | {"loss": "relativistic-paired", "r1_gamma": 0.1, "r2_gamma": 0.1},
             "relativistic average": {"loss": "relativistic-average"},
-            "pairs": {"loss": "relativistic-paired"},
+            "relativistic pairs": {"loss": "relativistic-paired"},
             "width 64": {"width": 64},
             "width 48": {"width": 48},
             "G twice as wide": {"g_multipliers": (8, 4, 2)},
@@ -70,11 +71,11 @@ ROWS = {
             "d_lr 1e-3": {"d_lr": 1e-3},
             "beta1 0": {"beta1": 0.0},
             "beta2 0.99": {"beta2": 0.99},
-            "ema 5": {"ema_half_life_kimg": 5.0},
-            "ema 30": {"ema_half_life_kimg": 30.0},
+            "EMA half-life 5 kimg": {"ema_half_life_kimg": 5.0},
+            "EMA half-life 30 kimg": {"ema_half_life_kimg": 30.0},
             "batch 32": {"batch_size": 32},
             "batch 128": {"batch_size": 128},
-            "translation": {"augment": ("translation",)},
+            "translation, always on": {"augment": ("translation",)},
             "translation, cutout, color": {"augment": ALL},
             "G's first layer with BN": {"head_norm": "channel"},
             "normal latents": {"latent_law": "normal"},
@@ -89,22 +90,22 @@ ROWS = {
     ),
     "second32": (
         "wide32",
-        {  # lengths of equal time on two cores, by the costs of a step measured there
+        {  # lengths of about equal time on two cores, by the cost of a step measured there
             "base": {},
             "batch 64": {"batch_size": 64, "kimg": 400.0},
             "lr 5e-4": {"lr": 5e-4},
-            "translation": {"augment": ("translation",)},
+            "translation, always on": {"augment": ("translation",)},
             "D wider inside": {"d_multipliers": (1, 4, 8), "kimg": 440.0},
             "width 64 as well": {"width": 64, "g_multipliers": (4, 2, 1), "kimg": 360.0},
             "d_lr 5e-4": {"d_lr": 5e-4},
-            "lr falls at the end": {"lr_decay": "linear", "lr_decay_share": 0.3},
+            "lr decays at the end": {"lr_decay": "linear", "lr_decay_share": 0.3},
             "G's first layer with BN": {"head_norm": "channel"},
             "G wider at 4 px": {"g_multipliers": (16, 4, 2), "kimg": 500.0},
             "bce": {"loss": "bce"},
             "lr 2e-3": {"lr": 2e-3},
-            "minibatch std": {"minibatch_std": True},
+            "minibatch standard deviation": {"minibatch_std": True},
             "batch 16": {"batch_size": 16, "lr": 5e-4},
-            "ema 30": {"ema_half_life_kimg": 30.0},
+            "EMA half-life 30 kimg": {"ema_half_life_kimg": 30.0},
             "normal latents": {"latent_law": "normal"},
             "dropout 0.3": {"d_dropout": 0.3},
             "color": {"augment": ("color",)},
@@ -122,16 +123,16 @@ ROWS = {
             "hinge, spectral norm": SPECTRAL | {"loss": "hinge", "kimg": 400.0},
             "color": {"augment": ("color",)},
             "R1 0.1, every 8 steps": {"r1_gamma": 0.1, "penalty_every_steps": 8, "kimg": 320.0},
-            "ema 20": {"ema_half_life_kimg": 20.0},
+            "EMA half-life 20 kimg": {"ema_half_life_kimg": 20.0},
             "beta2 0.99": {"beta2": 0.99},
             "width 96": {"width": 96, "kimg": 180.0},
             "batch 64": {"batch_size": 64, "kimg": 400.0},
-            "same latents not": {"g_latents": "new", "kimg": 300.0},
+            "new latents for G": {"g_latents": "new", "kimg": 300.0},
         },
     ),
     "fourth32": (
         "ten32",
-        {  # as much as ten minutes allow on two slow cores
+        {  # lengths of about ten minutes on two slow cores
             "base": {},
             "G 64, D 32": {"width": 32, "g_multipliers": (8, 4, 2), "kimg": 285.0},
             "width 64": {"width": 64, "kimg": 190.0},
@@ -144,7 +145,7 @@ ROWS = {
             "beta2 0.99": {"beta2": 0.99},
             "relativistic average": {"loss": "relativistic-average", "kimg": 274.0},
             "d_lr 2e-3": {"d_lr": 2e-3},
-            "two latents": {"g_latents": "new", "kimg": 270.0},
+            "new latents for G": {"g_latents": "new", "kimg": 270.0},
             "no flip": {"flip": False},
             "leaky G": {"g_activation": "leaky"},
         },
@@ -153,7 +154,7 @@ ROWS = {
 
 
 class Score:
-    """Frechet distance and KID of the face score tool, its network compiled once."""
+    """Frechet distance and KID of face_score.py, with its network compiled once."""
 
     def __init__(self, tool: str, reals: np.ndarray, size: int = 128):
         spec = importlib.util.spec_from_file_location("face_score", tool)
@@ -183,7 +184,7 @@ class Score:
 
 
 class Training:
-    """One row: `compile` may run in any thread, `run` trains and draws."""
+    """One row. `compile` may run in any thread; `run` trains and samples."""
 
     def __init__(self, config: Config, images: np.ndarray, steps_a_dispatch: int):
         self.config, self.images, self.k = config, images, steps_a_dispatch
@@ -210,7 +211,7 @@ class Training:
         return self
 
     def run(self, count: int) -> tuple[np.ndarray, float]:
-        """(count, S, S, C) uint8 faces, and the seconds that the steps took."""
+        """Returns (count, S, S, C) uint8 samples and the seconds that the steps took."""
         state = self.init()
         dispatches = functools.partial(batches.split_dispatches, 0, self.total, self.k)
         fed = batches.iterate_batches(self.images, None, self.order, dispatches, self.sharding.batches, is_resident=True)
@@ -228,19 +229,20 @@ class Training:
 
 
 def recipe(config: Config) -> str:
-    """What differs from the defaults: a row is done where this was scored, whatever its name."""
+    """Settings that differ from the defaults, as JSON. A row with the same ones is done, whatever its name."""
     return json.dumps(
         {name: value for name, value in configuration.flatten(config).items() if value != configuration.flatten(Config())[name]}
     )
 
 
 def show(file: Path) -> None:
-    """The table of what is there: a line a row, its scores of all seeds."""
+    """Prints the rows of --out as a table, one line per row with its scores of all seeds."""
     rows = {}
     for line in file.read_text().splitlines():
         row = json.loads(line)
         rows.setdefault((row["base"], row["size"], row["kimg"], row["name"]), []).append(row)
-    print("| base | px | kimg | change | Frechet, by seed | mean | KID x 1000 | sliced Wasserstein | G + D parameters | img/s |")
+    print("| base | px | kimg | change | Frechet, by seed | mean | KID x 1000 | sliced Wasserstein | G + D parameters ", end="")
+    print("| images/s |")
     print("|---|---:|---:|---|---|---:|---:|---:|---:|---:|")
     for (base, size, kimg, name), found in rows.items():
         seeds = ", ".join(f"{row['frechet']:.1f}" for row in found)
@@ -260,18 +262,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--only", nargs="+", default=[], help="rows of these names")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--kimg", type=float, help="another length than the bases'")
-    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
-    parser.add_argument("--steps-a-dispatch", type=int, help="none: 1 on CPU, which lays them out in a row, 50 elsewhere")
-    parser.add_argument("--compile-ahead", type=int, default=1, help="rows compiled at once, in threads")
-    parser.add_argument("--until-s", type=float, default=float("inf"), help="no row is begun after so many seconds")
-    parser.add_argument("--faces", type=Path, help="folder for a grid of each row's faces")
-    parser.add_argument("--table", action="store_true", help="only print what --out holds")
+    parser.add_argument("--kimg", type=float, help="length; default: the base's")
+    parser.add_argument("--count", type=int, default=5000, help="samples per score; compare scores only at equal counts")
+    parser.add_argument("--steps-a-dispatch", type=int, help="default: 1 on CPU, which unrolls them, 50 elsewhere")
+    parser.add_argument("--compile-ahead", type=int, default=1, help="rows compiled at the same time, in threads")
+    parser.add_argument("--until-s", type=float, default=float("inf"), help="seconds after which no row begins")
+    parser.add_argument("--faces", type=Path, help="folder for a grid of each row's samples")
+    parser.add_argument("--table", action="store_true", help="only print the rows of --out")
     return parser
 
 
 def list_rows(ask: argparse.Namespace) -> list[tuple[str, str, Config]]:
-    """(base, name, config) of each requested row that --out does not hold yet."""
+    """Lists (base, name, config) of each requested row that is not in --out."""
     done = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
     done = {(row["recipe"], row["count"]) for row in done}
     found = []
@@ -287,7 +289,7 @@ def list_rows(ask: argparse.Namespace) -> list[tuple[str, str, Config]]:
 
 
 def make_row(base: str, name: str, training: Training, count: int, seconds: float, scores: dict[str, float]) -> dict:
-    """A line of --out."""
+    """Makes a line of --out."""
     config = training.config
     return {
         "base": base,
@@ -306,7 +308,7 @@ def make_row(base: str, name: str, training: Training, count: int, seconds: floa
 
 
 def write_row(row: dict, faces: np.ndarray, ask: argparse.Namespace, began: float) -> None:
-    """Appends it to --out, prints it, and saves a grid in --faces."""
+    """Appends the row to --out, prints it, and saves a grid in --faces."""
     base, name, seed = row["base"], row["name"], row["seed"]
     with ask.out.open("a") as out:
         out.write(json.dumps(row) + "\n")
@@ -321,7 +323,7 @@ def write_row(row: dict, faces: np.ndarray, ask: argparse.Namespace, began: floa
 
 
 def train_and_score(rows: list[tuple[str, str, Config]], ask: argparse.Namespace, began: float) -> None:
-    """Trains the rows one after another; the next ones compile and the last ones are scored meanwhile."""
+    """Trains the rows one after another. Meanwhile the next ones compile and the last ones are scored."""
     k = ask.steps_a_dispatch or (1 if jax.default_backend() == "cpu" else 50)
     packs, scores = {}, {}
     for size, crop in {(config.nets.size, config.data.crop) for *_, config in rows}:
@@ -344,7 +346,7 @@ def train_and_score(rows: list[tuple[str, str, Config]], ask: argparse.Namespace
             late.append(scorer.submit(score, base, name, training, *training.run(ask.count)))
             training.programs = None
             if jax.default_backend() == "cpu":
-                late[-1].result()  # else the scores would take the next row's cores
+                late[-1].result()  # otherwise scoring would take the next row's cores
         for one in late:
             one.result()
 
@@ -358,7 +360,7 @@ def main():
 
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     if not (ask.data and ask.face_score):
-        parser.error("--data and --face-score are needed but for --table")
+        parser.error("--data and --face-score are needed unless --table is given")
     unknown = set(ask.only) - {name for rows in ask.rows for name in ROWS[rows][1]}
     if unknown:
         parser.error(f"--only {sorted(unknown)[0]!r}: no such row")

@@ -1,15 +1,16 @@
-"""The program that a GPU or TPU gets, checked without one: lowered for both, compiled where a compiler is, its work counted.
+"""Inspects the program that a GPU or TPU would run, without one: lowers it for both, compiles it if a compiler is installed.
 
     python experiments/accelerators.py                    # the first table, and the second by XLA's compiler for CPU: 20 s
     pip install --no-deps --target compilers libtpu==0.0.42.1 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
     PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # three to ten minutes on two cores
 
-The code asks jax.default_backend() while it is traced, and nothing else: patched, it makes lax convolutions and one lax.scan of
---steps steps, with train.py's shardings and donation. First table: jax.export's modules. Second: the same program compiled, its
-work counted by image. CPU's compiler fuses less than an accelerator's and computes bfloat16 in float32: its FLOPs hold anywhere,
-its bytes do not. Those for an H100 and a TPU v5e (packages of jax 0.10.2) are the programs that would run there, and need no
-device. Of a GPU's program XLA counts nothing: its bytes are summed here over its kernels, its FLOPs are those by hand.
-FLOP a byte is of the FLOPs by hand less the taps that fall on padding, which XLA leaves out as well.
+While it is traced, the code asks only jax.default_backend(). With that function patched it makes lax convolutions and one
+lax.scan of --steps steps, with train.py's shardings and donation. The first table shows jax.export's modules. The second shows
+the same program compiled, with its work counted per image. The CPU compiler fuses less than an accelerator's and computes
+bfloat16 in float32: its FLOPs hold anywhere, its bytes do not. The programs for an H100 and a TPU v5e (packages of jax 0.10.2)
+are those that would run there; compiling needs no device. XLA counts nothing for a GPU program: its bytes are summed here over
+its kernels, its FLOPs are computed by formula. FLOP a byte uses the FLOPs by formula without the taps that fall on padding,
+which XLA leaves out as well.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import distributed
 
-# What XLA's compiler has to know of an H100. Source: openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb.
+# What XLA's compiler needs to know about an H100. Source: openxla/xla, xla/backends/gpu/target_config/specs/h100_sxm.txtpb.
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 } core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
@@ -51,7 +52,7 @@ BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "u16": 2, "s16": 2, "f32": 4, "
 
 @contextlib.contextmanager
 def pretending(platform: str, pretended: list | None = None):
-    """Inside, the code takes the default backend for that of `platform`, cuda or tpu, and its devices for those given."""
+    """Patches jax so that the default backend is that of `platform`, cuda or tpu, and its devices are those given."""
     with (
         mock.patch.object(jax, "default_backend", lambda: {"cuda": "gpu"}.get(platform, platform)),
         mock.patch.object(jax, "devices", lambda: pretended) if pretended else contextlib.nullcontext(),
@@ -60,7 +61,7 @@ def pretending(platform: str, pretended: list | None = None):
 
 
 def program(config: Config, steps: int):
-    """train.py's jitted program and its arguments' shapes."""
+    """Returns train.py's jitted program and the shapes of its arguments."""
     sharding = distributed.make_shardings(config)
     side = config.nets.size
     batches = Batch(jax.ShapeDtypeStruct((steps, config.images_per_step, side, side, config.nets.channels), jnp.uint8))
@@ -74,14 +75,14 @@ def program(config: Config, steps: int):
 
 
 def exported(config: Config, platform: str, steps: int) -> export.Exported:
-    """The program lowered for cuda or tpu."""
+    """Lowers the program for cuda or tpu."""
     with pretending(platform):
         jitted, shapes = program(config, steps)
         return export.export(jitted, platforms=[platform])(*shapes)
 
 
 def compiled(config: Config, platform: str, steps: int, pretended: list | None = None, options: dict | None = None):
-    """The same, compiled for the devices given: this machine's CPU where there are none."""
+    """Compiles the program for the given devices, by default for this machine's CPU."""
     with pretending(platform, pretended):
         jitted, shapes = program(config, steps)
         lowered = jitted.lower(*shapes)
@@ -89,12 +90,12 @@ def compiled(config: Config, platform: str, steps: int, pretended: list | None =
 
 
 def operations(module: str) -> Counter:
-    """How often each StableHLO operation stands in the module."""
+    """Counts each StableHLO operation of the module."""
     return Counter(re.findall(r"\bstablehlo\.(\w+)", module))
 
 
 def convolutions(module: str) -> Counter:
-    """(role, dtype of the operands) -> how many. Down halves the side, up doubles it, weights is a weight gradient."""
+    """Counts convolutions by (role, operand dtype). down halves the side, up doubles it, weights is a weight gradient."""
     found = Counter()
     for line in module.splitlines():
         if "stablehlo.convolution" in line:
@@ -105,17 +106,17 @@ def convolutions(module: str) -> Counter:
 
 
 def strided_in_hlo(text: str) -> int:
-    """Strided convolutions in a compiled program. TPU's has dense layers as convolutions, of no window; GPU's are cuDNN's."""
+    """Counts strided convolutions in a compiled program. A TPU's dense layers are convolutions without a window."""
     return len(re.findall(r" convolution\(.*window={[^}]*(?:stride|dilate)|__cudnn\$conv", text))
 
 
 def donated(module: str) -> int:
-    """Arguments whose memory the results may take."""
+    """Counts arguments whose memory the results may reuse."""
     return len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", module))
 
 
 def to_host(module: str) -> list[str]:
-    """What would stop a device for its host: callbacks, infeed and outfeed, sends and receipts."""
+    """Lists what would make a device wait for its host: callbacks, infeed and outfeed, sends and receives."""
     return [
         name
         for name in (*re.findall(r"custom_call @([\w$.]+)", module), *operations(module))
@@ -124,7 +125,7 @@ def to_host(module: str) -> list[str]:
 
 
 def by_hand(config: Config) -> tuple[int, float, float]:
-    """Of one D and one G update of the plain losses: strided convolutions, GFLOP an image, and that less the taps on padding."""
+    """For one D and one G update: strided convolutions, GFLOP per image, and the same without the taps on padding."""
     nets = config.nets
     g_passes = 3 + (config.optimizer.g_latents == "new")  # forward for each set of latents, input and weight gradient
     d_passes = 8  # forward, input and weight gradient of reals and of fakes; forward and input gradient in G's update
@@ -141,7 +142,7 @@ def by_hand(config: Config) -> tuple[int, float, float]:
 
 
 def bytes_by_kernel(text: str) -> int:
-    """A GPU's program: what its kernels read and write in a turn of the loop, each its whole operands and results."""
+    """Sums what a GPU program's kernels read and write in one iteration: whole operands and results."""
     body = re.search(r" while\(.*body=(%[\w.\-]+)", text[text.index("\nENTRY") :])[1]
     start = text.index(f"\n{body} (")
     sizes, total = {}, 0
@@ -157,7 +158,7 @@ def bytes_by_kernel(text: str) -> int:
 
 
 def compiler(name: str) -> tuple[str, list, dict | None]:
-    """(platform, its devices, options) of cpu, h100 or v5e; the last two need their packages and no device."""
+    """Returns (platform, devices, options) of cpu, h100 or v5e. The last two need their packages, but no device."""
     if name == "h100":
         described = topologies.get_topology_desc("h100", platform="cuda", topology="1x1x1", target_config=H100)
         return "cuda", described.devices, {"xla_gpu_autotune_level": "0"}  # autotuning would measure
@@ -168,7 +169,7 @@ def compiler(name: str) -> tuple[str, list, dict | None]:
 
 
 def print_lowered(configs: list[Config], steps: int) -> None:
-    """The table of the programs as they are handed to compilers."""
+    """Prints the table of the lowered programs."""
     print(
         "| preset | compute | for | module | while loops | convolutions: down, up, weights | their operands | custom calls | "
         "to the host | donated |\n|---|---|---|---:|---:|---:|---|---|---|---:|"
@@ -192,11 +193,11 @@ def print_lowered(configs: list[Config], steps: int) -> None:
 
 
 def print_compiled(configs: list[Config], compilers: list[str], batch_size: int, steps: int) -> None:
-    """The table of the compiled programs, none where no compiler is given."""
+    """Prints the table of the compiled programs, if a compiler is given."""
     if compilers:
         print(
-            "\n| preset | compute | compiler | convolutions (by hand) | GFLOP an image | by hand | less padding | MB an image "
-            "| FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
+            "\n| preset | compute | compiler | convolutions (by formula) | GFLOP an image | by formula | without padding "
+            "| MB an image | FLOP a byte | temporary |\n|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
         )
     for name in compilers:
         platform, pretended, options = compiler(name)
@@ -215,12 +216,12 @@ def print_compiled(configs: list[Config], compilers: list[str], batch_size: int,
 
 
 def print_transfers(presets: list[str], batch_size: int) -> None:
-    """Bytes from the host each step."""
+    """Prints the bytes from the host each step."""
     for preset in presets:
         indices, side = Order(0, 202_599, batch_size).indices(0).astype("int32"), PRESETS[preset].nets.size
         print(
             f"\n`{preset}`, batch {batch_size}, from the host each step: resident {indices.nbytes:,} bytes of indices; "
-            f"stream {batch_size * side**2 * 3:,} bytes of pictures"
+            f"stream {batch_size * side**2 * 3:,} bytes of images"
         )
 
 
@@ -229,7 +230,7 @@ def main():
     parser.add_argument("--presets", nargs="+", default=["article", "torch64"], choices=["article", "torch64"])
     parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=10, help="steps a dispatch")
+    parser.add_argument("--steps", type=int, default=10, help="steps per dispatch")
     ask = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     configs = [

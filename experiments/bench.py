@@ -1,13 +1,13 @@
-"""Speed and memory on CPU beside PyTorch, and how both grow.
+"""Measures speed and memory on CPU beside PyTorch, and how both scale.
 
     python experiments/bench.py step   --torch-python PYTHON     # the real loop, the bare step, PyTorch twice; peak memory
-    python experiments/bench.py step   --before CHECKOUT         # the same of another checkout of this project in its place
+    python experiments/bench.py step   --before CHECKOUT         # against another checkout of this project instead
     python experiments/bench.py cli    --torch-python PYTHON     # two lengths through the command line, difference of wall times
-    python experiments/bench.py start                            # first and second start to the first step
+    python experiments/bench.py start                            # first and later starts, to the end of the first step
     python experiments/bench.py growth --plot docs/images/growth.png
 
-PYTHON is an interpreter that has PyTorch and NumPy. Contestants run one at a time, in turns, each in its own process, and
-medians are compared: a machine's mood falls on all of them. Nothing else should run beside it.
+PYTHON is an interpreter with PyTorch and NumPy. Contestants run one at a time, in turns, each in its own process, and medians
+are compared. So changes in the machine's speed affect all of them. Run nothing else beside it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CASES = {"article": (128, 12), "torch64": (64, 3)}  # preset: (batch, steps a turn)
+CASES = {"article": (128, 12), "torch64": (64, 3)}  # preset: (batch, steps per round)
 PEERS = ("channels_last", "shipped")
 
 
@@ -32,11 +32,11 @@ def flags(preset: str, batch: int, **more) -> list[str]:
     return [part for name, value in more.items() for part in (f"--{name}", str(value))]
 
 
-# ---- Workers: they set up, then answer lines of stdin as `serve` says ----
+# ---- Workers: they set up, then answer lines of stdin; see `serve` ----
 
 
 def bare(arguments: list[str]) -> None:
-    """The jitted step alone on one batch, as train.py compiles it."""
+    """Serves the jitted step alone on one batch, compiled like train.py's."""
     import jax
     import numpy as np
 
@@ -74,7 +74,7 @@ def bare(arguments: list[str]) -> None:
 
 
 def loop(arguments: list[str]) -> None:
-    """The whole of dcgan_jax.train: its feed is held at the turns."""
+    """Serves the whole of dcgan_jax.train: its feed waits between rounds."""
     from dcgan_jax import cli
     from dcgan_jax.data import batches
     from dcgan_jax.data.cache import get_cache_dir
@@ -83,7 +83,7 @@ def loop(arguments: list[str]) -> None:
 
     real_feed = batches.gather_batches
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the trainer says is no answer
+    os.dup2(2, 1)  # the trainer's output is not an answer
 
     def held(*given):
         left, since = 2, None
@@ -112,7 +112,7 @@ def peak_bytes() -> int:
 
 
 def serve(step) -> None:
-    """Answers each line of stdin: a number of steps with the seconds they took, `memory` with the peak in bytes."""
+    """Answers each line of stdin: a number of steps with the seconds they took, `memory` with the peak memory in bytes."""
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":
@@ -151,7 +151,7 @@ class Worker:
 
 
 def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds a step, one number a turn."""
+    """Returns seconds per step for each worker, one number per round."""
     for worker in workers.values():
         worker.ask(steps)
     taken = {name: [] for name in workers}
@@ -161,12 +161,12 @@ def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, l
     return taken
 
 
-# ---- What is asked ----
+# ---- Benchmarks ----
 
 
 def bench_step(ask) -> None:
     reference = "before, loop" if ask.before else "torch channels_last"
-    print(f"| | img/s | of {reference} | peak memory |\n|---|---:|---:|---:|")
+    print(f"| | images/s | relative to {reference} | peak memory |\n|---|---:|---:|---:|")
     for preset, (batch, steps) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             given = flags(preset, batch, steps=10**7) + ["--save-every-steps", str(10**7)]
@@ -180,11 +180,11 @@ def bench_step(ask) -> None:
                 rate = batch / statistics.median(taken[name])
                 print(f"| {preset}: {name} | {rate:.0f} | {ratio:.2f} | {peak / 1e6:,.0f} MB |", flush=True)
             overhead = [a / b - 1 for a, b in zip(taken["ours, loop"], taken["ours, bare"], strict=True)]
-            print(f"| {preset}: overhead of the loop | {statistics.median(overhead):+.1%} | | |", flush=True)
+            print(f"| {preset}: overhead of the loop over the bare step | {statistics.median(overhead):+.1%} | | |", flush=True)
 
 
 def start_peers(ask, preset: str, given: list[str], folder: Path) -> dict[str, Worker]:
-    """What ours is compared with: another checkout of this project, or PyTorch twice."""
+    """Starts what ours is compared with: another checkout of this project, or PyTorch twice."""
     if ask.before:
         checkout = Path(ask.before)
         return start_ours(ask.before_python, checkout / "experiments" / "bench.py", "before", given, folder, str(checkout))
@@ -193,7 +193,7 @@ def start_peers(ask, preset: str, given: list[str], folder: Path) -> dict[str, W
 
 
 def start_ours(python: str, bench: Path, name: str, given: list[str], folder: Path, package: str = "") -> dict[str, Worker]:
-    """The loop and the bare step of one checkout, in which `bench` lies. package: the checkout, where it is another one."""
+    """Starts the loop and the bare step of the checkout that contains `bench`. package: the checkout, if it is another one."""
     environment = {"PYTHONPATH": package} if package else None
     where = ["--workdir", str(folder / name)]
     return {
@@ -214,7 +214,7 @@ def wall_s(command, environment=None) -> float:
 
 
 def bench_cli(ask) -> None:
-    print("| | img/s, ours | img/s, torch channels_last | ratio |\n|---|---:|---:|---:|")
+    print("| | images/s, ours | images/s, torch channels_last | ratio |\n|---|---:|---:|---:|")
     for preset, (batch, steps) in ask.cases.items():
         short, long = 2 * steps, 12 * steps + 2 * steps
         ours, theirs = [], []
@@ -235,8 +235,8 @@ def bench_cli(ask) -> None:
 
 
 def bench_start(ask) -> None:
-    """With no compiled program kept, and again: until the first step is done (step 0's grid before it), and the whole run."""
-    print("| to the end of the first step (of a run of one step) | first start | second start |\n|---|---:|---:|")
+    """Times starts with an empty and a filled program cache: to the end of the first step, and of a run of one step."""
+    print("| to the end of the first step (of a run of one step) | empty cache | filled cache |\n|---|---:|---:|")
     for preset, (batch, _) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             cache = {"DCGAN_JAX_CACHE": f"{folder}/cache"}
@@ -262,7 +262,7 @@ def bench_start(ask) -> None:
 
 
 def first_step_s(command, environment) -> tuple[float, float]:
-    """Seconds until a run of one step says that it is done with the step, and until it ends."""
+    """Returns the seconds until a run of one step prints the step, and until it ends."""
     start, step = time.perf_counter(), math.nan
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | environment
@@ -284,7 +284,7 @@ SERIES = {
 
 
 def bench_growth(ask) -> None:
-    print("| series | value | ms a step | img/s | peak memory |\n|---|---:|---:|---:|---:|")
+    print("| series | value | ms a step | images/s | peak memory |\n|---|---:|---:|---:|---:|")
     found = {}
     for series, [(name, values)] in ((series, changes.items()) for series, changes in SERIES.items()):
         for value in values:
@@ -297,14 +297,14 @@ def bench_growth(ask) -> None:
                 worker = Worker(
                     [sys.executable, __file__, "--bare-worker", *given], {name: str(value)} if series == "devices" else None
                 )
-                steps = max(1, round(1.0 / worker.ask(1)))  # turns of about a second
+                steps = max(1, round(1.0 / worker.ask(1)))  # rounds of about a second
                 seconds = statistics.median(worker.ask(steps) / steps for _ in range(ask.rounds))
                 peak = worker.ask("memory")
                 worker.close()
             found.setdefault(series, []).append((value, seconds, peak))
             memory = "" if math.isnan(peak) else f"{peak / 1e6:,.0f} MB"
             print(f"| {series} | {value} | {seconds * 1e3:,.1f} | {batch / seconds:,.1f} | {memory} |", flush=True)
-    print("\n| series | step time grows with the power | over its upper half |\n|---|---:|---:|")
+    print("\n| series | exponent of the step time | exponent over the upper half |\n|---|---:|---:|")
     for series, points in found.items():
         upper = points[(len(points) - 1) // 2 :]
         print(f"| {series} | {exponent(points):.2f} | {exponent(upper):.2f} |")
@@ -313,12 +313,12 @@ def bench_growth(ask) -> None:
 
 
 def exponent(points) -> float:
-    """The slope of log time over log value, by least squares."""
+    """Fits the slope of log time over log value by least squares."""
     return statistics.linear_regression([math.log(value) for value, *_ in points], [math.log(s) for _, s, _ in points]).slope
 
 
 def one_run_s(given: list[str], processes: int, batch: int) -> float:
-    """Seconds a step of a short run by so many processes of one device each, as its own log has them."""
+    """Returns the seconds per step of a short run with several processes of one device each, from its log."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -343,7 +343,7 @@ def plot(found, path: str) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 3), layout="constrained")
     for axis, (series, points) in zip(axes, found.items(), strict=True):
         axis.loglog([value for value, *_ in points], [seconds * 1e3 for _, seconds, _ in points], "o-")
-        axis.set(xlabel=series, ylabel="ms a step", title=f"power {exponent(points):.2f}")
+        axis.set(xlabel=series, ylabel="ms a step", title=f"exponent {exponent(points):.2f}")
         axis.set_xticks([value for value, *_ in points], [str(value) for value, *_ in points])
         axis.minorticks_off()
     figure.savefig(path, dpi=100)
@@ -353,10 +353,10 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] in ("--bare-worker", "--loop-worker"):
         return {"--bare-worker": bare, "--loop-worker": loop}[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked = {"step": bench_step, "cli": bench_cli, "start": bench_start, "growth": bench_growth}
-    parser.add_argument("what", choices=asked)
+    benchmarks = {"step": bench_step, "cli": bench_cli, "start": bench_start, "growth": bench_growth}
+    parser.add_argument("what", choices=benchmarks)
     parser.add_argument("--torch-python", help="for step and cli")
-    parser.add_argument("--before", help="for step: another checkout, to be compared with in place of PyTorch")
+    parser.add_argument("--before", help="for step: another checkout to compare with, instead of PyTorch")
     parser.add_argument("--before-python", default=sys.executable, help="its interpreter; default: this one")
     parser.add_argument("--presets", nargs="+", choices=CASES, default=list(CASES), help="for step, cli and start")
     parser.add_argument("--rounds", type=int, default=7)
@@ -365,7 +365,7 @@ def main() -> None:
     if ask.what in ("step", "cli") and not (ask.torch_python or (ask.what == "step" and ask.before)):
         parser.error(f"{ask.what} needs --torch-python")
     ask.cases = {preset: CASES[preset] for preset in ask.presets}
-    asked[ask.what](ask)
+    benchmarks[ask.what](ask)
 
 
 if __name__ == "__main__":

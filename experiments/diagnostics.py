@@ -1,9 +1,9 @@
-"""Real runs made to fail in each way, and healthy ones: which warnings of quality/diagnostics.py they give, and when. A table.
+"""Trains runs that fail in known ways, and healthy ones, and lists the warnings of quality/diagnostics.py. A table.
 
-    python experiments/diagnostics.py --celeba img_align_celeba.zip
+    python experiments/diagnostics.py --celeba CELEBA
 
-Without --celeba only the runs on drawn faces. Each run is the trainer's own, in --workdir; interrupted, the same command goes on.
-Ends with 1 where a run gave another warning than it was made for, or none.
+Without --celeba it makes only the runs on drawn faces. Each run is the trainer's own, in --workdir. Run the same command again
+to resume. Exits with 1 if a run got another warning than it was made for, or none.
 """
 
 import argparse
@@ -19,7 +19,7 @@ class Run(NamedTuple):
     name: str
     steps: int
     flags: str
-    expected: str = ""  # the kind of warning; none: healthy
+    expected: str = ""  # the expected kind of warning; empty: healthy
     celeba: bool = False
 
 
@@ -35,7 +35,7 @@ RUNS = (
     Run("four-g-steps", 600, "--lr 2e-3 --d-lr 2e-5 --g-steps 4", "g-collapsed"),
     Run("no-learning", 600, "--lr 1e-12", "losses-frozen"),
     Run("no-learning-small-batch", 2000, "--lr 1e-12 --batch-size 16", "losses-frozen"),
-    Run("few-pictures", 1300, "--data drawn:300", "memorising"),
+    Run("few-images", 1300, "--data drawn:300", "memorising"),
     Run("celeba-article", 1100, "", celeba=True),
     Run("celeba-modern32", 1000, "--preset modern32", celeba=True),
     Run("celeba-torch32", 1500, "--preset torch32", celeba=True),
@@ -46,13 +46,13 @@ RUNS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="runs to make; none: all")
-    parser.add_argument("--celeba", default="", help="img_align_celeba.zip, or its folder")
-    parser.add_argument("--workdir", default="runs/trouble")
+    parser.add_argument("names", nargs="*", help="runs to make; default: all")
+    parser.add_argument("--celeba", default="", help="a zip or folder of aligned CelebA images")
+    parser.add_argument("--workdir", default="runs/diagnostics")
     ask = parser.parse_args()
 
     wrong = 0
-    print("| run | flags | steps | expected | seen (first at, saves) | its words there |\n|---|---|---:|---|---|---|", flush=True)
+    print("| run | flags | steps | expected | seen (first at, saves) | message |\n|---|---|---:|---|---|---|", flush=True)
     for run in RUNS:
         if (run.celeba and not ask.celeba) or (ask.names and run.name not in ask.names):
             continue
@@ -79,10 +79,10 @@ def main() -> int:
         seen = {}
         for step, kind, words in read_warnings(Path(ask.workdir) / run.name):
             seen.setdefault(kind, []).append((step, words))
-        told = "; ".join(f"{kind} ({at[0][0]}, {len(at)})" for kind, at in seen.items()) or "silent"
+        told = "; ".join(f"{kind} ({at[0][0]}, {len(at)})" for kind, at in seen.items()) or "none"
         words = " / ".join(at[0][1].split("; try")[0].split("; go back")[0] for at in seen.values())
         flags = f"`{run.flags}`" if run.flags else ""
-        print(f"| {run.name} | {flags} | {run.steps} | {run.expected or 'silent'} | {told} | {words} |", flush=True)
+        print(f"| {run.name} | {flags} | {run.steps} | {run.expected or 'none'} | {told} | {words} |", flush=True)
         wrong += run.expected not in seen if run.expected else bool(seen)
     return int(wrong > 0)
 

@@ -1,14 +1,14 @@
-"""What recipes reach in the same wall time on the same machine, one after the other: a row each, appended, once.
+"""Compares recipes at equal wall time on one machine. Runs one after the other and appends a row for each.
 
     python experiments/equal_time.py --data CELEBA --face-score face_score.py --minutes 10 -- --preset best32 --kimg 480
         -- --preset article
 
-Each group behind a `--` is the trainer's flags (or the word torch: PyTorch's article recipe by torch_reference.py, run by
---torch-python, and its flags). The time runs from the process's start: imports and compiling are in it (in an empty cache,
-unless --warm), packing is not. At its end a run is told to stop, as by Ctrl-C, and saves; one whose flags say a length, or
-whose step size falls, which makes the length its recipe's, may end by itself before. With --score-every-kimg the best
-checkpoint counts. Then --count faces of the seeds 0, 1 ... are scored by --face-score against as many first pictures of the
-pack, and by our sliced Wasserstein.
+Each group after a `--` is the trainer's flags. A group that begins with the word torch is PyTorch's article recipe
+(torch_reference.py) with its flags, run by --torch-python. Time starts with the process: it includes imports and compilation
+(with an empty cache, unless --warm), but not packing. When the time is over the run receives SIGTERM, saves and exits. A run
+whose flags give a length, or whose learning rate decays over the preset's length, may end earlier. With --score-every-kimg the
+best checkpoint counts. Then --count samples of the seeds 0, 1 ... are scored against the first --count images of the pack, by
+--face-score and by sliced Wasserstein.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
 
-SAME = ("flags", "seed", "minutes", "count", "recipe")  # a row that agrees in these is there already
+SAME = ("flags", "seed", "minutes", "count", "recipe")  # a row that agrees in these exists already
 
 
 def recipe(flags: list[str], ask) -> str:
-    """What the flags mean today: a preset may change."""
+    """What the flags mean now: a preset may change."""
     return "torch" if flags[0] == "torch" else differing(parse_config(["--data", ask.data, *flags]))
 
 
 def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]:
-    """(faces, images it was shown, seconds it ran, its pack)."""
+    """Returns (file of samples, images shown, seconds, pack) of one run of this project."""
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
     source = open_source(ask.data, config.data.split)
     packed = pack_images(source, size=config.nets.size, channels=3, crop=config.data.crop)
@@ -72,7 +72,7 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(60 * ask.minutes - (time.monotonic() - began))
     ran_s = time.monotonic() - began
-    process.send_signal(signal.SIGTERM)  # nothing, to one that has ended
+    process.send_signal(signal.SIGTERM)  # no effect if it has ended
     if process.wait(300):
         raise SystemExit(f"{' '.join(flags)}: ended with {process.returncode}")
     faces = folder / "faces.npy"
@@ -86,7 +86,7 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
 
 
 def torchs(flags: list[str], ask, folder: Path):
-    """The same of PyTorch's reference."""
+    """The same for torch_reference.py."""
     packed = pack_images(open_source(ask.data), size=32, channels=3, crop=PRESETS["article"].data.crop)
     faces = folder / "faces.npy"
     said = subprocess.run(
@@ -122,15 +122,15 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--face-score", required=True)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
+    parser.add_argument("--count", type=int, default=5000, help="samples per score; compare scores only at equal counts")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--warm", action="store_true", help="take compiled programs from the user's cache")
+    parser.add_argument("--warm", action="store_true", help="use compiled programs in the user's cache")
     parser.add_argument("--torch-python", help="an interpreter with PyTorch, for groups that begin with the word torch")
     parser.add_argument("--out", type=Path, default=Path("runs/equal_time.jsonl"))
-    parser.add_argument("--faces", type=Path, help="folder that keeps each row's faces")
+    parser.add_argument("--faces", type=Path, help="folder for each row's samples")
     ask = parser.parse_args(parts)
     if any("--seed" in flags for flags in groups):
-        parser.error("--seed behind --: say --seeds before it, which every group is run with")
+        parser.error("--seed after --: give --seeds before the first --; every group runs with each of them")
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in ask.out.read_text().splitlines()] if ask.out.exists() else []
     done = {tuple(row.get(name) for name in SAME) for row in rows}
@@ -140,7 +140,7 @@ def main():
             same = {"flags": words, "seed": seed, "minutes": ask.minutes, "count": ask.count, "recipe": recipe(flags, ask)}
             if tuple(same.values()) in done:
                 continue
-            # Kept where something fails: an hour's run must not go with the fault that hindered its scoring.
+            # Kept if something fails: a failed scoring must not delete an hour's run.
             folder = Path(tempfile.mkdtemp(prefix="equal-time-"))
             print(f"in {folder}", flush=True)
             make, rest = (torchs, flags[1:]) if flags[0] == "torch" else (ours, flags)

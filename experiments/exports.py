@@ -1,9 +1,9 @@
-"""Each export of a run in its consumer: size, distance from the checkpoint's faces, speed. A markdown table.
+"""Compares each export of a run with its checkpoint: size, difference, speed. Prints a markdown table.
 
     python experiments/exports.py --run runs/faces
 
-onnx is drawn by onnxruntime, stablehlo by jax.export, safetensors (and torch's state dict, read back) by NumPy; the checkpoint by
-this project's own program. Faces a second are of batches of 64, medians of rounds in which all take turns.
+onnx runs in onnxruntime, stablehlo in jax.export, safetensors (and torch's state dict, read back) in NumPy, the checkpoint in
+this project's own program. Faces a second are for batches of 64: medians of rounds in which all take turns.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
                 spent_s[name].append(time.perf_counter() - began)
     speed = {name: AT_ONCE / statistics.median(times[1:]) for name, times in spent_s.items()}
     print(f"{gan!r}: {speed['checkpoint']:,.0f} faces/s by its own program\n")
-    print("| export | MB | largest difference, of 0 to 1 | grey levels, largest | on average | faces/s |")
+    print("| export | MB | largest difference, images in 0 to 1 | largest, grey levels | mean, grey levels | faces/s |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, row in rows.items():
         print(

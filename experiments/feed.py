@@ -1,16 +1,16 @@
-"""Packs and feeds as many pictures as CelebA has: is the memory bounded, and does a feed keep up with the step?
+"""Packs and feeds as many images as CelebA has. Shows whether memory is bounded and whether the feed keeps up with training.
 
-    python experiments/feed.py                  # 202,599 drawn faces at 64 px: 11 minutes on two shared cores, 2.5 GB of disk
+    python experiments/feed.py                  # 202,599 drawn faces at 64 px: 11 minutes on two busy cores, 2.5 GB of disk
     python experiments/feed.py --count 5000     # a quick try, about a minute
 
-Every row of what it prints is a process of its own, set up as train.py sets itself up; its memory is read from outside, five
-times a second (Linux). Resident memory is given in two parts: anonymous is what the process has allocated, and must stay far
-below the pack's size; file is what of mapped files it has touched, code included, and the kernel takes it back at need.
+Every row is a process of its own, set up like train.py. Its memory is read from outside, five times a second (Linux). Resident
+memory is given in two parts. Anonymous memory is what the process has allocated; it must stay far below the pack's size. File
+memory is what it has read of mapped files, code included; the kernel takes it back when it needs it.
 
-Packing ends with the file on the disk (fsync). Feeding takes a pass and a quarter without any training; the first and the
-last batch are compared with the pack, and `cold` starts with no page of the pack in memory. Overlap runs the article's training
-step, at 32 px the fastest there is, on every nth pixel of the pack's pictures, so that a small step stands beside the large
-feed: with one batch over and over, and with each feed, in turn.
+Packing ends with the file on the disk (fsync). Feeding makes one and a quarter epochs without training. The first and the last
+batch are compared with the pack. `cold` starts with no page of the pack in memory. Overlap runs the article's training step at
+32 px, the fastest there is, on every nth pixel of the pack's images, so that a small step meets a large feed: with one batch
+reused, and with each feed, in turn.
 """
 
 import argparse
@@ -44,13 +44,13 @@ SAMPLE_S = 0.2
 
 
 def memory_mb(pid: int | str = "self") -> dict[str, float]:
-    """A process's resident memory: {'Anon': ..., 'File': ...}; empty when it has ended."""
+    """Reads a process's resident memory: {'Anon': ..., 'File': ...}; empty if it has ended."""
     with open(f"/proc/{pid}/status") as status:
         return {kind: int(kb) / 1e3 for kind, kb in re.findall(r"Rss(Anon|File):\s+(\d+) kB", status.read())}
 
 
 def watched(ask, part: str, batch_size: int = 128) -> dict:
-    """Runs one part in a process. Returns what it reports, with the peaks of its memory."""
+    """Runs one part in a process. Returns its report and its peak memory."""
     flags = ["--count", ask.count, "--size", ask.size, "--rounds", ask.rounds, "--batch-size", batch_size]
     child = subprocess.Popen([sys.executable, __file__, part, *map(str, flags)], stdout=subprocess.PIPE, text=True)
     peak = {"Anon": 0.0, "File": 0.0}
@@ -76,7 +76,7 @@ def feeding(ask, packed, sharding) -> dict:
     per_window = max(1, round(1.25 * len(images) / ask.batch_size / WINDOWS))
     if ask.part == "cold":
         with open(packed.path / "images.npy", "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the pack is on the disk: nothing is lost
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # the pack is on the disk, so nothing is lost
     feed = batches.gather_batches if ask.part == "resident" else batches.stream_batches
     report, start = {"opened": memory_mb()["Anon"]}, time.perf_counter()
     fed = feed(images, order, batches.split_dispatches(0, 1 + WINDOWS * per_window, 1), sharding)
@@ -104,12 +104,12 @@ def overlapping(ask, packed, config, sharding) -> dict:
     )
     state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
     feeds = {
-        feed.__name__: feed(images, order, batches.split_dispatches(0, 2**31, 1), sharding.batches)
-        for feed in (batches.stream_batches, batches.gather_batches)
+        name: feed(images, order, batches.split_dispatches(0, 2**31, 1), sharding.batches)
+        for name, feed in (("stream", batches.stream_batches), ("resident", batches.gather_batches))
     }
     feeds = {"one batch": itertools.repeat(next(feeds["stream"])), **feeds}
 
-    def step_s(fed, count):  # by the clock, and of all cores' time
+    def step_s(fed, count):  # wall time, and CPU time of all cores
         nonlocal state
         start, worked, late = time.perf_counter(), time.process_time(), None
         for batch in itertools.islice(fed, count):
@@ -122,13 +122,13 @@ def overlapping(ask, packed, config, sharding) -> dict:
     names, seconds = list(feeds), {name: [] for name in feeds}
     for turn in range(ask.rounds):
         for name in names[turn % 3 :] + names[: turn % 3]:
-            step_s(feeds[name], 1)  # compiles, and lets what the feed before has under way end
+            step_s(feeds[name], 1)  # compiles, and waits for the previous feed's prefetched batches
             seconds[name].append(step_s(feeds[name], 5))
     return seconds
 
 
 def work(ask) -> dict:
-    """One part, after what train.py does before its first step."""
+    """Runs one part, after the same setup as train.py."""
     backend.start_backend(get_cache_dir())
     jax.config.update("jax_cpu_enable_async_dispatch", ask.part == "overlap-async")
     config = parse_config(["--size", str(STEP_PX), "--batch-size", str(ask.batch_size)])
@@ -149,7 +149,7 @@ def show(ask):
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
     made = watched(ask, "pack")
-    row("pictures", "px", "pack, MB", "s", "pictures/s", "core s", "peak anonymous, MB", "peak file, MB")
+    row("images", "px", "pack, MB", "s", "images/s", "core s", "peak anonymous, MB", "peak file, MB")
     row(*["---:"] * 8)
     row(
         f"{ask.count:,}",
@@ -201,10 +201,10 @@ def show(ask):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="for the processes that it starts itself")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="used by the processes that it starts")
     parser.add_argument("--count", type=int, default=202_599)
     parser.add_argument("--size", type=int, default=64, choices=(32, 64, 128))
-    parser.add_argument("--rounds", type=int, help="of the overlap; 16, or 3 below 50,000 pictures")
+    parser.add_argument("--rounds", type=int, help="rounds of the overlap; default: 16, or 3 below 50,000 images")
     parser.add_argument("--batch-size", type=int, default=128, help=argparse.SUPPRESS)
     ask = parser.parse_args()
     ask.rounds = ask.rounds or (16 if ask.count >= 50_000 else 3)

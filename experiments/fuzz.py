@@ -1,10 +1,10 @@
-"""Harmed inputs through every reader: each must end in success or in UserError, soon and in little memory.
+"""Feeds damaged inputs to every reader. Each must end in success or in UserError, soon and with little memory.
 
     python experiments/fuzz.py --count 2400 --seed 0 [--reader NAME] [--keep FOLDER]
     python experiments/fuzz.py --reader NAME --replay FOLDER/NAME-17.bin
 
-A child process reads; this one watches its time and memory, and starts another after a hang or a crash. Inputs are a
-function of the seed. What fails is kept as a file, with its traceback beside it.
+A child process reads. This process watches its time and memory, and starts another one after a hang or a crash. Inputs are a
+function of the seed. An input that fails is kept as a file, with its traceback beside it.
 """
 
 import argparse
@@ -49,14 +49,14 @@ LIMIT_S, LIMIT_MB = 30.0, 2048
 
 
 class Reader(NamedTuple):
-    """What may come from a stranger, as bytes, and the code of ours that meets it."""
+    """Input that may come from a stranger, as bytes, and the code that reads it."""
 
-    valid: bytes  # is accepted, or the rest would prove nothing
+    valid: bytes  # must be accepted, or the rest would prove nothing
     inputs: st.SearchStrategy[bytes]
     read: Callable[[bytes], Any]
 
 
-# ---- Harm ----
+# ---- Damage ----
 
 NUMBERS = [
     0,
@@ -132,14 +132,14 @@ DEEP = "a place for 100,000 brackets"
 
 
 def _one(pool: list) -> st.SearchStrategy:
-    # By number: Hypothesis writes out what sampled_from is given, and these are long.
+    # By index: Hypothesis prints the arguments of sampled_from, and these are long.
     return st.integers(0, len(pool) - 1).map(pool.__getitem__)
 
 
 def harmed(valid: bytes) -> st.SearchStrategy[bytes]:
-    """Bits turned, bytes cut, put in, taken out, doubled, zeroed, or overwritten by extreme integers: up to four times."""
+    """Up to four edits: bits flipped; bytes cut, inserted, deleted, doubled, zeroed or overwritten by extreme integers."""
     last = len(valid) - 1
-    at = st.one_of(st.integers(0, min(last, 128)), st.integers(0, last))  # headers are short, and decide most
+    at = st.one_of(st.integers(0, min(last, 128)), st.integers(0, last))  # headers are short and decide most
     extremes = [
         value.to_bytes(width, order)
         for width in (1, 2, 4, 8)
@@ -171,7 +171,7 @@ def _edited(data, edits):
 
 
 def harmed_json(valid) -> st.SearchStrategy[bytes]:
-    """Any value in place of a node, nodes gone or renamed; deep nesting; or the text harmed byte by byte."""
+    """Nodes replaced by any value, removed or renamed; deep nesting; or the text damaged byte by byte."""
     places = list(_places(valid))
     anything = st.one_of(
         _one([*NUMBERS, *TEXTS, None, True, False, [], {}, DEEP, *HUGE]),
@@ -199,7 +199,7 @@ def _written(valid, edits) -> bytes:
     whole = {"": json.loads(json.dumps(valid))}
     for path, kind, new in edits:
         parent, name = whole, ""
-        with contextlib.suppress(LookupError, TypeError):  # an earlier edit took the place away
+        with contextlib.suppress(LookupError, TypeError):  # an earlier edit removed this path
             for step in path:
                 parent, name = parent[name], step
             if kind == "replace" or isinstance(parent, list) or parent is whole:
@@ -213,7 +213,7 @@ def _written(valid, edits) -> bytes:
 
 
 def command_lines(cls) -> st.SearchStrategy[bytes]:
-    """Lists of a command's own flags, misspelt ones and bare words, each with any value, as JSON."""
+    """Lists of a command's flags, misspelled flags and bare words, each with any value, as JSON."""
     flags = sorted(cli._list_flags(cls)) + ["sise", "", "help", "run.seed", "h"]
     values = st.one_of(
         _one([*map(str, NUMBERS), *TEXTS]),
@@ -291,7 +291,7 @@ def _table(home, name):
 
     def read(payload):
         (folder / name).write_bytes(payload)
-        with contextlib.suppress(UserError):  # where no picture is in it
+        with contextlib.suppress(UserError):  # if the split has no image
             open_source(str(folder), "train")
         _packed(folder)
 
@@ -311,7 +311,7 @@ def _zip(home):
         path.write_bytes(payload)
         _packed(path, "train" if len(payload) % 2 else "all")
 
-    # The directory at the end is what zipfile believes.
+    # zipfile reads the directory at the end.
     return Reader(valid, st.one_of(harmed(valid), harmed(valid[directory:]).map(lambda end: valid[:directory] + end)), read)
 
 
@@ -407,7 +407,7 @@ def _index(home):
 
 
 def _make_run(home: Path, config: Config, facts: dict) -> Path:
-    """A run's folder with one checkpoint, of step 4."""
+    """Makes a run's folder with one checkpoint, of step 4."""
     workdir.claim_folder(config, facts)[1].release()
     saved = checkpoints.Checkpoints(home / "run", keep=1)
     saved.save(4, jax.jit(lambda: init_state(config))())
@@ -417,7 +417,7 @@ def _make_run(home: Path, config: Config, facts: dict) -> Path:
 
 
 def _read_replaced(payload: bytes, file: Path, read: Callable[[], Any]) -> None:
-    """Reads with the payload in the file's place; then the file is as it was."""
+    """Reads with the payload in place of the file, then restores the file."""
     valid = file.read_bytes() if file.exists() else None
     file.write_bytes(payload)
     try:
@@ -433,7 +433,7 @@ def _read_config(run: Path) -> None:
 
 
 def _read_log(run: Path) -> None:
-    """As a resumed run does, and as reports and figures do."""
+    """Reads the log like a resumed run, and like reports and figures."""
     before = (run / "metrics.jsonl").read_bytes()
     opened = logs.Logs(run, start=2, total=9, images_per_step=2, image_count=100, every_steps=1, tensorboard=False)
     opened.close()
@@ -444,7 +444,7 @@ def _read_log(run: Path) -> None:
 
 
 def _make_log() -> tuple[bytes, st.SearchStrategy[bytes]]:
-    """(a valid metrics.jsonl, harmed ones)."""
+    """Returns (a valid metrics.jsonl, damaged ones)."""
     numbers = {"images": 2, "d_loss": 0.5, "g_loss": 1.5, "d_real_hits": 0.5, "d_fake_hits": 1.0}
     lines = [{"step": step} | numbers for step in (1, 2, 3)]
     lines.append({"step": 3, "trouble": "D has won", "words": "its hits are 1.0"})
@@ -496,7 +496,7 @@ def _checkpoint(run, shapes):
     seal = folder / checksums.FILES
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
-    def read():  # as drawing does, and as a training does
+    def read():  # like sampling, and like training
         with contextlib.suppress(UserError):
             checkpoints.restore_generator(run, shapes, say=lambda line: None)
         with contextlib.suppress(checksums.CorruptCheckpointError):
@@ -506,7 +506,7 @@ def _checkpoint(run, shapes):
         with contextlib.suppress(UserError):
             read()
         kept = seal.read_bytes() if seal.exists() else None
-        seal.unlink(missing_ok=True)  # as a stranger would, who wants the rest to be looked at
+        seal.unlink(missing_ok=True)  # like a stranger who wants the rest to be read
         try:
             read()
         finally:
@@ -520,12 +520,12 @@ def _checkpoint(run, shapes):
         except ValueError:
             return harmed(valid or b"\0").map(lambda content: bytes([at]) + content)
         strategy = harmed_json(value)
-        if files[at].parent.name == "digests":  # sealed anew, as who edits by hand would
+        if files[at].parent.name == "digests":  # with a recomputed checksum, like someone who edits by hand
             strategy |= harmed_json(value["items"]).map(_sealed)
         return strategy.map(lambda content: bytes([at]) + content)
 
     valid = bytes(1) + files[0].read_bytes()
-    digests = [at for at, file in enumerate(files) if file.parent.name == "digests"]  # the others are only as good as these
+    digests = [at for at, file in enumerate(files) if file.parent.name == "digests"]  # the other files are checked by these
     return {
         "checkpoint": Reader(
             valid,
@@ -560,7 +560,7 @@ _seeds = st.one_of(
 )
 
 
-READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a folder, where each harmed one takes its place
+READERS: dict[str, Callable[[Path], Reader]] = {  # makes the valid input in a folder; each damaged input replaces it there
     **{form: functools.partial(_picture, form=form) for form in FORMS},
     "zip": _zip,
     "npy": _npy,
@@ -589,16 +589,16 @@ READERS: dict[str, Callable[[Path], Reader]] = {  # its valid input is made in a
 
 @dataclasses.dataclass
 class Row:
-    """How one reader did."""
+    """The results of one reader."""
 
     reader: str
     inputs: int = 0
     refused: int = 0
     accepted: int = 0
-    tracebacks: int = 0  # crashes among them
+    tracebacks: int = 0  # crashes included
     hangs: int = 0
     slowest_s: float = 0.0
-    peak_mb: float = 0.0  # of the whole child while it read for this reader; its libraries alone are some 400
+    peak_mb: float = 0.0  # of the child process during this reader; its libraries alone take some 400
 
     @property
     def is_good(self) -> bool:
@@ -606,7 +606,7 @@ class Row:
 
 
 def outcome(reader: Reader, payload: bytes) -> tuple[str, str]:
-    """('accepted' | 'refused' | 'tracebacks', the line or the traceback)."""
+    """Returns ('accepted' | 'refused' | 'tracebacks', the message or the traceback)."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             reader.read(payload)
@@ -620,7 +620,7 @@ def outcome(reader: Reader, payload: bytes) -> tuple[str, str]:
 
 
 def drive(inputs: st.SearchStrategy[bytes], count: int, seed_: int, each: Callable[[bytes], None]) -> None:
-    """each(input) for `count` inputs that follow from the seed."""
+    """Calls each(input) for `count` inputs, which follow from the seed."""
 
     @seed(seed_)
     @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -632,14 +632,14 @@ def drive(inputs: st.SearchStrategy[bytes], count: int, seed_: int, each: Callab
 
 
 def _child(pipe, names, count, seed_, skip):
-    """Reads for each of the names; `skip` inputs of the first were read before."""
+    """Runs the readers of these names. `skip` inputs of the first one were read before."""
     with tempfile.TemporaryDirectory(prefix="dcgan_jax-fuzz-") as home:
         os.environ["DCGAN_JAX_CACHE"] = f"{home}/cache"
         for name in names:
             reader, number = READERS[name](Path(home)), 0
             kind, words = outcome(reader, reader.valid)
             if kind != "accepted":
-                raise RuntimeError(f"{name}: its valid input is refused: {words}")
+                raise RuntimeError(f"{name}: the valid input is refused: {words}")
             _reset_peak()
 
             def each(payload, name=name, reader=reader):
@@ -659,7 +659,7 @@ def _child(pipe, names, count, seed_, skip):
 
 
 def _reset_peak():
-    with contextlib.suppress(OSError):  # a kernel without it: the peak is then of all readers so far
+    with contextlib.suppress(OSError):  # a kernel without it: the peak is then that of all readers so far
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -673,7 +673,7 @@ def _resident_mb(pid):
 
 
 def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LIMIT_S) -> list[Row]:
-    """`count` inputs in all, evenly over the readers of these names. What fails lies in `keep`."""
+    """Reads `count` inputs, spread evenly over these readers. Inputs that fail are kept in `keep`."""
     rows, each, skip = {name: Row(name) for name in names}, -(-count // len(names)), 0
     context, left = multiprocessing.get_context("spawn"), list(names)
 
@@ -732,11 +732,11 @@ def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LI
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2400)
+    parser.add_argument("--count", type=int, default=2400, help="inputs in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reader", action="append", help="only this one; may be given again")
-    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"))
-    parser.add_argument("--replay", type=Path)
+    parser.add_argument("--reader", action="append", help="only this reader; may be repeated")
+    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for inputs that fail")
+    parser.add_argument("--replay", type=Path, help="read this kept input once, with --reader")
     ask = parser.parse_args()
     if ask.replay:
         with tempfile.TemporaryDirectory() as home:

@@ -1,11 +1,10 @@
-"""Speed on one CUDA GPU beside PyTorch on it, in turns.
+"""Measures the training speed on one CUDA GPU beside PyTorch on the same GPU, in turns.
 
     python experiments/gpu.py --presets torch64 article --batch-sizes 64 128 512 1024
 
-Ours is the program that train.py dispatches, ten steps of it at a time, with the batches gathered on the device from all
-pictures; PyTorch's (torch_peer.py) is the published step on one fixed batch: as shipped, with channels_last, and that under
-bfloat16 autocast.
-PyTorch is taken from this interpreter, or from --torch-python. Medians of --rounds turns. Nothing else should run beside it.
+Ours is the program that train.py dispatches, ten steps at a time, with batches gathered on the device. PyTorch's
+(torch_peer.py) is the published step on one fixed batch: as shipped, with channels_last, and with bfloat16 autocast as well.
+PyTorch is taken from this interpreter or from --torch-python. Prints medians of --rounds. Run nothing else beside it.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch works beside it
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 
 import jax
 import numpy as np
@@ -28,12 +27,12 @@ from dcgan_jax.data import batches
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import distributed
 
-STEPS = 10  # a dispatch
+STEPS = 10  # per dispatch
 VARIANTS = ("shipped", "channels_last", "bfloat16")
 
 
 class Ours:
-    """Answers `ask` as a Worker does: seconds for so many steps."""
+    """Answers `ask` like a Worker: the seconds that a number of steps took."""
 
     def __init__(self, preset: str, batch: int, dtype: str, images: np.ndarray):
         config = replace(PRESETS[preset], batch_size=batch, compute_dtype=dtype, kimg=None, epochs=None, steps=10**6, held_out=0)
@@ -57,15 +56,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["torch64", "article"], choices=["torch64", "article"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1024])
-    parser.add_argument("--steps", type=int, default=200, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=200, help="steps per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-python", default=sys.executable)
     ask = parser.parse_args()
     if ask.steps % STEPS:
-        parser.error(f"--steps {ask.steps}: give a multiple of {STEPS}, of which a dispatch is")
+        parser.error(f"--steps {ask.steps}: give a multiple of {STEPS}, the steps of a dispatch")
     print(
-        f"{distributed.describe_devices()}, jax {jax.__version__}\n\n| | batch | img/s | ms a step | of PyTorch as shipped |\n"
-        "|---|---:|---:|---:|---:|"
+        f"{distributed.describe_devices()}, jax {jax.__version__}\n\n| | batch | images/s | ms a step "
+        "| relative to PyTorch as shipped |\n|---|---:|---:|---:|---:|"
     )
     for preset in ask.presets:
         side = PRESETS[preset].nets.size
@@ -73,7 +72,7 @@ def main():
         for batch in ask.batch_sizes:
             peer = [ask.torch_python, Path(__file__).parent / "torch_peer.py", preset]
             more = ["--serve", "--device", "cuda", "--batch-size", batch]
-            # One after the other: each chooses its kernels by timing them.
+            # Started one after the other: each chooses its kernels by timing them.
             workers = {f"torch, {variant}": Worker([*peer, variant, *more]) for variant in VARIANTS}
             workers |= {f"ours, {dtype}": Ours(preset, batch, dtype, images) for dtype in ("float32", "bfloat16")}
             taken = {name: [] for name in workers}

@@ -1,10 +1,10 @@
-"""Records what torch-fidelity's Inception, an independent implementation, makes of known weights and pictures.
+"""Records the output of torch-fidelity's Inception, an independent implementation, for known weights and images.
 
     python -m venv torchenv && torchenv/bin/pip install torch-fidelity
     PYTHONPATH=tests:. torchenv/bin/python experiments/inception_parity.py tests/fixtures/inception.npz SHAPES.json
 
-SHAPES.json holds dcgan_jax.quality.inception.shapes(), since that environment need not have JAX. The weights are random
-(tests/inception_inputs.py): the real ones need a download, and equality does not depend on them.
+SHAPES.json holds dcgan_jax.quality.inception.list_weight_shapes(), because that environment need not have JAX. The weights are
+random (tests/inception_inputs.py): the real ones need a download, and equality does not depend on them.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""SIGKILLs a run at random moments until it is done, and compares it with one that nobody touched.
+"""Kills a run with SIGKILL at random moments until it is done, and compares it with an undisturbed run.
 
     python experiments/kill_test.py --kills 100 --steps 4000
 
-Each life of a run is the same command in a process group of its own, killed after a random time between 0 and twice what a life
-needs to make its first saves here, which is measured first. A run that is done before all kills are spent is compared and
-followed by another, which begins without packs and without compiled programs: with fewer --steps, more first starts are hit.
-Every third kill is aimed: it comes as soon as a file appears that is only there in a dangerous moment, or after twice that time.
+Each start of the run is the same command in its own process group. It is killed after a random time: at most twice as long as a
+start needs for its first saves here, which is measured first. A run that completes before all kills are spent is compared and
+followed by another, which begins without packs and without compiled programs. So with fewer --steps more first starts are hit.
+Every third kill is aimed: it comes as soon as a file appears that exists only in a dangerous moment, or after twice that time.
 """
 
 import argparse
@@ -45,7 +45,7 @@ FLAGS = (
     "--steps",
     "300",
 )
-# Below the run's or the cache's folder: half a pack, half a checkpoint, half a file, a program just written.
+# In the run's or the cache's folder: a partial pack, checkpoint or file, a program just written.
 DANGEROUS = (
     "cache/packs/.packing@*",
     "runs/*/checkpoints/*.orbax-checkpoint-tmp*",
@@ -57,7 +57,7 @@ DANGEROUS = (
 
 
 def life(place: Path, *more: str, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
-    """Starts the command; kills its group after so long, or when the nth file of that pattern is seen. Returns its exit code."""
+    """Starts the command. Kills its group after `after_s`, or when the nth file matching `at` appears. Returns the exit code."""
     command = [sys.executable, "-m", "dcgan_jax.train", "--workdir", str(place / "runs"), "--name", "r", *FLAGS, *more]
     with (place / "output.txt").open("ab") as output:
         process = subprocess.Popen(
@@ -81,7 +81,7 @@ def life(place: Path, *more: str, after_s: float | None = None, at: str | None =
 
 
 def outcome(run: Path) -> dict[str, bytes]:
-    """What must be the same: the last state, the numbers but for the speed, the pictures; and nothing half may be left."""
+    """Collects what must be equal: the last state, metrics without speeds, images, and the list of partial files (none)."""
     step = checkpoints.list_steps(run)[-1]
     like = checkpoints.add_sharding(describe_state(workdir.read_config(run)), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     state = checkpoints.restore(run / "checkpoints" / str(step), like)
@@ -96,7 +96,7 @@ def outcome(run: Path) -> dict[str, bytes]:
 
 
 def survive(place: Path, kills, *more: str) -> int:
-    """Lives until the run is done; kills: an iterator of arguments of `life`. Returns how many were spent."""
+    """Restarts the run until it is done. kills: an iterator of arguments of `life`. Returns how many kills were spent."""
     spent = 0
     while True:
         how = next(kills, None)
@@ -104,7 +104,7 @@ def survive(place: Path, kills, *more: str) -> int:
         if code == 0:
             return spent
         if code != -signal.SIGKILL or how is None:
-            raise SystemExit(f"a life ended with {code}: {(place / 'output.txt').read_text()[-2000:]}")
+            raise SystemExit(f"the run ended with {code}: {(place / 'output.txt').read_text()[-2000:]}")
         spent += 1
         steps = checkpoints.list_steps(place / "runs" / "r")
         print(f"kill {spent}: {how}; step {steps[-1] if steps else None} is saved", flush=True)
@@ -121,7 +121,7 @@ def main():
     (place / "whole").mkdir()
     assert life(place / "whole", *more) == 0
     (place / "short").mkdir()
-    for _ in range(2):  # the second finds pack and programs
+    for _ in range(2):  # the second start finds pack and programs
         shutil.rmtree(place / "short" / "runs", ignore_errors=True)
         start_s = time.monotonic()
         assert life(place / "short", "--steps", "100") == 0
@@ -133,7 +133,7 @@ def main():
 
     def draw():
         for number in itertools.count():
-            # A moment that does not come, such as a pack's when it is made, is not waited for until the run is done.
+            # A moment may never come, such as packing when the pack exists: the time limit stays.
             aimed = {"at": chance.choice(DANGEROUS), "nth": chance.randint(1, 3)} if number % 3 == 0 else {}
             yield {"after_s": chance.uniform(0, 2 * most_s if aimed else most_s)} | aimed
 
@@ -146,12 +146,12 @@ def main():
         found = outcome(here / "runs" / "r")
         wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
         different += bool(wrong)
-        print(f"run {runs}: {total} kills so far; {len(expected)} things compared; different: {wrong or 'none'}", flush=True)
+        print(f"run {runs}: {total} kills so far; {len(expected)} values compared; different: {wrong or 'none'}", flush=True)
         if not wrong:
             shutil.rmtree(here)
     print(
-        f"{total} kills over {runs} runs in {time.monotonic() - began:.0f} s (and {began - start:.0f} s for the whole one): "
-        f"{different} runs differ"
+        f"{total} kills over {runs} runs in {time.monotonic() - began:.0f} s (and {began - start:.0f} s for the undisturbed "
+        f"one): {different} runs differ"
     )
     raise SystemExit(bool(different))
 

@@ -1,27 +1,31 @@
-"""Features of the face score tool's MobileNetV2, for `evaluate --features` and `train --score-by`: not FID's.
+"""Features of a MobileNetV2 trained on ImageNet, for `evaluate --features` and `train --score-by`. Not FID's.
 
-    python -m dcgan_jax.evaluate --run RUN --features experiments/mobilenet.py:features
+    FACE_SCORE=face_score.py python -m dcgan_jax.evaluate --run RUN --features experiments/mobilenet.py:features
 
-The tool, face_score.py with its weights beside it, is not part of this repository. FACE_SCORE names it; without FACE_SCORE it is
-looked for in ../shared/tools, beside the checkout.
+The environment variable FACE_SCORE names face_score.py, with mobilenetv2-features.npz beside it. They compute the Frechet
+distances of RESULTS.md and are not in this repository. The module has load_weights() and mobilenet(weights, images), which
+turns (B, S, S, 3) float32 in [0, 1] into (B, 1280).
 """
 
 import functools
 import importlib.util
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-SIDE = 128  # pixels, the tool's default
+from dcgan_jax.config import UserError
+
+SIDE = 128  # pixels; face_score.py's default
 
 
 @functools.cache
 def network():
-    """The tool's network with its weights, compiled."""
-    tool = os.environ.get("FACE_SCORE") or Path(__file__).parents[2] / "shared/tools/face_score.py"
+    """face_score.py's network with its weights, compiled. Raises: UserError without FACE_SCORE."""
+    tool = os.environ.get("FACE_SCORE", "")
+    if not os.path.isfile(tool):
+        raise UserError(f"FACE_SCORE {tool or 'is not set'}: set this environment variable to the path of face_score.py")
     spec = importlib.util.spec_from_file_location("face_score", tool)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,10 +1,11 @@
-"""Features of a face detector, MTCNN's last network: a second opinion on faces, by a network that knows nothing else.
+"""Features of a face detector, MTCNN's last network: a second opinion by a network that was trained on faces only.
 
     pip download --no-deps facenet-pytorch && unzip -j facenet_pytorch-*.whl '*/onet.pt'
     ONET=onet.pt python -m dcgan_jax.evaluate --run RUN --features experiments/onet.py:features
-    ONET=onet.pt python experiments/onet.py FACES.npy [FACES.npy ...]     # the share that it takes for faces
+    ONET=onet.pt python experiments/onet.py FACES.npy [FACES.npy ...]     # the share that it classifies as faces
 
-Read as data, without PyTorch. Source: Zhang et al. 2016, arXiv:1604.02878, section 3 (O-Net), in facenet-pytorch's weights.
+The weights are read as data, without PyTorch. Source: Zhang et al. 2016, arXiv:1604.02878, section 3 (O-Net), with
+facenet-pytorch's weights.
 """
 
 import functools
@@ -20,7 +21,7 @@ from jax import lax
 from dcgan_jax.run import weight_files
 
 SIDE = 48  # pixels
-SHARE = 0.7  # of the picture's side, in its middle: O-Net was shown tight boxes, and takes 0.99 of real ones for faces at this
+SHARE = 0.7  # of the image's side, central crop: O-Net was trained on tight boxes; with this crop it accepts 0.99 of real faces
 
 
 @functools.cache
@@ -36,7 +37,7 @@ def network():
         x = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return prelu(x + layers[f"conv{n}.bias"], n)
 
-    def pool(x, side):  # PyTorch's ceil_mode: a last window that is cut off counts
+    def pool(x, side):  # PyTorch's ceil_mode: an incomplete last window counts
         short = -(x.shape[1] - side) % 2
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, side, side, 1), (1, 2, 2, 1), ((0, 0), (0, short), (0, short), (0, 0)))
 
@@ -47,7 +48,7 @@ def network():
         x = images[:, edge : side - edge, edge : side - edge].astype(jnp.float32)
         x = (jax.image.resize(x, (len(x), SIDE, SIDE, 3), "bilinear") - 127.5) / 128
         x = conv(pool(conv(pool(conv(pool(conv(x, 1), 3), 2), 3), 3), 2), 4)  # (B, 3, 3, 128)
-        x = x.transpose(0, 2, 1, 3).reshape(len(x), -1)  # its weights' order: columns first
+        x = x.transpose(0, 2, 1, 3).reshape(len(x), -1)  # the weights' order: columns first
         x = prelu(x @ layers["dense5.weight"].T + layers["dense5.bias"], 5)
         return x, jax.nn.softmax(x @ layers["dense6_1.weight"].T + layers["dense6_1.bias"])[:, 1]
 

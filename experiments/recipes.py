@@ -1,11 +1,11 @@
-"""Trains one recipe through the command line and scores it at several lengths: a row of RESULTS.md each.
+"""Trains one recipe through the command line and scores it at several lengths. Prints a table row for each.
 
     python experiments/recipes.py article --data CELEBA --face-score face_score.py --epochs 20 40 60
 
-For each number of epochs: --count faces of the seeds 0, 1, 2 ... from that checkpoint, scored by --face-score (Frechet distance
-and KID on MobileNetV2 features; not FID) against as many first pictures of the pack, and by our own sliced Wasserstein. Extra
-flags for the trainer go behind `--`. Where step sizes fall, shorter lengths are those of the longest run, before they fell.
-Needs the project's own environment; interrupted, it goes on where it stopped.
+For each number of epochs it samples --count images of the seeds 0, 1, 2 ... from that checkpoint. It scores them against the
+first --count images of the pack: by --face-score (Frechet distance and KID on MobileNetV2 features; not FID) and by sliced
+Wasserstein. Flags for the trainer follow `--`. If the learning rate decays, shorter lengths are checkpoints of the longest run,
+taken before the decay. Run the same command again to resume.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--face-score", required=True)
     parser.add_argument("--epochs", type=int, nargs="+", required=True)
-    parser.add_argument("--count", type=int, default=5000, help="faces a score; scores compare only at equal counts")
+    parser.add_argument("--count", type=int, default=5000, help="samples per score; compare scores only at equal counts")
     parser.add_argument("--workdir", default="runs/recipes")
     parser.add_argument("--name", default="")
     ask = parser.parse_args(own)

@@ -1,10 +1,10 @@
-"""What augmentation that adapts itself is worth where pictures are few.
+"""Measures what augmentation is worth when images are few.
 
     python experiments/small_sets.py --data CELEBA --face-score face_score.py --kimg 400
 
-Trains --preset on the last --pictures of the set three times: without augmentations, with ones that always act, and with ones
-whose probability follows D, in the preset's own way where it has one; then scores --count faces of each against the first
---count pictures of the set, which none was trained on, and tells how much nearer faces are to training pictures than to others
+Trains --preset on the last --images of the set three times: without augmentation, with augmentation that is always active, and
+with adaptive augmentation, as in the preset if it has one. Scores --count samples of each against the first --count images of
+the set, which were not trained on. Also measures whether samples are nearer to training images than to others
 (dcgan_jax.quality.memorisation, in pixels).
 """
 
@@ -29,8 +29,8 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--face-score", required=True)
     parser.add_argument("--preset", choices=PRESETS, default="best32")
-    parser.add_argument("--width", type=int, help="another than the preset's")
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--width", type=int, help="default: the preset's")
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--kimg", type=float, default=400.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=5000)
@@ -40,16 +40,16 @@ def main():
     base = replace(PRESETS[ask.preset], kimg=ask.kimg, epochs=None, seed=ask.seed)
     base = replace(base, width=ask.width) if ask.width else base
     if base.run.grow_kimg:
-        parser.error(f"--preset {ask.preset} grows, and this trains at one size: take another")
+        parser.error(f"--preset {ask.preset} grows, and this experiment trains at one size: give another preset")
     ways = {
         "none": {"augment": (), "augment_target": 0.0},
         "always": {"augment": ALL, "augment_target": 0.0},
         "adaptive": {} if base.loss.augment_target else ADAPTIVE,
     }
     images = pack_images(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
-    if len(images) < ask.count + ask.pictures:
-        parser.error(f"{len(images)} pictures are fewer than --count and --pictures together")
-    few, others = images[-ask.pictures :], images[: ask.count]
+    if len(images) < ask.count + ask.images:
+        parser.error(f"{len(images)} images are fewer than --count and --images together")
+    few, others = images[-ask.images :], images[: ask.count]
     score = Score(ask.face_score, others)
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     for way in ask.ways:
@@ -63,7 +63,7 @@ def main():
             "recipe": recipe(config),
             "preset": ask.preset,
             "width": base.nets.width,
-            "pictures": ask.pictures,
+            "images": ask.images,
             "kimg": ask.kimg,
             "seed": ask.seed,
             "count": ask.count,

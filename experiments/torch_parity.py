@@ -3,7 +3,7 @@
     python experiments/torch_parity.py   (in an environment with torch 2.13, CPU, one thread, 15 s)
 
 Run it again only when tests/parity_inputs.py or a recipe below changes. Inputs are not stored: `parity_inputs` makes
-them again bit for bit on either side, and its docstrings say how. Everything is in TORCH layouts, maps (B, C, H, W),
+them again bit for bit on either side; see its docstrings. Everything is in TORCH layouts, maps (B, C, H, W),
 conv (out, in, kh, kw), transposed conv (in, out, kh, kw), Linear (out, in), except `reals`, uint8 (B, H, W, C). No
 pickles in the file.
 
@@ -42,7 +42,7 @@ INDEX_LATENTS_D, s), latents(run, INDEX_LATENTS_G, s).
 <run>/step1/{logits_real, logits_fake, logits_g}, (B,): D on reals, on fakes, and the new D on the fakes of G's step
 <run>/step1/fakes: sample() of the D step's fakes (B, 3, S, S)
 <run>/step1/gradient/<net>/<parameter>: sample() of D's gradient in the D step and G's in G's step
-    Adam's first step is nearly lr * sign, which forgives a wrong scale; these do not. Adam's first moment
+    Adam's first step is nearly lr * sign, which hides a wrong scale; these do not. Adam's first moment
     after step 1 is half of them.
 <run>/step<k>/value/<net>/<tensor>, float32: sample() of each parameter and running statistic AFTER k steps
     k is 1 and, but for torch64, 20. running_var is torch's unbiased one, updated run.updates[net] * k times.
@@ -79,11 +79,11 @@ sys.path.insert(0, str(TESTS))
 
 import parity_inputs as inputs  # noqa: E402
 
-COUNTS = {"torch64": {"G": 3_576_704, "D": 2_765_568}, "article": {"G": 372_416, "D": 167_809}}  # PRESETS section 1
+COUNTS = {"torch64": {"G": 3_576_704, "D": 2_765_568}, "article": {"G": 372_416, "D": 167_809}}  # of the sources
 
 
 class Torch64Generator(nn.Module):
-    """(B, 100) to (B, 3, 64, 64) in [-1, 1], no biases: the PyTorch example's net."""
+    """(B, 100) to (B, 3, 64, 64) in [-1, 1], no biases: the generator of PyTorch's example."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -116,7 +116,7 @@ NETS = {"torch64": (Torch64Generator, Torch64Discriminator), "article": (Article
 
 
 def torch64_step(g, d, g_adam, d_adam, reals, z_d, z_g) -> dict[str, torch.Tensor]:
-    """D on reals and detached fakes, then G on the SAME fakes through the new D. z_g is not used.
+    """Updates D on reals and detached fakes, then G on the SAME fakes through the updated D. z_g is not used.
 
     Leaves D's gradient of the D step and G's of the G step in .grad. Running statistics move 3 times in D, once in G.
     """
@@ -141,7 +141,7 @@ STEPS = {"torch64": torch64_step, "article": article_step}
 
 
 def convolve(case: inputs.ConvCase, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The layer a case names, in the most literal PyTorch."""
+    """Applies the layer that a case names, in the most literal PyTorch."""
     if case.transposed:
         y = F.conv_transpose2d(x, weight, None, case.stride, case.padding, case.output_padding)
         return y[:, :, :-1, :-1] if case.same else y
@@ -151,7 +151,7 @@ def convolve(case: inputs.ConvCase, x: torch.Tensor, weight: torch.Tensor) -> to
 
 
 def dilated(case: inputs.ConvCase, x: torch.Tensor, weight: torch.Tensor, flip: bool) -> torch.Tensor:
-    """A transposed conv the way flax and XLA do it: spread the input by the stride, pad, cross-correlate."""
+    """Applies a transposed conv like flax and XLA: dilate the input by the stride, pad, cross-correlate."""
     batch, channels, size, _ = x.shape
     spread = x.new_zeros(batch, channels, case.stride * (size - 1) + 1, case.stride * (size - 1) + 1)
     spread[:, :, :: case.stride, :: case.stride] = x
@@ -162,7 +162,7 @@ def dilated(case: inputs.ConvCase, x: torch.Tensor, weight: torch.Tensor, flip: 
 
 
 def record_convs(out: dict) -> None:
-    """Values and gradients in float64 of the float32 inputs, so that all the error left is the other side's."""
+    """Computes values and gradients in float64 from the float32 inputs, so that any error is the other side's."""
     for name, case in inputs.CONV_CASES.items():
         x, weight, _ = inputs.conv_inputs(name)
         x, weight = (torch.from_numpy(a).double().requires_grad_() for a in (x, weight))
@@ -177,7 +177,7 @@ def record_convs(out: dict) -> None:
             assert flipped.shape == unflipped.shape == y.shape, name
             assert torch.allclose(flipped, y, rtol=0, atol=1e-12), name
             assert (unflipped - y).abs().max() > 0.1, f"{name}: the flip must matter"
-        if case.same and case.transposed:  # the law that makes it TensorFlow's: it is the SAME conv's transpose
+        if case.same and case.transposed:  # what makes it TensorFlow's: it is the transpose of the SAME conv
             plain = case._replace(transposed=False)
             other = torch.linspace(-1, 1, upstream.numel(), dtype=torch.float64).sin().reshape(upstream.shape)
             assert torch.allclose((y * other).sum(), (x * convolve(plain, other, weight)).sum(), rtol=1e-12), name
@@ -220,7 +220,7 @@ def record_adam(out: dict) -> None:
             optimiser.step()
             torch_values.append(parameter.detach().numpy().copy())
             m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
-            # eps-hat: eps beside the UNcorrected root, the two corrections moved into the step size.
+            # eps-hat: eps beside the UNcorrected root, the two corrections moved into the learning rate.
             value = value - lr * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
             ordinary = ordinary - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
             hat_values.append(value)
@@ -232,7 +232,7 @@ def record_adam(out: dict) -> None:
 
 
 def record_losses(out: dict) -> None:
-    """Per-image float64 losses and their gradients with respect to the logits."""
+    """Computes per-image float64 losses and their gradients with respect to the logits."""
 
     def cross_entropy(logits, target):
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="none")
@@ -266,7 +266,7 @@ def _note_size(sizes: dict, key: tuple[str, str], _, args: tuple) -> None:
 
 
 def play(run: inputs.Run, dtype: torch.dtype) -> dict:
-    """Train a run: its losses, the tensors after the first and the last step, the first step's inner numbers."""
+    """Trains a run. Returns its losses, the tensors after the first and the last step, and the first step's inner values."""
     nets = {net: NETS[run.recipe][i](run.width).to(dtype) for i, net in enumerate("GD")}
     for net, arrays in inputs.initial_parameters(run).items():
         expected = {name: tuple(p.shape) for name, p in nets[net].named_parameters()}

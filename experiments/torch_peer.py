@@ -1,11 +1,11 @@
-"""PyTorch's DCGAN step on CPU, as its example ships it and at its best: what bench.py compares with.
+"""PyTorch's DCGAN training step, as its example ships it and as fast as possible. bench.py compares with it.
 
-    python experiments/torch_peer.py torch64 channels_last --steps 20     # trains on random pictures, says nothing
+    python experiments/torch_peer.py torch64 channels_last --steps 20     # trains on random images, prints nothing
 
 `torch64` is pytorch/examples dcgan/main.py (64 px, width 64, batch 64), `article` the article's networks (32 px, conv_dim 32,
-batch 128). `shipped` does what the sources do; `channels_last` adds the memory format that oneDNN prefers and leaves out D's
-weight gradients in G's step; `bfloat16` is that under autocast. With --serve it reads commands from bench.py. Needs PyTorch,
-which the project does not.
+batch 128). `shipped` does what the sources do. `channels_last` adds the memory format that oneDNN prefers and skips D's weight
+gradients in G's step. `bfloat16` is the same under autocast. With --serve it reads commands from bench.py. Needs PyTorch, which
+the project does not.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def discriminator64(width: int = 64) -> nn.Sequential:
 
 
 def training(preset: str, variant: str, device: str = "cpu", batch: int | None = None):
-    """step(): one step of the preset on a fixed batch of random pictures."""
+    """Returns step(): one training step of the preset on a fixed batch of random images."""
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # as the example does
     fast = variant != "shipped"
@@ -65,7 +65,7 @@ def training(preset: str, variant: str, device: str = "cpu", batch: int | None =
             return torch.randn(batch, 100, 1, 1, device=device)
         return torch.rand(batch, 100, device=device) * 2 - 1
 
-    def forward():  # one for each forward pass: autocast keeps its copies of weights until it is left
+    def forward():  # one for each forward pass: autocast caches its copies of weights until it exits
         return torch.autocast(device, torch.bfloat16, enabled=variant == "bfloat16")
 
     def step():
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("variant", choices=("shipped", "channels_last", "bfloat16"))
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--serve", action="store_true")
-    parser.add_argument("--device", default="cpu", help="cuda: the accelerator")
-    parser.add_argument("--batch-size", type=int, help="another than the source's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--batch-size", type=int, help="default: the source's")
     parser.add_argument("--threads", type=int, default=2)
     ask = parser.parse_args()
     torch.set_num_threads(ask.threads)

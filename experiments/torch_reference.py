@@ -1,14 +1,14 @@
-"""The article's recipe in plain PyTorch: the run whose score ours has to meet.
+"""The article's recipe in plain PyTorch: the reference for scores of this project.
 
     python experiments/torch_reference.py data.npy --epochs 20 --seed 0 --out samples.npy --count 5000
 
-data.npy is uint8 (N, 32, 32, 3). Trains the udacity nets (conv_dim 32) in 32-bit floats on batches of 128, D then G,
-the last partial batch of each epoch dropped: latents uniform(-1, 1), conv and Linear weights N(0, 0.02), biases 0, BN
-gamma 1, BCE on logits, Adam 2e-4 (0.5, 0.999). Writes samples.npy, uint8 (count, 32, 32, 3), drawn in eval mode with
-running statistics and mapped by (x + 1) / 2, rounded. With --ema-half-life-kimg they come from the average of G's
-weights instead, its BN statistics measured afresh on latents: those gathered in training belong to other weights.
+data.npy is uint8 (N, 32, 32, 3). Trains the Udacity networks (conv_dim 32) in float32 on batches of 128, D then G. The last
+partial batch of each epoch is dropped. Latents are uniform(-1, 1), conv and Linear weights N(0, 0.02), biases 0, BN gamma 1.
+The loss is BCE on logits, the optimiser Adam 2e-4 (0.5, 0.999). Writes samples.npy, uint8 (count, 32, 32, 3): sampled in eval
+mode with running statistics, mapped by (x + 1) / 2 and rounded. With --ema-half-life-kimg it samples from an EMA of G's
+weights. BN statistics of the EMA are recomputed from latents, because those gathered in training belong to other weights.
 
-`ArticleGenerator`, `ArticleDiscriminator` and `article_step` are also what torch_parity.py records.
+torch_parity.py also records `ArticleGenerator`, `ArticleDiscriminator` and `article_step`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def _deconv(fan_in: int, fan_out: int, bn: bool = True) -> nn.Sequential:
 
 
 class ArticleGenerator(nn.Module):
-    """(B, 100) to (B, 3, 32, 32) in [-1, 1]. Nothing, neither BN nor activation, follows the Linear head."""
+    """(B, 100) to (B, 3, 32, 32) in [-1, 1]. No BN and no activation follow the Linear layer."""
 
     def __init__(self, width: int = 32):
         super().__init__()
@@ -69,22 +69,22 @@ class ArticleDiscriminator(nn.Module):
 
 
 def adam(net: nn.Module) -> torch.optim.Adam:
-    """The one optimiser of every recipe here."""
+    """The optimiser of every recipe here."""
     return torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999), eps=1e-8)
 
 
 def bce(logits: torch.Tensor, target: float) -> torch.Tensor:
-    """Mean cross-entropy of logits against one target."""
+    """Mean binary cross-entropy of logits against one target."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
 def article_step(g, d, g_adam, d_adam, reals, z_d, z_g) -> dict[str, torch.Tensor]:
-    """D on reals (B, 3, H, W) and on detached fakes of z_d, then G on z_g against the new D.
+    """Updates D on reals (B, 3, H, W) and on detached fakes of z_d, then G on z_g against the updated D.
 
-    Leaves D's gradient of the D step and G's of the G step in .grad. Running statistics move 3 times in D, 2 in G.
+    Leaves D's gradient of the D step and G's of the G step in .grad. Running statistics are updated 3 times in D, twice in G.
     """
     with torch.no_grad():
-        fakes = g(z_d)  # in train mode: moves G's running statistics
+        fakes = g(z_d)  # in train mode: updates G's running statistics
     logits_real, logits_fake = d(reals), d(fakes)
     d_loss = bce(logits_real, 1.0) + bce(logits_fake, 0.0)
     d_adam.zero_grad()
@@ -114,11 +114,11 @@ def _latents(count: int, generator: torch.Generator) -> torch.Tensor:
 
 @torch.no_grad()
 def _measure_statistics(g: nn.Module, generator: torch.Generator, batches: int = 100) -> None:
-    """Set G's BN statistics to the plain average over fresh latents, batches of the training size."""
+    """Sets G's BN statistics to the plain average over new latents, in batches of the training size."""
     for module in g.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-            module.momentum = None  # torch's sign for a cumulative average
+            module.momentum = None  # makes torch compute a cumulative average
     g.train()
     for _ in range(batches):
         g(_latents(BATCH, generator))
@@ -139,8 +139,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="samples.npy")
     parser.add_argument("--count", type=int, default=5000, help="samples to write")
-    parser.add_argument("--ema-half-life-kimg", type=float, help="average G's weights; samples come from the average")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of wall time, after which no epoch is begun")
+    parser.add_argument("--ema-half-life-kimg", type=float, help="sample from an EMA of G's weights with this half-life")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="wall time after which no epoch begins")
     parser.add_argument("--threads", type=int, default=2)
     began, args = time.perf_counter(), parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -165,7 +165,7 @@ def main() -> None:
             break
         shuffled = order.permutation(len(images))
         for step in range(steps_per_epoch):
-            chosen = np.sort(shuffled[step * BATCH : (step + 1) * BATCH])  # sorted for the disk; a batch has no order
+            chosen = np.sort(shuffled[step * BATCH : (step + 1) * BATCH])  # sorted for disk reads; a batch has no order
             reals = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1  # channels_last in memory
             parts = article_step(g, d, g_adam, d_adam, reals, _latents(BATCH, generator), _latents(BATCH, generator))
             d_sum, g_sum = d_sum + parts["d_loss"].item(), g_sum + parts["g_loss"].item()
@@ -177,7 +177,7 @@ def main() -> None:
         losses = f"d_loss {d_sum / steps_per_epoch:.4f}  g_loss {g_sum / steps_per_epoch:.4f}"
         print(f"epoch {epoch + 1}/{args.epochs}  {losses}  {rate:.0f} img/s", flush=True)
 
-    # Streams of their own, so that samples of one seed are comparable however long the training was.
+    # Separate random streams: samples of one seed are comparable whatever the training length.
     if decay is not None:
         _measure_statistics(average, torch.Generator().manual_seed(args.seed + 1_000_001))
     source = g if decay is None else average

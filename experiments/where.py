@@ -1,10 +1,10 @@
-"""Where a step's time goes on CPU, by kind of work.
+"""Measures which kinds of work take the time of a training step on CPU.
 
     python experiments/where.py article torch64
     PYTHONPATH=OTHER_CHECKOUT python experiments/where.py article torch64      # another commit's step, for before and after
 
-Traces some steps with jax.profiler and adds up the executed thunks' times by what the compiled program says they are. Thunks
-that run side by side are counted each in full, so shares are of the sum, not of the wall time.
+Traces some steps with jax.profiler and sums the times of the executed thunks by the kind of work that the compiled program
+names. Thunks that run in parallel count in full. So shares are of the sum, not of the wall time.
 """
 
 import collections
@@ -29,7 +29,7 @@ from dcgan_jax.run import backend
 
 
 def kind(instruction: str, source: str) -> str:
-    """The kind of work of an HLO instruction (its line) that came from the source (JAX's op_name)."""
+    """Classifies an HLO instruction (its line) by kind of work. source: JAX's op_name."""
     if " convolution(" in instruction or re.search(r"conv_general_dilated", source) and "kCustom" in instruction:
         return "XLA's convolutions"
     if " dot(" in instruction or "kCustom" in instruction:
@@ -42,7 +42,7 @@ def kind(instruction: str, source: str) -> str:
 
 
 def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
-    """Images/s, and per kind of work its share of the time of all thunks."""
+    """Returns images/s, and for each kind of work its share of the time of all thunks."""
     config = configuration.replace(PRESETS[preset], batch_size={"torch64": 64}.get(preset, 128))
     shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     batch = jax.device_put(Batch(np.random.default_rng(0).integers(0, 256, shape, np.uint8)))
@@ -52,7 +52,7 @@ def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
     for line in program.as_text().splitlines():
         if name := re.match(r"\s*(?:ROOT )?%([\w.\-]+) = ", line):
             source = re.search(r'op_name="([^"]*)"', line)
-            kinds[name[1]] = None if " call(" in line else kind(line, source[1] if source else "")  # a call's parts count
+            kinds[name[1]] = None if " call(" in line else kind(line, source[1] if source else "")  # its parts count
     with tempfile.TemporaryDirectory() as folder:
         for traced in (False, True):
             if traced:
@@ -82,6 +82,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
-        if hasattr(backend, "start_backend"):  # older commits have no settings to make
+        if hasattr(backend, "start_backend"):  # older commits do not have it
             backend.start_backend(Path(cache))
         main()

@@ -84,9 +84,9 @@ def test_evaluate_checks_the_requested_attributes(run, tmp_path):
     done = run_command(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
     assert done.code == 0, done
     _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
-    assert (line["score"], line["faces"]) == ("asked", 40)
-    assert line["values"]["real pictures"].keys() == {"Smiling", "Eyeglasses", "Male"}
-    assert "found in 40 faces by an untrained D and pixels" in done.out
+    assert (line["score"], line["samples"]) == ("asked", 40)
+    assert line["values"]["real images"].keys() == {"Smiling", "Eyeglasses", "Male"}
+    assert "requested attributes in 40 samples, predicted by a probe on an untrained D and pixels" in done.out
 
 
 def test_condition_all_is_kept_by_name_and_resumes(tmp_path):

@@ -303,3 +303,12 @@ def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
         assert "NAME" in place or (ROOT / place).exists(), f"{page.name}: {place}"  # NAME: a form
+
+
+def test_results_fit_on_200_lines_and_link_every_note():
+    page = ROOT / "experiments" / "RESULTS.md"
+    linked = set(re.findall(r"\(notes/([\w-]+\.md)\)", page.read_text()))
+    index = set(re.findall(r"\(([\w-]+\.md)\)", (ROOT / "experiments" / "notes" / "README.md").read_text()))
+    notes = {note.name for note in RESULTS[1:]} - {"README.md"}
+    assert len(page.read_text().splitlines()) <= 200
+    assert linked - {"README.md"} == notes == index

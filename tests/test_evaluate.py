@@ -106,7 +106,7 @@ def test_inception_comes_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
         (("--against", "big.npy", "--data", DATA), "do not compare"),
         (("--repeats", 0), "--repeats 0"),
         (("--infinity",), "--infinity"),
-        (("--against", "{run}/"), "is --run itself"),
+        (("--against", "{run}/"), "is the same as --run"),
         (("--crop", "torch"), "--crop torch"),
         (("--neighbours", "--data", DATA), "--neighbours"),
     ],

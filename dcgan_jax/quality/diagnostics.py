@@ -1,7 +1,7 @@
 """Finds what is wrong with a run from its metrics and images, and suggests what to try. Pure functions.
 
-They are silent while there are few metrics. The thresholds lie between values measured in failing and in healthy runs
-(experiments/diagnostics.py; RESULTS.md, "Survival").
+There are no warnings while there are few metrics. The thresholds lie between values measured in failing and in healthy runs
+(experiments/diagnostics.py; experiments/notes/reliability.md).
 """
 
 import bisect
@@ -13,8 +13,8 @@ from dcgan_jax.gan.metrics import HITS, LOSS_METRICS, METRICS
 METRICS_USED = ("step", "images", *LOSS_METRICS, *HITS, "g_grad_norm")
 WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last lines of metrics.jsonl: 500 steps of them, and at least 20 lines
 LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
-# Share of reals and of fakes that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985 of both in
-# healthy runs.
+# Share of real and of generated images that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985
+# of both in healthy runs.
 WON_HITS = 0.995
 # G's gradient norm against that of the run's first lines: 0.3 to 3 in healthy runs.
 VANISHED, EXPLODED = 0.05, 20.0
@@ -73,8 +73,8 @@ def _check_d_has_won(window: dict[str, np.ndarray], first: np.ndarray, loss: str
     if not np.minimum(real, fake) >= WON_HITS or (loss == "wasserstein" and not is_lost) or np.isnan(now):
         return None
     return (
-        f"D has won: over the last {_describe_span(window)} it knew {real:.1%} of real and {fake:.1%} of generated images, and "
-        f"G's gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
+        f"D has won: over the last {_describe_span(window)} it recognised {real:.1%} of real and {fake:.1%} of generated images, "
+        f"and G's gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
         "--augment color translation cutout --augment-target 0.8"
     )
 
@@ -84,7 +84,7 @@ def measure_pairwise_distance(images: np.ndarray) -> float:
 
     Pairs' similarity as a measure of collapse: Odena et al. 2017, arXiv:1610.09585, section 4.2.
     """
-    flat = images.reshape(len(images), -1).astype(np.float64)  # in which sums of squares of bytes are exact, in any order
+    flat = images.reshape(len(images), -1).astype(np.float64)  # float64 sums of squared bytes are exact, in any order
     products = flat @ flat.T
     lengths = np.diag(products)
     squares = lengths[:, None] + lengths[None] - 2 * products
@@ -111,8 +111,8 @@ def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
         f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSS_METRICS, "g_grad_norm")
     )
     return (
-        f"the losses stand still: over the last {_describe_span(window)} {values}; try a higher --lr, and look at reals.png for "
-        "images that are all the same"
+        f"the losses do not change: over the last {_describe_span(window)} {values}; try a higher --lr, and look in reals.png "
+        "for images that are all the same"
     )
 
 
@@ -135,9 +135,9 @@ def _check_memorising(real_logits: np.ndarray, held_out_logits: np.ndarray, samp
     noise = np.hypot(np.std(real_logits) / len(real_logits) ** 0.5, np.std(held_out_logits) / len(held_out_logits) ** 0.5)
     if real - unseen < SURE * noise or real <= fake or real - unseen < MEMORISED * (real - fake):
         return None
-    middle = (real + fake) / 2  # the loss's own boundary belongs to batch statistics
+    middle = (real + fake) / 2  # the loss's own boundary is for batch statistics
     return (
-        f"D learns the images by heart: it takes {np.mean(real_logits > middle):.0%} of training images for real and only "
+        f"D memorises the images: it takes {np.mean(real_logits > middle):.0%} of training images for real and only "
         f"{np.mean(held_out_logits > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
         "--augment color translation cutout --augment-target 0.8, more images, or stop earlier"
     )

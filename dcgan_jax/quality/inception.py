@@ -1,7 +1,7 @@
-"""The Inception-v3 of the original FID (2015 weights) as a pure function of the widely used weight file's own names.
+"""The Inception-v3 of the original FID (2015 weights) as a pure function, with the names of the widely used weight file.
 
-It differs from torchvision's: average pools leave padding out, the last block pools by maximum, and images are resized by
-TensorFlow 1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the peculiarities are those of
+It differs from torchvision's: average pools exclude padding, the last block uses a maximum pool, and images are resized by
+TensorFlow 1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the differences are those of
 the TensorFlow graph inception-2015-12-05 that Heusel et al. 2017, arXiv:1706.08500, measured with. Compared layer by layer with
 an independent implementation (experiments/inception_parity.py).
 """
@@ -37,7 +37,7 @@ LAYERS = (
 
 
 def list_weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Name in the weight file -> shape, (O, I, kh, kw) or (O,): what `fold_batch_norm` needs; the file holds more."""
+    """Lists name in the weight file -> shape, (O, I, kh, kw) or (O,), of the arrays that `fold_batch_norm` needs."""
     shapes = {}
     for name, (inputs, outputs, rows, columns) in _CONVS.items():
         shapes[f"{name}.conv.weight"] = outputs, inputs, rows, columns
@@ -46,11 +46,11 @@ def list_weight_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer -> (kernel (kh, kw, I, O), bias (O,)), float32: folds each batch normalisation into its convolution.
+    """Folds each batch normalisation into its convolution: layer -> (kernel (kh, kw, I, O), bias (O,)), float32.
 
-    Raises: ValueError naming the first array that is missing or has another shape, or the sign that it is another network.
+    Raises: ValueError that names the first missing array or wrong shape, or says that these are another network's weights.
     """
-    if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # all else of torchvision's is shaped alike
+    if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # torchvision's other arrays have the same shapes
         raise ValueError(
             f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
             "Inception's weights; torchvision's give other numbers"
@@ -74,18 +74,18 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
 def extract_features(
     layers: Layers, images: jax.Array, every_layer: bool = False
 ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """(B, S, S, 3) uint8, any S -> (B, 2048) float32; jit it. layers: as `fold_batch_norm`.
+    """Computes features: (B, S, S, 3) uint8, any S -> (B, 2048) float32. To be jitted. layers: from `fold_batch_norm`.
 
-    every_layer: also each of LAYERS' outputs, name -> (B, h, w, C).
+    every_layer: also return the outputs of LAYERS, name -> (B, h, w, C).
     """
     x = (resize_bilinear(images) - 128) / 128
     return _apply_network(layers, x, every_layer)
 
 
 def resize_bilinear(images: jax.Array) -> jax.Array:
-    """(B, H, W, C) uint8 -> (B, 299, 299, C) float32 in [0, 255] by TensorFlow 1's resize_bilinear.
+    """Resizes (B, H, W, C) uint8 -> (B, 299, 299, C) float32 in [0, 255] like TensorFlow 1's resize_bilinear.
 
-    Output pixel i lies at i * H / 299: not at pixel centres, and reducing does not average.
+    Output pixel i samples position i * H / 299, not a pixel centre. Downsampling does not average.
     """
     x = images.astype(jnp.float32)
     for axis in (1, 2):
@@ -113,7 +113,7 @@ def _apply_network(layers: Layers, x: jax.Array, every_layer: bool = False) -> j
     return (x, outputs) if every_layer else x
 
 
-# ---- Blocks: each gives the outputs of its branches, to be concatenated ----
+# ---- Blocks: each returns the outputs of its branches, to be concatenated ----
 
 
 def _block_5x5(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
@@ -157,7 +157,7 @@ def _block_reduce_7x7(layers: Layers, x: jax.Array, name: str) -> list[jax.Array
 
 
 def _block_wide(layers: Layers, x: jax.Array, name: str) -> list[jax.Array]:
-    """Mixed_7b and 7c: branches that split into 1x3 and 3x1. Size kept. The last block pools by maximum."""
+    """Mixed_7b and 7c: branches that split into 1x3 and 3x1. Size kept. The last block uses a maximum pool."""
     wide, deep = _chain(layers, x, name, "branch3x3_1"), _chain(layers, x, name, "branch3x3dbl_1", "branch3x3dbl_2")
     is_last = name == "Mixed_7c"
     return [
@@ -206,7 +206,7 @@ def _max_pool(x: jax.Array, stride: int) -> jax.Array:
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
-    """3x3, size kept; padding does not count in the average."""
+    """3x3, size kept. The average excludes padding."""
     return _sum_3x3(x) / _sum_3x3(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 

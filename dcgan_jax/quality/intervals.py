@@ -1,4 +1,4 @@
-"""Confidence intervals of means: how far a few seeds or runs can be trusted."""
+"""Confidence intervals of means over a few seeds or runs."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from scipy import stats
 
 
 def compute_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """(mean, half the width of Student's confidence interval of the mean), of two independent values or more."""
+    """Returns (mean, half the width of Student's confidence interval of the mean) of at least two independent values."""
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return float(np.mean(values)), float(half)
 
@@ -15,7 +15,7 @@ def compute_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
 def compute_interval_of_difference(
     values: Sequence[float], others: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """(mean of values - mean of others, half the width of Welch's confidence interval), two independent values or more of each.
+    """Returns (mean of values - mean of others, half the width of Welch's confidence interval). At least two values each.
 
     Source: Welch 1947, "The generalization of Student's problem when several different population variances are involved".
     """

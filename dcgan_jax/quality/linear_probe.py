@@ -1,4 +1,4 @@
-"""A linear probe: how well a linear function of some features predicts known attributes."""
+"""A linear probe: measures how well a linear function of features predicts known attributes."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,36 +7,36 @@ import numpy as np
 
 FITTED, TESTED = 4000, 2000  # images
 MIN_PROBE_IMAGES = 20  # of both together: with fewer images, all or none have most attributes
-STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge, in mean squared lengths of a standardised row
+STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge penalty, relative to the mean squared length of a standardised row
 
 
 class Probe(NamedTuple):
     """Scores of a probe for each attribute, on images that it was not fitted to."""
 
-    accuracy: np.ndarray  # (A,) share of right predictions
-    balanced: np.ndarray  # (A,) mean of the shares among images with and without the attribute; NaN where all are alike
+    accuracy: np.ndarray  # (A,) share of correct predictions
+    balanced: np.ndarray  # (A,) mean of the shares among images with and without the attribute; NaN if all have the same value
     most_frequent: np.ndarray  # (A,) accuracy of always predicting the more frequent value among the fitted images
 
 
 def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Splits positions: those of the images to fit a probe to, and those of others to test it on.
+    """Splits positions into those of images to fit a probe to and those of images to test it on.
 
-    Args: shuffled, all positions in random order; attributes, the names that the images have; name, of the data, for messages.
-    Raises: ValueError where there are too few images, or no attributes.
+    Args: shuffled, all positions in random order; attributes, the names of the images' attributes; name, the data's name.
+    Raises: ValueError for too few images or no attributes.
     """
     if not attributes:
         raise ValueError(
-            f"{name} come without attributes, which a probe learns; give images that have some: CelebA with "
+            f"{name} come without attributes, which a probe needs; give images that have some: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
     if len(shuffled) < MIN_PROBE_IMAGES:
-        raise ValueError(f"{name}: too few to fit a probe to and to test it; give {MIN_PROBE_IMAGES} or more")
+        raise ValueError(f"{name}: too few images to fit and test a probe; give {MIN_PROBE_IMAGES} or more")
     fit_count = min(FITTED, len(shuffled) * 2 // 3)
     return shuffled[:fit_count], shuffled[fit_count : FITTED + TESTED]
 
 
 def fit_and_score_probe(features: np.ndarray, labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray) -> Probe:
-    """Fits a probe and scores it on images that it was not fitted to.
+    """Fits a probe and scores it on other images.
 
     Args: features (N, D), test_features (M, D) float; labels (N, A), test_labels (M, A) of 0 and 1.
     Raises: ValueError for shapes that do not fit.
@@ -45,13 +45,13 @@ def fit_and_score_probe(features: np.ndarray, labels: np.ndarray, test_features:
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Fits a probe, f(features (M, D)) -> (M, A) float64 margins: positive where it predicts that the attribute is present.
+    """Fits a probe for all attributes at once: ridge regression to +-1, with the strength of the best leave-one-out accuracy.
 
-    Ridge regression to +-1 for all attributes at once, with the strength of the best leave-one-out accuracy.
-    Args: features (N, D) float; labels (N, A) of 0 and 1. N decides the cost, N^3.
-    Raises: ValueError for shapes that do not fit, here or when called. Source: the evaluation of Radford et al. 2016,
-        arXiv:1511.06434, section 5.1 (there an L2-SVM); leave-one-out in closed form: Allen 1974, "The relationship between
-        variable selection and data augmentation and a method for prediction".
+    Args: features (N, D) float; labels (N, A) of 0 and 1. The cost grows with N^3.
+    Returns: a function of features (M, D) that gives (M, A) float64 margins, positive if it predicts the attribute.
+    Raises: ValueError for shapes that do not fit, here or when the function is called. Source: the evaluation of Radford et
+        al. 2016, arXiv:1511.06434, section 5.1 (there an L2-SVM); leave-one-out in closed form: Allen 1974, "The
+        relationship between variable selection and data augmentation and a method for prediction".
     """
     if not (features.ndim == labels.ndim == 2 and len(features) == len(labels)):
         raise ValueError(f"features {features.shape}, labels {labels.shape}")
@@ -84,7 +84,7 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
 
 
 def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_labels: np.ndarray) -> Probe:
-    """Compares a probe's margins (M, A) with labels (M, A); fitted_labels (N, A): the labels that it was fitted to."""
+    """Compares a probe's margins (M, A) with labels (M, A); fitted_labels (N, A) are those it was fitted to."""
     if margins.shape != labels.shape:
         raise ValueError(f"margins {margins.shape}, labels {labels.shape}")
     predicted, has = margins > 0, labels > 0

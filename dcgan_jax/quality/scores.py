@@ -1,25 +1,25 @@
 """Scores of two sets of features, (N, D) float, one row per image, from any network: Frechet distance, KID, precision, recall.
 
-Pure functions of NumPy arrays; randomness comes from a seed alone.
+Pure functions of NumPy arrays. Randomness comes from a seed alone.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-_ROWS_AT_ONCE = 512  # bounds the distances held: 512 x 50,000 float64 is 0.2 GB
+_ROWS_AT_ONCE = 512  # bounds the memory of distances: 512 x 50,000 float64 is 0.2 GB
 
 
 class Moments(NamedTuple):
-    """Mean and covariance of a set of features: enough for the Frechet distance, and small whatever the size of the set."""
+    """Mean and covariance of a set of features. The Frechet distance needs nothing else."""
 
     count: int
     mean: np.ndarray  # (D,) float64
-    covariance: np.ndarray  # (D, D) float64, unbiased: over count - 1
+    covariance: np.ndarray  # (D, D) float64, unbiased: divided by count - 1
 
 
 def compute_moments(features: np.ndarray) -> Moments:
-    """The moments of (N, D) features, N at least 2. Raises: ValueError for fewer rows, and for a NaN or an infinity."""
+    """Computes the moments of (N, D) features, N at least 2. Raises: ValueError for fewer rows, a NaN or an infinity."""
     features = check_features(features, least=2)
     mean = features.mean(0)
     centred = features - mean
@@ -27,7 +27,7 @@ def compute_moments(features: np.ndarray) -> Moments:
 
 
 def merge_moments(one: Moments, other: Moments) -> Moments:
-    """The moments of both sets together, so that a set can be taken in parts of any size.
+    """Computes the moments of both sets together, so that a set can be processed in parts of any size.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
     """
@@ -38,12 +38,12 @@ def merge_moments(one: Moments, other: Moments) -> Moments:
 
 
 def frechet(one: Moments, other: Moments) -> float:
-    """Frechet distance of the two normal distributions, squared as usual: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2).
+    """Computes the squared Frechet distance of two normal distributions: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2).
 
-    FID where the features are Inception's. Biased upwards by some constant over N: compare at equal N only, or
-    see `frechet_at_infinity`. Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
+    It is FID if the features are the FID Inception's. Its upward bias is about proportional to 1 / N: compare at equal N only,
+    or see `frechet_at_infinity`. Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
     """
-    # tr (C1 C2)^1/2 is the sum of the roots of the eigenvalues of the symmetric R C2 R, R the root of C1: no complex rest.
+    # tr (C1 C2)^1/2 is the sum of the square roots of the eigenvalues of the symmetric R C2 R, where R is the root of C1.
     values, vectors = np.linalg.eigh(one.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     common = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other.covariance @ root), 0)).sum()
@@ -51,15 +51,15 @@ def frechet(one: Moments, other: Moments) -> float:
 
 
 def count_least_at_infinity(dimensions: int) -> int:
-    """The smallest number of fakes for `frechet_at_infinity`: the covariance of half of them has full rank."""
+    """Returns the smallest N for `frechet_at_infinity`: the covariance of half of the samples has full rank."""
     return max(20, 2 * (dimensions + 1))
 
 
 def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, points: int = 15) -> float:
-    """The Frechet distance that infinitely many fakes would have, by a line over 1 / N through `points` smaller sets.
+    """Extrapolates the Frechet distance to infinitely many samples, by a line over 1 / N through `points` smaller sets.
 
-    Args: fake, (N, D) features, of which sets of N / 10 to N are chosen with `seed`, each of D + 1 rows at least: with fewer the
-        covariance has no full rank, and the bias is no line. The bias by the number of reals stays.
+    Args: fake, (N, D) features. Sets of N / 10 to N rows are sampled from them with `seed`, each of at least D + 1 rows: with
+        fewer the covariance is singular and the bias is not linear in 1 / N. The bias by the number of reals remains.
     Raises: ValueError for N below `count_least_at_infinity`.
     Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
     """
@@ -73,10 +73,10 @@ def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, point
 
 
 def kid(real: np.ndarray, fake: np.ndarray, *, seed: int = 0, subsets: int = 100, subset_size: int = 1000) -> dict[str, float]:
-    """Kernel distance: the unbiased squared MMD with the kernel (x.y / D + 1)^3. Around 0, also below, for equal distributions.
+    """Computes the kernel distance, the unbiased squared MMD with kernel (x.y / D + 1)^3. About 0 for equal distributions.
 
-    Args: real, fake, (N, D) and (M, D) features. The mean over `subsets` pairs of random subsets of subset_size, or, where a set
-        is no larger, of half of it, as the whole has no spread. Unlike the Frechet distance its expectation does not depend on N.
+    Args: real, fake, (N, D) and (M, D) features. The mean is over `subsets` pairs of random subsets of subset_size rows, or of
+        half a set if a set is no larger. Unlike that of the Frechet distance, its expectation does not depend on N.
     Returns: {"kid": mean, "kid_sd": standard deviation over subsets}. Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
     """
     real, fake = check_features(real, least=2), check_features(fake, least=2)
@@ -96,12 +96,12 @@ def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def score_manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) -> dict[str, float]:
-    """Measures precision, recall, density and coverage: do fakes lie where reals are, and do they reach all of it.
+    """Measures precision, recall, density and coverage: whether samples look real, and whether they cover all real images.
 
     Args: real, fake, (N, D) and (M, D) features, more than `neighbours` each. Compare at equal N and M only.
-    Returns: precision, the share of fakes inside some real's ball (its radius reaches its own nth neighbour); recall, the
-        same with the roles exchanged; density, how many such balls a fake lies in, in `neighbours` (may pass 1); coverage, the
-        share of reals with a fake in their ball.
+    Returns: precision, the share of fakes inside the ball of some real (its radius is the distance to its nth neighbour);
+        recall, the same with the roles exchanged; density, the mean number of such balls around a fake, divided by
+        `neighbours` (may exceed 1); coverage, the share of reals with a fake in their ball.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3; Naeem et al. 2020, arXiv:2002.09797, section 3.
     """
     real, fake = (check_features(features, least=neighbours + 1) for features in (real, fake))
@@ -134,7 +134,7 @@ def find_nearest(features: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _measure_radii(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """(N,): each row's distance to its nth nearest other row."""
+    """Measures each row's distance to its nth nearest other row, (N,)."""
     parts = (
         _measure_distances(features[start : start + _ROWS_AT_ONCE], features) for start in range(0, len(features), _ROWS_AT_ONCE)
     )
@@ -147,10 +147,10 @@ def _measure_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def check_features(features: np.ndarray, least: int) -> np.ndarray:
-    """The features in float64. Raises: ValueError where they are not (N, D) with N at least `least`, or not finite."""
+    """Returns the features in float64. Raises: ValueError if they are not (N, D) with N at least `least`, or not finite."""
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < least or not features.shape[1]:
-        raise ValueError(f"features are {features.shape}: (N, D) with N at least {least} is needed")
+        raise ValueError(f"features are {features.shape}; expected (N, D) with N at least {least}")
     if not np.isfinite(features).all():
-        raise ValueError(f"the features of image {int(np.argmin(np.isfinite(features).all(1)))} hold a NaN or an infinity")
+        raise ValueError(f"the features of image {int(np.argmin(np.isfinite(features).all(1)))} contain a NaN or an infinity")
     return features

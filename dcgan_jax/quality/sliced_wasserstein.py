@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance between two sets of images. Pure functions of NumPy arrays; randomness comes from a seed alone."""
+"""Sliced Wasserstein distance between two sets of images. Pure functions of NumPy arrays. Randomness comes from a seed alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,25 +6,25 @@ import numpy as np
 
 PATCH = 7  # pixels a side, arXiv:1710.10196 section 5
 _IMAGES_AT_ONCE = 64  # keeps a chunk's pyramid (3 MB at 64 px) in cache; the result does not depend on it
-_DIRECTIONS_AT_ONCE = 32  # bounds the projections held: 2 sets x 32 x 320,000 float32 is 82 MB at N = 5000
+_DIRECTIONS_AT_ONCE = 32  # bounds the memory of projections: 2 sets x 32 x 320,000 float32 is 82 MB at N = 5000
 
 
 def sliced_wasserstein(
     real: np.ndarray, fake: np.ndarray, *, seed: int = 0, patches_per_image: int = 64, directions: int = 512
 ) -> dict[str, float]:
-    """Measures how far apart the 7x7 patches of two sets of images are, at each scale: 0 for equal sets, lower is better.
+    """Measures the distance between the 7x7 patches of two sets of images at each scale. 0 for equal sets; lower is better.
 
     Each set becomes a Laplacian pyramid. Patches are sampled from each level, normalised per colour channel by their own
     set's mean and standard deviation, and compared along random directions. Compare values at equal N, S and arguments
     only: two halves of one data set do not score 0 but a floor that shrinks with N.
 
-    It does not depend on where in the image a patch lies (a scrambled face is a face). Because each set is normalised by
-    itself, it does not see a change of brightness or contrast that is the same in all images. Read it beside a feature distance.
+    It ignores where in the image a patch lies: a scrambled face scores like a face. Each set is normalised by itself, so it
+    also ignores a change of brightness or contrast that is the same in all images. Read it beside a feature distance.
 
     Args:
       real, fake: (N, S, S, C) uint8, same shape, C usually 1 or 3; S a power of two, at least 16.
       seed: 0 or more; the only source of patch positions and directions. Image i of `real` and image i of `fake` are cut
-        at the same places, so that a set against itself gives exactly 0 and swapping the arguments changes no bit.
+        at the same positions. So a set against itself gives exactly 0, and swapping the arguments changes no bit.
       patches_per_image: the paper takes 128; 64 is the default because two sets of 5000 at 64 px then cost 59 CPU-seconds
         and 0.9 GB where 128 cost 106 and 1.7 (2 cores). The floor is higher: two halves of real faces 4.4 instead of 3.6.
         Time and memory are proportional to N times this.
@@ -37,17 +37,17 @@ def sliced_wasserstein(
     count, side, _, channels = real.shape
     distances = {}
     for level, size in enumerate(_list_sizes(side, smallest=16)):
-        random = np.random.Generator(np.random.Philox(key=(seed, size)))  # a level's draws do not depend on S
+        random = np.random.Generator(np.random.Philox(key=(seed, size)))  # a level's random numbers do not depend on S
         axes = _draw_unit_vectors(random, directions, PATCH * PATCH * channels)  # before the corners: no dependence on N
         corners = random.integers(0, size - PATCH + 1, size=(count, patches_per_image, 2))
-        # One level of one set is 0.19 GB at N = 5000: making the pyramid again per level keeps memory at one level of two.
+        # One level of one set is 0.19 GB at N = 5000. Rebuilding the pyramid per level holds one level of both sets.
         real_patches, fake_patches = (_extract_patches(images, level, corners) for images in (real, fake))
         distances[str(size)] = 1e3 * measure_projected_distance(real_patches, fake_patches, axes)
     return distances | {"mean": float(np.mean(list(distances.values())))}
 
 
 def measure_projected_distance(real: np.ndarray, fake: np.ndarray, axes: np.ndarray) -> float:
-    """The mean over axes of the 1-D Wasserstein-1 distance between two equally large sets of vectors projected on them.
+    """Averages over axes the 1-D Wasserstein-1 distance between two equally large sets of vectors, projected on each axis.
 
     Args: real, fake: (M, D) float32; axes: (K, D) float32 unit vectors.
     Returns: the mean over axes of the mean |difference| of sorted projections, the 1-D optimal transport plan's cost.
@@ -68,8 +68,8 @@ def build_laplacian_pyramid(images: np.ndarray, smallest: int = 16) -> list[np.n
     """Splits images into frequency bands, finest first; the last is a small blurred copy, not a difference.
 
     Args: images: (N, S, S, C), any real dtype; smallest: side of the last level, S halved some number of times (or S).
-    Returns: float32 (N, S, S, C), (N, S/2, S/2, C) .. (N, smallest, smallest, C). Enlarging the last and adding the one
-      before, again and again, gives the images back.
+    Returns: float32 (N, S, S, C), (N, S/2, S/2, C) .. (N, smallest, smallest, C). Repeatedly enlarging
+      the last and adding the one before gives the images back.
     Source: Burt and Adelson 1983, "The Laplacian pyramid as a compact image code", with [1 4 6 4 1]/16 and mirrored
       borders, the values of OpenCV's pyrDown and pyrUp with BORDER_REFLECT_101 that the published metric matches.
     """
@@ -92,7 +92,7 @@ def _pyramid_down(x: np.ndarray, axis: int) -> np.ndarray:
 def _pyramid_up(x: np.ndarray, axis: int) -> np.ndarray:
     """Puts zeros between the samples along `axis`, then blurs by [1 4 6 4 1]/8, without computing the zeros."""
     x = x.swapaxes(0, axis)
-    # Mirroring the zero-filled line about its ends (a sample on the left, a zero on the right) brings these neighbours.
+    # Mirroring the zero-filled line at its ends (a sample on the left, a zero on the right) gives these neighbours.
     x = np.concatenate([x[1:2], x, x[-1:]])
     y = np.empty((2 * (len(x) - 2), *x.shape[1:]), x.dtype)
     y[::2] = (x[:-2] + 6 * x[1:-1] + x[2:]) / 8
@@ -109,7 +109,7 @@ def _extract_patches(images: np.ndarray, level: int, corners: np.ndarray) -> np.
         band = build_laplacian_pyramid(images[part])[level]
         windows = np.lib.stride_tricks.sliding_window_view(band, (PATCH, PATCH), axis=(1, 2))  # (n, y, x, C, 7, 7)
         patches[part] = windows[np.arange(len(band))[:, None], corners[part, :, 0], corners[part, :, 1]]
-    # Moments in float64: a float32 sum over 3e7 pixels loses the digits that tell two good sets apart.
+    # Moments in float64: a float32 sum over 3e7 pixels loses the digits in which two good sets differ.
     for channel in range(images.shape[3]):
         values = patches[:, :, channel]  # a view, (N, P, 7, 7)
         values -= values.mean(dtype=np.float64).astype(np.float32)
@@ -130,7 +130,7 @@ def _list_sizes(side: int, smallest: int) -> list[int]:
     while sizes[-1] > smallest and sizes[-1] % 2 == 0:
         sizes.append(sizes[-1] // 2)
     if sizes[-1] != smallest or smallest < 3:  # mirroring two pixels needs three
-        raise ValueError(f"a side of {side} halved again and again does not reach {smallest} (3 or more)")
+        raise ValueError(f"repeatedly halving a side of {side} does not give {smallest} (3 or more)")
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Questions about a run's samples, or about images: each is a function that returns numbers. `evaluate` asks and prints them."""
+"""Evaluations of a run's samples, or of images. Each is a function that returns numbers; the command `evaluate` prints them."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -19,17 +19,17 @@ from dcgan_jax.run import online_score
 from dcgan_jax.run.feature_nets import FeatureNetwork
 from dcgan_jax.run.image_sets import ImageSet
 
-SHOWN = 12  # samples beside their nearest training images
+SHOWN = 12  # samples shown with their nearest training images
 
 
 class Comparison(NamedTuple):
-    """What all questions of one evaluation share."""
+    """What all parts of one evaluation share."""
 
     real: Pack
-    chosen: np.ndarray  # (count,) positions of the real images that count
+    chosen: np.ndarray  # (count,) positions of the real images that are used
     networks: list[FeatureNetwork]
     count: int  # images from each side
-    seed: int  # of the scores' own choices, and the first of the samples
+    seed: int  # of the scores' random choices; also the first seed of the samples
     infinity: bool
 
     @property
@@ -41,24 +41,24 @@ class Comparison(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A distance between one set of images and real ones: smaller is better. Compare only at equal count and size."""
+    """A distance between a set of images and real images. Smaller is better. Compare only at equal count and size."""
 
-    name: str  # the run or the images that are scored
+    name: str  # of the run or the images that are scored
     kind: str  # sliced_wasserstein_x1e3, inception or features
-    value: float  # the main one of `values`
+    value: float  # the main entry of `values`
     values: dict[str, float]
-    floor: float  # one half of the real images against the other
+    floor: float  # the score of one half of the real images against the other
     floor_count: int  # images in each half
     count: int  # images from each side
-    some_count: int  # images that KID, precision, recall, density and coverage, or the patches, are of
-    seeds: range  # of a run's samples; of images their positions
-    step: int | None  # of a run
+    some_count: int  # images used for KID, precision, recall, density and coverage, or for patches
+    seeds: range  # of a run's samples; for images, their positions
+    step: int | None  # the checkpoint's step; None for images
     network: FeatureNetwork | None = None
 
 
 def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Score:
-    """x1e3, by the levels of a pyramid. It sees texture and shape, not brightness or contrast."""
-    some = min(of.count, online_score.MAX_KEPT_FEATURES)  # of more its patches would take gigabytes
+    """Computes the sliced Wasserstein distance x1e3 per pyramid level. It measures texture and shape, not brightness."""
+    some = min(of.count, online_score.MAX_KEPT_FEATURES)  # the patches of more images would take gigabytes
     real, images = of.real.images[of.chosen[:some]], fake.get(first, some)
     half = some // 2
     values = sliced_wasserstein(real, images, seed=of.seed)
@@ -69,9 +69,9 @@ def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Scor
 
 
 def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, first: int) -> Score:
-    """Frechet distance (FID, by the Inception), KID, precision, recall, density and coverage by a network's features.
+    """Computes Frechet distance (FID with the Inception), KID, precision, recall, density and coverage on a network's features.
 
-    Raises: UserError where there are too few images for the distance at infinity.
+    Raises: UserError if there are too few images for the distance at infinity.
     """
     keep = of.count if of.infinity else online_score.MAX_KEPT_FEATURES
     images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
@@ -79,8 +79,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
     least = scores.count_least_at_infinity(real.some.shape[1])
     if of.infinity and of.count < least:
         raise UserError(
-            f"`infinity` `count` {of.count}: {network.name} has {real.some.shape[1]} features, for which it takes "
-            f"{least} images at least"
+            f"`infinity` `count` {of.count}: {network.name} has {real.some.shape[1]} features, which need at least {least} images"
         )
 
     def parts() -> Iterator[np.ndarray]:
@@ -111,7 +110,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
 
 class Interval(NamedTuple):
-    """The mean of a score over sets of other seeds or images, and half of its 95 % interval."""
+    """The mean of a score over sets of different seeds or images, and half the width of its 95 % interval."""
 
     name: str
     kind: str
@@ -121,7 +120,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The first set's mean score less the second's, and half of its 95 % interval."""
+    """The first set's mean score minus the second's, and half the width of its 95 % interval."""
 
     kind: str
     names: tuple[str, str]
@@ -130,12 +129,12 @@ class Difference(NamedTuple):
 
     @property
     def is_noise(self) -> bool:
-        """Whether it may come from the choice of seeds alone. That of training takes several runs to tell."""
+        """Whether the choice of seeds alone may explain it. The noise of training is not included; it takes several runs."""
         return abs(self.gap) <= self.half
 
 
 def compute_intervals(found: list[Score]) -> list[Interval]:
-    """One for each kind of score of each set that was scored more than once."""
+    """Computes an interval for each kind of score of each set that was scored more than once."""
     groups = _group_values(found)
     return [
         Interval(name, kind, *intervals.compute_interval(values), len(values))
@@ -145,7 +144,7 @@ def compute_intervals(found: list[Score]) -> list[Interval]:
 
 
 def compute_differences(found: list[Score]) -> list[Difference]:
-    """One for each kind of score, where two sets were scored more than once."""
+    """Computes a difference for each kind of score, if two sets were scored more than once."""
     groups = _group_values(found)
     differences = []
     for kind in dict.fromkeys(kind for kind, _ in groups):
@@ -164,29 +163,29 @@ def _group_values(found: list[Score]) -> dict[tuple[str, str], list[float]]:
     return groups
 
 
-# ---- Memory ----
+# ---- Memorisation ----
 
 
 class Neighbours(NamedTuple):
-    """How near a run's samples are to its training images, next to how near images are that it never saw."""
+    """Distances of a run's samples to its training images, relative to held-out images."""
 
     name: str
     samples: int
-    values: dict[str, dict]  # pixels, and each network -> ratios and counts
-    images: np.ndarray  # (rows * SHOWN at most, S, S, C): the samples nearest to a training image, and under each the nearest
+    values: dict[str, dict]  # "pixels" and each network's name -> ratios and counts
+    images: np.ndarray  # (rows * SHOWN at most, S, S, C): a row of the samples nearest to a training image; below, their nearest
     columns: int  # of those images
 
 
 def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
-    """The training images that the run's samples are nearest to. Raises: UserError where the run held no images out."""
+    """Finds the training images nearest to the run's samples. Raises: UserError if the run has no held-out images."""
     assert run.config, "the images are no run's"
     images, most = of.real.images, run.config.guard.held_out
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
-        raise UserError(f"`neighbours`: {run.name} held no images out (`held_out` {most} of {len(images)}) to compare with")
-    fresh = fresh[: min(online_score.PART // 2, len(training))]  # a part of the training images has as many at least
+        raise UserError(f"`neighbours`: {run.name} has no held-out images to compare with (`held_out` {most} of {len(images)})")
+    fresh = fresh[: min(online_score.PART // 2, len(training))]  # each part of the training images has at least as many
     samples = run.get(of.seed, min(of.count, online_score.PART))
-    # In a network's features as many training images as samples: all would take hours.
+    # For a network's features, as many training images as samples: all would take hours.
     few = training[permute_epoch(of.seed, 0, len(training))[: max(of.count, len(fresh))]]
     spaces = {"pixels": (lambda some: some.reshape(len(some), -1).astype(np.float32) / 255, training)}
     spaces |= {network.name: (network.features, few) for network in of.networks}
@@ -214,17 +213,17 @@ def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
 
 
 class ProbeScores(NamedTuple):
-    """Accuracy of linear probes on images that they were not fitted to. D has seen most of them, but no attribute."""
+    """Accuracy of linear probes on images that they were not fitted to. D was trained on most of them, without attributes."""
 
     fitted: int
     tested: int
     accuracy: dict[str, dict[str, float]]  # D, untrained D, pixels, most frequent -> attribute -> share
     mean: dict[str, float]
-    balanced_mean: dict[str, float | None]  # none where no attribute differs among the tested
+    balanced_mean: dict[str, float | None]  # None if no attribute varies among the tested images
 
 
 def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
-    """How much of the images' attributes is in D's features, in an untrained D's and in pixels."""
+    """Scores linear probes of the images' attributes on D's features, on those of an untrained D and on pixels."""
     assert run.config, "the images are no run's"
     fit, test = _split_real(of)
     names, values = read_labels(of.real, "all")
@@ -270,18 +269,18 @@ def _see_pixels(images: np.ndarray) -> np.ndarray:
 
 
 class ConditionScores(NamedTuple):
-    """How often samples have the attributes they are conditioned on: balanced accuracy of a probe fitted to real images."""
+    """How often samples have the requested attributes: balanced accuracy of a linear probe fitted to real images."""
 
     name: str
-    by: str  # the features that the probe reads
+    by: str  # the features that the probe uses
     fitted: int
     tested: int
     samples: int
-    values: dict[str, dict[str, float | None]]  # faces, real pictures -> attribute -> 0.5: by chance; none: all are alike
+    values: dict[str, dict[str, float | None]]  # "samples", "real images" -> attribute -> value; None: all are alike
 
 
 def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
-    """Raises: UserError where the run is not conditional."""
+    """Scores whether samples have the requested attributes. Raises: UserError if the run is not conditional."""
     assert run.config, "the images are no run's"
     names = run.config.nets.conditions
     if not names:
@@ -302,10 +301,10 @@ def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
     asked = run.get_labels(of.seed, count)
     assert asked is not None  # the run is conditional
     found = {
-        "faces": score_probe(margins(see(run.get(of.seed, count))), asked, labels[fit]),
-        "real pictures": score_probe(margins(see(images[test])), labels[test], labels[fit]),
+        "samples": score_probe(margins(see(run.get(of.seed, count))), asked, labels[fit]),
+        "real images": score_probe(margins(see(images[test])), labels[test], labels[fit]),
     }
-    balanced = {  # NaN, where all or none of the tested have an attribute, is no JSON
+    balanced = {  # JSON has no NaN, the value if all or none of the tested images have an attribute
         kind: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
         for kind, one in found.items()
     }

@@ -1,4 +1,4 @@
-"""An evaluation in words for people, and as lines of scores.jsonl."""
+"""Formats an evaluation as messages and as lines of scores.jsonl."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from dcgan_jax.run.image_sets import ImageSet
 
 
 def make_score_line(score: Score, of: Comparison, images: ImageSet, is_other: bool) -> dict:
-    """A score with all that it depends on. is_other: of the set that the run is compared with."""
+    """Makes the line of a score, with all that it depends on. is_other: of the set that the run is compared with."""
     network, floor, values = score.network, score.floor, score.values
     if not network:
         floor, values = round(floor, 3), {name: round(value, 3) for name, value in values.items()}
@@ -27,40 +27,40 @@ def make_score_line(score: Score, of: Comparison, images: ImageSet, is_other: bo
         "size": images.shape[0],
         **({"fake": score.name} if is_other else {}),
         **images.facts,
-        "seeds" if images.config else "pictures": [score.seeds.start, score.seeds.stop - 1],
+        "seeds" if images.config else "positions": [score.seeds.start, score.seeds.stop - 1],
     }
 
 
 def make_other_lines(memory: Neighbours | None, probe: ProbeScores | None, conditions: ConditionScores | None) -> Iterator[dict]:
-    """A line for each question that was asked beside the scores."""
+    """Makes a line for each other part of the evaluation that was requested."""
     if memory:
         yield {"score": "memorisation", "samples": memory.samples, "values": memory.values}
     if probe:
         values = {"accuracy": probe.accuracy, "mean": probe.mean, "balanced_mean": probe.balanced_mean}
         yield {"score": "probe", "fitted": probe.fitted, "tested": probe.tested, "values": values}
     if conditions:
-        counts = {"fitted": conditions.fitted, "tested": conditions.tested, "faces": conditions.samples}
+        counts = {"fitted": conditions.fitted, "tested": conditions.tested, "samples": conditions.samples}
         yield {"score": "asked", "by": conditions.by, **counts, "values": conditions.values}
 
 
-# ---- Words ----
+# ---- Messages ----
 
 
 def describe_interval(interval: Interval) -> str:
-    """A mean with its confidence interval."""
+    """Formats a mean with its confidence interval."""
     of = interval
     return f"{of.name}: {of.kind}: {of.mean:.2f} +- {of.half:.2f} (95 % of {of.sets} sets)"
 
 
 def describe_difference(difference: Difference) -> str:
-    """Whether two sets differ by more than the noise of sampling."""
+    """Says whether two sets differ by more than the noise of sampling."""
     of = difference
-    verdict = "noise" if of.is_noise else "more than the noise of sampling; that of training takes several runs"
+    verdict = "noise" if of.is_noise else "more than the noise of sampling; to measure the noise of training, repeat the training"
     return f"{of.kind}: {of.names[0]} - {of.names[1]}: {of.gap:.2f} +- {of.half:.2f}: {verdict}"
 
 
 def describe_score(score: Score) -> str:
-    """A score with its floor and all that it depends on."""
+    """Formats a score with its floor and all that it depends on."""
     values, network = score.values, score.network
     kind = "images" if score.step is None else "seeds"
     which = f"{kind} {score.seeds.start}..{score.seeds.stop - 1}"
@@ -84,20 +84,20 @@ def describe_score(score: Score) -> str:
 
 
 def describe_neighbours(found: Neighbours, file: Path) -> str:
-    """How near samples are to training images. file: the image of the nearest."""
+    """Formats the distances of samples to training images. file: the image of the nearest ones."""
     said = "; ".join(
-        f"by {name} {of['samples_over_held_out_to_training']:.3f} times as far from the nearest training image as held-out "
-        f"images are, and {of['to_training_over_to_held_out']:.3f} times as far as from held-out ones, of as many"
+        f"by {name}, {of['samples_over_held_out_to_training']:.3f} times the distance of held-out images, and "
+        f"{of['to_training_over_to_held_out']:.3f} times their own distance to the nearest of as many held-out images"
         for name, of in found.values.items()
     )
     return (
-        f"{found.name}: its faces are {said}; copies would be far below 1. {file}: the {found.columns} faces nearest to a "
-        f"training image, and under each the nearest by {', then by '.join(found.values)}"
+        f"{found.name}: distance of samples to the nearest training image: {said}; copies would be far below 1. {file}: the "
+        f"{found.columns} samples nearest to a training image, and below each the nearest by {', then by '.join(found.values)}"
     )
 
 
 def describe_probe(found: ProbeScores) -> list[str]:
-    """A table, a row for each attribute."""
+    """Formats a table with a row for each attribute."""
     names = found.accuracy["D"]
     return [
         f"{'attribute':22}" + "".join(f"{name:>15}" for name in found.accuracy),
@@ -110,11 +110,11 @@ def describe_probe(found: ProbeScores) -> list[str]:
 
 
 def describe_conditions(found: ConditionScores) -> list[str]:
-    """A table, a row for each attribute."""
-    nan = float("nan")  # printed for what cannot be told
+    """Formats a table with a row for each attribute."""
+    nan = float("nan")  # printed for a value that does not exist
     rows = [{name: nan if value is None else value for name, value in of.items()} for of in found.values.values()]
     return [
-        f"{found.name}: what was asked for, found in {found.samples} faces by {found.by} (0.5: by chance)",
+        f"{found.name}: requested attributes in {found.samples} samples, predicted by a probe on {found.by} (chance: 0.5)",
         f"{'balanced accuracy of':22}" + "".join(f"{kind:>15}" for kind in found.values),
         *(f"{name:22}" + "".join(f"{of[name]:15.3f}" for of in rows) for name in rows[0]),
     ]

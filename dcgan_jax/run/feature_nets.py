@@ -1,4 +1,4 @@
-"""Networks by whose features images are compared: the FID Inception from its weight file, or a user's own function."""
+"""Networks whose features compare images: the FID Inception from its weight file, or a user's own function."""
 
 import hashlib
 import importlib.util
@@ -13,38 +13,38 @@ from dcgan_jax.config import UserError
 from dcgan_jax.quality import inception
 from dcgan_jax.run import weight_files
 
-IMAGES_PER_CALL = 50  # images in a network: 0.5 GB in the Inception
+IMAGES_PER_CALL = 50  # the Inception needs 0.5 GB for them
 
 
 class FeatureNetwork(NamedTuple):
-    """Images to vectors."""
+    """A function from images to feature vectors."""
 
-    name: str  # "inception", or the function's place as it was given
-    sha256: str  # of its file: features of another file are not compared with these
-    resize: str  # what it does to images first, in words
+    name: str  # "inception", or FILE.py:FUNCTION as given
+    sha256: str  # of its file; features of different files do not compare
+    resize: str  # how it resizes images, for messages
     function: Callable[[np.ndarray], np.ndarray]  # (IMAGES_PER_CALL, S, S, 3) uint8 -> (IMAGES_PER_CALL, D)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError where the function gives something else."""
+        """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError if the function returns something else."""
         parts = []
         for start in range(0, len(images), IMAGES_PER_CALL):
             some = images[start : start + IMAGES_PER_CALL]
-            padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # one program, also for the last ones
-            padded[: len(some)] = some  # grey images three times
+            padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # a constant shape: one compiled program
+            padded[: len(some)] = some  # repeats the channel of grey images
             found = np.asarray(self.function(padded))
             if found.ndim != 2 or len(found) != IMAGES_PER_CALL or not np.issubdtype(found.dtype, np.floating):
                 raise UserError(
-                    f"{self.name}: gave {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must give "
+                    f"{self.name}: returned {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must return "
                     f"floating-point numbers, ({IMAGES_PER_CALL}, D)"
                 )
             if not np.isfinite(found[: len(some)]).all():
-                raise UserError(f"{self.name}: gave a NaN or an infinity for images of {images.shape[1]} px")
+                raise UserError(f"{self.name}: returned a NaN or an infinity for images of {images.shape[1]} px")
             parts.append(found[: len(some)].astype(np.float32))
         return np.concatenate(parts)
 
 
 def open_feature_network(place: str, argument: str) -> FeatureNetwork:
-    """FILE.py:FUNCTION, or the FID Inception's weight file. Raises UserError, which names the argument."""
+    """Opens FILE.py:FUNCTION or the FID Inception's weight file. Raises: UserError that names the argument."""
     return _open_own(place, argument) if ".py:" in place else _open_inception(Path(place), argument)
 
 
@@ -56,7 +56,9 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
         raise UserError(f"`{argument}` {file}: {fault}") from None
     promised = file.stem.rpartition("-")[2]
     if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
-        raise UserError(f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as in its name: get it anew")
+        raise UserError(
+            f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as in its name; download it again"
+        )
     network = jax.jit(inception.extract_features)
     return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
 
@@ -64,7 +66,7 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
 def _open_own(place: str, argument: str) -> FeatureNetwork:
     file, _, name = place.rpartition(":")
     if not (file.endswith(".py") and name.isidentifier()):
-        raise UserError(f"`{argument}` {place}: write FILE.py:FUNCTION, a function of uint8 (B, S, S, 3) that gives (B, D)")
+        raise UserError(f"`{argument}` {place}: expected FILE.py:FUNCTION, a function from uint8 (B, S, S, 3) to (B, D)")
     try:
         sha256 = _hash_file(Path(file))
     except OSError as fault:

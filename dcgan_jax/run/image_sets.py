@@ -1,4 +1,4 @@
-"""Images to be scored, of a run or from a file or folder; and the real images that they are compared with."""
+"""Opens the images to be scored, samples of a run or images of a file or folder, and the real images to compare with."""
 
 import os
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from dcgan_jax.run.training_images import open_training_images
 
 
 class ImageSet(NamedTuple):
-    """A run's samples by their seeds, or images by their positions."""
+    """A run's samples, by seed, or images, by position."""
 
     name: str
-    facts: dict  # of every line of JSON about it
+    facts: dict  # added to every line of JSON about it
     shape: tuple[int, int]  # S, C
     get: Callable[[int, int], np.ndarray]  # (first, count) -> (count, S, S, C) uint8
-    most: int  # seeds or images from the first one on
-    config: Config | None = None  # a run's
-    get_labels: Callable[[int, int], np.ndarray | None] = lambda first, count: None  # (count, A): what samples are conditioned on
+    most: int  # number of seeds or images from the first one on
+    config: Config | None = None  # the run's; None for images
+    get_labels: Callable[[int, int], np.ndarray | None] = lambda first, count: None  # (count, A): requested attributes
 
     @property
     def step(self) -> int | None:
         return self.facts.get("step")
 
     def restore_state(self) -> GanState:
-        """The whole state of a run's checkpoint. Raises: UserError."""
+        """Restores the whole state of a run's checkpoint. Raises: UserError."""
         config, step = self.config, self.step
         assert config and step is not None, "the images are no run's"
         shapes = describe_state(config)
@@ -41,7 +41,7 @@ class ImageSet(NamedTuple):
 
 
 def is_run(place: str) -> bool:
-    """Whether messages speak of it as of a run: what is one, and what is neither a run nor images."""
+    """Whether messages call it a run: true for a run, and for a path that is neither a run nor images."""
     path = Path(place)
     if os.path.isdir(place):
         entries = os.listdir(place)
@@ -50,7 +50,7 @@ def is_run(place: str) -> bool:
 
 
 def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed: int) -> ImageSet:
-    """The samples of a run's checkpoint. Raises: UserError."""
+    """Opens the samples of a run's checkpoint. Raises: UserError."""
     run = Path(place)
     config = workdir.read_config(run)
     shapes = describe_state(config)
@@ -67,14 +67,14 @@ def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed:
 
 
 def open_images(place: str, channels: int, first: int) -> ImageSet:
-    """Square images of one size: a folder, .zip or .npy. `first` is the position that the first one is known by.
+    """Opens square images of one size: a folder, .zip or .npy. first: the position that the first one counts as.
 
     Raises: UserError.
     """
     try:
         source = open_source(place)
     except UserError as error:
-        raise UserError(str(error).removeprefix("`data` ")) from error  # another argument named the place
+        raise UserError(str(error).removeprefix("`data` ")) from error  # another argument gave the path
     side = measure_square_side(source)
     if side not in SIZES:
         raise UserError(f"{place}: images of {side} px; the side must be a power of two from {SIZES[0]} to {SIZES[-1]}")
@@ -88,16 +88,16 @@ def open_images(place: str, channels: int, first: int) -> ImageSet:
 
 
 def open_real_images(fake: ImageSet, data: str, split: Split | None, crop: Crop | None) -> Pack:
-    """Those that a set is compared with: of a run the images it was trained on, unless `data` names others.
+    """Opens the real images to compare a set with: those a run was trained on, unless `data` names others.
 
     Raises: UserError.
     """
     size, channels = fake.shape
     if not fake.config:
         if not data:
-            raise UserError(f"`run` {fake.name}: is no run, so give `data`: the real images it is compared with")
+            raise UserError(f"`run` {fake.name}: is no run; give `data`, the real images to compare with")
         return pack_images(open_source(data, split or "all"), size=size, channels=channels, crop=crop or "centre")
     trained = fake.config.data.crop
     if crop not in (None, trained):
-        raise UserError(f"`crop` {crop}: {fake.name} was trained with `crop` {trained}, and other crops do not compare")
+        raise UserError(f"`crop` {crop}: {fake.name} was trained with `crop` {trained}, and scores of other crops do not compare")
     return open_training_images(Path(fake.name), fake.config, data, split)

@@ -1,4 +1,4 @@
-"""Sets of images by their features, in parts, so that 50,000 need no memory; and the scores of a run in training."""
+"""Features of sets of images, computed in parts to bound memory, and the scores of a run during training."""
 
 import hashlib
 import json
@@ -22,28 +22,28 @@ from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
 
 PART = 1000  # images at a time
-MAX_KEPT_FEATURES = 10_000  # features kept of a larger set, for what looks at pairs of them: 80 MB of the Inception's
+MAX_KEPT_FEATURES = 10_000  # features kept of a larger set, for scores of pairs: 80 MB with the Inception
 REFERENCE_ARRAYS = ("count", "mean", "covariance", "some")
 
 
 class RealImages(NamedTuple):
-    """Real images that others are compared with."""
+    """Real images to compare with."""
 
     images: np.ndarray  # (N, S, S, C) uint8, a memory map
-    chosen: np.ndarray  # positions of those that count
+    chosen: np.ndarray  # positions of those that are used
     index: dict  # the pack's
-    cache: Path  # folder for what networks saw in them
+    cache: Path  # folder for their features
 
 
 class FeatureSummary(NamedTuple):
-    """What a network saw in a set."""
+    """A network's features of a set."""
 
-    moments: Moments  # of all
-    some: np.ndarray  # (MAX_KEPT_FEATURES at most, D) float32: the first
+    moments: Moments  # of all images
+    some: np.ndarray  # (MAX_KEPT_FEATURES at most, D) float32: of the first images
 
 
 def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
-    """parts: (n, S, S, C) uint8 each, two images or more; keep: features to be kept."""
+    """Computes the features of a set. parts: (n, S, S, C) uint8 each, n at least 2; keep: how many features to keep."""
     moments, some, kept = None, [], 0
     for part in parts:
         features = network.features(part)
@@ -56,20 +56,20 @@ def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], kee
 
 
 def iterate_parts(images: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    """The chosen rows of a memory map, in their order, PART or so at a time."""
+    """Yields the chosen rows of a memory map in order, about PART at a time."""
     for some in split_parts(chosen):
         yield images[some]
 
 
 def split_parts(positions: np.ndarray) -> list[np.ndarray]:
-    """Even ones: none of a single image."""
+    """Splits positions into parts of nearly equal size, so that no part is a single image."""
     return np.array_split(positions, -(-len(positions) // PART))
 
 
 def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
-    """What the network sees in real images: from the cache, or found now and kept there.
+    """Loads a network's features of real images from the cache, or computes and caches them.
 
-    The key is of the pixels, the network's file and the choice.
+    The key is a hash of the pixels, the network's file and the chosen positions.
     """
     facts = [
         1,
@@ -96,7 +96,7 @@ def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = MAX_K
                     some=found.some,
                 )
     except OSError:
-        return found  # a cache that takes nothing only costs time
+        return found  # without a cache it only takes longer
     return found
 
 
@@ -104,13 +104,13 @@ def _read_reference(file: Path) -> FeatureSummary | None:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             count, mean, covariance, some = (arrays[name] for name in REFERENCE_ARRAYS)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or cut: it is made again
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or truncated: computed again
         return None
     return FeatureSummary(Moments(int(count), mean, covariance), some)
 
 
 def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int) -> dict[str, float]:
-    """Frechet distance of all; KID, precision, recall, density and coverage of the first MAX_KEPT_FEATURES."""
+    """Computes the Frechet distance of all; KID, precision, recall, density, coverage of the first MAX_KEPT_FEATURES."""
     return {
         "frechet": scores.frechet(real.moments, fake.moments),
         **scores.kid(real.some, fake.some, seed=seed),
@@ -118,38 +118,38 @@ def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int
     }
 
 
-# ---- While training ----
+# ---- During training ----
 
 FILE = "scores.jsonl"
 MAX_SCORE_LINE = 2**16
-COMPARABLE_BY = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these compare
+COMPARABLE_BY = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these can be compared
 
 
 class OnlineScorer:
-    """A run's scores while it trains. Their time is bounded: one that would pass its share is left out."""
+    """Scores a run while it trains. Time is bounded: a score that would exceed its share of the time is skipped."""
 
     def __init__(self, config: Config, run: Path, reals: RealImages, generate: Callable[[dict, dict, np.ndarray], np.ndarray]):
-        """generate: (params, stats, seeds) -> uint8 faces. Raises UserError where no network can be opened, or gives features."""
+        """generate: (params, stats, seeds) -> uint8 images. Raises: UserError if the network cannot be opened or fails."""
         self.config, self.run, self.reals, self.generate = config, run, reals, generate
         self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
         self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score_by")
-        if self.network:  # a fault now, and not at the first score, which would lose the steps before it
+        if self.network:  # fail now, not at the first score, which would lose the steps before it
             self.network.features(reals.images[reals.chosen[:2]])
         self.seeds = np.arange(len(reals.chosen))
         self.began, self.spent_s, self.last_s = time.monotonic(), 0.0, 0.0
 
     def is_due(self, steps: range, total: int) -> bool:
-        """Whether a score belongs at the end of these steps, a function of the steps alone."""
+        """Whether a score is due at the end of these steps. Depends on the steps only."""
         before, after = (step * self.config.images_per_step // self.every_images for step in (steps.start, steps.stop))
         return after > before or steps.stop == total
 
     def has_time(self) -> bool:
-        """Whether another score stays within its share of the time until now; the first always does."""
+        """Whether another score stays within its share of the elapsed time. The first always does."""
         elapsed_s = time.monotonic() - self.began
         return not self.last_s or self.spent_s + self.last_s <= self.config.output.score_share * elapsed_s
 
     def score(self, step: int, params: dict, stats: dict) -> str:
-        """Adds a line to scores.jsonl; returns what there is to say."""
+        """Scores the samples and appends a line to scores.jsonl. Returns the message."""
         start = time.monotonic()
         fakes = self.generate(params, stats, self.seeds)
         if self.network:
@@ -180,12 +180,12 @@ class OnlineScorer:
             os.fsync(lines.fileno())
         return (
             f"score of step {step:,}: {value:.2f} by {self.by}, N {len(self.seeds)} ({self.last_s:.1f} s; scores took "
-            f"{share:.1%} of the time)"
+            f"{share:.1%} of the time so far)"
         )
 
 
 def read_score_lines(run: Path) -> list[dict]:
-    """scores.jsonl: scores in training and those of `evaluate`. Lines that are broken, or no score of a step, are passed."""
+    """Reads scores.jsonl: scores in training and of `evaluate`. Skips broken lines and lines without a step."""
     if not os.path.isfile(run / FILE):
         return []
     found = []
@@ -201,7 +201,7 @@ def read_score_lines(run: Path) -> list[dict]:
 
 
 def read_online_scores(run: Path) -> dict[int, dict]:
-    """Step -> line of its score in training, of those that compare with the last one."""
+    """Reads step -> line of its score in training, for scores comparable with the last one."""
     found = [
         line
         for line in read_score_lines(run)
@@ -211,22 +211,22 @@ def read_online_scores(run: Path) -> dict[int, dict]:
 
 
 def read_score_curve(run: Path) -> dict[int, float]:
-    """Step -> score in training, of those that compare with the last one."""
+    """Reads step -> score in training, for scores comparable with the last one."""
     return {step: line["value"] for step, line in read_online_scores(run).items()}
 
 
 def find_best_step(run: Path) -> int | None:
-    """The step of the best score in training that has a checkpoint; None where there is none."""
+    """Finds the step with the best score in training among those with a checkpoint; None if there is none."""
     there = set(list_steps(run))
     found = {step: value for step, value in read_score_curve(run).items() if step in there}
     return min(found, key=found.__getitem__, default=None)
 
 
 def resolve_step(run: Path, step: int | Literal["best"] | None) -> int | None:
-    """The step that --step means: a number, none for the newest, or "best". Raises UserError where there is no score."""
+    """Resolves --step: a number, None for the newest, or "best". Raises: UserError if there is no score."""
     if step != "best":
         return step
     found = find_best_step(run)
     if found is None:
-        raise UserError(f"`step` best: there is no score in {run} of a step that it has; train it with `score_every_kimg`")
+        raise UserError(f"`step` best: no checkpoint of {run} has a score; train it with `score_every_kimg`")
     return found

@@ -25,5 +25,5 @@ def test_copies_are_nearer_at_equal_counts():
     training, held_out = random.normal(size=(2, 200, 8))
     assert memorisation.measure_memorisation(training, held_out, [training]).ratio < 0.01
     assert 0.95 < memorisation.measure_memorisation(random.normal(size=(200, 8)), held_out, [training]).ratio < 1.05
-    with pytest.raises(ValueError, match="as many as are held out, 200"):
+    with pytest.raises(ValueError, match="has 200 images, as many as are held out"):
         memorisation.measure_memorisation(training, held_out, [training[:199]])

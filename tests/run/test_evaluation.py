@@ -14,10 +14,10 @@ pytestmark = pytest.mark.integration
 
 
 def test_too_few_images_for_a_network_are_one_line(run, net):
-    assert "need 12 images" in get_refusal(evaluate, "--run", run, "--count", 11, "--features", net)
-    assert "98 images at least" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
+    assert "need at least 12 images" in get_refusal(evaluate, "--run", run, "--count", 11, "--features", net)
+    assert "need at least 98 images" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
     few = net.replace("features", "three_each")
-    assert "20 images at least" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
+    assert "need at least 20 images" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
 
 
 def test_difference_of_two_sides_is_classified(run, net, tmp_path):
@@ -61,6 +61,6 @@ def test_accuracy_without_tested_images_is_null(tmp_path):
     asked = ("--run", run, "--asked", "--data", "drawn:20")
     assert run_command(evaluate, *asked, "--count", 20).code == 0
     line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
-    assert line["values"]["real pictures"]["Goatee"] is None
-    assert line["values"]["real pictures"]["Smiling"] >= 0
+    assert line["values"]["real images"]["Goatee"] is None
+    assert line["values"]["real images"]["Smiling"] >= 0
     assert "--data: 10 drawn faces: too few" in get_refusal(evaluate, *asked[:-1], "drawn:10", "--count", 10)

@@ -52,7 +52,7 @@ def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
     [
         ("nowhere.py:f", "No such file"),
         ("net.py:nothing", "has no function nothing"),
-        ("net.py:three", "it must give"),
+        ("net.py:three", "it must return"),
         ("net.py:1", "FILE.py:FUNCTION"),
     ],
 )

@@ -32,7 +32,7 @@ def test_samples_score_the_same_from_file_and_folder(run, net, tmp_path):
         assert (done.code, done.faults) == (0, []), done
         lines = [json.loads(line) for line in (tmp_path / f"{out.strip('/')}.jsonl").read_text().splitlines()]
         assert [line["values"] for line in lines] == [line["values"] for line in own]
-        assert [line["pictures"] for line in lines] == [[0, 59]] * 2
+        assert [line["positions"] for line in lines] == [[0, 59]] * 2
 
 
 def test_runs_of_other_crops_do_not_compare(run, tmp_path):
