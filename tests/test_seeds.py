@@ -24,7 +24,7 @@ def test_seeds_of_all_forms_are_the_same_array(seeds):
         ("9-3", "a range must rise"),
         (range(11), "11 seeds are more than 10"),
         ("0-10", "at most 10"),
-        ("0-5,0-5", "more than 10 in all"),
+        ("0-5,0-5", "more than 10 seeds"),
     ],
 )
 def test_invalid_seeds_are_one_line(seeds, says):
