@@ -1,7 +1,7 @@
-"""DCGANs that learn to generate faces, in functional JAX.
+"""DCGANs that generate faces, in functional JAX.
 
-Python API: `load`, `train`, `evaluate`, `export`, `report` and `prepare`, each a function with plain arguments that returns a
-typed result. Each is imported when it is first used. The commands are modules: python -m dcgan_jax lists them.
+The Python API consists of the functions `load`, `train`, `evaluate`, `export`, `report` and `prepare`. Each takes plain arguments
+and returns a typed result. Each is imported when it is first used. Commands are modules: python -m dcgan_jax lists them.
 """
 
 import importlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "load", "prepare", "report", "train"]
 
-# Function -> the module that defines it. Their imports bring JAX, before which a command makes its settings (run/backend.py).
+# Function -> the module that defines it. These modules import JAX, and a command must set JAX up before that (run/backend.py).
 _MODULES = {"load": "api", **{name: name for name in ("evaluate", "export", "prepare", "report", "train")}}
 
 
@@ -36,9 +36,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """After `import dcgan_jax.train` Python binds the module to the package's name `train`, which is the function's here.
+    """A package whose name `train` stays the function, also after `import dcgan_jax.train`. Python would bind it to the module.
 
-    The module itself is found as before: by `from dcgan_jax.train import ...` and by `importlib.import_module`.
+    The module can still be imported: with `from dcgan_jax.train import ...` or `importlib.import_module`.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

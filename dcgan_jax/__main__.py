@@ -1,4 +1,4 @@
-"""python -m dcgan_jax lists the commands; each is a module of its own."""
+"""Lists the commands: python -m dcgan_jax. Each command is a module."""
 
 import contextlib
 import functools
@@ -13,12 +13,12 @@ COMMANDS = {
     "train": "train a GAN, or resume a run",
     "sample": "generate images from seeds",
     "evaluate": "score a run or a folder of images",
-    "explore": "morphs, walks, arithmetic, directions, attributes, the latent of a photo",
-    "export": "export a generator: ONNX, StableHLO, safetensors, PyTorch, a web page",
-    "report": "one page of a run, or of several side by side",
+    "explore": "explore the latent space: morphs, walks, arithmetic, directions, attributes, photos",
+    "export": "export a generator: ONNX, StableHLO, safetensors, PyTorch or a web page",
+    "report": "write a web page about a run, or about several side by side",
     "prepare": "pack images and report what is wrong with them",
 }
-SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the file in which each looks for a program's completions
+SHELLS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}  # the name of a program's completion file in each shell
 
 
 def main() -> int:
@@ -36,20 +36,20 @@ def main() -> int:
             raise UserError(f"--completion: give a shell, {', '.join(SHELLS)}, and the folder where it looks for completions")
         write_completions(arguments[1], Path(arguments[2]).expanduser())
     elif arguments[0] in COMMANDS:
-        raise UserError(f"{arguments[0]}: call it as python -m dcgan_jax.{arguments[0]}")
+        raise UserError(f"{arguments[0]}: run it as python -m dcgan_jax.{arguments[0]}")
     else:
-        raise UserError(f"{arguments[0]}: is no command; there are {', '.join(COMMANDS)}")
+        raise UserError(f"{arguments[0]}: no such command; give one of {', '.join(COMMANDS)}")
     return 0
 
 
 def write_completions(shell: str, folder: Path) -> None:
-    """Writes a file for each console script, dcgan-train and so on, with which the shell (of SHELLS) completes its flags.
+    """Writes a completion file for each console script, dcgan-train and so on. The shell then completes its flags.
 
-    tyro could write them one by one, but not for python -m: the shell would take them for every call of Python.
+    shell: one of SHELLS. There are no completions for python -m, because the shell would use them for every call of Python.
     """
     import tyro
 
-    # With JAX: seconds that a list of commands need not take.
+    # They import JAX, which takes seconds, so a plain list of commands does without them.
     from dcgan_jax.config import Config
     from dcgan_jax.evaluate import Evaluate
     from dcgan_jax.explore import COMMANDS as EXPLORATIONS
@@ -70,7 +70,7 @@ def write_completions(shell: str, folder: Path) -> None:
             )
             program = f"dcgan-{name}"
             arguments = ["--tyro-write-completion", shell, str(folder / SHELLS[shell].format(program))]
-            with contextlib.suppress(SystemExit):  # tyro ends the program when it has written
+            with contextlib.suppress(SystemExit):  # tyro exits after it has written the file
                 parse(prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     except OSError as fault:
         raise UserError(f"--completion: {fault.filename}: {fault.strerror}; give a folder that can be written") from None

@@ -1,4 +1,4 @@
-"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) is an array of images, which a notebook shows."""
+"""A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) returns an array of images. A notebook shows it."""
 
 import functools
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
 from dcgan_jax.seeds import Seeds, to_seed_array
 
-NOTEBOOK_SAMPLES = 16  # samples of a run that a notebook shows
+NOTEBOOK_SAMPLES = 16  # a notebook shows so many samples of a run
 
 
 class ImageArray(np.ndarray):
-    """(N, S, S, C) uint8 images: an array like any other, which a notebook shows as a sheet."""
+    """(N, S, S, C) uint8 images: a NumPy array that a notebook shows as a sheet."""
 
     def _repr_png_(self) -> bytes | None:
         if self.ndim not in (3, 4) or self.dtype != np.uint8 or self.shape[-1] not in (1, 3) or not self.size:
@@ -35,10 +35,12 @@ class ImageArray(np.ndarray):
 
 
 class TrainedGAN:
-    """A checkpoint of a run, to generate from. Nothing here changes it, and the same arguments give the same result.
+    """A trained generator and discriminator, from one checkpoint of a run. No method changes them.
 
-    name: the run's folder; config: its settings; step: of the checkpoint; attributes: names of what samples can be conditioned
-    on. Seeds are given as 7, range(8) or "7,12,40-47". All of it raises UserError for arguments that cannot be.
+    The same arguments always give the same result. Seeds are given as 7, range(8) or "7,12,40-47". Methods raise UserError for
+    impossible arguments.
+    Attributes: name, the run's folder; config, its settings; step, of the checkpoint; attributes, names that samples can be
+    conditioned on.
     """
 
     name: str
@@ -46,7 +48,7 @@ class TrainedGAN:
     attributes: tuple[str, ...]
     step: int
 
-    # Each returns images with captions and numbers, and is a command of `python -m dcgan_jax.explore`.
+    # Each is also a command of `python -m dcgan_jax.explore`, and returns images with captions and numbers.
     truncate, morph, walk, arithmetic = interpolation.truncate, interpolation.morph, interpolation.walk, interpolation.arithmetic
     directions, attribute_directions = direction_search.directions, direction_search.attribute_directions
     invert = photo.invert
@@ -59,10 +61,10 @@ class TrainedGAN:
         )
 
     def sample(self, seeds: Seeds, condition: Mapping[str, int] | None = None, truncation: float | None = None) -> ImageArray:
-        """Samples of the seeds, (N, S, S, C) uint8, the same as those of `python -m dcgan_jax.sample`.
+        """Generates the seeds' samples, (N, S, S, C) uint8: the same images as `python -m dcgan_jax.sample`.
 
-        Args: condition, of a conditional run: attribute -> 0 or 1 for all samples, as {"Smiling": 1}. Attributes that it does not
-            name are as frequent as in the training images. truncation, as of `latents`.
+        Args: condition, for a conditional run: attribute -> 0 or 1 for all samples, such as {"Smiling": 1}. Other attributes are
+            as frequent as in the training images. truncation, see `latents`.
         Raises: UserError.
         """
         seeds = to_seed_array(seeds)  # an iterator can be read only once
@@ -72,10 +74,10 @@ class TrainedGAN:
         return sample_images(self.config.nets, self._params, self._stats, seeds, labels).view(ImageArray)
 
     def latents(self, seeds: Seeds, truncation: float | None = None) -> np.ndarray:
-        """The latents of the seeds, (N, latent_dim) float32.
+        """Returns the seeds' latents, (N, latent_dim) float32.
 
-        truncation: the largest magnitude. Smaller ones make samples more alike, with fewer failures (gan/latents.py). None: as in
-            training.
+        truncation: the largest magnitude. With a smaller one samples vary less and fail less often (gan/latents.py). None: no
+            truncation, as in training.
         """
         if truncation is not None and not truncation > 0:
             raise UserError(f"`truncation` {truncation}: give more than 0")
@@ -84,7 +86,7 @@ class TrainedGAN:
         return found if truncation is None else np.asarray(latent_space.truncate(found, truncation, nets))
 
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
-        """(N, A) uint8: the labels that samples of the seeds are conditioned on; None where the run is not conditional."""
+        """Returns the labels that the seeds' samples are conditioned on, (N, A) uint8; None if the run is not conditional."""
         labels = select_labels(self._table, to_seed_array(seeds))
         table = self._table
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
@@ -102,7 +104,7 @@ class TrainedGAN:
         return labels
 
     def images(self, latents: latent_space.Latents, labels: np.ndarray | None = None) -> ImageArray:
-        """Samples of latents (N, latent_dim), (N, S, S, C) uint8. labels: (N, A) of 0 and 1, where the run is conditional."""
+        """Generates samples: latents (N, latent_dim) -> (N, S, S, C) uint8. labels: (N, A) of 0 and 1, for a conditional run."""
         nets, latents = self.config.nets, np.atleast_2d(np.asarray(latents, np.float32))
         if latents.ndim != 2 or latents.shape[1] != nets.latent_dim:
             raise UserError(f"`latents` {latents.shape}: {self.name} takes (N, {nets.latent_dim})")
@@ -110,22 +112,23 @@ class TrainedGAN:
         return generate_images(nets, self._params, self._stats, latents, labels).view(ImageArray)
 
     def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """D's logits for (N, S, S, C) uint8 images, (N,) float32: the larger, the more real. Compare them with each other
-        (gan/logits.py). labels: (N, A), where the run is conditional.
+        """Computes D's logits of (N, S, S, C) uint8 images: (N,) float32. A larger logit means "more real" to D.
+
+        Compare logits only with each other (gan/logits.py). labels: (N, A), for a conditional run.
         """
         images = self._check_images(images)
         compute_logits = functools.partial(jit_cached(make_compute_logits, self.config), *self.discriminator)
         return run_in_batches(compute_logits, images, self._check_labels(labels, len(images)))
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """D's features of (N, S, S, C) uint8 images, (N, P) float32 (gan/logits.py)."""
+        """Computes D's features of (N, S, S, C) uint8 images: (N, P) float32 (gan/logits.py)."""
         return run_in_batches(
             functools.partial(jit_cached(make_extract_features, self.config), *self.discriminator), self._check_images(images)
         )
 
     @property
     def label_table(self) -> np.ndarray | None:
-        """(LABELS, A) uint8: the labels of seed i are row i % LABELS; None if the run is not conditional."""
+        """Labels of all seeds, (LABELS, A) uint8: seed i has row i % LABELS. None if the run is not conditional."""
         return self._table
 
     @property
@@ -134,13 +137,13 @@ class TrainedGAN:
         return self._params, self._stats
 
     def first_features(self, points: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Outputs of G's first up-sampling for (N, latent_dim) normal points, (N, F) float32 (gan/directions.py)."""
+        """Computes the outputs of G's first up-sampling: normal latents (N, latent_dim) -> (N, F) float32 (gan/directions.py)."""
         program = functools.partial(jit_cached(make_extract_first_features, self.config.nets), self._params, self._stats)
         return run_in_batches(program, np.asarray(points, np.float32), self._check_labels(labels, len(points)))
 
     @functools.cached_property
     def discriminator(self) -> tuple[dict, dict]:
-        """D's parameters and statistics."""
+        """Parameters of the discriminator and its BN statistics."""
         shapes = describe_state(self.config)
         like = checkpoints.add_sharding(shapes)
         state = checkpoints.restore_step(Path(self.name), like, self.step)
@@ -156,8 +159,8 @@ class TrainedGAN:
     def _check_labels(self, labels: np.ndarray | None, count: int) -> np.ndarray | None:
         if self.attributes and labels is None:
             raise UserError(
-                f"`labels`: {self.name} is conditional, so give what each is to be, (N, {len(self.attributes)}) of 0 "
-                f"and 1: {', '.join(self.attributes)}"
+                f"`labels`: {self.name} is conditional, so give labels of 0 and 1, (N, {len(self.attributes)}): "
+                f"{', '.join(self.attributes)}"
             )
         if not self.attributes and labels is not None:
             raise UserError(f"`labels`: {self.name} was trained without `condition`")
@@ -177,10 +180,11 @@ class TrainedGAN:
 
 
 def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedGAN:
-    """Loads the run in that folder. step: of the checkpoint; None: the newest; "best": by the scores of its training.
+    """Loads a trained run from its folder.
 
+    step: of the checkpoint; None: the newest; "best": the one with the best score during training.
     Raises: UserError where there is no run, or no such checkpoint.
     """
     if not (step is None or step == "best" or (type(step) is int)):
-        raise UserError(f"`step` {make_printable(repr(step), 100)}: give a whole number, best or None")
+        raise UserError(f"`step` {make_printable(repr(step), 100)}: give a whole number, 'best' or None")
     return TrainedGAN(Path(run), step)

@@ -1,4 +1,4 @@
-"""A command's function takes plain arguments; its flags are a dataclass of the same names, types and defaults."""
+"""Checks the arguments of a command's Python function against the dataclass of its flags, which has the same fields."""
 
 import os
 import types
@@ -16,9 +16,9 @@ Flags = typing.TypeVar("Flags", bound="DataclassInstance")
 
 
 def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
-    """The dataclass of a command's flags from the arguments of its function. Paths become text.
+    """Fills the dataclass of a command's flags with the arguments of its function. Paths become text.
 
-    Raises: UserError naming an argument that is not of the flag's type, as the command line does.
+    Raises: UserError with the name of an argument whose type is not the flag's.
     """
     hints = typing.get_type_hints(flags)
     values = {field.name: _to_text(arguments[field.name]) for field in fields(flags)}

@@ -1,4 +1,4 @@
-"""The command line of every command: dataclass fields to flags (tyro), and a user's mistake to one line and exit code 2."""
+"""The command line: makes flags from dataclass fields (tyro), and ends with one line and exit code 2 after a user's mistake."""
 
 import contextlib
 import dataclasses
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Flags = TypeVar("Flags", bound="DataclassInstance")
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
-# The disk, not the program: full, over quota, read-only, gone, unmounted, another user's.
+INTERRUPTED = 130  # exit code of a program that Ctrl-C stopped
+# Faults of the disk, not of the program: it is full, over quota, read-only, unmounted or belongs to another user.
 DISK_FAULTS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -46,11 +46,13 @@ DISK_FAULTS = (
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits: 0, or what it returns; 2 with one line where the input or the disk is at fault; 130 after Ctrl-C,
-    143 after SIGTERM."""
+    """Runs a command and exits with its return value, or 0.
+
+    Exits with 2 and one line for a mistake in the input or a fault of the disk, with 130 after Ctrl-C, with 143 after SIGTERM.
+    """
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(128 + number)  # files that are half made are removed on the way out
+        raise KeyboardInterrupt(128 + number)  # an exception, so that half-written files are removed
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -60,15 +62,15 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except MemoryError as fault:
         print(
-            f"error: out of memory ({make_printable(str(fault), 200) or 'the machine has no more'}): ask for less at a time, "
-            "such as a smaller --count or --batch-size",
+            f"error: out of memory ({make_printable(str(fault), 200) or 'no memory left'}): use less at a time, "
+            "for example a smaller --count or --batch-size",
             file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print("interrupted: what was saved before is kept", file=sys.stderr)
         sys.exit(stop.args[0] if stop.args else INTERRUPTED)
-    except BrokenPipeError:  # who read, such as head, has gone: Python's own flush at the end must not fail as well
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe; Python's flush at exit must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as fault:
@@ -81,19 +83,19 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def show_as_flags(message: str) -> str:
-    """A library's message, in which `batch_size` is an argument, with --batch-size in its place; `flip` False is --no-flip."""
+    """Replaces arguments in a message by flags: `batch_size` becomes --batch-size, and `flip` False becomes --no-flip."""
     message = re.sub(r"`([a-z][a-z0-9_]*)` (True|False)\b", lambda m: f"`{'' if m[2] == 'True' else 'no_'}{m[1]}`", message)
     return re.sub(r"`([a-z][a-z0-9_]*)`", lambda m: "--" + m[1].replace("_", "-"), message)
 
 
 def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | None = None, prog: str | None = None) -> Flags:
-    """The dataclass cls filled from flags. Groups (fields that are dataclasses) show as headings and add no prefix.
+    """Parses flags into the dataclass cls. A field that is a dataclass itself becomes a heading and adds no prefix.
 
-    Raises: UserError naming the flag, with the nearest names where it is unknown. `--help` prints and exits with 0.
+    Raises: UserError with the flag's name, and with similar names if it is unknown. `--help` prints and exits with 0.
     """
     known = sorted(_list_flags(cls))
     for flag in list_given_flags(arguments):
-        # Not tyro's own for shells either: by the name `python -m ...` they would complete every call of python.
+        # tyro's own completion flags are unknown too: for `python -m ...` they would complete every call of Python.
         if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
@@ -115,9 +117,9 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
-    """The run that the flags describe: the preset's values, replaced by those given.
+    """Parses the flags of `train` into a Config: the preset's values, replaced by those given.
 
-    One of --steps, --epochs and --kimg replaces the preset's own length, whichever it is in.
+    --steps, --epochs or --kimg replaces the preset's length, whichever of them the preset uses.
     Raises: UserError for an unknown flag or preset, or an impossible value.
     """
     name = _get_flag_value(arguments, "preset") or "article"
@@ -139,12 +141,12 @@ def parse_config(arguments: Sequence[str]) -> Config:
 
 
 def parse_condition(text: str) -> dict[str, int]:
-    """Attribute -> 0 or 1 of Smiling=1,Male=0. Raises: UserError."""
+    """Parses Smiling=1,Male=0 into attribute -> 0 or 1. Raises: UserError."""
     values = {}
     for part in text.split(",") if text else ():
         name, _, value = part.rpartition("=")
         if not name or value not in ("0", "1"):
-            raise UserError(f"`condition` {make_printable(part, 100)}: write attributes with 1 or 0, as Smiling=1")
+            raise UserError(f"`condition` {make_printable(part, 100)}: write attributes with 1 or 0, such as Smiling=1")
         values[name] = int(value)
     return values
 
@@ -162,12 +164,12 @@ def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
 
 
 def list_given_flags(arguments: Sequence[str]) -> list[str]:
-    """The flags among the arguments, as kimg of --kimg 10 and of --kimg=10."""
+    """Lists the names of the flags among the arguments: kimg for --kimg 10 and for --kimg=10."""
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 
 
 def _get_flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    found = None  # of a flag given twice the last counts, as everywhere
+    found = None  # the last one counts if a flag is given twice
     for at, argument in enumerate(arguments):
         if argument == f"--{flag}":
             found = arguments[at + 1] if at + 1 < len(arguments) else None
@@ -177,7 +179,7 @@ def _get_flag_value(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _extract_fault(box: str) -> str:
-    # tyro (1.0) has no public error type: it prints a box, of a title, the fault and help. The fault alone, without the frame.
+    # tyro (1.0) has no public error type. It prints a box with a title, the fault and help; this extracts the fault.
     lines = [line.strip(" │╭╮╰╯─") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]

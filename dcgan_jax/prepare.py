@@ -1,6 +1,6 @@
-"""Packs images for training and shows what it found: python -m dcgan_jax.prepare --data PATH --size 64
+"""Packs images for training and reports on them: python -m dcgan_jax.prepare --data PATH --size 64
 
-With --download instead of --data it fetches them first.
+With --download in place of --data it downloads them first.
 """
 
 import dataclasses
@@ -33,36 +33,37 @@ class Prepare:
     data: str = ""
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
     download: Literal["", "article", "celeba"] = ""
-    """in place of --data: article, the article's zip (89,931 faces of 64 px); celeba, all 202,599 through TFDS, or from --url"""
+    """data set to download, in place of --data. article: the article's zip, 89,931 faces of 64 px; celeba: all 202,599 images,
+    through TFDS or from --url"""
     url: str = ""
-    """http(s) address of that zip, where you know another one"""
+    """another http(s) address of that zip"""
     sha256: str = ""
-    """what the zip's must be, 64 hexadecimal digits; none: any zip is taken. Left out: the published one, where there is one"""
+    """expected SHA-256 of the zip, 64 hexadecimal digits; none: not checked; empty: the published one, if any"""
     to: str = ""
-    """folder of the download; left out: downloads/ in the cache"""
+    """folder for the download; empty: downloads/ in the cache"""
     size: int = 64
     """image side in pixels, a power of two from 16 to 256"""
     channels: Literal[1, 3] = 3
     """1: grey, 3: colour"""
     split: Split = "all"
-    """part of a partitioned set"""
+    """part of a data set that is partitioned, as CelebA is"""
     crop: Crop = "centre"
-    """square taken from each image; published boxes apply to CelebA, other images get the centre"""
+    """square to crop from each image; published boxes apply to CelebA, other images are cropped at the centre"""
     strict: bool = False
-    """stop at the first image that cannot be read"""
+    """stop at the first unreadable image instead of skipping it"""
 
 
 class Prepared(NamedTuple):
-    """A pack of images, and what was found while it was made."""
+    """A pack of images, and what was found in the source."""
 
-    data: str  # what training takes as its `data`
+    data: str  # value of `data` for training
     kind: str  # of the source
     name: str
     split: str
     images: np.ndarray  # (N, S, S, C) uint8, a memory map
-    index: dict  # the pack's: counts, crop, attributes
+    index: dict  # of the pack: counts, crop, attributes
     path: Path
-    preview: Path  # a sheet of some images
+    preview: Path  # a sheet with some of the images
 
 
 def main() -> int:
@@ -83,7 +84,10 @@ def prepare(
     crop: Crop = "centre",
     strict: bool = False,
 ) -> Prepared:
-    """Packs images for training, downloaded or not. The arguments are the command's flags: see `Prepare`. Raises: UserError."""
+    """Packs images for training, and downloads them first on request.
+
+    The arguments are the command's flags: see `Prepare`. Raises: UserError.
+    """
     ask = fill_flags(Prepare, locals())
     _check_flags(ask)
     check_config(configuration.replace(Config(), size=ask.size, steps=1))
@@ -91,18 +95,20 @@ def prepare(
     source = open_source(place, ask.split)
     packed = pack_images(source, size=ask.size, channels=ask.channels, crop=ask.crop, strict=ask.strict)
     preview = packed.path / "preview.png"
-    # Spread over the whole set: its beginning may be one person, or one class.
+    # Spread over the whole set, since the first images may show one person or one class.
     count = packed.index["count"]
     shown = packed.images[np.linspace(0, count - 1, min(PREVIEW_IMAGES, count)).astype(int)]
     try:
         figures.save_grid(preview, shown)
     except OSError as fault:
-        raise UserError(f"{preview}: {fault.strerror}; the pack is good, or set DCGAN_JAX_CACHE to another folder") from None
+        raise UserError(
+            f"{preview}: {fault.strerror}; only the preview is missing. To write it, set DCGAN_JAX_CACHE to another folder"
+        ) from None
     return Prepared(place, source.kind, source.name, source.split, packed.images, packed.index, packed.path, preview)
 
 
 def describe(found: Prepared, is_download: bool) -> list[str]:
-    """Lines for people."""
+    """Describes a pack in lines to print. is_download: also how to train on it."""
     index, images = found.index, found.images
     lines = [
         f"{found.kind}: {found.name}, split {found.split}",
@@ -118,34 +124,34 @@ def describe(found: Prepared, is_download: bool) -> list[str]:
 
 
 def _check_flags(ask: Prepare) -> None:
-    """Raises: UserError for flags that say too little, or too much."""
+    """Raises UserError for flags that are missing or do not fit together."""
     if bool(ask.data) == bool(ask.download):
-        raise UserError("prepare needs one of `data` PATH and `download` article|celeba" + (", not both" if ask.data else ""))
+        raise UserError("give either `data` PATH or `download` article|celeba" + (", not both" if ask.data else ""))
     if ask.data and (ask.url or ask.sha256 or ask.to):
-        raise UserError("`url`, `sha256` and `to` are of `download`: leave them out, or `data`")
+        raise UserError("`url`, `sha256` and `to` belong to `download`: leave them out, or leave out `data`")
     if not re.fullmatch("|none|[0-9a-f]{64}", ask.sha256.lower()):
         raise UserError(f"`sha256` {make_printable(ask.sha256)}: must be 64 hexadecimal digits, or none")
     if ask.download == "celeba" and not ask.url and (ask.sha256 or ask.to):
         raise UserError(
-            "`download` celeba without `url` goes through TFDS, which checks what comes and has a folder of its own "
+            "`download` celeba without `url` uses TFDS, which checks the files itself and has its own folder "
             "(TFDS_DATA_DIR): leave out `sha256` and `to`, or give `url`"
         )
 
 
 def _download(ask: Prepare) -> str:
-    """The --data value of what --download asks for, which is there then. Raises: UserError."""
+    """Downloads the requested data set. Returns its value of --data. Raises: UserError."""
     if ask.download == "celeba" and not ask.url:
         return downloads.prepare_with_tfds()
     file = downloads.PUBLISHED[ask.download]
     if ask.url:
         file = file._replace(url=ask.url)
-    if ask.sha256:  # another file than the published one, as who asks knows
+    if ask.sha256:  # the user may name another file than the published one
         file = file._replace(sha256=ask.sha256.lower().replace("none", ""), size_bytes=0)
     return str(downloads.download_file(file, Path(ask.to) if ask.to else get_cache_dir() / "downloads"))
 
 
 def entry() -> None:
-    """The console script."""
+    """Runs the command as the console script dcgan-prepare."""
     cli.run_command(main)
 
 

@@ -1,4 +1,4 @@
-"""Draws faces from a run: python -m dcgan_jax.sample --run runs/article --count 96 --out samples.png"""
+"""Generates images with a trained run: python -m dcgan_jax.sample --run runs/article --count 96 --out samples.png"""
 
 import dataclasses
 import os
@@ -18,22 +18,22 @@ from dcgan_jax.seeds import MAX_SEEDS, parse_seeds
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Generates images with a run's EMA generator. A seed is an image: the same one in any list, on any day."""
+    """Generates images with a run's EMA generator. A seed always gives the same image, whatever the other seeds are."""
 
     run: str
-    """the run's folder, as runs/article"""
+    """folder of the run, such as runs/article"""
     count: int = 64
-    """images, from the seeds --seed, --seed + 1 ..."""
+    """number of images; their seeds are --seed, --seed + 1 and so on"""
     seed: int = 0
     """first seed"""
     seeds: str = ""
-    """instead of --count and --seed: a list of seeds and ranges, as 7,12,40-47"""
+    """seeds and ranges, such as 7,12,40-47; replaces --count and --seed"""
     condition: str = ""
-    """of a conditional run, labels of all samples, as Smiling=1,Male=0; the others are as frequent as in its training images"""
+    """labels of all samples of a conditional run, such as Smiling=1,Male=0; others are as frequent as in the training images"""
     out: str = "samples.png"
-    """a sheet (.png), an array (.npy: uint8 N,H,W,C) or a folder/ of PNGs named by seed"""
+    """what to write: one sheet (.png), an array (.npy, uint8 N,H,W,C), or a folder/ with a PNG for each seed"""
     step: int | Literal["best"] | None = None
-    """checkpoint to draw from; none: the newest; best: by the scores of its training"""
+    """checkpoint to sample from; none: the newest; best: the one with the best score during training"""
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
     seeds = list_seeds(ask)
     out = Path(ask.out)
     if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
-        raise UserError(f"`out` {ask.out}: ends in .png for a sheet, .npy for an array, or names a folder")
+        raise UserError(f"`out` {ask.out}: end it in .png for a sheet or .npy for an array, or name a folder")
     condition = cli.parse_condition(ask.condition)
     backend.start_backend(get_cache_dir())
     gan = load(ask.run, ask.step)
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
-    """(N, S, S, C) uint8 as a sheet (.png), an array (.npy) or else a folder of images."""
+    """Writes (N, S, S, C) uint8 images: as one sheet (.png), as an array (.npy), or as a folder with a PNG for each seed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         figures.save_grid(out, images)
@@ -69,18 +69,18 @@ def write_images(out: Path, images: np.ndarray, seeds: np.ndarray) -> None:
 
 
 def list_seeds(ask: Sample) -> np.ndarray:
-    """(N,) uint32 from --seeds, or from --count and --seed. Raises UserError."""
+    """Lists the requested seeds, (N,) uint32: those of --seeds, or else of --count and --seed. Raises: UserError."""
     if not 0 < ask.count <= MAX_SEEDS:
         raise UserError(f"`count` {ask.count}: give 1 to {MAX_SEEDS:,}")
     if ask.seeds:
         return parse_seeds(ask.seeds, "seeds")
     if not 0 <= ask.seed <= SEEDS - ask.count:
-        raise UserError(f"`seed` {ask.seed}: seeds, `count` of them from here, are whole numbers from 0 to {SEEDS - 1}")
+        raise UserError(f"`seed` {ask.seed}: the seeds, `count` of them from this one on, must be from 0 to {SEEDS - 1}")
     return np.arange(ask.seed, ask.seed + ask.count, dtype=np.uint32)
 
 
 def entry() -> None:
-    """The console script."""
+    """Runs the command as the console script dcgan-sample."""
     cli.run_command(main)
 
 

@@ -137,7 +137,7 @@ def test_resumed_run_keeps_its_attributes(run, tmp_path):
 
 def test_impossible_condition_is_one_line(run, tmp_path):
     out = ("--out", tmp_path / "faces.npy")
-    assert "write attributes with 1 or 0, as Smiling=1" in get_refusal(sample, "--run", run, *out, "--condition", "Smiling")
+    assert "write attributes with 1 or 0, such as Smiling=1" in get_refusal(sample, "--run", run, *out, "--condition", "Smiling")
     assert "did you mean Eyeglasses?" in get_refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
     plain = toy_run.get_reference_run().run
     assert "was trained without --condition" in get_refusal(sample, "--run", plain, *out, "--condition", "Male=1")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
     [
         (["mroph"], ["mroph", "did you mean morph"]),
         (["zzz"], ["there are truncate"]),
-        (["--tyro-print-completion", "bash"], ["--tyro-print-completion: a command comes first: truncate"]),
+        (["--tyro-print-completion", "bash"], ["--tyro-print-completion: give a command first: truncate"]),
         (["morph", "--seeds", "3"], ["--seeds 3", "at least two"]),
         (["morph", "--seeds", "x,2"], ["--seeds", "'x'"]),
         (["morph", "--seeds", "0-5000"], ["at most 1,000"]),

@@ -31,7 +31,7 @@ def test_version_is_printed():
     assert run_module("dcgan_jax", "--version").stdout == f"dcgan_jax {dcgan_jax.__version__}\n"
 
 
-@pytest.mark.parametrize("word, says", [("sample", "python -m dcgan_jax.sample"), ("draw", "there are train, sample")])
+@pytest.mark.parametrize("word, says", [("sample", "python -m dcgan_jax.sample"), ("draw", "give one of train, sample")])
 def test_unknown_command_is_one_line(word, says):
     done = run_module("dcgan_jax", word)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

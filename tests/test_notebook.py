@@ -26,6 +26,7 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
     parameters.source += "\nKIMG, DATA = 0.1, 'drawn:300'"
     for cell in notebook.cells:
         cell.source = cell.source.replace("kimg=10.0", "kimg=0.1").replace("width=64", "width=16")
+        cell.source = cell.source.replace("drawn:2000", "drawn:300").replace("batch_size=32", "batch_size=16")
         # Smaller batches than the article's: their programs compile in a fraction of the time.
         cell.source = cell.source.replace("replace(config, workdir", "replace(replace(config, width=8, batch_size=16), workdir")
     client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
@@ -41,7 +42,7 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) >= 8  # twenty images, the grid that is renewed, faces, the losses, four exercises
+    assert len(shown) >= 9  # first faces, twenty images, the grid that is renewed, faces, the losses, four exercises
     said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
     assert "372,416 and D 167,809 parameters" in said and "before: " in said
 
@@ -56,6 +57,12 @@ def test_notebook_without_the_package_says_what_to_do(monkeypatch, modules):
     with pytest.raises(SystemExit, match="REPOSITORY.*README") as fault:  # IPython shows it as a line, not as a traceback
         exec(first.source, {})
     assert "\n" not in str(fault.value)
+
+
+def test_notebook_shows_faces_in_its_first_two_cells():
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    _, second, *_ = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert "dcgan_jax.train(" in second.source and "image/png" in second.outputs[-1].data
 
 
 def test_notebook_outputs_are_small_and_complete():

@@ -152,7 +152,7 @@ def test_celeba_without_a_url_is_tfds(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "--data PATH and --download"),
+        ([], "--data PATH or --download"),
         (["--data", "drawn", "--download", "article"], "not both"),
         (["--data", "drawn", "--url", "https://host/x"], "leave them out"),
         (["--download", "faces"], "--download"),

@@ -104,7 +104,7 @@ def test_seed_lists_and_ranges(asked, seeds):
         (("--seeds", "1,,2"), ["--seeds 1,,2"]),
         (("--seeds", ","), ["--seeds ,"]),
         (("--seeds", "1.5"), ["1.5"]),
-        (("--seeds", "9-3"), ["9-3", "ranges rise"]),
+        (("--seeds", "9-3"), ["9-3", "a range must rise"]),
         (("--seeds", "3-"), ["3-"]),
         (("--seeds=-3",), ["-3"]),
         (("--seeds", "4294967296"), ["4294967295"]),

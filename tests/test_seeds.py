@@ -20,11 +20,11 @@ def test_seeds_of_all_forms_are_the_same_array(seeds):
         (SEEDS, "whole numbers from 0 to"),
         ([], "whole numbers from 0 to"),
         (0.5, "`seeds` 0.5: give whole numbers"),
-        ("x", "'x' is no seed and no range"),
-        ("9-3", "ranges rise"),
+        ("x", "'x' is neither a seed nor a range"),
+        ("9-3", "a range must rise"),
         (range(11), "11 seeds are more than 10"),
         ("0-10", "at most 10"),
-        ("0-5,0-5", "more than 10 in all"),
+        ("0-5,0-5", "more than 10 seeds"),
     ],
 )
 def test_invalid_seeds_are_one_line(seeds, says):

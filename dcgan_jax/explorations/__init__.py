@@ -1,1 +1,1 @@
-"""What a generator's latents mean: each function is a method of TrainedGAN, prints nothing and writes nothing."""
+"""Explorations of the latent space. Each function is a method of TrainedGAN, prints nothing and writes nothing."""

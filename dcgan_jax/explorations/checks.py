@@ -1,4 +1,4 @@
-"""Arguments that all explorations share."""
+"""Checks of the arguments that explorations share, and the title of their sheets."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -17,10 +17,12 @@ Condition = Mapping[str, int] | None  # {"Smiling": 1}
 
 
 def read_seeds(seeds: Seeds, argument: str = "seeds") -> np.ndarray:
+    """Converts seeds in any form to (N,) uint32, at most MOST_SEEDS. Raises: UserError."""
     return to_seed_array(seeds, argument, MOST_SEEDS)
 
 
 def read_two_or_more(seeds: Seeds) -> np.ndarray:
+    """Converts at least two seeds to (N,) uint32. Raises: UserError."""
     found = read_seeds(seeds)
     if len(found) < 2:
         raise UserError(f"`seeds` {describe_seeds(seeds)}: give at least two")
@@ -28,12 +30,13 @@ def read_two_or_more(seeds: Seeds) -> np.ndarray:
 
 
 def check_whole(**values: object) -> None:
-    """Raises: UserError naming an argument that is no whole number."""
+    """Raises UserError, with the argument's name, for a value that is not a whole number."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise UserError(f"`{name}` {make_printable(repr(value), 100)}: give a whole number")
 
 
 def make_title(gan: "TrainedGAN", condition: Condition, what: str = "") -> str:
+    """Makes the title of a sheet: run, step, labels of the condition, and what it shows."""
     labels = ",".join(f"{name}={value}" for name, value in (condition or {}).items())
     return f"{gan.name}, step {gan.step:,}" + (f", {labels}" if labels else "") + (f": {what}" if what else "")

@@ -1,4 +1,4 @@
-"""Directions in latent space: of the strongest variation, without labels; and of each attribute of the training images."""
+"""Directions in latent space: those of the largest variation, without labels, and those of the training images' attributes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from dcgan_jax.seeds import Seeds, describe_seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-FIT_SAMPLES = 4000  # samples that directions are fitted to
-EFFECT_SAMPLES = 256  # samples that are moved along each direction, to see what changes
+FIT_SAMPLES = 4000  # directions are fitted to so many samples
+EFFECT_SAMPLES = 256  # so many samples measure what each direction changes
 STEPS_SD = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
 
 
@@ -35,9 +35,11 @@ def directions(
     count: int = 8,
     condition: Condition = None,
 ) -> Directions:
-    """Directions along which samples vary most, without labels, the strongest first; and strips of the seeds moved along each.
+    """Finds the latent directions along which samples vary most, and moves the seeds' samples along each. Needs no labels.
 
-    method: principal, GANSpace, by what the second layer sees; factorised, SeFa, by the first layer's weights alone.
+    Args: method, principal (GANSpace, from the outputs of G's first up-sampling) or factorised (SeFa, from the weights of G's
+        first layer); count, number of directions, the strongest first.
+    Raises: UserError.
     """
     found, nets = read_seeds(seeds), gan.config.nets
     check_whole(count=count)
@@ -48,7 +50,7 @@ def directions(
     if method == "factorised":
         vectors, shares = factorise_first_layer(*gan.generator, nets, count)
     else:
-        many = np.arange(min(FIT_SAMPLES, 2000))  # a square matrix of them is factorised
+        many = np.arange(min(FIT_SAMPLES, 2000))  # their (N, N) matrix is decomposed, at a cost of N^3
         points = np.asarray(latents.to_normal(gan.latents(many), nets))
         features = gan.first_features(points, gan.labels(many, condition))
         vectors, shares = find_principal_directions(features, points, count)
@@ -64,20 +66,22 @@ def directions(
 def attribute_directions(
     gan: "TrainedGAN", seeds: Seeds = "0", attributes: Sequence[str] = (), data: str | Path = "", condition: Condition = None
 ) -> AttributeDirections:
-    """One direction for each attribute of the training images, by a linear probe on D's features; and strips along them.
+    """Finds a latent direction for each attribute of the training images, and moves the seeds' samples along them.
 
-    Args: attributes, which are shown; none: the twelve that their directions change most; data, images with attributes; empty:
-        those the run was trained on.
+    A linear probe on D's features measures the attributes of samples.
+    Args: attributes, those to show; none: the twelve that change most along their own direction; data, images with attributes;
+        empty: the training images of the run.
+    Raises: UserError.
     """
     found, nets = read_seeds(seeds), gan.config.nets
     known = _fit_attribute_probe(gan, data, attributes)
     many = np.arange(FIT_SAMPLES)
     points, labels = gan.latents(many), gan.labels(many, condition)
     scores = known.margins(gan.features(gan.images(points, labels)))
-    if scores.std(0).min() < 1e-9:  # margins are around -1 and 1
+    if scores.std(0).min() < 1e-9:  # usual margins are near -1 and 1
         raise UserError(
-            f"{gan.name}: D sees no difference between the faces of step {gan.step:,}, so nothing is known to change "
-            "them; try another `step`"
+            f"{gan.name}: D sees no difference between the faces of step {gan.step:,}, so no direction can be found; "
+            "try another `step`"
         )
     vectors = fit_attribute_directions(np.asarray(latents.to_normal(points, nets)), scores)
     changes = _measure_changes(gan, vectors, known.margins, scores.std(0), condition)
@@ -98,7 +102,7 @@ def attribute_directions(
         changes_sd=changes,
         directions=vectors,
         steps_sd=STEPS_SD,
-        space="latents as normal ones (dcgan_jax.gan.latents.to_normal)",
+        space="normal latents (dcgan_jax.gan.latents.to_normal)",
         data=known.data,
         counts=known.counts,
     )
@@ -123,7 +127,7 @@ def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[st
         raise UserError(f"`data`: {fault}") from None
     names, values = read_labels(packed, "all")
     alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
-    among = f"of the {len(fit):,} images that the probe is fitted to, all or none have"
+    among = f"all or none of the {len(fit):,} images that the probe is fitted to have"
     for name in shown:
         if name not in names:
             raise UserError(
@@ -143,9 +147,9 @@ def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[st
 def _measure_changes(
     gan: "TrainedGAN", vectors: np.ndarray, margins: Callable[[np.ndarray], np.ndarray], spread: np.ndarray, condition: Condition
 ) -> np.ndarray:
-    """(A, A): what moving other samples by two standard deviations each way changes, in `spread` of each margin.
+    """Measures how attributes of new samples change from -2 to +2 standard deviations along each direction: (A, A).
 
-    Row: the direction, column: what changes.
+    Row: the direction. Column: the attribute that changes. Unit: `spread`, the standard deviation of each attribute's margin.
     """
     others = np.arange(FIT_SAMPLES, FIT_SAMPLES + EFFECT_SAMPLES)
     points, labels = gan.latents(others), gan.labels(others, condition)
@@ -158,14 +162,15 @@ def _measure_changes(
 
 
 def _move(points: np.ndarray, direction: np.ndarray, steps: tuple[float, ...], nets: Nets) -> np.ndarray:
-    """(F, N, L)."""
+    """Moves (N, L) latents by each of F steps along a direction: (F, N, L)."""
     return np.swapaxes(latents.move_along(points, jnp.asarray(direction, jnp.float32), jnp.asarray(steps), nets), 0, 1)
 
 
 def _make_strips(gan: "TrainedGAN", seeds: np.ndarray, direction: np.ndarray, condition: Condition) -> np.ndarray:
+    """Generates each seed's samples at all steps along a direction: (N, F, S, S, C) uint8."""
     labels = gan.labels(seeds, condition)
     samples = [gan.images(moved, labels) for moved in _move(gan.latents(seeds), direction, STEPS_SD, gan.config.nets)]
-    return np.stack(samples, 1)  # (N, F, S, S, C)
+    return np.stack(samples, 1)
 
 
 def _name_steps() -> list[str]:

@@ -1,4 +1,4 @@
-"""Ways between latents: truncations, morphs, walks, and the paper's arithmetic."""
+"""Truncation of latents, interpolation between them (morphs and walks), and the DCGAN paper's vector arithmetic."""
 
 import functools
 import operator
@@ -17,17 +17,18 @@ from dcgan_jax.seeds import Seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-SPREAD_SAMPLES = 256  # samples whose spread is measured
-NOISE = 0.25  # of the paper's arithmetic, each way (arXiv:1511.06434, figure 7)
+SPREAD_SAMPLES = 256  # the spread is measured on so many samples
+NOISE = 0.25  # half the range of the uniform noise that the paper adds (arXiv:1511.06434, figure 7)
 MOST_FRAMES = 20_000
 
 
 def truncate(
     gan: "TrainedGAN", seeds: Seeds = "0-7", truncations: Sequence[float] = (), condition: Condition = None
 ) -> Truncation:
-    """The same seeds with latents cut to smaller and smaller magnitudes: samples get more alike, and fail less.
+    """Generates the same seeds with their latents truncated more and more: samples vary less and fail less often.
 
-    truncations: largest magnitudes, in standard deviations of a normal law or shares of a uniform one's reach; none: five.
+    truncations: largest magnitudes, in standard deviations of normal latents, or as shares of the range of uniform ones; none:
+        five values. Raises: UserError.
     """
     cuts = tuple(truncations)
     if not cuts:
@@ -43,12 +44,12 @@ def truncate(
         float(gan.images(gan.latents(many, cut), gan.labels(many, condition)).std(0, dtype=np.float64).mean()) for cut in cuts
     ]
     rows = [(f"seed {seed}", np.stack([some[i] for some in samples])) for i, seed in enumerate(found)]
-    title = make_title(gan, condition, "latents cut to magnitudes")
+    title = make_title(gan, condition, "latents truncated to magnitudes")
     return Truncation(title, rows, [f"{cut:g}" for cut in cuts], found, cuts, spread, SPREAD_SAMPLES)
 
 
 def morph(gan: "TrainedGAN", seeds: Seeds = "0-5", columns: int = 9, condition: Condition = None) -> Morph:
-    """From each seed's face to the next one's, a row each. columns: images of a row, its ends among them."""
+    """Interpolates from each seed's face to the next one's. columns: images in a row, including both ends. Raises: UserError."""
     check_whole(columns=columns)
     if not 2 <= columns <= 1000:
         raise UserError(f"`columns` {columns}: give 2 to 1,000")
@@ -57,7 +58,7 @@ def morph(gan: "TrainedGAN", seeds: Seeds = "0-5", columns: int = 9, condition: 
     labels = gan.labels(found, condition)
     for i in range(len(found) - 1):
         way = np.asarray(latents.interpolate(points[i], points[i + 1], shares, nets))
-        # A label has no halves: the second one's from the middle on.
+        # Labels are 0 or 1, so they are not interpolated: from the middle on they are the second seed's.
         towards = None if labels is None else labels[np.where(shares < 0.5, i, i + 1)]
         rows.append((f"{found[i]} to {found[i + 1]}", gan.images(way, towards)))
     title = make_title(gan, condition, "from seed to seed")
@@ -65,11 +66,14 @@ def morph(gan: "TrainedGAN", seeds: Seeds = "0-5", columns: int = 9, condition: 
 
 
 def walk(gan: "TrainedGAN", seeds: Seeds = "0-5", frames_each: int = 24, condition: Condition = None) -> Walk:
-    """The frames of an endless film through all seeds and back to the first. frames_each: from one seed to the next."""
+    """Generates the frames of a looping animation through all seeds and back to the first.
+
+    frames_each: frames from one seed to the next. Raises: UserError.
+    """
     found = read_two_or_more(seeds)
     check_whole(frames_each=frames_each)
     if not 0 < frames_each * len(found) <= MOST_FRAMES:
-        raise UserError(f"`frames_each` {frames_each}: {len(found)} seeds of 1 or more make at most {MOST_FRAMES:,} frames")
+        raise UserError(f"`frames_each` {frames_each}: give 1 to {MOST_FRAMES // len(found):,} with {len(found)} seeds")
     way = np.asarray(latents.interpolate_loop(gan.latents(found), frames_each, gan.config.nets))
     labels = gan.labels(found, condition)
     near = None if labels is None else labels[(np.arange(len(way)) + frames_each // 2) // frames_each % len(found)]
@@ -81,21 +85,22 @@ def walk(gan: "TrainedGAN", seeds: Seeds = "0-5", frames_each: int = 24, conditi
 def arithmetic(
     gan: "TrainedGAN", equation: str = "0,1,2 - 3,4,5 + 6,7,8", noise_seed: int = 0, condition: Condition = None
 ) -> Arithmetic:
-    """The paper's vector arithmetic: means of chosen seeds' latents, added and subtracted (arXiv:1511.06434, figure 7).
+    """Adds and subtracts mean latents of chosen seeds, as the DCGAN paper does (arXiv:1511.06434, figure 7).
 
-    Args: equation, terms of seeds with + or - between; noise_seed, of the eight latents around the result.
+    Args: equation, terms of seeds with + or - between them; noise_seed, of the noise for eight more latents near the result.
+    Raises: UserError.
     """
     check_whole(noise_seed=noise_seed)
     if noise_seed < 0:
         raise UserError(f"`noise_seed` {noise_seed}: give 0 or more")
     terms, nets = _read_terms(equation), gan.config.nets
-    # As normal ones: sums of uniform latents leave the cube that G knows.
+    # As normal latents: sums of uniform ones leave the range that G was trained on.
     points = [np.asarray(latents.to_normal(gan.latents(seeds), nets)) for _, seeds in terms]
     means = np.stack([of.mean(0) for of in points])
     result = functools.reduce(operator.add, (sign * mean for (sign, _), mean in zip(terms, means, strict=True)))
     around = np.random.default_rng(noise_seed).uniform(-NOISE, NOISE, (8, len(result))).astype(np.float32)
     near = np.concatenate([result[None], result + around])
-    labels = gan.labels(terms[0][1][:1], condition)  # one answer for all
+    labels = gan.labels(terms[0][1][:1], condition)  # the first seed's labels for all images
 
     def generate(some: np.ndarray) -> np.ndarray:
         return gan.images(latents.from_normal(some, nets), None if labels is None else labels.repeat(len(some), 0))
@@ -103,13 +108,13 @@ def arithmetic(
     rows: list[tuple[str, np.ndarray]] = []
     for (sign, seeds), of, mean in zip(terms, points, means, strict=True):
         rows.append((f"{'+' if sign > 0 else '-'} {','.join(map(str, seeds))}", generate(np.concatenate([of, mean[None]]))))
-    rows.append(("= and near it", generate(near)))
-    title = make_title(gan, condition, f"{equation}; the last of a term's row is their mean")
+    rows.append(("= and samples near it", generate(near)))
+    title = make_title(gan, condition, f"{equation}; the last image of a term's row is the mean")
     return Arithmetic(title, rows, [], equation, np.asarray(latents.from_normal(result, nets)), NOISE, noise_seed)
 
 
 def _read_terms(equation: str) -> list[tuple[int, np.ndarray]]:
-    """[(+1 or -1, seeds)] of 1,2,3 - 4-6 + 7: a minus with spaces around it subtracts."""
+    """Parses 1,2,3 - 4-6 + 7 into [(+1 or -1, seeds)]. A minus with spaces around it subtracts; without, it is a range."""
     signs = ["+", *re.findall(r"\s([+-])\s", equation)]
     return [
         (1 if sign == "+" else -1, read_seeds(term, "equation"))

@@ -1,4 +1,4 @@
-"""The latents whose samples are nearest to a photo."""
+"""Inversion: finds the latents whose samples are nearest to a photo."""
 
 import functools
 from pathlib import Path
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 def invert(
     gan: "TrainedGAN", photo: str | Path, starts: int = 8, iterations: int = 300, condition: Condition = None
 ) -> Inversion:
-    """The latents whose samples are nearest to a photo, by gradient descent from several starts.
+    """Finds the latents whose samples are nearest to a photo, by gradient descent from several starts.
 
-    Args: photo, an image file, cut as the training images were; starts, latents of the seeds 0, 1 ... to begin from.
+    Args: photo, an image file, which is cropped as the training images were; starts, number of starts, which are the latents of
+        seeds 0, 1 and so on; iterations, gradient steps from each.
+    Raises: UserError.
     """
     check_whole(starts=starts, iterations=iterations)
     if not 0 < starts <= 1024 or not 0 < iterations <= 100_000:
@@ -38,7 +40,7 @@ def invert(
     samples = gan.images(points, None if labels is None else labels[rank])
     name = Path(photo).name
     return Inversion(
-        title=make_title(gan, condition, f"{name} and the faces nearest to it, by loss"),
+        title=make_title(gan, condition, f"{name} and the nearest faces, with their loss"),
         rows=[("", np.concatenate([image[None], samples[:9]]))],
         columns=["photo", *(f"{losses[i]:.4f}" for i in rank[:9])],
         photo=name,
@@ -56,7 +58,7 @@ def invert(
 def _descend(
     gan: "TrainedGAN", image: np.ndarray, seeds: np.ndarray, labels: np.ndarray | None, iterations: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, L) latents, (N,) their losses, (N,) the losses before the descent."""
+    """Runs gradient descent from each seed's latent: (N, L) latents, (N,) their losses, (N,) losses before the descent."""
     nets = gan.config.nets
     start, step = make_inversion(nets)
     step = jax.jit(functools.partial(step, *gan.generator, image))
@@ -64,6 +66,6 @@ def _descend(
     before = np.asarray(step(state, labels)[1])
     for _ in range(iterations):
         state, _ = step(state, labels)
-    losses = np.asarray(step(state, labels)[1])  # of the points where the descent ended
-    ended = jnp.where((losses <= before)[:, None], state[0], begun[0])  # a start on the face itself only loses by it
+    losses = np.asarray(step(state, labels)[1])  # of the last points
+    ended = jnp.where((losses <= before)[:, None], state[0], begun[0])  # a start that is the exact solution can only get worse
     return np.asarray(latents.from_normal(ended, nets)), np.minimum(losses, before), before

@@ -1,4 +1,4 @@
-"""What an exploration returns: images in rows with their captions, and numbers."""
+"""Results of explorations: rows of images with captions, and numbers."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from dcgan_jax.run import figures
 
 @dataclasses.dataclass(frozen=True)
 class Exploration:
-    """Samples in rows with their captions. `numbers` is what else was found, as JSON takes it."""
+    """Rows of samples with captions. A notebook shows them as a sheet; `numbers` holds all other results, ready for JSON."""
 
     title: str
     rows: list[tuple[str, np.ndarray]] = dataclasses.field(repr=False)  # name, (N, S, S, C) uint8; N may differ
-    columns: list[str] = dataclasses.field(repr=False)  # a word above each, or none
+    columns: list[str] = dataclasses.field(repr=False)  # a caption above each column, or none
 
     def make_sheet(self) -> np.ndarray:
-        """(H, W, 3) uint8: all rows with their captions."""
+        """Makes one image of all rows with their captions: (H, W, 3) uint8."""
         return figures.make_captioned_sheet(self.title, self.rows, self.columns)
 
     def _repr_png_(self) -> bytes:
@@ -24,45 +24,46 @@ class Exploration:
 
     @property
     def numbers(self) -> dict:
+        """All fields but images and captions, as JSON values."""
         own = dataclasses.fields(self)[len(dataclasses.fields(Exploration)) :]
         return {field.name: _to_json(getattr(self, field.name)) for field in own}
 
 
 @dataclasses.dataclass(frozen=True)
 class Truncation(Exploration):
-    """Rows of seeds, columns of truncations."""
+    """A row for each seed, a column for each truncation."""
 
     seeds: np.ndarray
     truncations: tuple[float, ...]
-    spread_grey_levels: list[float]  # standard deviation of a pixel over samples, the mean of all pixels
-    spread_of_faces: int  # samples that it is of
+    spread_grey_levels: list[float]  # standard deviation over samples, averaged over pixels
+    spread_of_faces: int  # number of samples that it was measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class Morph(Exploration):
-    """A row from each seed to the next."""
+    """A row for each pair of successive seeds."""
 
     seeds: np.ndarray
-    shares: np.ndarray  # of the way, 0 to 1
+    shares: np.ndarray  # 0: the first seed's latent, 1: the next one's
 
 
 @dataclasses.dataclass(frozen=True)
 class Walk(Exploration):
-    """One row: the frames of an endless film."""
+    """One row: the frames of a looping animation."""
 
     seeds: np.ndarray
     frames: int
     frames_each: int  # from one seed to the next
 
-    _repr_png_ = None  # pyrefly: ignore[bad-override] - IPython's word for "no image": a film is no sheet
+    _repr_png_ = None  # pyrefly: ignore[bad-override] - tells IPython that there is no image to show
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic(Exploration):
-    """A row for each term, its mean last, and one of the result with eight around it."""
+    """A row for each term, with its mean last; then a row with the result and eight samples near it."""
 
     equation: str
-    result: np.ndarray  # (L,) float32: its latent
+    result: np.ndarray  # (L,) float32: latent of the result
     noise: float
     noise_seed: int
 
@@ -87,15 +88,15 @@ class AttributeDirections(Exploration):
     """A strip for each shown attribute and seed."""
 
     seeds: np.ndarray
-    attributes: list[str]  # A of them, each with a direction
-    left_out: list[str]  # which all or none of the images that the probe is fitted to have
-    probe_balanced_accuracy: np.ndarray  # (A,), NaN where the tested images do not differ
+    attributes: list[str]  # A names, each with a direction
+    left_out: list[str]  # all or none of the images that the probe is fitted to have these
+    probe_balanced_accuracy: np.ndarray  # (A,), NaN where all or none of the held-out images have it
     changes_sd: np.ndarray  # (A, A): row: the direction, column: the attribute that changes
     directions: np.ndarray  # (A, L)
     steps_sd: tuple[float, ...]
     space: str
     data: str
-    counts: tuple[int, int]  # images that the probe was fitted to, and tested on
+    counts: tuple[int, int]  # numbers of images that the probe was fitted to and tested on
 
     @property
     def numbers(self) -> dict:
@@ -112,18 +113,18 @@ class Inversion(Exploration):
     """The photo and the nearest samples, best first."""
 
     photo: str
-    starts: np.ndarray  # the seeds
+    starts: np.ndarray  # their seeds
     iterations: int
     losses: np.ndarray  # (N,) ascending
-    start_of: np.ndarray  # (N,) the seed that each began from
+    start_of: np.ndarray  # (N,) the seed that each started from
     losses_before: np.ndarray  # (N,)
-    loss_of_untouched_seeds: float  # the median
-    rms_grey_levels: float  # of the nearest
+    loss_of_untouched_seeds: float  # median before the descent
+    rms_grey_levels: float  # difference between the photo and the nearest sample
     latents: np.ndarray  # (N, L)
 
     @property
     def is_close(self) -> bool:
-        """Whether the photo is at all like what G generates."""
+        """Whether the descent came close to the photo: a third of the starts' median loss, or less."""
         return bool(self.losses[0] <= self.loss_of_untouched_seeds / 3)
 
 

@@ -59,11 +59,11 @@ def test_constant_attributes_are_left_out(tmp_path, few):
     _, numbers, said = explore_run(tmp_path, "attributes", *arguments)
     left = numbers["left_out"]
     assert left and not {*left} & {*numbers["attributes"]}
-    assert f"left out: {', '.join(left)}: of the 13 images" in said
+    assert f"left out: {', '.join(left)}: all or none of the 13 images" in said
     line = get_explore_refusal(
         "attributes", "--run", get_reference_run().run, "--out", tmp_path / "a.png", *arguments, "--attributes", left[0]
     )
-    assert f"--attributes {left[0]}: of the 13 images that the probe is fitted to, all or none have it" in line
+    assert f"--attributes {left[0]}: all or none of the 13 images that the probe is fitted to have it" in line
 
 
 def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):

@@ -61,4 +61,4 @@ def test_unlike_photo_gives_a_warning(tmp_path):
         tmp_path / "a.png",
     )
     assert done.code == 0 and len(done.faults) == 1
-    assert "checks.png: nothing that the generator draws is much like it" in done.faults[0]
+    assert "checks.png: the generator has no image close to it" in done.faults[0]
