@@ -159,19 +159,23 @@ def _render_progress(run: RunFacts) -> str:
     )
 
 
-def _render_warnings(run: RunFacts) -> str:
-    """One line for each kind of warning: its newest message, and its first and last step."""
+def _render_warnings(run: RunFacts, title: str = "Warnings") -> str:
+    """A box, "" where there are none. One line for each kind of warning: its newest message, and its first and last step."""
     seen, newest = {}, {}
     for step, kind, message in run.warnings:
         seen.setdefault(kind, []).append(step)
         newest[kind] = message
     lines = [
-        f"<b>{escape(kind)}</b>, steps {steps[0]:,} to {steps[-1]:,}: {escape(newest[kind], 1000)}"
+        f"<b>{escape(kind)}</b>, {_describe_steps(steps)}: {escape(newest[kind], 1000)}"
         for kind, steps in list(seen.items())[:20]
     ]
     lines += [f"<b>training images</b>: {escape(line, 1000)}" for line in run.data_warnings]
     items = "".join(f"<li>{line}" for line in lines)
-    return f"<div class=warnings><p>Warnings</p><ul>{items}</ul></div>" if lines else ""
+    return f"<div class=warnings><h3>{escape(title)}</h3><ul>{items}</ul></div>" if lines else ""
+
+
+def _describe_steps(steps: list[int]) -> str:
+    return f"steps {steps[0]:,} to {steps[-1]:,}" if steps[-1] > steps[0] else f"step {steps[0]:,}"
 
 
 def _list_data_facts(facts: dict) -> list[tuple]:
@@ -203,7 +207,7 @@ def _render_comparison(runs: Sequence[RunFacts]) -> str:
     rows = [(field, *(each[field] for each in settings)) for field in differing]
     summaries = [_summarise_run(run) for run in runs]
     facts = [(name, *(summary[name] for summary in summaries)) for name in summaries[0]]
-    warnings = "".join(f"<h3>{escape(run.name)}</h3>{_render_warnings(run)}" for run in runs if run.warnings or run.data_warnings)
+    warnings = "".join(_render_warnings(run, run.name) for run in runs)
     return f"""<header>
 <p class=kind>Comparison of training runs</p>
 <h1>{len(runs)} runs</h1>

@@ -47,7 +47,7 @@ def list_facts(
     if evaluated:
         floor = f"; floor {evaluated.floor} (N {evaluated.floor_count})" if evaluated.floor else ""
         note = f"by evaluate, N {evaluated.count}, step {evaluated.step}; smaller is better{floor}"
-        facts.append(Fact(evaluated.measure, evaluated.value, note))
+        facts.append(Fact(evaluated.measure.partition(", resize")[0], evaluated.value, note))
     if not best and not evaluated:
         facts.append(Fact("Score", "none yet", "train with --score-every-kimg 20, or run python -m dcgan_jax.evaluate"))
     return facts
