@@ -138,7 +138,7 @@ def _render_run(run: RunFacts) -> str:
 <details><summary>All settings</summary>{render_table(flatten(run.config).items())}</details></section>
 <section><h2>Data</h2>{render_table(_list_data_facts(run.data_facts))}</section>
 </div>
-<section><h2>Command and environment</h2><p><code class=command>{escape(command, 4000)}</code></p>
+<section><h2>Command and environment</h2><p class=command><code>{escape(command, 4000)}</code></p>
 {render_table(environment.items())}</section>"""
 
 

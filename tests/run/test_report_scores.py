@@ -40,7 +40,7 @@ def test_scores_of_several_runs_name_their_measure(tmp_path):
         "score by net.py:f feedbeef, N 50, real images 01234567",
     ]
     assert "".join(f"<td>{name.removeprefix('score by ')}</td>" for name in names) in text
-    assert text.count("8.50 at step 2,000") == 4
+    assert text.count("<td>8.50 at step 2,000</td>") == 4 and text.count("; best score 8.50 at step 2,000<") == 4
 
 
 def test_best_run_is_named_if_all_scores_compare(tmp_path):
