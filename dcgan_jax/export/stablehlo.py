@@ -23,8 +23,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_stablehlo(nets: Nets, params: dict, stats: dict) -> bytes:
-    """Returns bytes for `jax.export.deserialize`: f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images
-    (N, S, S, C) float32 from 0 to 1. Labels are an input only if the recipe is conditional.
+    """Returns bytes for `jax.export.deserialize`.
+
+    The program is f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to
+    1. Labels are an input only if the recipe is conditional.
 
     Args: params, stats, the generator's parameters and BN statistics. It computes in float32, whatever nets.compute_dtype is.
     """
