@@ -74,7 +74,8 @@ def _list_page_facts(gan: TrainedGAN) -> list[list[str]]:
     found = [
         ("Preset", gan.config.run.preset),
         ("Image size", f"{nets.size} x {nets.size} px"),
-        ("Trained on", f"{gan.step * gan.config.images_per_step:,} images shown, of {facts['count']:,} in the data set"),
+        ("Data set", f"{facts['count']:,} images"),
+        ("Images shown in training", f"{gan.step * gan.config.images_per_step:,}"),
     ]
     if score:
         found.append(("Score", f"{score['value']:.2f} ({name_measure(score)}, N {score.get('count')}; smaller is better)"))
