@@ -146,7 +146,7 @@ def _render_lead(run: RunFacts) -> str:
     """What was trained, in a sentence."""
     size = run.config.nets.size
     return (
-        f"A DCGAN trained with the preset <b>{escape(run.config.run.preset)}</b> at {size} &times; {size} px on "
+        f"A DCGAN trained with the preset <b>{escape(run.config.run.preset)}</b> at {size}&nbsp;&times;&nbsp;{size}&nbsp;px on "
         f"{run.data_facts['count']:,} images ({escape(run.data_facts['source']['name'])})."
     )
 
