@@ -1,4 +1,4 @@
-"""One page of a run, or of several side by side: python -m dcgan_jax.report runs/*"""
+"""Writes a page about one run, or several side by side: python -m dcgan_jax.report runs/*"""
 
 import dataclasses
 import os
@@ -20,17 +20,18 @@ from dcgan_jax.run import checkpoints, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
 from dcgan_jax.run.report import RunFacts, render_page
 
-MOST = 32  # runs on a page: each takes its share of the page's images
+MOST = 32  # runs on a page: they share the bytes for its images
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A page that opens without a server: curves, faces as they learn, scores, warnings, settings. Several runs: side by side."""
+    """Writes a page that opens without a server: samples during training, curves, scores, warnings and settings. Several runs are
+    shown side by side."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """the runs' folders, as runs/*; what is no run among several is left out"""
+    """folders of the runs, such as runs/*; of several, those that are not runs are left out"""
     out: str = ""
-    """the page; empty: report.html in the run, or for several beside the first"""
+    """file to write; empty: report.html in the run's folder, or for several runs next to the first"""
 
 
 class WrittenReport(NamedTuple):
@@ -50,7 +51,7 @@ def main() -> int:
 
 
 def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> WrittenReport:
-    """Writes a page that opens without a server. The arguments are the command's flags: see `Report`. Raises: UserError."""
+    """Writes a page that opens without a server. Its arguments are the command's flags: see `Report`. Raises: UserError."""
     runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
     ask = fill_flags(Report, {"runs": tuple(str(run) if isinstance(run, Path) else run for run in runs), "out": out})
     places = _find_runs(ask.runs)
@@ -60,7 +61,7 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
     page = render_page([_read_run_facts(place, name) for place, name in zip(places, names, strict=True)])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(file, f".{os.getpid()}") as partial:  # a run in training writes its own
+        with files.atomic_write(file, f".{os.getpid()}") as partial:  # a run that is training writes the same page
             partial.write_text(page)
     except OSError as fault:
         raise UserError(f"`out` {file}: {fault.strerror}; give a file that can be written") from None
@@ -68,12 +69,14 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
 
 
 def _find_runs(given: tuple[str, ...]) -> list[Path]:
-    """Of several those that are runs. Raises: UserError where there is none, or too many."""
+    """The given folders, of several only those that are runs. Raises: UserError if there are none, or too many."""
     places = [Path(place) for place in given]
     if len(places) > 1:
         places = [place for place in places if os.path.exists(place / "config.json")]
     if not places:
-        raise UserError(f"{' '.join(given) or 'runs'}: no run is there (no config.json); give their folders, as runs/article")
+        raise UserError(
+            f"{' '.join(given) or 'runs'}: no run is there (no config.json); give folders of runs, such as runs/article"
+        )
     if len(places) > MOST:
         raise UserError(f"{len(places)} runs: a page holds {MOST} at most; give fewer folders")
     return places
@@ -85,7 +88,7 @@ def _read_run_facts(run: Path, name: str) -> RunFacts:
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
     total = configuration.count_total_steps(config, count_training_images(facts["count"], config.guard.held_out))
-    doubts = find_data_warnings(facts) if facts.keys() >= set(CHECKED_FACTS) else []  # a stranger's may lack some
+    doubts = find_data_warnings(facts) if facts.keys() >= set(CHECKED_FACTS) else []  # a data.json from elsewhere may lack some
     return RunFacts(run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts)
 
 

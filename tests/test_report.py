@@ -45,7 +45,7 @@ def test_run_without_steps_has_a_page(tmp_path):
     for name in ("metrics.jsonl", "reals.png", "environment.json"):
         (run / name).unlink()
     assert run_command(report, run).code == 0
-    assert "step 0 of 12;" in (run / "report.html").read_text()
+    assert "0% complete: step 0 of 12<" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("change", [{"spread": None}, {"grey": "much"}, {"count": 10**20}, {"count": 10**9}, {"duplicates": []}])
@@ -71,7 +71,7 @@ def test_report_mistakes_are_one_line(tmp_path):
 
 @in_a_browser
 @pytest.mark.parametrize("count", [1, 3])
-def test_browser_shows_curves_and_turns_pages(tmp_path, count):
+def test_browser_shows_curves_and_samples(tmp_path, count):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     runs = [shutil.copytree(get_reference_run().run, tmp_path / f"run{i}") for i in range(count)]
     for run, by in zip(runs, ("network.py:features", "sliced-wasserstein", "sliced-wasserstein"), strict=False):
@@ -107,10 +107,22 @@ def test_browser_shows_curves_and_turns_pages(tmp_path, count):
         page.click("#whole")
         assert page.is_hidden("#whole")
         captions = page.locator("#grids figcaption")
-        assert captions.count() == count and "step 12," in captions.last.inner_text()
+        assert captions.count() == count and "Step 12," in captions.last.inner_text()
         page.focus("#when")
         page.keyboard.press("Home")
-        assert "step 0," in captions.last.inner_text()
-        assert page.evaluate("document.querySelector('#grids img').naturalWidth") > 0
+        assert "Step 0," in captions.last.inner_text()
+        page.wait_for_function("document.querySelector('#grids canvas').width > 300")  # its width before anything is drawn
+        colours = "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
+        assert page.locator("#grids canvas").last.evaluate(colours) > 20
+        page.focus("#grids canvas")
+        page.keyboard.press("Enter")
+        page.keyboard.press("ArrowRight")
+        assert "Seed 1, Step 0," in page.inner_text("#closer p")
+        assert page.locator("#closer canvas").evaluate(colours) > 20
+        page.keyboard.press("Escape")
+        assert page.is_hidden("#closer")
+        page.focus("#plot")
+        page.keyboard.press("ArrowLeft")
+        assert page.inner_text("#read").startswith("At 0.09 kimg")  # a fiftieth before the end
         browser.close()
     assert said == [] and all(url.startswith(("file://", "data:")) for url in asked)

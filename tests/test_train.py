@@ -123,7 +123,7 @@ def test_training_output_matches_the_files():
         f"saved step {step}: {get_reference_run().run}/samples/{step:08d}.png" for step in (4, 8, 12)
     ]
     run = get_reference_run().run
-    assert lines[-1] == f"done: 12 steps. Faces: {run}/samples/00000012.png; all of it: {run}/report.html"
+    assert lines[-1] == f"done: 12 steps. Samples: {run}/samples/00000012.png; report: {run}/report.html"
     assert not get_reference_run().done.faults
 
 

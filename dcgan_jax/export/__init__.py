@@ -1,4 +1,4 @@
-"""A run's generator for use elsewhere: a folder with its weights in some format, and a model card."""
+"""Exports the generator of a run: a folder with its weights in the requested format, and a model card."""
 
 import dataclasses
 import importlib
@@ -16,33 +16,34 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "stablehlo", "safetensors", "torch", "web"]
 Weights = Literal["float32", "float16", "bfloat16", "int8"]
-LARGEST = 1e-4  # difference, of 0 to 1, that summing in another order may make
+LARGEST = 1e-4  # pixel difference, on a scale of 0 to 1, that another order of sums may cause
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Writes the EMA generator, with its statistics, for use elsewhere: a folder with a model card. What is written computes
-    in float32, whatever the run's --compute-dtype, and before it is done its faces are compared with the checkpoint's, computed
-    alike: more than 0.0001 (of 0 to 1) between them is refused, unless --weights asks for smaller ones."""
+    """Exports the EMA generator with its statistics: a folder with a model card. The export computes in float32, whatever the
+    run's --compute-dtype. Its samples are compared with those of the checkpoint in float32. If they differ by more than 0.0001
+    (pixels are from 0 to 1), the export is refused, unless --weights requests a smaller type."""
 
     run: str
-    """the run's folder, as runs/article"""
+    """folder of the run, such as runs/article"""
     format: Format
-    """onnx: for onnxruntime and its like; stablehlo: for jax.export; safetensors: weights and a NumPy file that draws with them;
-    torch: state dicts of PyTorch's DCGAN example, of runs with its networks; web: a page that draws in the browser"""
+    """onnx: for onnxruntime and other ONNX runtimes; stablehlo: for jax.export; safetensors: weights, and a NumPy file that
+    generates from them; torch: state dicts of PyTorch's DCGAN example, for runs with its networks; web: a page that generates in
+    the browser"""
     out: str
-    """folder to write, which must not be there yet"""
+    """folder to write; it must not exist"""
     weights: Weights = "float32"
-    """how kernels are stored; sums are float32 in any case. onnx takes all four, web all but bfloat16, safetensors float32 and
-    float16"""
+    """data type in which kernels are stored; all sums are float32. onnx supports all four, web all but bfloat16, safetensors
+    float32 and float16"""
     runtime: str = "cached"
-    """web: what draws in browsers, the npm package onnxruntime-web. download: gets it from registry.npmjs.org, 33 MB, once;
-    cached: the one that was downloaded; else the path of its .tgz"""
+    """web: source of the npm package onnxruntime-web, which runs the generator in browsers. download: from registry.npmjs.org
+    (33 MB, once); cached: as downloaded before; otherwise the path of its .tgz"""
     step: int | Literal["best"] | None = None
-    """checkpoint to take; none: the newest; best: by the scores of its training"""
+    """checkpoint to export; none: the newest; best: the one with the best score in training"""
 
 
-# onnxruntime-web has no bfloat16 for WebGPU.
+# Data types of each format. onnxruntime-web has no bfloat16 for WebGPU.
 STORES = {
     "onnx": typing.get_args(Weights),
     "web": ("float32", "float16", "int8"),
@@ -53,17 +54,17 @@ STORES = {
 
 
 class Exported(NamedTuple):
-    """What was written, and how far it is from the checkpoint."""
+    """A finished export, and its deviation from the checkpoint."""
 
     folder: Path
     file: Path  # the generator's
     size_bytes: int  # of that file
-    comparison: "Deviation | None"  # none where what reads the format is not installed
+    comparison: "Deviation | None"  # None if the package that reads the format is not installed
     compute_dtype: str  # the run's own
 
 
 class InexactExportError(RuntimeError):
-    """An export generates other images than the checkpoint, so nothing was written: the message, on one line."""
+    """An export generates other images than the checkpoint, so nothing was written. The message is one line."""
 
 
 def export(
@@ -74,7 +75,7 @@ def export(
     runtime: str | Path = "cached",
     step: int | Literal["best"] | None = None,
 ) -> Exported:
-    """Writes the EMA generator, with its statistics, as a new folder `out`. The arguments are the command's flags: see `Export`.
+    """Exports the EMA generator with its statistics to a new folder `out`. Its arguments are the command's flags: see `Export`.
 
     Raises: UserError; InexactExportError.
     """
@@ -86,20 +87,20 @@ def export(
     ask = fill_flags(Export, arguments)
     folder = Path(ask.out)
     if os.path.lexists(folder):
-        raise UserError(f"`out` {ask.out}: is there already; name another folder, or remove it")
+        raise UserError(f"`out` {ask.out}: already exists; give another folder, or remove it")
     if ask.weights not in STORES[ask.format]:
-        raise UserError(f"`weights` {ask.weights}: {ask.format} takes {' or '.join(STORES[ask.format])}")
+        raise UserError(f"`weights` {ask.weights}: {ask.format} supports {' or '.join(STORES[ask.format])}")
     if ask.format in ("onnx", "web") and importlib.util.find_spec("onnx") is None:
         raise UserError(f"`format` {ask.format}: needs the package onnx: pip install onnx")
     gan = load(ask.run, ask.step)
-    # Half an export is never under its name.
+    # An unfinished export never has the final name.
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
         written = _write_folder(gan, partial, ask)
         os.rename(partial, folder)
     except OSError as fault:
-        raise UserError(f"`out` {ask.out}: {fault.strerror or fault}; give a place that can be written") from None
+        raise UserError(f"`out` {ask.out}: {fault.strerror or fault}; give a folder that can be written") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return written._replace(folder=folder, file=folder / written.file.name)
@@ -115,11 +116,12 @@ def _write_folder(gan: "TrainedGAN", folder: Path, ask: Export) -> Exported:
 
     written = importlib.import_module(f"dcgan_jax.export.{ask.format}").write(gan, folder, ask)
     comparison = compare_with_checkpoint(gan, written.generate) if written.generate else None
-    # What smaller weights cost is printed; that they overflow is not worth a file.
+    # The deviation of smaller weights is printed. An export whose weights overflow is refused.
     if comparison and not comparison.largest <= (LARGEST if ask.weights == "float32" else 1.0):
         raise InexactExportError(
-            f"`format` {ask.format}: with {ask.weights} weights faces are up to {comparison.largest:.1e} (of 0 to 1) "
-            "from the checkpoint's, so nothing was written; give another `format`, `weights` or `step`, and report it"
+            f"`format` {ask.format}: with {ask.weights} weights samples differ from the checkpoint's by up to "
+            f"{comparison.largest:.1e} (pixels are from 0 to 1), so nothing was written; give another `format`, `weights` or "
+            "`step`, and report it"
         )
     if gan.label_table is not None:
         np.save(folder / "labels.npy", np.asarray(gan.label_table))

@@ -1,4 +1,4 @@
-"""Takes a run's generator away: python -m dcgan_jax.export --run runs/article --format onnx --out article-onnx"""
+"""Exports a run's generator: python -m dcgan_jax.export --run runs/article --format onnx --out article-onnx"""
 
 import sys
 
@@ -21,7 +21,7 @@ def main() -> int:
 
 
 def describe(found: Exported) -> str:
-    """A line for people."""
+    """Describes an export in one line."""
     return f"{found.file}: {found.size_bytes / 1e6:.2f} MB, {describe_comparison(found.comparison, found.compute_dtype)}"
 
 

@@ -1,11 +1,11 @@
-"""A generator in NumPy alone. This file is copied beside exported weights as generator.py and imports nothing of dcgan_jax.
+"""A generator in NumPy. This file is copied next to exported weights as generator.py, and does not import dcgan_jax.
 
     import generator                              # its name there
     images = generator.load(".").sample([0, 1])   # (2, S, S, C) uint8, the images of these seeds
 
-The folder holds generator.safetensors, config.json, and labels.npy where the run was trained with --condition.
-`apply_generator` is the network for any library of layers: NumPy here, ONNX in the package. `draw_seed_latents` is JAX's
-Threefry: uniform latents are JAX's bit for bit, normal ones but for their last bits.
+The folder holds generator.safetensors, config.json, and labels.npy if the run was trained with --condition.
+`apply_generator` is the network for any library of layers: NumPy here, ONNX in the package. `draw_seed_latents` uses JAX's
+Threefry: uniform latents equal JAX's bit for bit; normal ones may differ in their last bits.
 """
 
 import functools
@@ -17,29 +17,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SEEDS = 2**32
-# Layers that older versions could train; generator.py beside such weights still draws them.
+# Layers that only older versions could train. The generator.py exported with such weights supports them.
 REMOVED = ("g_modulation", "residual", "image_skips", "box_kernels")
 
 
 class Generator:
     """A trained generator.
 
-    weights: name -> float32 array, as head/kernel; config: the run's settings, as config.json holds them; table: (T, A) of 0 and
-    1, the labels of the seeds 0, 1 ..., which repeat after T seeds, where the run was trained with --condition.
-    Raises: ValueError where the config has layers that this version does not have.
+    weights: name, such as head/kernel -> float32 array; config: the run's settings, as in config.json; table: (T, A) of 0 and 1,
+    the labels of the seeds 0, 1 ... (repeated after T seeds), if the run was trained with --condition.
+    Raises: ValueError if the config has layers that this version does not support.
     """
 
     def __init__(self, weights: dict[str, np.ndarray], config: dict, table: np.ndarray | None = None):
         for name in REMOVED:
             if config.get(name):
-                raise ValueError(f"{name} {config[name]}: not supported any more; use the generator.py that was exported with it")
+                raise ValueError(f"{name} {config[name]}: no longer supported; use the generator.py that was exported with it")
         self.weights = {name: np.asarray(array, np.float32) for name, array in weights.items()}
         self.config, self.table = config, table
 
     def sample(self, seeds: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
-        """Images of seeds: (N, S, S, C) uint8.
+        """Generates the images of seeds: (N, S, S, C) uint8.
 
-        labels: (N, A) of 0 and 1, the requested attributes, where the run was trained with --condition; none: the table's.
+        labels: (N, A) of 0 and 1, the requested attributes, if the run was trained with --condition; None: those of the table.
         Raises: ValueError.
         """
         latents = draw_seed_latents(seeds, self.config["latent_dim"], self.config["latent_law"])
@@ -48,24 +48,24 @@ class Generator:
         return self.images(latents, labels)
 
     def images(self, latents: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
-        """Images of latents (N, latent_dim): (N, S, S, C) uint8. labels are needed where the run was trained with --condition."""
+        """Generates the images of latents (N, latent_dim): (N, S, S, C) uint8. labels: required if trained with --condition."""
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.config["latent_dim"]:
             raise ValueError(f"latents {latents.shape}: give (N, {self.config['latent_dim']})")
         attributes = self.config.get("condition") or None  # older exports have no such field
         if attributes is None and labels is not None:
-            raise ValueError("labels: none can be given, the run was trained without condition")
+            raise ValueError("labels: not supported, the run was trained without --condition")
         if attributes is not None:
             shape = (len(latents), len(attributes.split(",")))
             given = () if labels is None else np.shape(labels)
             if given != shape:
-                raise ValueError(f"labels {given}: give {shape} of 0 and 1, what each is to be: {attributes}")
+                raise ValueError(f"labels {given}: give {shape} of 0 and 1, the requested values of {attributes}")
             labels = np.asarray(labels, np.float32)
         return np.rint(255 * apply_generator(NumPyOps, self.config, self.weights, latents, labels)).astype(np.uint8)
 
 
 def load(folder: str | Path) -> Generator:
-    """The generator of an export's folder. Needs safetensors."""
+    """Loads the generator from the folder of an export. Needs safetensors."""
     from safetensors.numpy import load_file
 
     weights, table = load_file(Path(folder, "generator.safetensors")), Path(folder, "labels.npy")
@@ -76,7 +76,7 @@ def load(folder: str | Path) -> Generator:
 
 
 def draw_seed_latents(seeds: ArrayLike, latent_dim: int, law: str) -> np.ndarray:
-    """(N, latent_dim) float32 of whole seeds from 0 to 2**32 - 1: jax.random.uniform or normal of jax.random.key(seed).
+    """Returns (N, latent_dim) float32 for integer seeds from 0 to 2**32 - 1, as jax.random.uniform or normal of key(seed).
 
     Raises: ValueError for other seeds.
     """
@@ -112,7 +112,7 @@ def _threefry(key0: np.ndarray, key1: np.ndarray, x0: np.ndarray, x1: np.ndarray
 
 
 def _inverse_erf(x: np.ndarray) -> np.ndarray:
-    """float32, as XLA has it (Giles 2012, "Approximating the erfinv function")."""
+    """In float32, as in XLA (Giles 2012, "Approximating the erfinv function")."""
     w = -np.log1p(-x * x)
     near = np.polyval(
         np.array(
@@ -155,15 +155,15 @@ def _inverse_erf(x: np.ndarray) -> np.ndarray:
 
 
 def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], latents: Any, labels: Any = None) -> Any:
-    """latents (N, latent_dim) and labels (N, A) of 0 and 1, or None -> images (N, S, S, C) from 0 to 1.
+    """Applies the network: latents (N, latent_dim) and labels (N, A) of 0 and 1, or None -> images (N, S, S, C) from 0 to 1.
 
     The same network as dcgan_jax.gan.models.Generator, with its stored statistics folded into the weights.
-    ops: computes the layers: `NumPyOps` below, or a class with the same methods, whose tensors may be of any kind.
+    ops: computes the layers: `NumPyOps` below, or a class with the same methods for other tensors.
     """
     if labels is not None:
         latents = ops.concatenate(latents, ops.affine(labels, 2.0, -1.0))
     x = ops.dense(latents, *_fold_norm(config, weights, "head", "head_norm", 1))
-    # Per unit or per channel is the same once it is folded. Without a norm there is no activation.
+    # Once folded, a norm per unit and a norm per channel are the same. Without a norm there is no activation.
     if config["head_norm"] != "none":
         x = _activate(ops, config, x)
     x = ops.reshape_to_image(x, config["base_px"])  # (N, px, px, C)
@@ -189,7 +189,7 @@ def _activate(ops: Any, config: dict, x: Any) -> Any:
 
 
 def _list_layers(weights: dict[str, np.ndarray], pattern: str) -> list[str]:
-    """The layers up1, up2 ... that have weights; the config's levels need not be known."""
+    """Names of the layers up1, up2 ... that have weights."""
     names = []
     while f"{pattern.format(len(names) + 1)}/kernel" in weights:
         names.append(pattern.format(len(names) + 1))
@@ -199,21 +199,21 @@ def _list_layers(weights: dict[str, np.ndarray], pattern: str) -> list[str]:
 def _fold_norm(
     config: dict, weights: dict[str, np.ndarray], layer: str, norm: str, axis: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(kernel, bias or None) of a layer with the normalisation behind it, where there is one, along that axis of the kernel."""
+    """(kernel, bias or None) of a layer, with the norm after it (if any) folded in along this axis of the kernel."""
     kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
     if f"{norm}/var" not in weights:
         return kernel, None if bias is None else bias.reshape(-1)
     gain = weights[f"{norm}/scale"] / np.sqrt(weights[f"{norm}/var"].astype(np.float64) + config["bn_epsilon"])
     shift = weights[f"{norm}/bias"] - weights[f"{norm}/mean"] * gain
     outputs = kernel.shape[axis]
-    gain, shift = np.resize(gain, outputs), np.resize(shift, outputs)  # a channel's repeat over the pixels of the head
+    gain, shift = np.resize(gain, outputs), np.resize(shift, outputs)  # per channel: repeated over the pixels of the head
     bias = shift if bias is None else shift + bias.reshape(-1) * gain
     shape = [outputs if i == axis else 1 for i in range(kernel.ndim)]
     return (kernel * gain.reshape(shape)).astype(np.float32), bias.astype(np.float32)
 
 
 def _blur_kernel(kernel: np.ndarray) -> np.ndarray:
-    """(k, k, ...) -> (k + 2, k + 2, ...), the same with a blur behind it (gan/models.py)."""
+    """(k, k, ...) -> (k + 2, k + 2, ...): the kernel followed by a blur (gan/models.py)."""
     shifted = (
         np.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * np.float32(weight / 16)
         for i, row in enumerate(((1, 2, 1), (2, 4, 2), (1, 2, 1)))
@@ -223,12 +223,12 @@ def _blur_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def _count_cut_pixels(config: dict) -> int:
-    """Pixels cut before each side of a transposed convolution's output (gan/conv/)."""
+    """Pixels that are cut above and left of a transposed convolution's output (gan/conv/)."""
     return (config["kernel"] - (1 if config["padding"] == "symmetric" else 2)) // 2
 
 
 class NumPyOps:
-    """Each layer on (N, ...) float32 arrays, channels last. Kernels of `conv_transpose` are (k, k, C_out, C_in), of `conv`
+    """Layers on (N, ...) float32 arrays, channels last. Kernels of `conv_transpose` are (k, k, C_out, C_in), of `conv`
     (k, k, C_in, C_out)."""
 
     @staticmethod
@@ -241,7 +241,7 @@ class NumPyOps:
 
     @staticmethod
     def conv_transpose(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, cut: int) -> np.ndarray:
-        """Stride 2. cut: pixels that fall away above and left, so that the side is doubled."""
+        """Stride 2. cut: pixels removed above and left, so that the side is exactly doubled."""
         batch, h, w, _ = x.shape
         k = kernel.shape[0]
         large = np.zeros((batch, 2 * h + k - 2, 2 * w + k - 2, kernel.shape[2]), np.float32)
@@ -253,7 +253,7 @@ class NumPyOps:
 
     @staticmethod
     def conv(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        """Stride 1, the side stays."""
+        """Stride 1, same size."""
         k, (_, h, w, _) = kernel.shape[0], x.shape
         padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
         products = (padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))

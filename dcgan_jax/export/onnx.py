@@ -1,7 +1,7 @@
-"""G as an ONNX model: native transposed convolutions, statistics folded in, any batch size.
+"""Exports the generator as an ONNX model with transposed convolutions, folded BN statistics and any batch size.
 
-Written by hand: jax2onnx 0.17 needs an Orbax older than ours, and would export the CPU's GEMMs instead of the convolutions that
-they stand for. `numpy_generator.apply_generator` is the network; here are its layers. Inside, channels come first, as in ONNX.
+The graph is written by hand: jax2onnx 0.17 needs an older Orbax, and would export the CPU's GEMMs instead of convolutions.
+`numpy_generator.apply_generator` is the network; its layers are here. Inside the graph channels come first, as ONNX requires.
 """
 
 import importlib.util
@@ -28,11 +28,11 @@ IR_VERSION = 8  # that of the first onnxruntime with this opset, so that older o
 def build_onnx_model(
     config: dict, weights: dict[str, np.ndarray], labels: int, stored_as: str, facts: dict[str, str]
 ) -> onnx.ModelProto:
-    """f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to 1.
+    """Builds f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to 1.
 
-    Args: config, weights as of `apply_generator`; labels, A, 0 where the recipe is not conditional; stored_as, float32,
-        float16, bfloat16 or int8 (with a scale for each output channel): how kernels lie in the file; the sums are float32 in any
-        case; facts, the model's metadata.
+    Args: config, weights: as in `apply_generator`; labels: A, 0 if the recipe is not conditional; stored_as: data type of the
+        stored kernels: float32, float16, bfloat16 or int8 (with a scale for each output channel); sums are always float32;
+        facts: the model's metadata.
     """
     graph = OnnxOps(stored_as)
     inputs = {"latents": config["latent_dim"]} | ({"labels": labels} if labels else {})
@@ -75,7 +75,7 @@ class OnnxOps:
         return name
 
     def add_kernel(self, array: np.ndarray, output_axis: int) -> str:
-        """A kernel in float32, stored as `stored_as`."""
+        """Adds a kernel, stored as `stored_as` and converted to float32."""
         if self.stored_as == "float32":
             return self.add_constant(array)
         if self.stored_as != "int8":
@@ -96,7 +96,7 @@ class OnnxOps:
         return self.add_node("Gemm", x, self.add_kernel(kernel, 1), *self._add_bias(bias))
 
     def reshape_to_image(self, x: str, px: int) -> str:
-        x = self.add_node("Reshape", x, self.add_constant(np.array([0, px, px, -1], np.int64)))  # 0: as many as there are
+        x = self.add_node("Reshape", x, self.add_constant(np.array([0, px, px, -1], np.int64)))  # 0: keeps the batch size
         return self.add_node("Transpose", x, perm=[0, 3, 1, 2])
 
     def conv_transpose(self, x: str, kernel: np.ndarray, bias: np.ndarray | None, cut: int) -> str:
@@ -111,7 +111,7 @@ class OnnxOps:
         return self.add_node("Conv", x, weights, *self._add_bias(bias), pads=pads)
 
     def _add_bias(self, bias: np.ndarray | None) -> list[str]:
-        """The inputs that follow the kernel: one or none."""
+        """The inputs after the kernel: one or none."""
         return [] if bias is None else [self.add_constant(bias)]
 
     def leaky_relu(self, x: str, slope: float) -> str:
@@ -138,7 +138,7 @@ class OnnxOps:
 
 
 def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
-    """Writes generator.onnx, which onnxruntime reads back where it is installed."""
+    """Writes generator.onnx; onnxruntime reads it back if it is installed."""
     config, file = gan.config, folder / "generator.onnx"
     facts = {
         "preset": config.run.preset,

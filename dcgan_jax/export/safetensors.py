@@ -1,4 +1,4 @@
-"""G as weights by name, with a NumPy file that generates from them."""
+"""Exports the generator as named weights, with a NumPy file that generates from them."""
 
 import shutil
 from pathlib import Path

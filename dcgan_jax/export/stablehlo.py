@@ -1,7 +1,7 @@
-"""G as a program that JAX keeps readable: StableHLO for CPU, CUDA and TPU in one file, any batch size, weights inside.
+"""Exports the generator as StableHLO: one file with its weights, for CPU, CUDA and TPU and any batch size.
 
-It is the Flax generator itself. The program is traced once for all three, on the machine that exports it. So its convolutions
-are `lax`'s, and not those of gan/conv/ that are fast on CPUs.
+The program is the Flax generator, traced once for all platforms. So its convolutions are those of `lax`, and not the faster
+ones of gan/conv/ for CPUs.
 """
 
 import dataclasses
@@ -23,13 +23,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_stablehlo(nets: Nets, params: dict, stats: dict) -> bytes:
-    """What `jax.export.deserialize` reads: f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images
-    (N, S, S, C) float32 from 0 to 1. Labels are an input where the recipe is conditional.
+    """Returns bytes for `jax.export.deserialize`.
+
+    The program is f(latents (N, latent_dim) float32[, labels (N, A) float32 of 0 and 1]) -> images (N, S, S, C) float32 from 0 to
+    1. Labels are an input only if the recipe is conditional.
 
     Args: params, stats, the generator's parameters and BN statistics. It computes in float32, whatever nets.compute_dtype is.
     """
     generator = Generator(dataclasses.replace(nets, compute_dtype="float32"), conv_implementation="lax")
-    variables = jax.tree.map(np.asarray, {"params": params, "batch_stats": stats})  # the program's constants
+    variables = jax.tree.map(np.asarray, {"params": params, "batch_stats": stats})  # constants of the program
 
     def generate(latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         images = generator.apply(variables, latents, False, labels)
@@ -39,7 +41,7 @@ def export_stablehlo(nets: Nets, params: dict, stats: dict) -> bytes:
     [count] = jax.export.symbolic_shape("n")
     widths = [nets.latent_dim] + ([len(nets.conditions)] if nets.conditions else [])
     inputs = [jax.ShapeDtypeStruct((count, width), jnp.float32) for width in widths]
-    with jax.default_matmul_precision("highest"):  # TPUs and GPUs would round to less, in convolutions as well
+    with jax.default_matmul_precision("highest"):  # TPUs and GPUs would use a lower precision
         return bytes(jax.export.export(jax.jit(generate), platforms=PLATFORMS)(*inputs).serialize())
 
 
@@ -53,7 +55,7 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
     program = jax.export.deserialize(bytearray(file.read_bytes()))
     labels = f'\nlabels = np.load("labels.npy")[seeds % {LABELS}].astype(np.float32)' if gan.attributes else ""
     usage = f"""StableHLO for {", ".join(PLATFORMS)}, calling convention {program.calling_convention_version}, any batch size,
-written by jax {jax.__version__}; JAX reads it for at least the compatibility window of `jax.export` (six months).
+written by jax {jax.__version__}; JAX can read it for at least the compatibility window of `jax.export` (six months).
 
 ```python
 import jax, jax.export, numpy as np

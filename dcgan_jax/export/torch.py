@@ -1,4 +1,4 @@
-"""Both networks as state dicts of PyTorch's DCGAN example, for runs with its networks."""
+"""Exports both networks as state dicts of PyTorch's DCGAN example, for runs with its networks."""
 
 from pathlib import Path
 
@@ -25,7 +25,8 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
     law = "torch.randn({})" if nets.latent_law == "normal" else "2 * torch.rand({}) - 1"
     usage = f"""State dicts of `Generator` and `Discriminator` of pytorch/examples, dcgan/main.py, with `nz = {nets.latent_dim}`,
 `ngf = ndf = {nets.width}`, `nc = {nets.channels}`{"" if nets.size == 64 else f", cut or grown to {nets.size} px by hand"}.
-G is the average of training; its BN statistics belong to it, so call `netG.eval()`. Here with that class's layers and names:
+G is the EMA generator. Its BN statistics were recomputed for it, so call `netG.eval()`. This code
+uses the layers and names of that class:
 
 ```python
 import torch

@@ -1,4 +1,4 @@
-"""A web page that runs the generator in the browser: the files of web/, the ONNX model, and onnxruntime-web."""
+"""Exports a web page that runs the generator in the browser: the files of web/, the ONNX model and onnxruntime-web."""
 
 import gzip
 import importlib.resources
@@ -17,7 +17,8 @@ from dcgan_jax.export import Export, onnx
 from dcgan_jax.export.writing import Written
 from dcgan_jax.gan.directions import factorise_first_layer
 from dcgan_jax.gan.state import count_parameters
-from dcgan_jax.run import workdir
+from dcgan_jax.run import online_score, workdir
+from dcgan_jax.run.report_summary import name_measure
 
 PACKAGE = download.ONNX_IN_BROWSERS.name.removesuffix(".tgz")
 RUNTIME = {
@@ -30,10 +31,10 @@ SLIDERS = 12
 
 
 def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
-    """A page for any static host, with the runtime that draws in it."""
+    """Writes a page for any static host, with the runtime that it needs."""
     file, generate, _ = onnx.write(gan, folder, ask)
     for name, member in _read_runtime(ask.runtime).items():
-        # Hosts rarely compress .wasm: 14 and 27 MB become 4 and 7. app.js unpacks them.
+        # Hosts rarely compress .wasm. With gzip 14 and 27 MB become 4 and 7; app.js decompresses them.
         (folder / name).write_bytes(gzip.compress(member, mtime=0) if name.endswith(".gz") else member)
     for page in (importlib.resources.files("dcgan_jax.export") / "web").iterdir():
         if page.name.endswith((".html", ".css", ".js")):
@@ -43,8 +44,9 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
         json.dumps(
             {
                 "title": f"Faces of nobody: {gan.config.run.name}",
-                "about": f"Drawn in this browser by a DCGAN of {count_parameters(gan.generator[0]):,} parameters, {nets.size} "
-                "px.",
+                "about": f"Generated in this browser by a DCGAN with {count_parameters(gan.generator[0]):,} parameters. None of "
+                "these people exist.",
+                "facts": _list_page_facts(gan),
                 "size": nets.size,
                 "channels": nets.channels,
                 "latent_dim": nets.latent_dim,
@@ -55,14 +57,29 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
             }
         )
     )
-    usage = f"""A page with the network in it. Any static host serves it; on this machine:
+    usage = f"""A web page that contains the network. Any static host can serve it. To serve it on this machine:
 
     python -m http.server
 
-It runs by WebGPU where the browser has it, else by WebAssembly; nothing comes from another host. The runtime is that of the npm
-package {PACKAGE} (MIT).
+The page uses WebGPU if the browser has it, else WebAssembly. It loads nothing from other hosts. Its runtime is the npm package
+{PACKAGE} (MIT).
 """
     return Written(file, generate, usage)
+
+
+def _list_page_facts(gan: TrainedGAN) -> list[list[str]]:
+    """[label, value] of what was trained, for how long, and its score if this checkpoint was scored in training."""
+    facts, nets = workdir.read_data_facts(Path(gan.name)), gan.config.nets
+    score = online_score.read_online_scores(Path(gan.name)).get(gan.step)
+    found = [
+        ("Preset", gan.config.run.preset),
+        ("Image size", f"{nets.size} x {nets.size} px"),
+        ("Data set", f"{facts['count']:,} images"),
+        ("Images shown in training", f"{gan.step * gan.config.images_per_step:,}"),
+    ]
+    if score:
+        found.append(("Score", f"{score['value']:.2f} ({name_measure(score)}, N {score.get('count')}; smaller is better)"))
+    return [[label, make_printable(value, 200)] for label, value in found]
 
 
 def _read_runtime(place: str) -> dict[str, bytes]:
@@ -74,7 +91,7 @@ def _read_runtime(place: str) -> dict[str, bytes]:
         package = folder / published.name
         if not package.exists():
             raise UserError(
-                f"`format` web: {published.name}, which draws in browsers, is not in {folder} yet: give `runtime` "
+                f"`format` web: {published.name}, which runs the generator in browsers, is not in {folder} yet: give `runtime` "
                 f"download to get it ({published.size_bytes / 1e6:.0f} MB, once), or `runtime` FILE with the file from"
                 f" {published.page}"
             )
@@ -91,16 +108,19 @@ def _read_runtime(place: str) -> dict[str, bytes]:
 
 
 def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
-    """Raises: KeyError where it is missing, or no file."""
+    """Raises: KeyError if it is missing or not a file."""
     file = archive.extractfile(name)
     if file is None:
-        raise KeyError(f"{name} is no file")
+        raise KeyError(f"{name} is not a file")
     return file.read()
 
 
 def _list_sliders(gan: TrainedGAN) -> list[dict]:
-    """Sliders: attributes' directions where explore has found them for this checkpoint, those that change most first; else the
-    strongest of the first layer."""
+    """The page's sliders: [{name, direction}].
+
+    They are attributes' directions, largest change first, if `explore attributes` was run on this checkpoint. Otherwise they are
+    the strongest directions of the first layer.
+    """
     file = Path(gan.name) / "explore" / "attributes.json"
     found = workdir.read_json(file) if file.exists() else {}
     if not (isinstance(found, dict) and found.get("step") == gan.step):
@@ -110,13 +130,13 @@ def _list_sliders(gan: TrainedGAN) -> list[dict]:
         return _list_attribute_sliders(found, gan.config.nets.latent_dim)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{file}: holds no directions of this run's latents; find them anew by python -m dcgan_jax.explore "
-            f"attributes --run {gan.name}, or remove it"
+            f"{file}: holds no directions for this run's latents; run python -m dcgan_jax.explore attributes "
+            f"--run {gan.name} again, or remove the file"
         ) from None
 
 
 def _list_attribute_sliders(found: dict, latent_dim: int) -> list[dict]:
-    """Of an attributes.json, which may be a stranger's. Raises: nearly anything where it is not as explore writes it."""
+    """Reads an attributes.json from an untrusted source. Raises: nearly any error if it is not as `explore` writes it."""
     names = found["attributes"]
     changes, directions = (np.array(found[part], np.float64) for part in ("changes_sd", "directions"))
     is_ours = (
@@ -128,7 +148,7 @@ def _list_attribute_sliders(found: dict, latent_dim: int) -> list[dict]:
         and np.isfinite(directions).all()
     )
     if not is_ours:
-        raise ValueError("shapes or numbers are not those of directions")
+        raise ValueError("not the shapes or numbers of directions")
     return [
         {"name": names[i], "direction": directions[i].tolist()} for i in np.argsort(-np.diag(changes), kind="stable")[:SLIDERS]
     ]

@@ -1,4 +1,4 @@
-"""What all formats share: what a writer returns, the names of weights, and pieces of the model card's code."""
+"""Shared by all formats: the result of a writer, names of weights, and parts of the model card's code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,26 +11,26 @@ from dcgan_jax.gan.state import name_leaves
 
 
 class Written(NamedTuple):
-    """An export's file, and how to use it."""
+    """The file of an export, and how to use it."""
 
     file: Path
-    generate: Callable[..., np.ndarray] | None  # (latents, labels or None) -> (N, S, S, C) float 0 to 1, read from the file
+    generate: Callable[..., np.ndarray] | None  # from the file: (latents, labels or None) -> (N, S, S, C) from 0 to 1
     usage: str  # a part of the model card
 
 
 def name_weights(net: tuple[dict, dict]) -> dict[str, np.ndarray]:
-    """Leaves of a net's parameters and statistics by name, as head/kernel and head_norm/mean."""
+    """Parameters and statistics of a network by name, such as head/kernel and head_norm/mean."""
     return {name: np.asarray(leaf) for name, leaf in name_leaves(*net).items()}
 
 
 def describe_shape(gan: TrainedGAN) -> str:
-    """An image's, as S, S, C."""
+    """The shape of an image as text: S, S, C."""
     nets = gan.config.nets
     return f"{nets.size}, {nets.size}, {nets.channels}"
 
 
 def describe_latent(gan: TrainedGAN) -> str:
-    """The latent of `seed`, in JAX."""
+    """JAX code for the latent of `seed`."""
     nets = gan.config.nets
     how = "normal" if nets.latent_law == "normal" else "uniform"
     return f"jax.random.{how}(jax.random.key(seed), ({nets.latent_dim},)" + (")" if how == "normal" else ", minval=-1)")

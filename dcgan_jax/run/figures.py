@@ -1,4 +1,4 @@
-"""Images that a run shows: grids such as reals.png, captioned sheets, animations, plots of losses and scores."""
+"""Figures of a run: image grids such as reals.png, captioned sheets, animations, plots of losses and scores."""
 
 import io
 import math
@@ -13,16 +13,16 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS, METRICS
 
-REALS_SHOWN = 20  # as the article does
-SMOOTHED_OVER = 0.05  # share of the run that the smooth loss line averages
+REALS_SHOWN = 20  # as in the article
+SMOOTHED_OVER = 0.05  # share of the run in the moving average of the losses
 GAP_PX = 2
 TEXT_PX = 14
-NAME_PX = 182  # the most that a row's name may take
-DENSE, SPARSE = 20, 100  # sample grids kept: all of the first 20 saves, and at most 100 of the later ones
+NAME_PX = 182  # widest name of a row
+DENSE, SPARSE = 20, 100  # sample grids kept: those of the first 20 saves, and at most 100 later ones
 
 
 def make_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Lays out (N, S, S, C) uint8 images as one (H, W, C) uint8 sheet on white, in rows of `columns` (None: nearly square)."""
+    """Lays out (N, S, S, C) uint8 images as one (H, W, C) uint8 sheet on white, `columns` wide (None: nearly square)."""
     count, side, _, channels = images.shape
     columns = columns or int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)
@@ -39,38 +39,38 @@ def to_pil(image: np.ndarray) -> Image.Image:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Saves (H, W, C) uint8, C 1 or 3, as a PNG; whole or not at all."""
+    """Saves (H, W, C) uint8, C 1 or 3, as a PNG, atomically."""
     with atomic_write(path) as partial:
         to_pil(image).save(partial, format="PNG")
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """(H, W, C) uint8, C 1 or 3, as the bytes of a PNG file."""
+    """Encodes (H, W, C) uint8, C 1 or 3, as a PNG."""
     file = io.BytesIO()
     to_pil(image).save(file, format="PNG")
     return file.getvalue()
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> None:
-    """Saves (N, S, S, C) uint8 images as one sheet; small images are enlarged so that a person can see them."""
+    """Saves (N, S, S, C) uint8 images as one sheet; small images are enlarged."""
     save_png(path, enlarge(make_grid(images, columns), images.shape[1]))
 
 
 def enlarge(sheet: np.ndarray, side: int) -> np.ndarray:
-    """Enlarges (H, W, C), a sheet of images of that side, by whole pixels so that a person can see them."""
+    """Enlarges (H, W, C), a sheet of images with this side, by a whole factor and without interpolation."""
     scale = choose_scale(side)
     return sheet.repeat(scale, 0).repeat(scale, 1)
 
 
 def choose_scale(side: int) -> int:
-    """The factor by which images of that side are enlarged."""
+    """Returns the factor by which images of this side are enlarged."""
     return max(1, 96 // side)
 
 
 def make_captioned_sheet(title: str, rows: list[tuple[str, np.ndarray]], columns: Sequence[str] = ()) -> np.ndarray:
-    """Makes one RGB sheet: the title, a word above each column, and rows of (N, S, S, C) uint8 images after their names.
+    """Makes one RGB sheet: a title, a heading for each column, and rows of (N, S, S, C) uint8 images after their names.
 
-    Rows may have different lengths; texts too long for their place are cut.
+    Rows may have different lengths. Text that does not fit is cut.
     """
     side = rows[0][1].shape[1]
     cell = side * choose_scale(side)
@@ -100,7 +100,7 @@ def _cut_text(draw: ImageDraw.ImageDraw, text: str, width_px: float, font: Image
 
 
 def save_animation(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
-    """Saves (F, H, W, C) uint8 as an endless .gif or .webp, or as an .mp4; whole or not at all. Raises: UserError."""
+    """Saves (F, H, W, C) uint8 as a looping .gif or .webp, or as an .mp4, atomically. Raises: UserError."""
     if path.suffix == ".mp4":
         return _save_film(path, frames, frames_a_second)
     stills = [to_pil(frame) for frame in frames]
@@ -121,8 +121,8 @@ def _save_film(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
     try:
         import av  # optional: 40 MB
     except ImportError:
-        raise UserError(f"{path}: an .mp4 needs PyAV: pip install av; or end it in .webp or .gif") from None
-    height, width = (side + side % 2 for side in frames.shape[1:3])  # whole pairs of pixels share a colour
+        raise UserError(f"{path}: .mp4 needs PyAV: pip install av; or use a name that ends in .webp or .gif") from None
+    height, width = (side + side % 2 for side in frames.shape[1:3])  # even sides, as yuv420p needs
     frames = np.pad(frames, ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0)), constant_values=255)
     frames = np.broadcast_to(frames, (*frames.shape[:3], 3))
     with atomic_write(path) as partial, av.open(partial, "w", format="mp4") as film:
@@ -134,9 +134,9 @@ def _save_film(path: Path, frames: np.ndarray, frames_a_second: float) -> None:
 
 
 def delete_old_grids(samples: Path, save_every_steps: int) -> None:
-    """Removes grids of a long run: keeps the first DENSE, the newest, and every 2nd, 4th ... of the others, at most SPARSE.
+    """Deletes grids of a long run: keeps the first DENSE, the newest, and every 2nd, 4th ... of the others, at most SPARSE.
 
-    The choice depends on the steps alone, so that an interrupted run keeps the same grids.
+    The choice depends only on the steps, so an interrupted run keeps the same grids.
     """
     steps = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}
     newest = max(steps, default=0)
@@ -149,7 +149,7 @@ def delete_old_grids(samples: Path, save_every_steps: int) -> None:
 
 
 def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
-    """Plots both networks' losses over the steps, raw and smoothed, as the article does."""
+    """Plots the losses of both networks over the steps, raw and smoothed, as in the article."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(8, 4.5))
@@ -158,7 +158,7 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
     steps = np.array(metrics.get("step", []))
     for name, colour in zip(LOSS_METRICS, ("tab:blue", "tab:orange"), strict=True):
         label = METRICS[name].label
-        values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # lines edited by hand may lack the metric
+        values = np.array(metrics.get(name, np.full(steps.shape, np.nan)))  # NaN if metrics.jsonl lacks it
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         window = max(1, round(len(values) * SMOOTHED_OVER))
         if len(values) >= window > 0:
@@ -173,7 +173,7 @@ def save_losses(path: Path, metrics: dict[str, list[float]]) -> None:
 
 
 def save_scores(path: Path, curve: dict[int, float], measure: str) -> None:
-    """Plots a score over the steps; measure: the label of its axis."""
+    """Plots a score over the steps; measure is the label of its axis."""
     from matplotlib.figure import Figure  # as above
 
     figure = Figure(figsize=(8, 3), layout="constrained")

@@ -1,4 +1,4 @@
-"""What a save shows to people: sample grid, diagnostics, score, loss plot, report."""
+"""What a run writes for people at every save: sample grid, diagnostics, score, loss plot and report."""
 
 from pathlib import Path
 
@@ -15,18 +15,19 @@ from dcgan_jax.run.setup import CHECKED, Plan, Session
 
 
 def save_reals(plan: Plan) -> None:
-    """Writes reals.png: training images as the networks see them."""
+    """Writes reals.png: training images at the networks' resolution."""
     shown = plan.pack.images[plan.shuffle()[: figures.REALS_SHOWN]]
     figures.save_grid(plan.path / "reals.png", shown, columns=10)
 
 
 def show_save(session: Session, step: int, state: GanState, is_scored: bool) -> None:
-    """Writes what a save shows. To be called in the first process only, before the checkpoint, which counts on the log's lines.
+    """Writes sample grid, diagnostics, score, plots and report. Call it in the first process only, and before the checkpoint is
+    saved: a checkpoint expects the log lines up to its step on the disk.
 
-    Raises: UserError where another process has taken the run over.
+    Raises: UserError if another process has taken over the run.
     """
     plan, logs = session.plan, session.logs
-    assert session.process, "called in another process than the first"
+    assert session.process, "called in a process other than the first"
     workdir.check_ownership(plan.path, session.process)
     generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
     grid = _save_samples(session, step, generator)
@@ -42,12 +43,12 @@ def show_save(session: Session, step: int, state: GanState, is_scored: bool) -> 
 
 
 def get_grid_path(plan: Plan, step: int) -> Path:
-    """Where the sample grid of that step is, or will be."""
+    """Path of the sample grid of this step."""
     return plan.path / "samples" / f"{step:08d}.png"
 
 
 def _save_samples(session: Session, step: int, generator: tuple[dict, dict]) -> np.ndarray:
-    """The grid's images (N, S, S, C) uint8, written as well."""
+    """Writes the sample grid; returns its images, (N, S, S, C) uint8."""
     plan = session.plan
     seeds = np.arange(plan.config.output.grid_images)
     grid = sample_images(plan.config.nets, *generator, seeds, session.previews.grid_labels)
@@ -56,7 +57,7 @@ def _save_samples(session: Session, step: int, generator: tuple[dict, dict]) -> 
 
 
 def _diagnose(session: Session, discriminator: tuple[dict, dict], grid: np.ndarray) -> dict[str, str]:
-    """Kind -> message, of what the numbers and images show to be wrong."""
+    """Runs the diagnostics: kind -> message of each problem."""
     previews = session.previews
     images = np.concatenate([previews.reals, previews.held_out, grid[:CHECKED]])
     logits = session.programs.compute_logits(*discriminator, images, previews.checked_labels)
@@ -84,7 +85,7 @@ def _save_report(session: Session, step: int) -> None:
 
 
 def print_complete(plan: Plan, step: int) -> None:
-    """Says that a run was complete before, and how to train it longer."""
+    """Prints that the run was already complete, and how to train it longer."""
     more = "give a larger --steps, --epochs or --kimg"
     if plan.config.optimizer.lr_decay != "none":
         more = f"its learning rate has decayed to 0: give another --name, and --start {plan.path}"
@@ -93,10 +94,10 @@ def print_complete(plan: Plan, step: int) -> None:
 
 
 def say_end(session: Session, step: int) -> None:
-    """Says that the run is complete, or stopped."""
+    """Prints that the run is complete, or stopped."""
     plan = session.plan
     if step < plan.total_steps:
         session.logs.say(f"stopped at step {step:,} of {plan.total_steps:,} and saved")
         return
     grid, page = get_grid_path(plan, step), plan.path / "report.html"
-    session.logs.say(f"done: {plan.total_steps:,} steps. Faces: {grid}; all of it: {page}")
+    session.logs.say(f"done: {plan.total_steps:,} steps. Samples: {grid}; report: {page}")

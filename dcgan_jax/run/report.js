@@ -1,15 +1,16 @@
-// The report's chart and its images: everything they show is in the page.
+// The chart and the samples of report.html. All their data is in the page.
 const { runs, groups } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const COLOURS = ["#3b82c4", "#e07b1a", "#3f9e4d", "#c8403f", "#8d63b8", "#8a5a44", "#d467a8", "#7f7f7f", "#a5a52d", "#1fa6b5"];
+// Each has a contrast of at least 3 to both backgrounds.
+const COLOURS = ["#2f7fd0", "#d9640a", "#2e9150", "#d0424a", "#8d63c8", "#a06a4a", "#cf4f9b", "#7f7f7f", "#8f8a14", "#1391a6"];
 const DASHES = ["", "5 3", "2 2"];
 const SIDE = 52, BELOW = 36, ABOVE = 8; // px around the curves
 
 // ---- Curves ----
 
-/** Group -> [{label, colour, dash, curve: [kimg, mean, least, most]}]: a colour for each curve, or of several runs for each run. */
+/** Group -> [{label, colour, dash, curve: [kimg, mean, min, max]}]. One run: a colour for each curve; several: for each run. */
 function charts() {
-  const found = Object.create(null); // names are a file's
+  const found = Object.create(null); // names come from a file, and may be __proto__
   const add = (group, run, name, words, place = 0) => {
     const curve = runs[run].curves[name];
     if (!curve || !curve[0].length) return;
@@ -27,7 +28,7 @@ function charts() {
   return found;
 }
 
-/** A moving average of weight `share`, corrected at its start. */
+/** Exponential moving average with weight `share`, bias-corrected. */
 function smoothed(values, share) {
   let sum = 0, weight = 0;
   return values.map((value) => {
@@ -37,7 +38,7 @@ function smoothed(values, share) {
   });
 }
 
-/** Round numbers from low to high, some five, with their words. */
+/** About five round numbers from low to high, with their labels. */
 function ticks(low, high) {
   const rough = (high - low) / 5, ten = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((times) => times * ten >= rough) * ten;
@@ -55,8 +56,9 @@ const made = (tag, attributes, text = "") => {
 };
 
 const all = charts();
-let reach = null; // [kimg, kimg] where somebody looks closer
-let drawn = null; // what the pointer reads
+let reach = null; // [kimg, kimg] of the zoomed part
+let drawn = null; // the chart as drawn, for reading values
+let reading = null; // kimg that is read
 
 function draw() {
   const plot = $("plot"), width = plot.clientWidth, height = plot.clientHeight;
@@ -69,7 +71,7 @@ function draw() {
   if (!shown.length) return;
   const span = (lists, pick) => lists.reduce((so, list) => list.reduce((so, value) => pick(so, value), so), lists[0][0]);
   const [from, to] = reach || [span(shown.map((c) => c.xs), Math.min), span(shown.map((c) => c.xs), Math.max)];
-  // What is in reach decides the height: of the smooth lines, with some of the bands. A spike may leave the chart.
+  // The visible lines decide the height. The largest 0.5 % of values may leave the chart.
   const seen = shown.flatMap((c) => c.xs.flatMap((x, i) => (x >= from && x <= to ? [c.mean[i], c.raw[i]] : []))).sort((a, b) => a - b);
   if (!seen.length) return;
   const asLog = $("log").checked && seen[0] > 0;
@@ -90,7 +92,7 @@ function draw() {
   for (const { value, words } of to > from ? ticks(from, to) : [{ value: from, words: short(from) }]) {
     plot.append(made("text", { x: x(value), y: height - BELOW + 16, "text-anchor": "middle" }, words));
   }
-  plot.append(made("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "thousands of images shown"));
+  plot.append(made("text", { x: width - 8, y: height - 4, "text-anchor": "end" }, "images shown, in thousands (kimg)"));
   const curves = made("g", { "clip-path": "url(#inside)" });
   for (const { colour, dash, xs, mean, least, most } of shown) {
     const line = (values, order) => order.map((i) => `${x(xs[i]).toFixed(1)},${y(values[i]).toFixed(1)}`).join(" ");
@@ -104,10 +106,11 @@ function draw() {
   read(to);
 }
 
-/** The numbers at a place, in words below the chart. */
+/** Shows the values at a place below the chart. */
 function read(kimg) {
   const line = $("read");
-  line.replaceChildren(`${short(kimg)} thousand images: `);
+  reading = kimg;
+  line.replaceChildren(`At ${short(kimg)} kimg: `);
   for (const { label, colour, dash, xs, mean } of drawn.shown) {
     let nearest = 0;
     xs.forEach((x, i) => { if (Math.abs(x - kimg) < Math.abs(xs[nearest] - kimg)) nearest = i; });
@@ -135,6 +138,14 @@ function watch() {
     mark("at", { x1: px, x2: px, y1: ABOVE, y2: drawn.height - BELOW });
     if (since !== null) mark("chosen", { x: Math.min(since, px), width: Math.abs(px - since), y: ABOVE, height: drawn.height - BELOW - ABOVE });
   });
+  plot.addEventListener("keydown", (event) => {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!way || !drawn) return;
+    event.preventDefault();
+    read(Math.max(drawn.from, Math.min(drawn.to, reading + way * (drawn.to - drawn.from) / 50)));
+    const px = drawn.x(reading);
+    mark("at", { x1: px, x2: px, y1: ABOVE, y2: drawn.height - BELOW });
+  });
   plot.addEventListener("pointercancel", () => { since = null; mark("chosen"); });
   addEventListener("pointerup", (event) => {
     const began = since;
@@ -159,25 +170,102 @@ if ($("group").options.length) {
   $("chart").textContent = "There are no numbers yet.";
 }
 
-// ---- Pictures ----
+// ---- Samples ----
 
+const GAP = 2; // px between the images of a sheet, as in figures.py
 const lengths = runs.map((run) => run.grids.length);
 const when = $("when"), most = Math.max(...lengths);
 const whole = Math.max(...runs.map((run) => (run.grids.length ? run.grids[run.grids.length - 1].kimg : 0)));
 const longest = runs[lengths.indexOf(most)].grids;
+const figures = [...document.querySelectorAll("#grids figure")].map((element, i) => ({ element, run: runs[i], canvas: element.querySelector("canvas") }));
+const sheets = new Map(); // src -> image
+let enlarged = null; // [figure, position]
 
-/** Each run's newest grid at that time of the longest one. */
-function show() {
-  const share = when.value === when.max ? 1 : Number(when.value) / when.max; // at its end exactly all
+/** An image of a sheet, loaded once. */
+function load(src) {
+  if (!sheets.has(src)) {
+    const image = new Image();
+    image.src = src;
+    sheets.set(src, image.decode().then(() => image));
+  }
+  return sheets.get(src);
+}
+
+/** {columns, count, place(i): [x, y, side]} of a sheet's images; a sheet of another layout counts as one image. */
+function layout({ naturalWidth: width, naturalHeight: height }, size, samples, columns = Math.ceil(Math.sqrt(samples))) {
+  const pitch = size + GAP, isWhole = (px) => (px - GAP) % pitch === 0;
+  let rows = Math.ceil(samples / columns), count = samples;
+  if (isWhole(width) && isWhole(height) && (columns * pitch + GAP !== width || rows * pitch + GAP !== height)) {
+    [columns, rows] = [(width - GAP) / pitch, (height - GAP) / pitch]; // --grid-images was changed during the run
+    count = columns * rows;
+  }
+  const scale = width / (columns * pitch + GAP); // large sheets are reduced
+  if (Math.abs(height - (rows * pitch + GAP) * scale) > 2) return { columns: 1, count: 1, place: () => [0, 0, Math.min(width, height)] };
+  return { columns, count, place: (i) => [((i % columns) * pitch + GAP) * scale, (Math.floor(i / columns) * pitch + GAP) * scale, size * scale] };
+}
+
+/** Draws one image into a canvas at a whole multiple of its pixels, so that none is blurred. */
+function enlarge(context, image, [x, y, side], left, top, width) {
+  context.imageSmoothingEnabled = width < side;
+  context.drawImage(image, x, y, side, side, left, top, width, width);
+}
+
+/** Draws the images of a sheet into a canvas, as wide as the canvas is shown, in rows of `columns`. */
+function drawSheet(canvas, image, { count, place }, columns) {
+  const width = canvas.clientWidth * devicePixelRatio, gap = Math.max(2, Math.round(width / columns / 24));
+  const side = place(0)[2], cell = (width - (columns - 1) * gap) / columns;
+  const drawnSide = Math.max(1, Math.ceil(cell / side)) * Math.round(side), step = drawnSide + Math.round(gap * drawnSide / cell);
+  canvas.width = columns * step - (step - drawnSide);
+  canvas.height = Math.ceil(count / columns) * step - (step - drawnSide);
+  const context = canvas.getContext("2d");
+  for (let i = 0; i < count; i++) enlarge(context, image, place(i), (i % columns) * step, Math.floor(i / columns) * step, drawnSide);
+}
+
+/** Shows the training images as the samples are shown, at about the same size. */
+function showReals() {
+  const figure = $("reals"), image = figure?.querySelector("img");
+  if (!image?.naturalWidth) return;
+  const found = layout(image, runs[0].size, 20, 10);
+  if (found.count === 1) return;
+  const canvas = figure.querySelector("canvas") || document.createElement("canvas");
+  canvas.role = "img";
+  canvas.ariaLabel = image.alt;
+  figure.append(canvas);
+  image.hidden = true;
+  drawSheet(canvas, image, found, figure.clientWidth < 700 ? 5 : 10);
+}
+
+/** Shows one sample in the dialog. */
+function showOne() {
+  const [figure, position] = enlarged, canvas = $("closer").querySelector("canvas"), side = Math.round(figure.place(position)[2]);
+  canvas.width = canvas.height = side * Math.max(1, Math.round(512 / side));
+  enlarge(canvas.getContext("2d"), figure.image, figure.place(position), 0, 0, canvas.width);
+  const seed = figure.count > 1 ? `Seed ${position}, ` : "";
+  $("closer").querySelector("p").textContent = `${seed}${figure.element.querySelector("figcaption").textContent} The arrow keys show other seeds.`;
+}
+
+function openOne(figure, position) {
+  if (!figure.image || position < 0 || position >= figure.count) return;
+  enlarged = [figure, position];
+  showOne();
+  $("closer").showModal();
+}
+
+/** Shows each run's newest samples at that point of the longest run. */
+async function show() {
+  const share = when.value === when.max ? 1 : Number(when.value) / when.max; // exactly 1 at the end
   const kimg = runs.length > 1 ? whole * share : longest[Number(when.value)].kimg;
-  document.querySelectorAll("#grids figure").forEach((figure, i) => {
-    const grid = runs[i].grids.filter((grid) => grid.kimg <= kimg).pop() || runs[i].grids[0];
-    figure.hidden = !grid;
+  await Promise.all(figures.map(async (figure) => {
+    const grid = figure.run.grids.filter((grid) => grid.kimg <= kimg).pop() || figure.run.grids[0];
+    figure.element.hidden = !grid;
     if (!grid) return;
-    figure.querySelector("img").src = grid.src;
-    const name = runs.length > 1 ? `${runs[i].name}: ` : "";
-    figure.querySelector("figcaption").textContent = `${name}step ${grid.step.toLocaleString("en")}, ${short(grid.kimg)} thousand images shown`;
-  });
+    figure.grid = grid;
+    figure.element.querySelector("figcaption").textContent = `Step ${grid.step.toLocaleString("en")}, after ${Math.round(grid.kimg * 1000).toLocaleString("en")} images.`;
+    const image = await load(grid.src);
+    if (figure.grid !== grid) return; // the slider has moved on
+    Object.assign(figure, layout(image, figure.run.size, figure.run.samples), { image });
+    drawSheet(figure.canvas, image, figure, figure.columns);
+  }));
 }
 
 if (most) {
@@ -187,17 +275,38 @@ if (most) {
   when.addEventListener("input", show);
   let playing = null;
   $("play").addEventListener("click", () => {
-    const stop = () => { clearInterval(playing); playing = null; $("play").textContent = "play"; };
+    const stop = () => { clearInterval(playing); playing = null; $("play").textContent = "Play"; };
     if (playing) return stop();
     if (when.value === when.max) when.value = 0;
-    $("play").textContent = "stop";
+    $("play").textContent = "Stop";
     playing = setInterval(() => {
       when.value = Number(when.value) + 1;
       show();
       if (when.value === when.max) stop();
-    }, 300);
+    }, Math.max(120, 300 - when.max));
   });
+  for (const figure of figures) {
+    figure.canvas.addEventListener("click", (event) => {
+      if (!figure.image) return;
+      const rows = Math.ceil(figure.count / figure.columns);
+      const column = Math.floor(event.offsetX / figure.canvas.clientWidth * figure.columns);
+      openOne(figure, Math.floor(event.offsetY / figure.canvas.clientHeight * rows) * figure.columns + column);
+    });
+    figure.canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); openOne(figure, 0); }
+    });
+  }
+  $("closer").addEventListener("keydown", (event) => {
+    const [figure, position] = enlarged;
+    const to = position + ({ ArrowLeft: -1, ArrowRight: 1, ArrowUp: -figure.columns, ArrowDown: figure.columns }[event.key] ?? NaN);
+    if (to >= 0 && to < figure.count) { event.preventDefault(); enlarged = [figure, to]; showOne(); }
+  });
+  $("closer").addEventListener("click", (event) => { if (event.target === $("closer")) $("closer").close(); });
+  addEventListener("resize", show);
   show();
 } else {
-  $("grids").textContent = "There are no images yet.";
+  $("grids").textContent = "There are no samples yet.";
 }
+
+addEventListener("resize", showReals);
+addEventListener("load", showReals);

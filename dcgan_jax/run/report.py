@@ -1,8 +1,7 @@
-"""Renders report.html: one run, or several side by side, in one file that opens anywhere, from a disk and on a phone."""
+"""Renders report.html: one run, or several side by side, in a single file that needs no server and no network."""
 
 import json
 import shlex
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,18 +14,27 @@ from dcgan_jax.gan.metrics import LOSS_METRICS, group_by_chart
 from dcgan_jax.run import online_score
 from dcgan_jax.run.report_images import fit_images, list_grids
 from dcgan_jax.run.report_scores import describe_measure, find_best, render_scores
+from dcgan_jax.run.report_summary import (
+    describe_best,
+    estimate_training_s,
+    find_best_of_runs,
+    find_median_speed,
+    format_duration,
+    list_facts,
+    render_facts,
+)
 from dcgan_jax.run.report_text import escape, render_table
 from dcgan_jax.run.workdir import read_environment
 
-# A page is below 5 MB, of one run or of many: its images and its curves share these budgets.
+# Every page is below 5 MB: the images and the curves of all its runs share these budgets.
 IMAGES_BYTES, CURVES_BYTES = 3_000_000, 1_000_000
-POINTS, POINT_BYTES = 400, 40  # of a curve; kimg, mean, least and most as JSON
+POINTS, POINT_BYTES = 400, 40  # of a curve; a point is kimg, mean, minimum and maximum as JSON
 SERIES = 24  # curves of a run
-CHARTS = group_by_chart()  # every other number of a run has a chart of its own
+CHARTS = group_by_chart()  # every other number of a run gets its own chart
 
 
 class RunFacts(NamedTuple):
-    """What the page shows of a run, in addition to the files in its folder."""
+    """What the page shows of a run in addition to the files in its folder."""
 
     folder: Path
     name: str  # unique on the page
@@ -41,18 +49,20 @@ class RunFacts(NamedTuple):
 
 
 def save_report(run: RunFacts) -> None:
-    """The run's own report.html, whole or not at all."""
+    """Writes the run's own report.html, whole or not at all."""
     with atomic_write(run.folder / "report.html") as partial:
         partial.write_text(render_page([run]))
 
 
 def render_page(runs: Sequence[RunFacts]) -> str:
-    """The page: all of one run; or what differs between several, their curves in one chart and their samples side by side."""
+    """The page as HTML: everything about one run, or several runs side by side: samples, curves and what differs."""
     budget_bytes, series = IMAGES_BYTES // len(runs), [_list_series(run) for run in runs]
     points = min(POINTS, CURVES_BYTES // (POINT_BYTES * max(1, sum(map(len, series)))))
     data = [
         {
             "name": run.name,
+            "size": run.config.nets.size,
+            "samples": run.config.output.grid_images,
             "curves": {name: _thin_curve(*curve, points) for name, curve in curves.items()},
             "grids": list_grids(run.folder / "samples", run.config.nets.size, run.config.images_per_step, budget_bytes),
         }
@@ -67,18 +77,24 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 <html lang=en>
 <meta charset=utf-8>
 <meta name=viewport content='width=device-width, initial-scale=1'>
+<meta name=color-scheme content='light dark'>
 <title>{escape(title)}</title>
 <style>
 {here.with_name("report.css").read_text()}</style>
 <main>
-<h1>{escape(title)}</h1>
 {body}
 </main>
+<footer>Written by dcgan_jax. This file is complete: it loads nothing from the network.</footer>
+<dialog id=closer aria-label='one sample, enlarged'><form method=dialog><button>Close</button></form>
+<canvas></canvas><p></p></dialog>
 <script type=application/json id=data>{script_data}</script>
 <script>
 {here.with_name("report.js").read_text()}</script>
 </html>
 """
+
+
+# ---- One run ----
 
 
 def _render_run(run: RunFacts) -> str:
@@ -90,75 +106,76 @@ def _render_run(run: RunFacts) -> str:
     command = (
         shlex.join(["python", "-m", "dcgan_jax.train", *flags]) if is_command else "dcgan_jax.train.train, called from Python"
     )
+    preset = run.config.run.preset
     changed_settings = render_table(
-        [(name, was, now) for name, (was, now) in run.changed_settings.items()], ("", f"{run.config.run.preset} has", "this run")
+        [(name, was, now) for name, (was, now) in run.changed_settings.items()], ("setting", f"preset {preset}", "this run")
     )
-    training = f"<h2>Training images, as the networks see them</h2><img class=sheet alt='training images' src={reals}>"
-    return f"""<p>{escape(_render_state(run))}</p>
+    training = f"""<section class=reals><h2>Training images</h2>
+<p class=caption>Examples, at the resolution at which the networks see them.</p>
+<figure id=reals><img class=sheet alt='examples of the training images' src={reals}></figure></section>"""
+    scores = render_scores(run.folder)
+    facts = list_facts(
+        run.folder, run.step, run.total, run.config.images_per_step, run.metrics, str(environment.get("devices", ""))
+    )
+    return f"""<div class=first>
+<header>
+<p class=kind>Training report</p>
+<h1>{escape(run.name)}</h1>
+<p class=lead>{_render_lead(run)}</p>
+{_render_progress(run)}
+{render_facts(facts)}
 {_render_warnings(run)}
-<h2>Samples of the same seeds during training</h2>{_render_grids([run])}
-<h2>Metrics</h2>{CHART}
-{render_scores(run.folder)}
+</header>
+<section class=samples aria-labelledby=samples><h2 id=samples>Samples during training</h2>
+<p class=caption>Each place shows the same seed at every save, generated by the EMA generator. Select a face to enlarge it.</p>
+{_render_grids([run])}</section>
 {training if reals else ""}
-<h2>Settings that differ from the preset</h2>{changed_settings if run.changed_settings else "<p>None.</p>"}
-<details><summary>All settings</summary>{render_table(flatten(run.config).items())}</details>
-<h2>Data</h2>{render_table(_list_data_facts(run.data_facts))}
-<h2>Command and environment</h2><p><code>{escape(command, 4000)}</code></p>{render_table(environment.items())}"""
+</div>
+<section><h2>Metrics</h2>{CHART}</section>
+{f"<section><h2>Scores</h2>{scores}</section>" if scores else ""}
+<div class=pair>
+<section><h2>Settings that differ from the preset</h2>{changed_settings if run.changed_settings else "<p>None.</p>"}
+<details><summary>All settings</summary>{render_table(flatten(run.config).items())}</details></section>
+<section><h2>Data</h2>{render_table(_list_data_facts(run.data_facts))}</section>
+</div>
+<section><h2>Command and environment</h2><p class=command><code>{escape(command, 4000)}</code></p>
+{render_table(environment.items())}</section>"""
 
 
-def _render_comparison(runs: Sequence[RunFacts]) -> str:
-    names = [run.name for run in runs]
-    settings = [flatten(run.config) for run in runs]
-    ignored = ("name", "workdir")
-    differing = [field for field in settings[0] if field not in ignored and len({str(each[field]) for each in settings}) > 1]
-    rows = [(field, *(each[field] for each in settings)) for field in differing]
-    summaries = [_summarise_run(run) for run in runs]
-    facts = [(name, *(summary[name] for summary in summaries)) for name in summaries[0]]
-    warnings = "".join(f"<h3>{escape(run.name)}</h3>{_render_warnings(run)}" for run in runs if run.warnings or run.data_warnings)
-    return f"""{render_table(facts, ("", *names))}
-<h2>Metrics</h2>{CHART}
-<h2>Samples of the same seeds during training</h2>{_render_grids(runs)}
-<h2>Settings that differ</h2>{render_table(rows, ("", *names)) if rows else "<p>None.</p>"}
-{f"<h2>Warnings</h2>{warnings}" if warnings else ""}"""
-
-
-def _summarise_run(run: RunFacts) -> dict[str, str]:
-    """A run's column in the first table of a comparison."""
-    speeds = [value for value in run.metrics.get("images_per_s", ()) if value == value]
-    best = find_best(run.folder)
-    last = {name: run.metrics[name][-1] for name in LOSS_METRICS if run.metrics.get(name)}
-    return {
-        "preset": run.config.run.preset,
-        "steps": f"{run.step:,} of {run.total:,}",
-        "images": f"{run.step * run.config.images_per_step:,}",
-        "images a second, median": f"{statistics.median(speeds):,.0f}" if speeds else "",
-        "best score in training, smaller is better": f"{best['value']:.2f} at step {best['step']:,}" if best else "",
-        "measure": describe_measure(best) if best else "",  # scores by different measures, N or real images cannot be compared
-        "losses of D, G": ", ".join(f"{value:.3f}" for value in last.values()),
-        "data": run.data_facts["source"]["name"],
-    }
-
-
-def _render_state(run: RunFacts) -> str:
-    shown = run.step * run.config.images_per_step
+def _render_lead(run: RunFacts) -> str:
+    """What was trained, in a sentence."""
+    size = run.config.nets.size
     return (
-        f"{run.config.run.preset}: step {run.step:,} of {run.total:,}; {shown:,} images shown, from "
-        f"{run.data_facts['count']:,} training images: {run.data_facts['source']['name']}"
+        f"A DCGAN trained with the preset <b>{escape(run.config.run.preset)}</b> at {size}&nbsp;&times;&nbsp;{size}&nbsp;px on "
+        f"{run.data_facts['count']:,} images ({escape(run.data_facts['source']['name'])})."
     )
 
 
-def _render_warnings(run: RunFacts) -> str:
-    """One line for each kind of warning: its newest message, and its first and last step."""
+def _render_progress(run: RunFacts) -> str:
+    done = "Complete" if run.step >= run.total else f"{run.step / run.total:.0%} complete"
+    return (
+        f"<p class=progress><progress max={run.total} value={run.step} aria-label='training progress'></progress> "
+        f"<span>{done}: step {run.step:,} of {run.total:,}</span></p>"
+    )
+
+
+def _render_warnings(run: RunFacts, title: str = "Warnings") -> str:
+    """A box, "" where there are none. One line for each kind of warning: its newest message, and its first and last step."""
     seen, newest = {}, {}
     for step, kind, message in run.warnings:
         seen.setdefault(kind, []).append(step)
         newest[kind] = message
     lines = [
-        f"<b>{escape(kind)}</b>, steps {steps[0]:,} to {steps[-1]:,}: {escape(newest[kind], 1000)}"
+        f"<b>{escape(kind)}</b>, {_describe_steps(steps)}: {escape(newest[kind], 1000)}"
         for kind, steps in list(seen.items())[:20]
     ]
     lines += [f"<b>training images</b>: {escape(line, 1000)}" for line in run.data_warnings]
-    return f"<ul class=warnings>{''.join(f'<li>{line}' for line in lines)}</ul>" if lines else ""
+    items = "".join(f"<li>{line}" for line in lines)
+    return f"<div class=warnings><h3>{escape(title)}</h3><ul>{items}</ul></div>" if lines else ""
+
+
+def _describe_steps(steps: list[int]) -> str:
+    return f"steps {steps[0]:,} to {steps[-1]:,}" if steps[-1] > steps[0] else f"step {steps[0]:,}"
 
 
 def _list_data_facts(facts: dict) -> list[tuple]:
@@ -179,18 +196,93 @@ def _summarise_environment(run: Path) -> dict:
     }
 
 
-# ---- Curves and grids ----
+# ---- Several runs ----
 
-CHART = """<div id=chart><p class=row><label>show <select id=group></select></label>
-<label>smooth <input id=smooth type=range min=0 max=0.99 step=0.01 value=0.8></label>
-<label><input id=log type=checkbox> logarithmic</label> <button id=whole hidden>whole run</button></p>
-<svg id=plot role=img aria-label='curves over thousands of images; the line below reads their ends'></svg><p id=read></p>
-<p class=hint>Point at the chart to read it; drag over a part to look closer.</p>
-<noscript>The chart and the slider need JavaScript; the numbers are in metrics.jsonl.</noscript></div>"""
+
+def _render_comparison(runs: Sequence[RunFacts]) -> str:
+    names = [run.name for run in runs]
+    settings = [flatten(run.config) for run in runs]
+    ignored = ("name", "workdir")
+    differing = [field for field in settings[0] if field not in ignored and len({str(each[field]) for each in settings}) > 1]
+    rows = [(field, *(each[field] for each in settings)) for field in differing]
+    summaries = [_summarise_run(run) for run in runs]
+    facts = [(name, *(summary[name] for summary in summaries)) for name in summaries[0]]
+    warnings = "".join(_render_warnings(run, run.name) for run in runs)
+    return f"""<header>
+<p class=kind>Comparison of training runs</p>
+<h1>{len(runs)} runs</h1>
+<p class=lead>{_render_comparison_lead(runs)}</p>
+</header>
+<section aria-labelledby=samples><h2 id=samples>Samples during training</h2>
+<p class=caption>All runs after equally many training images, generated by the EMA generator from the same seeds. Select a face to
+enlarge it.</p>
+{_render_grids(runs)}</section>
+<section><h2>Results</h2>{render_table(facts, ("", *names))}</section>
+<section><h2>Metrics</h2>{CHART}</section>
+<section><h2>Settings that differ</h2>{render_table(rows, ("setting", *names)) if rows else "<p>None.</p>"}</section>
+{f"<section><h2>Warnings</h2>{warnings}</section>" if warnings else ""}"""
+
+
+def _render_comparison_lead(runs: Sequence[RunFacts]) -> str:
+    """Which run has the best score, where that can be said; else why not."""
+    best = find_best_of_runs([run.folder for run in runs])
+    if best is None:
+        return "Not all of these runs were scored by the same measure during training, so none is called the best."
+    line = find_best(runs[best].folder)
+    assert line, "the best run has a score"
+    return (
+        f"<b>{escape(runs[best].name)}</b> has the best score in training: {line['value']:.2f}, by "
+        f"{escape(describe_measure(line))}. Smaller is better."
+    )
+
+
+def _summarise_run(run: RunFacts) -> dict[str, str]:
+    """A run's column in the first table of a comparison."""
+    speed, seconds, best = find_median_speed(run.metrics), estimate_training_s(run.metrics), find_best(run.folder)
+    last = {name: run.metrics[name][-1] for name in LOSS_METRICS if run.metrics.get(name)}
+    return {
+        "preset": run.config.run.preset,
+        "steps": f"{run.step:,} of {run.total:,}",
+        "images shown": f"{run.step * run.config.images_per_step:,}",
+        "training time, about": format_duration(seconds) if seconds else "",
+        "images a second, median": f"{speed:,.0f}" if speed else "",
+        "best score in training, smaller is better": f"{best['value']:.2f} at step {best['step']:,}" if best else "",
+        "measure": describe_measure(best) if best else "",  # scores by different measures, N or real images cannot be compared
+        "losses of D, G": ", ".join(f"{value:.3f}" for value in last.values()),
+        "data": run.data_facts["source"]["name"],
+    }
+
+
+# ---- Curves and samples ----
+
+CHART = """<div id=chart><div class=row><label>Show <select id=group></select></label>
+<label>Smoothing <input id=smooth type=range min=0 max=0.99 step=0.01 value=0.8></label>
+<label><input id=log type=checkbox> Logarithmic</label> <button id=whole hidden>Whole run</button></div>
+<svg id=plot role=img tabindex=0 aria-describedby=read
+aria-label='curves over the images shown; arrow keys move the reading'></svg>
+<p id=read aria-live=polite></p>
+<p class=caption>Point at the chart, or use the arrow keys, to read values. Drag across a part to zoom in.
+Bands show the smallest and largest values.</p>
+<noscript>The chart and the samples need JavaScript. The numbers are in metrics.jsonl.</noscript></div>"""
+
+
+def _render_grids(runs: Sequence[RunFacts]) -> str:
+    figures = "".join(_render_figure(run, len(runs) > 1) for run in runs)
+    return f"""<div class=row><button id=play>Play</button>
+<input id=when type=range min=0 step=1 aria-label='training progress of the samples'></div><div id=grids>{figures}</div>"""
+
+
+def _render_figure(run: RunFacts, is_named: bool) -> str:
+    """A run's samples; report.js draws them."""
+    seconds = estimate_training_s(run.metrics)
+    words = [escape(run.config.run.preset), describe_best(run.folder), f"about {format_duration(seconds)}" if seconds else ""]
+    head = f"<p class=name>{escape(run.name)}</p><p class=facts>{'; '.join(filter(None, words))}</p>" if is_named else ""
+    sheet = f"<canvas tabindex=0 role=img aria-label='samples of {escape(run.name)}'></canvas>"
+    return f"<figure>{head}{sheet}<figcaption></figcaption></figure>"
 
 
 def _list_series(run: RunFacts) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> (thousands of images shown, values). The name of a score holds its measure: equal names share a chart."""
+    """Name -> (kimg, values). The name of a score includes its measure, since curves of one name share a chart."""
     series = {}
     scores = sorted(online_score.read_online_scores(run.folder).items())
     if scores:
@@ -206,8 +298,8 @@ def _list_series(run: RunFacts) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _thin_curve(x: np.ndarray, y: np.ndarray, points: int) -> list[list[float]]:
-    """[kimg, mean, least, most], each a list: means over even parts of the run, with the extremes that a mean hides."""
-    is_finite = np.abs(y) < 1e30  # a name that an earlier line lacks is NaN there
+    """[kimg, mean, minimum, maximum], each a list with one value for each of at most `points` equal parts of the run."""
+    is_finite = np.abs(y) < 1e30  # NaN where a line of metrics.jsonl lacks the name
     x, y = x[is_finite], y[is_finite]
     if not len(x):
         return [[], [], [], []]
@@ -220,11 +312,3 @@ def _thin_curve(x: np.ndarray, y: np.ndarray, points: int) -> list[list[float]]:
         np.maximum.reduceat(y, starts),
     )
     return [[float(f"{value:.4g}") if i else round(float(value), 3) for value in values] for i, values in enumerate(columns)]
-
-
-def _render_grids(runs: Sequence[RunFacts]) -> str:
-    figures = "".join(
-        f"<figure><img class=sheet alt='samples of {escape(run.name)}'><figcaption></figcaption></figure>" for run in runs
-    )
-    return f"""<p class=row><input id=when type=range min=0 step=1 aria-label='how far the run is'>
-<button id=play>play</button></p><div id=grids>{figures}</div>"""

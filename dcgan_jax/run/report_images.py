@@ -1,4 +1,4 @@
-"""Images embedded in report.html: sample grids and sheets as WebP data: addresses, within a budget of bytes."""
+"""Images embedded in report.html: sample grids and sheets as WebP data URLs, within a budget of bytes."""
 
 import base64
 import functools
@@ -11,31 +11,31 @@ from PIL import Image
 from dcgan_jax.run.figures import choose_scale
 
 GRIDS = 150  # of a run; run/figures.py keeps 120
-LONGEST_SIDES_PX = (1100, 780, 550, 390, 275, 195, 137)  # longest sides of embedded images, the largest that fits: areas halve
+LONGEST_SIDES_PX = (1100, 780, 550, 390, 275, 195, 137)  # of embedded images; the largest that fits is used; areas halve
 MAX_PNG_BYTES, MAX_PNG_PX = 2**26, 2**26
 NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises for a broken PNG
 
 
 def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int) -> list[dict]:
-    """[{step, kimg, src}] in order: the first and the newest grid, and evenly spaced ones between, within budget_bytes.
+    """Lists grids as [{step, kimg, src}] in order: the first, the newest and evenly spaced ones between, within budget_bytes.
 
-    Args: samples, the folder of NUMBER.png grids; side, of one image in pixels; images_per_step, training images of a step.
+    Args: samples: the folder of STEP.png grids; side: of one image, in pixels; images_per_step: training images of a step.
     """
-    files = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}  # others are not ours
+    files = {int(file.stem): file for file in samples.glob("*.png") if file.stem.isdecimal()}  # other files are not grids
     steps = sorted(files)
     while steps and not embed_image(files[steps[-1]], side, LONGEST_SIDES_PX[0]):
         steps.pop()
     if not steps:
         return []
     px, (*_, newest) = fit_images([files[step] for step in dict.fromkeys((steps[0], steps[-1]))], side, budget_bytes)
-    # Every 2nd, 4th ... grid: while the run continues most of them stay the same, and are not encoded again. Some may be larger.
+    # Every 2nd, 4th ... grid: most of them stay the same while the run continues, and need not be encoded again.
     stride = 1
     while len(steps) / stride * len(newest) > budget_bytes:
         stride *= 2
     embedded = {steps[-1]: newest}
     for step in steps[:-1:stride][:GRIDS]:
         src = embed_image(files[step], side, px)
-        if sum(map(len, embedded.values())) + len(src) > budget_bytes:
+        if sum(map(len, embedded.values())) + len(src) > budget_bytes:  # some may be larger than the newest
             break
         embedded[step] = src
     return [
@@ -46,7 +46,7 @@ def list_grids(samples: Path, side: int, images_per_step: int, budget_bytes: int
 
 
 def fit_images(files: Sequence[Path], side: int, budget_bytes: int) -> tuple[int, list[str]]:
-    """(px, data: addresses) of these files, at the largest of LONGEST_SIDES_PX at which they fit into budget_bytes together."""
+    """Returns (px, data URLs) of these files: px is the largest of LONGEST_SIDES_PX at which they fit into budget_bytes."""
     *larger, smallest = LONGEST_SIDES_PX
     for px in larger:
         addresses = [embed_image(file, side, px) for file in files]
@@ -56,9 +56,9 @@ def fit_images(files: Sequence[Path], side: int, budget_bytes: int) -> tuple[int
 
 
 def embed_image(file: Path, side: int, px: int) -> str:
-    """A PNG of ours as a data: address, "" where the file is none.
+    """Encodes a PNG of a run as a data URL; "" if the file is not a PNG.
 
-    It has its size from before figures.enlarge, or a smaller one: its longest side is at most px.
+    The image has its size from before figures.enlarge, reduced if its longest side is over px.
     """
     try:
         status = file.stat()
@@ -67,7 +67,7 @@ def embed_image(file: Path, side: int, px: int) -> str:
         return ""
 
 
-@functools.lru_cache(maxsize=512)  # a run in training writes its report at every save
+@functools.lru_cache(maxsize=512)  # a training run writes its report at every save
 def _encode_image(file: Path, changed_ns: int, size_bytes: int, side: int, px: int) -> str:
     with Image.open(file, formats=("PNG",)) as image:
         if image.width * image.height > MAX_PNG_PX:

@@ -1,12 +1,30 @@
-"""The scores in report.html: the best one of training, and a table of those by `evaluate`."""
+"""Scores in report.html: the best one during training, and a table of those by `evaluate`."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from dcgan_jax.config import make_printable
 from dcgan_jax.run import online_score
 from dcgan_jax.run.report_text import escape, render_table
 
-EVALUATED = 20  # lines of `evaluate`, the newest
+EVALUATED = 20  # rows of the table: the newest scores
+
+
+class ScoreRow(NamedTuple):
+    """A score by `evaluate`, as text."""
+
+    step: str
+    measure: str
+    count: str  # N, images from each side
+    value: str
+    floor: str  # one half of the real images against the other
+    floor_count: str  # images in each half
+    secondary: str  # KID, precision, recall ...
+    seeds: str
+    real: str  # the real images' name, and the start of their fingerprint
+
+
+HEAD = ScoreRow("step", "score", "N", "value", "floor", "N of the floor", "other scores", "seeds", "real images")
 
 
 def render_scores(run: Path) -> str:
@@ -17,23 +35,43 @@ def render_scores(run: Path) -> str:
             f"<p>Best score in training, smaller is better: {best['value']:.2f} at step {best['step']:,}, by "
             f"{escape(describe_measure(best))}.</p>"
         )
-    rows = [row for line in online_score.read_score_lines(run) if (row := _make_score_row(line))][-EVALUATED:]
+    rows = list_evaluated(run)[-EVALUATED:]
     if rows:
-        head = ("step", "score", "N", "value", "floor", "its N", "other scores", "seeds", "real images")
         text += (
-            "<p>By evaluate, smaller is better; the floor is one half of the real images against the other:</p>"
-            + render_table(rows, head)
+            "<p>Scores by <code>python -m dcgan_jax.evaluate</code>; smaller is better. The floor is the score of one half of "
+            f"the real images against the other half.</p>{render_table(rows, HEAD)}"
         )
     return text
 
 
+def list_evaluated(run: Path) -> list[ScoreRow]:
+    """The scores by `evaluate`, in the order in which they were taken."""
+    return [row for line in online_score.read_score_lines(run) if (row := _make_score_row(line))]
+
+
+def find_evaluated(run: Path) -> ScoreRow | None:
+    """The best score by `evaluate`, of the most telling measure: FID, else another network's distance, else sliced Wasserstein.
+
+    Scores can be compared only at equal measure, N and real images: it is the best of those that agree with the newest.
+    """
+    rows = [row for row in list_evaluated(run) if row.value]
+    for start in ("FID", "Frechet distance", ""):
+        found = [row for row in rows if row.measure.startswith(start)]
+        if found:
+            same = [
+                row for row in found if (row.measure, row.count, row.real) == (found[-1].measure, found[-1].count, found[-1].real)
+            ]
+            return min(same, key=lambda row: float(row.value))
+    return None
+
+
 def find_best(run: Path) -> dict | None:
-    """The line of the best score during training; None where nothing was scored."""
+    """The line of scores.jsonl with the best score during training; None where nothing was scored."""
     return min(online_score.read_online_scores(run).values(), key=lambda line: line["value"], default=None)
 
 
 def describe_measure(line: dict) -> str:
-    """The network or measure, N and the real images of a score during training: scores that agree in these can be compared."""
+    """The measure, N and the real images of a score during training: scores can be compared where these are equal."""
     return make_printable(
         f"{make_printable(str(line.get('by')), 60)}{_shorten(line, 'sha256')}, N {line.get('count')}, real images"
         f"{_shorten(line, 'real_fingerprint')}",
@@ -41,8 +79,8 @@ def describe_measure(line: dict) -> str:
     )
 
 
-def _make_score_row(line: dict) -> tuple | None:
-    """A row of `evaluate`'s table; None for lines of other kinds, and for images that were compared in place of samples."""
+def _make_score_row(line: dict) -> ScoreRow | None:
+    """None for lines of other kinds, and for images that were compared in place of samples."""
     values, kind, count = line.get("values"), str(line.get("score")), line.get("count", "")
     network = f"{line.get('network')}{_shorten(line, 'network_sha256')}"
     measures = {
@@ -52,7 +90,7 @@ def _make_score_row(line: dict) -> tuple | None:
     }
     if not isinstance(values, dict) or kind not in measures or "fake" in line:
         return None
-    # Of many images, sliced Wasserstein and the secondary scores use only the first.
+    # Sliced Wasserstein and the secondary scores use only the first of many images.
     first_count = line.get("of_count", count)
     secondary = {
         "KID x1000": _format_number(values.get("kid"), 1000),
@@ -63,13 +101,13 @@ def _make_score_row(line: dict) -> tuple | None:
     }
     secondary = ", ".join(f"{name} {value}" for name, value in secondary.items() if value)
     seeds = line.get("seeds")
-    return (
+    return ScoreRow(
         f"{line['step']:,}",
         measures[kind] + (f", resize {line['resize']}" if "resize" in line else ""),
-        first_count if kind.startswith("sliced") else count,
+        str(first_count if kind.startswith("sliced") else count),
         _format_number(values.get("mean", values.get("frechet"))),
         _format_number(line.get("floor")),
-        line.get("floor_count", ""),
+        str(line.get("floor_count", "")),
         secondary + (f" (N {first_count})" if secondary and first_count != count else ""),
         "-".join(map(str, seeds)) if isinstance(seeds, list) else "",
         f"{make_printable(str(line.get('real')), 60)}{_shorten(line, 'real_fingerprint')}",

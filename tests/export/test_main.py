@@ -12,9 +12,9 @@ pytestmark = pytest.mark.integration
 @pytest.mark.parametrize(
     "flags, says",
     [
-        (("--format", "onnx", "--out", "{there}"), ["--out", "is there already"]),
+        (("--format", "onnx", "--out", "{there}"), ["--out", "already exists"]),
         (("--format", "torch", "--out", "{new}"), ["--head-norm", "torch64"]),
-        (("--format", "stablehlo", "--out", "{new}", "--weights", "int8"), ["--weights int8", "stablehlo takes float32"]),
+        (("--format", "stablehlo", "--out", "{new}", "--weights", "int8"), ["--weights int8", "stablehlo supports float32"]),
         (("--format", "web", "--out", "{new}", "--weights", "bfloat16"), ["--weights bfloat16", "float32 or float16 or int8"]),
         (("--format", "onyx", "--out", "{new}"), ["onyx"]),
         (("--format", "onnx", "--out", "/proc/nowhere/a"), ["--out /proc/nowhere/a"]),

@@ -50,9 +50,7 @@ def test_old_export_config_is_read_if_its_net_is_known():
     removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
     kept = {name: value for name, value in it.flat.items() if name not in removed}
     np.testing.assert_array_equal(Generator(it.weights, kept | removed).sample(0), Generator(it.weights, kept).sample(0))
-    with pytest.raises(
-        ValueError, match="^residual True: not supported any more; use the generator.py that was exported with it$"
-    ):
+    with pytest.raises(ValueError, match="^residual True: no longer supported; use the generator.py that was exported with it$"):
         Generator(it.weights, kept | removed | {"residual": True})
 
 
@@ -67,7 +65,7 @@ def test_invalid_seeds_are_one_line(seeds):
     [
         ("article", lambda gan: gan.images(np.zeros((3, 7))), r"latents \(3, 7\): give \(N, 100\)"),
         ("article", lambda gan: gan.images(np.zeros(100)), r"latents \(100,\): give"),
-        ("article", lambda gan: gan.sample(0, [[1]]), "labels: none can be given"),
+        ("article", lambda gan: gan.sample(0, [[1]]), "labels: not supported, the run was trained without --condition"),
         ("article, conditional", lambda gan: gan.sample(0), r"labels \(\): give \(1, 2\) of 0 and 1.*Smiling,Male"),
         ("article, conditional", lambda gan: gan.sample([0, 1], [[1, 0]]), r"labels \(1, 2\): give \(2, 2\)"),
     ],

@@ -104,6 +104,10 @@ def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     page = json.loads((out / "page.json").read_text())
     assert (page["size"], page["latent_dim"], page["latent_law"]) == (16, 100, "uniform")
     assert (page["attributes"], page["labels"]) == ([], [])
+    facts = dict(page["facts"])
+    assert facts["Preset"] == "article" and facts["Image size"] == "16 x 16 px" and "Score" not in facts
+    count = json.loads((Path(get_reference_run().run) / "data.json").read_text())["count"]
+    assert facts["Data set"] == f"{count:,} images" and facts["Images shown in training"] == "96"
     assert len(page["directions"]) == web.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
     text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
     assert "python -m http.server" in (out / "README.md").read_text()
@@ -279,11 +283,18 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
         other = browser.new_page()
         other.goto(link)
         other.wait_for_function("(hash) => document.body.dataset.shown === hash", arg=link[link.index("#") :])
+        ends = pixels(other, "#from-face, #to-face", link[link.index("#") :])
+        assert_near(ends, gan.sample([7, 9]))
+        assert other.locator("#grid [data-end]").count() == 0  # no seed of the grid is an end
+        other.click("#reset")
+        other.wait_for_function("!document.body.dataset.shown.includes('steps')")
+        assert_near(pixels(other, "#face", "share=50"), gan.images(half))
+        other.close()
         assert other.input_value("#seed") == str(seed) and other.input_value("#share") == "50"
         with page.expect_download() as download:
             page.click("#download")
         assert download.value.suggested_filename == f"faces-{seed}.png"
-        assert "faces a second by Web" in page.text_content("#status")
+        assert "faces a second with Web" in page.text_content("#status")
     assert said == []
     assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
 
@@ -361,7 +372,7 @@ def test_page_shows_errors_and_stays_usable(browser, tmp_path):
         page.goto(address)
         pixels(page, "#grid canvas", "seed=0")
         page.click("#copy")
-        assert "the address of this page is the link" in page.text_content("#status")
+        assert "Copy the address of this page" in page.text_content("#status")
         page.evaluate("""() => { const paints = CanvasRenderingContext2D.prototype, real = paints.putImageData;
             paints.putImageData = () => { paints.putImageData = real; throw new Error("no room"); }; }""")
         page.fill("#seed", "5")

@@ -30,9 +30,11 @@ def test_page_has_settings_warnings_and_images(tmp_path):
         ]
     )
     assert (
-        "article: step 12,000 of 20,000; 1,536,000 images shown, from 12,345 training images: my &lt;faces&gt; &amp; more" in text
+        "A DCGAN trained with the preset <b>article</b> at 32&nbsp;&times;&nbsp;32&nbsp;px on 12,345 images (my &lt;faces&gt; &amp; more)."
+        in text
     )
-    assert "<b>:" not in text and "<title>&lt;b&gt;</title>" in text
+    assert "60% complete: step 12,000 of 20,000" in text and "<dt>Images shown</dt><dd><b>1,536,000</b>" in text
+    assert "<h1>&lt;b&gt;</h1>" in text and "<title>&lt;b&gt;</title>" in text
     assert "<tr><td>lr</td><td>0.0002</td><td>0.0123</td></tr>" in text  # beside the preset's
     assert "<td>batch_size</td><td>128</td>" in text  # among all settings
     assert "g-collapsed</b>, steps 500 to 1,000: &lt;new&gt; words &lt;/script&gt;" in text
@@ -90,7 +92,8 @@ def test_several_runs_are_named_by_what_differs(tmp_path):
     assert "<tr><td>lr</td><td>0.1</td><td>0.2</td></tr>" in text and "<td>beta1</td>" not in text
     assert "<td>images a second, median</td><td></td><td>200</td>" in text
     assert "<td>steps</td><td>10 of 20,000</td><td>20 of 20,000</td>" in text
-    assert "<h3>b</h3>" in text and "<h3>a</h3>" not in text  # who was warned
+    assert "<h3>b</h3><ul><li><b>d-has-won</b>, step 3: words" in text and "<h3>a</h3>" not in text
+    assert "none is called the best" in text  # without scores
     assert [run["name"] for run in read_page_data(text)["runs"]] == ["a", "b"]
 
 

@@ -40,7 +40,17 @@ def test_scores_of_several_runs_name_their_measure(tmp_path):
         "score by net.py:f feedbeef, N 50, real images 01234567",
     ]
     assert "".join(f"<td>{name.removeprefix('score by ')}</td>" for name in names) in text
-    assert text.count("8.50 at step 2,000") == 4
+    assert text.count("<td>8.50 at step 2,000</td>") == 4 and text.count("; best score 8.50 at step 2,000<") == 4
+
+
+def test_best_run_is_named_if_all_scores_compare(tmp_path):
+    runs = [make_run_facts(tmp_path / name, name) for name in "ab"]
+    write_scores(runs[0].folder, {1000: 9.0, 2000: 8.5})
+    assert "none is called the best" in render_page(runs)
+    write_scores(runs[1].folder, {1000: 7.25, 2000: 8.0})
+    assert "<b>b</b> has the best score in training: 7.25, by x, N 5, real images 01234567." in render_page(runs)
+    write_scores(runs[1].folder, {3000: 1.0}, count=6)
+    assert "none is called the best" in render_page(runs)
 
 
 def test_scores_by_evaluate_are_a_table(tmp_path):
@@ -78,6 +88,7 @@ def test_scores_by_evaluate_are_a_table(tmp_path):
             lines.write(json.dumps(line) + "\n")
         lines.write('{"score": "inception", "st\n\n' + "[" * 100_000 + "\n")
     text = render_page([make_run_facts(tmp_path)])
+    assert "<dt>FID</dt><dd><b>44.47</b><span>by evaluate, N 5000, step 3,000; smaller is better; floor 5.25 (N 2500)<" in text
     (table,) = re.findall("<table><tr><th>step</th><th>score</th>.*?</table>", text)
     rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
     real = "&lt;celeba&gt; 01234567"

@@ -1,4 +1,4 @@
-// The page: state in the address, faces from the network, nothing from another host.
+// The page. Its state is in the address, the network generates the faces, and nothing comes from another host.
 import { between, latentOf, moved } from "./latents.js";
 
 const FACES = 16;
@@ -19,7 +19,7 @@ async function fetched(file) {
   return answer;
 }
 
-/** A file's bytes; unpacked where it is gzipped and the server has not said so. */
+/** A file's bytes, decompressed if they are gzip that the server did not declare. */
 async function bytesOf(file) {
   const bytes = new Uint8Array(await (await fetched(file)).arrayBuffer());
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
@@ -27,13 +27,13 @@ async function bytesOf(file) {
   return new Uint8Array(await new Response(unpacked).arrayBuffer());
 }
 
-/** Whether this browser has WebAssembly with SIMD: a module of one such instruction. */
+/** Whether this browser has WebAssembly with SIMD: it validates a module with one SIMD instruction. */
 function hasSimd() {
   return typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(
     0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11));
 }
 
-/** {run(latents, labels), kind}: WebGPU where there is one that works, else WebAssembly. */
+/** {run(latents, labels), kind}: WebGPU if it works, else WebAssembly. */
 async function network(page) {
   const model = await bytesOf("generator.onnx");
   const hasGpu = navigator.gpu && await navigator.gpu.requestAdapter().catch(() => null);
@@ -42,7 +42,7 @@ async function network(page) {
     try {
       const ort = await import(`./ort.${kind}.bundle.min.mjs`);
       ort.env.wasm.wasmBinary = await bytesOf(`ort.${kind}.wasm.gz`);
-      ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
+      ort.env.wasm.numThreads = 1; // more threads need headers that static hosts do not send
       ort.env.logLevel = "error";
       const session = await ort.InferenceSession.create(model, { executionProviders: [kind] });
       const run = async (latents, labels) => {
@@ -61,7 +61,7 @@ async function network(page) {
   }
 }
 
-/** Saves images, rows of so many, as one PNG, each of their pixels so many times. */
+/** Saves images as one PNG, in rows of `columns`, each enlarged by the whole number `scale`. */
 function save(name, canvases, columns, scale) {
   const side = canvases[0].width * scale, sheet = document.createElement("canvas");
   sheet.width = columns * side;
@@ -81,18 +81,18 @@ function save(name, canvases, columns, scale) {
 function paint(canvas, page, values, i) {
   const { size, channels } = page;
   canvas.width = canvas.height = size;
-  const picture = new ImageData(size, size);
+  const image = new ImageData(size, size);
   const first = i * size * size * channels;
   for (let p = 0; p < size * size; p++) {
-    for (let c = 0; c < 3; c++) picture.data[4 * p + c] = Math.round(255 * values[first + p * channels + (channels === 3 ? c : 0)]);
-    picture.data[4 * p + 3] = 255;
+    for (let c = 0; c < 3; c++) image.data[4 * p + c] = Math.round(255 * values[first + p * channels + (channels === 3 ? c : 0)]);
+    image.data[4 * p + 3] = 255;
   }
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
 const whole = (text, otherwise) => /^\d+$/.test(text ?? "") && Number(text) <= LAST_SEED ? Number(text) : otherwise;
 
-/** What the address says, and back. */
+/** The state that the address holds; writeState is its inverse. */
 function readState(page) {
   const asked = new URLSearchParams(location.hash.slice(1));
   const steps = (asked.get("steps") ?? "").split(",").map(Number);
@@ -113,15 +113,20 @@ function writeState(state) {
 }
 
 async function main() {
-  if (!hasSimd()) return fail("This browser has no WebAssembly with SIMD, which the network needs: use a newer one.");
+  if (!hasSimd()) return fail("This browser has no WebAssembly with SIMD, which the network needs. Use a newer one.");
   const page = await (await fetched("page.json")).json();
   document.title = $("title").textContent = page.title;
   $("about").textContent = page.about;
+  for (const [name, value] of page.facts) {
+    const row = document.createElement("div");
+    for (const [tag, words] of [["dt", name], ["dd", value]]) row.append(Object.assign(document.createElement(tag), { textContent: words }));
+    $("facts").append(row);
+  }
   const net = await network(page);
   let state = readState(page), next = 0;
 
   const latent = (seed) => latentOf(seed, page.latent_dim, page.latent_law);
-  // Where each picture was of one class, the class asked for excludes the others, as in api.py.
+  // If every training image had exactly one class, a requested class excludes the others, as in api.py.
   const areClasses = page.attributes.length > 1 && page.labels.every((row) => row.reduce((sum, label) => sum + label) === 1);
   const labelsOf = (seed) => page.attributes.map((_, i) => state.asked[i] !== "-" ? Number(state.asked[i])
     : areClasses && state.asked.includes("1") ? 0 : page.labels[seed % page.labels.length][i]);
@@ -130,7 +135,7 @@ async function main() {
     const cell = document.createElement("button");
     cell.type = "button";
     cell.append(document.createElement("canvas"), document.createElement("span"));
-    cell.addEventListener("click", () => { // one after the other: the start of the morph, then its end
+    cell.addEventListener("click", () => { // alternately the start of the morph and its end
       state[next ? "to" : "from"] = Number(cell.dataset.seed);
       state.share = next ? 100 : 0;
       next = 1 - next;
@@ -156,12 +161,17 @@ async function main() {
 
   async function drawFace() {
     const way = between(latent(state.from), latent(state.to), state.share / 100, page.latent_law);
-    const labels = labelsOf(state.share < 50 ? state.from : state.to);
-    const values = await net.run([moved(way, page.directions.map((one) => one.direction), state.steps, page.latent_law)], [labels]);
-    paint($("face"), page, values, 0);
+    const edited = moved(way, page.directions.map((one) => one.direction), state.steps, page.latent_law);
+    const ends = [state.from, state.to];
+    const values = await net.run([edited, ...ends.map(latent)], [labelsOf(ends[state.share < 50 ? 0 : 1]), ...ends.map(labelsOf)]);
+    ["face", "from-face", "to-face"].forEach((id, i) => paint($(id), page, values, i));
+    for (const cell of cells) { // the grid marks both ends
+      const end = ["from", "to"].find((end) => Number(cell.dataset.seed) === state[end]);
+      if (end) cell.dataset.end = end; else delete cell.dataset.end;
+    }
   }
 
-  // One drawing at a time; what is asked for meanwhile is drawn when it ends.
+  // One drawing at a time. A change meanwhile is drawn when it ends.
   let drawing = null, again = false, speed = "", lastGrid = "";
   async function show() {
     for (const id of ["seed", "from", "to", "share"]) if (document.activeElement !== $(id)) $(id).value = state[id];
@@ -177,14 +187,14 @@ async function main() {
         await drawFace();
         lastGrid = grid;
         if (perSecond) {
-          const since = speed ? "" : `first faces after ${((performance.now() - began) / 1000).toFixed(1)} s, `;
-          speed = `${Math.round(perSecond)} faces a second by ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
+          const since = speed ? "" : `First faces after ${((performance.now() - began) / 1000).toFixed(1)} s; `;
+          speed = `${Math.round(perSecond)} faces a second with ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
           say(since + speed);
-        } else if ($("status").className) { // what went wrong before has not now
+        } else if ($("status").className) { // an earlier error is over
           say(speed);
         }
       } while (again);
-      document.body.dataset.shown = location.hash; // for tests: what is on the page
+      document.body.dataset.shown = location.hash; // for tests: the state that is on the page
     })().catch((fault) => fail(`${fault}`)).finally(() => { drawing = null; });
     await drawing;
   }
@@ -205,13 +215,14 @@ async function main() {
     show();
   });
   $("copy").addEventListener("click", async () => {
-    // Browsers have no clipboard for pages that come by http from another machine.
+    // Browsers offer no clipboard to pages served over http from another machine.
     const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-    say(copied ? "link copied" : "the address of this page is the link: copy it from there");
+    say(copied ? "Link copied." : "Copy the address of this page: it is the link.");
   });
   $("download").addEventListener("click", () => save(`faces-${state.seed}.png`, cells.map((cell) => cell.firstChild), 4, 4));
   $("save").addEventListener("click", () =>
     save(`face-${state.from}-${state.to}-${state.share}.png`, [$("face")], 1, Math.max(4, 512 / page.size)));
+  $("reset").addEventListener("click", () => { state.steps.fill(0); show(); });
   page.directions.forEach(({ name }, i) => {
     const label = document.createElement("label"), slider = document.createElement("input"), words = document.createElement("span");
     words.textContent = name.replaceAll("_", " ");
@@ -223,7 +234,7 @@ async function main() {
   });
   page.attributes.forEach((name, i) => {
     const label = document.createElement("label"), choice = document.createElement("select");
-    for (const [value, words] of [["-", "as it comes"], ["1", "yes"], ["0", "no"]]) choice.append(new Option(words, value));
+    for (const [value, words] of [["-", "any"], ["1", "yes"], ["0", "no"]]) choice.append(new Option(words, value));
     choice.value = state.asked[i];
     choice.dataset.asked = i;
     choice.addEventListener("change", () => { state.asked[i] = choice.value; show(); });

@@ -1,0 +1,120 @@
+"""What report.html says first: what was trained, for how long, and how good its samples are."""
+
+import math
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+from dcgan_jax.run import online_score
+from dcgan_jax.run.report_scores import find_best, find_evaluated
+from dcgan_jax.run.report_text import escape
+
+MEASURES = {"sliced-wasserstein": "sliced Wasserstein x1000", "inception": "FID"}  # --score-by -> its name
+
+
+LONGEST_S = 1e9  # thirty years: the file is not ours
+
+
+class Fact(NamedTuple):
+    """A number of the first screen, with its label and a line that explains it."""
+
+    label: str
+    value: str
+    note: str
+
+
+def list_facts(
+    run: Path, step: int, total: int, images_per_step: int, metrics: dict[str, list[float]], devices: str
+) -> list[Fact]:
+    """The numbers of the first screen, in the order in which they are shown.
+
+    Args: step, total: steps made, and of the whole run; metrics: columns of metrics.jsonl; devices: "" where unknown.
+    """
+    seconds, speed = estimate_training_s(metrics), find_median_speed(metrics)
+    machine = f" on {devices}" if devices else ""
+    facts = [
+        Fact("Images shown", f"{step * images_per_step:,}", f"{images_per_step:,} a step"),
+        Fact(
+            "Training time",
+            f"about {format_duration(seconds)}" if seconds else "not measured",
+            f"{speed:,.0f} images a second{machine}" if speed else "no speed was logged",
+        ),
+    ]
+    best, evaluated = find_best(run), find_evaluated(run)
+    if best:
+        note = f"{name_measure(best)}, N {best.get('count')}, step {best['step']:,}; smaller is better"
+        facts.append(Fact("Best score in training", f"{best['value']:.2f}", note))
+    if evaluated:
+        floor = f"; floor {evaluated.floor} (N {evaluated.floor_count})" if evaluated.floor else ""
+        note = f"by evaluate, N {evaluated.count}, step {evaluated.step}; smaller is better{floor}"
+        facts.append(Fact(evaluated.measure.partition(", resize")[0], evaluated.value, note))
+    if not best and not evaluated:
+        facts.append(Fact("Score", "none yet", "train with --score-every-kimg 20, or run python -m dcgan_jax.evaluate"))
+    return facts
+
+
+def render_facts(facts: list[Fact]) -> str:
+    """A description list, one tile for each number."""
+    tiles = "".join(
+        f"<div><dt>{escape(fact.label)}</dt><dd><b>{escape(fact.value)}</b><span>{escape(fact.note)}</span></dd></div>"
+        for fact in facts
+    )
+    return f"<dl class=tiles>{tiles}</dl>"
+
+
+def name_measure(line: dict) -> str:
+    """The name of the measure of a score during training."""
+    by = str(line.get("by"))
+    return MEASURES.get(by, f"Frechet distance by {by}")
+
+
+def find_median_speed(metrics: dict[str, list[float]]) -> float | None:
+    """Images a second, the median over the lines of metrics.jsonl; None where none is logged."""
+    speeds = [value for value in metrics.get("images_per_s", ()) if value > 0 and math.isfinite(value)]
+    return statistics.median(speeds) if speeds else None
+
+
+def estimate_training_s(metrics: dict[str, list[float]]) -> float | None:
+    """Seconds of training, with its saves and scores, without compilation and pauses; None where no speed is logged.
+
+    metrics.jsonl has no clock: `images_per_s` is the mean speed since the run was started or resumed. A resumption shows as a
+    line without a speed, or as a mean that would mean less time than the line before.
+    """
+    total_s, session_s, start, last = 0.0, 0.0, 0.0, 0.0
+    for images, speed in zip(metrics.get("images", ()), metrics.get("images_per_s", ()), strict=False):
+        if not images >= last:  # or NaN
+            continue
+        if not (speed > 0 and math.isfinite(speed)):
+            total_s, session_s, start = total_s + session_s, 0.0, images
+        else:
+            if (images - start) / speed < session_s:
+                total_s, session_s, start = total_s + session_s, 0.0, last
+            session_s = (images - start) / speed
+        last = images
+    found_s = total_s + session_s
+    return found_s if 0 < found_s < LONGEST_S else None
+
+
+def format_duration(seconds: float) -> str:
+    """As 42 s, 12 min or 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def describe_best(run: Path) -> str:
+    """The best score in training as a short line; "" where nothing was scored."""
+    best = find_best(run)
+    return f"best score {best['value']:.2f} at step {best['step']:,}" if best else ""
+
+
+def find_best_of_runs(runs: list[Path]) -> int | None:
+    """The position of the run with the best score in training; None unless all are scored, by the same measure."""
+    lines = [find_best(run) for run in runs]
+    found = [line for line in lines if line]
+    same = {tuple(str(line.get(name)) for name in online_score.COMPARABLE_BY) for line in found}
+    if len(found) < len(runs) or len(same) != 1 or len(runs) < 2:
+        return None
+    values = [line["value"] for line in found]
+    return values.index(min(values))

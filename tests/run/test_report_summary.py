@@ -1,0 +1,77 @@
+import json
+import math
+
+import pytest
+from numpy.testing import assert_allclose
+
+from dcgan_jax.run.report_scores import find_evaluated
+from dcgan_jax.run.report_summary import estimate_training_s, find_median_speed, format_duration, list_facts
+
+
+def log_sessions(*sessions):
+    """Columns of metrics.jsonl. A session: [(seconds, images)] of its lines, counted from the end of its first dispatch."""
+    images, speeds, start = [], [], 0
+    for lines in sessions:
+        images += [start + count for _, count in lines]
+        speeds += [count / seconds if seconds else math.nan for seconds, count in lines]
+        start = images[-1]
+    return {"images": images, "images_per_s": speeds}
+
+
+def test_training_time_is_exact_where_speed_changes():
+    """As with progressive growing: the mean speed falls, the time it stands for is what counts."""
+    assert_allclose(estimate_training_s(log_sessions([(0, 10), (1, 310), (2, 610), (12, 910)])), 12 * 900 / 910, rtol=0.02)
+    assert_allclose(estimate_training_s(log_sessions([(1, 300), (2, 600), (12, 900)])), 12)
+
+
+def test_training_time_adds_resumed_sessions():
+    slow, fast = [(10, 100), (20, 200)], [(1, 100), (2, 200)]
+    assert_allclose(estimate_training_s(log_sessions(slow, fast)), 22)
+    assert_allclose(estimate_training_s(log_sessions(fast, [(0, 0), *slow])), 22)  # the first dispatch has no speed
+
+
+@pytest.mark.parametrize("speeds", [[], [math.nan] * 2, [0.0, 0.0], [-1.0, 1e-300], [math.inf, math.nan]])
+def test_unknown_speed_is_no_training_time(speeds):
+    assert estimate_training_s({"images": [1, 2], "images_per_s": speeds}) is None
+
+
+def test_median_speed_skips_lines_without_one():
+    assert find_median_speed({"images_per_s": [math.nan, 10.0, 30.0, 20.0]}) == 20
+    assert find_median_speed({"images_per_s": [math.nan]}) is None and find_median_speed({}) is None
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (93900, "26 h 05 min")]
+)
+def test_duration_has_a_readable_unit(seconds, words):
+    assert format_duration(seconds) == words
+
+
+def test_first_screen_of_a_run_without_numbers(tmp_path):
+    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 0, 10, 128, {}, "")}
+    assert facts["Images shown"] == ("0", "128 a step") and facts["Training time"] == ("not measured", "no speed was logged")
+    assert facts["Score"][0] == "none yet" and "--score-every-kimg" in facts["Score"][1]
+
+
+def test_first_screen_has_time_and_score(tmp_path):
+    line = {"score": "training", "step": 5, "value": 12.345, "by": "sliced-wasserstein", "sha256": "", "count": 2000}
+    (tmp_path / "scores.jsonl").write_text(json.dumps(line) + "\n")
+    metrics = log_sessions([(10, 1000), (600, 60000)])
+    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 10, 10, 128, metrics, "1 x cpu")}
+    assert facts["Training time"] == ("about 10 min", "100 images a second on 1 x cpu")
+    assert facts["Best score in training"] == ("12.35", "sliced Wasserstein x1000, N 2000, step 5; smaller is better")
+    assert "Score" not in facts
+
+
+def test_headline_score_is_the_best_comparable_fid(tmp_path):
+    of = {"step": 1, "count": 5000, "real": "r", "real_fingerprint": "0", "score": "inception"}
+    lines = [
+        of | {"count": 1000, "values": {"frechet": 1.0}},
+        of | {"values": {"frechet": 30.0}},
+        of | {"step": 2, "values": {"frechet": 40.0}},
+        of | {"score": "sliced_wasserstein_x1e3", "values": {"mean": 5.0}},
+        of | {"values": {"frechet": math.nan}},
+    ]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = find_evaluated(tmp_path)
+    assert found and (found.step, found.measure, found.count, found.value) == ("1", "FID", "5000", "30")
