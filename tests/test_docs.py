@@ -51,7 +51,6 @@ NOT_RUN = {  # what a test cannot or must not do
     r" --download| download\b": "needs the network",
     r"\.\.\. |--coordinator": "needs other hosts",
     r"--format web": "needs onnxruntime-web, tried in tests/export/test_web.py",
-    r"\bVERB\b|<verb>|PATH\b": "a form, no command",
 }
 
 

@@ -107,7 +107,7 @@ def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     facts = dict(page["facts"])
     assert facts["Preset"] == "article" and facts["Image size"] == "16 x 16 px" and "Score" not in facts
     count = json.loads((Path(get_reference_run().run) / "data.json").read_text())["count"]
-    assert facts["Data set"] == f"{count:,} images" and facts["Images shown in training"] == "96"
+    assert facts["Data set"] == f"{count:,} images" and facts["Images shown in training"] == "192"  # 12 steps of 2 x 8
     assert len(page["directions"]) == web.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
     text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
     assert "python -m http.server" in (out / "README.md").read_text()
