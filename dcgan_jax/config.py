@@ -69,8 +69,7 @@ class Run:
     grow_kimg: Kimg = 0.0
     """progressive growing: train at half the image side first, for this many thousand images; 0: none"""
     start: str = ""
-    """initial weights: a run's folder, such as runs/faces, or PyTorch's netG.pth or .safetensors (both networks:
-    netG.pth,netD.pth); empty: random"""
+    """initial weights: a run's folder, or PyTorch's netG.pth or .safetensors, or both as netG.pth,netD.pth; empty: random"""
     steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
     """length in training steps"""
     epochs: Annotated[float | None, Interval(gt=0, le=10**9), Mark.RESUMABLE] = None
@@ -90,8 +89,7 @@ class Data:
     """The training images, and how batches are made of them."""
 
     data: Annotated[str, Mark.RESUMABLE] = "drawn"  # a resumed run may find its images elsewhere: the fingerprint compares them
-    """training images: a folder, .zip or .npy (uint8 N,H,W,C); CelebA's folder or zip; tfds:NAME; or drawn faces, as
-    drawn or drawn:COUNT"""
+    """images: a folder, .zip or .npy (uint8 N,H,W,C); CelebA's folder or zip; tfds:NAME; drawn faces: drawn or drawn:COUNT"""
     split: Split = "all"
     """part of the data set, if it is partitioned; the published recipes train on all"""
     crop: Crop = "centre"
@@ -161,8 +159,8 @@ class Nets:
     d_dropout: Annotated[ShareBelowOne, Mark.TRAINING_ONLY] = 0.0
     """dropout rate before D's last layer"""
     init: Annotated[Literal["normal", "truncated", "glorot", "he"], Mark.TRAINING_ONLY] = "normal"
-    """distribution of the initial weights. normal: N(0, 0.02); truncated: the same, but D's convolutions are cut at two
-    standard deviations; glorot: Glorot uniform; he: He normal"""
+    """distribution of the initial weights.
+    normal: N(0, 0.02); truncated: with D's cut at two standard deviations; glorot: Glorot uniform; he: He normal"""
     gamma_init_std: Annotated[float, Interval(ge=0, le=10), Mark.TRAINING_ONLY] = 0.0
     """standard deviation of BN's initial gains, whose mean is 1"""
     bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
@@ -193,14 +191,13 @@ class Loss:
     penalty_every_steps: Annotated[int, Interval(ge=1, le=10**6), Unit("steps")] = 1
     """steps between penalties (lazy regularisation); the penalty's weight is multiplied by this number, also in the logs"""
     penalty_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01.
-    This is faster than exact gradients, and not tested in bfloat16. With BN in D it needs another gamma, because each image
-    also changes the logits of the others. 0: exact gradients"""
+    """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01; 0: exact gradients.
+    This is faster, and not tested in bfloat16. With BN in D it needs another gamma: each image changes all logits."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all images that D sees, real and generated"""
     augment_target: ShareBelowOne = 0.0
-    """adaptive augmentation: its probability rises while D's hit rate on real images exceeds (1 + this) / 2, and falls
-    otherwise; 0: augment always"""
+    """adaptive augmentation: its probability rises while D's hit rate on real images is above (1 + this) / 2, else it falls.
+    0: augment always"""
     augment_adapt_kimg: Annotated[float, Interval(gt=0, le=10**9), Unit("thousand images")] = 100.0
     """thousands of images in which the probability of adaptive augmentation can rise from 0 to 1"""
 

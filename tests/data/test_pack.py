@@ -102,7 +102,7 @@ def test_pipe_in_a_pack_is_not_opened(tmp_path, capsys):
     (path / "images.npy").unlink()
     os.mkfifo(path / "images.npy")
     assert len(pack(tmp_path / "in").images) == 40
-    assert "no plain file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
 
 
 def test_killed_packer_leaves_no_pack_next_cleans_up(tmp_path, cache):
