@@ -30,7 +30,7 @@ def _is_grey(image: np.ndarray) -> bool:
 
 
 def measure_spread(images: np.ndarray) -> float:
-    """Measures how much images differ: the standard deviation over at most SPREAD_OF images, averaged over pixels, in grey levels."""
+    """Returns the standard deviation over at most SPREAD_OF images in grey levels, averaged over pixels: how much they differ."""
     positions = np.linspace(0, len(images) - 1, min(SPREAD_OF, len(images))).astype(int)
     mean, square = np.zeros((2, *images.shape[1:]))
     for position in positions:  # one at a time: all together would take gigabytes at 256 px

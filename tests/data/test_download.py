@@ -198,7 +198,7 @@ def test_download_twice_requests_the_file_once(serve, tmp_path, capfd):
         assert fetch(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
     assert len(server.asked) == 1
     said = capfd.readouterr().err
-    assert "downloading faces.zip from 127.0.0.1, 0.0 MB are there" in said and "is there already" in said
+    assert "downloading faces.zip from 127.0.0.1, starting at 0.0 MB" in said and "exists: not downloaded again" in said
     assert "secret" not in said
 
 
@@ -328,9 +328,9 @@ def test_permanent_error_is_not_tried_again(serve, tmp_path, code):
         (ends_at_once, ""),
         (nonsense, ""),
         (silence, "timed out"),
-        (well(cut=10), "closed after 30 of"),
-        (without_ranges(cut=0), "closed after 0 of"),
-        (without_ranges(cut=1000), "closed after 1,000 of"),
+        (well(cut=10), "connection closed after 30 of"),
+        (without_ranges(cut=0), "connection closed after 0 of"),
+        (without_ranges(cut=1000), "connection closed after 1,000 of"),
     ],
 )
 def test_endless_failures_end_after_bounded_tries(serve, tmp_path, answer, words):
@@ -361,14 +361,14 @@ def test_wrong_hash_is_not_kept(serve, tmp_path):
 
 def test_wrong_length_is_refused_before_the_download(serve, tmp_path):
     line = refusal(serve(well()), tmp_path, sha256="0" * 64, size_bytes=len(BODY) + 1)
-    assert by_hand(line) and f"offers {len(BODY):,} bytes, the published file has {len(BODY) + 1:,}" in line
+    assert by_hand(line) and f"offers {len(BODY):,} bytes, but the published file has {len(BODY) + 1:,}" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
 @pytest.mark.parametrize("body", [b"no zip", b"", BODY[: len(BODY) // 2], b"PK\5\6" + bytes(9)])
 def test_incomplete_zip_is_not_kept(serve, tmp_path, body):
     line = refusal(serve(well(body)), tmp_path)
-    assert by_hand(line) and "is no whole zip" in line
+    assert by_hand(line) and "is not a complete zip" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
@@ -421,7 +421,7 @@ def test_invalid_url_is_refused(tmp_path, url):
 def test_existing_file_of_other_content_is_refused(serve, tmp_path):
     (tmp_path / "faces.zip").write_bytes(b"mine")
     server = serve(well())
-    with pytest.raises(UserError, match="is there and is no whole zip.*move it away"):
+    with pytest.raises(UserError, match="exists and is not a complete zip.*move it away"):
         download_file(file_of(server), tmp_path, QUICK)
     assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.asked
 
@@ -442,7 +442,7 @@ def test_disk_full_midway_then_resumes(serve, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert f"{tmp_path} cannot take faces.zip" in line and "`to`" in line and "same command" in line
+    assert f"cannot write faces.zip to {tmp_path}: " in line and "`to`" in line and "same command" in line
     assert fetch(server, tmp_path) == BODY
     assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
 
