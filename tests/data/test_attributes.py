@@ -104,13 +104,9 @@ def test_split_without_partition_table_is_refused(tmp_path):
 )
 def test_class_folders_give_each_image_one_class(names, classes):
     """Folders are classes if there are several and every image is in one of them."""
-    attributes_of_folders = make_folder_attributes(names)
+    attributes = make_folder_attributes(names)
     if classes is None:
-        assert attributes_of_folders is None
+        assert attributes is None
     else:
-        assert attributes_of_folders[0] == classes
-        assert (
-            attributes_of_folders[1].dtype == np.uint8
-            and (attributes_of_folders[1].sum(1) == 1).all()
-            and attributes_of_folders[1][0, 0] == 1
-        )
+        assert attributes[0] == classes
+        assert attributes[1].dtype == np.uint8 and (attributes[1].sum(1) == 1).all() and attributes[1][0, 0] == 1

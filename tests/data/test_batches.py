@@ -140,12 +140,7 @@ def test_stream_and_resident_give_the_same_batches(monkeypatch, has_tensorflow):
         monkeypatch.setitem(sys.modules, "tensorflow", None)  # makes the import fail
     images, order = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
-    for start, total, k in (
-        (0, 14, 1),
-        (4, 15, 1),
-        (4, 15, 3),
-        (0, 12, 6),
-    ):  # across epochs' ends, and from the middle of an epoch
+    for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # across epochs, and from inside one
         spans = list(split_dispatches(start, total, k))
         fed = [list(feed(images, order, iter(spans), sharding)) for feed in (batches.stream_batches, batches.gather_batches)]
         for span, streamed, resident in zip(spans, *fed, strict=True):
