@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# An editable install: the sources here are what runs. The lock file holds the versions that were tested together.
+# An editable install: changes to the sources take effect at once. requirements.lock pins the versions that were tested together.
 $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
@@ -11,7 +11,7 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 .PHONY: install hooks train lint types docs test test-fast test-web test-dist
 install: $(VENV)/installed
 
-# From then on git checks style and types before each commit.
+# Installs a git hook that checks style and types before each commit.
 hooks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock pre-commit
 	$(BIN)/pre-commit install
@@ -30,26 +30,26 @@ $(VENV)/docs-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[docs]"
 	touch $@
 
-# The site, in build/site. Once installed it needs no network. The variable silences an advertisement, not a check.
+# Builds the documentation in build/site, without network after the first time. The variable hides an advertisement only.
 docs: $(VENV)/docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# worksteal: a worker that is done takes over half of what the other has left, so that both end together.
+# worksteal: an idle worker takes over half of the other worker's remaining tests.
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal
 
 test: $(VENV)/installed
 	$(PYTEST)
 
-# Without whole runs, kills, full disks and the slowest programs.
+# Skips the integration tests: whole runs, killed processes, full disks, and programs that compile slowly.
 test-fast: $(VENV)/installed
 	$(PYTEST) -m "not integration"
 
-# The pages in a real browser; says what is missing where there is none.
+# Tests the HTML pages in Chromium. Without Chromium it prints what is missing.
 test-web: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test-web]"
 	PYTHONPATH=. $(BIN)/python tests/browser.py
 	$(BIN)/python -m pytest --quiet -m web
 
-# The sdist and the wheel, installed where there is no checkout.
+# Builds the sdist and the wheel, and tests each outside the checkout.
 test-dist: $(VENV)/installed
 	PYTHON=$(BIN)/python sh tests/dist.sh

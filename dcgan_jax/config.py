@@ -1,4 +1,4 @@
-"""Every setting of a run, once: a field here is a flag and a line of config.json; its bounds, unit and marks stand beside it."""
+"""The settings of a run. Each field is a flag, a keyword in Python and a line of config.json, with its bounds, unit and marks."""
 
 import dataclasses
 import enum
@@ -10,35 +10,38 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Interval, Unit
 
-SEEDS = 2**32  # of samples: 0 .. SEEDS - 1
-MAX_CHANNELS = 8192  # of the widest layer: 0.8 billion weights at most
-MAX_STEPS = 2**31 - 1  # the step is an int32
+SEEDS = 2**32  # a seed is 0 .. SEEDS - 1
+MAX_CHANNELS = 8192  # in the widest layer, which has 0.8 billion weights at most
+MAX_STEPS = 2**31 - 1  # the step count is an int32
 
 
 class UserError(ValueError):
-    """A user's mistake: its message is one line that names the argument, file or leaf and the remedy. Commands exit with 2."""
+    """A user's mistake. The message is one line: the argument, file or parameter, and the remedy. Commands exit with code 2."""
 
     def __str__(self):
         return make_printable(super().__str__())
 
 
 def make_printable(text: str, most: int = 2000) -> str:
-    """The text as one line, cut to `most` characters, of which none moves a terminal's cursor: it may quote a stranger's file."""
+    """Returns the text as one line of at most `most` characters, with control characters escaped.
+
+    The text may quote an untrusted file, whose control characters could move the terminal's cursor.
+    """
     text = " ".join(text[:most].split())
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Mark(enum.Enum):
-    """What else is true of a field, beside its bounds and its unit."""
+    """A property of a field, in addition to its bounds and its unit."""
 
-    RESUMABLE = "a resumed run may change it: it extends the run, or changes no number that the run computes"
-    TRAINING_ONLY = "it changes how networks are trained or initialised, not what trained networks compute"
-    ANY_IN_TORCH = "PyTorch's example has the same network with any value of it"
-    DEFAULT_TO_GROW = "progressive growing needs the default"
+    RESUMABLE = "a resumed run may change the field: it changes the run's length, or no number that the run computes"
+    TRAINING_ONLY = "the field changes training or initialisation, but not the function of trained networks"
+    ANY_IN_TORCH = "for every value of the field, PyTorch's example has the same network"
+    DEFAULT_TO_GROW = "progressive growing needs the field's default"
 
 
 SIZES = (16, 32, 64, 128, 256)  # image sides in pixels
-# Upper bounds are more than anyone needs, and less than what takes all memory or overflows: config.json may come from strangers.
+# Upper bounds exclude values that overflow or use all memory, since config.json may be untrusted. Useful values are far below.
 Kimg = Annotated[float, Interval(ge=0, le=10**9), Unit("thousand images")]
 Steps = Annotated[int, Interval(ge=1, le=10**9), Unit("steps")]
 Weight = Annotated[float, Interval(ge=0, le=10**6)]
@@ -51,117 +54,119 @@ Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where the run is stored and how long it is. Give one of steps, epochs and kimg; it replaces the preset's."""
+    """Where the run is stored, and its length. To replace the preset's length, give one of steps, epochs and kimg."""
 
     workdir: Annotated[str, Mark.RESUMABLE] = "runs"
-    """folder that holds the runs"""
+    """folder that contains the runs"""
     name: Annotated[str, Mark.RESUMABLE] = ""
     """the run's folder inside workdir; empty: the preset's name"""
     preset: str = "article"
-    """recipe that fills all other fields: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20,
-    keras64, torch32, torch128, modern32, best32, best64"""
+    """recipe: the defaults of all other options.
+    Published: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20, keras64.
+    This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px)"""
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
     """seed of all random numbers"""
     grow_kimg: Kimg = 0.0
-    """thousands of images for progressive growing's low-resolution stage, which trains at half the size first; 0: none"""
+    """progressive growing: train at half the image side first, for this many thousand images; 0: none"""
     start: str = ""
-    """initial weights: a run, as runs/faces, or PyTorch's netG.safetensors or .pth (netG.pth,netD.pth: both); empty: random"""
+    """initial weights: a run's folder, or PyTorch's netG.pth or .safetensors, or both as netG.pth,netD.pth; empty: random"""
     steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
-    """length in steps (one step: one batch)"""
+    """length in training steps"""
     epochs: Annotated[float | None, Interval(gt=0, le=10**9), Mark.RESUMABLE] = None
-    """length in passes over the images"""
+    """length in passes over the training images"""
     kimg: Annotated[float | None, Interval(gt=0, le=10**9), Unit("thousand images"), Mark.RESUMABLE] = None
-    """length in thousands of real images shown"""
+    """length in thousands of training images shown to D"""
     coordinator: Annotated[str, Mark.RESUMABLE] = ""
-    """several processes: address:port of the first one, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
+    """training in several processes: address:port of process 0, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
     processes: Annotated[int, Interval(ge=1, le=2**16), Unit("processes"), Mark.RESUMABLE] = 1
-    """number of processes, where --coordinator is an address"""
+    """number of processes, if coordinator is an address"""
     process_id: Annotated[int, Interval(ge=0, le=2**16 - 1), Mark.RESUMABLE] = 0
-    """number of this process, from 0"""
+    """number of this process, counted from 0"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The training images, and how they reach the networks."""
+    """The training images, and how batches are made of them."""
 
-    data: Annotated[str, Mark.RESUMABLE] = "drawn"  # where they lie; what lies there is compared by fingerprint
-    """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
+    data: Annotated[str, Mark.RESUMABLE] = "drawn"  # a resumed run may find its images elsewhere: the fingerprint compares them
+    """images: a folder, .zip or .npy (uint8 N,H,W,C); CelebA's folder or zip; tfds:NAME; drawn faces: drawn or drawn:COUNT"""
     split: Split = "all"
-    """part of a partitioned set (the published recipes train on all)"""
+    """part of the data set, if it is partitioned; the published recipes train on all"""
     crop: Crop = "centre"
-    """square taken from each image; published boxes apply to CelebA, other images get the centre"""
+    """square cut from each image; carpedm20, soumith and torch are for CelebA: other images get the centre square"""
     batch_size: Annotated[int, Interval(ge=1, le=2**16), Unit("images")] = 128
-    """images in a batch, over all devices"""
+    """images per batch, over all devices"""
     flip: bool = False
-    """mirror each real image with probability 1/2"""
+    """mirror each training image left to right with probability 1/2"""
     feed: Annotated[Literal["auto", "stream", "resident"], Mark.RESUMABLE] = "auto"
-    """tf.data stream from the pack, or all images on the device; auto: resident where they fit"""
+    """stream: load batches ahead of each step; resident: keep all images on the device; auto: resident if they fit"""
     strict: Annotated[bool, Mark.RESUMABLE] = False
-    """stop at the first image that cannot be read"""
+    """stop at the first image that cannot be read, instead of skipping it"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Nets:
-    """Generator G and discriminator D: one pair that expresses every published DCGAN."""
+    """The architecture of the generator G and the discriminator D. BN is batch normalisation."""
 
     size: Annotated[int, Interval(ge=SIZES[0], le=SIZES[-1]), Unit("px"), Mark.ANY_IN_TORCH] = 64
     """image side in pixels, a power of two from 16 to 256"""
     channels: Annotated[Literal[1, 3], Mark.ANY_IN_TORCH] = 3
-    """1: grey, 3: colour"""
+    """1: grey images, 3: colour images"""
     width: Annotated[int, Interval(ge=1, le=4096), Unit("channels"), Mark.ANY_IN_TORCH] = 64
-    """channels next to the image; each lower resolution doubles them"""
+    """channels of the layer next to the image; each lower resolution doubles them"""
     base_px: Literal[2, 4, 8] = 4
-    """side of G's first and D's last feature map in pixels; size / base_px sets the depth"""
+    """side in pixels of G's first and D's last feature map; size / base_px sets the number of layers"""
     g_multipliers: Annotated[Multipliers, Mark.DEFAULT_TO_GROW] = ()
-    """G's channels, first layer first, as multiples of width; empty: halved at each up-sampling"""
+    """channels of G's layers as multiples of width, from the latent to the image; empty: each up-sampling halves them"""
     d_multipliers: Annotated[Multipliers, Mark.DEFAULT_TO_GROW] = ()
-    """D's channels, image side first, as multiples of width; empty: doubled at each down-sampling"""
+    """channels of D's layers as multiples of width, from the image to the logit; empty: each down-sampling doubles them"""
     kernel: Annotated[Literal[4, 5], Mark.DEFAULT_TO_GROW] = 4
-    """side of the strided kernels in pixels"""
-    padding: Annotated[Literal["symmetric", "same"], Mark.ANY_IN_TORCH] = "symmetric"  # read with kernel 5 alone
-    """kernel 5: torch's and Theano's symmetric padding 2, or TensorFlow's SAME (1 before, 2 after)"""
+    """kernel side of the strided convolutions"""
+    padding: Annotated[Literal["symmetric", "same"], Mark.ANY_IN_TORCH] = "symmetric"  # kernel 4 has only one padding
+    """padding of kernel 5: symmetric (2 on each side, as torch and Theano) or same (1 before, 2 after, as TensorFlow)"""
     g_last_kernel: Annotated[Literal[0, 5], Mark.DEFAULT_TO_GROW] = 0
-    """5: a stride-1 convolution of this side follows G's last up-sampling; 0: none"""
+    """5: a 5x5 convolution of stride 1 follows G's last up-sampling; 0: none"""
     latent_dim: Annotated[int, Interval(ge=1, le=4096), Unit("dimensions"), Mark.ANY_IN_TORCH] = 100
-    """dimensions of a latent"""
+    """dimensions of the latent vector"""
     latent_law: Annotated[Literal["normal", "uniform"], Mark.ANY_IN_TORCH] = "normal"
-    """distribution of latents: N(0, 1) or U(-1, 1)"""
+    """distribution of latents: normal N(0, 1) or uniform U(-1, 1)"""
     condition: str = ""
-    """attributes of the images that G and D are conditioned on, as Smiling,Male; all: every one they have; empty: none"""
+    """attributes that G and D are conditioned on, such as Smiling,Male; all: all attributes of the images; empty: none"""
     head_norm: Literal["channel", "unit", "none"] = "channel"
-    """BN (and activation) after G's first layer: per channel, per unit before the reshape, or neither"""
+    """after G's first layer: BN per channel or per unit (before the reshape), then the activation; none: neither"""
     g_norm: Annotated[Literal["batch", "none"], Mark.DEFAULT_TO_GROW] = "batch"
-    """BN in G's hidden up-samplings"""
+    """normalisation of G's hidden up-sampling layers: BN or none"""
     d_norm: Annotated[Literal["batch", "spectral", "none"], Mark.DEFAULT_TO_GROW] = "batch"
-    """D's normalisation: BN, never in its first layer; or spectral normalisation of every layer"""
+    """D's normalisation: batch (BN, but not after the first layer), spectral (in every layer) or none"""
     g_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
     """residual blocks (two 3x3 convolutions) in G at half the output resolution; none in the low-resolution stage"""
     d_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
-    """the same in D; with them the low-resolution stage is trained without R1 and R2"""
+    """residual blocks in D at half the input resolution; the low-resolution stage then has no blocks, no R1 and no R2"""
     g_smooth: bool = False
     """blur after G's last up-sampling (weights 1 2 1 along each axis), against checkerboard artifacts"""
     minibatch_std: bool = False
     """minibatch standard deviation: D also sees how much its last feature map varies over the batch"""
     g_activation: Literal["relu", "leaky"] = "relu"
-    """G's hidden activation; D's is always leaky with slope 0.2"""
+    """activation of G's hidden layers: ReLU or leaky ReLU with slope 0.2, which D always has"""
     g_output: Literal["tanh", "sigmoid"] = "tanh"
-    """tanh: images in [-1, 1]; sigmoid: in [0, 1]"""
+    """G's output activation: tanh (images in [-1, 1]) or sigmoid (images in [0, 1])"""
     conv_bias: Annotated[bool, Mark.DEFAULT_TO_GROW] = False
-    """biases in every convolution"""
+    """add a bias to every convolution"""
     g_head_bias: bool = False
-    """bias in G's first layer"""
+    """add a bias to G's first layer"""
     d_head_bias: bool = False
-    """bias in D's last layer"""
+    """add a bias to D's last layer"""
     d_dropout: Annotated[ShareBelowOne, Mark.TRAINING_ONLY] = 0.0
     """dropout rate before D's last layer"""
     init: Annotated[Literal["normal", "truncated", "glorot", "he"], Mark.TRAINING_ONLY] = "normal"
-    """weights N(0, 0.02); the same with D's convolutions cut at two sd; Glorot uniform; He normal, which keeps the scale"""
+    """distribution of the initial weights.
+    normal: N(0, 0.02); truncated: with D's cut at two standard deviations; glorot: Glorot uniform; he: He normal"""
     gamma_init_std: Annotated[float, Interval(ge=0, le=10), Mark.TRAINING_ONLY] = 0.0
-    """BN gains are initialised to N(1, this)"""
+    """standard deviation of BN's initial gains, whose mean is 1"""
     bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
-    """added to BN's variance"""
+    """epsilon that is added to BN's variance"""
     compute_dtype: Annotated[Literal["float32", "bfloat16"], Mark.TRAINING_ONLY] = "float32"
-    """dtype inside the networks; parameters, statistics, logits and losses stay float32"""
+    """dtype of the computation in both networks; parameters, statistics, logits and losses stay float32"""
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -171,120 +176,122 @@ class Nets:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The losses of D and G, their penalties, and augmentation."""
+    """The losses of D and G, gradient penalties, and augmentation."""
 
     loss: Literal["bce", "least-squares", "hinge", "wasserstein", "relativistic-average", "relativistic-paired"] = "bce"
     """adversarial loss"""
     real_label: Share = 1.0
-    """target of real images in bce; 0.9 is one-sided label smoothing"""
+    """target of real images in the loss bce; 0.9 is one-sided label smoothing"""
     gp_weight: Weight = 0.0
-    """weight of the gradient penalty between real and fake (WGAN-GP: 10)"""
+    """weight of the gradient penalty between real and generated images (WGAN-GP uses 10)"""
     r1_gamma: Weight = 0.0
-    """weight of R1, the gradient penalty on real images"""
+    """weight of R1, the gradient penalty at real images"""
     r2_gamma: Weight = 0.0
-    """weight of R2, the gradient penalty on fake images"""
+    """weight of R2, the gradient penalty at generated images"""
     penalty_every_steps: Annotated[int, Interval(ge=1, le=10**6), Unit("steps")] = 1
-    """steps between penalties (lazy regularisation); their weight is multiplied by it, also in the logs"""
+    """steps between penalties (lazy regularisation); the penalty's weight is multiplied by this number, also in the logs"""
     penalty_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01, in a fraction of
-    the time; with BN in D another gamma fits, as each image also changes the logits of the others; not measured in bfloat16;
-    0: exact gradients"""
+    """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01; 0: exact gradients.
+    This is faster, and not tested in bfloat16. With BN in D it needs another gamma: each image changes all logits."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """differentiable augmentations of all images that D sees"""
+    """differentiable augmentations of all images that D sees, real and generated"""
     augment_target: ShareBelowOne = 0.0
-    """adaptive augmentation: more while D is right on over (1 + this) / 2 of real images, less while on fewer; 0: always"""
+    """adaptive augmentation: its probability rises while D's hit rate on real images is above (1 + this) / 2, else it falls.
+    0: augment always"""
     augment_adapt_kimg: Annotated[float, Interval(gt=0, le=10**9), Unit("thousand images")] = 100.0
-    """thousands of images in which the probability of an adaptive augmentation can rise from 0 to 1"""
+    """thousands of images in which the probability of adaptive augmentation can rise from 0 to 1"""
 
     @property
     def has_penalty(self) -> bool:
-        """Whether D pays any penalty."""
+        """Whether D's loss includes a gradient penalty."""
         return self.gp_weight > 0 or self.r1_gamma > 0 or self.r2_gamma > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How the two networks are updated."""
+    """How the two networks are updated, by Adam, and the EMA generator."""
 
     lr: Annotated[float, Interval(gt=0, le=1000)] = 2e-4
     """Adam's learning rate for both networks"""
     d_lr: Annotated[float | None, Interval(gt=0, le=1000)] = None
-    """D's own learning rate; none: lr"""
+    """D's learning rate; none: the same as lr"""
     beta1: ShareBelowOne = 0.5
-    """Adam's decay of the first moment"""
+    """Adam's beta1, the decay rate of the first moment"""
     beta2: ShareBelowOne = 0.999
-    """Adam's decay of the second moment"""
+    """Adam's beta2, the decay rate of the second moment"""
     adam_eps: Annotated[float, Interval(ge=0, le=1)] = 1e-8
     """Adam's epsilon"""
     adam_eps_hat: bool = False
-    """epsilon beside the uncorrected root, as torch7, TF1 and Keras place it"""
+    """add Adam's epsilon before the bias correction of the second moment, as torch7, TF1 and Keras do"""
     lr_warmup_kimg: Kimg = 0.0
-    """the learning rate rises linearly from 0 over so many thousand images"""
+    """the learning rate rises linearly from 0 over this many thousand images"""
     lr_decay: Literal["none", "linear", "cosine"] = "none"
-    """how the learning rate decays to 0 at the run's end: its length is then part of the recipe"""
+    """the learning rate decays to 0 at the end of the run; a resumed run then cannot change its length"""
     lr_decay_share: Share = 1.0
     """share of the run, at its end, over which the learning rate decays"""
     l2: Annotated[float, Interval(ge=0, le=1000)] = 0.0
-    """L2 added to the gradient of every parameter, before Adam"""
+    """L2 regularisation: adds this times each parameter to its gradient, before Adam"""
     updates: Literal["d-then-g", "alternating"] = "d-then-g"
-    """alternating: a batch updates G (even steps) or D (odd steps), as in the paper authors' code"""
+    """d-then-g: each step updates D, then G; alternating: even steps update G and odd steps D, as in the paper's code"""
     d_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
-    """D's updates in a step, each on its own batch (n_critic)"""
+    """D's updates per step, each on its own batch (n_critic of WGAN)"""
     g_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
-    """G's updates in a step, on the same latents"""
+    """G's updates per step, all with the same latents"""
     g_latents: Literal["new", "same"] = "new"
-    """latents of G's update: new ones, or those of D's update"""
+    """latents of G's update: new ones, or the same as in D's update"""
     d_stats_in_g_step: bool = True
-    """D's running statistics also follow the fakes of G's update"""
+    """the generated images of G's update also change the running statistics of D's BN"""
     ema_half_life_kimg: Kimg = 10.0
-    """half-life of the EMA generator, which samples use, in thousands of images; 0: samples use G itself"""
+    """half-life of the EMA generator, which makes all samples, in thousands of images; 0: samples use G itself"""
     ema_ramp: Annotated[float, Interval(gt=0, le=10**6)] = 0.05
-    """at the start the half-life is at most this share of the images shown"""
+    """upper limit of that half-life as a share of the images shown so far, which shortens it at the start"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What the run writes, and when."""
+    """What the run writes, and how often."""
 
     log_every_steps: Annotated[Steps, Mark.RESUMABLE] = 10
     """steps between lines of metrics.jsonl"""
     save_every_steps: Annotated[Steps, Mark.RESUMABLE] = 500
-    """steps between checkpoints with their sample grids; the end is always saved"""
+    """steps between checkpoints, each with a sample grid; the last step is always saved"""
     keep_checkpoints: Annotated[int, Interval(ge=1, le=10**6), Unit("checkpoints"), Mark.RESUMABLE] = 3
-    """newest checkpoints kept"""
+    """number of newest checkpoints to keep"""
     grid_images: Annotated[int, Interval(ge=1, le=4096), Unit("images"), Mark.RESUMABLE] = 64
     """samples in a grid, from the seeds 0, 1, 2 ..."""
     tensorboard: Annotated[bool, Mark.RESUMABLE] = True
-    """write TensorBoard events"""
+    """write TensorBoard event files"""
     wandb: Annotated[str, Mark.RESUMABLE] = ""
-    """project at Weights & Biases for the numbers (pip install wandb; WANDB_MODE=offline keeps them here); empty: none"""
+    """Weights & Biases project for the metrics (pip install wandb; WANDB_MODE=offline: no upload); empty: none"""
     score_every_kimg: Annotated[Kimg, Mark.RESUMABLE] = 0.0
-    """thousands of images between scores, each with a checkpoint, of which the best is kept; 0: none"""
+    """thousands of images between scores; each score saves a checkpoint, and the best one is kept; 0: no scores"""
     score_by: Annotated[str, Mark.RESUMABLE] = "sliced-wasserstein"
-    """how to score: sliced-wasserstein, FILE.py:FUNCTION of your own, or FID Inception weights (.pth, .npz, .safetensors)"""
+    """how to score: sliced-wasserstein, your own FILE.py:FUNCTION, or FID with Inception weights (.pth, .npz, .safetensors)"""
     score_count: Annotated[int, Interval(ge=2, le=10**9), Unit("images"), Mark.RESUMABLE] = 2000
-    """samples, and as many real images, in a score"""
+    """number of samples in a score, which are compared with as many real images"""
     score_share: Annotated[Share, Mark.RESUMABLE] = 0.05
-    """share of the time that scores may take; a score that would exceed it is left out"""
+    """largest share of the run's time that scores may take; a score that would exceed it is skipped"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """What is watched, and what happens when it goes wrong."""
+    """Checks during training, and what happens after a failure."""
 
     on_nan: Annotated[Literal["stop", "rollback"], Mark.RESUMABLE] = "stop"
-    """after a NaN or an infinity: stop, or continue from the last checkpoint with other random numbers"""
+    """after a NaN or an infinity: stop, or return to the last checkpoint and continue with other random numbers"""
     max_rollbacks: Annotated[int, Interval(ge=0, le=10**6), Unit("rollbacks"), Mark.RESUMABLE] = 3
-    """rollbacks of one run, after which a NaN stops it all the same"""
+    """largest number of rollbacks in a run; the next NaN stops it"""
     held_out: Annotated[int, Interval(ge=0, le=10**6), Unit("images")] = 64
-    """images kept from training, to see whether D memorises the others; a twentieth of the images at most"""
+    """images that are not trained on, to see whether D memorises the others; at most a twentieth of all images"""
     debug: Annotated[bool, Mark.RESUMABLE] = False
-    """check every step for NaN, name the layer where one comes from, look for PRNG keys used twice and leaked tracers; slow"""
+    """check every step for NaN and name the layer where it arises; find PRNG keys used twice and leaked tracers; slow"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run: seven groups of fields, flat on the command line and in `replace`."""
+    """Trains a DCGAN with these settings. The preset gives their defaults. To resume a run, give the same command again."""
+
+    # Seven groups of fields. The flags and `replace` use the names of the fields without their group.
 
     run: Run = Run()
     data: Data = Data()
@@ -296,12 +303,12 @@ class Config:
 
     @property
     def images_per_step(self) -> int:
-        """Real images one step consumes: a batch for each of D's updates."""
+        """The number of real images that one step uses: a batch for each of D's updates."""
         return self.data.batch_size * self.optimizer.d_steps
 
 
 class Field(NamedTuple):
-    """What stands beside a field: its group in Config, its type (with markers), its bounds, unit and marks."""
+    """A field's declaration: its group in Config, its type (with markers), its bounds, unit and marks."""
 
     group: str
     type: typing.Any
@@ -313,7 +320,7 @@ class Field(NamedTuple):
 def _list_markers(hint: typing.Any) -> tuple:
     if typing.get_origin(hint) is Annotated:
         return (*hint.__metadata__, *_list_markers(hint.__origin__))
-    return _list_markers(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else ()  # a tuple's are each item's
+    return _list_markers(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else ()  # a tuple's items have markers
 
 
 def _describe_field(group: str, hint: typing.Any) -> Field:
@@ -329,8 +336,8 @@ FIELDS = {
     for group, cls in GROUPS.items()
     for name, hint in typing.get_type_hints(cls, include_extras=True).items()
 }
-LENGTHS = ("steps", "epochs", "kimg")  # a run has one of them
-# Options that are gone, each with the value that does nothing: older runs have them in config.json.
+LENGTHS = ("steps", "epochs", "kimg")  # a run has exactly one of them
+# Removed options, each with the value that has no effect. The config.json of older runs contains them.
 REMOVED = {
     "g_modulation": False,
     "residual": False,
@@ -344,18 +351,18 @@ REMOVED = {
 
 
 def list_fields(mark: Mark) -> set[str]:
-    """Names of the fields that have the mark."""
+    """Returns the names of the fields that have the mark."""
     return {name for name, field in FIELDS.items() if mark in field.marks}
 
 
 def list_resumable_fields(config: Config) -> set[str]:
-    """Names of the fields that a resumed run may change."""
-    # A learning rate that decays to 0 at the end is a function of the length.
+    """Returns the names of the fields that a resumed run may change."""
+    # A decaying learning rate depends on the run's length.
     return list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
 
 
 def replace(config: Config, **changes: typing.Any) -> Config:
-    """A copy with the named fields changed, whichever group they are in. Raises KeyError for a name that is no field."""
+    """Returns a copy with the named fields changed; the groups are found by name. Raises: KeyError for an unknown field."""
     groups = {}
     for name, value in changes.items():
         groups.setdefault(FIELDS[name].group, {})[name] = value
@@ -363,18 +370,18 @@ def replace(config: Config, **changes: typing.Any) -> Config:
 
 
 def flatten(config: Config) -> dict:
-    """Field name -> value, in the order of the groups: what config.json holds."""
+    """Returns field name -> value, in the order of the groups: the content of config.json."""
     return {name: getattr(getattr(config, field.group), name) for name, field in FIELDS.items()}
 
 
 def unflatten(values: dict, where: str) -> Config:
-    """The inverse of `flatten` for values read from a file; fields the file lacks keep their defaults.
+    """Makes a Config from values that were read from a file; missing fields get their defaults. The inverse of `flatten`.
 
-    Args: values, as json.load gives them; where, the file's name for the message.
-    Raises: UserError for an unknown field, a value of the wrong type, or a removed option that was in use.
+    Args: values, as json.load returns them; where, the file's name for the message.
+    Raises: UserError for an unknown field, a value of the wrong type, or a removed option with an effect.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: holds no fields; restore it from a copy of the run")
+        raise UserError(f"{where}: has no fields of a run's settings; restore it from a copy of the run")
     changes = {}
     for name, value in values.items():
         if name in REMOVED and value == REMOVED[name]:
@@ -382,20 +389,22 @@ def unflatten(values: dict, where: str) -> Config:
         shown = reprlib.repr(value)
         if name in REMOVED:
             raise UserError(
-                f"{where}: {name} is {shown}, and this version has only {REMOVED[name]!r}; use the version that wrote it "
-                "(environment.json beside it), or train a new run without this option"
+                f"{where}: {name} is {shown}, but this version supports only {REMOVED[name]!r}; use the version that wrote "
+                "the file (see environment.json beside it), or train a new run without this option"
             )
         if name not in FIELDS:
-            raise UserError(f"{where}: unknown field {reprlib.repr(name)}; it was written by another version or edited by hand")
+            raise UserError(
+                f"{where}: unknown field {reprlib.repr(name)}, from another version or an edit; remove it, or restore the file"
+            )
         value = tuple(value) if isinstance(value, list) else value
         if not has_type(value, FIELDS[name].type):
-            raise UserError(f"{where}: {name} cannot be {shown}")
+            raise UserError(f"{where}: {name} cannot be {shown}; correct it, or restore the file")
         changes[name] = value
     return replace(Config(), **changes)
 
 
 def has_type(value: object, hint: typing.Any) -> bool:
-    """Whether the value is of a field's type, as is and not by conversion; a whole number is also a float."""
+    """Whether the value has a field's type, without conversion. A whole number is also a float."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return has_type(value, args[0])
@@ -406,17 +415,17 @@ def has_type(value: object, hint: typing.Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(has_type(item, args[0]) for item in value)
     if hint is float:
-        # The limit is for whole numbers, which may be too long for a float.
+        # The limit excludes whole numbers that are too large for a float.
         return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
     return type(value) is hint
 
 
 def count_total_steps(config: Config, image_count: int) -> int:
-    """The run's length in steps on a data set of image_count images; epochs are of whole batches."""
+    """Returns the run's length in steps on a data set of image_count images. An epoch has whole batches only."""
     run = config.run
     if run.steps is not None:
         return run.steps
     if run.kimg is not None:
         return max(1, round(run.kimg * 1000 / config.images_per_step))
-    assert run.epochs is not None  # check_config: one of the three is given
+    assert run.epochs is not None  # check_config ensures one length
     return max(1, round(run.epochs * (image_count // config.images_per_step)))

@@ -1,4 +1,4 @@
-"""What is impossible in a Config: a value outside its field's bounds, and fields that do not go together."""
+"""Checks a Config: types, bounds of single fields, and combinations of fields that are not possible."""
 
 import math
 import re
@@ -30,10 +30,10 @@ MAX_CONDITIONS = 256
 
 
 def check_config(config: Config) -> None:
-    """Raises UserError, one line naming the argument and the nearest valid values, where a value is impossible."""
+    """Checks all values and their combinations. Raises: UserError, one line with the argument and the nearest valid values."""
     for name, value in flatten(config).items():
         _check_type(name, value, FIELDS[name])
-    _check_size(config.nets)  # before its bounds: it names the nearest
+    _check_size(config.nets)  # before the bounds: this message names the nearest valid sizes
     for name, value in flatten(config).items():
         _check_bounds(name, value, FIELDS[name])
     _check_run(config.run)
@@ -79,7 +79,7 @@ def _check_bounds(name: str, value: typing.Any, field: Field) -> None:
 
 
 def _is_within(value: float, bounds: Interval) -> bool:
-    # pyrefly: ignore[unsupported-operation] - annotated-types has protocols for limits; ours are numbers
+    # pyrefly: ignore[unsupported-operation] - annotated-types declares limits as protocols; here they are numbers
     above = (bounds.ge is None or value >= bounds.ge) and (bounds.gt is None or value > bounds.gt)
     # pyrefly: ignore[unsupported-operation] - as above
     return above and (bounds.le is None or value <= bounds.le) and (bounds.lt is None or value < bounds.lt)
@@ -96,37 +96,37 @@ def _check_run(run: Run) -> None:
     if len(given) != 1:
         shown = " and ".join(given) or "none"
         raise UserError(
-            f"a run's length is one of `steps`, `epochs`, `kimg`: {shown} given; give one (in Python: the others None)"
+            f"a run needs exactly one of `steps`, `epochs`, `kimg`: {shown} given; give one (in Python, set the others to None)"
         )
     is_folder = not re.search("[/\0]", run.name) and run.name not in (".", "..")
-    _require(is_folder, "name", run.name, "a name is one folder inside `workdir`, without /")
+    _require(is_folder, "name", run.name, "must be the name of a folder inside `workdir`, without /")
 
 
 def _check_processes(run: Run) -> None:
     by_hand = run.coordinator not in ("", "auto")
     is_address = not by_hand or re.fullmatch(r"[^:\s]{1,255}:[0-9]{1,5}", run.coordinator)
     _require(is_address, "coordinator", run.coordinator, "give address:port, such as 10.0.0.1:1234, or auto")
-    _require(run.process_id < run.processes, "process_id", run.process_id, f"counts from 0 to {run.processes - 1}")
+    _require(run.process_id < run.processes, "process_id", run.process_id, f"must be from 0 to {run.processes - 1}")
     _require(by_hand or run.processes == 1, "processes", run.processes, "needs `coordinator` address:port")
-    _require(not by_hand or run.processes > 1, "processes", run.processes, "a `coordinator` needs at least 2")
+    _require(not by_hand or run.processes > 1, "processes", run.processes, "must be at least 2 with a `coordinator`")
 
 
 def _check_loss(config: Config) -> None:
     loss, augment = config.loss, config.loss.augment
     _require(loss.real_label == 1 or loss.loss == "bce", "real_label", loss.real_label, f"needs `loss` bce, not {loss.loss}")
-    _require(len(set(augment)) == len(augment), "augment", augment, "name each once")
+    _require(len(set(augment)) == len(augment), "augment", augment, "name each augmentation only once")
     _require(augment or not loss.augment_target, "augment_target", loss.augment_target, "needs `augment`")
     is_tanh = config.nets.g_output == "tanh"
-    _require(not augment or is_tanh, "augment", augment, "is made for images in [-1, 1]: needs `g_output` tanh")
+    _require(not augment or is_tanh, "augment", augment, "needs images in [-1, 1]: give `g_output` tanh")
 
 
 def _check_penalties(config: Config) -> None:
     loss, every, noise = config.loss, config.loss.penalty_every_steps, config.loss.penalty_noise
     _require(loss.has_penalty or every == 1, "penalty_every_steps", every, "needs a penalty: `r1_gamma`, `r2_gamma`, `gp_weight`")
-    text = "counts steps, of which `updates` alternating gives D half"
+    text = "must be 1 with `updates` alternating, which updates D in every second step only"
     _require(every == 1 or config.optimizer.updates != "alternating", "penalty_every_steps", every, text)
     _require(not noise or loss.r1_gamma or loss.r2_gamma, "penalty_noise", noise, "needs `r1_gamma` or `r2_gamma`")
-    text = "must be 0 or at least 0.001: less is lost in float32's rounding"
+    text = "must be 0 or at least 0.001: float32 rounds smaller noise away"
     _require(noise == 0 or noise >= 1e-3, "penalty_noise", noise, text)
 
 
@@ -134,21 +134,21 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     if optimizer.updates == "alternating":
         one_each = optimizer.d_steps == optimizer.g_steps == 1
         _require(one_each, "updates", "alternating", "needs `d_steps` 1 `g_steps` 1")
-        _require(optimizer.g_latents == "new", "g_latents", "same", "a batch has its own with `updates` alternating")
+        _require(optimizer.g_latents == "new", "g_latents", "same", "must be new with `updates` alternating")
     share = optimizer.lr_decay_share
-    text = "needs `lr_decay` linear or cosine; without, give `lr_decay_share` 1"
+    text = "needs `lr_decay` linear or cosine; without decay, give `lr_decay_share` 1"
     _require(optimizer.lr_decay != "none" or share == 1, "lr_decay_share", share, text)
 
 
 def _check_layers(nets: Nets) -> None:
     names = nets.conditions
-    _require(all(names) and len(set(names)) == len(names), "condition", nets.condition, "name each once, with commas between")
-    _require(len(names) <= MAX_CONDITIONS, "condition", f"of {len(names)} attributes", f"give {MAX_CONDITIONS} at most")
-    text = "its blocks are for a G that ends in an up-sampling; give `g_last_kernel` 0"
+    _require(all(names) and len(set(names)) == len(names), "condition", nets.condition, "name each once, separated by commas")
+    _require(len(names) <= MAX_CONDITIONS, "condition", f"of {len(names)} attributes", f"give at most {MAX_CONDITIONS}")
+    text = "needs a G whose last layer is an up-sampling: give `g_last_kernel` 0"
     _require(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine, text)
-    text = "blurs the last up-sampling, which `g_last_kernel` follows"
+    text = "needs a G whose last layer is an up-sampling: give `g_last_kernel` 0"
     _require(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth, text)
-    text = "its blocks are initialised to zero, which `d_norm` spectral would divide by their size; give `d_norm` batch or none"
+    text = "its zero initial weights cannot be divided by their norm, as `d_norm` spectral does; give `d_norm` batch or none"
     _require(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine, text)
     _require(nets.g_multipliers or not nets.g_last_kernel, "g_last_kernel", nets.g_last_kernel, "needs `g_multipliers`")
 
@@ -158,12 +158,12 @@ def _check_channels(nets: Nets) -> None:
     _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
     for name, count in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
         multipliers = getattr(nets, name)
-        text = f"{nets.size} px from {nets.base_px} px takes {count} positive numbers; give them with `size`"
+        text = f"must have {count} numbers for `size` {nets.size} and `base_px` {nets.base_px}; give it together with `size`"
         _require(len(multipliers) in (0, count), name, multipliers, text)
         widest = max(multipliers, default=2 ** (levels - 1))
         text = (
-            f"its widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give `width` "
-            f"{max(1, MAX_CHANNELS // widest)} at most, or smaller multipliers"
+            f"the widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give at most `width` "
+            f"{max(1, MAX_CHANNELS // widest)}, or smaller multipliers"
         )
         _require(nets.width * widest <= MAX_CHANNELS, "width", nets.width, text)
 
@@ -173,10 +173,10 @@ def _check_growth(config: Config) -> None:
     otherwise = "give `grow_kimg` 0 to train at the full size from the start"
     is_large = nets.size >= 32 and nets.size // 2 > nets.base_px
     _require(is_large, "grow_kimg", grow, f"half of `size` {nets.size} is too small; {otherwise}")
-    _require(not config.run.start, "grow_kimg", grow, "with `start` the networks are there already: give `grow_kimg` 0")
+    _require(not config.run.start, "grow_kimg", grow, "cannot start from trained networks, as `start` does: give `grow_kimg` 0")
     for name in sorted(list_fields(Mark.DEFAULT_TO_GROW)):
         value, only = getattr(nets, name), getattr(default, name)
-        text = f"grows networks whose {name} is {'empty' if only == () else only}, not {value}; {otherwise}"
+        text = f"progressive growing needs {name} {'empty' if only == () else only}, not {value}; {otherwise}"
         _require(value == only, "grow_kimg", grow, text)
     least = 2 * nets.channels
-    _require(nets.width >= least, "grow_kimg", grow, f"needs `width` {least} at least, as colours pass in pairs; or {otherwise}")
+    _require(nets.width >= least, "grow_kimg", grow, f"needs `width` {least} or more, two channels per colour; or {otherwise}")

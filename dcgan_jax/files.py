@@ -1,4 +1,4 @@
-"""JSON that strangers may have written or edited: read within bounds of size and depth, and never from a pipe or a device."""
+"""Reads and writes JSON files. Files may be untrusted: size and depth are limited, and pipes and devices are refused."""
 
 import contextlib
 import errno
@@ -9,13 +9,16 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 16 * 2**20  # ours take kilobytes; as lists of lists these become 0.4 GB in Python
+MAX_BYTES = 16 * 2**20  # this program's files have kilobytes; nested lists of this size take 0.4 GB in Python
 
 
 def load_json(file: Path) -> Any:
-    """The value in file. Raises: OSError where no such plain file is, ValueError where it is too large, too deep or no JSON."""
-    if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would be waited for, a device may have no end
-        raise OSError(errno.EINVAL, "no plain file")
+    """Reads the value in a JSON file.
+
+    Raises: OSError if there is no such regular file; ValueError if it is too large, nested too deeply or not JSON.
+    """
+    if not stat.S_ISREG(os.stat(file).st_mode):  # reading a pipe would block, and a device may have no end
+        raise OSError(errno.EINVAL, "not a regular file")
     with open(file, "rb") as opened:
         content = opened.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -27,22 +30,22 @@ def load_json(file: Path) -> Any:
 
 
 def write_json(file: Path, value: object) -> None:
-    """Whole or not at all: a reader never sees half of it."""
+    """Writes the value as JSON, atomically: a reader never sees a part of it."""
     with atomic_write(file) as partial:
         partial.write_text(json.dumps(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def atomic_write(file: Path, own: str = "") -> Generator[Path]:
-    """A path beside the file, to be written; it takes the file's place at the end, and goes where that is not reached.
+    """Yields a temporary path beside the file. At the end it replaces the file; after an exception it is removed.
 
-    own: makes it another than that of a process which may write the same file meanwhile.
+    own: part of the temporary name, different in processes that may write the same file at the same time.
     """
     partial = file.with_name(f"{file.name}{own}.partial")
     try:
         yield partial
         with partial.open("rb") as written:
-            os.fsync(written.fileno())  # else a power cut could leave the new name with nothing in it
+            os.fsync(written.fileno())  # else a power failure could leave an empty file under the new name
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)

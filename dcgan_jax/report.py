@@ -20,22 +20,24 @@ from dcgan_jax.run import checkpoints, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
 from dcgan_jax.run.report import RunFacts, render_page
 
-MOST = 32  # runs on a page: they share the bytes for its images
+MOST = 32  # runs on one page: they share a limited number of bytes for images
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Writes a page that opens without a server: samples during training, curves, scores, warnings and settings. Several runs are
-    shown side by side."""
+    """Writes an HTML page about one or more runs: samples during training, curves, scores, warnings and settings.
+
+    It opens without a server. Several runs stand side by side.
+    """
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """folders of the runs, such as runs/*; of several, those that are not runs are left out"""
+    """folders of the runs, such as runs/*; among several, folders that are not runs are ignored"""
     out: str = ""
-    """file to write; empty: report.html in the run's folder, or for several runs next to the first"""
+    """file to write; empty: report.html in the run's folder, or next to the first of several runs"""
 
 
 class WrittenReport(NamedTuple):
-    """A page, and the runs that are on it."""
+    """The path of a written page, its runs and its size."""
 
     path: Path
     runs: list[Path]
@@ -44,14 +46,14 @@ class WrittenReport(NamedTuple):
 
 def main() -> int:
     ask = cli.parse_flags(Report, sys.argv[1:], prog="python -m dcgan_jax.report")
-    found = report(**vars(ask))
-    count = len(found.runs)
-    print(f"{found.path}: {count} run{'s' * (count > 1)}, {found.size_bytes / 1e6:.1f} MB")
+    written = report(**vars(ask))
+    count = len(written.runs)
+    print(f"{written.path}: {count} run{'s' * (count > 1)}, {written.size_bytes / 1e6:.1f} MB")
     return 0
 
 
 def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> WrittenReport:
-    """Writes a page that opens without a server. Its arguments are the command's flags: see `Report`. Raises: UserError."""
+    """Writes an HTML page about one or more runs. The arguments are the command's flags: see `Report`. Raises: UserError."""
     runs = (runs,) if isinstance(runs, str | Path) else tuple(runs)
     ask = fill_flags(Report, {"runs": tuple(str(run) if isinstance(run, Path) else run for run in runs), "out": out})
     places = _find_runs(ask.runs)
@@ -61,15 +63,15 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
     page = render_page([_read_run_facts(place, name) for place, name in zip(places, names, strict=True)])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(file, f".{os.getpid()}") as partial:  # a run that is training writes the same page
+        with files.atomic_write(file, f".{os.getpid()}") as partial:  # a run in training may write the same page
             partial.write_text(page)
     except OSError as fault:
-        raise UserError(f"`out` {file}: {fault.strerror}; give a file that can be written") from None
+        raise UserError(f"`out` {file}: {fault.strerror}; give the path of a file that can be written") from None
     return WrittenReport(file, places, len(page.encode()))
 
 
 def _find_runs(given: tuple[str, ...]) -> list[Path]:
-    """The given folders, of several only those that are runs. Raises: UserError if there are none, or too many."""
+    """Returns the given folders; of several, only those that are runs. Raises: UserError for no runs, or too many."""
     places = [Path(place) for place in given]
     if len(places) > 1:
         places = [place for place in places if os.path.exists(place / "config.json")]
@@ -78,7 +80,7 @@ def _find_runs(given: tuple[str, ...]) -> list[Path]:
             f"{' '.join(given) or 'runs'}: no run is there (no config.json); give folders of runs, such as runs/article"
         )
     if len(places) > MOST:
-        raise UserError(f"{len(places)} runs: a page holds {MOST} at most; give fewer folders")
+        raise UserError(f"{len(places)} runs: a page can show at most {MOST}; give fewer folders")
     return places
 
 
@@ -88,12 +90,13 @@ def _read_run_facts(run: Path, name: str) -> RunFacts:
     metrics = read_metrics(run)
     step = max([*checkpoints.list_steps(run), *(int(step) for step in metrics.get("step", [])[-1:])], default=0)
     total = configuration.count_total_steps(config, count_training_images(facts["count"], config.guard.held_out))
-    doubts = find_data_warnings(facts) if facts.keys() >= set(CHECKED_FACTS) else []  # a data.json from elsewhere may lack some
-    return RunFacts(run, name, config, compare_with_preset(config), facts, total, step, metrics, read_warnings(run), doubts)
+    data_warnings = find_data_warnings(facts) if facts.keys() >= set(CHECKED_FACTS) else []  # data.json may be incomplete
+    changed = compare_with_preset(config)
+    return RunFacts(run, name, config, changed, facts, total, step, metrics, read_warnings(run), data_warnings)
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script dcgan-report."""
     cli.run_command(main)
 
 

@@ -1,4 +1,4 @@
-"""Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Session the same command again to resume."""
+"""Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Run the same command again to resume."""
 
 import functools
 import shlex
@@ -22,12 +22,12 @@ from dcgan_jax.run.stop_signals import StopSignals
 
 
 class TrainResult(NamedTuple):
-    """How a run ended."""
+    """The state of a run at the end of `train`."""
 
     path: Path  # the run's folder
-    step: int  # that it has reached, and saved
+    step: int  # the last step, which is saved
     total_steps: int
-    is_complete: bool  # all steps are done
+    is_complete: bool
     stopped_by: signal.Signals | None = None  # the signal that this process received
 
 
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def train(config: Config) -> TrainResult:
-    """Trains from the start, or from the newest checkpoint, to the end or a signal. Raises: UserError."""
+    """Trains a new run, or resumes one from its newest checkpoint, to its end or until a signal. Raises: UserError."""
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
     check_config(config)
     with backend.configure_backend(get_cache_dir(), debug=config.guard.debug):
@@ -54,7 +54,7 @@ def train(config: Config) -> TrainResult:
 
 
 def _train_stage(config: Config) -> TrainResult:
-    """Trains a run; with progressive growing its low-resolution stage first, which is a run of its own inside it."""
+    """Trains a run. With progressive growing it first trains the low-resolution stage, which is a run inside this one."""
     with setup.open_run(config) as plan:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
@@ -76,7 +76,7 @@ def _train_stage(config: Config) -> TrainResult:
 
 
 def _train_to_end(session: Session, start: int, state: GanState, signals: StopSignals) -> int:
-    """The step that the run comes to, by rollbacks where the config wants them after a NaN."""
+    """Trains to the end or a signal, with rollbacks after a NaN if the config allows them. Returns the last step."""
     while True:
         try:
             return _train_steps(session, start, recover.apply_rollbacks_to_key(session, start, state), signals)
@@ -85,23 +85,23 @@ def _train_to_end(session: Session, start: int, state: GanState, signals: StopSi
 
 
 def _train_steps(session: Session, start: int, state: GanState, signals: StopSignals) -> int:
-    """The loop: steps from `start` to the end or a signal. Returns the step reached. Raises: NonFiniteError."""
+    """The training loop, from step `start` to the end or a signal. Returns the last step. Raises: NonFiniteError."""
     config, total = session.plan.config, session.plan.total_steps
-    # An accelerator's numbers are read one dispatch late, so that it never waits for the host; a CPU's steps run in this thread.
+    # An accelerator's metrics are read one dispatch late, so that it never waits for the host. A CPU's steps run in this thread.
     max_pending = 0 if jax.default_backend() == "cpu" or config.guard.debug else 1
-    pending = []  # (steps, device metrics) dispatched but not yet read
+    pending = []  # (steps, metrics on the device), dispatched but not yet read
     if start == 0:
         state = _save(session, 0, state)
     for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
-        state, metrics = session.programs.get_steps(len(steps))(state, batch)  # returns at once; the old state is donated, gone
+        state, metrics = session.programs.get_steps(len(steps))(state, batch)  # returns at once; donates the old state
         pending.append((steps, metrics))
-        # Looked at once: a signal between a save and the break would lose steps. Several processes wait here for all.
+        # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)
         is_scored = _is_scored(session, steps)
         is_saved = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or is_stopping or is_scored
         try:
-            while len(pending) > (0 if is_saved else max_pending):  # a save waits for its own numbers, nothing else does
+            while len(pending) > (0 if is_saved else max_pending):  # only a save waits for the metrics of its own steps
                 session.logs.write(*pending.pop(0))
             if config.guard.debug:
                 recover.require_finite(session, steps.stop, state)
@@ -117,14 +117,17 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
 
 
 def _is_scored(session: Session, steps: range) -> bool:
-    """Whether a score is taken after these steps. The first process's clock decides for all whether there is time for it."""
+    """Whether to score after these steps. The clock of the first process decides for all whether there is time for it."""
     if session.scorer is None or not session.scorer.is_due(steps, session.plan.total_steps):
         return False
     return distributed.any_process(distributed.is_first_process() and session.scorer.has_time())
 
 
 def _save(session: Session, step: int, state: GanState, is_scored: bool = False) -> GanState:
-    """Shows and saves the state with statistics that fit its EMA generator; returns that. Raises: NonFiniteError."""
+    """Recalibrates the EMA generator's BN statistics, then writes the grid, the logs and a checkpoint.
+
+    Returns: the state with these statistics. Raises: NonFiniteError.
+    """
     state = session.programs.renew_statistics(state)
     recover.require_finite(session, step, state)
     distributed.run_in_first(functools.partial(observe.show_save, session, step, state, is_scored))
@@ -133,7 +136,7 @@ def _save(session: Session, step: int, state: GanState, is_scored: bool = False)
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script dcgan-train."""
     cli.run_command(main)
 
 

@@ -1,7 +1,6 @@
-"""Bad input: exit code 2, one line that names the place and the remedy, nothing made or lost.
+"""Bad input to the commands: exit code 2, one line that names the place and the remedy, and no file created or lost.
 
-What one module can decide alone is held beside it (test_cli, test_sources, test_pack, test_workdir, test_checkpoints); here
-the commands meet it as a user would.
+The tests of single modules are in their own files (test_cli, test_sources, test_pack, test_workdir, test_checkpoints).
 """
 
 import json
@@ -20,19 +19,19 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of its own, beside the runs, so that what is made in either is seen."""
+    """An empty cache beside the runs, so that new files in either are noticed."""
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def refused_start(tmp_path, *arguments):
-    """A training that must not begin: neither a run nor a pack is there after it."""
+    """Runs a training that must be refused. Returns the error; no run may exist afterwards."""
     line = get_refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--steps", STEPS, *arguments)
     assert not (tmp_path / "runs").exists()
     return line
 
 
-# ---- Pictures ----
+# ---- Images ----
 
 
 def write_images(folder, good=0, broken=0):
@@ -72,7 +71,7 @@ def html_named_zip(place):
 
 
 def cut_zip(place):
-    shutil.make_archive(str(place / "cut"), "zip", write_images(place / "pictures", good=20))
+    shutil.make_archive(str(place / "cut"), "zip", write_images(place / "images", good=20))
     (place / "cut.zip").write_bytes((place / "cut.zip").read_bytes()[:-100])
     return place / "cut.zip", ["cut.zip"]
 
@@ -97,7 +96,7 @@ def text_file(place):
     return place / "faces.rar", ["faces.rar"]
 
 
-PICTURES = [
+UNUSABLE = [
     missing,
     empty_folder,
     folder_of_text,
@@ -112,7 +111,7 @@ PICTURES = [
 ]
 
 
-@pytest.mark.parametrize("kind", PICTURES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", UNUSABLE, ids=lambda kind: kind.__name__)
 def test_unusable_images_are_one_line(tmp_path, cache, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
@@ -120,13 +119,13 @@ def test_unusable_images_are_one_line(tmp_path, cache, kind):
     line = refused_start(tmp_path, "--data", data)
     assert all(part in line for part in says), line
     assert hash_tree(tmp_path / "in") == before
-    # Fifteen pictures are too few for a step, not for a pack; all else leaves none, and nothing half-made ever.
+    # Fifteen images are too few for a step, but enough for a pack. All other cases leave no pack, and none an incomplete pack.
     packs = list(cache.glob("packs/*"))
     assert len(packs) == (kind is too_small_folder)
     assert not [pack for pack in packs if "@" in pack.name]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind is not too_small_folder], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [kind for kind in UNUSABLE if kind is not too_small_folder], ids=lambda kind: kind.__name__)
 def test_other_commands_refuse_them_too(tmp_path, kind):
     (tmp_path / "in").mkdir()
     data, says = kind(tmp_path / "in")
@@ -244,7 +243,7 @@ def test_config_edited_to_nonsense_is_one_line(tmp_path, monkeypatch, command, t
 
 
 def test_config_edited_to_other_networks_is_one_line(tmp_path):
-    """Asked for as edited, so that only the checkpoint can tell."""
+    """The flags agree with the edited file, so only the checkpoint shows the difference."""
     run = copy_run(get_reference_run().run, tmp_path)
     values = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(values | {"width": 8}))
@@ -256,7 +255,7 @@ def test_config_edited_to_other_networks_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("place", ["workdir", "run", "foreign"])
 def test_workdir_place_that_is_taken_is_one_line(tmp_path, place):
-    """As a read-only disk would be; tests may run as root, whom no permission stops."""
+    """A file in the way stands for a read-only disk, because tests may run as root, who has all permissions."""
     work = tmp_path / "runs"
     if place == "workdir":
         work.write_text("mine")
@@ -274,14 +273,14 @@ def test_workdir_place_that_is_taken_is_one_line(tmp_path, place):
 
 
 def test_one_device_takes_any_batch(tmp_path, monkeypatch):
-    """The refusal of 7 above is the devices', not the recipe's."""
+    """The batch size 7 was refused above because of the two devices, not because of the recipe."""
     one = distributed.jax.devices()[:1]
     monkeypatch.setattr(distributed.jax, "devices", lambda: one)
     assert "fewer than the 14" in refused_start(tmp_path, "--batch-size", 7, "--data", "drawn:13")
 
 
 def test_refused_command_runs_when_corrected(tmp_path):
-    """Nothing of a refusal stands in the way of the right command."""
+    """A refused command leaves nothing that would stop the correct command."""
     refused_start(tmp_path, "--data", tmp_path / "in")
     write_images(tmp_path / "in", good=20, broken=1)
     done = train_toy(tmp_path / "runs", "--data", tmp_path / "in", steps=1)

@@ -30,12 +30,12 @@ def help_of(*arguments):
     return out.getvalue()
 
 
-# ---- What is asked is what is done ----
+# ---- Flags set fields ----
 
 CONTRACT = {
     "workdir": "w",
     "name": "n",
-    "data": "pictures.zip",
+    "data": "images.zip",
     "preset": "torch64",
     "steps": 7,
     "batch_size": 32,
@@ -49,8 +49,8 @@ CONTRACT = {
 @pytest.mark.parametrize("joined", [False, True], ids=["--flag value", "--flag=value"])
 def test_each_documented_flag_sets_its_field_only(joined):
     pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in CONTRACT.items()]
-    asked = parse_config(["=".join(pair) for pair in pairs] if joined else [word for pair in pairs for word in pair])
-    assert asked == config.replace(PRESETS["torch64"], epochs=None, **CONTRACT)
+    parsed = parse_config(["=".join(pair) for pair in pairs] if joined else [word for pair in pairs for word in pair])
+    assert parsed == config.replace(PRESETS["torch64"], epochs=None, **CONTRACT)
 
 
 def test_epochs_is_a_documented_flag():
@@ -82,14 +82,14 @@ def test_given_length_replaces_the_presets(preset, given):
 
 
 def test_last_of_a_repeated_flag_counts():
-    """A script's own flags, with the user's behind them."""
+    """For example, a script's flags followed by the user's flags."""
     assert parse_config(["--preset", "article", "--preset", "torch64"]) == parse_config(["--preset", "torch64"])
     assert parse_config(["--preset=torch64", "--lr", "1", "--preset", "article", "--lr=2"]) == parse_config(["--lr", "2"])
 
 
 def test_booleans_and_lists():
-    asked = parse_config(["--preset", "soumith", "--no-flip", "--augment", "color", "cutout", "--steps", "3"])
-    assert (asked.data.flip, asked.loss.augment, asked.run.steps) == (False, ("color", "cutout"), 3)
+    parsed = parse_config(["--preset", "soumith", "--no-flip", "--augment", "color", "cutout", "--steps", "3"])
+    assert (parsed.data.flip, parsed.loss.augment, parsed.run.steps) == (False, ("color", "cutout"), 3)
 
 
 # ---- Help ----
@@ -191,8 +191,8 @@ def test_user_error_is_one_line_and_exit_code_2(capsys):
     def main():
         raise UserError("--data x:\n  spread\tover\nlines")
 
-    code, said = ends(main, capsys)
-    assert (code, said.out, said.err) == (2, "", "error: --data x: spread over lines\n")
+    code, output = ends(main, capsys)
+    assert (code, output.out, output.err) == (2, "", "error: --data x: spread over lines\n")
 
 
 def test_ctrl_c_outside_the_loop_is_exit_code_130(capsys):
@@ -201,9 +201,9 @@ def test_ctrl_c_outside_the_loop_is_exit_code_130(capsys):
     def main():
         raise KeyboardInterrupt
 
-    code, said = ends(main, capsys)
-    assert (code, said.out) == (130, "")
-    assert said.err.count("\n") == 1
+    code, output = ends(main, capsys)
+    assert (code, output.out) == (130, "")
+    assert output.err.count("\n") == 1
 
 
 def test_own_errors_keep_their_traceback():

@@ -1,4 +1,4 @@
-"""The settings: round trips, what stands beside each field, and files of older versions."""
+"""The settings: round trips, the bounds and marks of each field, and config files of older versions."""
 
 import dataclasses
 import json
@@ -94,11 +94,11 @@ def test_whole_number_is_accepted_for_a_float():
     assert unflatten({"lr": 1, "epochs": 3}, "config.json").optimizer.lr == 1
 
 
-# ---- What stands beside the fields ----
+# ---- Bounds, units and marks ----
 
 
 def is_numeric(hint):
-    """Of an int, a float or several of them, but no choice among some."""
+    """Whether the type is an int, a float or a tuple of them, and not a choice."""
     if typing.get_origin(hint) is Literal:
         return False
     return hint in (int, float) or any(is_numeric(part) for part in typing.get_args(hint))
@@ -121,7 +121,7 @@ def test_only_numbers_have_bounds_and_units():
 
 
 def test_resumed_run_may_change_its_length():
-    """It may not where the learning rate decays over that length."""
+    """It may not change the length if the learning rate decays over that length."""
     lengths = {"steps", "epochs", "kimg"}
     assert list_resumable_fields(VALID) >= lengths
     assert list_resumable_fields(replace(VALID, lr_decay="linear")) == list_resumable_fields(VALID) - lengths
@@ -177,7 +177,7 @@ def test_removed_option_is_no_field():
     "length, expected",
     [
         ({"steps": 7}, 7),
-        ({"epochs": 1.0}, 31),  # of 1000 images, 31 whole batches of 32: the last 8 are dropped
+        ({"epochs": 1.0}, 31),  # 1000 images are 31 whole batches of 32: the last 8 images are dropped
         ({"epochs": 2.0}, 62),
         ({"epochs": 0.5}, 16),
         ({"epochs": 0.001}, 1),

@@ -1,4 +1,4 @@
-"""What is impossible: each in one line that names the argument and what would be right."""
+"""Impossible settings: each raises one line that names the argument and valid values."""
 
 import math
 import re
@@ -108,7 +108,7 @@ def test_wrong_size_names_the_nearest_right_ones(size, nearest):
 
 
 def list_values_outside(field):
-    """What lies just outside of a number's bounds."""
+    """Returns the nearest values below and above a number's bounds."""
     bounds, is_whole = field.bounds, "int" in str(field.type)
     below = bounds.gt if bounds.ge is None else bounds.ge - 1 if is_whole else math.nextafter(bounds.ge, -math.inf)
     above = bounds.lt if bounds.le is None else bounds.le + 1 if is_whole else math.nextafter(bounds.le, math.inf)
@@ -116,7 +116,7 @@ def list_values_outside(field):
 
 
 def list_values_inside(field):
-    """The least and the largest number that bounds allow."""
+    """Returns the smallest and the largest number within the bounds."""
     bounds = field.bounds
     least = math.nextafter(bounds.gt, math.inf) if bounds.ge is None else bounds.ge
     return least, math.nextafter(bounds.lt, -math.inf) if bounds.le is None else bounds.le
@@ -126,7 +126,7 @@ BOUNDED = [name for name, field in FIELDS.items() if field.bounds]
 
 
 def change(name, value):
-    """VALID with another value of one field; one of several lengths replaces the others."""
+    """Returns VALID with another value of one field. If the field is a length, it replaces the other lengths."""
     value = (value,) if "tuple" in str(FIELDS[name].type) else value
     return replace(VALID, **dict.fromkeys(LENGTHS) | {name: value} if name in LENGTHS else {name: value})
 
@@ -145,7 +145,7 @@ def test_number_out_of_bounds_is_one_line(name, side):
 @pytest.mark.parametrize("side", [0, 1], ids=["least", "largest"])
 @pytest.mark.parametrize("name", BOUNDED)
 def test_number_in_bounds_is_not_refused_for_them(name, side):
-    """It may not go with other fields, or be no power of two."""
+    """It may still be refused for another reason: a combination of fields, or a size that is not a power of two."""
     try:
         check_config(change(name, list_values_inside(FIELDS[name])[side]))
     except UserError as error:

@@ -18,7 +18,7 @@ def test_json_is_written_atomically(tmp_path, monkeypatch):
 
 def test_load_json_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         load_json(tmp_path / "a.json")
 
 

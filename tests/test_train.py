@@ -34,13 +34,13 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of one's own."""
+    """A copy of a finished run, which the test may change."""
     return copy_run(get_reference_run().run, tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def handlers_are_given_back():
-    """Whoever calls train() from a notebook keeps their Ctrl-C, however the run ends."""
+    """After train() the signal handlers are the same as before, so that Ctrl-C still works in a notebook."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -81,13 +81,13 @@ def test_newest_three_checkpoints_are_kept():
 
 
 def test_config_file_is_the_requested_config():
-    asked = parse_config(["--workdir", str(get_reference_run().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
-    assert read_config(get_reference_run().run) == asked
-    assert asked.run.name == "article"
+    requested = parse_config(["--workdir", str(get_reference_run().run.parent), *toy_run.FLAGS, "--steps", str(STEPS)])
+    assert read_config(get_reference_run().run) == requested
+    assert requested.run.name == "article"
 
 
 def test_reals_png_is_twenty_training_images():
-    """They are cropped and scaled as the networks see them."""
+    """They are cropped and scaled like the input of the networks."""
     packed = pack_images(open_source(DATA), size=16, channels=3, crop="centre").images
     with Image.open(get_reference_run().run / "reals.png") as file:
         shown = np.asarray(file)[::6, ::6]
@@ -96,7 +96,7 @@ def test_reals_png_is_twenty_training_images():
     tiles = [shown[GAP_PX + i // 10 * side :, GAP_PX + i % 10 * side :][:16, :16] for i in range(REALS_SHOWN)]
     matches = [int(np.flatnonzero((packed == tile).all((1, 2, 3)))[0]) for tile in tiles if tile.min() < 255]
     assert len(set(matches)) == len(matches)
-    assert len(matches) == REALS_SHOWN == 20  # though a step of 2 x 8 has fewer
+    assert len(matches) == REALS_SHOWN == 20  # more than one step's 2 x 8
 
 
 def test_metrics_are_every_second_step_in_images():
@@ -153,7 +153,7 @@ def test_second_process_on_a_run_is_refused(run, tmp_path):
 
 
 def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
-    """As it can be on a filesystem that ignores locks."""
+    """Another process can take over a run on a filesystem that ignores locks."""
     real = Logs.write
 
     def write(self, steps, values):
@@ -172,7 +172,7 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
 
 
 def test_broken_newest_checkpoint_changes_no_result(tmp_path):
-    """A run whose newest checkpoint is broken ends as if it were not."""
+    """A run with a broken newest checkpoint ends with the same state as an undamaged run."""
     run = copy_run(get_reference_run().run, tmp_path)
     file = max((run / "checkpoints" / "12").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
@@ -200,13 +200,13 @@ def test_scoring_changes_nothing_else_keeps_the_best(tmp_path):
     run = tmp_path / "article"
     assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # of 2 x 8 pictures each
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]  # steps of 2 x 8 images
     assert all(line["by"] == "sliced-wasserstein" and line["count"] == 60 for line in lines)
     best = min(lines, key=lambda line: line["value"])["step"]
     assert list_steps(run) == sorted({best, 12})
     assert f"score of step 4: {lines[1]['value']:.2f} by sliced-wasserstein, N 60" in done.out
-    said = f"Best score in training, smaller is better: {lines[best // 2 - 1]['value']:.2f} at step {best}"
-    assert said in (run / "report.html").read_text()
+    sentence = f"Best score in training, smaller is better: {lines[best // 2 - 1]['value']:.2f} at step {best}"
+    assert sentence in (run / "report.html").read_text()
     assert (run / "scores.png").exists()
     done = run_command(sample, "--run", run, "--step", "best", "--count", 4, "--out", tmp_path / "faces.npy")
     assert f"of step {best}" in done.out

@@ -1,6 +1,6 @@
-"""Attributes of images, and CelebA's splits: from CelebA's tables, or from the names of folders.
+"""Reads attributes of images and CelebA's splits, from CelebA's tables or from the names of folders.
 
-The tables are CelebA's own list_attr_celeba.txt and list_eval_partition.txt, or the .csv files that Kaggle made of them. They are
+The tables are CelebA's list_attr_celeba.txt and list_eval_partition.txt, or Kaggle's .csv files with the same content. They are
 found inside the folder or zip, or beside it.
 """
 
@@ -17,20 +17,20 @@ import numpy as np
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.listing import CELEBA_PAGE, SAFE_COMPRESSION, make_one_line
 
-MAX_TABLE_BYTES, MAX_TABLE_LINE_BYTES, MAX_ATTRIBUTES = 64 * 2**20, 2**16, 256  # CelebA's: 26 MB, 600 bytes, 40
+MAX_TABLE_BYTES, MAX_TABLE_LINE_BYTES, MAX_ATTRIBUTES = 64 * 2**20, 2**16, 256  # CelebA has 26 MB, 600 bytes, 40
 
 Attributes = tuple[tuple[str, ...], np.ndarray]  # names, (count, A) uint8 of 0 and 1
 
 
 class Table(NamedTuple):
-    """One of CelebA's text files, not yet read."""
+    """One of CelebA's tables, not yet read."""
 
     name: str
-    is_inside: bool  # in the folder or zip itself, not beside it
+    is_inside: bool  # whether it is inside the folder or zip, not beside it
     open: Callable[[], IO[bytes]]
 
     def rows(self) -> Iterator[list[str]]:
-        """Yields each line's fields. Raises: UserError where the file is none of CelebA's tables."""
+        """Yields the fields of each line. Raises: UserError if the file is not a table of CelebA."""
         size_bytes = 0
         try:
             with self.open() as file:
@@ -41,8 +41,8 @@ class Table(NamedTuple):
                     if len(line) == MAX_TABLE_LINE_BYTES or size_bytes > MAX_TABLE_BYTES:
                         raise ValueError("too large")
                     yield line.decode("utf-8", "replace").replace(",", " ").split()
-        except Exception as error:  # noqa: BLE001 - a broken zip entry makes zipfile raise nearly anything
-            why = "a web page" if str(error) == "a web page" else f"not whole ({(str(error) or repr(error)).splitlines()[0]})"
+        except Exception as error:  # noqa: BLE001 - for a broken zip entry zipfile raises many types
+            why = "a web page" if str(error) == "a web page" else f"damaged ({(str(error) or repr(error)).splitlines()[0]})"
             raise UserError(
                 f"{make_one_line(self.name)} is {why}, not CelebA's table: delete it and download it again from {CELEBA_PAGE}"
             ) from error
@@ -56,14 +56,14 @@ def find_table(stem: str, path: Path, archive: zipfile.ZipFile | None) -> Table 
             if info.filename.rpartition("/")[2] in names and info.compress_type in SAFE_COMPRESSION:
                 return Table(info.filename, True, functools.partial(archive.open, info))
     for file in (folder / name for folder in (path, *path.absolute().parents[:2]) for name in names):
-        # Not a link out of its folder; a pipe is no file.
+        # A link out of the folder is not followed, and a pipe is not a file.
         if file.is_file() and os.path.dirname(os.path.realpath(file)) == os.path.realpath(file.parent):
             return Table(str(file), file.parent == path, functools.partial(open, file, "rb"))
     return None
 
 
 def read_partition(table: Table, names: Sequence[str]) -> list[str | None]:
-    """The split's code in list_eval_partition ("0", "1" or "2") for each image; None where the table does not have the image."""
+    """Returns each image's code in list_eval_partition ("0", "1" or "2"), or None for an image that is not in the table."""
     stems = [_get_stem(name) for name in names]
     wanted = set(stems)
     codes = {_get_stem(row[0]): row[1] for row in table.rows() if len(row) == 2 and _get_stem(row[0]) in wanted}
@@ -71,27 +71,27 @@ def read_partition(table: Table, names: Sequence[str]) -> list[str | None]:
 
 
 def read_celeba_attributes(table: Table, names: Sequence[str]) -> Attributes | None:
-    """Reads list_attr_celeba for the images with these names. None where the table misses one of them."""
+    """Reads list_attr_celeba for the images with these names. Returns None if an image is not in the table."""
     rows = table.rows()
-    header = next((row for row in rows if len(row) > 1), [])  # the .txt opens with a count, the .csv with image_id
+    header = next((row for row in rows if len(row) > 1), [])  # the .txt starts with a count, the .csv with image_id
     header = tuple(map(make_one_line, header[1:] if header[:1] == ["image_id"] else header))
     if len(header) > MAX_ATTRIBUTES:
         raise UserError(
-            f"{make_one_line(table.name)} names {len(header):,} attributes, CelebA's has 40: delete it, or get it anew"
+            f"{make_one_line(table.name)} has {len(header):,} attributes instead of CelebA's 40: delete it, or download it again"
         )
     positions = {_get_stem(name): position for position, name in enumerate(names)}
     values, has_row = np.zeros((len(names), len(header)), np.uint8), np.zeros(len(names), bool)
     for name, *fields in filter(None, rows):
         position = positions.get(_get_stem(name))
         if position is not None and len(fields) == len(header):
-            values[position], has_row[position] = [field == "1" for field in fields], True  # the files say 1 and -1
+            values[position], has_row[position] = [field == "1" for field in fields], True  # the tables have 1 and -1
     return (header, values) if header and has_row.all() else None
 
 
 def make_folder_attributes(names: Sequence[str]) -> Attributes | None:
-    """One attribute for each folder, where every image lies in one of several folders; else None.
+    """Makes one attribute for each folder, if every image is in one of several folders. Otherwise returns None.
 
-    The folders are those right below the deepest folder that holds all images.
+    These folders are the direct children of the deepest folder that contains all images.
     """
     above = os.path.commonpath([name.rpartition("/")[0] or "." for name in names])
     inside = [name if above in ("", ".") else name[len(above) + 1 :] for name in names]
@@ -105,11 +105,11 @@ def make_folder_attributes(names: Sequence[str]) -> Attributes | None:
 
 
 def suggest_nearest(name: str, available: Sequence[str]) -> str:
-    """The end of an error message about a name that is not available: similar names, else all names."""
+    """Returns the end of an error message about an unknown name: similar names, or all names if none is similar."""
     lower = {other.lower(): other for other in available}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.4)]
     return make_printable(f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(available)}", 500)
 
 
 def _get_stem(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]  # "a/000001.png" is the table's 000001.jpg
+    return name.rpartition("/")[2].partition(".")[0]  # "a/000001.png" matches the table's 000001.jpg

@@ -1,8 +1,8 @@
-"""uint8 batches on the device(s), in an order that is a function of (seed, epoch): any step is reached without replay.
+"""Makes uint8 batches on the devices. Their order is a function of (seed, epoch), so a run resumes at any step without replay.
 
-Two feeds give the same batches: a stream that gathers from the pack ahead of the step, and a copy of all images on the
-device from which a compiled gather takes them. The stream is tf.data's, or that of two threads where TensorFlow is not
-installed. With several processes each gathers the rows of its own devices.
+Two feeds give the same batches. "stream" gathers images from the pack ahead of each step, by tf.data, or by two threads if
+TensorFlow is not installed. "resident" keeps all images on the device and gathers there, in a compiled function. Each process
+gathers only the rows of its own devices.
 """
 
 import collections
@@ -20,33 +20,33 @@ import numpy as np
 from dcgan_jax.batch import Batch
 from dcgan_jax.data.tensorflow_import import import_tensorflow
 
-STREAM_AHEAD = 4  # batches gathered before they are needed
-# A resident copy must leave room for the step: a quarter of an accelerator's memory. On CPU there is no copy: JAX takes the
-# pack's memory map itself; of more than half the memory, the step's own thread would read its pages again and again.
+STREAM_AHEAD = 4  # batches that are gathered in advance
+# The largest share of the device's memory for resident images; the step needs the rest. On CPU, JAX uses the pack's memory map
+# without a copy. If it had more than half of the memory, the step would read its pages from the disk repeatedly.
 RESIDENT_SHARE = 0.25
 RESIDENT_SHARE_CPU = 0.5
 
 
-HELD_OUT_SHARE = 20  # at most one image in 20 is held out: small sets need theirs
+HELD_OUT_SHARE = 20  # at most one image in 20 is held out, because small sets need their images for training
 
 
 class Order(NamedTuple):
-    """What decides which images a step sees."""
+    """The order of the training images: which images each step uses."""
 
     seed: int
-    image_count: int  # including those held out
+    image_count: int  # including held-out images
     images_per_step: int
-    held_out: int = 0  # at most so many images are held out: max_held_out of `select_held_out`
+    held_out: int = 0  # upper limit of held-out images: max_held_out of `select_held_out`
 
     @property
     def trained_on(self) -> int:
-        """The number of training images: all but those held out."""
+        """The number of training images: all images except the held-out ones."""
         return count_training_images(self.image_count, self.held_out)
 
     def indices(self, step: int) -> np.ndarray:
-        """(images_per_step,) int64 positions of the images of a step, counted from 0.
+        """Returns the (images_per_step,) int64 positions of the images of a step. Steps count from 0.
 
-        An epoch is a permutation of the training images without its last partial batch.
+        An epoch is a permutation of the training images, without the last partial batch.
         """
         steps_per_epoch = self.trained_on // self.images_per_step
         epoch, position = divmod(step, steps_per_epoch)
@@ -56,9 +56,9 @@ class Order(NamedTuple):
 
 
 def select_held_out(image_count: int, max_held_out: int) -> np.ndarray:
-    """(min(max_held_out, image_count // 20),) int64 positions, ascending, of the held-out images, which no step sees.
+    """Returns the positions of the held-out images, which no step uses: (min(max_held_out, image_count // 20),) int64, ascending.
 
-    They are spread evenly, since a set may be sorted by class or person. They do not depend on the seed, so that runs are
+    They are spread evenly, because a data set may be sorted by class or person. They do not depend on the seed, so runs can be
     compared on the same images.
     """
     count = image_count - count_training_images(image_count, max_held_out)
@@ -66,28 +66,28 @@ def select_held_out(image_count: int, max_held_out: int) -> np.ndarray:
 
 
 def count_training_images(image_count: int, max_held_out: int) -> int:
-    """The number of training images: those that are not held out."""
+    """Returns the number of training images: all images except the held-out ones."""
     return image_count - min(max_held_out, image_count // HELD_OUT_SHARE)
 
 
 @functools.lru_cache(maxsize=2)
 def select_training(image_count: int, max_held_out: int) -> np.ndarray:
-    """int64 positions, ascending, of the training images: those that are not held out."""
+    """Returns the int64 positions, ascending, of the training images: all images except the held-out ones."""
     positions = np.delete(np.arange(image_count, dtype=np.int64), select_held_out(image_count, max_held_out))
-    positions.flags.writeable = False  # all callers share it
+    positions.flags.writeable = False  # cached, so all callers share the array
     return positions
 
 
-@functools.lru_cache(maxsize=2)  # the current epoch and, for a stream that runs ahead, the next
+@functools.lru_cache(maxsize=2)  # the current epoch, and the next for a stream that is ahead
 def permute_epoch(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The permutation of range(count), int64, for one epoch. NumPy's Philox: the same with and without TensorFlow."""
+    """Returns the permutation of range(count), int64, for one epoch. By NumPy's Philox, so it does not depend on TensorFlow."""
     permutation = np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(count)
-    permutation.flags.writeable = False  # all callers share it
+    permutation.flags.writeable = False  # cached, so all callers share the array
     return permutation
 
 
 def split_dispatches(start: int, total: int, steps_per_dispatch: int) -> Iterator[range]:
-    """The steps of each call of the compiled program: from start to total, cut at whole multiples of steps_per_dispatch."""
+    """Yields the steps of each call of the compiled program: from start to total, split at multiples of steps_per_dispatch."""
     while start < total:
         end = min(total, (start // steps_per_dispatch + 1) * steps_per_dispatch)
         yield range(start, end)
@@ -102,9 +102,9 @@ def iterate_batches(
     sharding: jax.sharding.NamedSharding,
     is_resident: bool,
 ) -> Iterator[tuple[range, Batch]]:
-    """(steps, their batches) of each dispatch, images (k, images_per_step, S, S, C) and labels (k, images_per_step, A) uint8.
+    """Yields (steps, batches) of each dispatch: images (k, images_per_step, S, S, C), labels (k, images_per_step, A), both uint8.
 
-    Args: images (N, S, S, C), labels (N, A) or None; dispatches, makes the iterator of `split_dispatches`, which is read twice;
+    Args: images (N, S, S, C); labels (N, A) or None; dispatches, makes the iterator of `split_dispatches`, which is read twice;
         is_resident, gather from images on the device instead of streaming them.
     """
     feed = gather_batches if is_resident else stream_batches
@@ -115,9 +115,9 @@ def iterate_batches(
 def stream_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.Sharding
 ) -> Iterator[jax.Array]:
-    """(k, images_per_step, S, S, C) uint8 for each dispatch, gathered ahead of time, in order.
+    """Yields (k, images_per_step, S, S, C) uint8 for each dispatch, in order, gathered in advance.
 
-    By tf.data where TensorFlow is installed, by threads where it is not: the batches are the same.
+    By tf.data if TensorFlow is installed, otherwise by threads. The batches are the same.
     """
     rows = _own_rows(sharding, order.images_per_step)
 
@@ -125,7 +125,7 @@ def stream_batches(
         return np.stack([images[order.indices(step)[rows]] for step in range(start, end)])
 
     try:
-        tf = import_tensorflow()  # only here: nothing else of training uses it
+        tf = import_tensorflow()  # imported here, because nothing else in training uses it
     except ImportError:
         gathered = gather_by_threads(gather, dispatches)
     else:
@@ -137,7 +137,7 @@ def stream_batches(
 def _gather_by_tf_data(
     tf: ModuleType, gather: Callable[[int, int], np.ndarray], dispatches: Iterator[range], shape: tuple
 ) -> Iterator[np.ndarray]:
-    """gather(start, end) of each dispatch, in order; shape: what it returns, None where it varies."""
+    """Yields gather(start, end) of each dispatch, in order. shape: of its result, with None for an axis of variable size."""
     spans = tf.data.Dataset.from_generator(
         lambda: ((steps.start, steps.stop) for steps in dispatches), output_signature=tf.TensorSpec((2,), tf.int64)
     )
@@ -150,8 +150,8 @@ def _gather_by_tf_data(
 
 
 def gather_by_threads(gather: Callable[[int, int], np.ndarray], dispatches: Iterator[range]) -> Generator[np.ndarray]:
-    """gather(start, end) of each dispatch, in order, at most STREAM_AHEAD of them before they are needed."""
-    pool = ThreadPoolExecutor(2, "batches")  # one reads from the disk while the other copies
+    """Yields gather(start, end) of each dispatch, in order. At most STREAM_AHEAD results are computed in advance."""
+    pool = ThreadPoolExecutor(2, "batches")  # one thread reads from the disk while the other copies
     waiting = collections.deque()
     try:
         for steps in dispatches:
@@ -161,20 +161,20 @@ def gather_by_threads(gather: Callable[[int, int], np.ndarray], dispatches: Iter
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # of a run that stops early
+        pool.shutdown(cancel_futures=True)  # a run that stops early leaves futures
 
 
 def _own_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
-    """The rows of each batch that belong to this process's devices: all of them where it is the only process."""
-    places = sharding.addressable_devices_indices_map((1, count)).values()
-    owned = [place[1].indices(count) for place in places if place]  # none is None: these devices are ours
+    """Returns the rows of each batch that belong to the devices of this process: all rows if it is the only process."""
+    indices = sharding.addressable_devices_indices_map((1, count)).values()
+    owned = [index[1].indices(count) for index in indices if index]  # never None for addressable devices
     return slice(min(start for start, _, _ in owned), max(stop for _, stop, _ in owned))
 
 
 def gather_batches(
     images: np.ndarray, order: Order, dispatches: Iterator[range], sharding: jax.sharding.NamedSharding
 ) -> Iterator[jax.Array]:
-    """The same batches as `stream_batches`, gathered on the device from all images: a copy, or on CPU the memory map itself."""
+    """Yields the same batches as `stream_batches`, gathered on the device from a copy of all images. CPUs need no copy."""
     copy = replicate_images(images, sharding)
     take = jax.jit(lambda images, indices: jnp.take(images, indices, axis=0), out_shardings=sharding)
     for steps in dispatches:
@@ -182,19 +182,19 @@ def gather_batches(
 
 
 def gather_labels(labels: np.ndarray, order: Order, steps: range, sharding: jax.sharding.Sharding) -> jax.Array:
-    """(k, images_per_step, A) uint8: the labels of these steps' images, of labels (N, A) of all images."""
+    """Returns the labels of these steps' images, (k, images_per_step, A) uint8. labels: (N, A), of all images."""
     rows = np.stack([labels[order.indices(step)] for step in steps])
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 def replicate_images(images: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
-    """Copies all images to each device of the sharding's mesh."""
+    """Copies all images to every device of the sharding's mesh."""
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.make_array_from_callback(images.shape, replicated, lambda _: np.asarray(images))
 
 
 def fits_resident(images: np.ndarray) -> bool:
-    """Whether a copy of all images leaves the device room for the step."""
+    """Whether all images fit on the device and leave enough memory for the step."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return images.nbytes <= RESIDENT_SHARE_CPU * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""The cache folder, and folders that appear in it whole or not at all."""
+"""The cache folder, and the atomic creation of folders in it."""
 
 import contextlib
 import os
@@ -9,27 +9,27 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-TEMP = ".packing@"  # then pid@host@random
+TEMP = ".packing@"  # followed by pid@host@random
 STALE_AFTER_S = 24 * 3600
 
 
 def get_cache_dir() -> Path:
-    """$DCGAN_JAX_CACHE, else dcgan_jax in $XDG_CACHE_HOME, else in ~/.cache. Need not exist."""
+    """Returns $DCGAN_JAX_CACHE, else the folder dcgan_jax in $XDG_CACHE_HOME or in ~/.cache. It may not exist yet."""
     own, shared = os.environ.get("DCGAN_JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
     return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "dcgan_jax"
 
 
 @contextlib.contextmanager
 def create_folder_atomically(path: Path) -> Generator[Path]:
-    """Yields a new folder beside path, to be filled; it becomes path at the end, and is removed where that is not reached.
+    """Yields a new temporary folder beside path. At the end it is renamed to path; after an exception it is removed.
 
-    Where another process has made path meanwhile, that one stays. Raises: OSError.
+    If another process has created path in the meantime, that folder stays. Raises: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
     temp = path.parent / f"{TEMP}{os.getpid()}@{socket.gethostname()}@{secrets.token_hex(4)}"
     try:
-        temp.mkdir()  # inside the try: a signal may come right after it
+        temp.mkdir()  # inside the try, because a signal may arrive right after it
         yield temp
         try:
             os.rename(temp, path)
@@ -37,20 +37,20 @@ def create_folder_atomically(path: Path) -> Generator[Path]:
             if not path.exists():
                 raise
     finally:
-        shutil.rmtree(temp, ignore_errors=True)  # after a success there is nothing left to remove
+        shutil.rmtree(temp, ignore_errors=True)  # after the renaming it does nothing
 
 
 def _remove_stale(parent: Path) -> None:
-    """Removes what killed processes left: at once if the owner was on this machine and is dead, else after a day."""
+    """Removes temporary folders of killed processes: at once if the process was on this machine, else after a day."""
     for temp in parent.glob(f"{TEMP}*"):
         try:
             if time.time() - temp.stat().st_mtime < STALE_AFTER_S:
                 pid, host = temp.name.split("@")[1:3]
-                if host == socket.gethostname() and os.name == "posix":  # elsewhere kill(pid, 0) is no question
+                if host == socket.gethostname() and os.name == "posix":  # on Windows kill(pid, 0) is not a query
                     os.kill(int(pid), 0)
                 continue
         except ProcessLookupError:
             pass
-        except (OSError, ValueError):  # gone meanwhile, or another user's
+        except (OSError, ValueError):  # removed in the meantime, or owned by another user
             continue
         shutil.rmtree(temp, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Decodes, crops and resizes images: files and arrays of any kind become uint8 (N, S, S, C). No side effects."""
+"""Decodes, crops and resizes images: files and arrays of all kinds become uint8 (N, S, S, C). It writes nothing."""
 
 import contextlib
 import functools
@@ -17,11 +17,11 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.listing import read_image_file
 from dcgan_jax.data.sources import MAX_IMAGE_PIXELS, Source
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and its like: they run programs
-MAX_IMAGE_SIDE = 2**18  # PIL's filter takes 16 bytes for each pixel of a side, at any height
-# An image above either limit is decoded while no other such image is: it takes up to 1.5 GB, which not every thread may have.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and similar formats, which run programs
+MAX_IMAGE_SIDE = 2**18  # PIL's resizing filter needs 16 bytes per pixel of a side, whatever the other side
+# Images above either limit are decoded one at a time, because each needs up to 1.5 GB.
 LARGE_PIXELS, LARGE_BYTES = 8_000_000, 16 * 2**20
-MAX_SCANNED_PIXELS = 4_000_000_000  # pixels times scans of a progressive JPEG, which has ten; thousands would take hours
+MAX_SCANNED_PIXELS = 4_000_000_000  # pixels times scans of a progressive JPEG: usual are ten scans, thousands would take hours
 _LARGE_IMAGE_LOCK = threading.RLock()
 
 # ---- Crops ----
@@ -31,17 +31,17 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels o
 
 def _find_centre_box(width: int, height: int, size: int) -> Box:
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half of one blurs an image of the right size
+    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: half a pixel would blur the image
     return left, top, left + side, top + side
 
 
 def _make_published_box(left: int, top: int, right: int, bottom: int) -> Callable[[int, int, int], Box]:
-    """A box in pixels of CelebA's 178 x 218, for an image of any scale."""
+    """Makes a crop from a box in pixels of aligned CelebA (178 x 218); the crop scales with the image."""
     return lambda wide, high, size: (left * wide / 178, top * high / 218, right * wide / 178, bottom * high / 218)
 
 
 def _find_torch_box(width: int, height: int, size: int) -> Box:
-    """torchvision's Resize(size) then CenterCrop(size) as one box, with their rounding to whole rows."""
+    """Returns the box of torchvision's Resize(size) and CenterCrop(size), with their rounding to whole pixels."""
     scaled = [int(size * side / min(width, height)) for side in (width, height)]
     left, top = (round((side - size) / 2) for side in scaled)
     across, down = width / scaled[0], height / scaled[1]
@@ -52,7 +52,7 @@ CROPS: dict[str, Callable[[int, int, int], Box]] = {  # (width, height, size) ->
     "centre": _find_centre_box,
     "squash": lambda width, height, size: (0, 0, width, height),
     "carpedm20": _make_published_box(35, 55, 143, 163),
-    "soumith": _make_published_box(30, 40, 168, 178),  # 10 px right of the centre, as published
+    "soumith": _make_published_box(30, 40, 168, 178),  # as published, 10 px right of the centre
     "torch": _find_torch_box,
 }
 CROPS_FOR_ANY_IMAGE = ("centre", "squash")  # the others are boxes around the faces of aligned CelebA
@@ -61,18 +61,19 @@ CROPS_FOR_ANY_IMAGE = ("centre", "squash")  # the others are boxes around the fa
 
 
 class Decoded(NamedTuple):
-    """The images at some positions of a source."""
+    """Decoded images at some positions of a source."""
 
-    pixels: np.ndarray  # (n, S, S, C) uint8, the readable ones
-    kept: list[int]  # their positions in the source
-    bad: list[tuple[str, str]]  # names and reasons of the others
-    upscaled: int  # how many were smaller than S
+    pixels: np.ndarray  # (n, S, S, C) uint8, of the readable images
+    kept: list[int]  # positions of the readable images in the source
+    bad: list[tuple[str, str]]  # (name, reason) of the other images
+    upscaled: int  # number of images that were smaller than S
 
 
 def decode_images(source: Source, positions: range, size: int, channels: int, crop: str) -> Decoded:
-    """Decodes, crops and resizes the source's images at these positions; size, channels: S and C, 1 or 3; crop: a key of CROPS.
+    """Decodes, crops and resizes the images at some positions of a source.
 
-    Thread-safe; PIL and NumPy release the GIL where the time goes.
+    Args: size: S; channels: C, 1 or 3; crop: a key of CROPS.
+    Thread-safe. PIL and NumPy release the GIL during the slow operations.
     """
     if source.draw:
         pixels = source.draw(np.array(positions), size)
@@ -89,27 +90,27 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
                 if source.size_bytes(position) > LARGE_BYTES:
                     lock_large()
                 image = decode_image(read(position), channels, size, lock_large)
-            except Exception as error:  # noqa: BLE001 - a broken file makes zipfile and PIL raise nearly anything
+            except Exception as error:  # noqa: BLE001 - for a broken file zipfile and PIL raise many types
                 why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
                 bad.append((source.label(position), make_printable(why, 200)))
                 continue
             box = CROPS[crop](*image.size, size)
             upscaled += min(box[2] - box[0], box[3] - box[1]) < size
-            # PIL's bilinear filter widens with the reduction: it does not alias.
+            # PIL's bilinear filter gets wider when it reduces an image, so it does not alias.
             small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        del image  # before the next is read
+        del image  # frees its memory before the next image is read
         pixels[len(kept)] = np.asarray(small).reshape(size, size, channels)
         kept.append(position)
     return Decoded(pixels[: len(kept)], kept, bad, upscaled)
 
 
 def measure_square_side(source: Source) -> int:
-    """The side in pixels of the source's images, which are squares of one size; reads only their headers.
+    """Returns the side in pixels of the source's images, which must be squares of one size. Reads only their headers.
 
-    Raises: UserError naming the first image that is not.
+    Raises: UserError with the name of the first image of another shape.
     """
     if source.draw:
-        raise UserError(f"{source.name}: have no size of their own")
+        raise UserError(f"{source.name}: have no fixed size; give image files")
     read = source.read
     assert read, "a source has `read` or `draw`"
     side = 0
@@ -121,12 +122,12 @@ def measure_square_side(source: Source) -> int:
             else:
                 width, height = Image.open(io.BytesIO(image), formats=FORMATS).size
         except Exception as fault:  # noqa: BLE001 - as in decode_images
-            raise UserError(f"{source.label(position)}: is no image ({make_printable(str(fault), 200)}); remove it") from None
+            raise UserError(f"{source.label(position)}: not an image ({make_printable(str(fault), 200)}); remove it") from None
         side = side or width
         if not width == height == side:
             raise UserError(
-                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: images that are scored must "
-                "be squares, all of one size"
+                f"{source.label(position)}: is {width} x {height}, not {side} x {side}: images to score must be squares "
+                "of one size; resize or remove it"
             )
     return side
 
@@ -135,10 +136,10 @@ def measure_square_side(source: Source) -> int:
 
 
 def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
-    """Decodes one file in the same way as a pack's images: (S, S, C) uint8. Raises: UserError."""
+    """Decodes one file like the images of a pack: (S, S, C) uint8. Raises: UserError."""
     path = Path(photo).expanduser()
     if not photo or not os.path.isfile(path):
-        raise UserError(f"`photo` {photo or repr('')}: is no file; give an image")
+        raise UserError(f"`photo` {photo or repr('')}: not a file; give the path of an image")
     source = Source(
         kind="file",
         name=path.name,
@@ -158,9 +159,10 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
 def decode_image(
     payload: bytes | np.ndarray, channels: int, size: int, lock_large: Callable[[], object] = lambda: None
 ) -> Image.Image:
-    """A file's bytes, or uint8 (H, W) or (H, W, 3 or 4), as an upright RGB or L image. Raises: anything.
+    """Decodes one image to RGB or L (grey), upright. May raise any exception.
 
-    Args: size: the side that the image will be resized to; lock_large: called before more than LARGE_PIXELS are decoded.
+    Args: payload: a file's bytes, or uint8 (H, W) or (H, W, 3 or 4); size: the side to which the image will be resized;
+        lock_large: called before an image of more than LARGE_PIXELS is decoded.
     """
     if isinstance(payload, np.ndarray):
         image = Image.fromarray(payload)
@@ -168,10 +170,10 @@ def decode_image(
         raise ValueError("empty")
     else:
         image = _open_image(payload, size, lock_large)
-    if image.mode.startswith("I"):  # 16 bits in any of PIL's spellings, which convert() would clip at 255
+    if image.mode.startswith("I"):  # PIL's modes for 16 bits, which convert() would clip at 255
         wide = np.array(image, np.int32)
         np.clip(wide, 0, 65535, out=wide)
-        wide += 128  # then // rounds: 257 is odd
+        wide += 128  # so that // 257 rounds to the nearest number
         wide //= 257
         image = Image.fromarray(wide.astype(np.uint8))
     elif image.mode == "F":
@@ -183,16 +185,16 @@ def decode_image(
 
 
 def _open_image(payload: bytes, size: int, lock_large: Callable[[], object]) -> Image.Image:
-    """An image file, upright and within our limits, in its own mode."""
-    image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads the header alone
+    """Opens an image file, upright, in its own mode. Raises: ValueError for an image above the limits, and PIL's exceptions."""
+    image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads only the header
     pixels = image.width * image.height
     if pixels > MAX_IMAGE_PIXELS or max(image.size) > MAX_IMAGE_SIDE:
         raise ValueError(f"{image.width} x {image.height} pixels: too large")
     is_jpeg = isinstance(image, JpegImageFile)
     if is_jpeg and pixels * payload.count(b"\xff\xda") > MAX_SCANNED_PIXELS:  # the marker before each scan
         raise ValueError(f"{image.width} x {image.height} pixels in too many scans")
-    image.draft(None, (4 * size, 4 * size))  # a JPEG photo is decoded at 1/2 to 1/8, still 4 times the size we want
-    # A progressive one is kept whole as coefficients at any scale.
+    image.draft(None, (4 * size, 4 * size))  # decodes a JPEG at 1/2 to 1/8 of its size, but at least at 4 times `size`
+    # For a progressive JPEG all coefficients are in memory at any scale.
     if max(image.width * image.height, pixels if image.info.get("progressive") else 0) > LARGE_PIXELS:
         lock_large()
     ImageOps.exif_transpose(image, in_place=True)

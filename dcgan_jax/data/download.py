@@ -1,7 +1,7 @@
-"""Downloads files: a file under its own name is whole; an unfinished one lies beside it as .partial and is resumed.
+"""Downloads files and resumes interrupted downloads. A file under its own name is complete; an incomplete one is named .partial.
 
-Built on urllib3, because no library does everything: pooch 1.9 and TFDS do not resume; huggingface_hub 2.4 and pypdl 1.5 do, but
-without If-Range. None checks for slow connections and free space, locks between processes and restricts redirects.
+Built on urllib3, because no library does all of this: pooch 1.9 and TFDS do not resume; huggingface_hub 2.4 and pypdl 1.5 resume
+without If-Range. None of them checks for slow connections and free space, locks between processes and restricts redirects.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from dcgan_jax.data.tensorflow_import import import_tfds
 
 CHUNK_BYTES = 2**18
 LIMITS = Limits()
-PROGRESS_BYTES = 8 * 2**20  # a try that brings as much does not count as a failure
+PROGRESS_BYTES = 8 * 2**20  # an attempt with so many new bytes does not count as a failure
 
 
 ARTICLE = (
@@ -50,10 +50,10 @@ PUBLISHED = {
     "article": Published("processed-celeba-small.zip", ARTICLE, ARTICLE),
     "celeba": Published(
         f"{ALIGNED}.zip", "", CELEBA_PAGE, "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74", 1_443_490_838
-    ),  # as TFDS records them
+    ),  # hash and size as recorded by TFDS
 }
-BY_HAND = f"download {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or a mirror as `url`"
-# The FID Inception as pytorch-fid distributes it; torch-fidelity's file is the same, byte for byte.
+BY_HAND = f"download {ALIGNED}.zip in a browser from {CELEBA_PAGE} and pass it as `data`, or pass a mirror's address as `url`"
+# The Inception weights for FID, from pytorch-fid; torch-fidelity's file is identical.
 WEIGHTS = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 INCEPTION = Published(
     WEIGHTS.rpartition("/")[2],
@@ -66,7 +66,7 @@ INCEPTION = Published(
     kept_at="githubusercontent.com",
 )
 
-# The page at npmjs.com does not offer the file.
+# The file itself, because the page at npmjs.com does not link to it.
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 ONNX_IN_BROWSERS = Published(
     RUNTIME.rpartition("/")[2],
@@ -80,9 +80,9 @@ ONNX_IN_BROWSERS = Published(
 
 
 def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Path:
-    """Downloads file.url to folder/file.name unless it exists, and returns the path. Called again it resumes, even after kill -9.
+    """Downloads file.url to folder/file.name, unless it exists, and returns the path. Resumes a download that was interrupted.
 
-    Raises: UserError where the file cannot be fetched, is another file or no whole zip, or does not fit on the disk.
+    Raises: UserError if the file cannot be downloaded, has another hash, is not a complete zip, or does not fit on the disk.
     """
     parse_url(file.url)
     target = folder / file.name
@@ -93,41 +93,41 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
             if target.exists():
                 if fault := _describe_fault(target, file):
                     raise UserError(
-                        f"{target}: is there and {fault}; move it away, or pass it as `{file.argument}` if you trust it"
+                        f"{target}: exists and {fault}; move it away, or pass it as `{file.argument}` if you trust it"
                     )
-                _print_progress(f"{target} is there already: not downloaded again")
+                _print_progress(f"{target} exists: not downloaded again")
             else:
                 _fetch(job)
                 if fault := _describe_fault(job.partial, file):
                     job.partial.unlink()
-                    raise job.make_error(f"what came {fault}: try again")
+                    raise job.make_error(f"the downloaded file {fault}: try again")
                 with open(job.partial, "rb+") as written:
-                    os.fsync(written.fileno())  # else a power cut could leave a whole-looking file of zeros
+                    os.fsync(written.fileno())  # else a power failure could leave a file of the right size with zeros
                 os.replace(job.partial, target)
             job.note.unlink(missing_ok=True)
-    except (OSError, NotImplementedError) as error:  # the second: a disk without locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         raise UserError(
-            f"{folder} cannot take {file.name}: {getattr(error, 'strerror', None) or error};"
-            " free some space and give the same command to resume, or another folder with `to`"
+            f"cannot write {file.name} to {folder}: {getattr(error, 'strerror', None) or error};"
+            " free some space and run the same command to resume, or give another folder with `to`"
         ) from error
     return target
 
 
 def prepare_with_tfds() -> str:
-    """Lets TFDS download and prepare CelebA, and returns the value for `data`. Raises: UserError for any of its failures."""
+    """Lets TFDS download and prepare CelebA, and returns the value for `data`. Raises: UserError for every failure of TFDS."""
     try:
         tfds = import_tfds()
     except ImportError as error:
         raise UserError(f"`download` celeba: {make_printable(str(error), 160)}; or {BY_HAND}") from error
-    _print_progress("TFDS fetches celeb_a from Google Drive, 1.4 GB, into its own folder")
+    _print_progress("TFDS downloads celeb_a, 1.4 GB, from Google Drive into its own folder")
     retries = logging.getLogger("urllib3")
     level = retries.level
-    retries.setLevel(logging.ERROR)  # else a line for each
+    retries.setLevel(logging.ERROR)  # else urllib3 prints a line for each retry
     try:
         tfds.builder("celeb_a").download_and_prepare()
-    except Exception as error:  # noqa: BLE001 - quotas, checksums, disks: TFDS has an error for each
+    except Exception as error:  # noqa: BLE001 - TFDS raises many types: for quotas, checksums, full disks
         raise UserError(
-            f"`download` celeba: TFDS could not ({make_printable(f'{type(error).__name__}: {error}', 160)}); {BY_HAND}"
+            f"`download` celeba: TFDS failed ({make_printable(f'{type(error).__name__}: {error}', 160)}); {BY_HAND}"
         ) from error
     finally:
         retries.setLevel(level)
@@ -146,11 +146,11 @@ def _lock_folder(target: Path, longest_s: float) -> AcquireReturnProxy:
         except Timeout:
             if not wait_s:
                 _print_progress(f"waiting for another process that downloads {target}")
-    raise UserError(f"{target}: another process has held it for {longest_s:.0f} s; stop it, or give another folder with `to`")
+    raise UserError(f"{target}: another process has locked it for {longest_s:.0f} s; stop it, or give another folder with `to`")
 
 
 def _describe_fault(path: Path, file: Published) -> str:
-    """What is wrong with a file that should be whole; "" where nothing is."""
+    """Describes the fault of a downloaded file, as the end of a sentence; "" if it has none."""
     if file.sha256:
         with open(path, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -161,16 +161,16 @@ def _describe_fault(path: Path, file: Published) -> str:
     try:
         zipfile.ZipFile(path).close()
     except BAD_ZIP as error:
-        return f"is no whole zip ({make_printable(str(error), 100)})"
+        return f"is not a complete zip ({make_printable(str(error), 100)})"
     return ""
 
 
 def _fetch(job: Job) -> None:
-    """Fetches the partial, in as many tries as the limits allow. Raises: UserError, OSError."""
+    """Downloads the partial file, in as many attempts as the limits allow. Raises: UserError, OSError."""
     failures, best, start = 0, _read_partial(job)[0], time.monotonic()
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
-        _print_progress(f"downloading {job.file.name} from {parse_url(job.file.url).host}, {best / 1e6:,.1f} MB are there")
+        _print_progress(f"downloading {job.file.name} from {parse_url(job.file.url).host}, starting at {best / 1e6:,.1f} MB")
     with tqdm(desc=job.file.name, unit="B", unit_scale=True, disable=not is_terminal) as bar:
         while True:
             try:
@@ -180,14 +180,14 @@ def _fetch(job: Job) -> None:
                 message = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", str(error))  # our message has the host
                 why, after_s = make_printable(message, 200), getattr(error, "after_s", 0)
             have = _read_partial(job)[0]
-            # Only bytes that no earlier try had are progress: a server that starts anew and breaks off each time would never end.
+            # Only new bytes are progress. Otherwise a server that always starts again and stops would be retried for ever.
             failures = 1 if have >= best + PROGRESS_BYTES else failures + 1
             best = max(best, have)
             wait_s = max(after_s, min(job.limits.backoff_s * 2 ** (failures - 1), job.limits.wait_s))
             if failures >= job.limits.tries or wait_s > job.limits.wait_s:
                 raise job.make_error(
-                    f"{why}{f' and asks to wait {after_s:,.0f} s' if after_s else ''}, after {failures} tries;"
-                    f" give the same command later to resume from {have / 1e6:,.1f} MB"
+                    f"{why}{f', with the request to wait {after_s:,.0f} s' if after_s else ''}, after {failures} tries;"
+                    f" run the same command later to resume from {have / 1e6:,.1f} MB"
                 )
             _print_progress(f"{job.file.name}: {why}; trying again in {wait_s:.0f} s")
             time.sleep(wait_s)
@@ -196,7 +196,7 @@ def _fetch(job: Job) -> None:
 
 
 def _read_partial(job: Job) -> tuple[int, dict]:
-    """The number of bytes to resume from, and the note beside the partial; 0 and {} where there are none."""
+    """Returns the size of the partial file in bytes, and the note beside it. Returns 0 and {} if it cannot be resumed."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         note, have = files.load_json(job.note), job.partial.stat().st_size
         if note["url"] == _hash_url(job.file.url) and note["validator"] and (note["length"] is None or have <= note["length"]):
@@ -205,15 +205,15 @@ def _read_partial(job: Job) -> tuple[int, dict]:
 
 
 def _hash_url(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()  # the url may hold a token, which must not be written to the disk
+    return hashlib.sha256(url.encode()).hexdigest()  # the url may contain a token, which must not be written to the disk
 
 
 def _fetch_once(job: Job, bar: tqdm) -> None:
-    """Makes one request and appends what comes to the partial. Raises: TryAgain, HTTPError, UserError, OSError."""
+    """Makes one request and appends the response to the partial file. Raises: TryAgain, HTTPError, UserError, OSError."""
     have, note = _read_partial(job)
     length = note.get("length")
     if have and have == length:
-        return  # killed after the last byte and before the renaming
+        return  # a process was killed between the last byte and the renaming
     headers = {"Accept-Encoding": "identity", "User-Agent": "dcgan_jax"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": note["validator"]}
@@ -221,33 +221,33 @@ def _fetch_once(job: Job, bar: tqdm) -> None:
     with open_pool(job.file.url, timeout=timeout, retries=False) as pool, request_file(job, pool, headers) as response:
         if response.status == 206 and not (have and is_continuation(response.headers, have, note)):
             job.note.unlink(missing_ok=True)
-            raise TryAgain("the file has changed there")
-        if response.status == 200:  # the whole file: nothing to resume, a server that cannot, or another version
+            raise TryAgain("the file on the server has changed")
+        if response.status == 200:  # the whole file: a first request, a server without ranges, or another version
             have, length = 0, response.length_remaining
             note = {"url": _hash_url(job.file.url), "validator": get_validator(response.headers), "length": length}
         _check_fits(job, length, have)
         data = response.read1(CHUNK_BYTES, decode_content=False)
         is_page = "text/html" in response.headers.get("Content-Type", "").lower()
         if is_page or (not have and data.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))):
-            raise job.make_error("sends a web page, not the file, as Google Drive does when its quota is used up")
-        if not have:  # emptied before the note changes: old bytes never lie beside a new note
+            raise job.make_error("sends a web page instead of the file, as Google Drive does when its quota is used up")
+        if not have:  # the partial is emptied before the note changes, so that old bytes never stay beside a new note
             job.partial.write_bytes(b"")
             job.note.write_text(json.dumps(note))
         bar.total, bar.n = length, have
         have = _append(job, response, data, have, bar)
     if length and have != length:
-        raise TryAgain(f"closed after {have:,} of {length:,} bytes")
+        raise TryAgain(f"connection closed after {have:,} of {length:,} bytes")
 
 
 def _append(job: Job, response: urllib3.BaseHTTPResponse, data: bytes, have: int, bar: tqdm) -> int:
-    """Appends data and the rest of the response to the partial of `have` bytes; returns its new size."""
+    """Appends data and the rest of the response to the partial file of `have` bytes. Returns its new size."""
     since, then = time.monotonic(), have
     with open(job.partial, "ab") as partial:
         while data:
             partial.write(data)
             have += len(data)
             bar.update(len(data))
-            if have > job.limits.file_bytes:  # where the length was not known
+            if have > job.limits.file_bytes:  # for a response of unknown length
                 _check_fits(job, have, have)
             seconds = time.monotonic() - since
             if seconds >= job.limits.slow_window_s:
@@ -261,11 +261,11 @@ def _append(job: Job, response: urllib3.BaseHTTPResponse, data: bytes, have: int
 def _check_fits(job: Job, length: int | None, have: int) -> None:
     if length and length != (job.file.size_bytes or length):
         raise job.make_error(
-            f"offers {length:,} bytes, the published file has {job.file.size_bytes:,}; to trust it, give its own"
+            f"offers {length:,} bytes, but the published file has {job.file.size_bytes:,}; if you trust this file, give its"
             " `sha256`, or none"
         )
     if length and length > job.limits.file_bytes:
-        raise job.make_error(f"offers {length:,} bytes, more than the {job.limits.file_bytes:,} that are ever downloaded")
+        raise job.make_error(f"offers {length:,} bytes, more than the limit of {job.limits.file_bytes:,}")
     free = shutil.disk_usage(job.partial.parent).free
     if length and length - have > free:
         raise OSError(f"{(length - have) / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")

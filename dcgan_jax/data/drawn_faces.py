@@ -1,14 +1,15 @@
-"""Drawn faces: images of imaginary people, painted by formulas. The default data set: no network, no files, any number.
+"""Drawn faces: images of imaginary people, painted by formulas. The default data set, which needs no network and no files.
 
-Face i of a seed is a function of (seed, i) alone. An integer hash gives traits (face_traits.py); shapes with antialiased edges
-(face_shapes.py) are then painted over each other, back to front, many faces at once. Nothing but + - * /, sqrt, floor,
-min, max, signs and comparisons is used, and IEEE 754 rounds those alike everywhere: the same bits in any batch, on
-any machine, with any NumPy.
+Face i of a seed is a function of (seed, i) alone. An integer hash gives its traits (face_traits.py). Then shapes with antialiased
+edges (face_shapes.py) are painted over each other, back to front, for many faces at once. Only + - * /, sqrt, floor, min, max,
+signs and comparisons are used, because IEEE 754 defines their rounding. So the bits are the same in any batch, on any machine,
+with any version of NumPy.
 
-The image is [-1, 1] x [-1, 1], y down. `x`, `y` ride on the head (moved, tilted, scaled); `fx`, `fy` on the face (yaw
-and pitch as well). Eyes, brows and ears are drawn once, on |x|, and show twice. Pixels are (N, h, w) float32, a number
-per face (N, 1, 1), a colour per face (N, 3, 1, 1) in 0..1: N comes first, so that NumPy's inner loops run over pixels.
-The bare numbers in the painters are drawing, judged by eye at 32, 64 and 128 pixels; lengths are in half images.
+Coordinates: the image is [-1, 1] x [-1, 1], with y downwards. `x`, `y` are fixed to the head (moved, tilted, scaled); `fx`, `fy`
+are fixed to the face (also turned by yaw and pitch). Eyes, brows and ears are painted once, on |x|, and appear twice.
+Shapes: pixels are (N, h, w) float32, a number per face (N, 1, 1), a colour per face (N, 3, 1, 1) in 0..1. N comes first, so that
+NumPy's inner loops run over pixels. Constants in the painters were chosen by eye at 32, 64 and 128 pixels. The unit of length is
+half an image.
 """
 
 import math
@@ -31,11 +32,11 @@ from dcgan_jax.data.face_shapes import (
 from dcgan_jax.data.face_traits import TRAITS, Dice, add_measures, make_character, parse_palette
 
 SMALLEST_SIZE = 8
-CHUNK_PIXELS = 32 * 32 * 32  # painted together: a float32 plane of 128 KiB, so a feature's few planes stay in L2
+CHUNK_PIXELS = 32 * 32 * 32  # painted together: a float32 plane has 128 KiB, so a feature's few planes fit into the L2 cache
 
 ATTRIBUTES: tuple[str, ...] = tuple(TRAITS)
 WHITE, INK, MOUTH, BLUSH = parse_palette("f7f4ef 1d1414 4c1218 e0605e")[:, None, :, None, None]  # (1, 3, 1, 1) each
-# Factors on the skin's colour: shadow is darker and redder. (3, 1, 1) each.
+# Factors for the skin's colour: shadows are darker and redder. (3, 1, 1) each.
 SHADE = np.array([0.70, 0.55, 0.53], np.float32)[:, None, None]
 GLOW = np.array([1.10, 1.08, 1.05], np.float32)[:, None, None]
 BARE_LIPS = np.array([0.86, 0.60, 0.58], np.float32)[:, None, None]
@@ -47,15 +48,15 @@ Box = tuple[EllipsisType, slice, slice]
 
 
 class _Scene:
-    """N faces being painted: their traits as (N, 1, 1) and (N, 3, 1, 1), coordinates (N, S, S), canvas (N, 3, S, S)."""
+    """N faces while they are painted: traits (N, 1, 1) and (N, 3, 1, 1), coordinates (N, S, S), canvas (N, 3, S, S)."""
 
-    head: np.ndarray  # (N, S, S) signed distances to the head and the hair, and the curls' waves: see _measure_outlines
+    head: np.ndarray  # (N, S, S) signed distances to head and hair, and the waves of curls: see _measure_outlines
     hair_shape: np.ndarray
     curls: np.ndarray
 
     if TYPE_CHECKING:
 
-        def __getattr__(self, trait: str) -> np.ndarray: ...  # people's traits are attributes here, by their names
+        def __getattr__(self, trait: str) -> np.ndarray: ...  # each trait is an attribute of the scene
 
     def __init__(self, people: SimpleNamespace, rows: slice, size: int):
         for name, trait in vars(people).items():
@@ -63,23 +64,23 @@ class _Scene:
         self.size, self.pixel = size, np.float32(2 / size) / self.scale
         centres = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
         self.gx, self.gy = centres[None, None, :], centres[None, :, None]  # (1, 1, S), (1, S, 1)
-        # the tangent of half the tilt gives its sine and cosine without a library's rounding
+        # sine and cosine from the tangent of half the tilt, since the rounding of np.sin is not reproducible
         norm = 1 + self.tilt * self.tilt
         cos, sin = (2 - norm) / norm, 2 * self.tilt / norm
         right, down = (self.gx - self.shift_x) / self.scale, (self.gy - self.shift_y) / self.scale
         self.x, self.y = cos * right + sin * down, cos * down - sin * right
-        # a turning face slides over the head, less so near the rim: the far side gets narrower by itself
+        # A turned face moves over the head, less near the rim, so the far side gets narrower.
         self.fx = self.x - self.yaw * np.maximum(0.6 - 1.2 * self.x * self.x, 0)
         self.fy = self.y - self.pitch
         self.canvas = np.empty((len(self.x), 3, size, size), np.float32)
 
     def window(self, top: float, bottom: float, side: float = 1.0) -> Box:
-        """Index of the pixels in a box of the image. A feature paints inside one that no pose of it can leave."""
+        """Returns the index of the pixels in a box of the image. A feature's box contains the feature in every pose."""
         low, high, left, right = ((edge + 1) / 2 * self.size for edge in (top, bottom, -side, side))
         return ..., slice(math.floor(low), math.ceil(high)), slice(math.floor(left), math.ceil(right))
 
     def paint(self, box: Box, alpha: np.ndarray, colour: np.ndarray) -> None:
-        """Lays colour, (N, 3, 1, 1) or (N, 3, h, w), over the canvas in the box, alpha (N, h, w) thick."""
+        """Blends a colour, (N, 3, 1, 1) or (N, 3, h, w), into the box of the canvas with opacity alpha, (N, h, w)."""
         under = self.canvas[box]
         under += alpha[:, None] * (colour - under)
 
@@ -91,16 +92,16 @@ def _paint_backdrop(s: _Scene) -> None:
 
 
 def _measure_outlines(s: _Scene) -> None:
-    """Computes distances to the outlines of head and hair, which several features share; paints nothing."""
+    """Computes the distances to the outlines of head and hair, which several features use. Paints nothing."""
     low = np.maximum(s.y, 0)
     s.head = measure_ellipse(s.x * (1 + s.jaw * low * low), s.y, s.width, s.height, s.square)
     side = 0.03 + 0.6 * s.hair_volume
-    # long hair closes in a little below the ears; short hair is cut down to the head beside them
+    # Long hair gets a little narrower below the ears. Short hair is cut close to the head beside them.
     x = np.abs(s.x) * (1 - 0.12 * low + (1 - s.long) * (1 - 0.6 * s.curly) * side / s.width * clip01(1.4 * s.y + 0.8))
     x += s.wavy * 0.035 * make_wave(2.6 * s.y + s.part) * clip01(0.5 + s.y)
     dome = measure_ellipse(x, np.minimum(s.y + 0.02, 0), s.width + side, s.height + s.hair_volume)
     warp_x, warp_y = 0.3 * make_wave(2.3 * s.y), 0.3 * make_wave(2.9 * s.x + s.part)
-    fade = clip01(1 - (11 * s.pixel) ** 2)  # a pixel's mean of a wave: without it curls flicker at 32 pixels
+    fade = clip01(1 - (11 * s.pixel) ** 2)  # a wave's mean over a pixel: without it curls alias at 32 pixels
     s.curls = fade * make_wave(3.8 * s.x + warp_x) * make_wave(3.8 * s.y + warp_y)
     loose = np.maximum(dome - s.curly * 0.03 * s.curls, s.y - s.hair_length + 0.5 * s.x * s.x)
     bun = measure_ellipse(s.x - 0.3 * s.part, s.y + s.height + s.hair_volume, 0.19, 0.13)
@@ -136,7 +137,7 @@ def _paint_ears(s: _Scene) -> None:
 
 
 def _paint_head(s: _Scene) -> None:
-    """Skin: light from one side, shade towards the rim, warm cheeks."""
+    """Paints the skin: light from one side, shade towards the rim, warm cheeks."""
     box = s.window(-1, 1, 0.9)
     u, v, fx, fy = s.x[box] / s.width, s.y[box] / s.height, s.fx[box], s.fy[box]
     skin, rim = cover(s.head[box], s.pixel), u * u + v * v
@@ -159,7 +160,7 @@ def _paint_age_lines(s: _Scene) -> None:
 
 
 def _paint_beard(s: _Scene) -> None:
-    """Stubble, goatee or full beard below a line from ear to ear, and the mustache; the mouth comes on top of them."""
+    """Paints stubble, goatee or full beard below a line from ear to ear, and the mustache. The mouth is painted over them."""
     box = s.window(-0.25, 1, 0.9)
     x, y, fx, fy = s.x[box], s.y[box], s.fx[box], s.fy[box]
     u2 = np.minimum(x * x / (s.width * s.width), 1)
@@ -176,7 +177,7 @@ def _paint_beard(s: _Scene) -> None:
 def _paint_nose(s: _Scene) -> None:
     box = s.window(-0.4, 0.65, 0.5)
     x, y = s.fx[box], s.fy[box] - s.nose_y
-    away = x + np.copysign(np.float32(0.06), s.light_x)  # the side that the light does not reach
+    away = x + np.copysign(np.float32(0.06), s.light_x)  # the side away from the light
     shade = 0.4 * make_spot(away, y + 0.06, 0.075, 0.28) + 0.35 * make_spot(x, y - 0.05, s.nose_w * 1.3, 0.05)
     s.paint(box, shade, s.skin * SHADE)
     shine = 0.3 * make_spot(x - 0.02 * s.light_x, y + 0.02, 0.06, 0.06) + 0.18 * make_spot(x, y + 0.2, 0.04, 0.2)
@@ -188,7 +189,7 @@ def _paint_nose(s: _Scene) -> None:
 
 
 def _paint_mouth(s: _Scene) -> None:
-    """Four curves over the lips' width: upper lip, parting, lower edge of the opening, lower lip."""
+    """Paints the mouth by four curves over its width: upper lip, line between the lips, lower edge of the opening, lower lip."""
     box = s.window(0.1, 0.85, 0.6)
     u = s.fx[box] / s.mouth_w
     arch = 1 - u * u
@@ -205,7 +206,7 @@ def _paint_mouth(s: _Scene) -> None:
 
 def _paint_eyes(s: _Scene) -> None:
     box = s.window(-0.4, 0.4, 0.7)
-    a = np.abs(s.fx[box]) - s.eye_x  # grows outwards in both eyes
+    a = np.abs(s.fx[box]) - s.eye_x  # increases outwards in both eyes
     u2 = (a / s.eye_w) ** 2
     y = s.fy[box] - s.eye_y - s.eye_slant * a / s.eye_w
     top, bottom, lash = s.eye_h * (u2 - 1), 0.75 * s.eye_h * (1 - u2), clip01(1.25 - u2)
@@ -213,14 +214,14 @@ def _paint_eyes(s: _Scene) -> None:
     s.paint(box, 0.6 * s.makeup * make_spot(a - 0.01, y + 0.07, s.eye_w * 1.4, 0.1), s.eye_shadow)
     opening = cover_band(y, top, bottom, s.pixel)
     s.paint(box, opening, WHITE)
-    ahead, level = np.copysign(a, a * s.fx[box]) - s.gaze_x, y - s.gaze_y  # both eyes look the same way
+    ahead, level = np.copysign(a, a * s.fx[box]) - s.gaze_x, y - s.gaze_y  # both eyes look in the same direction
     iris = s.eye_h * 0.35 + 0.042
     s.paint(box, opening * cover_disc(ahead, level, iris, s.pixel), s.iris)
     s.paint(box, opening * cover_disc(ahead, level, iris * 0.52, s.pixel), INK)
     liner = (0.03 - 0.008 * s.man + 0.016 * s.makeup) * lash
     s.paint(box, cover_band(y, top - liner, top + 0.012 * lash, s.pixel), INK)
     s.paint(box, 0.35 * cover_line(y, bottom + 0.004, 0.009 * lash, s.pixel), s.skin * SHADE * 0.6)
-    s.paint(box, 0.95 * cover_disc(ahead - 0.022, level + 0.026, 0.019, s.pixel), WHITE)  # a glint makes it alive
+    s.paint(box, 0.95 * cover_disc(ahead - 0.022, level + 0.026, 0.019, s.pixel), WHITE)  # the glint
 
 
 def _paint_brows(s: _Scene) -> None:
@@ -232,10 +233,10 @@ def _paint_brows(s: _Scene) -> None:
 
 
 def _paint_hair(s: _Scene) -> None:
-    """Hair around the face: everything inside the hair's outline that lies above a hairline from ear to ear."""
+    """Paints the hair around the face: the part of the hair's outline above a hairline from ear to ear."""
     box = s.window(-1, 1)
     x, y, rim = s.fx, s.y, np.minimum(s.x * s.x / (s.width * s.width), 1)
-    rim = rim * rim * rim  # the hairline falls steeply beside the face: to the ears, or all the way
+    rim = rim * rim * rim  # the hairline falls steeply beside the face: to the ears, or down with long hair
     temples = s.receding * (0.06 + 0.12 * make_spot(np.abs(x) - 0.27, 0, 0.25, 1))
     free = -0.5 + s.sweep * np.abs(x - s.part) + (0.42 + 0.95 * s.long) * rim - temples
     ends = 0.012 * (make_wave(5 * x + s.part) + make_wave(8.5 * x)) + 0.2 * s.part * x
@@ -273,7 +274,7 @@ def _paint_glasses(s: _Scene) -> None:
 
 
 def _paint_hat(s: _Scene) -> None:
-    """A beanie, a cap or a brimmed hat, by hat_style: a dome, and a band or an edge where it ends."""
+    """Paints a beanie, a cap or a brimmed hat, by hat_style: a dome with a band or a brim at its lower end."""
     box = s.window(-1, 0.25)
     x, y, fx = s.x[box], s.y[box], s.fx[box]
     beanie, brim = (s.hat_style < 0.4).astype(np.float32), (s.hat_style >= 0.7).astype(np.float32)
@@ -323,7 +324,7 @@ def _check_indices(indices: np.ndarray) -> np.ndarray:
 
 
 def compute_face_attributes(seed: int, indices: np.ndarray) -> np.ndarray:
-    """Returns the attributes of each face, all of which can be seen in it.
+    """Returns the attributes of each face. All of them are visible in the image.
 
     Args: seed: any int. indices: (N,) integers.
     Returns: (N, len(ATTRIBUTES)) uint8, 0 or 1, in the order of ATTRIBUTES.
@@ -333,7 +334,7 @@ def compute_face_attributes(seed: int, indices: np.ndarray) -> np.ndarray:
 
 
 def draw_faces(seed: int, indices: np.ndarray, size: int) -> np.ndarray:
-    """Draws the faces with these indices: the same face at every size, the same bits in every batch.
+    """Paints the faces with these indices. A face is the same at every size, and has the same bits in every batch.
 
     Args: seed: any int. indices: (N,) integers. size: pixels a side, at least SMALLEST_SIZE.
     Returns: (N, size, size, 3) uint8 sRGB.

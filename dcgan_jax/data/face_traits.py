@@ -1,6 +1,6 @@
-"""The traits of drawn faces: each person's age, hair, glasses, colours, lengths and pose, as functions of (seed, index).
+"""The traits of drawn faces: age, hair, glasses, colours, lengths and pose of each person, as functions of (seed, index).
 
-Only + - * /, floor, min, max and comparisons are used, which IEEE 754 rounds alike everywhere.
+Only + - * /, floor, min, max and comparisons are used, because IEEE 754 defines their rounding on every machine.
 """
 
 import operator
@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.data.face_shapes import clip01
 
-# CelebA's name -> our trait; Sunglasses and Long_Hair are names of our own.
+# CelebA's attribute -> trait. CelebA does not have Sunglasses and Long_Hair.
 TRAITS = {
     "Male": "male", "Young": "young", "Smiling": "smiling", "Mouth_Slightly_Open": "open_mouth",
     "Eyeglasses": "glasses", "Sunglasses": "sunglasses", "Wearing_Hat": "hat", "Wearing_Earrings": "earrings",
@@ -23,7 +23,7 @@ TRAITS = {
 
 
 def parse_palette(colours: str) -> np.ndarray:
-    """Hex colours as a (K, 3) float32 array in 0..1."""
+    """Converts hex colours to a (K, 3) float32 array in 0..1."""
     return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], np.float32) / 255
 
 
@@ -36,17 +36,17 @@ CLOTH = parse_palette("24344d b8423f e9e4d8 3f7d6e e0a83c 6b4c7d 2f2f35 d9828b 5
 BACKDROP = parse_palette("f2c9a1 9fc7d9 c9b6dd a9cfae f0d98c e8a6a0 6f8fae 59707d d8d3cb 7fb5ae c48b76 3f4b63")
 LIPSTICK = parse_palette("b3203a c94a5a 8e2646 d4586e a83232")
 FRAMES, METAL = parse_palette("1c1c20 3b2a20 7a2a2a 26415f b08d4a"), parse_palette("e8c35a dfe3e8 f4efe6 57b5ad")
-# What every face has, chosen independently; add_measures then makes some of it depend on the character.
+# Traits that are chosen independently of each other. add_measures then makes some of them depend on the character.
 _COLOURS = {
     "lips": LIPSTICK, "eye_shadow": CLOTH, "metal": METAL, "frames": FRAMES, "cloth": CLOTH, "trim": CLOTH,
     "hat_hue": CLOTH, "back_1": BACKDROP, "back_2": BACKDROP,
 }  # fmt: skip
-_EVEN = {  # anything between the limits, all equally likely
+_EVEN = {  # uniform between the limits
     "frame_round": (0.0, 0.75), "neckline": (0.0, 1.0), "hat_style": (0.0, 1.0), "part": (-0.3, 0.3),
     "sweep": (0.0, 0.35), "brow_arch": (0.01, 0.06), "light_x": (-1.0, 1.0), "light_y": (-0.8, 0.0),
     "back_angle": (-1.0, 1.0),
 }  # fmt: skip
-_BELL = {  # mostly near the middle
+_BELL = {  # bell-shaped between the limits
     "width": (0.45, 0.56), "height": (0.62, 0.72), "jaw": (0.05, 0.7), "square": (0.0, 0.35), "neck": (0.2, 0.27),
     "hair_volume": (0.02, 0.11), "eye_x": (0.205, 0.255), "eye_y": (-0.07, 0.01), "eye_w": (0.105, 0.15),
     "eye_h": (0.055, 0.105), "eye_slant": (-0.035, 0.02), "gaze_x": (-0.025, 0.025), "gaze_y": (-0.03, 0.01),
@@ -61,16 +61,16 @@ _BELL = {  # mostly near the middle
 
 
 def mix_bits(words: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, (N,) uint64 to (N,) uint64: every input bit reaches every output bit."""
+    """Hashes (N,) uint64 to (N,) uint64 by splitmix64's finaliser: every input bit affects every output bit."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 class Dice:
-    """Named uniform numbers: dice("age") is (N,) float32 in [0, 1), a function of (seed, index, name) alone.
+    """Named uniform random numbers: dice("age") is (N,) float32 in [0, 1), a function of (seed, index, name) alone.
 
-    Names are hashed rather than counted, so a new trait leaves all others, and with them everybody, as they were.
+    Names are hashed, not counted, so a new trait does not change the other traits.
     """
 
     def __init__(self, seed: int, indices: np.ndarray):
@@ -80,11 +80,11 @@ class Dice:
 
     def __call__(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         words = mix_bits(self.words ^ mix_bits(np.array([zlib.crc32(name.encode()) + 1], np.uint64)))
-        # 24 bits are what a float32 holds exactly
+        # a float32 represents 24 bits exactly
         return low + (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24) * (high - low)
 
     def bell(self, name: str, low: float, high: float) -> np.ndarray:
-        """The mean of three uniforms: most faces are ordinary, none is past the limits."""
+        """Returns the mean of three uniform numbers: mostly near the middle, always within the limits."""
         return (self(name + "/1", low, high) + self(name + "/2", low, high) + self(name + "/3", low, high)) / 3
 
     def pick(self, name: str, palette: np.ndarray) -> np.ndarray:
@@ -92,16 +92,16 @@ class Dice:
 
 
 def pick_colour(palette: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The (N, 3) colours at `where` (N,) in [0, 1) along a (K, 3) palette, linear between its entries."""
+    """Returns (N, 3) colours from a (K, 3) palette, by linear interpolation at `where`: (N,) positions in [0, 1)."""
     position = where * (len(palette) - 1)
     left = position.astype(np.intp)
     return palette[left] + (position - left.astype(np.float32))[:, None] * (palette[left + 1] - palette[left])
 
 
 def make_character(dice: Dice) -> SimpleNamespace:
-    """Chooses the traits of each person, correlated as in people: (N,) bools, (N,) floats, (N, 3) colours."""
+    """Chooses the traits of each person, with correlations like those of real people: (N,) bools and floats, (N, 3) colours."""
     p = SimpleNamespace(male=dice("male") < 0.47, age=dice("age"))  # age 0 is about 18 years, 1 about 85
-    man, tone = p.male.astype(np.float32), dice("tone")  # tone 0 is light, 1 deep
+    man, tone = p.male.astype(np.float32), dice("tone")  # tone 0 is light, 1 is dark
     fair = clip01(1.15 - 1.6 * tone)  # light hair and light eyes are found mostly with light skin
     p.young, p.wrinkles = p.age < 0.68, clip01(p.age * 2.4 - 1.4)
     p.skin, p.pale, p.rosy = pick_colour(SKIN, tone), tone < 0.12, dice("rosy") < 0.14 + 0.1 * fair - 0.1 * man
@@ -114,7 +114,7 @@ def make_character(dice: Dice) -> SimpleNamespace:
     p.wavy, p.bun = p.long & (dice("wavy") < 0.5), ~p.male & ~p.long & ~p.hat & (dice("bun") < 0.5)
     p.curly = ~p.hat & ~p.receding & (dice("curly") < 0.08 + 0.4 * tone)
     gray, hue = dice("gray") < clip01(2.6 * p.age - 1.55), dice("hair colour")
-    blond, red, brown = hue < 0.42 * fair, hue < 0.52 * fair, hue < 0.2 + 0.62 * fair  # each holds the one before
+    blond, red, brown = hue < 0.42 * fair, hue < 0.52 * fair, hue < 0.2 + 0.62 * fair  # each includes the one before
     palettes = (GRAY_HAIR, BLOND_HAIR, RED_HAIR, BROWN_HAIR, BLACK_HAIR)
     p.hair = np.select(
         [mask[:, None] for mask in (gray, blond, red, brown, np.ones_like(red))],
@@ -123,7 +123,7 @@ def make_character(dice: Dice) -> SimpleNamespace:
     p.gray, p.blond, p.brown = ~p.bald & gray, ~p.bald & ~gray & blond, ~p.bald & ~gray & brown & ~red
     p.black = ~p.bald & ~gray & ~brown
 
-    beard = dice("beard") + (1 - man)  # a woman's number is past every threshold
+    beard = dice("beard") + (1 - man)  # a woman's number is above every threshold
     p.full, p.goatee, p.stubble = beard < 0.17, (beard >= 0.17) & (beard < 0.27), (beard >= 0.27) & (beard < 0.4)
     p.mustache, p.no_beard = (beard < 0.22) | ((beard >= 0.4) & (beard < 0.5)), beard >= 0.4
     p.bushy = dice("bushy") < 0.08 + 0.22 * man
@@ -142,7 +142,7 @@ def make_character(dice: Dice) -> SimpleNamespace:
 
 
 def add_measures(p: SimpleNamespace, dice: Dice) -> SimpleNamespace:
-    """Adds to a character its colours, the lengths of its face, its pose and its light: (N, 3) and (N,) floats."""
+    """Adds colours, lengths of the face, pose and light to a character: (N, 3) and (N,) floats."""
     for name, palette in _COLOURS.items():
         setattr(p, name, dice.pick(name, palette))
     for name, limits in _EVEN.items():

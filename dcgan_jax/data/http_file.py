@@ -1,4 +1,4 @@
-"""One HTTP request for a file, or for the rest of one: addresses, proxies, redirects, ranges, and which failures to retry."""
+"""Requests a file, or the rest of one, over HTTP: addresses, proxies, redirects, ranges, and the choice of failures to retry."""
 
 import contextlib
 import dataclasses
@@ -18,43 +18,43 @@ REDIRECTS = 5
 
 
 class Published(NamedTuple):
-    """A file on the network, and what its owner publishes about it."""
+    """A file on the network, with the hash and size that its owner publishes."""
 
     name: str
-    url: str  # for programs; "" where only a person can get the file
+    url: str  # for programs; "" if the file can only be downloaded in a browser
     page: str  # for people
-    sha256: str = ""  # "" and 0 where they are not published
+    sha256: str = ""  # "" and 0 if they are not published
     size_bytes: int = 0
-    argument: str = "data"  # the argument that takes the file
+    argument: str = "data"  # the argument to which the user can pass the file
     is_zip: bool = True
     kept_at: str = ""  # another domain that the url may redirect to
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds of a download."""
+    """Limits of a download."""
 
     connect_s: float = 15
-    read_s: float = 60  # without a byte
-    tries: int = 6  # in a row
-    backoff_s: float = 1  # before the second try; twice that before the third, and so on
-    wait_s: float = 120  # the longest wait; a server that requires more is given up
-    slow_bytes_per_s: float = 2000  # a slower connection counts as closed
+    read_s: float = 60  # the longest time without a byte
+    tries: int = 6  # failures in a row
+    backoff_s: float = 1  # wait before the second attempt; it doubles before each later one
+    wait_s: float = 120  # the longest wait; if the server requires more, the download fails
+    slow_bytes_per_s: float = 2000  # a slower connection is closed
     slow_window_s: float = 60
     file_bytes: int = 32 * 2**30
-    lock_s: float = 6 * 3600  # for another process that downloads the same
+    lock_s: float = 6 * 3600  # the longest wait for another process that downloads the same file
 
 
 class Address(NamedTuple):
-    """An http(s) address, taken apart."""
+    """A parsed http(s) address."""
 
     scheme: str
     host: str
-    url: str  # the whole
+    url: str  # the whole address
 
 
 class TryAgain(Exception):
-    """A failure that another try may overcome, after `after_s` seconds at least."""
+    """A failure after which another attempt may succeed, `after_s` seconds later or more."""
 
     def __init__(self, why: str, after_s: float = 0):
         super().__init__(why)
@@ -66,11 +66,11 @@ class Job(NamedTuple):
 
     file: Published
     partial: Path
-    note: Path  # JSON beside the partial: the version of the file that it belongs to
+    note: Path  # JSON beside the partial file: which version of the file it is a part of
     limits: Limits
 
     def make_error(self, why: str) -> UserError:
-        """The error for a failure that no other try overcomes. It shows only the host of the url: the rest may hold a token."""
+        """Makes the error for a permanent failure. It shows only the host of the url, because the rest may contain a token."""
         return UserError(
             f"{parse_url(self.file.url).host}: {why}; or download {self.file.name} in a browser from {self.file.page}"
             f" and pass it as `{self.file.argument}`"
@@ -78,36 +78,36 @@ class Job(NamedTuple):
 
 
 def parse_url(url: str, base: str = "") -> Address:
-    """Parses an http(s) address, relative to base. Raises: UserError for any other, and for one with a password."""
+    """Parses an http(s) address, relative to base. Raises: UserError for other schemes, and for an address with a password."""
     try:
         parts = urllib3.util.parse_url(urljoin(base, url))
-        (parts.host or "").encode("idna")  # as connecting will, where it would look like a network fault
+        (parts.host or "").encode("idna")  # connecting does this too, but its failure would look like a network fault
     except ValueError:
-        raise UserError("`url`: that, or where it leads, is no address; give one such as https://host/pictures.zip") from None
+        raise UserError("`url`: not a valid address, or it redirects to none; give one such as https://host/images.zip") from None
     if parts.scheme not in ("http", "https") or not parts.host:
         raise UserError(f"`url`: {parts.scheme or 'an address without scheme'} is not downloaded, only http:// and https:// are")
     if parts.auth:
-        raise UserError("`url`: holds a user name or password; download the file yourself and pass it as `data`")
+        raise UserError("`url`: contains a user name or password; download the file yourself and pass it as `data`")
     return Address(parts.scheme, parts.host, parts.url)
 
 
 def open_pool(url: str, **options: Any) -> urllib3.PoolManager:
-    """A connection pool, through the proxy that the environment names for this address, if it names one."""
+    """Opens a connection pool, through the environment's proxy for this address, if there is one."""
     parts = parse_url(url)
     proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)
     return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
 def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:
-    """Requests the file, following redirects on the same host or to the domain where it is kept.
+    """Requests the file. Follows redirects on the same host, or to the domain in `kept_at`.
 
-    Returns: the response, of status 200 or 206. Raises: UserError, TryAgain, HTTPError.
+    Returns: the response, with status 200 or 206. Raises: UserError, TryAgain, HTTPError.
     """
     url = job.file.url
     for _ in range(REDIRECTS + 1):
         response = pool.request(
             "GET", url, headers=headers, redirect=False, preload_content=False, enforce_content_length=False
-        )  # the caller checks it, with a message in plain words
+        )  # the caller checks the length, with a better message
         where = response.get_redirect_location()
         if not where:
             break
@@ -116,10 +116,10 @@ def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.
         ours = after.host == before.host or (job.file.kept_at and after.host.endswith(f".{job.file.kept_at}"))
         if not ours:
             raise job.make_error(
-                f"redirects to another host, {after.host}; if you trust that one, give the address there as `url`"
+                f"redirects to another host, {after.host}; if you trust that host, give the file's address there as `url`"
             )
         if (before.scheme, after.scheme) == ("https", "http"):
-            raise job.make_error("redirects from https to http, where anyone between can change the file")
+            raise job.make_error("redirects from https to http, which does not protect the file from changes")
         url = after.url
     else:
         raise job.make_error(f"redirects more than {REDIRECTS} times")
@@ -128,7 +128,7 @@ def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.
     response.close()
     why = f"answers {response.status} {response.reason or ''}".rstrip()
     if response.status == 416:
-        job.note.unlink(missing_ok=True)  # the partial is longer than the file: it was another version's
+        job.note.unlink(missing_ok=True)  # the partial is longer than the file, so it is from another version
     elif response.status not in (408, 425, 429) and response.status < 500:
         raise job.make_error(why)
     after_s = None
@@ -138,13 +138,13 @@ def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.
 
 
 def get_validator(headers: Mapping[str, str]) -> str:
-    """The value for If-Range: a strong ETag, else the date."""
+    """Returns the value for If-Range: a strong ETag, else the modification date."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 def is_continuation(headers: Mapping[str, str], have: int, note: dict) -> bool:
-    """Whether a 206 is the rest of the partial: some servers send one whatever If-Range says."""
+    """Whether a response of status 206 continues the partial file. Some servers ignore If-Range."""
     found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15}|\*)", headers.get("Content-Range", ""))
     return (
         found is not None

@@ -1,7 +1,7 @@
-"""Packs a source's images once: decoded, cropped, resized, as one uint8 (N, S, S, C) memory map in the cache.
+"""Packs the images of a source: decoded, cropped and resized, as one uint8 (N, S, S, C) memory map in the cache.
 
-A pack is written beside its place and renamed into it, so a pack that exists is whole. It is found again by a fingerprint of
-everything that made it: source, split, size, channels, crop.
+A pack is written under a temporary name and then renamed, so an existing pack is complete. Its name is a fingerprint of the
+source, split, size, channels and crop. Later runs find it by this name.
 """
 
 import collections
@@ -28,15 +28,15 @@ from dcgan_jax.data.checks import count_grey, find_data_warnings, hash_images, m
 from dcgan_jax.data.decode import CROPS_FOR_ANY_IMAGE, Decoded, decode_images
 from dcgan_jax.data.sources import Source, hash_facts, map_npy
 
-PIXELS_VERSION = 1  # raise it whenever the same source would pack to other pixels: runs on the old ones then need them
-INDEX_VERSION = 3  # raise it whenever index.json holds other things: packs are made again, and runs resume
+PIXELS_VERSION = 1  # increase it when the same source packs to other pixels: older runs then refuse to resume on them
+INDEX_VERSION = 3  # increase it when the entries of index.json change: packs are then made again, and runs still resume
 MAX_BAD_SHARE = 0.05
-CHUNK_BYTES = 4 * 2**20  # of packed pixels: what a thread does at a time
+CHUNK_BYTES = 4 * 2**20  # packed pixels per task of a thread
 
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """A pack, open."""
+    """An open pack."""
 
     images: np.memmap  # (N, S, S, C) uint8, read-only
     index: dict  # index.json: counts, skipped images with reasons, crop, fingerprint
@@ -46,19 +46,19 @@ class Pack:
 def pack_images(
     source: Source, *, size: int, channels: int, crop: str, strict: bool = False, progress: bool = True, check: bool = True
 ) -> Pack:
-    """Returns the source's images as one memory map: from the cache if they are there, else decoded now.
+    """Returns the source's images as one memory map. Decodes them if they are not in the cache yet.
 
     Args:
         size, channels: S and C of the result; C is 1 or 3.
-        crop: a key of CROPS. Published ones are for aligned CelebA; others get the centre square, with a warning.
+        crop: a key of CROPS. The published crops are for aligned CelebA; other images get the centre square, with a warning.
         strict: stop at the first bad image. Otherwise bad images are skipped, up to MAX_BAD_SHARE.
-        progress: a bar on a terminal, two lines elsewhere. Warnings are printed in any case.
-        check: also warn of what is suspicious about the images as training images.
-    Raises: UserError for too many bad images, and where the cache cannot be written.
+        progress: show a bar on a terminal, or else print two lines. Warnings are always printed.
+        check: also warn of problems with the images as training images.
+    Raises: UserError for too many bad images, or if the cache cannot be written.
     """
     used_crop = "drawn" if source.draw else crop if source.is_celeba or crop in CROPS_FOR_ANY_IMAGE else "centre"
     if used_crop == "centre" != crop:
-        _warn(f"{source.name} is not aligned CelebA: its centre squares are used, not the crop {crop}")
+        _warn(f"{source.name} is not aligned CelebA: the centre square of each image is used instead of the crop {crop}")
     fingerprint = hash_facts(PIXELS_VERSION, source.fingerprint, size, channels, used_crop)
     path = get_cache_dir() / "packs" / fingerprint[:16]
     try:
@@ -75,28 +75,28 @@ def pack_images(
                 _write_pack(temp, source, facts, strict, progress)
             pack = _open_pack(path, fingerprint)
             if pack is None:
-                raise OSError(f"{path.name} is being changed by others")
-    except OSError as error:  # errors of single images are caught where they are decoded, and do not come here
+                raise OSError(f"another process changes {path.name}")
+    except OSError as error:  # errors of single images do not get here: decode_images catches them
         needed_mb = source.count * size * size * channels / 1e6
         raise UserError(
-            f"{path.parent} cannot take a pack of {needed_mb:.0f} MB: {error.strerror or error};"
+            f"cannot write a pack of {needed_mb:.0f} MB to {path.parent}: {error.strerror or error};"
             " free some space or set DCGAN_JAX_CACHE to another folder"
         ) from error
     if strict:
-        _raise_at_first(pack.index["skipped_first"])  # the pack may be an older one, made without strict
+        _raise_at_first(pack.index["skipped_first"])  # the pack may be from an earlier run without strict
     _print_warnings(source, pack.index, check)
     return pack
 
 
 def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """(names, (N, A) uint8 of 0 and 1) of the attributes in `condition`: names with commas between, or all.
+    """Reads the labels of the attributes in `condition`: names separated by commas, or "all".
 
-    Raises: UserError where the images do not have them.
+    Returns: names, and labels (N, A) uint8 of 0 and 1. Raises: UserError if the images do not have these attributes.
     """
     available, source_name = pack.index["attributes"], pack.index["source"]["name"]
     if not available:
         raise UserError(
-            f"`condition` {condition}: {source_name} come without attributes; give `data` that has some: CelebA with "
+            f"`condition` {condition}: {source_name} have no attributes; give `data` with attributes: CelebA with "
             "list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
     names = tuple(available) if condition == "all" else tuple(condition.split(","))
@@ -113,8 +113,8 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
 
 def _print_warnings(source: Source, index: dict, check: bool) -> None:
     if index["skipped"]:
-        some = f"{index['skipped']} of {index['found']} images of {source.name}"
-        _warn(f"skipped {some}: {_list_bad(index['skipped_first'])}")
+        share = f"{index['skipped']} of {index['found']} images of {source.name}"
+        _warn(f"skipped {share}: {_list_bad(index['skipped_first'])}")
     if index["upscaled"]:
         _warn(f"{index['upscaled']} of {index['count']} images of {source.name} are smaller than {index['size']} px: enlarged")
     for line in find_data_warnings(index) if check else ():
@@ -138,19 +138,19 @@ def _raise_at_first(bad: list[tuple[str, str]]) -> None:
 
 
 class _Chunk(NamedTuple):
-    """A part of a pack, as a thread makes it."""
+    """A part of a pack, made by one task of a thread."""
 
     decoded: Decoded
-    digests: list[bytes]  # of each image's pixels
-    grey: int  # images with R = G = B throughout
+    digests: list[bytes]  # one of each image's pixels
+    grey: int  # number of images with R = G = B in every pixel
 
 
 @dataclasses.dataclass
 class _Totals:
-    """What is known of the chunks written so far."""
+    """Totals over the chunks written so far."""
 
-    kept: list[int]  # positions in the source
-    bad: list[tuple[str, str]]  # (name, reason), with those that the source refused
+    kept: list[int]  # positions of packed images in the source
+    bad: list[tuple[str, str]]  # (name, reason), including files that the source refused
     upscaled: int = 0
     digests: list[bytes] = dataclasses.field(default_factory=list)
     grey: int = 0
@@ -164,14 +164,14 @@ class _Totals:
 
 
 def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress: bool) -> None:
-    """Fills temp with images.npy, index.json and, where the source has attributes, attributes.npy. Raises: as pack_images."""
+    """Writes images.npy, index.json and, if the source has attributes, attributes.npy into temp. Raises: like pack_images."""
     start, is_terminal = time.monotonic(), sys.stderr.isatty()
     if shutil.disk_usage(temp).free < source.count * facts["size"] ** 2 * facts["channels"]:
         raise OSError("the disk is too full")
     if progress and not is_terminal:
         print(f"packing {source.count} images of {source.name} at {facts['size']} px into {temp.parent}", file=sys.stderr)
     bar = tqdm(total=source.count, desc=f"packing at {facts['size']} px", unit=" img", disable=not (progress and is_terminal))
-    # Plain writes, in order: a full disk is an OSError here, and would be a bus error in a memory map.
+    # Not through a memory map, where a full disk would be a bus error. Here it is an OSError.
     with open(temp / "images.npy", "wb") as file, bar:
         totals = _write_images(file, source, facts, strict, bar)
     names, values = source.attributes() or ((), None)
@@ -185,7 +185,7 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
 
 
 def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar: tqdm) -> _Totals:
-    """Writes images.npy. Raises: UserError for too many bad images, or for the first with strict."""
+    """Writes images.npy. Raises: UserError for too many bad images, or with strict for the first one."""
     size, channels = facts["size"], facts["channels"]
     totals, listed = _Totals([], list(source.refused)), source.count + len(source.refused)
     header_bytes = _write_header(file, (source.count, size, size, channels))
@@ -202,9 +202,9 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))
     file.seek(0)
     final_bytes = _write_header(file, (len(totals.kept), size, size, channels))
-    assert final_bytes == header_bytes, "NumPy leaves room for the count"
+    assert final_bytes == header_bytes, "NumPy pads the header for a growing first axis"
     file.flush()
-    os.fsync(file.fileno())  # else a power cut could leave a pack of zeros that looks whole
+    os.fsync(file.fileno())  # else a power failure could leave a pack of the right size with zeros
     return totals
 
 
@@ -221,7 +221,7 @@ def _make_index(source: Source, totals: _Totals, spread: float) -> dict:
         "skipped": len(totals.bad),
         "skipped_first": totals.bad[:10],
         "upscaled": totals.upscaled,
-        "pixels": hashlib.sha256(b"".join(totals.digests)).hexdigest(),  # of what the networks see, wherever it lay
+        "pixels": hashlib.sha256(b"".join(totals.digests)).hexdigest(),  # independent of where the images are stored
         "duplicates": len(totals.digests) - len(set(totals.digests)),
         "grey": totals.grey / max(len(totals.kept), 1),
         "spread": spread,
@@ -233,7 +233,7 @@ def _describe_source(source: Source) -> dict:
 
 
 def _make_chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Chunk]:
-    """All chunks in order, a few in flight. Threads, not processes: JAX's own threads would not survive a fork."""
+    """Yields all chunks in order, a few of them computed in advance. By threads: JAX's own threads would not survive a fork."""
     step = min(256, max(1, CHUNK_BYTES // (size * size * channels)))
     workers, waiting = os.cpu_count() or 1, collections.deque()
     pool = ThreadPoolExecutor(workers)
@@ -250,7 +250,7 @@ def _make_chunks(source: Source, size: int, channels: int, crop: str) -> Iterato
 
 
 def _make_chunk(source: Source, positions: range, size: int, channels: int, crop: str) -> _Chunk:
-    """Runs in a thread."""
+    """Makes one chunk. Thread-safe."""
     decoded = decode_images(source, positions, size, channels, crop)
     return _Chunk(decoded, hash_images(decoded.pixels), count_grey(decoded.pixels))
 
@@ -280,7 +280,7 @@ SOURCE_TYPES = {"kind": str, "name": str, "split": str, "is_celeba": bool, "fing
 
 
 def _open_pack(path: Path, fingerprint: str) -> Pack | None:
-    """The pack at path, or None where there is none; a broken one is removed."""
+    """Opens the pack at path. Returns None if there is none. Removes a broken or outdated pack and returns None."""
     if not path.exists():
         return None
     try:
@@ -288,12 +288,12 @@ def _open_pack(path: Path, fingerprint: str) -> Pack | None:
         images = map_npy(path / "images.npy")  # raises if the file is too short
         shape = (index["count"], index["size"], index["size"], index["channels"])
         if index["fingerprint"] != fingerprint or images.shape != shape or images.dtype != np.uint8:
-            raise ValueError("its index tells of another pack")
-        if index["format"] != INDEX_VERSION:  # an older program's: its pixels are good, its index lacks entries
+            raise ValueError("its index describes another pack")
+        if index["format"] != INDEX_VERSION:  # written by another version: the index has other entries
             shutil.rmtree(path, ignore_errors=True)
             return None
         if not _is_index(index):
-            raise ValueError("its index is not as it was written")
+            raise ValueError("its index was changed")
         return Pack(images, index, path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _warn(f"the pack {path} is broken ({error}): making it again")
@@ -302,7 +302,7 @@ def _open_pack(path: Path, fingerprint: str) -> Pack | None:
 
 
 def _is_index(index: dict) -> bool:
-    """Whether an index.json holds everything that _write_pack puts there, so that none of its readers fails later."""
+    """Whether index.json has every entry that _write_pack writes, with the right type. Readers rely on it."""
     return (
         _has_types(index, INDEX_TYPES)
         and _has_types(index["source"], SOURCE_TYPES)

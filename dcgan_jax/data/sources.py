@@ -1,6 +1,6 @@
-"""Where training images come from: `open_source` turns one `data` value into a `Source`. It lists and reads, it decodes nothing.
+"""Sources of training images: `open_source` makes a `Source` from the value of `data`. It lists and reads, but does not decode.
 
-Folders, zips (read in place), CelebA as people have it, TFDS, a .npy, drawn faces.
+A source is a folder, a zip (read in place), CelebA in its usual layouts, a TFDS data set, a .npy, or drawn faces.
 """
 
 import dataclasses
@@ -33,54 +33,54 @@ from dcgan_jax.data.tensorflow_import import import_tfds
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
-DRAWN_COUNT, DRAWN_SEED = 20_000, 0  # one fixed set of faces: the run's own seed must not change its data
+DRAWN_COUNT, DRAWN_SEED = 20_000, 0  # a fixed seed, so that the run's seed does not change its training images
 MAX_DRAWN = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Images by position, not yet decoded. It has exactly one of `read` and `draw`.
+    """Images by position, not yet decoded. A source has either `read` or `draw`.
 
-    read: position -> a file's bytes, or uint8 (H, W) or (H, W, 3 or 4); from any thread; may raise anything.
-    draw: (positions (N,), size) -> (N, size, size, 3) uint8, drawn at that size.
+    read: position -> a file's bytes, or uint8 (H, W) or (H, W, 3 or 4). Thread-safe; may raise any exception.
+    draw: (positions (N,), size) -> (N, size, size, 3) uint8, painted at that size.
     """
 
     kind: str  # folder, zip, celeba, tfds, npy or drawn
-    name: str  # short, for people
+    name: str  # short, for messages
     split: str
-    count: int  # images listed; some may turn out unreadable
-    fingerprint: str  # hex; changes with any name, size, date or checksum, and with the split
+    count: int  # listed images, some of which may be unreadable
+    fingerprint: str  # hex; depends on all names, sizes, dates and checksums, and on the split
     read: Callable[[int], bytes | np.ndarray] | None = None
     draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     is_celeba: bool = False  # aligned CelebA at any scale: the published crops apply
     names: Sequence[str] = ()
-    size_bytes: Callable[[int], int] = lambda position: 0  # memory that `read` will take; 0 where it is small
-    refused: tuple[tuple[str, str], ...] = ()  # (name, reason) of files that look like images and are not counted
-    ignored: int = 0  # files that are not images
-    attributes: Callable[[], Attributes | None] = lambda: None  # None where no file covers every image
+    size_bytes: Callable[[int], int] = lambda position: 0  # memory that `read` needs; 0 if it is small
+    refused: tuple[tuple[str, str], ...] = ()  # (name, reason) of refused files, which are not in `count`
+    ignored: int = 0  # number of files that are not images
+    attributes: Callable[[], Attributes | None] = lambda: None  # None if some image has no attributes
 
     def label(self, position: int) -> str:
-        """An image's name for messages, on one line."""
+        """Returns an image's name for messages, on one line."""
         return make_one_line(self.names[position]) if self.names else f"{self.name} #{position}"
 
 
 def open_source(data: str, split: str = "all") -> Source:
-    """Finds out what `data` is and lists its images, in an order that depends on their names alone.
+    """Opens the source that `data` names and lists its images. Their order depends on their names alone.
 
     Args:
         data: drawn, drawn:COUNT, tfds:NAME, or the path of a folder, a .zip or a .npy (uint8 (N, H, W[, C])).
         split: train, valid, test or all; the first three need CelebA's list_eval_partition file or a TFDS split.
-    Raises: UserError, one line, for data that is missing, broken, empty or unknown.
+    Raises: UserError for data that is missing, damaged, empty or of an unknown kind.
     """
     if split not in SPLITS:
-        raise UserError(f"`split` {split}: splits are {', '.join(SPLITS)}")
+        raise UserError(f"`split` {split}: must be one of {', '.join(SPLITS)}")
     scheme, _, rest = data.partition(":")
     if scheme == "drawn":
         return _open_drawn(data, rest, split)
     if scheme == "tfds":
         return _open_tfds(data, rest, split)
     path = Path(data).expanduser()
-    if not data or not os.path.exists(path):  # os.path: also false, not an error, for names no file can have
+    if not data or not os.path.exists(path):  # os.path: False, not an error, for impossible names
         given = data or "''"
         raise UserError(f"`data` {given} does not exist: give a folder or .zip of images, a .npy, tfds:NAME or drawn")
     try:
@@ -88,7 +88,7 @@ def open_source(data: str, split: str = "all") -> Source:
         path = next((p for p in (*inside, *(p.with_suffix(".zip") for p in inside)) if p.exists()), path)
         if path.is_dir():
             return _open_files(path, None, list_folder(path), split)
-        if not path.is_file():  # a pipe would be waited for, a device may have no end
+        if not path.is_file():  # reading a pipe would block, and a device may have no end
             raise UserError(f"`data` {path} is a pipe or a device: give a folder or .zip of images, or a .npy")
         if path.suffix.lower() == ".npy":
             return _open_npy(path, split)
@@ -101,20 +101,20 @@ def open_source(data: str, split: str = "all") -> Source:
 
 
 def hash_facts(*facts: object) -> str:
-    """Hex SHA-256 of anything json can write."""
+    """Returns the SHA-256, in hex, of values that JSON can represent."""
     return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
 
 
 def _refuse_split(data: str | Path, split: str) -> None:
     if split != "all":
-        raise UserError(f"`split` {split}: {data} has no splits; pass `split` all")
+        raise UserError(f"`split` {split}: {data} has no splits; give `split` all")
 
 
 # ---- Folders and zips ----
 
 
 def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[Entry], split: str) -> Source:
-    """The source of a folder (archive None) or a zip, with CelebA's tables from in it, beside it or its parent."""
+    """Makes the source of a folder (archive None) or a zip. CelebA's tables may be inside it, beside it or one folder above."""
     listing = sort_entries(path, entries)
     partition, attributes = (find_table(stem, path, archive) for stem in ("list_eval_partition", "list_attr_celeba"))
     is_celeba = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
@@ -141,27 +141,27 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
 
 
 def _select_split(path: Path, images: list[Entry], partition: Table | None, split: str) -> list[Entry]:
-    """The images that CelebA's partition file puts into the split. Raises: UserError where there is no such file or image."""
+    """Returns the images of one split, by CelebA's partition file. Raises: UserError if the file or such images are missing."""
     if partition is None:
-        where = f"{path} has no list_eval_partition.txt in it or beside it"
-        raise UserError(f"`split` {split}: {where}; put it there or pass `split` all")
+        problem = f"{path} has no list_eval_partition.txt in it or beside it"
+        raise UserError(f"`split` {split}: {problem}; put it there, or give `split` all")
     codes = read_partition(partition, [entry.name for entry in images])
     images = [entry for entry, code in zip(images, codes, strict=True) if code == str(SPLITS.index(split))]
     if not images:
-        raise UserError(f"`split` {split}: {partition.name} puts no image of {path} there; pass another split")
+        raise UserError(f"`split` {split}: {partition.name} puts no image of {path} into it; give another `split`")
     return images
 
 
 def _make_read(places: list, archive: zipfile.ZipFile | None) -> Callable[[int], bytes]:
-    """Makes a function from a position to a file's bytes, for any thread."""
+    """Makes a thread-safe function from a position to the file's bytes."""
     if archive is None:
         return lambda position: read_image_file(places[position])
     lock = threading.Lock()
 
     def read(position: int) -> bytes:
-        # zipfile's own locks have holes before Python 3.13; inflating is short compared to decoding.
+        # zipfile is not fully thread-safe before Python 3.13. Decompressing is fast compared to decoding.
         with lock, archive.open(places[position]) as file:
-            # Not read() alone: that inflates everything before it cuts to the size that the zip claims. Checks the CRC.
+            # With a size: read() alone would decompress more than the size that the zip claims. It also checks the CRC.
             return file.read(places[position].file_size)
 
     return read
@@ -171,9 +171,9 @@ def _make_read(places: list, archive: zipfile.ZipFile | None) -> Callable[[int],
 
 
 def map_npy(path: Path) -> np.memmap:
-    """Maps the array of a .npy read-only; never unpickles. Raises: OSError; ValueError of one line where it is not whole."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise ValueError("no plain file")
+    """Maps the array of a .npy read-only, and never unpickles. Raises: OSError; ValueError (one line) for a damaged file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
+        raise ValueError("not a regular file")
     try:
         with np.errstate(over="raise"):
             return np.lib.format.open_memmap(path, mode="r")
@@ -189,14 +189,14 @@ def _open_npy(path: Path, split: str) -> Source:
         images = map_npy(path)
     except ValueError as error:
         why = str(error)
-        raise UserError(f"`data` {path} is not a whole .npy of numbers ({why}): save it again with np.save") from error
+        raise UserError(f"`data` {path} is not a complete .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
         remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise UserError(f"`data` {path} holds {str(images.dtype)[:100]}, not uint8: {remedy}")
+        raise UserError(f"`data` {path} contains {str(images.dtype)[:100]}, not uint8: {remedy}")
     axes = images.shape
-    # (H, W, 3) is one image whose first axis was forgotten, not H images three pixels wide.
+    # (H, W, 3) is one image without its first axis, not H images three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
-        raise UserError(f"`data` {path} has shape {axes}, not (N, H, W) or (N, H, W, C) with C of 1, 3 or 4")
+        raise UserError(f"`data` {path} has shape {axes}: give (N, H, W), or (N, H, W, C) with C of 1, 3 or 4")
     if axes[1] * axes[2] > MAX_IMAGE_PIXELS:
         raise UserError(f"`data` {path} has images of {axes[2]} x {axes[1]} pixels: too large; reduce them")
     images = images[..., 0] if axes[3:] == (1,) else images
@@ -219,7 +219,7 @@ def _open_drawn(data: str, count: str, split: str) -> Source:
             f"`data` {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as drawn:{DRAWN_COUNT}"
         )
     number = int(count or DRAWN_COUNT)
-    # A few faces stand for the program that draws them: a change of their looks changes the fingerprint by itself.
+    # The fingerprint includes the pixels of some faces, so it changes if the painting code changes.
     sample = drawn_faces.draw_faces(DRAWN_SEED, np.arange(16), 16).tobytes()
     return Source(
         kind="drawn",
@@ -233,7 +233,7 @@ def _open_drawn(data: str, count: str, split: str) -> Source:
 
 
 class _ForwardReader:
-    """Reads by position from a stream that only runs forwards, for threads that stray a little from its order."""
+    """Reads by position from a sequential stream, for threads that ask almost in its order. It buffers the images they skip."""
 
     def __init__(self, start: Callable[[], Iterator[bytes]]):
         self.start, self.lock = start, threading.Lock()
@@ -241,17 +241,17 @@ class _ForwardReader:
 
     def __call__(self, position: int) -> bytes:
         with self.lock:
-            if position < self.next and position not in self.early:  # passed already: once more from the front
+            if position < self.next and position not in self.early:  # already passed: restart the stream
                 self.stream, self.next, self.early = self.start(), 0, {}
             while position not in self.early:
-                self.early[self.next] = next(self.stream, b"")  # a stream that ends early gives empty, so bad, images
+                self.early[self.next] = next(self.stream, b"")  # a stream that ends early gives empty images, which count as bad
                 self.next += 1
             return self.early.pop(position)
 
 
 def _open_tfds(data: str, name: str, split: str) -> Source:
-    """A TFDS set that is already on this machine. Nothing is downloaded: TFDS's own errors there help nobody."""
-    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):  # no namespaces: TFDS would ask the network about them
+    """Makes the source of a TFDS data set that is prepared on this machine. Never downloads: TFDS's errors would not help."""
+    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):  # no namespaces: TFDS would look them up on the network
         raise UserError(f"`data` {data}: write tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION, such as tfds:celeb_a")
     tfds = _import_tfds(data)
     builder = _open_builder(tfds, data, name)
@@ -260,7 +260,7 @@ def _open_tfds(data: str, name: str, split: str) -> Source:
     wanted = {"all": tuple(splits), "valid": ("validation", "valid")}.get(split, (split,))
     sizes = {name: splits[name].num_examples for name in wanted if name in splits and splits[name].num_examples}
     if not sizes:
-        raise UserError(f"`split` {split}: {data} only has the splits {', '.join(splits)}; pass another, or all")
+        raise UserError(f"`split` {split}: {data} has only the splits {', '.join(splits)}; give one of them, or all")
 
     def stream() -> Iterator[bytes]:
         encoded = tfds.decode.PartialDecoding({key: True}, decoders={key: tfds.decode.SkipDecoding()})
@@ -279,24 +279,24 @@ def _open_tfds(data: str, name: str, split: str) -> Source:
 
 
 def _import_tfds(data: str) -> ModuleType:
-    """tensorflow_datasets, quiet and without an accelerator. Raises: UserError where it is not installed."""
+    """Imports tensorflow_datasets, without log lines and without an accelerator. Raises: UserError if it is not installed."""
     try:
         tfds = import_tfds()
     except ImportError as error:
         raise UserError(f"`data` {data}: {make_printable(str(error), 160)}; or give a folder") from error
     import absl.logging
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # its remarks on sets that are not prepared would hide our line
+    absl.logging.set_verbosity(absl.logging.ERROR)  # hides its remarks on unprepared data sets, next to our message
     return tfds
 
 
 def _open_builder(tfds: ModuleType, data: str, name: str):
-    """TFDS's builder of a set that is prepared. Raises: UserError where there is none."""
+    """Returns TFDS's builder of a prepared data set. Raises: UserError if the set is unknown or not prepared."""
     try:
         builder = tfds.builder(name)
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
-        raise UserError(f"`data` {data}: TFDS has no such set; nearest: {', '.join(near) or 'none'}") from error
+        raise UserError(f"`data` {data}: TFDS has no such data set; nearest: {', '.join(near) or 'none'}") from error
     except (ValueError, AssertionError, ImportError) as error:  # an unknown config or version, a missing dependency
         raise UserError(f"`data` {data}: {(str(error) or repr(error)).splitlines()[0]}") from error
     if not builder.is_prepared():
@@ -308,8 +308,8 @@ def _open_builder(tfds: ModuleType, data: str, name: str):
 
 
 def _choose_image_feature(tfds: ModuleType, data: str, features) -> str:
-    """The name of the set's images: `image`, else the first feature that is one. Raises: UserError where there is none."""
+    """Returns the name of the image feature: `image`, else the first one. Raises: UserError if the data set has no images."""
     keys = [key for key in features if isinstance(features[key], tfds.features.Image)]
     if not keys:
-        raise UserError(f"`data` {data}: this set has no images, only {', '.join(features)}; give another")
+        raise UserError(f"`data` {data}: this data set has no images, only {', '.join(features)}; give another one")
     return "image" if "image" in keys else keys[0]

@@ -1,4 +1,4 @@
-"""TensorFlow and TFDS, which are optional: imported only where they are needed, and kept off the accelerator."""
+"""Imports TensorFlow and TFDS, which are optional, and keeps them off the accelerator."""
 
 import importlib.util
 import os
@@ -8,19 +8,19 @@ from types import ModuleType
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
-# Module -> what pip installs for it, as in pyproject.toml. tensorflow-cpu has wheels for x86-64 Linux and Windows only.
+# Module -> its pip package, as in pyproject.toml. tensorflow-cpu has wheels for x86-64 Linux and Windows only.
 _HAS_CPU_BUILD = platform.machine() in ("x86_64", "AMD64") and sys.platform in ("linux", "win32")
 PACKAGES = {
     "tensorflow": "tensorflow-cpu" if _HAS_CPU_BUILD else "tensorflow",
     "tensorflow_datasets": "tensorflow-datasets",
-    "importlib_resources": "importlib_resources",  # TFDS imports it where it prepares a set, and does not require it
+    "importlib_resources": "importlib_resources",  # TFDS imports it to prepare data sets, but does not require it
 }
 
 
 def import_tensorflow() -> ModuleType:
-    """TensorFlow, without its greeting on stderr. The import takes seconds.
+    """Imports TensorFlow without its messages on stderr. The import takes seconds.
 
-    In this process TensorFlow sees no GPU from here on, as it would take all of its memory from JAX; that cannot be undone.
+    From then on TensorFlow sees no GPU in this process, because it would take all GPU memory from JAX. This cannot be undone.
     """
     is_set = LOG_LEVEL in os.environ
     os.environ.setdefault(LOG_LEVEL, "2")
@@ -29,13 +29,13 @@ def import_tensorflow() -> ModuleType:
     finally:
         if not is_set:
             del os.environ[LOG_LEVEL]
-    tensorflow.config.set_visible_devices([], "GPU")  # before it starts
+    tensorflow.config.set_visible_devices([], "GPU")  # must be called before TensorFlow uses a device
     return tensorflow
 
 
 def import_tfds() -> ModuleType:
-    """TensorFlow Datasets, with TensorFlow as above. Raises: ImportError that says in one line what to install."""
-    # Only what is missing: whoever has another build of TensorFlow must not get a second one.
+    """Imports TensorFlow Datasets and TensorFlow. Raises: ImportError whose message is the pip command to run."""
+    # Names only missing packages: a machine with another build of TensorFlow must not get a second one.
     if missing := [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]:
         raise ImportError(f"TensorFlow Datasets needs: pip install {' '.join(missing)}")
     import_tensorflow()

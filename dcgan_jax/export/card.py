@@ -1,4 +1,4 @@
-"""The model card of an export: README.md in the form of Hugging Face's."""
+"""The model card of an export: a README.md in Hugging Face's format."""
 
 import dataclasses
 import json
@@ -18,25 +18,28 @@ from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import online_score, workdir
 
 CODE_LICENCE = (
-    "dcgan_jax, with the code in this folder that it wrote, has the licence "
+    "dcgan_jax, and the code in this folder that it wrote, are licensed under "
     "[Apache-2.0](https://www.apache.org/licenses/LICENSE-2.0)."
 )
 
 
 def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
-    """README.md in the form of Hugging Face's model cards."""
+    """Returns the text of the model card.
+
+    Args: usage, the section about loading the file, which depends on the format; found, the result of the export.
+    """
     config, run = gan.config, Path(ask.run)
     nets, facts = config.nets, workdir.read_data_facts(run)
     parameters = count_parameters(gan.generator[0])
     fingerprint = make_printable(facts["fingerprint"], 100)
     changed = json.dumps({name: now for name, (_, now) in compare_with_preset(config).items() if name != "data"})
     scores = [line for line in online_score.read_score_lines(run) if line["step"] == gan.step]
-    rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "None of this checkpoint was taken."
+    rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "This checkpoint has no score yet."
     command, rights = _describe_command(ask), _describe_rights(config, facts["source"])
     conditions = (
         f"""
-It can be conditioned on: {make_printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order). By default
-a seed is conditioned on row seed % {LABELS} of `labels.npy`: the labels of a training image, chosen by chance.
+The model is conditional. Its attributes: {make_printable(", ".join(gan.attributes), 10_000)} (labels of 0 and 1 in this order).
+By default a seed's labels are row seed % {LABELS} of `labels.npy`, which has the labels of random training images.
 """
         if gan.attributes
         else ""
@@ -51,16 +54,16 @@ tags: [dcgan, gan, faces, {ask.format}]
 # {make_printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
 
 {usage}{conditions}
-Latents are {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}, {nets.latent_dim} numbers each; a seed's, from 0 to
-{SEEDS - 1}, is `{describe_latent(gan)}`.
+A latent has {nets.latent_dim} numbers from {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}. The latent of a seed,
+from 0 to {SEEDS - 1}, is `{describe_latent(gan)}`.
 
 | | |
 |---|---|
-| preset | `{config.run.preset}`, changed: `{make_printable(changed, 1000)}` |
+| preset | `{config.run.preset}`, with these changes: `{make_printable(changed, 1000)}` |
 | step | {gan.step:,} |
 | G | {parameters:,} parameters, stored as {ask.weights}: `{found.file.name}`, {found.size_bytes:,} bytes |
-| equality | {describe_comparison(found.comparison, found.compute_dtype)} |
-| images | {facts["count"]:,}, {make_printable(facts["source"]["name"], 200)}, fingerprint `{fingerprint}` |
+| compared with the checkpoint | {describe_comparison(found.comparison, found.compute_dtype)} |
+| training images | {facts["count"]:,}, {make_printable(facts["source"]["name"], 200)}, fingerprint `{fingerprint}` |
 | written by | dcgan_jax {dcgan_jax.__version__}: `{make_printable(command, 500)}` |
 
 ## Scores
@@ -79,37 +82,38 @@ class _Rights(NamedTuple):
 
 
 def _describe_rights(config: Config, source: dict) -> _Rights:
-    """The licence of the code, and what is known of the rights of all images that the weights were trained on."""
+    """Describes the licence of the code, and of the weights as far as it follows from the training images."""
     start = make_printable(config.run.start, 200)
-    nobody = "It generates faces of nobody. By chance one may resemble somebody."
+    nobody = "The generated faces are not of real people. By chance one may resemble a real person."
     if is_celeba(source):
         metadata = f"license: other\nlicense_name: non-commercial-research\nlicense_link: {CELEBA_PAGE}"
         weights = (
-            f"The weights were trained on [CelebA]({CELEBA_PAGE}), whose images are for non-commercial research only. "
+            f"The weights were trained on [CelebA]({CELEBA_PAGE}). Its images are for non-commercial research only. "
             "Use the weights for non-commercial research only."
         )
     elif source.get("kind") == "drawn" and not start:
         metadata = "license: apache-2.0"
         weights = (
-            "The weights have the same licence. They were trained on drawn faces, which come with that software and carry no "
-            "rights of others."
+            "The weights have the same licence. They were trained on drawn faces, which dcgan_jax paints itself and which carry "
+            "no rights of others."
         )
     else:
         metadata = "license: other"
         weights = (
-            "The weights have no licence yet. The images that they were trained on have rights of their own, which may restrict "
-            "their use. State their licence here before you publish them. CelebA's images, in any form, are for "
+            "The weights have no licence yet. The rights of the training images may restrict their use. "
+            "State the licence here before you publish the weights. CelebA's images, in any form, are for "
             "non-commercial research only."
         )
     if start:
-        weights += f" Training began with the weights of `{start}`, and the rights of its images apply as well."
+        weights += f" Training began with the weights of `{start}`. The rights of its training images apply as well."
     return _Rights(metadata, f"{CODE_LICENCE} {weights} {nobody}")
 
 
 def is_celeba(source: dict) -> bool:
-    """Whether a run's images are CelebA's, by what data.json says of their source.
+    """Whether a run's images are from CelebA, according to their source in data.json.
 
-    The name counts as well: the article's zip, processed-celeba-small.zip, is not in the form that the published crops need.
+    The name counts as well: the article's zip, processed-celeba-small.zip, is from CelebA, but is_celeba is False for it because
+    the published crops do not apply.
     """
     return source.get("is_celeba") is True or "celeba" in source["name"].lower()
 

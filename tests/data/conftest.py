@@ -1,4 +1,4 @@
-"""Each test has an empty cache of its own."""
+"""Gives each test its own empty cache."""
 
 import pytest
 

@@ -12,14 +12,14 @@ from dcgan_jax.data.sources import open_source
     "form", ["folder", "parent", "torchvision", "zip", "folder with zip", "torchvision zip", "csv", "nested"]
 )
 def test_celeba_every_usual_form_is_recognised(tmp_path, form):
-    """CelebA is recognised with its tables in every form that it comes in."""
+    """CelebA is recognised, with its tables, in every layout in which it is distributed."""
     root = celeba(tmp_path / "celeba")
     inner, data = root / "img_align_celeba", root
     if form == "folder":
         data = inner
     elif form == "torchvision":
         data = tmp_path
-    elif form == "nested":  # Kaggle's, unpacked, given at its deepest
+    elif form == "nested":  # Kaggle's archive, unpacked, given by its deepest folder
         inner.rename(root / "same")
         inner.mkdir()
         data = (root / "same").rename(inner / "img_align_celeba")
@@ -29,7 +29,7 @@ def test_celeba_every_usual_form_is_recognised(tmp_path, form):
             file.unlink()
         inner.rmdir()
         data = {"zip": data, "folder with zip": root, "torchvision zip": tmp_path}[form]
-    elif form == "csv":  # Kaggle: one archive, all in it
+    elif form == "csv":  # Kaggle: one archive with everything
         for table in ("list_eval_partition", "list_attr_celeba"):
             rows = (root / f"{table}.txt").read_text().splitlines()
             header, rows = (ATTRIBUTES, rows[2:]) if "attr" in table else ("partition", rows)
@@ -82,8 +82,8 @@ def test_split_without_partition_table_is_refused(tmp_path):
             open_source(data, "train")
     with pytest.raises(UserError, match="train, valid, test, all"):
         open_source("drawn", "tiny")
-    tables(tmp_path, ["000001.jpg"])  # a partition that knows other images
-    draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but not said to be CelebA
+    tables(tmp_path, ["000001.jpg"])  # a partition of other images
+    draw(tmp_path / "other" / "000001.jpg")  # beside CelebA's tables, but without a name that says CelebA
     with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")
     (tmp_path / "other" / "000001.jpg").unlink()
@@ -103,10 +103,10 @@ def test_split_without_partition_table_is_refused(tmp_path):
     ],
 )
 def test_class_folders_give_each_image_one_class(names, classes):
-    """Folders are classes where there are several and each image is in one."""
-    found = make_folder_attributes(names)
+    """Folders are classes if there are several and every image is in one of them."""
+    attributes = make_folder_attributes(names)
     if classes is None:
-        assert found is None
+        assert attributes is None
     else:
-        assert found[0] == classes
-        assert found[1].dtype == np.uint8 and (found[1].sum(1) == 1).all() and found[1][0, 0] == 1
+        assert attributes[0] == classes
+        assert attributes[1].dtype == np.uint8 and (attributes[1].sum(1) == 1).all() and attributes[1][0, 0] == 1

@@ -27,7 +27,7 @@ def test_an_epoch_is_a_permutation(seed, epoch, count):
 
 
 def test_the_order_is_numpys_philox():
-    """Another implementation can rebuild it from this line; a checkpoint of today resumes with it in any version."""
+    """This definition must not change: checkpoints of all versions depend on it, and other programs can reproduce it."""
     assert_array_equal(permute_epoch(7, 3, 1000), np.random.Generator(np.random.Philox(key=(7, 3))).permutation(1000))
     assert permute_epoch(0, 0, 10).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
 
@@ -44,25 +44,25 @@ def test_shared_order_is_read_only():
 
 @given(seed=SEEDS, count=st.integers(1, 60), share=st.integers(1, 60), epochs=st.integers(1, 3))
 def test_epoch_steps_are_its_permutation_less_the_rest(seed, count, share, epochs):
-    """The batches of an epoch are its permutation, without the rest that fills no batch."""
+    """The batches of an epoch are its permutation, without the last partial batch."""
     size = min(count, share)
-    asked, per_epoch = Order(seed, count, size), count // size
+    order, per_epoch = Order(seed, count, size), count // size
     for epoch in range(epochs):
-        seen = np.concatenate([asked.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
-        assert_array_equal(seen, permute_epoch(seed, epoch, count)[: per_epoch * size])
+        positions = np.concatenate([order.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
+        assert_array_equal(positions, permute_epoch(seed, epoch, count)[: per_epoch * size])
 
 
 def test_images_dropped_by_one_epoch_come_in_others():
-    asked = Order(0, image_count=19, images_per_step=10)  # nearly half is dropped
-    assert len({int(i) for step in range(12) for i in asked.indices(step)}) == 19
+    order = Order(0, image_count=19, images_per_step=10)  # each epoch drops nearly half of the images
+    assert len({int(i) for step in range(12) for i in order.indices(step)}) == 19
 
 
 def test_step_batch_depends_only_on_its_number():
-    asked = Order(5, 53, 8)
-    in_a_row = [asked.indices(step) for step in range(40)]
+    order = Order(5, 53, 8)
+    in_a_row = [order.indices(step) for step in range(40)]
     for step in (39, 0, 17, 6, 18):
-        assert_array_equal(asked.indices(step), in_a_row[step])
-    permute_epoch.cache_clear()  # what a new process knows
+        assert_array_equal(order.indices(step), in_a_row[step])
+    permute_epoch.cache_clear()  # as in a new process
     assert_array_equal(Order(5, 53, 8).indices(23), in_a_row[23])
 
 
@@ -80,7 +80,7 @@ def test_held_out_and_kept_are_all_images_once(count, most):
 
 @given(count=st.integers(20, 5000), most=st.integers(1, 100))
 def test_held_out_images_are_spread_evenly(count, most):
-    # A set sorted by class: each of as many equal stretches as there are held-out images gives one of its middle.
+    # The set is divided into equal parts, one for each held-out image. Each held-out image is in the middle of its part.
     away = select_held_out(count, most)
     stretch = count / len(away)
     assert (np.abs(away - (np.arange(len(away)) + 0.5) * stretch) <= 1).all()
@@ -88,28 +88,28 @@ def test_held_out_images_are_spread_evenly(count, most):
 
 @given(seed=SEEDS, count=st.integers(20, 300), most=st.integers(0, 30), share=st.integers(1, 10))
 def test_held_out_images_are_never_trained_on(seed, count, most, share):
-    """No step sees a held-out image, and an epoch sees all others."""
-    asked = Order(seed, count, share, held_out=most)
+    """No step uses a held-out image, and an epoch uses no image twice."""
+    order = Order(seed, count, share, held_out=most)
     away = set(select_held_out(count, most).tolist())
-    assert asked.trained_on == count - len(away)
-    per_epoch = asked.trained_on // share
+    assert order.trained_on == count - len(away)
+    per_epoch = order.trained_on // share
     for epoch in range(2):
-        seen = np.concatenate([asked.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
-        assert not away & set(seen.tolist())
-        assert len(set(seen.tolist())) == len(seen) == per_epoch * share
+        positions = np.concatenate([order.indices(step) for step in range(epoch * per_epoch, (epoch + 1) * per_epoch)])
+        assert not away & set(positions.tolist())
+        assert len(set(positions.tolist())) == len(positions) == per_epoch * share
 
 
 def test_kept_images_have_the_order_of_a_smaller_set():
-    """Images that are not held out come in the order of a set of that many images."""
-    asked = Order(7, 1000, 20, held_out=50)
+    """The training images have the order of a set of that many images."""
+    order = Order(7, 1000, 20, held_out=50)
     assert_array_equal(
-        np.concatenate([asked.indices(step) for step in range(47)]), select_training(1000, 50)[permute_epoch(7, 0, 950)[:940]]
+        np.concatenate([order.indices(step) for step in range(47)]), select_training(1000, 50)[permute_epoch(7, 0, 950)[:940]]
     )
 
 
 def test_nothing_held_out_keeps_the_order():
     assert_array_equal(Order(7, 1000, 100, held_out=0).indices(13), permute_epoch(7, 1, 1000)[300:400])
-    assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), permute_epoch(7, 0, 19)[:5])  # too few to spare one
+    assert_array_equal(Order(7, 19, 5, held_out=64).indices(0), permute_epoch(7, 0, 19)[:5])  # too few to hold one out
 
 
 # ---- Dispatches ----
@@ -117,7 +117,7 @@ def test_nothing_held_out_keeps_the_order():
 
 @given(start=st.integers(0, 50), length=st.integers(0, 50), k=st.integers(1, 12))
 def test_dispatches_cover_every_step_once(start, length, k):
-    """All but the last end at a multiple of their length."""
+    """Every dispatch but the last ends at a multiple of k."""
     spans = list(split_dispatches(start, start + length, k))
     assert [step for span in spans for step in span] == list(range(start, start + length))
     assert all(len(span) > 0 for span in spans)
@@ -137,28 +137,28 @@ def test_stream_and_resident_give_the_same_batches(monkeypatch, has_tensorflow):
     if has_tensorflow:
         pytest.importorskip("tensorflow")
     else:
-        monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
-    images, asked = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
+        monkeypatch.setitem(sys.modules, "tensorflow", None)  # makes the import fail
+    images, order = make_images(53), Order(3, 53, 8, held_out=2)  # 6 steps an epoch
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches
-    for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # over epochs' ends, from inside one
+    for start, total, k in ((0, 14, 1), (4, 15, 1), (4, 15, 3), (0, 12, 6)):  # across epochs, and from inside one
         spans = list(split_dispatches(start, total, k))
-        fed = [list(feed(images, asked, iter(spans), sharding)) for feed in (batches.stream_batches, batches.gather_batches)]
+        fed = [list(feed(images, order, iter(spans), sharding)) for feed in (batches.stream_batches, batches.gather_batches)]
         for span, streamed, resident in zip(spans, *fed, strict=True):
-            want = np.stack([images[asked.indices(step)] for step in span])
+            expected = np.stack([images[order.indices(step)] for step in span])
             for batch in (streamed, resident):
                 assert batch.sharding == sharding
                 assert batch.dtype == np.uint8
-                assert_array_equal(batch, want)
+                assert_array_equal(batch, expected)
 
 
-@pytest.mark.parametrize("is_read", [1, 9])  # batches before the run stops; all is more than are gathered ahead
+@pytest.mark.parametrize("is_read", [1, 9])  # batches read before the run stops
 def test_threads_gather_in_order_and_a_few_ahead(is_read):
-    """Without TensorFlow: never more batches in memory than STREAM_AHEAD and the one that is used, and no thread is left."""
+    """Without TensorFlow at most STREAM_AHEAD batches wait in memory besides the current one, and no thread remains."""
     started, before = [], set(threading.enumerate())
 
     def gather(start, end):
         started.append(start)
-        time.sleep(0.02 if start == 0 else 0)  # the first is done last
+        time.sleep(0.02 if start == 0 else 0)  # the first one finishes last
         return np.arange(start, end)
 
     fed = batches.gather_by_threads(gather, split_dispatches(0, 18, 2))
@@ -184,7 +184,7 @@ def test_batch_is_split_over_devices_by_images():
 
 
 def test_feed_auto_is_resident_only_if_memory_is_left(monkeypatch):
-    """`auto` keeps images on the device only where they leave room."""
+    """`auto` keeps images on the device only if they leave enough memory."""
 
     def fits(gigabytes, platform, **statistics):
         device = types.SimpleNamespace(platform=platform, memory_stats=lambda: statistics or None)
@@ -192,15 +192,15 @@ def test_feed_auto_is_resident_only_if_memory_is_left(monkeypatch):
         return fits_resident(types.SimpleNamespace(nbytes=gigabytes * 2**30))
 
     monkeypatch.setattr(batches.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21}.get)  # 8 GiB of memory
-    assert fits(3, "cpu")  # no copy there, as the next test shows
+    assert fits(3, "cpu")  # CPUs need no copy, as the next test shows
     assert not fits(5, "cpu")
     assert fits(3, "gpu", bytes_limit=80 * 2**30)
     assert not fits(30, "gpu", bytes_limit=80 * 2**30)
-    assert not fits(0.1, "gpu")  # a backend that tells nothing
+    assert not fits(0.1, "gpu")  # a backend without memory statistics
 
 
 def test_cpu_resident_images_are_the_memory_map(tmp_path):
-    """So that a pack larger than memory can be fed. JAX promises no such thing: where it ends, fits_resident needs a limit."""
+    """So a pack may be larger than memory. JAX does not guarantee this; without it fits_resident would need a lower limit."""
     np.save(tmp_path / "images.npy", make_images(5000))
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
     sharding = distributed.make_shardings(replace(Config(), batch_size=8)).batches

@@ -18,7 +18,7 @@ def alike(count):
 
 
 def make_repeated_images(count):
-    return noise(count)[np.arange(count) % (count - count // 5)]  # a fifth are copies
+    return noise(count)[np.arange(count) % (count - count // 5)]  # a fifth of them are copies
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def make_repeated_images(count):
     ],
 )
 def test_suspicious_images_warn_with_a_number(tmp_path, capsys, images, words):
-    """Each check warns once, with a number, of images that look wrong."""
+    """Each check warns once about suspicious images, with a number."""
     np.save(tmp_path / "images.npy", images)
-    for _ in range(2):  # packed, then found
+    for _ in range(2):  # first packed, then read from the cache
         index = pack(tmp_path / "images.npy", progress=False).index
-        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-        assert told == [f"warning: images.npy: {line}" for line in find_data_warnings(index)]
-        assert len(told) == (words is not None)
-        assert words is None or words in told[0]
+        warning_lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert warning_lines == [f"warning: images.npy: {line}" for line in find_data_warnings(index)]
+        assert len(warning_lines) == (words is not None)
+        assert words is None or words in warning_lines[0]
 
 
 def test_drawn_and_real_faces_pass_the_checks(tmp_path):

@@ -20,7 +20,7 @@ BOXES = {  # docs/published-dcgans.md section 3, pixels of 178 x 218
 
 
 def ramp(width, height):
-    """Red is x and green is y, in pixels of 178 x 218, at pixel centres."""
+    """An image whose red is x and whose green is y, in pixels of 178 x 218, at pixel centres."""
     image = np.zeros((height, width, 3))
     image[..., 0] = (np.arange(width) + 0.5) * 178 / width
     image[..., 1] = (np.arange(height)[:, None] + 0.5) * 218 / height
@@ -33,8 +33,8 @@ def test_crop_is_its_published_box_at_any_scale(crop, shape):
     left, top, right, bottom = BOXES[crop]
     cut = one(ramp(*shape), 64, crop=crop, is_celeba=True).astype(float)
     centres = (np.arange(64) + 0.5) / 64
-    inner = slice(2, -2)  # at the picture's own edge the filter has nothing to average on one side
-    # Half a level from rounding the ramp, half from rounding the result; the half-size centre square starts at a pixel.
+    inner = slice(2, -2)  # at the image's edge the filter has pixels on one side only
+    # Rounding the ramp and the result gives half a level each. The centre square at half size starts at a whole pixel.
     within = 1.0 if shape == (178, 218) or crop != "centre" else 2.0
     assert_allclose(cut[inner, inner, 0].mean(0), (left + (right - left) * centres)[inner], atol=within)
     assert_allclose(cut[inner, inner, 1].mean(1), (top + (bottom - top) * centres)[inner], atol=within)
@@ -44,7 +44,7 @@ def test_the_torch_crop_is_resize_then_centre_crop():
     noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
     resized = Image.fromarray(noise).resize((64, 78), Image.Resampling.BILINEAR)
     expected = np.asarray(resized)[7:71].astype(int)
-    # PIL rounds the filter's position once where we give it a box: one level, in a few pixels.
+    # With a box PIL rounds the filter's position once more: one level, in a few pixels.
     assert_allclose(one(noise, 64, crop="torch", is_celeba=True), expected, atol=1)
 
 
@@ -52,7 +52,7 @@ def test_reducing_does_not_alias():
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
     inner = one(stripes, 8)[:, 1:-1].astype(int)  # half of the filter is missing at the edge
-    assert_allclose(inner, 128, atol=1)  # a filter that looks at one pixel gives 0 or 255
+    assert_allclose(inner, 128, atol=1)  # a filter of one pixel would give 0 or 255
 
 
 def test_image_of_the_right_size_is_unchanged():
@@ -87,7 +87,7 @@ def test_alpha_is_composited_over_white():
 
 
 def test_palette_transparency_becomes_white():
-    """Palettes are looked up, and their transparent colour is white."""
+    """Palette colours are looked up, and the transparent colour becomes white."""
     image = Image.fromarray(np.tile(np.array([0, 1], np.uint8), (8, 4)))
     image.putpalette([200, 10, 20, 30, 140, 50])
     plain = one(encode(image), 8)
@@ -113,14 +113,14 @@ def test_sixteen_bits_are_scaled_not_clipped(form):
 def test_exif_orientation_is_applied(orientation):
     quadrants = np.zeros((16, 16, 3), np.uint8)
     quadrants[:8, :8], quadrants[:8, 8:], quadrants[8:, :8] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
-    turned = {  # what a camera stores, so that the orientation tag brings the picture back
+    turned = {  # the stored image, which the orientation tag turns back to `quadrants`
         1: quadrants, 2: quadrants[:, ::-1], 3: quadrants[::-1, ::-1], 4: quadrants[::-1], 5: quadrants.swapaxes(0, 1),
         6: np.rot90(quadrants), 7: np.rot90(quadrants, 2).swapaxes(0, 1), 8: np.rot90(quadrants, -1),
     }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = one(encode(Image.fromarray(turned.copy()), "PNG", exif=exif), 16)
-    assert_array_equal(picture, quadrants)
+    upright = one(encode(Image.fromarray(turned.copy()), "PNG", exif=exif), 16)
+    assert_array_equal(upright, quadrants)
 
 
 def test_animation_gives_its_first_frame():
@@ -142,19 +142,19 @@ def test_very_long_image_gives_its_centre_square(form, is_tall):
     middle = (slice(14_984, 15_016), slice(None)) if is_tall else (slice(None), slice(14_984, 15_016))
     long = np.zeros(shape, np.uint8)
     long[middle] = np.kron(COLOUR, np.ones((4, 4, 1), np.uint8))
-    picture = encode(Image.fromarray(long), form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
-    # At the edges a JPEG's blocks, which do not begin at the square's corner, hold something of the black beside it.
+    content = encode(Image.fromarray(long), form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
+    # JPEG's blocks do not start at the square's corner, so blocks at the edges include some of the black beside it.
     inner = slice(8, 24) if form == "JPEG" else slice(None)
-    assert_allclose(one(picture, 32, crop="centre")[inner, inner], long[middle][inner, inner], atol=3 if form == "JPEG" else 0)
+    assert_allclose(one(content, 32, crop="centre")[inner, inner], long[middle][inner, inner], atol=3 if form == "JPEG" else 0)
 
 
 def test_jpeg_decoded_at_reduced_scale_is_the_photo():
     photo = Image.fromarray(drawn_faces.draw_faces(1, np.arange(1), 512)[0])  # 512 px to 16: decoded at 1/8
     expected = np.asarray(photo.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
     smaller = encode(photo.resize((256, 192)), "JPEG")
-    assert decode_image(smaller, 3, 16).size == (128, 96)  # 1/4 would leave less than 4 times 16
+    assert decode_image(smaller, 3, 16).size == (128, 96)  # at 1/4 it would be smaller than 4 times 16
     difference = one(encode(photo, "JPEG", quality=95), 16) - expected
-    assert np.abs(difference).mean() < 1  # grey levels; the JPEG itself costs some
+    assert np.abs(difference).mean() < 1  # in grey levels, partly from JPEG compression
     assert np.abs(difference).max() < 8
 
 

@@ -1,4 +1,4 @@
-"""Against a server that misbehaves: whatever it does, the file is whole under its name, or there is one line with a remedy."""
+"""Downloads from servers with faults: the file is complete under its name, or the error is one line with a remedy."""
 
 import hashlib
 import http.server
@@ -26,11 +26,11 @@ from dcgan_jax.data.download import Limits, Published, download_file
 from dcgan_jax.data.http_file import REDIRECTS
 
 QUICK = Limits(connect_s=2, read_s=2, tries=3, backoff_s=0.01, wait_s=1, lock_s=0.3)
-LONG = 3_000_000  # bytes, some dozen chunks
+LONG = 3_000_000  # bytes, about a dozen chunks
 
 
 def make_zip(length=LONG, seed=0):
-    """A zip of one member of noise, some `length` bytes long."""
+    """A zip with one file of noise, about `length` bytes long."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("noise", np.random.default_rng(seed).bytes(length))
@@ -41,13 +41,13 @@ BODY = make_zip()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers the nth request by the nth of `answers`, the later ones by the last: functions of the handler."""
+    """Answers the nth request with the nth of `answers`, and later requests with the last one. Answers are functions."""
 
     daemon_threads = True
 
     def __init__(self, *answers):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.asked = answers, []
+        self.answers, self.requests = answers, []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -56,10 +56,10 @@ class Server(http.server.ThreadingHTTPServer):
 
     @property
     def ranges(self):
-        return [headers.get("Range") for headers in self.asked]
+        return [headers.get("Range") for headers in self.requests]
 
     def handle_error(self, request, client_address):
-        pass  # who asked has gone
+        pass  # the client closed the connection
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -67,9 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.server.asked.append(self.headers)
+        self.server.requests.append(self.headers)
         answers = self.server.answers
-        answers[min(len(self.server.asked), len(answers)) - 1](self)
+        answers[min(len(self.server.requests), len(answers)) - 1](self)
 
     def start(self, status, **headers):
         self.send_response(status)
@@ -96,11 +96,11 @@ def serve():
 
 
 def well(body=BODY, etag='"one"', cut=None, **headers):
-    """All of the body, or the range that is asked for; closed after `cut` bytes."""
+    """Answers with the whole body or the requested range. Closes the connection after `cut` bytes."""
 
     def answer(handler):
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        start = int(asked[1]) if asked and handler.headers.get("If-Range") == etag else 0
+        requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        start = int(requested[1]) if requested and handler.headers.get("If-Range") == etag else 0
         rest = body[start:]
         where = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
         handler.start(206 if start else 200, Content_Length=len(rest), ETag=etag, **where, **headers)
@@ -183,7 +183,7 @@ def refusal(server, folder, limits=QUICK, **facts):
 
 
 def by_hand(line):
-    """The line names the host, and how to do without us."""
+    """Whether the line names the host and the download by hand."""
     return line.startswith("127.0.0.1: ") and "in a browser from https://faces.example/page and pass it as `data`" in line
 
 
@@ -191,22 +191,22 @@ def by_hand(line):
 
 
 def test_download_twice_requests_the_file_once(serve, tmp_path, capfd):
-    """A whole file comes under its name and is not requested again."""
+    """A complete file has its own name and is not requested again."""
     server = serve(well())
     sha256 = hashlib.sha256(BODY).hexdigest()
     for _ in range(2):
         assert fetch(server, tmp_path / "new" / "folder", sha256=sha256, size_bytes=len(BODY)) == BODY
-    assert len(server.asked) == 1
-    said = capfd.readouterr().err
-    assert "downloading faces.zip from 127.0.0.1, 0.0 MB are there" in said and "is there already" in said
-    assert "secret" not in said
+    assert len(server.requests) == 1
+    output = capfd.readouterr().err
+    assert "downloading faces.zip from 127.0.0.1, starting at 0.0 MB" in output and "exists: not downloaded again" in output
+    assert "secret" not in output
 
 
 def test_connection_closed_midway_resumes(serve, tmp_path):
     server = serve(well(cut=1_000_000), well(cut=900_000), well())
     assert fetch(server, tmp_path) == BODY
     assert server.ranges == [None, "bytes=1000000-", "bytes=1900000-"]
-    assert server.asked[1]["If-Range"] == '"one"' and server.asked[0]["Accept-Encoding"] == "identity"
+    assert server.requests[1]["If-Range"] == '"one"' and server.requests[0]["Accept-Encoding"] == "identity"
 
 
 def test_next_command_resumes_a_failed_download(serve, tmp_path):
@@ -237,7 +237,7 @@ def test_response_without_length_is_accepted(serve, tmp_path):
 def test_file_changed_meanwhile_restarts(serve, tmp_path, ignores_if_range):
     new = make_zip(seed=1)
 
-    def stubborn(handler):  # sends the rest of the new file though the old one was begun
+    def stubborn(handler):  # sends the rest of the new file, although the partial file is of the old one
         start = int(handler.headers["Range"][6:-1])
         where = f"bytes {start}-{len(new) - 1}/{len(new)}"
         handler.start(206, Content_Length=len(new) - start, Content_Range=where, ETag='"two"')
@@ -278,7 +278,7 @@ def test_transient_error_is_tried_again(serve, tmp_path, fault):
 
 def test_tries_with_progress_do_not_count_as_failures(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "PROGRESS_BYTES", 400_000)
-    assert fetch(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven tries
+    assert fetch(serve(well(cut=500_000)), tmp_path, Limits(tries=2, backoff_s=0.01)) == BODY  # seven attempts
 
 
 def test_redirect_on_the_same_host_is_followed(serve, tmp_path):
@@ -292,10 +292,10 @@ def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
     path = download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
-    assert path.read_bytes() == BODY and proxy.asked[0]["Host"] == "faces.invalid"
+    assert path.read_bytes() == BODY and proxy.requests[0]["Host"] == "faces.invalid"
 
 
-# ---- What is refused, in one line, with the way by hand ----
+# ---- Refused with one line that describes the download by hand ----
 
 
 @pytest.mark.parametrize("answer", [page(), page("application/zip")], ids=["said", "not said"])
@@ -303,7 +303,7 @@ def test_web_page_instead_of_the_file_is_refused(serve, tmp_path, answer):
     server = serve(answer)
     line = refusal(server, tmp_path)
     assert by_hand(line) and "a web page" in line and "quota" in line
-    assert len(server.asked) == 1 and not (tmp_path / "faces.zip.partial").exists()
+    assert len(server.requests) == 1 and not (tmp_path / "faces.zip.partial").exists()
 
 
 def test_web_page_on_resume_keeps_the_partial_file(serve, tmp_path):
@@ -317,7 +317,7 @@ def test_web_page_on_resume_keeps_the_partial_file(serve, tmp_path):
 def test_permanent_error_is_not_tried_again(serve, tmp_path, code):
     server = serve(status(code))
     line = refusal(server, tmp_path)
-    assert by_hand(line) and str(code) in line and len(server.asked) == 1
+    assert by_hand(line) and str(code) in line and len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -328,15 +328,15 @@ def test_permanent_error_is_not_tried_again(serve, tmp_path, code):
         (ends_at_once, ""),
         (nonsense, ""),
         (silence, "timed out"),
-        (well(cut=10), "closed after 30 of"),
-        (without_ranges(cut=0), "closed after 0 of"),
-        (without_ranges(cut=1000), "closed after 1,000 of"),
+        (well(cut=10), "connection closed after 30 of"),
+        (without_ranges(cut=0), "connection closed after 0 of"),
+        (without_ranges(cut=1000), "connection closed after 1,000 of"),
     ],
 )
 def test_endless_failures_end_after_bounded_tries(serve, tmp_path, answer, words):
     server = serve(answer)
     line = refusal(server, tmp_path, Limits(connect_s=1, read_s=0.3, tries=3, backoff_s=0.01, wait_s=1))
-    assert by_hand(line) and words in line and 1 <= len(server.asked) <= 3
+    assert by_hand(line) and words in line and 1 <= len(server.requests) <= 3
 
 
 def test_no_server_is_refused(serve, tmp_path):
@@ -361,28 +361,28 @@ def test_wrong_hash_is_not_kept(serve, tmp_path):
 
 def test_wrong_length_is_refused_before_the_download(serve, tmp_path):
     line = refusal(serve(well()), tmp_path, sha256="0" * 64, size_bytes=len(BODY) + 1)
-    assert by_hand(line) and f"offers {len(BODY):,} bytes, the published file has {len(BODY) + 1:,}" in line
+    assert by_hand(line) and f"offers {len(BODY):,} bytes, but the published file has {len(BODY) + 1:,}" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
 @pytest.mark.parametrize("body", [b"no zip", b"", BODY[: len(BODY) // 2], b"PK\5\6" + bytes(9)])
 def test_incomplete_zip_is_not_kept(serve, tmp_path, body):
     line = refusal(serve(well(body)), tmp_path)
-    assert by_hand(line) and "is no whole zip" in line
+    assert by_hand(line) and "is not a complete zip" in line
     assert not (tmp_path / "faces.zip.partial").exists()
 
 
 def test_file_above_the_largest_size_is_refused(serve, tmp_path):
     limits = Limits(file_bytes=1_000_000)
     assert by_hand(refusal(serve(well()), tmp_path, limits))
-    assert by_hand(refusal(serve(without_length()), tmp_path, limits))  # it is seen while it comes
+    assert by_hand(refusal(serve(without_length()), tmp_path, limits))  # noticed during the download
 
 
 def test_redirect_to_another_host_is_refused(serve, tmp_path):
     elsewhere = serve(well())
     where = f"http://localhost:{elsewhere.server_port}/faces.zip"
     line = refusal(serve(redirect(where)), tmp_path)
-    assert by_hand(line) and "another host, localhost" in line and "`url`" in line and not elsewhere.asked
+    assert by_hand(line) and "another host, localhost" in line and "`url`" in line and not elsewhere.requests
 
 
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://a:b@127.0.0.1/x"])
@@ -392,7 +392,7 @@ def test_redirect_to_an_invalid_url_is_refused(serve, tmp_path, where):
 
 def test_redirect_loop_is_refused(serve, tmp_path):
     server = serve(redirect("/again.zip"))
-    assert by_hand(refusal(server, tmp_path)) and len(server.asked) == REDIRECTS + 1
+    assert by_hand(refusal(server, tmp_path)) and len(server.requests) == REDIRECTS + 1
 
 
 @pytest.mark.parametrize(
@@ -421,9 +421,9 @@ def test_invalid_url_is_refused(tmp_path, url):
 def test_existing_file_of_other_content_is_refused(serve, tmp_path):
     (tmp_path / "faces.zip").write_bytes(b"mine")
     server = serve(well())
-    with pytest.raises(UserError, match="is there and is no whole zip.*move it away"):
+    with pytest.raises(UserError, match="exists and is not a complete zip.*move it away"):
         download_file(file_of(server), tmp_path, QUICK)
-    assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.asked
+    assert (tmp_path / "faces.zip").read_bytes() == b"mine" and not server.requests
 
 
 def test_disk_too_small_is_refused_before_the_download(serve, tmp_path, monkeypatch):
@@ -442,9 +442,9 @@ def test_disk_full_midway_then_resumes(serve, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert f"{tmp_path} cannot take faces.zip" in line and "`to`" in line and "same command" in line
+    assert f"cannot write faces.zip to {tmp_path}: " in line and "`to`" in line and "same command" in line
     assert fetch(server, tmp_path) == BODY
-    assert server.ranges[-1] == "bytes=1000000-"  # what had room was kept
+    assert server.ranges[-1] == "bytes=1000000-"  # the bytes before the disk was full are kept
 
 
 def test_folder_that_cannot_be_made_is_refused(serve, tmp_path):
@@ -476,7 +476,7 @@ download_file(Published("faces.zip", sys.argv[1], "page", sys.argv[2]), Path(sys
 
 
 def slowly(handler):
-    """As well(), in pieces with a pause between them, so that a kill meets it midway."""
+    """Like well(), in pieces with pauses, so that a kill happens midway."""
     start = int(re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-"))[1])
     where = {"Content_Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"} if start else {}
     handler.start(206 if start else 200, Content_Length=len(BODY) - start, ETag='"one"', **where)
@@ -489,7 +489,7 @@ def test_sigkill_at_any_moment_resumes(serve, tmp_path):
     server = serve(slowly)
     command = [sys.executable, "-c", CHILD, server.url, hashlib.sha256(BODY).hexdigest(), str(tmp_path)]
     partial, chance = tmp_path / "faces.zip.partial", np.random.default_rng(0)
-    for bytes_ in chance.integers(1, LONG, 4):  # each as soon as so much is there
+    for bytes_ in chance.integers(1, LONG, 4):  # kills each process at this size of the partial file
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         while child.poll() is None and not (partial.exists() and partial.stat().st_size >= bytes_):
             time.sleep(0.002)
@@ -501,12 +501,12 @@ def test_sigkill_at_any_moment_resumes(serve, tmp_path):
 
 
 def test_sigkill_before_the_rename_resumes(serve, tmp_path):
-    """A download that is killed after its last byte, before it has its name, needs no more bytes."""
+    """A download that was killed after its last byte, before the renaming, needs no more bytes."""
     server = serve(well(cut=len(BODY) - 1))
     refusal(server, tmp_path, Limits(tries=1))
     with (tmp_path / "faces.zip.partial").open("ab") as partial:
         partial.write(BODY[-1:])
-    assert fetch(server, tmp_path) == BODY and len(server.asked) == 1
+    assert fetch(server, tmp_path) == BODY and len(server.requests) == 1
 
 
 # ---- TFDS ----
@@ -535,15 +535,15 @@ def test_tfds_data_set_is_named_for_the_data_flag(monkeypatch):
         name: str
 
         def download_and_prepare(self):
-            asked.append(self.name)
+            names.append(self.name)
 
-    asked = []
+    names = []
     monkeypatch.setattr(tfds, "builder", Builder)
-    assert downloads.prepare_with_tfds() == "tfds:celeb_a" and asked == ["celeb_a"]
+    assert downloads.prepare_with_tfds() == "tfds:celeb_a" and names == ["celeb_a"]
 
 
 def test_redirect_to_the_known_file_host_is_followed(serve, tmp_path, monkeypatch):
-    """A file may redirect to the host where its owner keeps it; the hash still decides."""
+    """A request may be redirected to the host where the owner stores the file. The hash is still checked."""
     body = b"weights" * 1000
     keeper = serve(well(body=body))
     real = socket.getaddrinfo
@@ -557,7 +557,7 @@ def test_redirect_to_the_known_file_host_is_followed(serve, tmp_path, monkeypatc
     assert "secret" not in str(raised.value)
     path = download_file(file._replace(kept_at="kept.example"), tmp_path, QUICK)
     assert path.read_bytes() == body
-    with pytest.raises(UserError, match="weights2.pth"):  # the hash still decides
+    with pytest.raises(UserError, match="weights2.pth"):  # the hash is still checked
         download_file(file._replace(kept_at="kept.example", name="weights2.pth", sha256="0" * 64), tmp_path, QUICK)
 
 

@@ -1,4 +1,4 @@
-"""Drawn faces: who a face is depends on (seed, index) alone, at every size, and its attributes are true."""
+"""Drawn faces: a face depends on (seed, index) alone, is the same at every size, and shows its attributes."""
 
 import zlib
 
@@ -48,7 +48,9 @@ def test_face_depends_on_seed_and_index_only():
     faces = draw_faces(0, np.arange(40), 16)
     assert len(np.unique(faces.reshape(40, -1), axis=0)) == 40
     assert not np.any(np.all(faces == draw_faces(1, np.arange(40), 16), axis=(1, 2, 3)))
-    assert not np.any(np.all(faces[1:] == draw_faces(1, np.arange(39), 16), axis=(1, 2, 3)))  # seeds are no offsets
+    assert not np.any(
+        np.all(faces[1:] == draw_faces(1, np.arange(39), 16), axis=(1, 2, 3))
+    )  # a seed is not an offset of the index
     for dtype in (np.int32, np.uint8, np.uint64):
         assert np.array_equal(draw_faces(np.int64(0), np.arange(40, dtype=dtype), 16), faces)
 
@@ -66,7 +68,7 @@ def test_zero_faces_give_an_empty_array():
 
 
 def test_golden_faces():
-    """Exact, for only correctly rounded operations are used. Update it when the drawing is changed on purpose."""
+    """Exact, because only correctly rounded operations are used. Update the numbers if the painting changes on purpose."""
     faces, attributes = draw_faces(0, np.arange(16), 32), compute_face_attributes(0, np.arange(1000))
     assert faces.shape == (16, 32, 32, 3) and faces.dtype == np.uint8
     assert attributes.shape == (1000, len(ATTRIBUTES)) and attributes.dtype == np.uint8 and attributes.max() == 1
@@ -84,13 +86,13 @@ def test_large_face_averaged_down_is_the_small_face(small, large):
     tall = draw_faces(SEED, indices, large).astype(np.float32)
     averaged = tall.reshape(24, small, factor, small, factor, 3).mean((2, 4))
     error = np.abs(averaged - little).mean((1, 2, 3))
-    # Edges are ramps across the pixel where area has corners: about 2 of 255 levels. Two people differ by about 50.
+    # An edge is a linear ramp over one pixel, not the exact area: about 2 of 255 levels. Two people differ by about 50.
     assert error.max() < 4.5 and error.mean() < 2.5
     assert np.abs(np.roll(averaged, 1, axis=0) - little).mean() > 25
 
 
 def test_drawing_in_windows_changes_nothing(monkeypatch):
-    """No window cuts a feature."""
+    """No window cuts off a part of a feature."""
     indices = np.arange(300)
     windowed = draw_faces(SEED, indices, 32)
     monkeypatch.setattr(drawn_faces._Scene, "window", lambda *_: (..., slice(None), slice(None)))
@@ -155,23 +157,23 @@ def test_smiling_shows_teeth_more_often(census):
 
 
 def test_linear_probe_finds_every_attribute(crowd):
-    """The probe is tested on faces that it was not fitted to."""
+    """The probe is tested on faces to which it was not fitted."""
     faces, has = crowd
     pixels = faces.reshape(len(faces), -1)
     pixels = (pixels - pixels.mean(0)) / 64
     labels = np.stack(list(has.values()), axis=1).astype(np.float32)  # (N, A)
-    seen, unseen, targets = pixels[:1600], pixels[1600:], labels[:1600] - labels[:1600].mean(0)
-    weights = np.linalg.solve(seen @ seen.T + 300 * np.eye(1600, dtype=np.float32), targets)  # ridge regression
-    scores = unseen @ (seen.T @ weights)
+    train_pixels, test_pixels, targets = pixels[:1600], pixels[1600:], labels[:1600] - labels[:1600].mean(0)
+    weights = np.linalg.solve(train_pixels @ train_pixels.T + 300 * np.eye(1600, dtype=np.float32), targets)  # ridge regression
+    scores = test_pixels @ (train_pixels.T @ weights)
     for name, score, label in zip(ATTRIBUTES, scores.T, labels[1600:].T.astype(bool), strict=True):
         rank = np.argsort(np.argsort(score))
-        # the area under the ROC curve; its standard deviation with 40 positives of 800 is about 0.045
-        found = (rank[label].mean() - rank[~label].mean()) / len(rank) + 0.5  # 0.5 is chance
-        assert found > 0.62, name
+        # Area under the ROC curve. Its standard deviation is about 0.045 with 40 positives of 800.
+        auc = (rank[label].mean() - rank[~label].mean()) / len(rank) + 0.5  # 0.5 is chance
+        assert auc > 0.62, name
 
 
 def _colour(faces, who, rows, columns):
-    """Mean (red, green, blue) of a box over some of the faces."""
+    """Returns the mean (red, green, blue) of a box over some of the faces."""
     assert who.sum() > 20
     return faces[who, rows[0] : rows[1], columns[0] : columns[1]].mean((0, 1, 2))
 
@@ -203,11 +205,11 @@ def test_long_hair_hangs_beside_the_chin(crowd):
         ("stubble", (14, 31), (5, 27)), ("full", (13, 32), (4, 28)), ("hat", (0, 16), (0, 32)),
         ("bangs", (6, 20), (4, 28)), ("receding", (0, 20), (3, 29)), ("bald", (0, 20), (2, 30)),
         ("long", (5, 32), (0, 32)),
-        ("smiling", (12, 28), (7, 25)), ("open_mouth", (12, 28), (7, 25)),  # who laughs narrows the eyes
+        ("smiling", (12, 28), (7, 25)), ("open_mouth", (12, 28), (7, 25)),  # a laugh narrows the eyes
     ],
 )  # fmt: skip
 def test_one_trait_changes_its_part_of_the_face(monkeypatch, trait, rows, columns):
-    """The same 48 people with and without it: all of them change, nearly all of the change being where it belongs."""
+    """48 people with and without the attribute: every image changes, and nearly all changes are in the right place."""
     character, indices = drawn_faces.make_character, np.arange(48)
 
     def draw(value):

@@ -10,7 +10,7 @@ from dcgan_jax.data import face_shapes
     [
         (lambda x, y, pixel: face_shapes.cover_disc(x, y, 0.5, pixel), np.pi * 0.25),
         (lambda x, y, pixel: face_shapes.cover(face_shapes.measure_ellipse(x, y, 0.8, 0.4), pixel), np.pi * 0.32),
-        (lambda x, y, pixel: face_shapes.cover_band(y + 0 * x, -0.013, 0.004, pixel), 2 * 0.017),  # under a pixel wide
+        (lambda x, y, pixel: face_shapes.cover_band(y + 0 * x, -0.013, 0.004, pixel), 2 * 0.017),  # less than a pixel wide
     ],
 )
 def test_shapes_keep_soft_edges_and_area_at_any_size(coverage, area, size):

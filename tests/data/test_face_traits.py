@@ -10,7 +10,7 @@ def test_random_draws_are_uniform_and_independent():
     age, tone = dice("age"), dice("tone")
     for numbers in (age, tone):
         assert numbers.dtype == np.float32 and numbers.min() >= 0 and numbers.max() < 1
-        # 5 standard deviations of a count of 40,000 in 20 boxes
+        # 5 standard deviations of a count in a histogram of 40,000 numbers and 20 bins
         np.testing.assert_allclose(np.histogram(numbers, 20, (0, 1))[0], 2000, atol=5 * np.sqrt(2000 * 0.95))
-    for other in (tone, np.roll(age, 1)):  # another name, the neighbouring face
+    for other in (tone, np.roll(age, 1)):  # another name, and the neighbouring face
         assert abs(np.corrcoef(age, other)[0, 1]) < 5 / np.sqrt(40_000)

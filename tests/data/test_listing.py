@@ -22,7 +22,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     draw(tmp_path / "in" / "a" / "own.png")
     (tmp_path / "in" / "file.png").symlink_to(tmp_path / "outside" / "secret.png")
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "outside")
-    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")  # inside: listed once, nothing to refuse
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")  # inside the folder: listed once, not refused
     (tmp_path / "in" / "near.png").symlink_to(tmp_path / "in" / "a" / "own.png")
     (tmp_path / "in" / "loop.png").symlink_to("loop.png")
     source = open_source(str(tmp_path / "in"))
@@ -38,13 +38,13 @@ def test_pipe_named_like_an_image_is_not_opened(tmp_path):
 
 
 def test_unsafe_zip_entries_are_refused_by_name(tmp_path):
-    """Some entries lead out of the zip, and some claim absurd sizes."""
+    """Some entries lead out of the zip, and some claim impossible sizes."""
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("fine.png", "../up.png", "/root.png", "C:\\disk.png", "a/../../b.png", "line\nbreak.png"):
             archive.writestr(name, b"x")
         archive.writestr("bomb.png", b"x")
-        archive.getinfo("bomb.png").file_size = MAX_FILE_BYTES + 1  # what the central directory will claim
+        archive.getinfo("bomb.png").file_size = MAX_FILE_BYTES + 1  # the size in the central directory
     source = open_source(str(path))
     assert source.names == ["fine.png", "line\nbreak.png"]
     assert source.label(1) == r"'line\nbreak.png'"

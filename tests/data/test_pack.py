@@ -27,7 +27,7 @@ from dcgan_jax.data.sources import open_source
 
 
 def test_pack_holds_every_image_in_order_read_only(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)  # a chunk for each picture: their order must survive the threads
+    monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)  # one image per chunk, to test the order
     path = folder(tmp_path)
     result = pack(path, size=16)
     assert isinstance(result.images, np.memmap)
@@ -36,7 +36,7 @@ def test_pack_holds_every_image_in_order_read_only(tmp_path, capsys, monkeypatch
     for at in (0, 7, 39):
         with Image.open(path / f"{at:03}.png") as image:
             expected = image.crop((0, 2, 20, 22)).resize((16, 16), Image.Resampling.BILINEAR)
-        inner = slice(1, -1)  # at its edge a box sees the pixels outside, which a picture cut before no longer has
+        inner = slice(1, -1)  # at the edges the filter of a box uses pixels outside, which `expected` has lost
         assert_array_equal(result.images[at][inner, inner], np.asarray(expected)[inner, inner])
     facts = {key: result.index[key] for key in ("count", "found", "skipped", "upscaled", "size", "channels", "crop")}
     assert facts == {"count": 40, "found": 40, "skipped": 0, "upscaled": 0, "size": 16, "channels": 3, "crop": "centre"}
@@ -102,7 +102,7 @@ def test_pipe_in_a_pack_is_not_opened(tmp_path, capsys):
     (path / "images.npy").unlink()
     os.mkfifo(path / "images.npy")
     assert len(pack(tmp_path / "in").images) == 40
-    assert "no plain file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
 
 
 def test_killed_packer_leaves_no_pack_next_cleans_up(tmp_path, cache):
@@ -178,7 +178,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, cache, monkeypatch):
     import resource
 
     path, (soft, hard) = folder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the pack needs 30,848 bytes: a write fails half-way
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the pack needs 30,848 bytes, so writing fails midway
     try:
         with pytest.raises(UserError, match="DCGAN_JAX_CACHE") as caught:
             pack(path)
@@ -200,7 +200,7 @@ def test_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
 
 
 def test_published_crop_of_other_data_warns(tmp_path, capsys):
-    """A published crop of other images than CelebA's is the centre square, and a warning says so."""
+    """For other images than CelebA a published crop is the centre square, with a warning."""
     path = folder(tmp_path)
     result = pack(path, crop="carpedm20", progress=False)
     assert result.index["crop"] == "centre"
@@ -233,7 +233,7 @@ def test_few_real_faces_pack(tmp_path):
     result = pack(tmp_path, size=32, crop="torch")
     assert (result.images.shape, result.index["crop"], result.index["skipped"]) == ((50, 32, 32, 3), "torch", 0)
     spread = np.asarray(result.images).reshape(50, -1).astype(float)
-    assert 30 < spread.mean(0).std() + spread.std(0).mean() < 150  # pictures, and different ones
+    assert 30 < spread.mean(0).std() + spread.std(0).mean() < 150  # they have contrast and differ
 
 
 # ---- Bad images ----
@@ -242,9 +242,9 @@ def test_few_real_faces_pack(tmp_path):
 BAD = {
     "truncated.png": lambda good: good[: len(good) // 2],
     "zero.png": lambda good: b"",
-    "page.jpg": lambda good: b"<html>no such picture</html>",
-    "script.png": lambda good: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",  # would be run by Ghostscript
-    "bomb.png": lambda good: encode(Image.new("1", (10_000, 8_001))),  # within PIL's own limit, over ours
+    "page.jpg": lambda good: b"<html>no such image</html>",
+    "script.png": lambda good: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",  # PIL would run it with Ghostscript
+    "bomb.png": lambda good: encode(Image.new("1", (10_000, 8_001))),  # below PIL's limit, above ours
     "float.tiff": lambda good: encode(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"),
 }
 
@@ -269,7 +269,7 @@ def test_bad_images_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
             for file in path.iterdir():
                 archive.write(file, "../link.png" if file.is_symlink() else file.name)
     result = pack(tmp_path / "in.zip" if as_zip else path, progress=False)
-    assert_array_equal(result.images, good)  # the others close the ranks
+    assert_array_equal(result.images, good)  # without gaps
     assert (result.index["count"], result.index["skipped"], result.index["found"]) == (140, 7, 147)
     reasons = {os.path.basename(name): why for name, why in result.index["skipped_first"]}
     assert reasons.keys() == {*BAD, "link.png"}
@@ -279,7 +279,7 @@ def test_bad_images_are_skipped_counted_and_named(tmp_path, capsys, as_zip):
 
 
 def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
-    """The error lists the bad images, and no file is left."""
+    """The error lists the bad images, and no file remains."""
     path = folder(tmp_path, 38)
     spoil(path, ["page.jpg", "zero.png"])  # 2 of 40: exactly 5 %
     assert pack(path).index["skipped"] == 2
@@ -292,7 +292,7 @@ def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
 
 
 def test_strict_stops_at_the_first_bad_image(tmp_path, cache):
-    """`strict` also stops where the pack is in the cache already."""
+    """`strict` also stops if the pack is already in the cache."""
     path = folder(tmp_path)
     spoil(path, ["zero.png"])
     with pytest.raises(UserError, match=r"zero\.png: empty.*`strict`"):
@@ -317,7 +317,7 @@ def test_damaged_zip_entry_is_a_bad_image(tmp_path):
 
 
 def test_memory_is_bounded_by_the_chunks_in_flight(tmp_path, monkeypatch):
-    """A slow consumer: no more chunks are ever begun than workers, the queue and the one in hand allow."""
+    """With a slow consumer, chunks start only for the workers, the queue and the chunk in use."""
     begun = []
     monkeypatch.setattr(pack_module, "CHUNK_BYTES", 1)
     monkeypatch.setattr(pack_module, "_make_chunk", lambda source, positions, *_: begun.append(positions))

@@ -41,7 +41,7 @@ def test_any_change_of_a_folder_changes_its_fingerprint(tmp_path, change):
         one.unlink()
     elif change == "rename":
         one.rename(tmp_path / "9.png")
-    elif change == "rewrite":  # another size at the old date
+    elif change == "rewrite":  # another size with the old date
         old = one.stat()
         one.write_bytes(one.read_bytes() + b" ")
         os.utime(one, ns=(old.st_atime_ns, old.st_mtime_ns))
@@ -51,7 +51,7 @@ def test_any_change_of_a_folder_changes_its_fingerprint(tmp_path, change):
 
 
 def test_zip_is_identified_by_content_not_date(tmp_path):
-    draw(tmp_path / "in" / "1.bmp", 1)  # BMP: another shade has the same number of bytes
+    draw(tmp_path / "in" / "1.bmp", 1)  # a BMP of another shade has the same number of bytes
     path = zip_of(tmp_path / "in", tmp_path / "a.zip")
     before = open_source(str(path)).fingerprint
     os.utime(path, (1e9, 1e9))
@@ -62,7 +62,7 @@ def test_zip_is_identified_by_content_not_date(tmp_path):
 
 
 def test_article_zip_is_not_aligned_celeba(tmp_path):
-    """The article's zip is images, but not aligned CelebA."""
+    """The article's zip contains images of CelebA, but not in the aligned format."""
     draw(tmp_path / "in" / "processed_celeba_small" / "celeba" / "1.jpg")
     (tmp_path / "in" / "__MACOSX").mkdir()
     (tmp_path / "in" / "__MACOSX" / "._1.jpg").write_bytes(b"junk")
@@ -75,7 +75,7 @@ def test_real_celeba_splits_as_published():
         pytest.skip(NO_REAL_FACES)
     source = open_source(REAL_FACES, "train")
     assert (source.is_celeba, source.names[0]) == (True, "img_align_celeba/000001.jpg")
-    assert source.count == min(open_source(REAL_FACES).count, 162_770)  # of all images, or of a cut from the front
+    assert source.count == min(open_source(REAL_FACES).count, 162_770)  # the full set, or its first images
     if source.count < 162_770:
         with pytest.raises(UserError, match="valid"):
             open_source(REAL_FACES, "valid")
@@ -113,7 +113,7 @@ def test_drawn_faces_that_changed_change_the_fingerprint(monkeypatch):
 
 @pytest.fixture
 def mocked_celeb_a(tmp_path):
-    """TFDS's celeb_a as it looks once prepared, with random JPEGs. Imports TensorFlow."""
+    """TFDS's celeb_a as if prepared, with random JPEGs. Imports TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets")
     prepared = tmp_path / "tfds" / "celeb_a" / "2.1.0"
     prepared.mkdir(parents=True)
@@ -130,11 +130,11 @@ def test_tfds_gives_the_encoded_images_of_the_split(mocked_celeb_a):
     source = open_source("tfds:celeb_a", "train")
     assert (source.kind, source.is_celeba, source.count) == ("tfds", True, 9)
     assert [open_source("tfds:celeb_a", split).count for split in ("valid", "test", "all")] == [4, 5, 18]
-    pictures = {at: source.read(at) for at in (3, 0, 1, 2, 8, 4)}  # not quite in order, as threads ask
-    assert all(picture[:3] == b"\xff\xd8\xff" for picture in pictures.values())
-    assert len(set(pictures.values())) == 6
-    assert source.read(0) == pictures[0]  # from the front once more
-    assert open_source("tfds:celeb_a").read(17) == b""  # the mock has nine: a stream that ends early is no crash
+    files = {at: source.read(at) for at in (3, 0, 1, 2, 8, 4)}  # nearly in order, like requests of threads
+    assert all(file[:3] == b"\xff\xd8\xff" for file in files.values())
+    assert len(set(files.values())) == 6
+    assert source.read(0) == files[0]  # restarts the stream
+    assert open_source("tfds:celeb_a").read(17) == b""  # the mock has nine images: a stream that ends early must not raise
 
 
 @pytest.mark.tensorflow
@@ -146,7 +146,7 @@ def test_missing_tfds_is_one_line_with_the_remedy(tmp_path, monkeypatch, caplog)
         with pytest.raises(UserError, match=words) as caught:
             open_source(f"tfds:{data}")
         assert f"tfds:{data}" in str(caught.value)
-    assert not caplog.records  # nor does TFDS add lines of its own
+    assert not caplog.records  # TFDS adds no log lines
 
 
 def test_only_tfds_imports_tensorflow():
@@ -171,16 +171,16 @@ def npy(array):
         ("list.txt", lambda path: path.write_text("words"), "neither a folder"),
         ("page.zip", lambda path: path.write_text("<HTML lang=en>Quota exceeded</HTML>"), "web page"),
         ("page2.zip", lambda path: path.write_text("<!DOCTYPE html><title>Quota exceeded</title>"), "web page"),
-        ("broken.zip", lambda path: path.write_bytes(b"PK\3\4" + bytes(99)), "not a whole zip"),
-        ("zero.zip", lambda path: path.touch(), "not a whole zip"),
+        ("broken.zip", lambda path: path.write_bytes(b"PK\3\4" + bytes(99)), "not a complete zip"),
+        ("zero.zip", lambda path: path.touch(), "not a complete zip"),
         ("bare.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no images"),
         ("float.npy", npy(np.zeros((2, 8, 8, 3))), "float64, not uint8"),
-        ("objects.npy", npy(np.array([{}, []], object)), "not a whole .npy"),
+        ("objects.npy", npy(np.array([{}, []], object)), "not a complete .npy"),
         ("one.npy", npy(np.zeros((64, 64, 3), np.uint8)), r"\(64, 64, 3\)"),
         ("first.npy", npy(np.zeros((2, 3, 64, 64), np.uint8)), r"\(2, 3, 64, 64\)"),
-        ("none.npy", npy(np.zeros((0, 8, 8, 3), np.uint8)), r"shape|whole"),
-        ("short.npy", lambda path: npy(np.zeros((9, 8, 8), np.uint8))(path) or os.truncate(path, 300), "not a whole"),
-        ("html.npy", lambda path: path.write_text("<html>"), "not a whole .npy"),
+        ("none.npy", npy(np.zeros((0, 8, 8, 3), np.uint8)), r"shape|complete"),
+        ("short.npy", lambda path: npy(np.zeros((9, 8, 8), np.uint8))(path) or os.truncate(path, 300), "not a complete"),
+        ("html.npy", lambda path: path.write_text("<html>"), "not a complete .npy"),
     ],
 )  # fmt: skip
 def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):

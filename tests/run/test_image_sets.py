@@ -54,4 +54,4 @@ def test_images_must_be_square_equal_and_enough(tmp_path, monkeypatch):
         Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{name}.png")
     assert "b.png: is 20 x 20, not 16 x 16" in get_refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
     (tmp_path / "mixed" / "b.png").write_bytes(b"no picture")
-    assert "b.png: is no image" in get_refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
+    assert "b.png: not an image" in get_refusal(evaluate, "--run", "mixed", "--count", 2, "--data", DATA)
