@@ -123,7 +123,7 @@ def test_nets_without_bn_have_no_statistics():
 @pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 64, 32, 3), (2, 64, 64, 1), (64, 64, 3)])
 def test_d_refuses_images_of_another_shape(shape):
     state = shapes(PRESETS["torch64"])
-    with pytest.raises(ValueError, match="D takes"):
+    with pytest.raises(ValueError, match="D needs"):
         jax.eval_shape(
             lambda p, x: Discriminator(Nets()).apply({"params": p}, x, train=True, mutable="batch_stats"),
             state.d_params,
