@@ -32,9 +32,8 @@ def assert_equals_reference_run(run):
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():
         assert leaf.dtype == theirs[path].dtype, path
-        assert_array_equal(
-            leaf, theirs[path], err_msg=path
-        )  # the reference run has no NaN: test_reference_run_changes_every_leaf
+        # NaN counts as equal, but the reference run has none: test_reference_run_changes_every_leaf.
+        assert_array_equal(leaf, theirs[path], err_msg=path)
     assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
     for image in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
         assert (run / image).read_bytes() == (get_reference_run().run / image).read_bytes(), image

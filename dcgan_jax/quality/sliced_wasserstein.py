@@ -38,9 +38,8 @@ def sliced_wasserstein(
     distances = {}
     for level, size in enumerate(_list_sizes(side, smallest=16)):
         random = np.random.Generator(np.random.Philox(key=(seed, size)))  # the random numbers of a level do not depend on S
-        axes = _draw_unit_vectors(
-            random, directions, PATCH * PATCH * channels
-        )  # before the corners, so that they do not depend on N
+        # Sampled before the corners, so that the axes do not depend on N.
+        axes = _draw_unit_vectors(random, directions, PATCH * PATCH * channels)
         corners = random.integers(0, size - PATCH + 1, size=(count, patches_per_image, 2))
         # The pyramid is rebuilt per level, so that only one level of both sets is in memory (0.19 GB per set at N = 5000).
         real_patches, fake_patches = (_extract_patches(images, level, corners) for images in (real, fake))

@@ -34,9 +34,8 @@ def test_noise_estimate_equals_the_gradient_on_average():
     many = np.tile(images, (1000, 1, 1, 1))
     for critic in (linear, lambda x: jnp.square(x).sum((1, 2, 3)) / 2):
         slopes = squared_finite_difference(critic(many), critic(many + 0.01 * noise), 0.01).reshape(1000, 4).mean(0)
-        assert_allclose(
-            slopes, squared_gradient_norm(critic, images), rtol=0.2
-        )  # the mean of 1,000 squares has a standard error of 4.5 %
+        # rtol: the mean of 1,000 squares has a standard error of 4.5 %.
+        assert_allclose(slopes, squared_gradient_norm(critic, images), rtol=0.2)
 
 
 def test_gradient_penalty_of_linear_d_is_closed_form():

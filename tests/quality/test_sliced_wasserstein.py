@@ -88,9 +88,8 @@ def add_noise(images, levels):
 
 @pytest.mark.parametrize("corrupt, strengths", [(blur, (0, 1, 2, 4, 8)), (add_noise, (0, 5, 10, 20, 40))])
 def test_score_grows_with_the_corruption(corrupt, strengths):
-    images = draw(
-        40, seed=1
-    )  # compared with their own corrupted copies: the floor of two different sets would hide small corruption
+    # Compares images with their own corrupted copies: the floor of two different sets would hide small corruption.
+    images = draw(40, seed=1)
     growing = [quick(images, corrupt(images, strength)) for strength in strengths]
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
@@ -212,9 +211,8 @@ def down(x):
 
 
 def up(x):
-    matrix = (
-        2 * kernel_matrix(2 * x.shape[1])[:, ::2]
-    )  # without the columns of the inserted zeros; times 2, because half the samples are zeros
+    # Without the columns of the inserted zeros; times 2, because half the samples are zeros.
+    matrix = 2 * kernel_matrix(2 * x.shape[1])[:, ::2]
     return np.einsum("yh,xw,nhwc->nyxc", matrix, matrix, x, optimize=True)
 
 
