@@ -1,6 +1,6 @@
-"""The program that a GPU or TPU gets, without either: it is lowered for them, as experiments/accelerators.py does.
+"""Checks the programs for GPU and TPU without such a device: they are lowered as in experiments/accelerators.py.
 
-Each lowering takes a second, so the nets are toys: the program's form does not depend on their size.
+The networks are toys, so that each lowering takes only a second. The structure of a program does not depend on their size.
 """
 
 import functools
@@ -32,7 +32,7 @@ def test_steps_are_one_loop_without_the_host(platform, dtype):
 @in_each_dtype
 def test_every_leaf_of_the_state_is_donated(platform, dtype):
     program = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS)
-    assert donated(program.mlir_module()) == len(program.in_avals) - 1  # all but the batches
+    assert donated(program.mlir_module()) == len(program.in_avals) - 1  # all inputs except the batches
 
 
 @on_each
@@ -51,23 +51,24 @@ def test_bfloat16_nets_return_float32(platform):
 
 
 def count_needed_convolutions(config: Config) -> dict[str, int]:
-    """Strided convolutions in a step, by role. L of them in each net, of a loss that D's images need no gradient for.
+    """Counts the strided convolutions that a step needs, by role. It assumes a loss without gradient penalties.
 
-    One role serves both nets: D goes down and its input gradients up, G goes up and its input gradients down.
+    D halves the side ("down") and its input gradients double it ("up"). In G it is the reverse.
     """
     nets, optimizer = config.nets, config.optimizer
     levels = (nets.size // nets.base_px).bit_length() - 1
     d_updates, g_updates = optimizer.d_steps, optimizer.g_steps
-    # G draws for each of D's updates and for each of its own, of which the first may take D's last fakes.
+    # G runs for each update of D and of G. The first update of G may reuse the fakes of D's last one.
     g_passes = d_updates + g_updates - (optimizer.g_latents == "same" or optimizer.updates == "alternating")
-    # D sees reals and fakes in its own updates; fakes in G's, and reals too where the loss compares the two.
+    # D runs on reals and fakes in its own updates, and on fakes in G's. Relativistic losses need reals there too.
     d_passes = 2 * d_updates + (2 if config.loss.loss.startswith("relativistic") else 1) * g_updates
     return {
-        "down": d_passes * levels + g_updates * levels,  # D forward; G's input gradients, of all layers: its head is below them
-        # G forward; D's input gradients: not of the first layer in D's updates, whose images learn nothing, but in G's,
-        # where fakes only carry it on to G, since reals do not depend on G.
+        "down": d_passes * levels
+        + g_updates * levels,  # D's forward passes; G's input gradients of all layers, since its head comes before them
+        # G's forward passes; D's input gradients. In D's updates the first layer needs none. In G's updates it does, but only
+        # for fakes, because reals do not depend on G.
         "up": g_passes * levels + 2 * d_updates * (levels - 1) + g_updates * levels,
-        # D's of reals and of fakes in D's updates, G's in G's: D's weights are constant there.
+        # D's weight gradients for reals and fakes in D's updates; G's in G's updates, where D's weights are constant.
         "weights": 2 * d_updates * levels + g_updates * levels,
     }
 
@@ -85,15 +86,15 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_convolutions_are_no_more_than_needed(config):
-    found = {role: 0 for role in ("down", "up", "weights")}
+    counts = {role: 0 for role in ("down", "up", "weights")}
     for (role, _), count in convolutions(lowered(config, "cuda", STEPS).mlir_module()).items():
-        found[role] += count
-    assert found == count_needed_convolutions(config)
+        counts[role] += count
+    assert counts == count_needed_convolutions(config)
 
 
 @pytest.mark.parametrize("name", ["new latents", "same latents"])
 def test_xla_keeps_every_convolution_once(name):
-    """So that the test above counts what runs. By XLA's compiler for CPU, given the accelerators' form of the program."""
+    """So the test above counts the convolutions that really run. XLA's CPU compiler compiles the accelerators' program."""
     assert strided_in_hlo(compiled(CONFIGS[name], "cuda", STEPS).as_text()) == sum(
         count_needed_convolutions(CONFIGS[name]).values()
     )

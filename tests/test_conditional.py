@@ -1,4 +1,4 @@
-"""Runs that draw what they are asked: from the flag to the faces."""
+"""Conditional runs, from the flag --condition to the samples."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from dcgan_jax.data import drawn_faces
 from dcgan_jax.gan.state import LABELS
 
 pytestmark = pytest.mark.integration
-# With all else that adds to the state: vectors of the spectral norm, how much batches vary, the probability of augmentations.
-ASKED = (
+# Includes all other optional parts of the state: spectral norms, minibatch standard deviation, augmentation probability.
+CONDITIONAL = (
     "--condition",
     "Smiling,Eyeglasses,Male",
     "--loss",
@@ -37,10 +37,10 @@ ASKED = (
 
 @pytest.fixture(scope="module")
 def run():
-    """A conditional run of twelve steps; only read."""
+    """Trains a conditional run of twelve steps, once per session. Tests only read it."""
 
     def make(folder):
-        done = train_toy(folder, *ASKED)
+        done = train_toy(folder, *CONDITIONAL)
         assert (done.code, done.faults) == (0, [])
 
     return toy_run.make_once("conditional", make)[0] / "article"
@@ -55,9 +55,9 @@ def test_label_table_matches_the_training_attributes(run):
     table = read_state(run, 12)["labels"]
     assert table.shape == (LABELS, 3)
     every = drawn_faces.compute_face_attributes(0, np.arange(85))
-    wanted = every[:, [drawn_faces.ATTRIBUTES.index(name) for name in ("Smiling", "Eyeglasses", "Male")]]
-    assert abs(table.mean(0) - wanted.mean(0)).max() < 0.05
-    assert {tuple(row) for row in table} <= {tuple(row) for row in wanted}
+    expected = every[:, [drawn_faces.ATTRIBUTES.index(name) for name in ("Smiling", "Eyeglasses", "Male")]]
+    assert abs(table.mean(0) - expected.mean(0)).max() < 0.05
+    assert {tuple(row) for row in table} <= {tuple(row) for row in expected}
 
 
 def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
@@ -71,9 +71,9 @@ def test_sample_depends_on_seed_and_condition_only(run, tmp_path):
 
 @pytest.mark.tensorflow
 def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
-    """Both feeds are tested."""
-    assert train_toy(tmp_path, *ASKED, steps=8).code == 0  # inside an epoch
-    assert train_toy(tmp_path, *ASKED, "--feed", "stream").code == 0
+    """It trains with one feed and resumes with the other."""
+    assert train_toy(tmp_path, *CONDITIONAL, steps=8).code == 0  # stops inside an epoch
+    assert train_toy(tmp_path, *CONDITIONAL, "--feed", "stream").code == 0
     assert read_metric_lines(tmp_path / "article") == read_metric_lines(run)
     ours, theirs = read_state(tmp_path / "article", 12), read_state(run, 12)
     for path in theirs:
@@ -109,7 +109,7 @@ def test_class_folders_become_attributes(tmp_path):
     gan = dcgan_jax.load(tmp_path / "runs" / "article")
     assert gan.attributes == ("cats", "dogs")
     assert (gan.labels(range(20)).sum(1) == 1).all()
-    assert (gan.labels(range(20), {"dogs": 1}) == (0, 1)).all()  # and no cat that is a dog
+    assert (gan.labels(range(20), {"dogs": 1}) == (0, 1)).all()  # a class excludes the others
 
 
 # ---- Bad input ----
@@ -142,8 +142,8 @@ def test_impossible_condition_is_one_line(run, tmp_path):
     plain = toy_run.get_reference_run().run
     assert "was trained without --condition" in get_refusal(sample, "--run", plain, *out, "--condition", "Male=1")
     assert "--asked" in get_refusal(evaluate, "--run", plain, "--count", 40, "--asked")
-    np.save(tmp_path / "pictures.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
-    assert "--asked" in get_refusal(evaluate, "--run", tmp_path / "pictures.npy", "--data", "drawn:85", "--count", 40, "--asked")
+    np.save(tmp_path / "images.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
+    assert "--asked" in get_refusal(evaluate, "--run", tmp_path / "images.npy", "--data", "drawn:85", "--count", 40, "--asked")
 
 
 def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
@@ -155,11 +155,11 @@ def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
     labels = gan.labels(range(20), {"Eyeglasses": 1})
     assert abs(gan.images(gan.latents(range(20)), labels).astype(int) - with_glasses).max() <= 1
     assert (gan.discriminate(with_glasses, labels) != gan.discriminate(with_glasses, 1 - labels)).all()
-    for ask, said in (
+    for request, message in (
         (lambda: gan.images(gan.latents(0)), "is conditional"),
         (lambda: gan.sample(0, {"Smile": 1}), "Smiling"),
         (lambda: gan.sample(0, {"Smiling": 2}), "give 1 or 0"),
         (lambda: gan.discriminate(with_glasses, labels[:3]), "give .20, 3."),
     ):
-        with pytest.raises(UserError, match=said):
-            ask()
+        with pytest.raises(UserError, match=message):
+            request()

@@ -1,4 +1,4 @@
-"""Invariants that span packages: exact resume, one compilation per program, allowed imports. Others are beside their module."""
+"""Invariants of the whole project: exact resume, one compilation per program, allowed imports, names in docstrings."""
 
 import ast
 import io
@@ -27,15 +27,16 @@ PACKAGE = Path(dcgan_jax.__file__).parent
 
 
 def assert_equals_reference_run(run):
-    """Every leaf of the last state, every number and every image of it, bit for bit."""
+    """Compares the last state, all metrics and all images with the reference run, bit for bit."""
     ours, theirs = read_state(run, STEPS), read_state(get_reference_run().run, STEPS)
     assert list(ours) == list(theirs)
     for path, leaf in ours.items():
         assert leaf.dtype == theirs[path].dtype, path
-        assert_array_equal(leaf, theirs[path], err_msg=path)  # NaN here would be none there: whole() was checked
+        # NaN counts as equal, but the reference run has none: test_reference_run_changes_every_leaf.
+        assert_array_equal(leaf, theirs[path], err_msg=path)
     assert read_metric_lines(run) == read_metric_lines(get_reference_run().run)
-    for picture in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
-        assert (run / picture).read_bytes() == (get_reference_run().run / picture).read_bytes(), picture
+    for image in ("reals.png", "losses.png", *(f"samples/{step:08d}.png" for step in (0, 4, 8, 12))):
+        assert (run / image).read_bytes() == (get_reference_run().run / image).read_bytes(), image
 
 
 # ---- Resume is exact ----
@@ -47,14 +48,14 @@ def test_reference_run_changes_every_leaf():
     for path, leaf in states[2].items():
         if np.issubdtype(leaf.dtype, np.floating):
             assert np.isfinite(leaf).all(), path
-            assert (leaf != states[0][path]).any(), path  # every leaf has moved: a lost one would show
+            assert (leaf != states[0][path]).any(), path  # every leaf changes, so a lost leaf would be detected
             assert (leaf != states[1][path]).any(), path
 
 
 @pytest.mark.tensorflow
 @pytest.mark.integration
 def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
-    """SIGTERM while the loop waits for a step's numbers, Ctrl-C between two steps, and the last leg from the other feed."""
+    """It gets SIGTERM while the loop waits for metrics, then Ctrl-C between two steps. The last part uses the other feed."""
     with monkeypatch.context() as patch:
         real = Logs.write
 
@@ -96,7 +97,7 @@ def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
 
 @pytest.mark.integration
 def test_extended_run_equals_one_of_full_length(tmp_path):
-    """And it makes no difference how often it was saved on the way."""
+    """The interval of saves makes no difference."""
     assert train_toy(tmp_path, "--save-every-steps", 2, steps=6).code == 0
     done = train_toy(tmp_path, steps=12)
     assert done.code == 0
@@ -112,7 +113,7 @@ from dcgan_jax.train import main
 real = Logs.write
 def write(self, steps, values):
     real(self, steps, values)
-    self.flush()  # the worst case: lines of steps that no checkpoint has are on the disk, the last one half
+    self.flush()  # worst case: the file has lines of steps without a checkpoint, and the last line is incomplete
     if steps.stop == 11:
         with open(self.file, "a") as file:
             file.write('{"step": 12, "ima')
@@ -137,15 +138,15 @@ def test_killed_run_resumes_exactly_from_its_last_save(tmp_path):
     assert (run / "metrics.jsonl").read_text().endswith('{"step": 12, "ima')
     done = train_toy(tmp_path)
     assert done.code == 0, done
-    assert "resumes from step 8" in done.out or "resumes from step 4" in done.out  # the kill may fall into the save of step 8
+    assert "resumes from step 8" in done.out or "resumes from step 4" in done.out  # the kill may interrupt the save of step 8
     assert_equals_reference_run(run)
 
 
-# ---- One program a run ----
+# ---- One program per run ----
 
 
 def test_run_compiles_each_program_once():
-    """Over two epochs' ends, four saves, twelve grids of numbers."""
+    """The reference run includes ends of epochs, four saves, and log lines."""
     assert get_reference_run().traces == ONCE
 
 
@@ -174,25 +175,44 @@ MAY_IMPORT = {  # packages and modules, within the project
     "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
     "run": {"run", "batch", "data", "gan", "quality", "config", "config_rules", "presets", "files"},
-    "explorations": {"explorations", "api", "data", "gan", "quality", "run", "config", "seeds"},  # methods of what api loads
+    "explorations": {
+        "explorations",
+        "api",
+        "data",
+        "gan",
+        "quality",
+        "run",
+        "config",
+        "seeds",
+    },  # methods of the object that api.load returns
     "api": {"explorations", "data", "gan", "quality", "run", "config", "files", "seeds"},
     "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files", "arguments"},
-    "export.numpy_generator": set(),  # it is written beside exported weights
-    "__main__": {"cli", "config", "train", "sample", "evaluate", "prepare", "explore", "report", "export"},  # completed flags
+    "export.numpy_generator": set(),  # the export copies this file next to the weights
+    "__main__": {
+        "cli",
+        "config",
+        "train",
+        "sample",
+        "evaluate",
+        "prepare",
+        "explore",
+        "report",
+        "export",
+    },  # for the completion of flags
 }
 FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", "seeds", "arguments", *PACKAGES}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 
 def list_imports(file):
-    """Names of all modules that a file imports anywhere in it, in full: dcgan_jax.data.pack, numpy ..."""
+    """Lists the full names of all modules that a file imports anywhere: dcgan_jax.data.pack, numpy ..."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative imports hide the package"
-            # From a package comes a module or a name: `from dcgan_jax.run import logs` is dcgan_jax.run.logs.
+            # The imported name may be a module: `from dcgan_jax.run import logs` is dcgan_jax.run.logs.
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -202,7 +222,7 @@ def list_sources():
 
 
 def get_part(path):
-    """The package a file is in, or its own name where it has rules of its own."""
+    """Returns the package of a file, or the file's own name if MAY_IMPORT has rules for it."""
     name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return name if name in COMMANDS | MAY_IMPORT.keys() else name.split(".")[0]
 
@@ -221,7 +241,7 @@ def test_module_imports_are_allowed(file):
     ids=lambda file: str(file.relative_to(PACKAGE)),
 )
 def test_gan_and_quality_have_no_side_effects(file):
-    """They touch no file, clock or global randomness."""
+    """They import no module for files, clocks or global random numbers."""
     tops = {name.split(".")[0] for name in list_imports(file)}
     assert not tops & SIDE_EFFECTS
 
@@ -241,20 +261,20 @@ import dcgan_jax.train, dcgan_jax.sample, dcgan_jax.evaluate, dcgan_jax.prepare
 heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "tensorboardX", "torch"} & set(sys.modules)
 assert not heavy, heavy
 import jax
-jax.config.update("jax_num_cpu_devices", 3)  # raises where importing has started the devices
+jax.config.update("jax_num_cpu_devices", 3)  # raises if an import has started the devices
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
-# ---- Names in words ----
+# ---- Names in docstrings and comments ----
 
-FOREIGN = {"optimization_barrier"}  # of JAX, named and not used
+FOREIGN = {"optimization_barrier"}  # a name of JAX that the code does not use
 
 
 def collect_names(tree):
-    """(names that other files may mean: functions, classes, arguments, attributes, constants, words; local variables)."""
+    """Returns (names that other files may refer to: functions, classes, arguments, attributes, constants, words; local names)."""
     shared, local = set(), set()
     for node in ast.walk(tree):
         match node:
@@ -267,7 +287,7 @@ def collect_names(tree):
             case ast.alias():
                 shared |= {*node.name.split("."), node.asname}
             case ast.Constant(value=str(text)) if re.fullmatch(r"[\w-]+", text):
-                shared.add(text)  # a key of a file, a command, a choice
+                shared.add(text)  # such as a key of a file, a command, a choice
             case ast.Name():
                 local.add(node.id)
     shared |= {
@@ -287,7 +307,7 @@ def collect_names(tree):
 
 
 def quoted_names(file):
-    """(line, name) of each `name` in the file's docstrings and comments."""
+    """Lists (line, name) of each `name` in the file's docstrings and comments."""
     text = file.read_text()
     words = [
         (token.start[0], token.string)
@@ -299,7 +319,7 @@ def quoted_names(file):
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     ]
-    return [(line, name) for line, said in words for name in re.findall(r"`([A-Za-z_][\w.]*)`", said)]
+    return [(line, name) for line, sentence in words for name in re.findall(r"`([A-Za-z_][\w.]*)`", sentence)]
 
 
 def test_names_in_docstrings_and_comments_exist():

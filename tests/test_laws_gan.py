@@ -1,4 +1,4 @@
-"""Invariants that span the modules of gan/: k steps, several devices, donation, one program."""
+"""Invariants of the training step: k steps per call, several devices, donation, one program."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ CONFIG = make_tiny_config("torch64", flip=True)
 
 @pytest.fixture(scope="module")
 def one_by_one():
-    """(batches (2, 4, S, S, C), the state after both, stacked metrics) of two calls of train_step."""
+    """Calls the step twice. Returns (batches (2, 4, S, S, C), the final state, stacked metrics)."""
     batches = np.stack([make_images(CONFIG, seed) for seed in (0, 1)])
     state, metrics, step = make_toy_state(CONFIG), [], CompiledStep(CONFIG)
     with fused_loops():
@@ -39,18 +39,18 @@ def test_two_steps_in_a_call_equal_two_calls(one_by_one):
     kernel = start.g_params["head"]["kernel"]
     with fused_loops():
         state, metrics = jax.jit(make_train_steps(CONFIG), donate_argnames="state")(start, Batch(batches))
-    assert kernel.is_deleted()  # donated, and the result is the same
+    assert kernel.is_deleted()  # the state was donated
     for path, leaf in get_leaves(state).items():
         assert_array_equal(leaf, get_leaves(expected)[path], err_msg=path)
     for name in expected_metrics.keys() - {"g_grad_norm"}:
         assert_array_equal(metrics[name], expected_metrics[name], err_msg=name)
-    # A sum over all of G's gradient, which XLA adds up in another order where the programs differ. Nothing is computed from it.
+    # This sum over all of G's gradient may have another order in another program. Nothing else depends on it.
     assert_allclose(metrics["g_grad_norm"], expected_metrics["g_grad_norm"], rtol=1e-6)
 
 
 def test_accelerator_scan_equals_two_steps(one_by_one, monkeypatch):
     batches, expected, expected_metrics = one_by_one
-    with monkeypatch.context() as patch:  # only the choice between loop and scan; the convolutions are traced later, as on CPU
+    with monkeypatch.context() as patch:  # only for the choice between loop and scan; convolutions are traced later, for CPU
         patch.setattr(jax, "default_backend", lambda: "gpu")
         scan = make_train_steps(CONFIG)
     state, metrics = jax.jit(scan)(make_toy_state(CONFIG), Batch(batches))
@@ -60,14 +60,14 @@ def test_accelerator_scan_equals_two_steps(one_by_one, monkeypatch):
 
 
 def assert_same_run(state, expected):
-    """To float tolerance: sums in another order, and Adam's first steps, whose size is the rate whatever the gradient's."""
+    """Compares two states. Tolerances allow for sums in another order and for Adam's first steps, whose size is fixed."""
     expected = get_leaves(expected)
-    # Batch norm takes away what the bias before it adds: that gradient is 0 but for rounding, which Adam enlarges to its step.
+    # BN removes the bias before it, so that bias has a gradient of 0 apart from rounding. Adam turns this into a full step.
     means = [path for path in expected if path.endswith("_norm/mean")]
     idle = [path.replace("_stats/", "_params/").replace("_norm/mean", "/bias") for path in means]
     for path, leaf in get_leaves(state).items():
         if path.startswith(("g_params", "d_params", "ema_params")):
-            # A gradient within rounding of 0 may send a weight the other way: 2 steps of 2e-4 each way, for a few weights.
+            # If a gradient is near 0, rounding may change the direction of a step: 2 steps of 2e-4 either way, for a few weights.
             gap = np.abs(leaf - expected[path])
             assert gap.max() <= 9e-4, path
             assert path in idle or np.mean(gap > 1e-5) < 0.02, path
@@ -131,7 +131,7 @@ print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in st
 
 @pytest.mark.integration
 def test_eight_devices_train_as_one():
-    """In a process of its own: the number of devices is fixed when JAX starts."""
+    """Runs in a separate process, because the number of devices is fixed when JAX starts."""
     tests = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", EIGHT],
@@ -147,7 +147,7 @@ def test_eight_devices_train_as_one():
 
 
 def test_step_keeps_every_type_and_shape():
-    """One compiled program can therefore serve the whole run."""
+    """So one compiled program is enough for the whole run."""
     state = describe_state(CONFIG)
     after, metrics = jax.eval_shape(make_train_step(CONFIG), state, Batch(jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), after) == jax.tree.map(

@@ -1,4 +1,4 @@
-"""Several processes are one run: the numbers of one process with as many devices, and checkpoints for any number of them."""
+"""Several processes train one run. It equals the run of one process with as many devices, and any number can resume it."""
 
 import re
 import signal
@@ -27,7 +27,7 @@ def finish(*processes):
 
 
 def start_two(parent, *arguments, second=()):
-    """Two processes of two devices each; `second` are flags of the second alone."""
+    """Starts two processes with two devices each. second: flags for the second process only."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -37,7 +37,10 @@ def start_two(parent, *arguments, second=()):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """(run, the step it stopped at, the outputs): two processes of two devices each, on streamed data, the second signalled."""
+    """Trains with two processes of two devices each and --feed stream, until the second gets SIGTERM.
+
+    Returns: (run, the step it stopped at, the outputs).
+    """
     parent = tmp_path_factory.mktemp("two")
     first, second = start_two(parent, "--steps", 100_000, "--feed", "stream")
     while first.poll() is None and not (parent / "article" / "checkpoints" / "4").exists():
@@ -49,7 +52,7 @@ def two_processes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_process(two_processes, tmp_path_factory):
-    """The run of one process with four devices, of as many steps."""
+    """Trains the same number of steps with one process and four devices."""
     parent = tmp_path_factory.mktemp("one")
     finish(start_toy(parent, "--steps", two_processes[1], device_count=4))
     return parent / "article"
@@ -65,7 +68,7 @@ def equal(ours, theirs, **tolerance):
 
 
 def test_two_processes_equal_one_of_as_many_devices(two_processes, one_process):
-    # The sums over devices are the same; processes may add them in another order, and Adam enlarges that.
+    # Processes may sum over devices in another order, and Adam enlarges the difference.
     run, stopped, _ = two_processes
     equal(read_state(run, stopped), read_state(one_process, stopped), atol=1e-4, rtol=1e-3)
     ours, theirs = ([line for line in read_metric_lines(each) if line["step"] <= 4] for each in (run, one_process))
@@ -83,12 +86,12 @@ def test_signal_to_one_process_stops_all_at_one_step(two_processes):
 def test_only_the_first_process_prints_and_writes(two_processes):
     run, stopped, (first, second) = two_processes
     assert "4 x cpu in 2 processes" in first
-    # Gloo, which carries JAX's sums between CPU processes, greets from C++ in these pieces, two threads at once.
+    # Gloo, which JAX uses between CPU processes, prints these messages from C++, from two threads at once.
     greeting = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d+|\s+"
     assert re.sub(greeting, "", second) == ""
     assert (run / "samples" / f"{stopped:08d}.png").exists()
     steps = [line["step"] for line in read_metric_lines(run)]
-    assert steps == sorted(set(steps))  # a second writer would have doubled the lines
+    assert steps == sorted(set(steps))  # two writers would have written each line twice
 
 
 def test_any_number_of_processes_resumes(two_processes, tmp_path):
@@ -112,7 +115,7 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
 
 def test_error_in_the_first_process_ends_the_second(tmp_path):
     (tmp_path / "article").mkdir()
-    (tmp_path / "article" / "other.txt").touch()  # the folder is no run: the first process refuses it
+    (tmp_path / "article" / "other.txt").touch()  # a folder that is no run, which the first process refuses
     first, second = start_two(tmp_path, "--steps", 4)
     errors = [process.communicate(timeout=240)[1] for process in (first, second)]
     assert [first.returncode, second.returncode] == [2, 2]

@@ -89,7 +89,7 @@ def test_browser_shows_curves_and_samples(tmp_path, count):
         assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing is wider than the phone
         assert page.locator("#plot .curve").count() == 2 * count
         assert "generator" in page.inner_text("#read")
-        page.select_option("#group", "D is right on")
+        page.select_option("#group", "D's hit rate")
         assert "generated images" in page.inner_text("#read")
         measures = [name for name in page.locator("#group option").all_inner_texts() if name.startswith("score by")]
         assert len(measures) == min(count, 2)  # those of one measure share a chart

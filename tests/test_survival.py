@@ -1,4 +1,4 @@
-"""What ends a process or a disk must not end a run. The long version of the kills: experiments/kill_test.py."""
+"""A run survives kills, signals, full disks and moves, and resumes. experiments/kill_test.py is the long version of the kills."""
 
 import functools
 import json
@@ -33,26 +33,29 @@ def test_run_killed_in_critical_moments_resumes_exactly(tmp_path, small):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     assert kill_test.life(tmp_path / "whole") == 0
-    assert kill_test.survive(tmp_path / "killed", iter(KILLS)) >= 2  # a moment may pass unseen
+    assert kill_test.survive(tmp_path / "killed", iter(KILLS)) >= 2  # a moment may be too short to be caught
     ours, theirs = (kill_test.outcome(tmp_path / name / "runs" / "r") for name in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def until(process, seen, longest_s=120):
-    """Waits until something is seen while the process lives."""
+def until(process, condition, longest_s=120):
+    """Waits until condition() is true. Fails if the process ends before."""
     end = time.monotonic() + longest_s
-    while not seen():
+    while not condition():
         if process.poll() is not None or time.monotonic() > end:
             process.kill()
             raise AssertionError(process.communicate())
         time.sleep(0.001)
 
 
-def start_and_signal(tmp_path, seen, *numbers):
-    """(run, exit code, stdout, lines of stderr) of a run without end that gets these signals as soon as seen(run)."""
+def start_and_signal(tmp_path, condition, *numbers):
+    """Starts a very long run and sends it these signals once condition(run) is true.
+
+    Returns: (run, exit code, stdout, lines of stderr).
+    """
     process, run = start_toy(tmp_path, "--steps", 1_000_000), tmp_path / "article"
-    until(process, lambda: seen(run))
+    until(process, lambda: condition(run))
     for number in numbers:
         process.send_signal(number)
     return run, *wait_for_end(process)
@@ -60,7 +63,7 @@ def start_and_signal(tmp_path, seen, *numbers):
 
 @functools.cache
 def straight() -> Path:
-    """The toy run, resumed at its end for 8 more steps without interruption; only read."""
+    """Extends the reference run by 8 steps without interruption, once per session. Tests only read it."""
 
     def make(folder):
         copy_run(get_reference_run().run, folder)
@@ -82,9 +85,9 @@ def wait_for_end(process):
 
 
 def test_full_disk_is_one_line_then_resumes(tmp_path):
-    """No file may grow to what the description of a checkpoint needs: as a full disk, for whoever runs the tests."""
+    """A limit on the size of files, below that of a checkpoint's metadata, acts like a full disk. It needs no root rights."""
     run = copy_run(get_reference_run().run, tmp_path)
-    # Not the arrays' files: how TensorStore's threads share the arrays out among them differs from save to save.
+    # The files of arrays cannot serve as the limit: TensorStore distributes the arrays differently at each save.
     needed = (run / "checkpoints" / "12" / "training" / "_METADATA").stat().st_size
     before = toy_run.hash_tree(run / "checkpoints")
     full = start_toy(tmp_path, "--steps", STEPS + 8, "--no-tensorboard")
@@ -106,13 +109,13 @@ def test_vanished_workdir_is_one_line(tmp_path):
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith("error: ")
     assert str(tmp_path / "drive" / "article") in err[0]
-    assert list_steps(tmp_path / "unmounted" / "article")  # a run that is only somewhere else
+    assert list_steps(tmp_path / "unmounted" / "article")  # the moved run is still complete
 
 
 def test_closed_terminal_ends_with_a_save(tmp_path):
     process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
-    process.stdout.close()  # nobody reads any more
+    process.stdout.close()  # as with a closed terminal, nobody reads the output
     process.send_signal(signal.SIGHUP)
     try:
         assert process.wait(timeout=120) == 0
@@ -124,8 +127,8 @@ def test_closed_terminal_ends_with_a_save(tmp_path):
 
 
 def test_sigterm_before_the_first_step_is_one_line(tmp_path):
-    process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packs for a while
-    until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # the line before it is out
+    process = start_toy(tmp_path, "--steps", 12, "--data", "drawn:200000")  # packing takes a while
+    until(process, lambda: list((toy_run.CACHE / "packs").glob(".packing@*/images.npy")))  # packing has started
     process.send_signal(signal.SIGTERM)
     code, _, err = wait_for_end(process)
     assert (code, err) == (143, ["interrupted: what was saved before is kept"])
@@ -136,7 +139,7 @@ def test_sigterm_before_the_first_step_is_one_line(tmp_path):
 
 
 def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
-    def compiles(run):  # or is about to
+    def compiles(run):  # or will do so next
         return (run / "reals.png").exists()
 
     run, code, out, err = start_and_signal(tmp_path, compiles, signal.SIGINT)
@@ -145,7 +148,7 @@ def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
 
 
 def test_sigterm_during_a_save_completes_it(tmp_path):
-    """This holds for any number of signals."""
+    """Two signals make no difference."""
 
     def saves(run):
         return list((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
@@ -165,12 +168,12 @@ def test_ctrl_c_twice_ends_at_once_and_resumes(tmp_path):
     assert f"resumes from step {last}" in train_toy(tmp_path, steps=last + 4).out
 
 
-# ---- A disk that is read-only, another place, another time, another version ----
+# ---- Read-only disk, another folder, another time, another version ----
 
 
 @pytest.fixture
 def mount(tmp_path):
-    """Mounts a tmpfs of so many bytes at a new folder; skips where that is not allowed."""
+    """Returns mount(size_bytes), which mounts a tmpfs at a new folder. Skips the test if that is not allowed."""
     mounted = []
 
     def mount(size_bytes):
@@ -204,7 +207,7 @@ def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
 
 
 def test_full_disk_while_training_then_room(mount, tmp_path):
-    """A real one, smaller than the saves that are to be kept."""
+    """The disk is a small tmpfs, too small for the checkpoints to keep."""
     place = mount(950_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
     code, _, err = wait_for_end(process)
@@ -230,10 +233,10 @@ def test_moved_run_resumes_exactly(tmp_path):
 
 @pytest.mark.parametrize("jump_s", [-10 * 365 * 86400, 10 * 365 * 86400])
 def test_clock_jump_changes_nothing(tmp_path, monkeypatch, jump_s):
-    run, expected = copy_run(get_reference_run().run, tmp_path), straight()  # which is made by the true clock
+    run, expected = copy_run(get_reference_run().run, tmp_path), straight()  # made before the clock is patched
     now, offsets, settle = time.time, [0], checkpoints.Checkpoints.settle
 
-    def then_jumps(saved):  # forth and back, whenever no save is under way
+    def then_jumps(saved):  # forward and back again, while no save is running
         settle(saved)
         offsets.append(jump_s - offsets[-1])
 

@@ -1,4 +1,4 @@
-"""D's logits and features of given images: without augmentation or dropout, with running statistics."""
+"""Computes D's logits and features of given images, without augmentation or dropout and with running statistics."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ from dcgan_jax.gan.pixels import scale_pixels
 
 
 def make_compute_logits(config: Config) -> Callable[..., jax.Array]:
-    """f(d_params, d_stats, images (N, S, S, C) uint8, labels (N, A) or None) -> (N,) float32 logits, each of its own image
-    alone. Pure: jit it.
+    """Makes a function that computes D's logits. Each logit depends on its own image alone. Pure: jit it.
 
-    With BN they are not the logits of training, where each kind of image is normalised by its own batch: compare logits
-    of several kinds with each other, not with the loss's boundary.
+    Returns: f(d_params, d_stats, images (N, S, S, C) uint8, labels (N, A) or None) -> (N,) float32.
+    With BN these differ from the logits in training, where real and generated batches are normalised separately. Compare the
+    logits of several sets of images with each other, not with the loss's boundary.
     """
     discriminator = Discriminator(config.nets)
 
@@ -28,19 +28,22 @@ def make_compute_logits(config: Config) -> Callable[..., jax.Array]:
 
 
 def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
-    """f(d_params, d_stats, images (N, S, S, C) uint8) -> (N, P) float32: each layer's features, the largest in each cell of a
-    grid as fine as D's last feature map, one layer after the other. Pure: jit it. Source: arXiv:1511.06434, section 5.1.
+    """Makes a function that extracts the features of all D's convolutions, max-pooled. Pure: jit it.
+
+    Each feature map is max-pooled to the side of D's last one, flattened, and joined with those of the other layers.
+    Returns: f(d_params, d_stats, images (N, S, S, C) uint8) -> (N, P) float32.
+    Source: Radford et al. 2016, arXiv:1511.06434, section 5.1.
     """
     discriminator, cells = Discriminator(config.nets), config.nets.base_px
 
     def extract_features(params: dict, stats: dict, images: jax.Array) -> jax.Array:
         conditions = config.nets.conditions
-        labels = jnp.zeros((len(images), len(conditions))) if conditions else None  # the features come before them
-        _, found = discriminator.apply(
+        labels = jnp.zeros((len(images), len(conditions))) if conditions else None  # features do not depend on labels
+        _, captured = discriminator.apply(
             {"params": params, "batch_stats": stats}, scale_pixels(images, config.nets), False, labels, mutable="intermediates"
         )
         pooled = []
-        for x in found["intermediates"]["features"]:  # (N, S/2, S/2, C), (N, S/4, S/4, 2C) ...
+        for x in captured["intermediates"]["features"]:  # (N, S/2, S/2, C), (N, S/4, S/4, 2C) ...
             count, side, _, channels = x.shape
             cell = side // cells
             pooled.append(x.reshape(count, cells, cell, cells, cell, channels).max((2, 4)).reshape(count, -1))

@@ -1,4 +1,4 @@
-"""Adversarial losses, a few lines each with their paper. All take logits and return one float32 per image, (B,)."""
+"""Adversarial losses, each with its source. All take D's logits and return one value per image, (B,) float32."""
 
 import functools
 from collections.abc import Callable
@@ -10,17 +10,18 @@ from dcgan_jax.config import Loss
 
 
 class AdversarialLoss(NamedTuple):
-    """The losses of D and G: each takes real_logits and fake_logits, (B,) float32, and returns (B,) float32."""
+    """The losses of D and of G. Each takes real_logits and fake_logits, (B,) float32, and returns (B,) float32."""
 
     d: Callable[[jax.Array, jax.Array], jax.Array]
-    g: Callable[..., jax.Array]  # gets None for real_logits where it does not need them
-    g_needs_real: bool = False  # G's loss also depends on D's logits of real images
-    # The logit between "fake" and "real". None: only differences of logits count; use the middle of the batch's two means.
+    g: Callable[..., jax.Array]  # gets None as real_logits if not g_needs_real
+    g_needs_real: bool = False  # whether G's loss also depends on D's logits of real images
+    # The logit above which an image counts as classified "real". None: the loss depends on differences of logits only; then the
+    # boundary is the middle between the means of the real and of the fake logits of the batch.
     boundary: float | None = 0.0
 
 
 def nonsaturating_d(real_logits: jax.Array, fake_logits: jax.Array, real_label: float = 1.0) -> jax.Array:
-    """Cross-entropy of real against real_label plus fake against 0: 2 log 2 where D cannot tell and real_label is 1.
+    """Cross-entropy of real images against real_label plus that of fakes against 0. At logits 0 it is 2 log 2 (real_label 1).
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1, rewritten for logits; real_label below 1 is the one-sided
     smoothing of Salimans et al. 2016, arXiv:1606.03498, section 3.4.
@@ -30,7 +31,7 @@ def nonsaturating_d(real_logits: jax.Array, fake_logits: jax.Array, real_label: 
 
 
 def nonsaturating_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Cross-entropy of fake against 1, log 2 where D cannot tell. Source: arXiv:1406.2661, section 3, last paragraph."""
+    """Cross-entropy of fakes against 1, log 2 at logits 0. Source: arXiv:1406.2661, section 3, last paragraph."""
     return jax.nn.softplus(-fake_logits)
 
 
@@ -45,17 +46,17 @@ def least_squares_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array
 
 
 def hinge_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Distance from the margins +1 and -1, 0 beyond them. Source: Lim and Ye 2017, arXiv:1705.02894, section 3."""
+    """Hinge loss with margins +1 for real images and -1 for fakes. Source: Lim and Ye 2017, arXiv:1705.02894, section 3."""
     return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
 
 
 def hinge_g(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """D's negated logit. Source: arXiv:1705.02894, section 3."""
+    """The negative of D's logit. Source: arXiv:1705.02894, section 3."""
     return -fake_logits
 
 
 def wasserstein_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """The difference of the critic's outputs, which only a gradient penalty bounds.
+    """The difference of the critic's outputs. It has no lower bound without a gradient penalty.
 
     Source: Arjovsky et al. 2017, arXiv:1701.07875, equation 2.
     """
@@ -66,8 +67,10 @@ wasserstein_g = hinge_g
 
 
 def relativistic_average_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """Compares each real image with the average fake, and each fake with the average real image. The sum of both is not halved,
-    as in the paper's equation. Source: Jolicoeur-Martineau 2018, arXiv:1807.00734, section 3.4 (RaSGAN).
+    """Compares each real image with the average fake, and each fake with the average real image.
+
+    The sum of both is not halved, as in the paper's equation.
+    Source: Jolicoeur-Martineau 2018, arXiv:1807.00734, section 3.4 (RaSGAN).
     """
     return jax.nn.softplus(fake_logits.mean() - real_logits) + jax.nn.softplus(fake_logits - real_logits.mean())
 
@@ -80,8 +83,8 @@ def relativistic_average_g(real_logits: jax.Array, fake_logits: jax.Array) -> ja
 def relativistic_paired_d(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
     """Compares each real image with the fake at the same position of the batch.
 
-    Source: arXiv:1807.00734, section 3.3 (RSGAN); R3GAN's loss (Huang et al. 2024, arXiv:2501.05441, equation 2) when
-    R1 and R2 are added.
+    With R1 and R2 it is R3GAN's loss (Huang et al. 2024, arXiv:2501.05441, equation 2).
+    Source: arXiv:1807.00734, section 3.3 (RSGAN).
     """
     return jax.nn.softplus(fake_logits - real_logits)
 
@@ -102,7 +105,7 @@ LOSSES = {
 
 
 def make_loss(loss: Loss) -> AdversarialLoss:
-    """The adversarial loss that the config names, with its smoothed label, which only bce has (config_rules.py)."""
+    """Returns the losses that the config names, with its real_label. config_rules.py allows label smoothing for bce only."""
     chosen = LOSSES[loss.loss]
     if loss.real_label == 1:
         return chosen

@@ -1,9 +1,9 @@
-"""Generator and discriminator: one configurable pair for every published DCGAN (Radford et al. 2016, arXiv:1511.06434).
+"""The generator and the discriminator. One configurable pair covers all published DCGANs (Radford et al. 2016, arXiv:1511.06434).
 
-Each network is a loop over the blocks in the middle of this file: `upsample` or `downsample`, and `refine`. What only some
-published networks have is in one function each. These functions make Flax layers that belong to the network which calls them
-(`nn.compact`). T1 to T17 in comments are the traps of docs/published-dcgans.md, section 5. A layer's name is that of its
-parameters and, in Flax, part of its random key: a renamed layer cannot read old checkpoints and starts from other values.
+Each network is a loop over blocks: `upsample` or `downsample`, and `refine`. A feature that only some published networks have is
+a function of its own. These functions create Flax layers, which belong to the network that calls the function (`nn.compact`).
+"T1" to "T17" in comments refer to the list in docs/published-dcgans.md, section 5. Do not rename layers: parameters have the
+layer's name, and Flax derives random keys from it. A renamed layer cannot load old checkpoints and gets other initial values.
 """
 
 import functools
@@ -20,28 +20,28 @@ from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
 
 LEAKY_SLOPE = 0.2
-# The share of running statistics that a step keeps. PyTorch's default, which it writes as the other share, 0.1; Flax's own is
-# 0.99, ten times slower (T3).
+# The share of the running statistics that each pass keeps. It equals PyTorch's default momentum of 0.1, which is the share of the
+# new value. Flax's default of 0.99 is ten times slower (T3).
 BN_MOMENTUM = 0.9
 
 
 def list_g_widths(nets: Nets) -> tuple[int, ...]:
-    """G's channels, from its head towards the image; the image's own are not among them."""
+    """Lists the channels of G's feature maps, from the head towards the image. The image is not in the list."""
     levels = int(math.log2(nets.size // nets.base_px))
     return tuple(nets.width * m for m in nets.g_multipliers or [2 ** (levels - 1 - i) for i in range(levels)])
 
 
 def list_d_widths(nets: Nets) -> tuple[int, ...]:
-    """D's channels, from the image inwards."""
+    """Lists the channels of D's feature maps, from the image towards the head."""
     levels = int(math.log2(nets.size // nets.base_px))
     return tuple(nets.width * m for m in nets.d_multipliers or [2**i for i in range(levels)])
 
 
 class Generator(nn.Module):
-    """Latents to images: a dense head, then up-samplings that double the side.
+    """Maps latents to images: a dense head, then transposed convolutions that double the side.
 
-    bn_momentum: the share of running statistics kept by a pass; 0 leaves the batch's own.
-    conv_implementation: of the strided convolutions, see `gan/conv/`.
+    bn_momentum: the share of the running statistics that a pass keeps; with 0 they become those of the batch.
+    conv_implementation: the implementation of the strided convolutions, see `gan/conv/`.
     """
 
     nets: Nets
@@ -50,10 +50,10 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
-        """latents (B, latent_dim) float32 -> images (B, S, S, C) float32 in G's output range.
+        """Generates images: latents (B, latent_dim) float32 -> (B, S, S, C) float32 in G's output range.
 
-        labels: (B, A) of 0 and 1, the requested attributes, where the recipe is conditional.
-        train: normalise by the batch's statistics and update the running ones ("batch_stats"), else use the running ones.
+        train: whether BN uses the batch's statistics and updates the running ones ("batch_stats"); else it uses the running ones.
+        labels: (B, A) of 0 and 1, the requested attributes. A conditional recipe needs them.
         """
         nets = self.nets
         batch_norm = functools.partial(normalize_batch, nets, train, self.bn_momentum)
@@ -62,7 +62,7 @@ class Generator(nn.Module):
         if nets.condition:
             assert labels is not None, "a conditional recipe: labels needed"
             latents = jnp.concatenate([latents, to_signs(labels)], 1)  # (B, latent_dim + A)
-        x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), here 4 px
+        x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), below with 4 px
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
         x = x.astype(nets.compute_dtype)
         for i, features in enumerate(list_g_widths(nets)[1:]):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
@@ -74,29 +74,30 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to logits: convolutions that halve the side, then a dense head."""
+    """Maps images to logits: convolutions that halve the side, then a dense head."""
 
     nets: Nets
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
-        """images (B, S, S, C) float32 in G's output range -> logits (B,) float32, before any sigmoid.
+        """Computes logits: images (B, S, S, C) float32 in G's output range -> (B,) float32, before any sigmoid.
 
-        train: as for Generator; with d_dropout above 0 it also takes a "dropout" key.
-        labels: (B, A) of 0 and 1, the attributes that the images should have, where the recipe is conditional.
+        train: as for `Generator`; it also enables dropout, which needs a "dropout" key.
+        labels: (B, A) of 0 and 1, the attributes of the images or those requested. A conditional recipe needs them.
+        Raises: ValueError for images of another side or number of channels.
         """
         nets = self.nets
-        if images.shape[1:] != (nets.size, nets.size, nets.channels):  # a wrong side would pass through silently (T17)
-            raise ValueError(f"D takes {(nets.size, nets.size, nets.channels)} images, not {images.shape[1:]}")
+        if images.shape[1:] != (nets.size, nets.size, nets.channels):  # some wrong sides would cause no error (T17)
+            raise ValueError(f"D needs {(nets.size, nets.size, nets.channels)} images, not {images.shape[1:]}; resize them")
         norm = functools.partial(normalize_batch, nets, train, BN_MOMENTUM) if nets.d_norm == "batch" else skip_norm
-        # BN acts on what a layer gives, a spectral norm on its weights: it is applied with the layer.
+        # BN normalises a layer's output. Spectral normalisation changes a layer's weights, so it wraps the layer.
         apply_layer = functools.partial(apply_spectral, train) if nets.d_norm == "spectral" else apply_plain
         first, *deeper = list_d_widths(nets)
         x = images.astype(nets.compute_dtype)
         x = downsample(Conv(first, nets, name="down1"), x, apply_layer, skip_norm)  # (B, S/2, S/2, C), never with BN
         for i in range(nets.d_refine):
             x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
-        self.sow("intermediates", "features", x)  # for logits.py's make_extract_features; elsewhere it does nothing
+        self.sow("intermediates", "features", x)  # read by logits.make_extract_features; without effect otherwise
         for i, features in enumerate(deeper):  # (B, S/4, S/4, 2C), (B, S/8, S/8, 4C) ...
             x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_layer, norm)
             self.sow("intermediates", "features", x)
@@ -113,41 +114,41 @@ class Discriminator(nn.Module):
         return logits
 
 
-# ---- Blocks. Layers that they make belong to the network that calls them ----
+# ---- Blocks. Their layers belong to the network that calls the function ----
 
 
 def generate_first_map(nets: Nets, latents: jax.Array, batch_norm: Callable, activate: Callable) -> jax.Array:
-    """latents (B, L) float32 -> (B, base_px, base_px, C) float32: G's dense head, with what `head_norm` puts behind it.
+    """Applies G's dense head and, with `head_norm`, BN and activation: (B, L) float32 -> (B, base_px, base_px, C) float32.
 
-    torch's k4 s1 transposed convolution of a 1x1 image is this layer under another name.
+    It equals PyTorch's transposed convolution (kernel 4, stride 1) of a 1x1 image.
     """
     px, channels = nets.base_px, list_g_widths(nets)[0]
     layer = nn.Dense(channels * px**2, nets.g_head_bias, dtype=jnp.float32, kernel_init=make_dense_init(nets), name="head")
-    if nets.head_norm == "unit":  # Radford's own code: a gain for each number, before the reshape
+    if nets.head_norm == "unit":  # as in Radford's code: one gain per unit, before the reshape
         return activate(batch_norm(layer(latents), "head_norm")).reshape(-1, px, px, channels)
     x = layer(latents).reshape(-1, px, px, channels)
-    # Without a norm there is no activation either, as in Udacity's course.
+    # "none" also omits the activation, as in Udacity's course.
     return activate(batch_norm(x, "head_norm")) if nets.head_norm == "channel" else x
 
 
 def upsample(layer: "ConvTranspose", x: jax.Array, norm: Callable, activate: Callable) -> jax.Array:
-    """(B, h, w, C) -> (B, 2h, 2w, features): transposed convolution, normalisation, activation."""
+    """Applies transposed convolution, normalisation and activation: (B, h, w, C) -> (B, 2h, 2w, features)."""
     x = layer(x)
     return activate(norm(x, f"{layer.name}_norm").astype(x.dtype))
 
 
 def downsample(layer: "Conv", x: jax.Array, apply_layer: Callable, norm: Callable) -> jax.Array:
-    """(B, 2h, 2w, C) -> (B, h, w, features): convolution, normalisation, activation."""
+    """Applies convolution, normalisation and activation: (B, 2h, 2w, C) -> (B, h, w, features)."""
     x = apply_layer(layer, x)
     return leaky_relu(norm(x, f"{layer.name}_norm").astype(x.dtype))
 
 
 def refine(nets: Nets, x: jax.Array, name: str, norm: Callable, activate: Callable) -> jax.Array:
-    """(B, h, w, C) -> the same shape: a residual block, which adds what two 3x3 convolutions make of x.
+    """Applies a residual block of two 3x3 convolutions: (B, h, w, C) -> the same shape.
 
-    The second one is initialised to zero. So the block changes nothing at first, and a network that was grown starts as good as
-    the one inside it. Source: He et al. 2016, arXiv:1512.03385, section 3.1; the zeros: Zhang et al. 2019, arXiv:1901.09321,
-    section 3.
+    The second convolution is initialised to zero, so that the block changes nothing at first. After progressive growing, the
+    larger network thus starts with the outputs of the smaller one.
+    Source: He et al. 2016, arXiv:1512.03385, section 3.1; zero initialisation: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
     conv = functools.partial(nn.Conv, x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype)
     y = conv(kernel_init=make_dense_init(nets), name=f"{name}_in")(x)
@@ -156,7 +157,10 @@ def refine(nets: Nets, x: jax.Array, name: str, norm: Callable, activate: Callab
 
 
 def generate_image(nets: Nets, x: jax.Array, implementation: convolutions.Implementation) -> jax.Array:
-    """(B, h, w, C) -> (B, S, S, channels) float32 in G's output range: the last up-sampling, or keras64's last convolution."""
+    """Applies G's last layer: (B, h, w, C) -> images (B, S, S, channels) float32 in G's output range.
+
+    It is a transposed convolution or, with `g_last_kernel` (preset keras64), a convolution that keeps the side.
+    """
     if nets.g_last_kernel:  # h is S already
         layer = nn.Conv(
             nets.channels,
@@ -174,15 +178,17 @@ def generate_image(nets: Nets, x: jax.Array, implementation: convolutions.Implem
 
 
 def append_minibatch_std(net: nn.Module, x: jax.Array, train: bool) -> jax.Array:
-    """(B, h, w, C) -> (B, h, w, C + 1): how much the features vary over the batch, on average; its running mean if not train.
+    """Appends the minibatch standard deviation as one channel: (B, h, w, C) -> (B, h, w, C + 1).
 
-    net: the discriminator, whose statistic "minibatch_std" the running mean is.
-    Source: Karras et al. 2018, arXiv:1710.10196, section 3, where convolutions follow: here the head does, so it moves all
-    logits of a batch alike. The running mean makes an image's logit independent of the others in its batch.
+    The value is the standard deviation of the features over the batch, averaged over all features. Outside training it is a
+    running mean, so that an image's logit does not depend on the other images of its batch.
+    net: the discriminator; its statistic "minibatch_std" is the running mean.
+    Source: Karras et al. 2018, arXiv:1710.10196, section 3. There convolutions follow. Here the head follows, so the value shifts
+    all logits of a batch by the same amount.
     """
     running = net.variable("batch_stats", "minibatch_std", jnp.zeros, ())
     if train:
-        # The root's slope is infinite at 0, where a leaky unit's features may all be alike.
+        # 1e-8: the root has an infinite derivative at 0, which occurs if a feature is equal in the whole batch.
         std = jnp.sqrt(x.astype(jnp.float32).var(0) + 1e-8).mean()
         running.value = BN_MOMENTUM * running.value + (1 - BN_MOMENTUM) * std
     else:
@@ -191,10 +197,10 @@ def append_minibatch_std(net: nn.Module, x: jax.Array, train: bool) -> jax.Array
 
 
 def project_labels(nets: Nets, x: jax.Array, labels: jax.Array, apply_layer: Callable) -> jax.Array:
-    """features (B, F), labels (B, A) of 0 and 1 -> (B,) float32, what the labels add to D's logits.
+    """Computes the label-dependent part of D's logits: features (B, F), labels (B, A) of 0 and 1 -> (B,) float32.
 
-    Source: the projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637, equation 3, with one row of V for each
-    attribute. It does not divide by the root of their count. Here one step of Adam would else move the logits more, the more
+    Source: the projection discriminator, Miyato and Koyama 2018, arXiv:1802.05637, equation 3, with one row of V per attribute.
+    Unlike there, the sum is divided by the square root of A. Otherwise one Adam step would change the logits more, the more
     attributes there are.
     """
     count = len(nets.conditions)
@@ -206,7 +212,7 @@ def project_labels(nets: Nets, x: jax.Array, labels: jax.Array, apply_layer: Cal
 
 
 class Conv(nn.Module):
-    """Halves the image side."""
+    """A convolution with stride 2, which halves the side."""
 
     features: int
     nets: Nets
@@ -220,9 +226,9 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Doubles the image side; its kernel is laid out like that of the convolution it transposes.
+    """A transposed convolution with stride 2, which doubles the side. Its kernel has the layout of the convolution it transposes.
 
-    smooth: blurs its output. implementation: see `gan/conv/`.
+    smooth: whether to blur the output. implementation: see `gan/conv/`.
     """
 
     features: int
@@ -240,15 +246,16 @@ class ConvTranspose(nn.Module):
 
 
 def _add_bias(module: Conv | ConvTranspose, x: jax.Array) -> jax.Array:
-    # A spectral norm takes whatever has two axes for weights, and divides by their largest singular value.
+    # nn.SpectralNorm normalises every parameter with two axes or more, so a bias must have one.
     shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
     return x + module.param("bias", nn.initializers.zeros, shape).reshape(1, 1, 1, -1).astype(x.dtype)
 
 
 def blur_kernel(kernel: jax.Array) -> jax.Array:
-    """(k, k, ...) -> (k + 2, k + 2, ...): the same transposed convolution with a blur by 1 2 1 each way behind it.
+    """Adds a blur to a transposed convolution's kernel: (k, k, ...) -> (k + 2, k + 2, ...).
 
-    Source: Zhang 2019, arXiv:1904.11486, section 3 (Tri-3), put into the kernel, where it costs little.
+    The blur is [1 2 1] / 4 along each axis. Blurring the kernel costs less than blurring the output.
+    Source: Zhang 2019, arXiv:1904.11486, section 3 (Tri-3).
     """
     shifted = (
         jnp.pad(kernel, ((i, 2 - i), (j, 2 - j), (0, 0), (0, 0))) * (weight / 16)
@@ -259,7 +266,7 @@ def blur_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def normalize_batch(nets: Nets, train: bool, momentum: float, x: jax.Array, name: str) -> jax.Array:
-    """BN over all axes but the last, float32 whatever x is."""
+    """Applies batch normalisation over all axes but the last. It computes and returns float32 for every dtype of x."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=momentum,
@@ -271,30 +278,31 @@ def normalize_batch(nets: Nets, train: bool, momentum: float, x: jax.Array, name
 
 
 def skip_norm(x: jax.Array, name: str) -> jax.Array:
-    """Stands for `normalize_batch` where there is no BN."""
+    """Returns x. Replaces `normalize_batch` in networks without BN."""
     return x
 
 
 def apply_spectral(train: bool, layer: nn.Module, x: jax.Array) -> jax.Array:
-    """layer(x), with its weights divided by their spectral norm, whose estimate one more power iteration improves if train.
+    """Returns layer(x), with the weights divided by their spectral norm (largest singular value).
 
+    train: whether to improve the stored estimate of the norm by one power iteration.
     Source: Miyato et al. 2018, arXiv:1802.05957, algorithm 1.
     """
     return nn.SpectralNorm(layer, name=f"{layer.name}_norm")(x, update_stats=train)
 
 
 def apply_plain(layer: nn.Module, x: jax.Array) -> jax.Array:
-    """Stands for `apply_spectral` where there is no spectral norm."""
+    """Returns layer(x). Replaces `apply_spectral` in networks without spectral normalisation."""
     return layer(x)
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Slope 0.2 below zero, in every DCGAN; the libraries' defaults differ (T16)."""
+    """Leaky ReLU with slope 0.2, as in every published DCGAN. The defaults of libraries differ (T16)."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
 def to_signs(labels: jax.Array) -> jax.Array:
-    """0 and 1 of any dtype -> -1 and 1, float32."""
+    """Converts labels 0 and 1 of any dtype to -1 and 1, float32."""
     return 2 * labels.astype(jnp.float32) - 1
 
 
@@ -302,33 +310,33 @@ def to_signs(labels: jax.Array) -> jax.Array:
 
 NORMAL = nn.initializers.normal(0.02)
 GLOROT = nn.initializers.glorot_uniform()
-# Cut at 2 sd and not rescaled, like TensorFlow's: the sd that results is 0.0176 (T13).
+# Truncated at 2 sd without rescaling, as in TensorFlow: the resulting sd is 0.0176 (T13).
 TRUNCATED = nn.initializers.truncated_normal(0.02)
 HE = nn.initializers.he_normal()  # He et al. 2015, arXiv:1502.01852
-# Of a strided kernel's taps an output pixel takes one in four.
+# 8 instead of He's 2: each output pixel of a transposed convolution with stride 2 uses a quarter of the kernel.
 HE_TRANSPOSED = nn.initializers.variance_scaling(8.0, "fan_in", "normal", in_axis=3, out_axis=2)
 LECUN = nn.initializers.lecun_normal()
 
 
 def make_conv_init(nets: Nets) -> nn.initializers.Initializer:
-    """Of D's strided kernels."""
+    """Returns the initialiser of D's strided convolutions."""
     return {"normal": NORMAL, "truncated": TRUNCATED, "glorot": GLOROT, "he": HE}[nets.init]
 
 
 def make_conv_transpose_init(nets: Nets, smooth: bool) -> nn.initializers.Initializer:
-    """Of G's strided kernels. smooth: of one that is blurred."""
+    """Returns the initialiser of G's transposed convolutions. smooth: whether the kernel gets blurred."""
     init = {"normal": NORMAL, "truncated": NORMAL, "glorot": GLOROT, "he": HE_TRANSPOSED}[nets.init]
-    # The outputs of random kernels lose all but 6 / 16 of their scale to the blur: larger kernels make up for it.
+    # The blur reduces the scale of a random kernel's outputs to 6 / 16; the larger initial kernel restores it.
     return functools.partial(_scale_init, 16 / 6, init) if smooth else init
 
 
 def make_dense_init(nets: Nets) -> nn.initializers.Initializer:
-    """Of all other weights: dense layers, and convolutions that keep the side."""
+    """Returns the initialiser of all other weights: dense layers, and convolutions that keep the side."""
     return {"normal": NORMAL, "truncated": NORMAL, "glorot": GLOROT, "he": LECUN}[nets.init]
 
 
 def make_gain_init(nets: Nets) -> nn.initializers.Initializer:
-    """Of BN's gains: N(1, gamma_init_std). Flax's initialisers are all around 0 (T6)."""
+    """Returns the initialiser of BN's gains, N(1, gamma_init_std). Flax's own initialisers have mean 0 (T6)."""
     return functools.partial(_draw_gains, nets.gamma_init_std)
 
 

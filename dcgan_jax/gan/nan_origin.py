@@ -1,7 +1,7 @@
-"""Finds where a NaN or an infinity comes from: runs one training step and checks the result of every operation.
+"""Finds the origin of a NaN or an infinity: runs one training step and checks the result of every operation.
 
-Not jax.experimental.checkify: its float checks miss infinities (an overflowing loss or Adam square), and they give a source line,
-which is the same for every layer of a loop and for the forward and the backward pass. Compilation takes as long.
+jax.experimental.checkify is no alternative. Its float checks miss infinities (an overflowing loss, or Adam's second moment). They
+report a source line, which is the same for all layers of a loop, forward and backward. Its compilation takes as long.
 """
 
 import functools
@@ -19,7 +19,7 @@ from dcgan_jax.gan.state import GanState, check_finite
 from dcgan_jax.gan.step import make_train_step
 
 CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call")  # checked inside; any other call counts as one operation
-# These only move or choose numbers: a NaN in their result was in their input. Most operations of a step are of this kind.
+# These operations only move or select numbers: a NaN in their result was in their input. So they need no check.
 MOVES = (
     "broadcast_in_dim",
     "concatenate",
@@ -41,17 +41,18 @@ MOVES = (
 
 
 def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
-    """Finds the leaf of the state, or else the layer and operation of the step, where the first NaN or infinity appears.
+    """Finds the first NaN or infinity: a leaf of the state or, if all are finite, a layer and operation of the step.
 
-    Args: state before the step; batch, as the step takes it. Neither is donated, no key of the state is spent.
-    Returns: for example "g_params/up1/kernel, before the step", "D's down2 on fakes, in D's update (dot_general)" or
-        "the gradient of G's up1, in G's update (mul)", of the layer's input or of its parameters; "nowhere" where all is finite.
-    Compiles a step of its own, which takes four times as long as the normal step's compilation (37 s for `article` on two cores).
+    Args: state, before the step; batch, as the step takes it. Neither is donated, and the state's key stays usable.
+    Returns: a place in words, or "nowhere" if all numbers are finite. Examples: "g_params/up1/kernel, before the step",
+        "D's down2 on fakes, in D's update (dot_general)", "the gradient of G's up1, in G's update (mul)". Such a gradient is by
+        the layer's input or by its parameters.
+    It compiles a program of its own, which takes four times as long as for the normal step (37 s for `article` on two cores).
     """
     bad = next((name for name, finite in check_finite(state).items() if not finite), None)
     if bad:
         return f"{bad}, before the step"
-    state = state.replace(key=jax.random.clone(state.key))  # the run's step may have used it
+    state = state.replace(key=jax.random.clone(state.key))  # the run's step may have used this key already
     check_step, places = _make_checked_step(config)
     finite = check_step(state, batch).tolist()
     return next((place for place, is_finite in zip(places, finite, strict=True) if not is_finite), "nowhere")
@@ -59,7 +60,7 @@ def find_first_nan(config: Config, state: GanState, batch: Batch) -> str:
 
 @functools.cache
 def _make_checked_step(config: Config) -> tuple[Callable[[GanState, Batch], jax.Array], list[str]]:
-    """(f(state, batch) -> which operations of a step had finite results, their places), the places once f is traced."""
+    """Makes (f, places). f(state, batch) -> (N,) bool, whether each operation's result is finite. Tracing f fills places (N)."""
     places = []
 
     def check_step(state: GanState, batch: Batch) -> jax.Array:
@@ -74,7 +75,7 @@ def _make_checked_step(config: Config) -> tuple[Callable[[GanState, Batch], jax.
 def _run_checked(
     jaxpr: Jaxpr, consts: Sequence, args: Sequence, scopes: tuple[str, ...], outcomes: list[tuple[str, jax.Array]]
 ) -> list:
-    """Runs the program and returns its outputs; appends (place in words, has a finite result) of each operation to outcomes."""
+    """Runs the program and returns its outputs. Appends to outcomes for each operation: place, whether the result is finite."""
     values = dict(zip(itertools.chain(jaxpr.constvars, jaxpr.invars), itertools.chain(consts, args), strict=True))
 
     def read(atom: Literal | Var) -> jax.Array:
@@ -101,7 +102,7 @@ def _run_checked(
 
 
 def _describe_place(scopes: tuple[str, ...]) -> str:
-    """Puts scopes of step.py and Flax into words, such as update_d, transpose(jvp(fake)), Discriminator, down2."""
+    """Describes in words the scopes of step.py and Flax, such as update_d, transpose(jvp(fake)), Discriminator, down2."""
     names = [re.sub(r"\w+\(|\)", "", scope) for scope in scopes]
     net_letter = {"update_d": "D", "update_g": "G"}.get(names[0] if names else "")
     if net_letter is None:
@@ -112,8 +113,8 @@ def _describe_place(scopes: tuple[str, ...]) -> str:
         what = f"{net[0]}'s {layer}" + (" on reals" if "real" in names else " on fakes" if "fake" in names else "")
         what += " in the penalty" if "penalty" in names else ""
     elif names == names[:1]:
-        what = "Adam"  # every other operation without a scope there maps finite numbers to finite ones
+        what = "Adam"  # all other operations without an inner scope keep finite numbers finite
     else:
         what = f"{net_letter}'s {'penalty' if 'penalty' in names else 'loss'}"
-    is_backward = any(scope.startswith("transpose(") for scope in scopes)  # inside jvp(...) it belongs to the value of a penalty
+    is_backward = any(scope.startswith("transpose(") for scope in scopes)  # inside jvp(...) it belongs to a penalty's value
     return f"{'the gradient of ' if is_backward else ''}{what}, in {net_letter}'s update"

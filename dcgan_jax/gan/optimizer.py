@@ -1,4 +1,4 @@
-"""Adam as each of the published DCGANs has it."""
+"""Adam, with the options of the published DCGANs."""
 
 from typing import NamedTuple
 
@@ -11,24 +11,24 @@ from dcgan_jax.config import Optimizer
 
 
 def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with step size lr, either placement of epsilon, and coupled L2.
+    """Makes Adam with learning rate lr, either placement of epsilon, and coupled L2. Source: Kingma and Ba 2015, arXiv:1412.6980.
 
-    updates, images_per_update: the net's updates over the whole run, for lr_decay, and the real images shown for each, for
-    lr_warmup_kimg.
-    L2 goes into the gradient before the moments and reaches every parameter, BN's included (T11); adamw is another thing.
+    updates: the net's updates in the whole run, for lr_decay. images_per_update: real images per update, for lr_warmup_kimg.
+    L2 is added to the gradient before the moments, for every parameter, also those of BN (T11). AdamW is different: its decay
+    does not pass through the moments.
     """
     moments = scale_by_adam_hat if optimizer.adam_eps_hat else optax.scale_by_adam
-    size = optax.scale(-lr)
+    scale = optax.scale(-lr)
     if optimizer.lr_warmup_kimg > 0 or optimizer.lr_decay != "none":
-        size = optax.scale_by_schedule(lambda count: -lr * compute_lr_share(optimizer, count, updates, images_per_update))
-    parts = [moments(optimizer.beta1, optimizer.beta2, optimizer.adam_eps), size]
+        scale = optax.scale_by_schedule(lambda count: -lr * compute_lr_share(optimizer, count, updates, images_per_update))
+    parts = [moments(optimizer.beta1, optimizer.beta2, optimizer.adam_eps), scale]
     if optimizer.l2 > 0:
         parts.insert(0, optax.add_decayed_weights(optimizer.l2))
     return optax.chain(*parts)
 
 
 def compute_lr_share(optimizer: Optimizer, count: ArrayLike, updates: int, images_per_update: float) -> jax.Array:
-    """The share, () float32 in [0, 1], of the full step size that update number `count` (from 0) is made with."""
+    """Computes the share of the full learning rate that update number `count` (from 0) uses: () float32 in [0, 1]."""
     count = jnp.asarray(count, jnp.float32)
     share = jnp.ones(())
     if optimizer.lr_warmup_kimg > 0:
@@ -46,16 +46,16 @@ class AdamHatState(NamedTuple):
 
 
 def scale_by_adam_hat(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Adam with epsilon beside the uncorrected root, as torch7, TF1 and Keras have it.
+    """Makes Adam that adds epsilon before the bias correction of the second moment, as torch7, TF1 and Keras do.
 
-    Source: arXiv:1412.6980, end of section 2 ("epsilon hat"). Against optax.scale_by_adam its epsilon is larger by
-    1 / sqrt(1 - beta2^t): 31.6 times at t = 1 (T10).
+    It equals optax.scale_by_adam with an epsilon that is 1 / sqrt(1 - beta2^t) times larger: 31.6 times at t = 1 (T10).
+    Source: arXiv:1412.6980, end of section 2 ("epsilon hat").
     """
 
     def init(params: optax.Params) -> AdamHatState:
         return AdamHatState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params))
 
-    # state: an AdamHatState. optax's own type for it is any tree, of which no part can be read.
+    # No type for state, an AdamHatState: optax declares it as any tree, whose fields a type checker cannot read.
     def update(updates: optax.Updates, state, params: optax.Params | None = None) -> tuple[optax.Updates, AdamHatState]:
         count = state.count + 1
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)

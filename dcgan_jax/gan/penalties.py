@@ -1,4 +1,4 @@
-"""Penalties on the discriminator's slope: R1, R2, their finite-difference estimates, and the gradient penalty."""
+"""Penalties on the gradient of D's logits by the images: R1, R2, their finite-difference estimates, and the gradient penalty."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,10 +18,10 @@ def compute_penalty(
     keys: Mapping[str, jax.Array],
     shard: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """The weighted sum of all penalties that the config asks for, () float32.
+    """Computes the weighted sum of all penalties in the config, () float32.
 
-    Args: critics, images, logits: of "real" and of "fake" images, logits those of the same critics; keys: noise_real,
-        noise_fake and mix; shard: splits an array made here over the devices.
+    Args: critics, images, logits: for the keys "real" and "fake"; logits are critic(images). keys: noise_real, noise_fake, mix.
+        shard: splits an array made here over the devices.
     """
     terms = []
     for kind, gamma in (("real", loss.r1_gamma), ("fake", loss.r2_gamma)):  # R1 and R2
@@ -30,7 +30,7 @@ def compute_penalty(
         elif gamma > 0:
             noise = shard(loss.penalty_noise * jax.random.normal(keys[f"noise_{kind}"], images[kind].shape))
             noisy_logits = critics[kind](images[kind] + noise)
-            # Against the logits of the pass before: XLA would differentiate a second pass of the same images once more.
+            # Uses the logits of the pass before. With a second pass of the same images XLA would also differentiate that one.
             terms.append(gamma / 2 * squared_finite_difference(logits[kind], noisy_logits, loss.penalty_noise).mean())
     if loss.gp_weight > 0:
         mix = shard(jax.random.uniform(keys["mix"], (images["real"].shape[0], 1, 1, 1)))
@@ -39,21 +39,21 @@ def compute_penalty(
 
 
 def squared_gradient_norm(critic: Critic, images: jax.Array) -> jax.Array:
-    """|d critic / d image|^2 of each image: half of it, times gamma, is R1 on real images and R2 on fake ones.
+    """Computes |d critic / d image|^2 of each image: (B, S, S, C) float32 -> (B,) float32.
 
-    Args: critic; images (B, S, S, C) float32. Returns: (B,) float32.
+    Times gamma / 2 it is R1 on real images and R2 on fake ones.
     Source: Mescheder et al. 2018, arXiv:1801.04406, section 4.1.
     """
-    gradient = jax.grad(lambda x: critic(x).sum())(images)  # but for statistics of the batch logit i is of image i
+    gradient = jax.grad(lambda x: critic(x).sum())(images)  # logit i depends on image i only, apart from batch statistics
     return jnp.square(gradient).sum((1, 2, 3))
 
 
 def squared_finite_difference(logits: jax.Array, noisy_logits: jax.Array, sd: float) -> jax.Array:
     """Estimates `squared_gradient_norm` by a finite difference along Gaussian noise.
 
-    Its mean over noise is the exact value where the critic is linear within sd and each logit depends on its own image alone.
-    Through batch statistics image j moves logit i too: here the mean over noise is the sum over j of
-    |d logit i / d image j|^2, where the exact one sums the gradients of all logits before it squares them.
+    Its mean over the noise is exact if the critic is linear within sd and each logit depends on its own image alone. With batch
+    statistics, image j also changes logit i. Then the mean is the sum over j of |d logit i / d image j|^2. The exact value
+    differs: it sums the gradients of all logits before it squares them.
 
     Args: logits (B,) of images, noisy_logits (B,) of the same images plus noise N(0, sd^2). Returns: (B,) float32.
     Source: Lin et al. 2025, arXiv:2501.08316, section 3.2 (approximated R1; there not divided by the variance).
@@ -62,11 +62,11 @@ def squared_finite_difference(logits: jax.Array, noisy_logits: jax.Array, sd: fl
 
 
 def gradient_penalty(critic: Critic, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
-    """(|d critic / d image| - 1)^2 at points between real and fake images.
+    """Computes (|d critic / d image| - 1)^2 at random points between real and fake images.
 
     Args: critic; real, fake (B, S, S, C) float32; mix (B, 1, 1, 1) in [0, 1]. Returns: (B,) float32.
     Source: Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1.
     """
     norm_squared = squared_gradient_norm(critic, mix * real + (1 - mix) * fake)
-    # The root's slope is infinite at 0, which a freshly initialised ReLU critic can reach.
+    # 1e-12: the root has an infinite derivative at 0, and a freshly initialised ReLU critic can have a zero gradient.
     return jnp.square(jnp.sqrt(norm_squared + 1e-12) - 1)

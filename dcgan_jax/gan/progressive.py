@@ -1,8 +1,8 @@
 """Doubles a trained GAN's resolution: adds one layer to each network, initialised so that outputs hardly change.
 
-After progressive growing (Karras et al. 2018, arXiv:1710.10196, section 2), which fades new layers in. Here the colours pass
-through the new layer as pairs of channels of opposite sign. Its activation splits them and the next layer adds them up again, so
-neither the step nor sampling needs to know (Chen et al. 2016, arXiv:1511.05641, section 2).
+Source: progressive growing, Karras et al. 2018, arXiv:1710.10196, section 2. There new layers fade in, which changes the step.
+Here only initial values differ, as in Chen et al. 2016, arXiv:1511.05641, section 2. Each colour passes through the new layer as
+two channels of opposite sign, x and -x. The activation keeps the positive part of each, and the next layer restores x from both.
 """
 
 import jax
@@ -15,22 +15,22 @@ from dcgan_jax.gan.models import LEAKY_SLOPE, Generator, list_g_widths
 from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState
 
-NORM_SAMPLES = 512  # generated images from which the new layers' BN is set
-# Kernels along one axis: doubling the side by linear interpolation, and halving it by the same weights.
+NORM_SAMPLES = 512  # generated images for the BN parameters of the new layers
+# Kernels along one axis. UPSAMPLE doubles the side by linear interpolation; DOWNSAMPLE halves it with the same weights.
 UPSAMPLE, DOWNSAMPLE = np.array([1, 3, 3, 1], np.float32) / 4, np.array([1, 3, 3, 1], np.float32) / 8
-UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # `g_smooth` blurs this to UPSAMPLE
+UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # with the blur of `g_smooth` it becomes UPSAMPLE
 
 
 def make_low_resolution_config(config: Config) -> Config:
-    """The settings of the low-resolution stage of `grow_kimg`: half the image side, the same layers inside.
+    """Makes the settings of the low-resolution stage (`grow_kimg`): half the image side, the same inner layers.
 
-    Settings of the outermost layers are off: refining blocks and blur; with blocks in D also R1 and R2, which are there for the
-    steep gradients of these blocks.
+    Residual blocks and blur belong to the outermost layers, so they are off. If D has residual blocks, R1 and R2 are off too:
+    only the steep gradients of these blocks need them.
     """
     if config.nets.d_refine:
         config = replace(config, r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0)
     if not config.loss.has_penalty:
-        config = replace(config, penalty_every_steps=1)  # of no penalty it would be refused
+        config = replace(config, penalty_every_steps=1)  # check_config refuses other values without a penalty
     return replace(
         config,
         size=config.nets.size // 2,
@@ -49,12 +49,12 @@ def make_low_resolution_config(config: Config) -> Config:
 
 
 def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
-    """The state before step 0 of the full resolution, with the low-resolution networks inside.
+    """Makes the initial state at full resolution from the networks of the low-resolution stage.
 
-    Args: config, of the full resolution; state, its fresh one; small, the last state of `make_low_resolution_config(config)`.
+    Args: config, at full resolution; state, its fresh state; small, the last state of `make_low_resolution_config(config)`.
     """
     nets, small_nets = config.nets, make_low_resolution_config(config).nets
-    key = jax.random.fold_in(small.key, 2**32 - 2)  # no step has this number, nor does a save use it
+    key = jax.random.fold_in(small.key, 2**32 - 2)  # differs from the numbers of steps and from that of recalibration
     latents = sample_latents(key, NORM_SAMPLES, small_nets)
     labels = None if small.labels is None else small.labels[:NORM_SAMPLES]
     images = _generate_in_training(small_nets, small.g_params, small.g_stats, latents, labels)
@@ -70,21 +70,21 @@ def grow_state(config: Config, state: GanState, small: GanState) -> GanState:
 
 
 def _generate_in_training(nets: Nets, params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None) -> jax.Array:
-    """(N, S, S, C) in G's output range, by the batch's own BN statistics."""
+    """Generates images (N, S, S, C) in G's output range, with the batch's BN statistics."""
     return Generator(nets).apply({"params": params, "batch_stats": stats}, latents, True, labels, mutable="batch_stats")[0]
 
 
 def _grow_generator(nets: Nets, fresh: dict, small: dict, images: jax.Array) -> dict:
-    """G's parameters: the layer that made small's images becomes the last but one, and the new last layer upsamples.
+    """Makes G's parameters: small's last layer becomes the last but one, and a new last layer upsamples its output.
 
-    Args: fresh, new parameters of the full resolution; small, those of the low resolution; images, what small generates.
+    Args: fresh, new parameters at full resolution; small, those at low resolution; images, generated by small.
     """
-    up = f"up{len(list_g_widths(nets)) - 1}"  # the first of the widths is the head's
+    up = f"up{len(list_g_widths(nets)) - 1}"  # the first width is the head's, the last layer is "image"
     c = nets.channels
     last = small["image"]["kernel"]  # (4, 4, C, 2 width)
-    # The layer's BN must undo itself: gains and biases are what it divides by and subtracts, the moments before the activation.
+    # The layer now has BN, which must change nothing. So its gain and bias are the sd and mean of its input.
     mean, sd = _measure_before_output(nets, images)
-    # Of a pair (x, -x) the activation leaves x behind: relu(x) - relu(-x) = x, and leaky ones (1 + slope) x.
+    # The next layer restores x from the pair: relu(x) - relu(-x) = x; with leaky ReLU the difference is (1 + slope) x.
     gain = 1.0 if nets.g_activation == "relu" else 1 + LEAKY_SLOPE
     upsampling = _make_color_kernel(c, UPSAMPLE_BEFORE_BLUR if nets.g_smooth else UPSAMPLE) / gain
     norm = fresh[f"{up}_norm"]
@@ -94,15 +94,15 @@ def _grow_generator(nets: Nets, fresh: dict, small: dict, images: jax.Array) -> 
             "scale": norm["scale"].at[: 2 * c].set(jnp.tile(sd, 2)),
             "bias": norm["bias"].at[: 2 * c].set(jnp.concatenate([mean, -mean])),
         },
-        # The new layer's other channels do not count yet.
+        # The other channels of the new layer have no weight yet.
         "image": {"kernel": jnp.zeros_like(fresh["image"]["kernel"]).at[:, :, :, : 2 * c].set(_pair_with_negative(upsampling))},
     }
     return fresh | {name: layer for name, layer in small.items() if name != "image"} | grown
 
 
 def _measure_before_output(nets: Nets, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation (C,) of what G's output activation made the images from."""
-    # Clipped: where the activation is saturated its inverse would be infinite.
+    """Computes mean and standard deviation, (C,) each, of the input of G's output activation, from its output."""
+    # Clipped, because the inverse is infinite where the activation is saturated.
     if nets.g_output == "tanh":
         before = jnp.arctanh(jnp.clip(images, -1 + 1e-6, 1 - 1e-6))
     else:
@@ -111,20 +111,20 @@ def _measure_before_output(nets: Nets, images: jax.Array) -> tuple[jax.Array, ja
 
 
 def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images: jax.Array) -> tuple[dict, dict]:
-    """D's parameters and statistics: a new first layer downsamples, and small's layers follow it.
+    """Makes D's parameters and statistics: a new first layer downsamples, and small's layers follow.
 
-    Args: fresh, new state of the full resolution; small, that of the low resolution; images, what small's G generates.
+    Args: fresh, a new state at full resolution; small, the state at low resolution; images, generated by small's G.
     """
     c = nets.channels
     first = small.d_params["down1"]["kernel"]  # (4, 4, C, 2 width)
-    # Small's first layer had no BN. It has one now, which must undo itself.
+    # Small's first layer had no BN. Now it is the second layer and has BN, which must change nothing.
     outputs = conv.conv(images, first)
     mean, var = outputs.mean((0, 1, 2)), outputs.var((0, 1, 2))
-    again = first / (1 + LEAKY_SLOPE)  # undoes what the activation makes of a pair
+    again = first / (1 + LEAKY_SLOPE)  # the pair (x, -x) gives (1 + slope) x after the activation
     down1, down2 = (fresh.d_params[name]["kernel"] for name in ("down1", "down2"))
     params = {
         "down1": {"kernel": down1.at[:, :, :, : 2 * c].set(_pair_with_negative(_make_color_kernel(c, DOWNSAMPLE)))},
-        # The new layer's other channels count at once: they tell sharp images from upsampled ones.
+        # The other channels of the new layer keep their random weights: they distinguish sharp images from upsampled ones.
         "down2": {"kernel": down2.at[:, :, :c].set(again).at[:, :, c : 2 * c].set(-again)},
         "down2_norm": {"scale": jnp.sqrt(var + nets.bn_epsilon), "bias": mean},
     }
@@ -133,17 +133,17 @@ def _grow_discriminator(nets: Nets, fresh: GanState, small: GanState, images: ja
 
 
 def _make_color_kernel(channels: int, taps: np.ndarray) -> np.ndarray:
-    """(4,) -> (4, 4, C, C): each colour is resampled by the taps, each way, and stays that colour."""
+    """Makes a kernel that resamples each colour separately, with the same taps along both axes: (4,) -> (4, 4, C, C)."""
     return np.outer(taps, taps)[:, :, None, None] * np.eye(channels, dtype=np.float32)
 
 
 def _pair_with_negative(kernel: np.ndarray) -> jax.Array:
-    """(4, 4, C, C) -> (4, 4, C, 2C): a kernel and its negative side by side."""
+    """Joins a kernel and its negative: (4, 4, C, C) -> (4, 4, C, 2C)."""
     return jnp.concatenate([kernel, -kernel], 3)
 
 
 def _shift_layers(tree: dict) -> dict:
-    """The same layers one further in: down2 -> down3, down2_norm -> down3_norm; others keep their names."""
+    """Renames layers to one level further inside: down2 -> down3, down2_norm -> down3_norm. Other names stay."""
     return {_shift_name(name): layer for name, layer in tree.items()}
 
 

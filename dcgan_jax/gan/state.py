@@ -1,4 +1,4 @@
-"""GanState: one pytree is the run. All that a step reads or writes is a leaf here; the data position is the step."""
+"""GanState: one pytree with everything that a training step reads or writes. Its `step` is also the position in the data."""
 
 import dataclasses
 import functools
@@ -16,38 +16,36 @@ from dcgan_jax.gan.optimizer import make_adam
 
 
 class GanState(struct.PyTreeNode):
-    """Everything a run is. Parameters, statistics and moments are float32 trees of the nets' own shapes."""
+    """The state of a run, from which it resumes exactly. Parameters, statistics and Adam moments are float32 trees."""
 
-    step: jax.Array  # () int32: steps done
-    key: jax.Array  # () PRNG key: each step, each save and each rollback folds a number of its own into it
+    step: jax.Array  # () int32: number of steps done
+    key: jax.Array  # () PRNG key: each step, save and rollback folds its own number into it
     g_params: dict
     g_stats: dict  # BN's running means and variances; empty without BN
     d_params: dict
-    d_stats: dict  # BN's as well, or the spectral norm's vectors and values, or how much a batch varies
+    d_stats: dict  # BN, the spectral norm's vectors and values, or the minibatch standard deviation
     g_opt: optax.OptState
     d_opt: optax.OptState
-    ema_params: dict  # moving average of g_params: what samples, scores and exports use
-    ema_stats: dict  # BN statistics that belong to ema_params; `sampling.make_recalibrate` renews them
-    augment_p: jax.Array | None = None  # () float32: probability of each augmentation, where it adapts itself
-    labels: jax.Array | None = (
-        None  # (LABELS, A) uint8, where G is conditional: the labels that samples are conditioned on by default
-    )
+    ema_params: dict  # moving average of g_params, used for samples, scores and exports
+    ema_stats: dict  # BN statistics for ema_params; `sampling.make_recalibrate` recomputes them
+    augment_p: jax.Array | None = None  # () float32: augmentation probability, if it is adaptive
+    labels: jax.Array | None = None  # (LABELS, A) uint8: the default labels of samples, if the recipe is conditional
 
 
-LABELS = 1024
+LABELS = 1024  # rows of `labels`
 
 
 def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> GanState:
-    """The state before step 0, a function of config.run.seed. Pure: jit it. Its shapes alone: `describe_state`.
+    """Makes the initial state, which depends on config.run.seed. Pure: jit it. `describe_state` gives only its shapes.
 
-    labels: (LABELS, A) of 0 and 1, drawn from the training set's; none: zeros, where the recipe is conditional.
+    labels: (LABELS, A) of 0 and 1, a random sample of the training labels. If None, a conditional recipe gets zeros.
     """
     key, g_key, d_key = jax.random.split(jax.random.key(config.run.seed), 3)
     nets = config.nets
     if nets.condition and labels is None:
         labels = jnp.zeros((LABELS, len(nets.conditions)), jnp.uint8)
     one = None if labels is None else labels[:1]
-    # `init` returns plain dicts, as `unfreeze` does; its type says that they may be frozen.
+    # `init` returns plain dicts. `unfreeze` only tells the type checker so.
     g = unfreeze(Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one))
     d = unfreeze(Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one))
     g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
@@ -61,7 +59,7 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
         d_stats=d_stats,
         g_opt=g_adam.init(g["params"]),
         d_opt=d_adam.init(d["params"]),
-        # Copies: donated buffers must not be shared between leaves.
+        # Copies, because a donated buffer must belong to one leaf only.
         ema_params=jax.tree.map(jnp.copy, g["params"]),
         ema_stats=jax.tree.map(jnp.copy, g_stats),
         augment_p=jnp.zeros(()) if config.loss.augment_target > 0 else None,
@@ -70,8 +68,8 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
 
 
 def describe_state(config: Config) -> GanState:
-    """Shapes and dtypes of the leaves of `init_state(config)`, as jax.ShapeDtypeStruct."""
-    # Where a run is stored, its length and its images change no shape: one trace serves all runs of a recipe.
+    """Returns the shapes and dtypes of `init_state(config)`, as jax.ShapeDtypeStruct leaves."""
+    # Length, images and storage of a run change no shape. So all runs of a recipe share one trace.
     return _trace_shapes(dataclasses.replace(config, run=Run(steps=1), data=Data(), output=Output(), guard=Guard()))
 
 
@@ -81,11 +79,11 @@ def _trace_shapes(config: Config) -> GanState:
 
 
 def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """G's and D's Adam. Raises: ValueError where the learning rate decays over epochs: their steps depend on the images."""
+    """Makes the optimisers of G and of D. Raises: ValueError if the learning rate decays over epochs: their steps are unknown."""
     optimizer = config.optimizer
     decays = optimizer.lr_decay != "none"
     if decays and config.run.epochs is not None:
-        raise ValueError("lr_decay needs the length in steps or kimg: epochs are of images, which are not known here")
+        raise ValueError("lr_decay: the number of steps in an epoch is not known here; give the length in steps or kimg")
     steps = count_total_steps(config, 0) if decays else 0
     halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
 
@@ -100,12 +98,12 @@ def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax
 
 
 def count_parameters(params: dict) -> int:
-    """Trainable numbers in a tree of arrays or shapes."""
+    """Counts the parameters in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def name_leaves(*trees: optax.Params | GanState) -> dict[str, jax.Array]:
-    """Path of each leaf in its tree, as up1/kernel -> the leaf, in the order of jax.tree.leaves."""
+    """Maps the path of each leaf in its tree, such as up1/kernel, to the leaf, in the order of jax.tree.leaves."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for tree in trees
@@ -114,7 +112,7 @@ def name_leaves(*trees: optax.Params | GanState) -> dict[str, jax.Array]:
 
 
 def check_finite(state: GanState) -> dict[str, jax.Array]:
-    """Path of each float leaf, as g_params/up1/kernel -> () bool: it holds no NaN and no infinity. Pure: jit it."""
+    """Maps the path of each float leaf, such as g_params/up1/kernel, to () bool: whether all numbers are finite. Pure: jit it."""
     return {
         name: jnp.isfinite(leaf).all() for name, leaf in name_leaves(state).items() if jnp.issubdtype(leaf.dtype, jnp.floating)
     }

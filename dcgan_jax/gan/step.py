@@ -1,7 +1,7 @@
-"""The training step: D on real and fake, G against the new D, the moving average; pure functions of (state, batch).
+"""The training step, a pure function of (state, batch): updates D, then G against the new D, then the EMA.
 
-The order, the separate real and fake passes (BN statistics never mix) and the threading of D's running statistics
-real -> fake -> G's fake follow the published recipes: docs/published-dcgans.md, sections 2 and 4.
+Real and fake images pass through D separately, so that their BN statistics never mix. D's running statistics pass from the real
+images to the fakes and to the fakes of G's update. The published recipes do the same: docs/published-dcgans.md, sections 2 and 4.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ from dcgan_jax.gan.sampling import sample_latents
 from dcgan_jax.gan.state import GanState, make_optimizers
 
 Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
-Keys = dict[str, jax.Array]  # names of the streams below -> a key of its own
+Keys = dict[str, jax.Array]  # names of the streams below -> key
 Kind = Literal["real", "fake"]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
-# One named stream a purpose: two uses of randomness never share a key unless a recipe says so (latents "same").
+# One named stream per purpose. Two uses of randomness share a key only if the recipe says so (g_latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
 
 
 def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = None) -> Step:
-    """Makes one training step of this config, a pure function to be jitted once.
+    """Makes the training step of this config, a pure function to be jitted once.
 
-    Args: sharding, how (B, ...) arrays made inside the step are split over devices (none: as XLA likes).
-    Returns: f(state, batch) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8, and, where the recipe is
-        conditional, their labels (images_per_step, A) uint8: fakes are conditioned on the labels of the real images in their
-        batch, so that D meets each kind as often in both. metrics: those of gan/metrics.py that the recipe has.
+    Args: sharding, of the (B, ...) arrays made inside the step; None: XLA decides.
+    Returns: f(state, batch) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8 and, for a conditional recipe,
+        labels (images_per_step, A) uint8. Fakes use the labels of the real images in their batch, so that both have the same
+        frequencies. metrics: those of gan/metrics.py that the recipe has.
     """
     parts = _Parts(
         config,
@@ -58,7 +58,7 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
 
 
 def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Step:
-    """Makes several steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics of (k,))."""
+    """Makes a function of k steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics (k,) each)."""
     step = make_train_step(config, sharding)
 
     def run_unrolled(state: GanState, batches: Batch) -> tuple[GanState, Metrics]:
@@ -68,7 +68,7 @@ def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = No
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
-    # XLA's own CPU convolution, newmu's last and blocks', is some twenty times slower in a loop, even of one turn (measured).
+    # Unrolled on CPU: XLA's own convolution (residual blocks, `g_last_kernel`) is about twenty times slower in a loop (measured).
     return run_unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
 
 
@@ -77,7 +77,7 @@ def _take(batches: Batch, i: int) -> Batch:
 
 
 class _Parts(NamedTuple):
-    """What the functions of one step share."""
+    """What all functions of one step use."""
 
     config: Config
     generator: Generator
@@ -88,14 +88,14 @@ class _Parts(NamedTuple):
     sharding: jax.sharding.Sharding | None
 
     def shard(self, x: jax.Array) -> jax.Array:
-        """Splits (B, ...) over the devices."""
+        """Splits a (B, ...) array over the devices."""
         return x if self.sharding is None else jax.lax.with_sharding_constraint(x, self.sharding)
 
 
 class _Fakes(NamedTuple):
-    """Generated images, and their pullback to G's parameters: where D and G see the same fakes, one pass serves both.
+    """Generated images, and their pullback to G's parameters. If D and G use the same fakes, one forward pass of G is enough.
 
-    The pullback made before D's update is right in G's update, since nothing moves G's parameters between the two.
+    The pullback made before D's update is still valid in G's update, because G's parameters do not change in between.
     """
 
     images: jax.Array  # (B, S, S, C) float32
@@ -108,10 +108,10 @@ class _Fakes(NamedTuple):
 def _update_d_then_g(
     parts: _Parts, state: GanState, batch: Batch, d_key: jax.Array, g_key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """D d_steps times, each on a batch of its own, then G g_steps times on the same latents."""
+    """Updates D d_steps times, each with its own batch, then G g_steps times with the same latents."""
     optimizer, batch_size = parts.config.optimizer, parts.config.data.batch_size
     batches = jax.tree.map(lambda x: x.reshape(optimizer.d_steps, batch_size, *x.shape[1:]), batch)
-    # A Python loop: XLA's own CPU convolutions are slow inside one of XLA's (see make_train_steps). Metrics: of D's last update.
+    # A Python loop: XLA's own CPU convolutions are slow inside lax loops (make_train_steps). Metrics are of the last update.
     *earlier, (last, last_key) = enumerate(jax.random.split(d_key, optimizer.d_steps))
     for i, key in earlier:
         state, *_ = _update_d(parts, state, _take(batches, i), key)
@@ -121,7 +121,7 @@ def _update_d_then_g(
         latents = parts.shard(sample_latents(keys[0]["latents"], batch_size, parts.config.nets))
     g_metrics: Metrics = {}
     for i, update_keys in enumerate(keys):
-        reuses_fakes = i == 0 and optimizer.g_latents == "same"  # D's; they have counted in G's statistics already
+        reuses_fakes = i == 0 and optimizer.g_latents == "same"  # those of D's update; G's statistics contain them already
         if not reuses_fakes:
             fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
             state = state.replace(g_stats=g_stats)
@@ -132,14 +132,13 @@ def _update_d_then_g(
 def _update_alternating(
     parts: _Parts, state: GanState, batch: Batch, d_key: jax.Array, g_key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One batch updates either G (even steps, so the first) or D. Source: docs/published-dcgans.md, section 2.1."""
-    # Both updates are computed and one is kept: newmu's last convolution and blocks' are XLA's own, on CPU fifteen times slower
-    # in a branch.
+    """Updates G in even steps (so in step 0) and D in odd steps. Source: docs/published-dcgans.md, section 2.1."""
+    # Computes both updates and keeps one. On CPU, XLA's own convolutions are fifteen times slower inside a lax.cond branch.
     d_updated, metrics, real, _, fakes = _update_d(parts, state, batch, d_key)
     before_g = state.replace(g_stats=d_updated.g_stats)
     g_updated, g_metrics = _update_g(parts, before_g, fakes, real, _split_streams(g_key, G_STREAMS))
     is_g_step, key = state.step % 2 == 0, state.key
-    # Without the key, which is the same in both and may not be used again.
+    # Without the key: it is the same in both, and JAX's check for reused keys (--debug) would refuse a second use.
     state = jax.tree.map(lambda g, d: jnp.where(is_g_step, g, d), g_updated.replace(key=None), d_updated.replace(key=None))
     return state.replace(key=key), metrics | g_metrics
 
@@ -149,7 +148,7 @@ def _update_alternating(
 
 @jax.named_scope("update_d")
 def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> tuple[GanState, Metrics, Batch, jax.Array, _Fakes]:
-    """(state, metrics, the real batch as D saw it, latents, fakes)."""
+    """Updates D once. Returns (state, metrics, the real batch after scaling and flips, latents, fakes)."""
     config, keys = parts.config, _split_streams(key, D_STREAMS)
     real = _prepare_real(config, batch, keys["flip"])
     latents = parts.shard(sample_latents(keys["latents"], config.data.batch_size, config.nets))
@@ -161,7 +160,7 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
     loss = config.loss
     if loss.augment_target > 0:
-        assert state.augment_p is not None  # as init_state makes it
+        assert state.augment_p is not None  # init_state sets it
         share = config.data.batch_size / (1000 * loss.augment_adapt_kimg)
         augment_p = adapt_probability(state.augment_p, metrics["d_real_hits"], loss.augment_target, share)
         state, metrics = state.replace(augment_p=augment_p), metrics | {"augment_p": augment_p}
@@ -171,8 +170,8 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
 def _compute_d_loss(
     d_params: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
 ) -> tuple[jax.Array, tuple[dict, Metrics]]:
-    """(D's loss with penalties, (its new statistics, metrics)). real: a float batch; fake: (B, S, S, C) float32."""
-    with jax.named_scope("real"):  # scopes name the place where a NaN comes from: nan_origin.py
+    """Computes (D's loss with penalties, (D's new statistics, metrics)). real: a float32 batch; fake: (B, S, S, C) float32."""
+    with jax.named_scope("real"):  # nan_origin.py reads the scopes
         real_logits, stats_after_real = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
     fakes = Batch(fake, real.labels)
     with jax.named_scope("fake"):
@@ -189,7 +188,7 @@ def _compute_d_loss(
     }
     if not parts.config.loss.has_penalty:
         return adversarial_loss, (stats, metrics)
-    # Statistics, keys, and the vectors of spectral norms are those of the passes above: the same function scores these images.
+    # The critics use the statistics, keys and spectral norms of the passes above, so they are exactly the same functions.
     critics = {
         "real": _make_critic(parts, d_params, state.d_stats, real.labels, keys, "real", state.augment_p),
         "fake": _make_critic(parts, d_params, stats_after_real, real.labels, keys, "fake", state.augment_p),
@@ -207,9 +206,9 @@ def _compute_d_loss(
 def _make_critic(
     parts: _Parts, d_params: dict, stats: dict, labels: jax.Array | None, keys: Keys, kind: Kind, augment_p: jax.Array | None
 ) -> penalties.Critic:
-    """D as a function of images alone, with the randomness of the pass of this kind.
+    """Makes D a function of images alone, with the same random numbers as in the pass of this kind.
 
-    The keys are cloned: they were spent in that pass, and JAX's check for keys used twice (--debug) would refuse them.
+    The keys are cloned, because that pass used them and JAX's check for reused keys (--debug) would refuse them.
     """
 
     def critic(images: jax.Array) -> jax.Array:
@@ -220,10 +219,10 @@ def _make_critic(
 
 
 def _compute_lazily(every_steps: int, step: jax.Array, compute: Callable[[], jax.Array]) -> jax.Array:
-    """compute() every so many steps, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
+    """Returns compute() in every every_steps-th step, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
     if every_steps == 1:
         return compute()
-    is_due = (step + 1) % every_steps == 0  # so that logs, of every so many steps done, meet it
+    is_due = (step + 1) % every_steps == 0  # so that log lines, written at multiples, contain the penalty
     return jax.lax.cond(is_due, compute, lambda: jnp.zeros(()))
 
 
@@ -232,7 +231,7 @@ def _compute_lazily(every_steps: int, step: jax.Array, compute: Callable[[], jax
 
 @jax.named_scope("update_g")
 def _update_g(parts: _Parts, state: GanState, fakes: _Fakes, real: Batch, keys: Keys) -> tuple[GanState, Metrics]:
-    """(state, metrics) after G's step against the D of the state."""
+    """Updates G once against the state's D. Returns (state, metrics)."""
     objective = jax.value_and_grad(_compute_g_loss, has_aux=True)
     (g_loss, d_stats), d_fake = objective(fakes.images, parts, state, real, keys)
     [gradients] = fakes.pullback(d_fake)
@@ -243,7 +242,7 @@ def _update_g(parts: _Parts, state: GanState, fakes: _Fakes, real: Batch, keys: 
 
 
 def _compute_g_loss(fake: jax.Array, parts: _Parts, state: GanState, real: Batch, keys: Keys) -> tuple[jax.Array, dict]:
-    """(G's loss, D's new statistics). fake: (B, S, S, C) float32."""
+    """Computes (G's loss, D's new statistics). fake: (B, S, S, C) float32."""
     real_logits, d_stats = None, state.d_stats
     if parts.loss.g_needs_real:
         with jax.named_scope("real"):
@@ -255,11 +254,11 @@ def _compute_g_loss(fake: jax.Array, parts: _Parts, state: GanState, real: Batch
         return parts.loss.g(real_logits, fake_logits).mean(), d_stats
 
 
-# ---- What both updates use ----
+# ---- Functions of both updates ----
 
 
 def _generate(parts: _Parts, params: dict, stats: dict, latents: jax.Array, labels: jax.Array | None) -> tuple[_Fakes, dict]:
-    """(fakes, G's new statistics)."""
+    """Generates images in training mode. Returns (fakes, G's new statistics)."""
 
     def forward(params: dict) -> tuple[jax.Array, dict]:
         variables = {"params": params, "batch_stats": stats}
@@ -273,7 +272,7 @@ def _generate(parts: _Parts, params: dict, stats: dict, latents: jax.Array, labe
 def _discriminate(
     parts: _Parts, params: dict, stats: dict, batch: Batch, keys: Keys, kind: Kind, augment_p: jax.Array | None
 ) -> tuple[jax.Array, dict]:
-    """(logits (B,), D's new statistics) of a float batch of this kind, "real" or "fake", as D sees it in training."""
+    """Computes (logits (B,), D's new statistics) in training mode, with augmentation. batch: float32; kind selects the keys."""
     images = augment(keys[f"augment_{kind}"], batch.images, parts.config.loss.augment, augment_p)
     rngs = {"dropout": keys[f"dropout_{kind}"]} if parts.config.nets.d_dropout > 0 else None
     variables = {"params": params, "batch_stats": stats}
@@ -282,7 +281,7 @@ def _discriminate(
 
 
 def _prepare_real(config: Config, batch: Batch, key: jax.Array) -> Batch:
-    """(B, S, S, C) uint8 -> float32 in G's output range, each image mirrored by chance where the recipe says so."""
+    """Scales images, (B, S, S, C) uint8 -> float32 in G's output range. With `flip`, mirrors each with probability 1/2."""
     images = scale_pixels(batch.images, config.nets)
     if config.data.flip:
         is_mirrored = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
@@ -291,13 +290,13 @@ def _prepare_real(config: Config, batch: Batch, key: jax.Array) -> Batch:
 
 
 def _split_streams(key: jax.Array, streams: tuple[str, ...]) -> Keys:
-    """Name -> a key of its own."""
+    """Splits a key into one key per name."""
     return dict(zip(streams, jax.random.split(key, len(streams)), strict=True))
 
 
 def _update_ema(config: Config, state: GanState) -> dict:
-    # Half-life in images, so that batch size does not change it, ramped so that the start is forgotten soon.
-    # Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is from its published code.
+    # The half-life is in images, so that it does not depend on the batch size. It ramps up from 0, so that the EMA soon forgets
+    # the initial parameters. Source: Karras et al. 2020, arXiv:1912.04958, appendix B; the ramp is in its published code.
     optimizer = config.optimizer
     if optimizer.ema_half_life_kimg == 0:
         return state.g_params

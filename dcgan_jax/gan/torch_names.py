@@ -1,7 +1,7 @@
-"""Both nets under the names and in the layouts of PyTorch's example (pytorch/examples, dcgan/main.py), and back.
+"""Converts weights between this project's layout and that of PyTorch's DCGAN example (pytorch/examples, dcgan/main.py).
 
-Transposed convolutions are (C_in, C_out, k, k), convolutions (C_out, C_in, k, k), in both without a flip; dense layers that touch
-a feature map are its k4 convolutions of a 1x1 image (docs/published-dcgans.md, T15).
+In PyTorch, transposed convolutions are (C_in, C_out, k, k) and convolutions (C_out, C_in, k, k); neither needs a flip. Our dense
+head of G or D is a convolution with kernel 4 there (docs/published-dcgans.md, T15).
 """
 
 from collections.abc import Mapping
@@ -13,25 +13,25 @@ from dcgan_jax.config import Mark, Nets, UserError, list_fields
 
 HEAD_PX = 4
 NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# PyTorch's networks are our defaults. A field without one of these marks must have its default: a new one is safe at first.
+# The defaults of `Nets` are PyTorch's network. A field without one of these marks must have its default, also a future field.
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
 
 def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
-    """Raises: UserError where PyTorch's example has no such network, naming the field.
+    """Checks that PyTorch's example can represent this network. Raises: UserError that names the field which differs.
 
-    about: what needs that network; otherwise: another way, behind a semicolon, where there is one.
+    about: the start of the message, such as the flag; otherwise: its end, such as "; or ...".
     """
     for field, value in vars(Nets()).items():
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
-                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (there: {value!r});"
-                f" the presets torch32, torch64 and torch128 are its{otherwise}"
+                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r});"
+                f" use preset torch32, torch64 or torch128{otherwise}"
             )
 
 
 def to_torch(net: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our leaves of G or D (head/kernel, up1_norm/mean ...) as its state dict, numbers of batches (0) included."""
+    """Converts leaves of G or D (head/kernel, up1_norm/mean ...) to PyTorch's state dict, with num_batches_tracked 0."""
     found = {}
     layers = _list_layers(net, weights)
     for i, (layer, norm) in enumerate(layers):
@@ -46,7 +46,10 @@ def to_torch(net: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def from_torch(
     net: str, tensors: dict[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array], about: str
 ) -> dict[str, np.ndarray]:
-    """The inverse: leaves as those of `like`, by name. Raises: UserError naming a tensor that is missing or of another shape."""
+    """Converts PyTorch's state dict to leaves by name, with the names and shapes of `like`. The inverse of `to_torch`.
+
+    Raises: UserError that names a tensor which is missing or has another shape.
+    """
     found = {}
     for i, (layer, norm) in enumerate(_list_layers(net, like)):
         conv, bn = _number_modules(net, i)
@@ -55,10 +58,10 @@ def from_torch(
         for ours, theirs in wanted.items():
             shape = _to_torch_kernel(net, layer, like[ours]).shape if ours.endswith("kernel") else like[ours].shape
             if theirs not in tensors or tensors[theirs].shape != shape:
-                there = tensors[theirs].shape if theirs in tensors else "absent"
+                actual = tensors[theirs].shape if theirs in tensors else "missing"
                 raise UserError(
-                    f"{about}: {theirs} is {there}, the recipe's is {shape}; give the `size`, `width` and `latent_dim`"
-                    " it was trained with"
+                    f"{about}: {theirs} is {actual}, the recipe needs {shape}; give the `size`, `width` and `latent_dim`"
+                    " of the trained network"
                 )
             tensor = tensors[theirs].astype(np.float32)
             found[ours] = _from_torch_kernel(net, layer, tensor) if ours.endswith("kernel") else tensor
@@ -66,7 +69,7 @@ def from_torch(
 
 
 def _list_layers(net: str, weights: Mapping[str, np.ndarray | jax.Array]) -> list[tuple[str, str | None]]:
-    """(layer, its normalisation or None), from the input on."""
+    """Lists (layer, its normalisation or None), from the input to the output."""
     middle = "up" if net == "G" else "down"
     inner = [f"{middle}{i}" for i in range(1, 1 + sum(name.startswith(middle) and name.endswith("/kernel") for name in weights))]
     order = ["head", *inner, "image"] if net == "G" else [*inner, "head"]
@@ -74,7 +77,7 @@ def _list_layers(net: str, weights: Mapping[str, np.ndarray | jax.Array]) -> lis
 
 
 def _number_modules(net: str, i: int) -> tuple[int, int]:
-    """Numbers of layer i's convolution and BN in the nn.Sequential: D's first has no BN."""
+    """Returns the positions of layer i's convolution and BN in PyTorch's nn.Sequential. D's first layer has no BN."""
     return (3 * i, 3 * i + 1) if net == "G" else (max(3 * i - 1, 0), 3 * i)
 
 

@@ -1,7 +1,7 @@
-"""Finds what is wrong with a run from its metrics and images, and suggests what to try. Pure functions.
+"""Checks a run for known failures by its metrics and images, and suggests remedies. Pure functions.
 
-There are no warnings while there are few metrics. The thresholds lie between values measured in failing and in healthy runs
-(experiments/diagnostics.py; experiments/notes/reliability.md).
+The checks start once there are enough metrics. The thresholds lie between values measured in failing and in healthy runs
+(experiments/diagnostics.py, experiments/notes/reliability.md).
 """
 
 import bisect
@@ -11,26 +11,26 @@ import numpy as np
 from dcgan_jax.gan.metrics import HITS, LOSS_METRICS, METRICS
 
 METRICS_USED = ("step", "images", *LOSS_METRICS, *HITS, "g_grad_norm")
-WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last lines of metrics.jsonl: 500 steps of them, and at least 20 lines
-LEAST_IMAGES = 30_000  # every run looks broken at its start: samples alike, D far ahead
-# Share of real and of generated images that D classifies rightly: 1.000 where D's learning rate is 50 times G's; at most 0.985
-# of both in healthy runs.
+WINDOW_STEPS, LEAST_LINES = 500, 20  # checks use the last 500 steps of metrics.jsonl, and at least its last 20 lines
+LEAST_IMAGES = 30_000  # at its start every run looks broken: samples are alike, and D makes hardly any errors
+# D's hit rate on real and on generated images: 1.000 with a learning rate of D 50 times that of G; at most 0.985 on both in
+# healthy runs.
 WON_HITS = 0.995
-# G's gradient norm against that of the run's first lines: 0.3 to 3 in healthy runs.
+# G's gradient norm divided by that of the run's first lines: 0.3 to 3 in healthy runs.
 VANISHED, EXPLODED = 0.05, 20.0
-# Distance between samples over that between training images: 0.03 to 0.12 in collapsed runs, 0.3 for an untrained G, 0.7 to
+# Distance between samples divided by that between training images: 0.03 to 0.12 in collapsed runs, 0.3 for an untrained G, 0.7 to
 # 1.1 in healthy runs.
 COLLAPSED = 0.2
-# Standard deviation of G's gradient norm over the window, divided by its mean: 0.02 to 0.06 where only the batch changes (batch
-# 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in a run resumed to ten times its length. Losses cannot be used: their noise
-# may be as large as their change, or their mean may be 0.
+# Standard deviation of G's gradient norm over the window, divided by its mean: 0.02 to 0.06 if only the batch changes (batch size
+# 128 to 16), 0.2 to 0.7 in healthy runs, 0.098 once in a run extended to ten times its length. This ratio is useless for losses:
+# their noise may be as large as their change, or their mean may be 0.
 FROZEN = 0.075
-PAIRED_IMAGES = 64  # samples, and training images, whose pairs are compared
+PAIRED_IMAGES = 64  # number of samples, and of training images, whose pairs are compared
 LEAST_HELD_OUT = 8
-# r_v: 0 where D's logits of held-out images equal those of training images, 1 where they equal those of fakes. At most 0.1 in
-# healthy runs; with 300 images it passes 0.5 after 300 epochs.
+# r_v is 0 if D's mean logit of held-out images equals that of training images, and 1 if it equals that of fakes. At most 0.1 in
+# healthy runs; with 300 training images it exceeds 0.5 after 300 epochs.
 MEMORISED = 0.5
-SURE = 4.0  # standard errors by which means must differ: every save tests again
+SURE = 4.0  # standard errors by which means must differ; this many, because every save tests again
 
 
 def diagnose(
@@ -42,12 +42,12 @@ def diagnose(
     sample_logits: np.ndarray,
     loss: str = "bce",
 ) -> dict[str, str]:
-    """Finds what is wrong with the run now: kind -> message of one line.
+    """Checks the run for known failures. Returns {kind: message of one line} for those present.
 
-    Args: metrics, columns of metrics.jsonl until now; samples (n, S, S, C) and reals (m, S, S, C) uint8: G's grid and training
-        images; real_logits, held_out_logits, sample_logits: (any number,) D's logits, with running statistics, of training
-        images, of held-out images and of samples; loss, the adversarial loss's name.
-    Returns: messages of the kinds d-has-won, g-collapsed, losses-frozen and memorising. The same for the same arguments.
+    Args: metrics, the columns of metrics.jsonl until now; samples (n, S, S, C) uint8, the grid; reals (m, S, S, C) uint8,
+        training images; real_logits, held_out_logits, sample_logits: (any number,) each, D's logits with running statistics, of
+        training images, held-out images and samples; loss, the name of the adversarial loss.
+    Returns: kinds are d-has-won, g-collapsed, losses-frozen and memorising. Equal arguments give equal results.
     """
     steps = metrics.get("step", [])
     columns = {name: np.array(metrics.get(name, [np.nan] * len(steps)), float) for name in METRICS_USED}
@@ -69,20 +69,20 @@ def _check_d_has_won(window: dict[str, np.ndarray], first: np.ndarray, loss: str
     real, fake = (window[name].mean() for name in HITS)
     first, now = np.median(first), np.median(window["g_grad_norm"])
     is_lost = not VANISHED * first < now < EXPLODED * first
-    # A Wasserstein critic should classify all images rightly (arXiv:1701.07875, section 3); only G's gradient counts there.
+    # A Wasserstein critic should classify all images correctly (arXiv:1701.07875, section 3), so only G's gradient is checked.
     if not np.minimum(real, fake) >= WON_HITS or (loss == "wasserstein" and not is_lost) or np.isnan(now):
         return None
     return (
-        f"D has won: over the last {_describe_span(window)} it recognised {real:.1%} of real and {fake:.1%} of generated images, "
-        f"and G's gradient norm is {now:.3g}, at first {first:.3g}; try a lower --d-lr, fewer --d-steps, --real-label 0.9 or "
-        "--augment color translation cutout --augment-target 0.8"
+        f"D has won: over the last {_describe_span(window)} it classified {real:.1%} of real and {fake:.1%} of generated images "
+        f"correctly, and G's gradient norm is {now:.3g}, {first:.3g} at the start; try a lower --d-lr, fewer "
+        "--d-steps, --real-label 0.9 or --augment color translation cutout --augment-target 0.8"
     )
 
 
 def measure_pairwise_distance(images: np.ndarray) -> float:
-    """The mean over pairs of (N, S, S, C) uint8 images of their root-mean-square difference, in grey levels.
+    """Measures the root-mean-square difference, in grey levels, averaged over all pairs of (N, S, S, C) uint8 images.
 
-    Pairs' similarity as a measure of collapse: Odena et al. 2017, arXiv:1610.09585, section 4.2.
+    Source: Odena et al. 2017, arXiv:1610.09585, section 4.2, where the similarity of pairs shows mode collapse.
     """
     flat = images.reshape(len(images), -1).astype(np.float64)  # float64 sums of squared bytes are exact, in any order
     products = flat @ flat.T
@@ -117,10 +117,10 @@ def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
 
 
 def _has_moved(values: np.ndarray) -> bool:
-    """Whether the means of the two halves differ by more than their noise."""
+    """Tells whether the means of the first and the second half of (N,) values differ by more than their noise."""
     before, after = np.array_split(values, 2)
     noise = np.hypot(before.std() / len(before) ** 0.5, after.std() / len(after) ** 0.5)
-    return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, from lines that lack the metric, counts as moved
+    return not abs(after.mean() - before.mean()) <= SURE * noise  # NaN, from lines without the metric, counts as a change
 
 
 def _describe_span(window: dict[str, np.ndarray]) -> str:
@@ -135,9 +135,9 @@ def _check_memorising(real_logits: np.ndarray, held_out_logits: np.ndarray, samp
     noise = np.hypot(np.std(real_logits) / len(real_logits) ** 0.5, np.std(held_out_logits) / len(held_out_logits) ** 0.5)
     if real - unseen < SURE * noise or real <= fake or real - unseen < MEMORISED * (real - fake):
         return None
-    middle = (real + fake) / 2  # the loss's own boundary is for batch statistics
+    middle = (real + fake) / 2  # not the loss's boundary, which holds for batch statistics only
     return (
-        f"D memorises the images: it takes {np.mean(real_logits > middle):.0%} of training images for real and only "
+        f"D memorises the images: it classifies {np.mean(real_logits > middle):.0%} of training images as real and only "
         f"{np.mean(held_out_logits > middle):.0%} of held-out ones (r_v {(real - unseen) / (real - fake):.2f}); try --flip, "
         "--augment color translation cutout --augment-target 0.8, more images, or stop earlier"
     )

@@ -1,9 +1,9 @@
-"""The Inception-v3 of the original FID (2015 weights) as a pure function, with the names of the widely used weight file.
+"""The Inception-v3 of the original FID (weights of 2015) as a pure function. Layers are named as in the widely used weight file.
 
 It differs from torchvision's: average pools exclude padding, the last block uses a maximum pool, and images are resized by
-TensorFlow 1's bilinear filter without antialiasing. Source: Szegedy et al. 2016, arXiv:1512.00567; the differences are those of
-the TensorFlow graph inception-2015-12-05 that Heusel et al. 2017, arXiv:1706.08500, measured with. Compared layer by layer with
-an independent implementation (experiments/inception_parity.py).
+TensorFlow 1's bilinear filter without antialiasing. These are properties of the TensorFlow graph inception-2015-12-05, which
+Heusel et al. 2017, arXiv:1706.08500, used. An independent implementation gives the same outputs, layer by layer
+(experiments/inception_parity.py). Source: Szegedy et al. 2016, arXiv:1512.00567.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jax import lax
 
 SIDE = 299  # pixels
 FEATURES = 2048
-CLASSES = 1008  # of the 2015 network's last layer, which features do not need
+CLASSES = 1008  # of the last layer, which the features do not need
 BN_EPSILON = 1e-3
 Layers = dict[str, tuple[jax.Array, jax.Array]]  # name -> kernel (kh, kw, I, O), bias (O,), float32
 LAYERS = (
@@ -37,7 +37,7 @@ LAYERS = (
 
 
 def list_weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Lists name in the weight file -> shape, (O, I, kh, kw) or (O,), of the arrays that `fold_batch_norm` needs."""
+    """Lists the arrays that `fold_batch_norm` needs: name in the weight file -> shape, (O, I, kh, kw) or (O,)."""
     shapes = {}
     for name, (inputs, outputs, rows, columns) in _CONVS.items():
         shapes[f"{name}.conv.weight"] = outputs, inputs, rows, columns
@@ -48,9 +48,11 @@ def list_weight_shapes() -> dict[str, tuple[int, ...]]:
 def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Folds each batch normalisation into its convolution: layer -> (kernel (kh, kw, I, O), bias (O,)), float32.
 
-    Raises: ValueError that names the first missing array or wrong shape, or says that these are another network's weights.
+    Raises: ValueError that names the first missing or wrong array, or recognises torchvision's weights.
     """
-    if "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES:  # torchvision's other arrays have the same shapes
+    if (
+        "fc.weight" in weights and weights["fc.weight"].shape[0] != CLASSES
+    ):  # the only array whose shape differs in torchvision's file
         raise ValueError(
             f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
             "Inception's weights; torchvision's give other numbers"
@@ -74,7 +76,7 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
 def extract_features(
     layers: Layers, images: jax.Array, every_layer: bool = False
 ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes features: (B, S, S, 3) uint8, any S -> (B, 2048) float32. To be jitted. layers: from `fold_batch_norm`.
+    """Computes features: (B, S, S, 3) uint8, any S -> (B, 2048) float32. Pure: jit it. layers: from `fold_batch_norm`.
 
     every_layer: also return the outputs of LAYERS, name -> (B, h, w, C).
     """
@@ -85,7 +87,7 @@ def extract_features(
 def resize_bilinear(images: jax.Array) -> jax.Array:
     """Resizes (B, H, W, C) uint8 -> (B, 299, 299, C) float32 in [0, 255] like TensorFlow 1's resize_bilinear.
 
-    Output pixel i samples position i * H / 299, not a pixel centre. Downsampling does not average.
+    Output pixel i is interpolated at position i * H / 299, without centring pixels. Downsampling does not average.
     """
     x = images.astype(jnp.float32)
     for axis in (1, 2):
@@ -99,7 +101,7 @@ def resize_bilinear(images: jax.Array) -> jax.Array:
 
 
 def _apply_network(layers: Layers, x: jax.Array, every_layer: bool = False) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-    """x (B, S, S, 3) float32 in [-1, 1], S at least 75."""
+    """Applies the network to x (B, S, S, 3) float32 in [-1, 1], S at least 75. Returns: as `extract_features`."""
     outputs = {}
     for name in LAYERS:
         if name in _BLOCKS:
@@ -180,7 +182,7 @@ _BLOCKS = {
 
 
 def _conv(layers: Layers, x: jax.Array, name: str, stride: int = 1, same: bool = True) -> jax.Array:
-    """Convolution with its folded batch normalisation, then ReLU. same: zero padding keeps the size at stride 1."""
+    """Applies a convolution with folded batch normalisation, then ReLU. same: zero padding keeps the size at stride 1."""
     kernel, bias = layers[name]
     rows, columns = kernel.shape[:2]
     padding = [(rows // 2,) * 2, (columns // 2,) * 2] if same else "VALID"
@@ -189,7 +191,7 @@ def _conv(layers: Layers, x: jax.Array, name: str, stride: int = 1, same: bool =
 
 
 def _chain(layers: Layers, x: jax.Array, block: str, *parts: str) -> jax.Array:
-    """The block's convolutions with these names, one after the other."""
+    """Applies the block's convolutions with these names, one after the other."""
     for part in parts:
         x = _conv(layers, x, f"{block}.{part}")
     return x
@@ -200,13 +202,13 @@ def _pool_branch(layers: Layers, x: jax.Array, block: str) -> jax.Array:
 
 
 def _max_pool(x: jax.Array, stride: int) -> jax.Array:
-    """3x3; with stride 1 the size is kept."""
+    """Applies 3x3 max pooling. Stride 1 keeps the size."""
     padding = ((0, 0), (0, 0)) if stride == 2 else ((1, 1), (1, 1))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), ((0, 0), *padding, (0, 0)))
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
-    """3x3, size kept. The average excludes padding."""
+    """Applies 3x3 average pooling and keeps the size. The average excludes padding."""
     return _sum_3x3(x) / _sum_3x3(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
@@ -215,7 +217,7 @@ def _sum_3x3(x: jax.Array) -> jax.Array:
 
 
 def _list_convs() -> dict[str, tuple[int, int, int, int]]:
-    """Layer -> (inputs, outputs, kernel rows, kernel columns)."""
+    """Lists layer -> (inputs, outputs, kernel rows, kernel columns)."""
     convs = {
         "Conv2d_1a_3x3": (3, 32, 3, 3),
         "Conv2d_2a_3x3": (32, 32, 3, 3),

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 FITTED, TESTED = 4000, 2000  # images
-MIN_PROBE_IMAGES = 20  # of both together: with fewer images, all or none have most attributes
-STRENGTHS = np.logspace(-5, 2, 15)  # of the ridge penalty, relative to the mean squared length of a standardised row
+MIN_PROBE_IMAGES = 20  # for fit and test together; with fewer, most attributes have the same value in all images
+STRENGTHS = np.logspace(-5, 2, 15)  # ridge penalties to try, relative to the mean squared norm of a standardised row
 
 
 class Probe(NamedTuple):
@@ -19,18 +19,18 @@ class Probe(NamedTuple):
 
 
 def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Splits positions into those of images to fit a probe to and those of images to test it on.
+    """Splits image positions into those to fit a probe to and those to test it on.
 
-    Args: shuffled, all positions in random order; attributes, the names of the images' attributes; name, the data's name.
+    Args: shuffled, all positions in random order; attributes, the names of the attributes; name, the data's name for messages.
     Raises: ValueError for too few images or no attributes.
     """
     if not attributes:
         raise ValueError(
-            f"{name} come without attributes, which a probe needs; give images that have some: CelebA with "
-            "list_attr_celeba.txt, drawn faces, or a folder for each class"
+            f"{name} have no attributes, which a probe needs; give CelebA with list_attr_celeba.txt, drawn faces, or a "
+            "folder for each class"
         )
     if len(shuffled) < MIN_PROBE_IMAGES:
-        raise ValueError(f"{name}: too few images to fit and test a probe; give {MIN_PROBE_IMAGES} or more")
+        raise ValueError(f"{name}: too few images to fit and test a probe; give at least {MIN_PROBE_IMAGES}")
     fit_count = min(FITTED, len(shuffled) * 2 // 3)
     return shuffled[:fit_count], shuffled[fit_count : FITTED + TESTED]
 
@@ -45,16 +45,16 @@ def fit_and_score_probe(features: np.ndarray, labels: np.ndarray, test_features:
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Fits a probe for all attributes at once: ridge regression to +-1, with the strength of the best leave-one-out accuracy.
+    """Fits a probe for all attributes at once: ridge regression to +-1, with the penalty of the best leave-one-out accuracy.
 
     Args: features (N, D) float; labels (N, A) of 0 and 1. The cost grows with N^3.
-    Returns: a function of features (M, D) that gives (M, A) float64 margins, positive if it predicts the attribute.
-    Raises: ValueError for shapes that do not fit, here or when the function is called. Source: the evaluation of Radford et
-        al. 2016, arXiv:1511.06434, section 5.1 (there an L2-SVM); leave-one-out in closed form: Allen 1974, "The
+    Returns: f(features (M, D)) -> (M, A) float64 margins, positive if the probe predicts the attribute.
+    Raises: ValueError for shapes that do not fit, here or in f.
+    Source: Radford et al. 2016, arXiv:1511.06434, section 5.1 (there an L2-SVM); leave-one-out in closed form: Allen 1974, "The
         relationship between variable selection and data augmentation and a method for prediction".
     """
     if not (features.ndim == labels.ndim == 2 and len(features) == len(labels)):
-        raise ValueError(f"features {features.shape}, labels {labels.shape}")
+        raise ValueError(f"features are {features.shape}, labels {labels.shape}; expected (N, D) and (N, A)")
     features = features.astype(np.float64)
     mean, spread = features.mean(0), features.std(0)
     spread = np.where(spread > 1e-6 * max(spread.max(), 1e-30), spread, np.inf)  # a constant feature has no weight
@@ -77,16 +77,16 @@ def fit_probe(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray]
 
     def compute_margins(features: np.ndarray) -> np.ndarray:
         if features.shape[1:] != mean.shape:
-            raise ValueError(f"features {features.shape}, fitted to {mean.shape}")
+            raise ValueError(f"features are {features.shape}; expected (M, {mean.size}), as in the fit")
         return (features.astype(np.float64) - mean) / spread @ weights + middle
 
     return compute_margins
 
 
 def score_probe(margins: np.ndarray, labels: np.ndarray, fitted_labels: np.ndarray) -> Probe:
-    """Compares a probe's margins (M, A) with labels (M, A); fitted_labels (N, A) are those it was fitted to."""
+    """Scores a probe's margins (M, A) against labels (M, A). fitted_labels (N, A) are the labels of the fit."""
     if margins.shape != labels.shape:
-        raise ValueError(f"margins {margins.shape}, labels {labels.shape}")
+        raise ValueError(f"margins are {margins.shape}, labels {labels.shape}; both must be the same (M, A)")
     predicted, has = margins > 0, labels > 0
     with np.errstate(invalid="ignore"):
         balanced = (np.sum(predicted & has, 0) / has.sum(0) + np.sum(~predicted & ~has, 0) / (~has).sum(0)) / 2

@@ -11,7 +11,7 @@ from dcgan_jax.quality.scores import check_features, find_nearest
 class Memorisation(NamedTuple):
     """Distances of samples to training images, relative to held-out images."""
 
-    ratio: float  # samples: mean distance to the nearest training image / to the nearest held-out image, of equally many
+    ratio: float  # samples: mean distance to the nearest training image / to the nearest held-out image, from equally many
     to_training: float  # mean distance to the nearest of all training images: of samples / of held-out images
     nearest: np.ndarray  # (M,) position of each sample's nearest training image
     distances: np.ndarray  # (M,) distance to that image
@@ -22,10 +22,10 @@ def measure_memorisation(
 ) -> Memorisation:
     """Compares distances to training and to held-out images: both ratios are about 1 for new samples, smaller for copies.
 
-    Args: samples (M, D), held_out (H, D), training: parts of (n, D) each, in order; pixels or features. The nearest of many
-        images is nearer than the nearest of few. So `ratio` uses H training images, sampled with `seed` from each part that
-        has as many; it misses most copies if H is a small share. `to_training` uses all training images.
-    Raises: ValueError if no part has H images. Source of the question: Meehan et al. 2020, arXiv:2004.05675.
+    Args: samples (M, D), held_out (H, D), training: parts of (n, D) each, in order; pixels or features.
+    The nearest of many images is nearer than the nearest of few. So `ratio` uses H random training images from each part with at
+    least H. It misses most copies if H is small compared with the part. `to_training` uses all training images.
+    Raises: ValueError if no part has H images. Source of the idea: Meehan et al. 2020, arXiv:2004.05675.
     """
     samples, held_out = check_features(samples, least=1), check_features(held_out, least=1)
     random = np.random.Generator(np.random.Philox(seed))
@@ -41,7 +41,7 @@ def measure_memorisation(
             sampled.append(find_nearest(samples, part[random.permutation(len(part))[: len(held_out)]])[1].mean())
         start += len(part)
     if not sampled:
-        raise ValueError(f"no part of the training images has {len(held_out)} images, as many as are held out")
+        raise ValueError(f"no part of the training images has as many as the {len(held_out)} held-out images; hold out fewer")
     return Memorisation(
         float(np.mean(sampled) / find_nearest(samples, held_out)[1].mean()),
         float(distances.mean() / from_held_out.mean()),

@@ -40,8 +40,8 @@ def merge_moments(one: Moments, other: Moments) -> Moments:
 def frechet(one: Moments, other: Moments) -> float:
     """Computes the squared Frechet distance of two normal distributions: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2).
 
-    It is FID if the features are the FID Inception's. Its upward bias is about proportional to 1 / N: compare at equal N only,
-    or see `frechet_at_infinity`. Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
+    With features of the FID Inception it is FID. Its upward bias is about proportional to 1 / N: compare at equal N only, or
+    use `frechet_at_infinity`. Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
     """
     # tr (C1 C2)^1/2 is the sum of the square roots of the eigenvalues of the symmetric R C2 R, where R is the root of C1.
     values, vectors = np.linalg.eigh(one.covariance)
@@ -51,15 +51,15 @@ def frechet(one: Moments, other: Moments) -> float:
 
 
 def count_least_at_infinity(dimensions: int) -> int:
-    """Returns the smallest N for `frechet_at_infinity`: the covariance of half of the samples has full rank."""
+    """Returns the smallest N for `frechet_at_infinity`, at which the covariance of half of the samples has full rank."""
     return max(20, 2 * (dimensions + 1))
 
 
 def frechet_at_infinity(real: Moments, fake: np.ndarray, *, seed: int = 0, points: int = 15) -> float:
     """Extrapolates the Frechet distance to infinitely many samples, by a line over 1 / N through `points` smaller sets.
 
-    Args: fake, (N, D) features. Sets of N / 10 to N rows are sampled from them with `seed`, each of at least D + 1 rows: with
-        fewer the covariance is singular and the bias is not linear in 1 / N. The bias by the number of reals remains.
+    Args: fake, (N, D) features. The sets are random rows, N / 10 to N of them and at least D + 1: with fewer, the covariance is
+        singular and the bias is not linear in 1 / N. The bias from the number of real images remains.
     Raises: ValueError for N below `count_least_at_infinity`.
     Source: Chong and Forsyth 2020, arXiv:1911.07023, section 4, with ordinary sampling.
     """
@@ -99,7 +99,7 @@ def score_manifolds(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 5) 
     """Measures precision, recall, density and coverage: whether samples look real, and whether they cover all real images.
 
     Args: real, fake, (N, D) and (M, D) features, more than `neighbours` each. Compare at equal N and M only.
-    Returns: precision, the share of fakes inside the ball of some real (its radius is the distance to its nth neighbour);
+    Returns: precision, the share of fakes inside the ball of some real, whose radius is the distance to its nth nearest real;
         recall, the same with the roles exchanged; density, the mean number of such balls around a fake, divided by
         `neighbours` (may exceed 1); coverage, the share of reals with a fake in their ball.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3; Naeem et al. 2020, arXiv:2002.09797, section 3.

@@ -1,4 +1,4 @@
-"""Differentiable augmentation: what each may change and what it must leave, image by image."""
+"""Differentiable augmentation: what each function may change and what it must keep, for each image."""
 
 from functools import partial
 
@@ -43,17 +43,17 @@ def test_a_key_decides_the_draws(apply):
 
 
 def test_image_augmentation_ignores_its_neighbours(apply):
-    """An image is changed by its own draw, whatever its neighbours are."""
+    """Each image has its own random values, and the result does not depend on its neighbours."""
     images = make_images()
     others = make_images(seed=1)
     others[7] = images[7]
     assert_array_equal(apply(others)[7], apply(images)[7])
     same = np.broadcast_to(images[:1], images.shape)
-    assert len(np.unique(apply(same).reshape(BATCH, -1), axis=0)) > BATCH // 4  # each image its own draw, not one for all
+    assert len(np.unique(apply(same).reshape(BATCH, -1), axis=0)) > BATCH // 4  # random values differ between images
 
 
 def test_gradients_are_finite_and_linear(name):
-    # All three are linear or affine in the image: the pullback does not depend on where it is taken.
+    # All three are affine in the image, so their pullback does not depend on the image.
     def pull(images, upstream):
         return jax.vjp(partial(AUGMENTATIONS[name], jax.random.key(KEY)), images)[1](upstream)[0]
 
@@ -62,7 +62,7 @@ def test_gradients_are_finite_and_linear(name):
     gradient = pull(make_images(), upstream)
     assert np.isfinite(gradient).all()
     assert_allclose(gradient, pull(make_images(seed=1), upstream), atol=1e-5)
-    if name != "color":  # pixels that survive count once, those that do not count nothing
+    if name != "color":  # the gradient is 1 for pixels that remain and 0 for others
         assert set(np.unique(pull(make_images(), np.ones_like(upstream)))) == {0.0, 1.0}
 
 
@@ -72,7 +72,7 @@ def test_translation_shifts_an_eighth_fills_grey():
     out = np.asarray(AUGMENTATIONS["translation"](jax.random.key(KEY), images))
     reach = SIDE // 8
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    seen = set()
+    shifts_used = set()
     for image, moved in zip(padded, out, strict=True):
         shifts = [
             (row, column)
@@ -81,10 +81,10 @@ def test_translation_shifts_an_eighth_fills_grey():
             if np.array_equal(moved, image[row : row + SIDE, column : column + SIDE])
         ]
         assert len(shifts) == 1
-        seen.add(shifts[0])
-    rows, columns = zip(*seen, strict=True)
-    assert set(rows) == set(columns) == set(range(2 * reach + 1))  # every shift of either axis occurs, and not in step
-    assert len(seen) > 2 * (2 * reach + 1)
+        shifts_used.add(shifts[0])
+    rows, columns = zip(*shifts_used, strict=True)
+    assert set(rows) == set(columns) == set(range(2 * reach + 1))  # every shift occurs along both axes, independently
+    assert len(shifts_used) > 2 * (2 * reach + 1)
 
 
 def test_cutout_blanks_one_square_of_half_the_side():
@@ -94,18 +94,18 @@ def test_cutout_blanks_one_square_of_half_the_side():
     for image, cut in zip(images, out, strict=True):
         blank = (cut == 0).all(2)
         rows, columns = np.flatnonzero(blank.any(1)), np.flatnonzero(blank.any(0))
-        for span in (rows, columns):  # contiguous; cut short at the edges only
+        for span in (rows, columns):  # contiguous, and shorter at the edges only
             assert len(span) == np.ptp(span) + 1
             assert len(span) == SIDE // 2 or (len(span) >= SIDE // 4 and (span[0] == 0 or span[-1] == SIDE - 1))
         assert blank.sum() == len(rows) * len(columns)
         assert_array_equal(cut[~blank], image[~blank])
         whole += blank.sum() == (SIDE // 2) ** 2
-    # A centre keeps the square inside along one axis for 9 of 17 places: a quarter of the pixels go in about 0.28 of the images.
+    # Along one axis, 9 of 17 centres keep the whole square inside. So in about 0.28 of the images a quarter of the pixels is cut.
     assert 0.1 < whole / BATCH < 0.5
 
 
 def test_color_on_grey_changes_brightness_only():
-    """The brightness of a flat grey image changes by a half at most."""
+    """The brightness changes by at most 0.5."""
     grey = np.full((BATCH, SIDE, SIDE, 3), 0.25, np.float32)
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), grey))
     assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
@@ -115,7 +115,7 @@ def test_color_on_grey_changes_brightness_only():
 
 
 def test_color_scales_around_the_means_within_bounds():
-    """Colour and contrast are scaled around the means, within the published bounds."""
+    """Saturation and contrast scale around the means, within the published bounds."""
     images = make_images()
     out = np.asarray(AUGMENTATIONS["color"](jax.random.key(KEY), images))
 
@@ -124,7 +124,7 @@ def test_color_scales_around_the_means_within_bounds():
         return images - grey, grey - images.mean((1, 2, 3), keepdims=True)
 
     factors = []
-    for after, before in zip(parts(out), parts(images), strict=True):  # each part is the old one times one number an image
+    for after, before in zip(parts(out), parts(images), strict=True):  # each part is multiplied by one number per image
         factor = (after * before).sum((1, 2, 3)) / (before**2).sum((1, 2, 3))
         assert_allclose(after, factor.reshape(-1, 1, 1, 1) * before, atol=1e-5)
         factors.append(factor)
@@ -136,7 +136,7 @@ def test_color_scales_around_the_means_within_bounds():
 
 
 def test_none_is_identity_several_keep_their_order():
-    """Several augmentations follow in the order named, with a key each."""
+    """Several augmentations are applied in the given order, each with its own key."""
     images, key = jnp.asarray(make_images()), jax.random.key(KEY)
     assert augment(key, images, ()) is images
     keys = jax.random.split(jax.random.clone(key), 2)
@@ -166,5 +166,5 @@ def test_augmentations_are_skipped_independently():
     "before, hits, after", [(0.5, 0.9, 0.51), (0.5, 0.7, 0.49), (0.5, 0.8, 0.5), (0.995, 1.0, 1.0), (0.0, 0.2, 0.0)]
 )
 def test_probability_moves_towards_its_target(before, hits, after):
-    """The target 0.6 is met where D is right on four of five real images."""
+    """The target 0.6 is met if D classifies four of five real images correctly."""
     assert_allclose(adapt_probability(jnp.float32(before), jnp.float32(hits), 0.6, 0.01), after, atol=1e-6)

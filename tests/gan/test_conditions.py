@@ -1,4 +1,4 @@
-"""Conditional GANs: attributes reach both networks through every part of the step, and change no unconditional preset."""
+"""Conditional GANs: labels affect both networks in every part of the step. Unconditional presets do not change."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_label
 from dcgan_jax.gan.state import LABELS, init_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
-pytestmark = pytest.mark.integration  # programs of conditional networks
+pytestmark = pytest.mark.integration  # compiles programs of conditional networks
 
 CONFIG = make_tiny_config("article", condition="Smiling,Male,Hat", g_latents="same")
 TABLE = np.random.default_rng(0).integers(0, 2, (LABELS, 3), np.uint8)
@@ -44,15 +44,15 @@ def test_other_weights_start_as_without_attributes():
 
 
 def test_d_adds_the_projection_of_features_on_labels():
-    """Miyato and Koyama 2018, equation 3, in numpy."""
+    """Compares with NumPy. Source: Miyato and Koyama 2018, equation 3."""
     state = make_toy_state(CONFIG)
     apply = compile_apply(Discriminator(CONFIG.nets), False, "intermediates")
     images = jnp.asarray(BATCH[0], jnp.float32) / 127.5 - 1
-    logits, found = apply(state.d_params, state.d_stats, images, BATCH[1])
-    seen = np.asarray(found["intermediates"]["features"][-1]).reshape(4, -1)
-    plain = seen @ np.asarray(state.d_params["head"]["kernel"])[:, 0] + np.asarray(state.d_params["head"]["bias"])
-    told = np.sum(seen @ np.asarray(state.d_params["condition"]["kernel"]) * (2.0 * BATCH[1] - 1), 1) / 3**0.5
-    assert_allclose(logits, plain + told, rtol=1e-4, atol=1e-6)
+    logits, captured = apply(state.d_params, state.d_stats, images, BATCH[1])
+    features = np.asarray(captured["intermediates"]["features"][-1]).reshape(4, -1)
+    unconditional = features @ np.asarray(state.d_params["head"]["kernel"])[:, 0] + np.asarray(state.d_params["head"]["bias"])
+    projection = np.sum(features @ np.asarray(state.d_params["condition"]["kernel"]) * (2.0 * BATCH[1] - 1), 1) / 3**0.5
+    assert_allclose(logits, unconditional + projection, rtol=1e-4, atol=1e-6)
 
 
 def test_g_images_depend_on_the_attributes():
@@ -86,7 +86,7 @@ def test_step_updates_embeddings_and_keeps_shapes(config):
     before = make_toy_state(config)
     batch = Batch(make_images(config), TABLE[: len(make_images(config))])
     after, metrics = get_compiled_step(config)(before, batch)
-    after, metrics = get_compiled_step(config)(after, batch)  # alternating: G's, then D's
+    after, metrics = get_compiled_step(config)(after, batch)  # alternating updates: first G, then D
     assert all(np.isfinite(value) for value in metrics.values())
     assert np.abs(after.d_params["condition"]["kernel"] - before.d_params["condition"]["kernel"]).max() > 0
     head = np.abs(after.g_params["head"]["kernel"] - before.g_params["head"]["kernel"])
@@ -105,7 +105,7 @@ def test_step_depends_on_the_labels():
 def test_scan_and_two_devices_give_the_same():
     other = Batch(make_images(CONFIG, 1), TABLE[4:8])
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))
-    with fused_loops():  # two programs that have to share every bit
+    with fused_loops():  # both programs must agree bit for bit
         one_step = CompiledStep(CONFIG)
         expected, _ = one_step(one_step(make_toy_state(CONFIG), BATCH)[0], other)
         state, _ = jax.jit(make_train_steps(CONFIG))(make_toy_state(CONFIG), stacked)
@@ -126,10 +126,10 @@ def test_sample_labels_are_the_tables_unless_given():
     labels = select_labels(state.labels, seeds)
     assert_array_equal(labels, TABLE[[0, 5, 5]])
     generator = jax.device_get((state.ema_params, state.ema_stats))
-    drawn = sample_images(CONFIG.nets, *generator, seeds, labels)
-    assert_array_equal(sample_images(CONFIG.nets, *generator, seeds[1:2], labels[1:2])[0], drawn[1])
+    samples = sample_images(CONFIG.nets, *generator, seeds, labels)
+    assert_array_equal(sample_images(CONFIG.nets, *generator, seeds[1:2], labels[1:2])[0], samples[1])
     flipped = sample_images(CONFIG.nets, *generator, seeds, 1 - labels)
-    assert (drawn != flipped).any((1, 2, 3)).all()
+    assert (samples != flipped).any((1, 2, 3)).all()
 
 
 def test_recalibration_uses_the_sampled_attributes():
@@ -142,10 +142,11 @@ def test_recalibration_uses_the_sampled_attributes():
 
 def test_logits_and_features_use_the_labels():
     state = make_fresh_state(CONFIG)
-    judge = jax.jit(make_compute_logits(CONFIG))
-    ours, theirs = (judge(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))
+    compute_logits = jax.jit(make_compute_logits(CONFIG))
+    ours, theirs = (compute_logits(state.d_params, state.d_stats, BATCH[0], labels) for labels in (BATCH[1], 1 - BATCH[1]))
     assert ours.shape == (4,) and np.abs(ours - theirs).max() > 0
     plain = make_tiny_config("article", g_latents="same")
-    seen = jax.jit(make_extract_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
-    there = make_fresh_state(plain)
-    assert_allclose(seen, jax.jit(make_extract_features(plain))(there.d_params, there.d_stats, BATCH[0]), rtol=1e-5, atol=1e-6)
+    features = jax.jit(make_extract_features(CONFIG))(state.d_params, state.d_stats, BATCH[0])
+    unconditional = make_fresh_state(plain)
+    expected = jax.jit(make_extract_features(plain))(unconditional.d_params, unconditional.d_stats, BATCH[0])
+    assert_allclose(features, expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Directions found again where they are known."""
+"""The methods recover known directions."""
 
 import functools
 
@@ -27,14 +27,14 @@ def cosine(a, b):
 def test_separable_attribute_moves_alone():
     points = RNG.normal(size=(4000, 20))
     slopes = np.zeros((3, 20))
-    slopes[0, 0], slopes[1, :2], slopes[2, 5] = 1, (0.8, 0.6), 1  # the second goes mostly along with the first
+    slopes[0, 0], slopes[1, :2], slopes[2, 5] = 1, (0.8, 0.6), 1  # the second correlates with the first
     scores = points @ slopes.T + 0.1 * RNG.normal(size=(4000, 3))
     found = fit_attribute_directions(points, scores)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
     changes = found @ slopes.T
     assert (np.diag(changes) > 0.4).all()
     assert abs(changes - np.diag(np.diag(changes))).max() < 0.12
-    alone = fit_attribute_directions(points, scores[:, :1]) @ slopes.T  # its slope alone takes the second along
+    alone = fit_attribute_directions(points, scores[:, :1]) @ slopes.T  # the slope alone also changes the second attribute
     assert alone[0, 1] > 0.75
 
 
@@ -65,7 +65,7 @@ def test_principal_directions_are_sorted():
 
 @pytest.mark.parametrize("head_norm", ["none", "unit", "channel"])
 def test_factorised_direction_is_the_largest_singular(head_norm):
-    """Of a kernel of known singular vectors, seen through its normalisation."""
+    """The kernel has known singular vectors, and BN's gains are accounted for."""
     config = make_tiny_config("article", head_norm=head_norm)
     nets = config.nets
     state = make_toy_state(config)
@@ -94,13 +94,13 @@ def test_first_features_are_on_the_way_to_the_image(preset):
     variables = {"params": state.ema_params, "batch_stats": state.ema_stats}
     layer = "up1_norm" if nets.g_norm == "batch" else "up1"
     apply = functools.partial(Generator(nets).apply, train=False, capture_intermediates=True, mutable="intermediates")
-    _, seen = jax.jit(apply)(variables, from_normal(points, nets))
-    [x] = seen["intermediates"][layer]["__call__"]
+    _, captured = jax.jit(apply)(variables, from_normal(points, nets))
+    [x] = captured["intermediates"][layer]["__call__"]
     np.testing.assert_allclose(found, x.reshape(3, -1), rtol=1e-5, atol=1e-6)
 
 
 def test_one_level_generator_first_features_are_known():
-    """A generator of one level makes the image from its first features."""
+    """With one level, the first features are the image before tanh."""
     config = make_tiny_config("article", base_px=8)
     nets, state = config.nets, make_toy_state(config)
     points = jax.random.normal(jax.random.key(0), (3, nets.latent_dim))

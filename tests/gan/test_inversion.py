@@ -1,4 +1,4 @@
-"""A face that G drew is found again; starts do not see each other."""
+"""Inversion recovers a generated image. The starts are independent."""
 
 import functools
 
@@ -23,11 +23,11 @@ def generator():
 def descend(points, target, steps):
     start, step = make_inversion(CONFIG.nets)
     step = jax.jit(functools.partial(step, *generator(), target))
-    at, curve = start(points), []
+    state, curve = start(points), []
     for _ in range(steps):
-        at, losses = step(at)
+        state, losses = step(state)
         curve.append(np.asarray(losses))
-    return at[0], np.stack(curve)
+    return state[0], np.stack(curve)
 
 
 def generate(points):
@@ -35,7 +35,7 @@ def generate(points):
 
 
 def test_generated_face_is_found_from_any_start():
-    """The result of a start does not depend on the other starts."""
+    """The result of a start does not depend on the others."""
     keys = jax.random.split(jax.random.key(0))
     target = generate(jax.random.normal(keys[0], (1, CONFIG.nets.latent_dim)))[0]
     starts = jax.random.normal(keys[1], (3, CONFIG.nets.latent_dim))
@@ -46,8 +46,8 @@ def test_generated_face_is_found_from_any_start():
         for points in (starts, found)
     )
     assert (after < before / 2).all()
-    alone, its = descend(starts[1:2], target, 150)
-    np.testing.assert_allclose(its[:20, 0], curve[:20, 1], rtol=1e-3)
+    alone, alone_curve = descend(starts[1:2], target, 150)
+    np.testing.assert_allclose(alone_curve[:20, 0], curve[:20, 1], rtol=1e-3)
     np.testing.assert_allclose(alone[0], found[1], atol=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Ways through latent space keep the distribution of latents."""
+"""Operations on latents keep their distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_truncation_keeps_order_and_bounds(law):
 
 
 def test_truncation_of_normal_is_resampling():
-    """Its variance in closed form: 1 - 2 t pdf(t) / (cdf(t) - cdf(-t))."""
+    """Compares the variance with its closed form, 1 - 2 t pdf(t) / (cdf(t) - cdf(-t))."""
     nets, z = make_latents("normal", 4000)
     pdf, inside = np.exp(-0.5) / np.sqrt(2 * np.pi), 0.6826894921
     assert float(latents.truncate(z, 1.0, nets).var()) == pytest.approx(1 - 2 * pdf / inside, rel=0.01)
@@ -66,7 +66,7 @@ def test_interpolation_starts_and_ends_at_its_points(law):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_interpolation_midpoint_keeps_the_norm(law):
-    """A straight line would pass 0.7 times as far out, where G has seen nothing."""
+    """With linear interpolation, the midpoint would have 0.7 times the norm, which is rare in training."""
     nets, (a, b, *_) = make_latents(law)
     half = latents.interpolate(a, b, jnp.array([0.5]), nets)[0]
     lengths = [float(jnp.linalg.norm(latents.to_normal(z, nets))) for z in (a, b, half)]
@@ -88,18 +88,18 @@ def test_loop_meets_each_anchor_and_closes(law):
     assert way.shape == (30, nets.latent_dim)
     np.testing.assert_allclose(way[::10], anchors, atol=1e-5)
     strides = jnp.linalg.norm(jnp.diff(latents.to_normal(jnp.concatenate([way, way[:1]]), nets), axis=0), axis=1)
-    assert float(strides.max()) < 1.5 * float(strides.min())  # the way back to the first is one like the others
+    assert float(strides.max()) < 1.5 * float(strides.min())  # also in the last part, back to the first
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_move_along_is_in_sd_and_keeps_the_law(law):
-    """The distance is in standard deviations, and the result has the latents' distribution."""
+    """Steps are in standard deviations, and the results keep the latents' distribution."""
     nets, z = make_latents(law)
-    direction = jnp.zeros(nets.latent_dim).at[3].set(7.0)  # its length is no matter
-    there = latents.move_along(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)
-    assert there.shape == (4, 3, nets.latent_dim)
-    np.testing.assert_allclose(there[:, 1], z, atol=1e-5)
-    points = latents.to_normal(there, nets)
+    direction = jnp.zeros(nets.latent_dim).at[3].set(7.0)  # its length does not matter
+    moved = latents.move_along(z, direction, jnp.array([-2.0, 0.0, 2.0]), nets)
+    assert moved.shape == (4, 3, nets.latent_dim)
+    np.testing.assert_allclose(moved[:, 1], z, atol=1e-5)
+    points = latents.to_normal(moved, nets)
     np.testing.assert_allclose(points[:, 2, 3] - points[:, 0, 3], 4.0, rtol=0.05)
     if law == "uniform":
-        assert np.abs(there).max() <= 1
+        assert np.abs(moved).max() <= 1

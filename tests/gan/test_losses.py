@@ -1,4 +1,4 @@
-"""Losses: known values, PyTorch's numbers, symmetries, and finite gradients where D is certain."""
+"""Losses: known values, PyTorch's numbers, symmetries, and finite gradients for extreme logits."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", a
 
 
 def logits(seed=0, count=64):
-    """Real and fake, (count,) float32 each."""
+    """Makes real and fake logits, (count,) float32 each."""
     return np.random.Generator(np.random.Philox(seed)).normal(0, 3, (2, count)).astype(np.float32)
 
 
 def value_and_pulls(function, real, fake):
-    """(B,) values and the gradients of their sum with respect to both kinds of logits."""
+    """Returns (values (B,), gradient of their sum by the real logits, the same by the fake logits)."""
     value, pullback = jax.vjp(function, jnp.asarray(real, jnp.float32), jnp.asarray(fake, jnp.float32))
     return value, *pullback(jnp.ones_like(value))
 
@@ -45,9 +45,8 @@ def test_loss_at_zero_logits(name, d, g):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("player", ["d", "g"])
 def test_loss_is_one_float32_with_finite_gradients(name, player):
-    """There is one loss per image, and its gradient is finite where D is certain."""
-    # Far past where exp overflows float32 and where a probability is exactly 0 or 1. g of a non-relativistic loss gets no real
-    # logits in the step.
+    """There is one loss per image, and its gradient is finite also for extreme logits."""
+    # With logits of 1e4, exp overflows float32 and a probability is exactly 0 or 1.
     for real, fake in ((1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4)):
         value, *pulls = value_and_pulls(getattr(LOSSES[name], player), np.full(3, real), np.full(3, fake))
         assert value.shape == (3,)
@@ -55,14 +54,14 @@ def test_loss_is_one_float32_with_finite_gradients(name, player):
         assert np.isfinite(value).all()
         for pull in pulls:
             assert np.isfinite(pull).all()
-            # All but the squares pull by at most 1 a logit, 2 where a logit is on both sides.
+            # The gradient is at most 1 per logit, or 2 if a logit occurs twice. Least squares has no such bound.
             assert np.abs(pull).max() <= (1.0001e4 if name == "least-squares" else 2)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_improve_a_wrong_d_and_g(name):
-    """A wrong D is pulled towards telling real from fake, and G towards fooling it."""
-    # Exactly wrong: real far below, fake far above. Descent raises real logits and lowers fake ones; g raises fake ones.
+    """Gradient descent makes a wrong D better, and makes G fool D better."""
+    # D is wrong here: real logits are far below fake ones. D's loss must raise real logits and lower fake ones; G's raises fakes.
     real, fake = np.full(4, -3.0), np.full(4, 3.0)
     _, pull_real, pull_fake = value_and_pulls(LOSSES[name].d, real, fake)
     assert (pull_real < 0).all()
@@ -88,11 +87,11 @@ def test_relativistic_losses_see_only_differences(name):
     for player in ("d", "g"):
         function = getattr(LOSSES[name], player)
         assert_allclose(function(real + 5, fake + 5), function(real, fake), rtol=1e-4, atol=1e-5)
-    assert_allclose(LOSSES[name].g(real, fake), LOSSES[name].d(fake, real), rtol=0)  # the same game from the other side
+    assert_allclose(LOSSES[name].g(real, fake), LOSSES[name].d(fake, real), rtol=0)  # G's loss is D's with the roles exchanged
 
 
 def test_relativistic_average_equals_paired():
-    """The two losses are equal where all images of a kind are alike."""
+    """The losses are equal, apart from a factor of 2, if all real logits are equal and all fake ones are."""
     real, fake = np.full(5, 1.5, np.float32), np.full(5, -0.5, np.float32)
     assert_allclose(LOSSES["relativistic-average"].d(real, fake), 2 * LOSSES["relativistic-paired"].d(real, fake), rtol=1e-6)
 
@@ -109,7 +108,7 @@ def test_g_losses_that_need_real_logits():
         assert np.any(value_and_pulls(loss.g, real, fake)[1] != 0) == loss.g_needs_real
 
 
-# ---- PyTorch, in float64. `least_squares` there has no half; float32 keeps 1e-6 of a value, less where 1 - p rounds.
+# ---- PyTorch, in float64. Its least-squares loss has no factor 1/2. float32 is exact to 1e-6, or worse where 1 - p rounds. ----
 
 OURS = {"bce": ("bce", 1.0), "hinge": ("hinge", 1.0), "least_squares": ("least-squares", 2.0)}
 
@@ -132,15 +131,15 @@ def test_one_sided_smoothing_equals_pytorch_for_d():
 
 
 def test_smoothing_is_minimal_at_its_label():
-    # The pull on a real logit vanishes where its sigmoid is the label.
+    # The gradient by a real logit is 0 if its sigmoid equals the label.
     at_rest = np.log(0.9 / 0.1)
     assert_allclose(value_and_pulls(lambda r, f: nonsaturating_d(r, f, 0.9), [at_rest], [0.0])[1], [0.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_hit_boundary_is_between_the_best_logits(name):
-    """Logits that D's loss pulls to: with the boundary right, a D that is right about every image is seen to be."""
-    real, fake = jnp.full(8, 0.4), jnp.full(8, 0.6)  # wrong way round, and not around 0
+    """Gradient descent on D's loss moves the real logits above the boundary and the fake ones below it."""
+    real, fake = jnp.full(8, 0.4), jnp.full(8, 0.6)  # in the wrong order, and not around 0
     for _ in range(400):
         pulls = jax.grad(lambda pair: LOSSES[name].d(*pair).mean())((real, fake))
         real, fake = real - 0.5 * pulls[0], fake - 0.5 * pulls[1]

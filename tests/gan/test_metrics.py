@@ -9,12 +9,12 @@ from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
 
-OF_LOGS = {"images_per_s"}  # the others are the step's
+OF_LOGS = {"images_per_s"}  # logs add it; the step returns the others
 ALL = {"r1_gamma": 1.0, "augment": ("color",), "augment_target": 0.6}
 
 
 def names_of(config):
-    """The metrics that a step of this config returns."""
+    """Lists the metrics that a step of this config returns."""
     images = jax.ShapeDtypeStruct((config.images_per_step, *[config.nets.size] * 2, config.nets.channels), jnp.uint8)
     state = describe_state(config)
     _, metrics = jax.eval_shape(make_train_step(config), state, Batch(images))

@@ -1,4 +1,4 @@
-"""The two networks: published sizes, shapes, ranges, first values."""
+"""The two networks: published sizes, shapes, output ranges, initial values."""
 
 import functools
 
@@ -23,7 +23,7 @@ def shapes(config):
 
 @pytest.mark.parametrize(
     "name, g, d, g_norms, d_norms",
-    [  # docs/published-dcgans.md, section 1; norms: gains and biases of BN
+    [  # source: docs/published-dcgans.md, section 1; norms: gains and biases of BN
         ("newmu", 18_885_760, 17_232_768, 34_560, 3_584),
         ("soumith", 3_576_704, 2_765_568, 1_920, 1_792),
         ("torch64", 3_576_704, 2_765_568, 1_920, 1_792),
@@ -34,7 +34,7 @@ def shapes(config):
         ("article", 372_416, 167_809, 192, 384),
         ("udacity-wide", 1_072_512, 663_297, 384, 768),
         ("keras64", 3_979_651, 404_801, 0, 0),
-        ("modern32", 372_416, 167_809, 192, 384),  # the article's networks
+        ("modern32", 372_416, 167_809, 192, 384),  # same networks as article
         ("best32", 1_072_512, 663_313, 384, 768),
         ("best64", 1_159_296, 713_169, 640, 960),
     ],
@@ -48,9 +48,9 @@ def test_published_parameter_counts(name, g, d, g_norms, d_norms):
 
 @pytest.mark.parametrize(
     "preset, changes, g, d",
-    [  # docs/published-dcgans.md, section 1: more nets that were counted in PyTorch
+    [  # source: docs/published-dcgans.md, section 1: networks counted in PyTorch
         ("torch64", {"channels": 1}, 3_574_656, 2_763_520),
-        ("article", {"base_px": 2}, 793_536, 691_585),  # students' four levels
+        ("article", {"base_px": 2}, 793_536, 691_585),  # four levels, as in students' notebooks
         ("article", {"base_px": 2, "width": 64}, 2_963_328, 2_759_425),
     ],
 )
@@ -66,7 +66,7 @@ def test_newmu_first_bn_is_per_unit_others_per_channel():
 
 
 def outputs(config, batch=2):
-    """Shapes of images and logits, without computing any."""
+    """Returns shapes and dtypes of images and logits, without computing them."""
     nets, state = config.nets, shapes(config)
     images = jax.eval_shape(
         lambda p, s, z: Generator(nets).apply({"params": p, "batch_stats": s}, z, train=False),
@@ -116,14 +116,14 @@ def test_every_size_and_kind_of_layer(size, options):
 def test_nets_without_bn_have_no_statistics():
     state = shapes(PRESETS["keras64"])
     assert state.g_stats == state.d_stats == state.ema_stats == {}
-    assert "down1_norm" not in shapes(PRESETS["torch64"]).d_params  # never in D's first layer
+    assert "down1_norm" not in shapes(PRESETS["torch64"]).d_params  # D's first layer never has BN
     assert "image_norm" not in shapes(PRESETS["torch64"]).g_params
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 64, 32, 3), (2, 64, 64, 1), (64, 64, 3)])
 def test_d_refuses_images_of_another_shape(shape):
     state = shapes(PRESETS["torch64"])
-    with pytest.raises(ValueError, match="D takes"):
+    with pytest.raises(ValueError, match="D needs"):
         jax.eval_shape(
             lambda p, x: Discriminator(Nets()).apply({"params": p}, x, train=True, mutable="batch_stats"),
             state.d_params,
@@ -135,7 +135,7 @@ def test_d_refuses_images_of_another_shape(shape):
 def test_images_fill_their_range(name, low, high):
     config = make_tiny_config(name, width=16)
     state = make_toy_state(config)
-    latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # drives the output unit to its ends
+    latents = 1e3 * jax.random.normal(jax.random.key(0), (64, config.nets.latent_dim))  # saturates the output activation
     params = jax.tree.map(lambda leaf: 10 * leaf, state.g_params)
     images = compile_apply(Generator(config.nets), False)(params, state.g_stats, latents)
     assert low <= images.min() < low + 0.01
@@ -154,11 +154,11 @@ def test_bfloat16_is_close_and_returns_float32():
 
     half, full = jax.jit(lambda: (images(replace(config, compute_dtype="bfloat16").nets), images(config.nets)))()
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
-    # 2^-8 a rounding through three layers; an entirely float32 path would agree to 1e-6.
+    # Each rounding is 2^-8, through three layers. If all were float32, the difference would be below 1e-6.
     assert 1e-5 < np.abs(half[0] - full[0]).max() < 0.05
 
 
-# ---- first values. At width 16 a kernel has thousands of numbers: its sd is known to 3 standard errors, sd / sqrt(2 n).
+# ---- Initial values. At width 16 a kernel has thousands of numbers. The standard error of its sd is sd / sqrt(2 n). ----
 
 
 @functools.cache
@@ -173,7 +173,7 @@ def assert_sd(values, sd):
 
 @pytest.mark.parametrize("name", ["torch64", "carpedm20"])
 def test_initial_weights_follow_their_distributions(name):
-    """Kernels are normal, gains around one, all else zero."""
+    """Kernels are normal with mean 0, gains are around 1, all others are 0."""
     gamma_sd = PRESETS[name].nets.gamma_init_std
     for path, values in first_values(name).items():
         if not path.startswith(("g_params", "d_params")):
@@ -205,7 +205,7 @@ def test_glorot_is_uniform_within_its_bound():
     assert_sd(kernel, bound / np.sqrt(3))
 
 
-# ---- parts that no published preset has
+# ---- Layers that no published DCGAN has ----
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -213,7 +213,7 @@ def test_glorot_is_uniform_within_its_bound():
 def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
     nets = Nets(size=16, **changes)
     keys = jax.random.split(jax.random.key(0))
-    # Zeros all around, that no border is cut: a blur of what was cut off already is another.
+    # A border of zeros, because at the border the blurred kernel and a blur of the cropped output differ.
     small = jnp.pad(jax.random.normal(keys[0], (2, 8, 8, 5)), ((0, 0), (3, 3), (3, 3), (0, 0)))
 
     def blurred(x):
@@ -223,13 +223,13 @@ def test_smooth_kernel_is_the_plain_one_and_a_blur(channels, changes):
 
     plain, smooth = ConvTranspose(channels, nets), ConvTranspose(channels, nets, smooth=True)
     params = jax.jit(plain.init)(keys[1], small)
-    wanted = jax.jit(lambda params, small: blurred(plain.apply(params, small)))(params, small)
-    assert_allclose(jax.jit(smooth.apply)(params, small), wanted, atol=1e-6)
+    expected = jax.jit(lambda params, small: blurred(plain.apply(params, small)))(params, small)
+    assert_allclose(jax.jit(smooth.apply)(params, small), expected, atol=1e-6)
 
 
 @pytest.mark.integration
 def test_smooth_g_has_no_checkerboard_at_first():
-    """It starts with as much contrast as a plain G."""
+    """Its contrast at the start is that of a plain G."""
     plain = make_tiny_config("article", size=32, width=16)
     images = []
     for config in (plain, replace(plain, g_smooth=True)):
@@ -240,7 +240,7 @@ def test_smooth_g_has_no_checkerboard_at_first():
     checkers = np.indices((28, 28)).sum(0)[:, :, None] % 2 * 2 - 1
     strength = [np.square((image * checkers).mean((1, 2))).mean() for image in images]
     assert strength[1] < 0.05 * strength[0]
-    assert 0.7 < images[1].std() / images[0].std() < 1.5  # not 6 / 16, as it would be with kernels as small
+    assert 0.7 < images[1].std() / images[0].std() < 1.5  # without larger initial kernels it would be 6 / 16
     assert count_parameters(make_fresh_state(plain).g_params) == count_parameters(
         make_fresh_state(replace(plain, g_smooth=True)).g_params
     )
@@ -251,12 +251,12 @@ def test_he_weights_keep_the_scale_of_activations():
     keys = jax.random.split(jax.random.key(0), 4)
     small, large = jax.random.normal(keys[0], (4, 16, 16, 128)), jax.random.normal(keys[1], (4, 32, 32, 64))
     for layer, x, key in ((ConvTranspose(64, nets), small, keys[2]), (Conv(128, nets), large, keys[3])):
-        y = jax.jit(layer.apply)(jax.jit(layer.init)(key, x), x)[:, 2:-2, 2:-2]  # the border sees padding
-        assert_allclose(jnp.square(y).mean(), 2.0, rtol=0.1)  # of which a ReLU passes a half
+        y = jax.jit(layer.apply)(jax.jit(layer.init)(key, x), x)[:, 2:-2, 2:-2]  # without the border, which padding affects
+        assert_allclose(jnp.square(y).mean(), 2.0, rtol=0.1)  # a ReLU halves it to 1
 
 
 def ds(config, params, stats, images, train=True):
-    """(logits, new statistics)."""
+    """Returns (D's logits, its new statistics)."""
     logits, new = compile_apply(Discriminator(config.nets), train, "batch_stats")(params, stats, images)
     return logits, new.get("batch_stats", {})
 
@@ -279,7 +279,7 @@ def test_spectral_norm_is_of_weights_not_biases():
 
 @pytest.mark.integration
 def test_spectral_norm_is_the_largest_singular_value():
-    """The estimate of its singular vector is kept between steps."""
+    """The estimate of the singular vector improves with each step."""
     state, images = make_toy_state(SPECTRAL), jnp.zeros((4, 16, 16, 3))
     stats = state.d_stats
     for _ in range(60):
@@ -321,11 +321,11 @@ def test_refinement_blocks_start_at_zero_and_learn(changes):
     logits = compiled(refined, g_params, ours.g_stats, d_params, ours.d_stats)
     assert_allclose(logits, compiled(plain, theirs.g_params, theirs.g_stats, theirs.d_params, theirs.d_stats), rtol=1e-5)
     for slope, outs in zip(slopes, (("refine1_out", "refine2_out"), ("refine1_out",)), strict=True):
-        assert min(np.abs(slope[out]["kernel"]).max() for out in outs) > 0  # so that the next step moves what is before it
+        assert min(np.abs(slope[out]["kernel"]).max() for out in outs) > 0  # so the next step changes the layers before it
 
 
 def test_minibatch_std_of_equal_images_is_zero():
-    """Outside training a logit depends on its own image alone."""
+    """Outside training, a logit depends on its own image alone."""
     config = make_tiny_config("torch64", minibatch_std=True, d_norm="none", init="he")
     state, images = make_fresh_state(config), jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
     alike, varied = (ds(config, state.d_params, state.d_stats, x)[1]["minibatch_std"] for x in (images[:1].repeat(4, 0), images))
@@ -333,4 +333,4 @@ def test_minibatch_std_of_equal_images_is_zero():
     _, stats = ds(config, state.d_params, state.d_stats, images)
     whole, alone = (ds(config, state.d_params, stats, x, train=False)[0][0] for x in (images, images[:1]))
     assert_allclose(whole, alone, rtol=1e-5)
-    assert abs(ds(config, state.d_params, stats, images)[0][0] - whole) > 1e-6  # in training the batch counts
+    assert abs(ds(config, state.d_params, stats, images)[0][0] - whole) > 1e-6  # in training it depends on the batch

@@ -1,4 +1,4 @@
-"""The place where a NaN comes from, for NaNs that were put into a known place."""
+"""find_first_nan names the right place for a NaN or an overflow in a known place."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from dcgan_jax.gan.nan_origin import find_first_nan
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.gan.step import make_train_step
 
-pytestmark = pytest.mark.integration  # a step that is watched takes four times as long to compile
+pytestmark = pytest.mark.integration  # a checked step takes four times as long to compile
 CONFIG = make_tiny_config("torch64")
-HUGE = 1e30  # finite; two of them multiplied are not
+HUGE = 1e30  # finite, but its square is not
 
 
 def change_leaf(state: GanState, path: str, change) -> GanState:
-    """The state with one leaf, given as g_params/up1/kernel, changed."""
+    """Changes one leaf of the state. path: such as g_params/up1/kernel."""
 
     def at(keys, leaf):
         return change(leaf) if jax.tree_util.keystr(keys, simple=True, separator="/") == path else leaf
@@ -36,7 +36,7 @@ def origin(config=CONFIG, *changes):
 @pytest.mark.parametrize(
     "config",
     [
-        # In two steps, whose compilation takes seconds, what a step can hold.
+        # Together they contain most operations of a step. Compiling takes seconds, so there are only two.
         make_tiny_config("article", loss="relativistic-average", augment=("color", "translation", "cutout")),
         make_tiny_config("article", loss="hinge", r1_gamma=1.0, d_norm="spectral", d_dropout=0.2, compute_dtype="bfloat16"),
     ],
@@ -57,10 +57,10 @@ def test_bad_leaf_before_the_step_is_named(path, value):
 @pytest.mark.parametrize(
     "path, where",
     [
-        ("g_params/head/kernel", "G's head_norm, in D's update"),  # the values pass the layer, their squares do not pass BN
+        ("g_params/head/kernel", "G's head_norm, in D's update"),  # the layer's outputs are finite, their squares in BN are not
         ("g_params/up1/kernel", "G's up1_norm, in D's update"),
         ("d_params/down2/kernel", "D's down2_norm on reals, in D's update"),
-        ("d_params/head/kernel", "Adam, in D's update"),  # every gradient is finite, its square is not
+        ("d_params/head/kernel", "Adam, in D's update"),  # all gradients are finite, their squares are not
     ],
 )
 def test_weight_overflow_in_the_next_layer_is_named(path, where):
@@ -75,7 +75,7 @@ def test_penalty_overflow_without_loss_overflow(every):
 
 
 def test_weight_overflow_in_its_own_layer_is_named():
-    config = make_tiny_config("keras64", loss="least-squares")  # no BN that would shrink what the layer before made
+    config = make_tiny_config("keras64", loss="least-squares")  # without BN, which would rescale the outputs of the layer before
     huge = ((f"d_params/down{i}/kernel", lambda leaf: jnp.full_like(leaf, HUGE)) for i in (1, 2))
     assert origin(config, *huge).startswith("D's down2 on reals, in D's update (")
 
@@ -85,18 +85,18 @@ def test_learning_rate_that_overflows_d_is_named():
 
 
 def test_loss_overflow_is_named():
-    config = make_tiny_config("keras64", loss="least-squares")  # squares a logit
+    config = make_tiny_config("keras64", loss="least-squares")  # this loss squares the logits
     assert origin(config, ("d_params/head/bias", lambda leaf: leaf + HUGE)).startswith("D's loss, in D's update (")
 
 
 def test_d_gradient_overflow_is_named():
-    # 1e36 a feature, which BN's gradient divides by a standard deviation far below 1.
+    # The gradient of each feature is 1e36. BN's gradient divides it by a standard deviation far below 1.
     head = ("d_params/head/kernel", lambda leaf: jnp.full_like(leaf, 1e36))
     assert origin(CONFIG, head).startswith("the gradient of D's down2_norm on fakes, in D's update (")
 
 
 def test_g_gradient_overflow_is_named():
-    # Its last layer shrinks what the one before made of large numbers: its images are finite, and what the weights owe is not.
+    # Features before the last layer are huge and its weights are tiny, so images are finite. But the weights' gradient overflows.
     config = make_tiny_config("keras64", loss="wasserstein")
     changes = [
         ("g_params/up2/kernel", lambda leaf: leaf * 1e38),

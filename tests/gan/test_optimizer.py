@@ -1,4 +1,4 @@
-"""Adam against PyTorch's, TensorFlow's placement of epsilon, and L2 inside the gradient."""
+"""Adam equals PyTorch's, or TensorFlow's with its placement of epsilon. L2 is part of the gradient."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", a
 
 
 def path(optimizer, gradients, start):
-    """The parameter after each step, (steps, ...)."""
+    """Returns the parameters after each step, (steps, ...)."""
     transform, values = make_adam(optimizer, optimizer.lr), []
     params = jnp.asarray(start)
     state = transform.init(params)
@@ -35,12 +35,12 @@ def test_adam_equals_the_published_formula(eps, hat):
     )
     gradients = inputs.adam_gradients()
     expected = FIXTURE[f"adam/{'eps_hat' if hat else 'torch'}_{eps:.0e}"]
-    # rtol: 1 - 0.999^t in float32 keeps 4 digits at t = 1, under a root. atol: sums of steps near 2e-4 that cancel.
+    # rtol: at t = 1, float32 has 4 digits of 1 - 0.999^t. atol: steps near 2e-4 cancel in sums.
     assert_allclose(path(optimizer, gradients, np.zeros(8, np.float32)), expected, rtol=1e-4, atol=1e-9)
 
 
 def test_epsilon_placements_differ_for_small_gradients():
-    # T10: an epsilon 31.6 times as large at the first step.
+    # T10: in the first step the epsilon is 31.6 times larger.
     gradient = np.full((1, 1), 1e-8, np.float32)
     plain, hat = (path(Optimizer(adam_eps_hat=hat), gradient, np.zeros(1, np.float32))[0, 0] for hat in (False, True))
     assert_allclose(plain, -2e-4 / 2, rtol=1e-3)
@@ -49,7 +49,7 @@ def test_epsilon_placements_differ_for_small_gradients():
 
 @pytest.mark.parametrize("hat", [False, True])
 def test_l2_enters_before_the_moments(hat):
-    # T11: so a parameter without any gradient of its own moves by a whole Adam step, whatever l2 is; adamw moves by lr * l2.
+    # T11: a parameter whose gradient is 0 changes by a full Adam step, whatever l2 is. AdamW would change it by lr * l2.
     gradients, start = inputs.adam_gradients(), np.linspace(0.5, 2, 8, dtype=np.float32)
     decayed = path(Optimizer(l2=0.1, adam_eps_hat=hat), 0 * gradients, start)
     assert_allclose(decayed[0], start - 2e-4, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_warmup_is_in_images_and_keeps_every_update():
 
 
 def test_update_scales_with_the_learning_rate_share():
-    optimizer = Optimizer(lr_decay="linear", beta1=0.0, beta2=0.0)  # without moments a step is the sign of the gradient
+    optimizer = Optimizer(lr_decay="linear", beta1=0.0, beta2=0.0)  # without moments, a step has the size of the learning rate
     transform = make_adam(optimizer, 1.0, updates=4)
     state, updates = transform.init(jnp.zeros(())), []
     for _ in range(5):

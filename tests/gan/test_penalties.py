@@ -1,4 +1,4 @@
-"""Penalties, on critics whose gradients are known."""
+"""Penalties of critics with known gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_r1_of_linear_d_is_its_squared_weight():
 
 def test_r1_of_quadratic_d_is_per_image():
     images = make_images(0)
-    norm = squared_gradient_norm(lambda x: 0.5 * jnp.square(x).sum((1, 2, 3)), images)  # its gradient is the image
+    norm = squared_gradient_norm(lambda x: 0.5 * jnp.square(x).sum((1, 2, 3)), images)  # the gradient is the image itself
     assert_allclose(norm, np.square(images).sum((1, 2, 3)), rtol=1e-5)
 
 
@@ -34,11 +34,12 @@ def test_noise_estimate_equals_the_gradient_on_average():
     many = np.tile(images, (1000, 1, 1, 1))
     for critic in (linear, lambda x: jnp.square(x).sum((1, 2, 3)) / 2):
         slopes = squared_finite_difference(critic(many), critic(many + 0.01 * noise), 0.01).reshape(1000, 4).mean(0)
-        assert_allclose(slopes, squared_gradient_norm(critic, images), rtol=0.2)  # a mean of 1,000 squares: 4.5 % of noise
+        # rtol: the mean of 1,000 squares has a standard error of 4.5 %.
+        assert_allclose(slopes, squared_gradient_norm(critic, images), rtol=0.2)
 
 
 def test_gradient_penalty_of_linear_d_is_closed_form():
-    """It has the same closed form wherever between the images it is taken."""
+    """For a linear critic, the penalty does not depend on the point."""
     norm = np.linalg.norm(WEIGHTS)
     for mix in (0.0, 0.3, 1.0):
         penalty = gradient_penalty(linear, make_images(0), make_images(1), np.full((4, 1, 1, 1), mix, np.float32))
@@ -48,7 +49,7 @@ def test_gradient_penalty_of_linear_d_is_closed_form():
 
 
 def test_gradient_penalty_is_taken_between_pairs():
-    # With the critic |x|^2 / 2 the gradient is the point itself: real where mix is 1, fake where it is 0.
+    # The gradient of the critic |x|^2 / 2 is the point itself: the real image for mix 1, the fake for mix 0.
     real, fake = make_images(0), make_images(1)
     mix = np.array([1, 0, 0.5, 0.25], np.float32).reshape(4, 1, 1, 1)
     penalty = gradient_penalty(lambda x: 0.5 * jnp.square(x).sum((1, 2, 3)), real, fake, mix)

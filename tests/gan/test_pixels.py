@@ -1,4 +1,4 @@
-"""Pixels between uint8 and the range of G, both ways."""
+"""Pixels are converted between uint8 and G's output range without loss."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from dcgan_jax.presets import PRESETS
 
 @pytest.mark.parametrize("name, low, high", [("torch64", -1, 1), ("keras64", 0, 1)])
 def test_scale_pixels_and_back_is_identity(name, low, high):
-    """All 256 levels come back, for nets with tanh and with sigmoid outputs."""
+    """All 256 levels are restored, for tanh and for sigmoid outputs."""
     nets, levels = PRESETS[name].nets, np.arange(256, dtype=np.uint8)
     scaled = pixels.scale_pixels(jnp.asarray(levels), nets)
     assert scaled.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""Grown networks start with the outputs of the small ones, at twice the side."""
+"""After progressive growing, the networks start with the outputs of the low-resolution ones, at twice the side."""
 
 import functools
 
@@ -16,7 +16,7 @@ from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.progressive import grow_state, make_low_resolution_config
 from dcgan_jax.gan.sampling import sample_latents
 
-pytestmark = pytest.mark.integration  # programs of both resolutions
+pytestmark = pytest.mark.integration  # compiles programs for both resolutions
 
 LARGE = replace(make_tiny_config("article", size=32, width=8), steps=None, kimg=2.0, grow_kimg=1.0)
 WAYS = {
@@ -27,19 +27,19 @@ WAYS = {
     "leaky": replace(LARGE, g_activation="leaky"),
     "sigmoid": replace(LARGE, g_output="sigmoid"),
     "refined": replace(LARGE, g_refine=2, d_refine=1),
-    "asked": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6),
+    "conditional": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6),
 }
 
 
 @functools.cache
 def pair(way):
-    """(config, the small state, the grown one), with weights like those of training."""
+    """Returns (config, the low-resolution state, the grown state), with weights that vary as in training."""
     config = WAYS[way]
     small = make_toy_state(make_low_resolution_config(config))
 
     def trained(params, seed):
         params = vary_leaves(params, seed)
-        # An image that tanh has flattened tells nothing of what was before it.
+        # Smaller outputs, so that tanh does not saturate and the images show its input.
         return params | {"image": jax.tree.map(lambda leaf: leaf / 4, params["image"])}
 
     small = small.replace(
@@ -70,10 +70,10 @@ def test_progressive_g_gives_the_same_images_enlarged(way, which):
     before = generate(make_low_resolution_config(config), getattr(small, which), small.g_stats, labels)
     after = generate(config, getattr(large, which), large.g_stats, labels)
     assert after.shape == (256, 32, 32, config.nets.channels)
-    # Between its pixels, and where tanh bends, an enlargement is another; but it is that face and no other.
-    wanted = repeat_pixels(before)[:, 2:-2, 2:-2].reshape(256, -1)
-    found = np.asarray(after)[:, 2:-2, 2:-2].reshape(256, -1)
-    assert np.median([np.corrcoef(one, other)[0, 1] for one, other in zip(wanted, found, strict=True)]) > 0.8
+    # Interpolated pixels and the bend of tanh make the enlarged images differ a little. They must still match one by one.
+    expected = repeat_pixels(before)[:, 2:-2, 2:-2].reshape(256, -1)
+    grown = np.asarray(after)[:, 2:-2, 2:-2].reshape(256, -1)
+    assert np.median([np.corrcoef(one, other)[0, 1] for one, other in zip(expected, grown, strict=True)]) > 0.8
     means = np.asarray(after)[:, 2:-2, 2:-2].mean((1, 2)), np.asarray(before)[:, 1:-1, 1:-1].mean((1, 2))
     assert np.corrcoef(*(mean.ravel() for mean in means))[0, 1] > 0.98
 
@@ -86,7 +86,7 @@ def test_saturated_activations_stay_finite():
         assert np.isfinite(leaf).all()
 
 
-@pytest.mark.parametrize("way", ["plain", "grey", "asked", "refined"])
+@pytest.mark.parametrize("way", ["plain", "grey", "conditional", "refined"])
 def test_progressive_d_ranks_the_same_images_alike(way):
     config, small, large = pair(way)
     labels = make_labels(config, 256)
@@ -101,7 +101,7 @@ def test_progressive_d_ranks_the_same_images_alike(way):
 
 
 def test_inner_weights_are_copied_others_are_new():
-    config, small, large = pair("asked")
+    config, small, large = pair("conditional")
     fresh = make_fresh_state(config)
     assert jax.tree.structure(large) == jax.tree.structure(fresh)
     assert jax.tree.map(jnp.shape, large) == jax.tree.map(jnp.shape, fresh)

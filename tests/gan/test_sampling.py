@@ -1,4 +1,4 @@
-"""Seeds to images: a seed is an image, whatever is drawn beside it; statistics that belong to the averaged generator."""
+"""Samples depend on their seed alone, not on the batch. Recalibration gives the EMA generator its own BN statistics."""
 
 import jax
 import numpy as np
@@ -11,19 +11,19 @@ from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
 
 CONFIG = make_tiny_config("torch64", width=16)
-LATENTS = 64  # of the toy recalibration below, in 4 batches
+LATENTS = 64  # for the toy recalibration below, in 4 batches
 
 
 @pytest.fixture(scope="module")
 def state():
-    """Kernels ten times larger, so that images have contrast, and statistics of an average that was never run."""
+    """Makes a state with kernels ten times larger, so that images have contrast. Its ema_stats are still the initial ones."""
     state = make_fresh_state(CONFIG)
     return state.replace(ema_params=jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf, state.g_params))
 
 
 @pytest.fixture(scope="module")
 def calibrated(state):
-    """(the state with new statistics, the same by a second call)."""
+    """Returns (the recalibrated state, the recalibrated state of another step)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
         patch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
@@ -47,7 +47,7 @@ def test_latents_follow_the_preset_distribution(name, sd, furthest):
 
 
 def test_recalibration_changes_ema_statistics_only(state, calibrated):
-    """A state has one set of statistics for the EMA generator."""
+    """The statistics do not depend on the step."""
     before, after, again = get_leaves(state), get_leaves(calibrated[0]), get_leaves(calibrated[1])
     for path in before:
         assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
@@ -56,7 +56,7 @@ def test_recalibration_changes_ema_statistics_only(state, calibrated):
 
 
 def test_first_layer_statistics_are_of_all_latents(state, calibrated):
-    # That layer is linear in the latents: mean and variance over latents and places, in NumPy, without batches.
+    # The first layer is linear in the latents. So NumPy can compute mean and variance over all latents and pixels at once.
     keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)
     latents = np.concatenate([sample_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
     values = (latents @ np.asarray(state.ema_params["head"]["kernel"], np.float64)).reshape(-1, 32)  # (64 * 4 * 4, C)
@@ -65,7 +65,7 @@ def test_first_layer_statistics_are_of_all_latents(state, calibrated):
 
 
 def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
-    """Images by stored statistics are those that batch statistics would give."""
+    """With recalibrated statistics, images are nearly those that batch statistics give."""
     latents = sample_latents(jax.random.key(1), 256, CONFIG.nets)
 
     @jax.jit
@@ -76,10 +76,10 @@ def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
             generator.apply(variables, latents, train=True, mutable="batch_stats")[0],
         )
 
-    stale, wanted = images(state.ema_params, state.ema_stats, latents)
-    renewed, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
-    assert np.abs(renewed - wanted).mean() < 0.05 * wanted.std()  # 64 latents stand for the 256
-    assert np.abs(stale - wanted).mean() > 0.5 * wanted.std()
+    stale, expected = images(state.ema_params, state.ema_stats, latents)
+    recalibrated, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
+    assert np.abs(recalibrated - expected).mean() < 0.05 * expected.std()  # statistics of 64 latents, images of 256
+    assert np.abs(stale - expected).mean() > 0.5 * expected.std()
 
 
 def test_generator_without_bn_needs_no_recalibration():
@@ -92,38 +92,38 @@ def test_generator_without_bn_needs_no_recalibration():
 
 
 @pytest.fixture(scope="module")
-def draw(calibrated):
-    drawn, state = jax.jit(make_sample(CONFIG.nets)), calibrated[0]
-    return lambda seeds: np.asarray(drawn(state.ema_params, state.ema_stats, np.array(seeds, np.uint32)))
+def generate(calibrated):
+    sample, state = jax.jit(make_sample(CONFIG.nets)), calibrated[0]
+    return lambda seeds: np.asarray(sample(state.ema_params, state.ema_stats, np.array(seeds, np.uint32)))
 
 
 SEEDS = [0, 1, 2, 3, 2**31, 2**32 - 1]
 
 
-def test_samples_are_uint8_and_differ_by_seed(draw):
-    images = draw(SEEDS)
+def test_samples_are_uint8_and_differ_by_seed(generate):
+    images = generate(SEEDS)
     assert (images.shape, images.dtype) == ((6, 16, 16, 3), np.uint8)
     assert len(np.unique(images.reshape(6, -1), axis=0)) == 6
-    assert images.std() > 10  # or equality would mean little
+    assert images.std() > 10  # with flat images, the tests of equality below would mean little
 
 
-def test_sample_depends_on_its_seed_alone(draw):
-    images = draw(SEEDS)
-    assert_array_equal(draw(SEEDS[::-1]), images[::-1])
-    assert_array_equal(draw([0, 0, 0, 0, 0, 0]), np.repeat(images[:1], 6, 0))
-    assert_array_equal(draw([7, 8, 9, 3, 10, 11])[3], images[3])
+def test_sample_depends_on_its_seed_alone(generate):
+    images = generate(SEEDS)
+    assert_array_equal(generate(SEEDS[::-1]), images[::-1])
+    assert_array_equal(generate([0, 0, 0, 0, 0, 0]), np.repeat(images[:1], 6, 0))
+    assert_array_equal(generate([7, 8, 9, 3, 10, 11])[3], images[3])
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_batch_size_changes_at_most_one_grey_level(draw, count):
-    # Why draw_images has one batch size: another program may sum in another order, and a value near a half rounds the other way.
-    other = draw(SEEDS[:count]).astype(int)
-    assert np.abs(other - draw(SEEDS)[:count]).max() <= 1
+def test_batch_size_changes_at_most_one_grey_level(generate, count):
+    # So `sample_images` has one batch size: another program may sum in another order, and a value near a half rounds otherwise.
+    other = generate(SEEDS[:count]).astype(int)
+    assert np.abs(other - generate(SEEDS)[:count]).max() <= 1
 
 
 def test_latents_of_many_seeds_are_those_of_each(calibrated):
     params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
-    seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full program and a padded one
+    seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full batch and a padded one
     together = sample_images(CONFIG.nets, params, stats, seeds)
     assert together.shape == (SAMPLES_PER_BATCH + 3, 16, 16, 3)
     for i in (0, 1, SAMPLES_PER_BATCH - 1, SAMPLES_PER_BATCH, SAMPLES_PER_BATCH + 2):

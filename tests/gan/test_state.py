@@ -1,4 +1,4 @@
-"""The state: a function of the seed, strictly typed, each leaf its own buffer."""
+"""The state depends on the seed alone. Its leaves are strongly typed, and each has its own buffer."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ CONFIG = make_tiny_config("torch64")
 def test_seed_decides_every_leaf():
     one, other = get_leaves(make_fresh_state(CONFIG)), get_leaves(make_fresh_state(replace(CONFIG, seed=1)))
     for path, leaf in one.items():
-        drawn = path == "key" or path.endswith(("kernel", "scale")) and "opt" not in path
-        assert np.array_equal(other[path], leaf) != drawn, path
+        is_random = path == "key" or path.endswith(("kernel", "scale")) and "opt" not in path
+        assert np.array_equal(other[path], leaf) != is_random, path
 
 
 def test_nets_are_initialised_from_separate_keys():
-    # G's and D's kernels of one shape would be equal under one key.
+    # With one key, kernels of G and D with equal shapes would be equal.
     kernels = [
         leaf.ravel()[:50]
         for path, leaf in get_leaves(make_fresh_state(CONFIG)).items()
@@ -35,19 +35,19 @@ def test_ema_starts_as_g_in_its_own_buffers():
     for average, now in ((state.ema_params, state.g_params), (state.ema_stats, state.g_stats)):
         for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(now), strict=True):
             assert_array_equal(a, b)
-    # A donated buffer that two leaves share would be deleted under one of them.
+    # If two leaves shared a buffer, donating one would delete the other.
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf is not state.key]
     assert len(set(pointers)) == len(pointers)
 
 
 def test_leaves_are_strongly_typed_float32():
-    """Only the step, the key and counts have other types."""
+    """Only the step, the key and counts have another dtype."""
     for path, leaf in jax.tree.leaves_with_path(make_fresh_state(CONFIG)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name == "key":
             assert jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         else:
-            assert not leaf.weak_type, name  # a weak leaf retraces the step once
+            assert not leaf.weak_type, name  # a weakly typed leaf causes a second trace of the step
             assert leaf.dtype == (jnp.int32 if name == "step" or name.endswith("count") else jnp.float32), name
 
 
@@ -90,7 +90,7 @@ def test_leaf_that_is_not_finite_is_named_by_path():
     [
         ({}, 4, [1, 0.75, 0.5, 0.25], [1, 0.75, 0.5, 0.25]),
         ({"d_steps": 2}, 2, [1, 0.5], [1, 0.75, 0.5, 0.25]),
-        ({"updates": "alternating"}, 3, [1, 0.5], [1, 0.5]),  # G, D, G: nobody's last update is of size 0
+        ({"updates": "alternating"}, 3, [1, 0.5], [1, 0.5]),  # G, D, G: the last update of each still has a learning rate above 0
         ({"updates": "alternating"}, 1, [1], [1]),
     ],
 )

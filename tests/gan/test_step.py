@@ -1,6 +1,6 @@
-"""The training step on toy nets: what it updates, how often, from what; and golden losses of each preset.
+"""The training step on toy networks: what it updates and how often, and golden losses of each preset.
 
-Equality with PyTorch, number by number, is in test_torch_parity.py.
+test_torch_parity.py compares the numbers with PyTorch.
 """
 
 import functools
@@ -18,7 +18,7 @@ from dcgan_jax.gan import step
 from dcgan_jax.gan.state import GanState, make_optimizers
 from dcgan_jax.presets import PRESETS
 
-# Every loss, penalty, augmentation, schedule and option that no preset has, in few programs.
+# Covers every loss, penalty, augmentation, schedule and option that no preset has, in few programs.
 COMBINATIONS = {
     "least-squares": make_tiny_config("torch64", loss="least-squares", r1_gamma=1.0, augment=("color",), g_latents="new"),
     "hinge": make_tiny_config(
@@ -54,22 +54,24 @@ COMBINATIONS = {
     "alternating": make_tiny_config("newmu", loss="bce", real_label=0.9, augment=("color", "cutout"), r1_gamma=1.0, d_lr=1e-3),
 }
 TINY = {name: make_tiny_config(name) for name in PRESETS} | COMBINATIONS
-DISTINCT = {config: name for name, config in reversed(TINY.items())}  # torch-tutorial's toy is torch64's
+DISTINCT = {
+    config: name for name, config in reversed(TINY.items())
+}  # several presets have the same toy config, such as torch-tutorial and torch64
 
 
 @functools.cache
 def start_of(config):
-    """Initial values with kernels five times larger: at N(0, 0.02) such small nets say nearly 0, and no change would show."""
+    """Makes an initial state with kernels five times larger. With N(0, 0.02) the outputs of such small networks are nearly 0."""
 
-    def louder(params):
+    def enlarge(params):
         return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, params)
 
     state = make_fresh_state(config)
-    return state.replace(g_params=louder(state.g_params), d_params=louder(state.d_params))
+    return state.replace(g_params=enlarge(state.g_params), d_params=enlarge(state.d_params))
 
 
 def take_five_steps(train_step, config):
-    """(states after 0 to 5 steps, metrics of the five)."""
+    """Returns (states after 0 to 5 steps, metrics of the five steps)."""
     states, metrics = [start_of(config)], []
     for seed in range(5):
         state, now = train_step(states[-1], make_images(config, seed))
@@ -80,7 +82,7 @@ def take_five_steps(train_step, config):
 
 @functools.cache
 def five_steps(config):
-    """take_five_steps of the compiled step. Shared: nearly all tests here look at these."""
+    """Runs take_five_steps with the compiled step. Cached, because most tests here need it."""
     return take_five_steps(get_compiled_step(config), config)
 
 
@@ -120,11 +122,11 @@ GOLDEN = {
 def check_golden(name, metrics):
     got = [(metrics[i]["d_loss"], metrics[i]["g_loss"]) for i in (0, 1, 4)]
     message = (
-        f"{name}'s losses moved. If you meant to change its recipe, its initial values, or the keys and their use, "
-        f"put these into GOLDEN and say so in the commit; else you broke it: {np.round(got, 6).tolist()}"
+        f"{name}'s losses changed. If you changed its recipe, initial values or random keys on purpose, put these values "
+        f"into GOLDEN and say so in the commit. Otherwise the change is a bug: {np.round(got, 6).tolist()}"
     )
-    # rtol: other machines and XLA's optimisation levels sum in other orders: 1e-6 after five steps, measured, 1e-5 from
-    # PyTorch's order. A wrong momentum, slope, rate or schedule moves them by 1e-3 and more.
+    # rtol: other machines and optimisation levels of XLA sum in another order. That changes the losses by 1e-6 after five steps
+    # (measured), and PyTorch's order by 1e-5. A wrong momentum, slope, learning rate or schedule changes them by 1e-3 or more.
     assert_allclose(got, GOLDEN[name], rtol=1e-4, err_msg=message)
 
 
@@ -135,34 +137,35 @@ def test_golden_losses(name):
 
 @pytest.mark.parametrize("name", ["article", "torch64"])
 def test_golden_losses_with_fused_loops(name):
-    """By the loop emitters that users' XLA has and conftest.py turns off."""
+    """With the loop emitters that XLA uses by default and conftest.py turns off."""
     with fused_loops():
         check_golden(name, take_five_steps(CompiledStep(TINY[name]), TINY[name])[1])
 
 
 def test_presets_without_a_golden_equal_one_that_has():
-    """They are equal at the size of these tests."""
+    """At the size of these tests, these presets are equal to others."""
     assert TINY["udacity-wide"] == TINY["article"]
     assert TINY["torch-tutorial"] == TINY["torch32"] == TINY["torch128"] == TINY["torch64"]
 
 
-# ---- BN's running statistics
+# ---- BN's running statistics ----
 
 
 @pytest.mark.parametrize(
     "name, step_number, g, d",
     [
         ("torch64", 0, 1, 3),  # D: real, fake, and the same fakes for G's loss
-        ("article", 0, 2, 3),  # G's step draws new latents
+        ("article", 0, 2, 3),  # G's update samples new latents
         ("soumith", 0, 1, 2),
-        ("carpedm20", 0, 2, 4),  # G's second update runs both nets once more
-        ("hinge", 0, 3, 6),  # two D updates (real, fake each), two G updates, the first on the latents of D's last
+        ("carpedm20", 0, 2, 4),  # G's second update runs both networks once more
+        ("hinge", 0, 3, 6),  # two updates of D (real and fake each), two of G; G's first uses the latents of D's last
         ("newmu", 0, 1, 1),  # an update of G
         ("newmu", 1, 1, 2),  # an update of D
     ],
 )
 def test_bn_statistics_count_the_published_passes(name, step_number, g, d):
-    # Training by batch statistics, a step moves the running ones affinely: what they held at its start weighs 0.9^passes after.
+    # In training, the batch statistics are used and each pass changes the running ones to 0.9 old + 0.1 new. So after a step, a
+    # difference in the old values is 0.9^passes as large.
     config = TINY[name]
     start, after = five_steps(config)[0][step_number : step_number + 2]
     lifted = start.replace(
@@ -173,16 +176,16 @@ def test_bn_statistics_count_the_published_passes(name, step_number, g, d):
         assert getattr(after, field)
         for low, high in zip(jax.tree.leaves(getattr(after, field)), jax.tree.leaves(getattr(lifted, field)), strict=True):
             assert_allclose(high - low, np.full(low.shape, 0.9**passes), atol=1e-5)
-    for field in ("g_params", "d_params"):  # and nothing else sees them
+    for field in ("g_params", "d_params"):  # parameters do not depend on running statistics
         for before, now in zip(jax.tree.leaves(getattr(after, field)), jax.tree.leaves(getattr(lifted, field)), strict=True):
             assert_array_equal(before, now)
 
 
-# ---- who is updated, how often
+# ---- Which network is updated, and how often ----
 
 
 def adam_counts(state):
-    """Updates so far of G and of D."""
+    """Returns the number of updates of G and of D."""
     return tuple(int(next(part.count for part in chain if hasattr(part, "mu"))) for chain in (state.g_opt, state.d_opt))
 
 
@@ -238,7 +241,7 @@ def test_step_randomness_depends_on_step_and_key():
     assert len({g_loss(state), g_loss(state.replace(step=state.step + 1)), g_loss(state.replace(key=jax.random.key(9)))}) == 3
 
 
-# ---- the moving average
+# ---- The EMA ----
 
 
 def test_ema_halves_its_distance_each_half_life():
@@ -265,7 +268,7 @@ def test_ema_of_the_first_steps_equals_its_formula():
     config = TINY["torch64"]
     states = five_steps(config)[0]
     for number in (1, 2, 5):
-        half_life = min(10_000, 0.05 * number * 4)  # the ramp rules: 0.2 images after the first step
+        half_life = min(10_000, 0.05 * number * 4)  # here the ramp limits it: 0.2 images after the first step
         kept = 0.5 ** (4 / half_life)
         before, after = get_leaves(states[number - 1].ema_params), get_leaves(states[number].ema_params)
         for path, now in get_leaves(states[number].g_params).items():
@@ -278,11 +281,11 @@ def test_ema_half_life_zero_is_g_itself():
         assert_array_equal(average, now)
 
 
-# ---- nets so simple that the step's own arithmetic shows
+# ---- Networks with one weight, whose losses and gradients can be computed by hand ----
 
 
 class OnePixel:
-    """D's logit is w times the top left pixel; G makes images of one grey, its w."""
+    """Replaces both networks. D's logit is w times the top left pixel; all pixels of G's images are w."""
 
     def __init__(self, nets):
         self.nets = nets
@@ -296,7 +299,7 @@ class OnePixel:
 
 @pytest.fixture
 def one_pixel_step(monkeypatch):
-    """f(config, batch, g, d) -> (state, metrics) of one step from those two weights."""
+    """Returns f(config, batch, g, d, at) -> (state, metrics) of step number `at`, from the weights g of G and d of D."""
     monkeypatch.setattr(step, "Generator", OnePixel)
     monkeypatch.setattr(step, "Discriminator", OnePixel)
 
@@ -323,16 +326,16 @@ def one_pixel_step(monkeypatch):
 @pytest.mark.parametrize("flip", [False, True])
 def test_flip_mirrors_half_of_the_images(flip, one_pixel_step):
     batch = np.zeros((256, 16, 16, 3), np.uint8)
-    batch[:, :, :8] = 255  # the left half white
+    batch[:, :, :8] = 255  # the left half is white
     _, metrics = one_pixel_step(make_tiny_config("torch64", flip=flip, batch_size=256), batch, g=0.0, d=1.0)
-    # The hit rate is the share whose top left is still white: three standard errors of a coin around a half.
+    # The hit rate is the share of images whose top left pixel is still white: 0.5 within three standard errors.
     assert (abs(metrics["d_real_hits"] - 0.5) < 3 / np.sqrt(4 * 256)) if flip else (metrics["d_real_hits"] == 1)
-    assert metrics["d_fake_hits"] == 0  # grey is 0, and 0 is no hit
+    assert metrics["d_fake_hits"] == 0  # the fakes are grey, 0, which is not below the boundary
 
 
 @pytest.mark.parametrize(
     "changes, penalty, pull",
-    [  # of D's weight w = 0.5, whose |d logit / d image| is w
+    [  # with D's weight w = 0.5, which is |d logit / d image|
         ({"r1_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
         ({"r2_gamma": 3.0}, 3 / 2 * 0.5**2, 3 * 0.5),
         ({"gp_weight": 10.0}, 10 * (0.5 - 1) ** 2, 10 * 2 * (0.5 - 1)),
@@ -341,10 +344,10 @@ def test_flip_mirrors_half_of_the_images(flip, one_pixel_step):
     ],
 )
 def test_penalties_are_weighted_and_added_to_d_loss(changes, penalty, pull, one_pixel_step):
-    """The weights are those of the publications."""
+    """The weights are as published: gamma / 2 for R1 and R2."""
     config = make_tiny_config("torch64", loss="wasserstein", **changes)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
-    assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake less w times real
+    assert_allclose(metrics["d_loss"], 0.5 * 0.2 - 0.5 * 1, rtol=1e-5)  # w times fake minus w times real
     assert ("d_penalty" in metrics) == bool(changes)
     if changes:
         assert_allclose(metrics["d_penalty"], penalty, rtol=1e-4)
@@ -353,7 +356,7 @@ def test_penalties_are_weighted_and_added_to_d_loss(changes, penalty, pull, one_
 
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
 def test_penalty_noise_gives_the_gradients_pull(which, one_pixel_step):
-    # Of a D with one weight w: 3 / 2 w^2 times the mean square of the noise, which is near 1, and whose pull is twice that by w.
+    # D has one weight w, so the penalty is 3 / 2 w^2 times the mean square of the noise (near 1). Its gradient is twice that / w.
     config = make_tiny_config("torch64", loss="wasserstein", batch_size=256, penalty_noise=0.01, **{which: 3.0})
     state, metrics = one_pixel_step(config, np.full((256, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(metrics["d_penalty"], 3 / 2 * 0.5**2, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
@@ -363,22 +366,22 @@ def test_penalty_noise_gives_the_gradients_pull(which, one_pixel_step):
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["r1_gamma", "r2_gamma"])
 def test_penalty_noise_uses_the_same_d_function(which):
-    """Noise is seen through the same crops, masks and singular vectors as the images."""
-    # Else what another crop, mask or singular vector changes would be taken for a slope, a hundred squared too large.
+    """D processes noisy images with the same augmentation, dropout masks and singular vectors as the images."""
+    # With others, their effect would count as a finite difference, divided by 0.01 and squared: about 10,000 times too large.
     config = make_tiny_config(
         "article", d_norm="spectral", d_dropout=0.2, augment=("color", "translation", "cutout"), **{which: 2.0}
     )
     state, batch = start_of(config), make_images(config)
     means = []
     for changes in ({}, {"penalty_noise": 0.01}):
-        judged = get_compiled_step(replace(config, **changes))
-        penalties = [judged(state.replace(key=jax.random.key(seed)), batch)[1]["d_penalty"] for seed in range(64)]
+        train_step = get_compiled_step(replace(config, **changes))
+        penalties = [train_step(state.replace(key=jax.random.key(seed)), batch)[1]["d_penalty"] for seed in range(64)]
         means.append(np.mean(penalties))
     assert_allclose(*means, rtol=0.3)  # the mean of 256 squares has a standard error of 9 %
 
 
 def test_lazy_penalties_scale_by_their_interval(one_pixel_step):
-    """Steps in between have no penalty."""
+    """A lazy penalty is multiplied by its interval."""
     batch = np.full((4, 16, 16, 3), 255, np.uint8)
     config = make_tiny_config("torch64", loss="wasserstein", r1_gamma=3.0)
     plain, lazy = (one_pixel_step(replace(config, penalty_every_steps=every), batch, g=0.2, d=0.5, at=3) for every in (1, 4))
@@ -391,18 +394,18 @@ def test_augmentation_adapts_to_d_and_is_logged():
         "article",
         augment=("color",),
         augment_target=0.45,
-        augment_adapt_kimg=0.04,  # a batch of 4 is a tenth of it
+        augment_adapt_kimg=0.04,  # a batch of 4 images is a tenth of this
     )
-    state, told = start_of(config).replace(augment_p=np.float32(0.5)), []
+    state, logged = start_of(config).replace(augment_p=np.float32(0.5)), []
     for _ in range(4):
         state, metrics = get_compiled_step(config)(state, make_images(config))
-        told.append((float(metrics["d_real_hits"]), float(metrics["augment_p"])))
+        logged.append((float(metrics["d_real_hits"]), float(metrics["augment_p"])))
     expected = 0.5
-    for hits, after in told:
+    for hits, after in logged:
         expected = min(max(expected + 0.1 * np.sign(2 * hits - 1 - 0.45), 0), 1)
         assert after == pytest.approx(expected, abs=1e-6)
-    assert float(state.augment_p) == told[-1][1]
-    assert abs(told[0][1] - 0.5) == pytest.approx(0.1, abs=1e-6)  # up, at first
+    assert float(state.augment_p) == logged[-1][1]
+    assert abs(logged[0][1] - 0.5) == pytest.approx(0.1, abs=1e-6)  # the first change is one full step
 
 
 def test_lazy_penalties_come_every_second_step():
@@ -410,7 +413,7 @@ def test_lazy_penalties_come_every_second_step():
 
 
 def test_g_update_uses_the_updated_d(one_pixel_step):
-    # D's first Adam step is its whole rate, against the sign of its gradient 0.2 - 1: from 0.5 to 0.5 + 0.1.
+    # Adam's first step has the size of the learning rate. D's gradient is 0.2 - 1, so w goes from 0.5 to 0.5 + 0.1.
     config = make_tiny_config("torch64", loss="wasserstein", d_lr=0.1)
     state, metrics = one_pixel_step(config, np.full((4, 16, 16, 3), 255, np.uint8), g=0.2, d=0.5)
     assert_allclose(state.d_params["w"], 0.6, rtol=1e-5)

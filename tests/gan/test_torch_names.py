@@ -1,4 +1,4 @@
-"""Which networks are those of PyTorch's example; values and layouts are tested with exports (tests/export/test_torch.py)."""
+"""Which networks PyTorch's example can represent. tests/export/test_torch.py tests values and layouts."""
 
 import dataclasses
 import typing
@@ -15,7 +15,7 @@ from dcgan_jax.presets import PRESETS
 
 
 def choose_another_value(name):
-    """One that the field's type allows and that is not its default."""
+    """Returns a value that the field's type allows and that is not its default."""
     hint, default = FIELDS[name].type, getattr(Nets(), name)
     hint = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
     if typing.get_origin(hint) is Literal:

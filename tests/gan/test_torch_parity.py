@@ -1,4 +1,4 @@
-"""The step against PyTorch, number by number: fixtures of experiments/torch_parity.py, whose docstring describes them."""
+"""The training step equals PyTorch, number by number. experiments/torch_parity.py makes the fixtures and describes them."""
 
 import functools
 import types
@@ -19,7 +19,7 @@ from dcgan_jax.gan import models, step
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.presets import PRESETS
 
-pytestmark = pytest.mark.integration  # nets of real size
+pytestmark = pytest.mark.integration  # networks of full size
 FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 NETS = {"G": "g", "D": "d"}
 
@@ -31,7 +31,7 @@ def config_of(run):
 
 
 def train(name, steps, dtype=np.float32):
-    """Losses of each step, and the states after it, from torch's weights on torch's latents and images."""
+    """Trains from PyTorch's weights on its latents and images. Returns (losses of each step, state after each step)."""
     run = inputs.RUNS[name]
     config = config_of(run)
     if dtype == np.float64:
@@ -53,18 +53,18 @@ def train(name, steps, dtype=np.float32):
     trees = {field: jax.tree.map(lambda array: array.astype(dtype), tree) for field, tree in trees.items()}
     state = state.replace(key=jax.random.key(0), **trees, **ones)
 
-    # The seam: the step's latents are what it draws, in the order it draws them, D's and then G's (if the recipe draws two).
+    # `sample_latents` is replaced by this queue of PyTorch's latents: first D's, then G's if the recipe samples new ones for G.
     queue = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "sample_latents", lambda key, count, nets: queue.pop(0))
-        if dtype == np.float64:  # float32 is written into the nets in a few places (statistics, images, logits)
+        if dtype == np.float64:  # the networks use jnp.float32 explicitly for statistics, images and logits
             patch.setattr(models, "jnp", types.SimpleNamespace(**vars(jnp) | {"float32": jnp.float64}))
-            # XLA multiplies by 1 / 127.5 where NumPy divides: an ulp of float32, which 1e-9 would see.
+            # XLA multiplies by 1 / 127.5 where NumPy divides. They differ by a float32 ulp, more than the tolerance of 1e-9.
             levels = inputs.scaled(np.arange(256, dtype=np.uint8))
             patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
         one_step = step.make_train_step(config)
 
-        # conftest.py makes compiling cheap; twenty steps at 64 px earn back the programs that users run.
+        # conftest.py makes compilation fast and programs slow. Twenty steps at 64 px are faster with full optimisation.
         as_users = {"xla_backend_optimization_level": 3, **NEW_EMITTERS}
         slow = steps > 1 and run.image_size == 64
 
@@ -84,7 +84,7 @@ def train(name, steps, dtype=np.float32):
 
 
 def assert_tensors(name, step_number, state, kind, **tolerance):
-    """Sampled entries of all parameters and statistics; torch's running variances are unbiased, flax's biased (T4)."""
+    """Compares sampled entries of all parameters and statistics. PyTorch's running variances are unbiased, Flax's biased (T4)."""
     run = inputs.RUNS[name]
     for net, letter in NETS.items():
         trees = {"parameter": getattr(state, f"{letter}_params"), "statistic": getattr(state, f"{letter}_stats")}
@@ -109,14 +109,14 @@ def torch64():
 
 
 def assert_gradients(name, state, nets, tolerance):
-    # Adam's first step is nearly lr * sign(gradient), which forgives a gradient of the wrong scale; its first moment does not.
+    # Compares Adam's first moment. Its first step is nearly lr * sign(gradient), which would hide a gradient of the wrong scale.
     run = inputs.RUNS[name]
     for net in nets:
         mu = getattr(state, f"{NETS[net]}_opt")[0].mu
         for tensor in inputs.parameter_shapes(run.recipe, run.width)[net]:
             whole = torch_weights.to_torch(run, net, tensor, mu) / (1 - inputs.ADAM_B1)
             expected = FIXTURE[f"{name}/step1/gradient/{net}/{tensor}"]
-            # Sums of up to 1e5 products: rounding is relative to a tensor's largest gradient, not to each entry's.
+            # Sums have up to 1e5 products, so rounding is relative to the largest gradient of a tensor, not to each entry.
             atol = tolerance * np.abs(whole).max()
             assert_allclose(inputs.sample(whole), expected, atol=atol, rtol=0, err_msg=f"{net} {tensor}")
 
@@ -126,16 +126,16 @@ def test_one_step_in_float32_equals_pytorch(name, request):
     losses, states = request.getfixturevalue(name)
     expected = [FIXTURE[f"{name}/d_loss"][0], FIXTURE[f"{name}/g_loss"][0]]
     assert_allclose(losses[0], expected, rtol=1e-5)
-    # D's only: where D's gradient is nearly 0, rounding decides the sign of Adam's first step, so G meets another D in each
-    # arithmetic; with lax's own convolutions G's gradients part from float64's by 1e-5 and more as well.
+    # Only D's gradients. Where D's gradient is nearly 0, rounding decides the sign of Adam's first step. So G's update uses
+    # another D in each arithmetic. Also with lax's convolutions, G's gradients differ from those in float64 by 1e-5 and more.
     assert_gradients(name, states[0], "D", 1e-5)
 
 
 @pytest.mark.parametrize("name", ["torch64", "article"])
 def test_one_step_equals_pytorch_in_every_leaf(name):
-    """Gradients, weights and statistics are compared."""
+    """Compares gradients, weights and statistics in float64."""
     with jax.enable_x64(True):
-        _, states = train(name, 1, np.float64)  # the fixture's are of PyTorch in float32
+        _, states = train(name, 1, np.float64)  # the fixture's gradients are from PyTorch in float32
         assert_gradients(name, states[0], "GD", 2e-5)
         assert_tensors(name, 1, states[0], "value", atol=1e-6, rtol=0)
 
@@ -150,9 +150,9 @@ def test_comparison_would_show_a_flipped_kernel():
 def test_twenty_steps_in_float32_differ_by_rounding(article):
     losses, states = article
     expected = np.stack([FIXTURE["article/d_loss"], FIXTURE["article/g_loss"]], 1)
-    # Rounding decides the direction of the first Adam step of weights whose gradient is nearly 0, and that grows: PyTorch's
-    # own float32 and float64 runs part by 0.6 % within these 20 steps, and the third by 1e-5 between one CPU and another. The
-    # float64 tests below are the tight ones.
+    # Rounding decides the direction of Adam's first step for weights whose gradient is nearly 0, and the difference grows.
+    # PyTorch's own float32 and float64 runs differ by 0.6 % within these 20 steps, and two CPUs by 1e-5 at the third step.
+    # The float64 test below has tight tolerances.
     assert_allclose(losses[:2], expected[:2], rtol=1e-5)
     assert_allclose(losses[2], expected[2], rtol=1e-4)
     assert_allclose(losses, expected, rtol=2e-2)

@@ -1,4 +1,4 @@
-"""The FID Inception against an independent implementation, layer by layer; see experiments/inception_parity.py."""
+"""The FID Inception equals an independent implementation, layer by layer. Fixtures: experiments/inception_parity.py."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "inception.npz", allo
 
 @functools.cache
 def outputs():
-    """(features (2, 2048), layer -> output)."""
+    """Returns (features (2, 2048), {layer: output})."""
     layers = inception.fold_batch_norm(inputs.weights(inception.list_weight_shapes()))
     network = jax.jit(functools.partial(inception.extract_features, every_layer=True))
     return jax.device_get(network(layers, inputs.make_images()))
@@ -24,7 +24,7 @@ def outputs():
 
 @pytest.mark.parametrize("layer", inception.LAYERS)
 def test_each_layer_equals_torch_fidelity(layer):
-    # Sums of up to 3,456 products in another order, through up to 20 layers.
+    # Tolerance: sums of up to 3,456 products in another order, through up to 20 layers.
     assert_allclose(inputs.summarise_layer(outputs()[1][layer]), FIXTURE[layer], rtol=1e-3, atol=1e-3)
 
 
@@ -32,7 +32,7 @@ def test_features_equal_torch_fidelity():
     features, _ = outputs()
     assert features.shape == (2, inception.FEATURES)
     assert_allclose(features, FIXTURE["features"], rtol=1e-3, atol=1e-3)
-    assert np.abs(features[0] - features[1]).mean() > 1e-2  # the two pictures differ by far more
+    assert np.abs(features[0] - features[1]).mean() > 1e-2  # so that the tolerance distinguishes the two images
 
 
 def test_resize_is_tensorflow_1():
@@ -50,5 +50,5 @@ def test_other_weights_are_refused_by_name():
         inception.fold_batch_norm({name: array for name, array in zeros.items() if name != "Mixed_7c.branch_pool.conv.weight"})
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3.bn.bias is \(3,\), not \(32,\)"):
         inception.fold_batch_norm(zeros | {"Conv2d_1a_3x3.bn.bias": np.zeros(3, np.float32)})
-    with pytest.raises(ValueError, match="1000 classes, not 1008"):  # torchvision's are of the same names and shapes
+    with pytest.raises(ValueError, match="1000 classes, not 1008"):  # torchvision's other arrays have the same names and shapes
         inception.fold_batch_norm(zeros | {"fc.weight": np.zeros((1000, 2048), np.float32)})

@@ -1,4 +1,4 @@
-"""A linear probe on features whose attributes are known."""
+"""The linear probe, on features that determine the attributes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from dcgan_jax.quality.linear_probe import fit_and_score_probe, split_fit_and_test
 
 RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(700, 30)) * np.logspace(-2, 2, 30) + 5  # of all sizes
+X = RANDOM.normal(size=(700, 30)) * np.logspace(-2, 2, 30) + 5  # scales from 0.01 to 100
 LINES = RANDOM.normal(size=(30, 3))
 LABELS = ((X - 5) / np.logspace(-2, 2, 30) @ LINES > [0, 0, 4]).astype(np.uint8)
 
@@ -29,7 +29,7 @@ def test_independent_attribute_is_a_guess():
 
 
 def test_more_features_than_images_is_no_harm():
-    """Some of the features are noise."""
+    """Features that are noise or constant do not spoil the fit."""
     wide = np.concatenate([X, RANDOM.normal(size=(700, 400)), np.ones((700, 5))], 1)
     assert probe(wide, LABELS).accuracy.min() > 0.6
 
@@ -60,8 +60,8 @@ def test_no_image_is_both_fitted_to_and_tested_on(count, sizes):
     assert len({*fit, *test}) == sum(sizes)
 
 
-@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "^faces: too few"), (20, [], "without attributes")])
+@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "^faces: too few"), (20, [], "have no attributes")])
 def test_unusable_training_images_are_refused(count, attributes, says):
-    """Too few images, or attributes that do not vary."""
+    """Refuses too few images, and images without attributes."""
     with pytest.raises(ValueError, match=says):
         split_fit_and_test(np.arange(count), attributes, "faces")

@@ -1,4 +1,4 @@
-"""Invariants of the scores of features."""
+"""Properties of the scores: closed forms, independent computations, and what each score must detect."""
 
 import functools
 
@@ -27,7 +27,7 @@ def frechet_of(one, other):
 
 
 def test_frechet_of_normals_has_its_closed_form():
-    # Diagonal: sum of (m1 - m2)^2 + (s1 - s2)^2. With a common rotation the same.
+    # For diagonal covariances it is the sum of (m1 - m2)^2 + (s1 - s2)^2. A common rotation does not change it.
     m1, m2 = np.array([0.0, 1.0, -2.0]), np.array([0.5, 1.0, 1.0])
     s1, s2 = np.array([1.0, 2.0, 0.5]), np.array([1.5, 0.5, 0.5])
     expected = np.square(m1 - m2).sum() + np.square(s1 - s2).sum()
@@ -39,7 +39,7 @@ def test_frechet_of_normals_has_its_closed_form():
 
 
 def test_frechet_equals_another_computation():
-    # The trace of the root is the nuclear norm of the product of the centred features.
+    # The trace of the matrix root is the nuclear norm of the product of the centred features.
     a, b = normal(300, 6) @ normal(6, 6, seed=1), normal(200, 6, seed=2, mean=1)
     xa, xb = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
     cross = np.linalg.svd(xa @ xb.T, compute_uv=False).sum()
@@ -72,7 +72,7 @@ def test_equal_sets_have_frechet_0_and_kid_around_0():
     a = normal(500)
     assert abs(frechet_of(a, a)) < 1e-9
     found = kid(a, normal(500, seed=1), subset_size=100)
-    assert abs(found["kid"]) < 3 * found["kid_sd"] / np.sqrt(10)  # subsets of 500 overlap: as of some ten, not a hundred
+    assert abs(found["kid"]) < 3 * found["kid_sd"] / np.sqrt(10)  # the 100 subsets overlap, so about ten are independent
 
 
 def test_kid_equals_its_definition():
@@ -83,21 +83,21 @@ def test_kid_equals_its_definition():
 
     pairs = [(i, j) for i in range(4) for j in range(4)]
     expected = sum(k(x[i], x[j]) + k(y[i], y[j]) for i, j in pairs if i != j) / 12 - 2 * sum(k(x[i], y[j]) for i, j in pairs) / 16
-    found = kid(x, y, subsets=20_000)  # of halves, over which what is unbiased is as over the whole
+    found = kid(x, y, subsets=20_000)  # subsets are halves of the sets; an unbiased estimate has the same mean on them
     assert found["kid_sd"] > 0 and abs(found["kid"] - expected) < 4 * found["kid_sd"] / 20_000**0.5
 
 
 def test_more_fakes_lower_frechet_towards_infinity():
-    """The extrapolation to infinitely many is near the true value."""
+    """The extrapolation to infinitely many fakes is near the true value, 0."""
     real = compute_moments(normal(20_000))
     fakes = normal(2000, seed=1)
     small, large = frechet(real, compute_moments(fakes[:200])), frechet(real, compute_moments(fakes))
-    assert small > 4 * large > 0  # all of it bias, but for the count of reals
+    assert small > 4 * large > 0  # the true value is 0, so nearly all of it is the bias from the number of fakes
     assert abs(frechet_at_infinity(real, fakes)) < large / 2
 
 
 def test_too_few_fakes_are_not_extrapolated():
-    """There must be enough for features of full rank."""
+    """The covariance of the smallest set needs full rank: 62 fakes for 30 features."""
     real = compute_moments(normal(200, 30))
     assert frechet_at_infinity(real, normal(62, 30, seed=1)) < frechet(real, compute_moments(normal(62, 30, seed=1)))
     with pytest.raises(ValueError, match="62"):
@@ -108,13 +108,13 @@ def test_precision_recall_of_equal_and_separate_sets():
     a = normal(400)
     same = score_manifolds(a, a)
     assert same["precision"] == same["recall"] == same["coverage"] == 1
-    assert 1 <= same["density"] < 1.5  # each is in its own ball as well
+    assert 1 <= same["density"] < 1.5  # more than 1, because each is also in its own ball
     apart = score_manifolds(a, normal(400, seed=1, mean=100))
     assert set(apart.values()) == {0.0}
 
 
 def test_precision_and_recall_fall_with_their_faults():
-    """Precision falls with bad fakes, and recall with missing ones."""
+    """Bad fakes reduce precision. Missing modes reduce recall and coverage."""
     real = np.concatenate([normal(300), normal(300, seed=1, mean=20)])
     half_missing = score_manifolds(real, normal(600, seed=2))
     half_bad = score_manifolds(
@@ -126,7 +126,7 @@ def test_precision_and_recall_fall_with_their_faults():
 
 def test_precision_and_recall_equal_counting():
     real, fake = np.array([[0.0], [1.0], [3.0], [10.0]]), np.array([[0.5], [4.5], [30.0]])
-    # Radii to the first neighbour: 1, 1, 2, 7 of reals; 4, 4, 25.5 of fakes.
+    # Distances to the nearest neighbour: 1, 1, 2, 7 for reals; 4, 4, 25.5 for fakes.
     found = score_manifolds(real, fake, neighbours=1)
     assert found == {"precision": 2 / 3, "density": (2 + 2) / 3, "coverage": 1.0, "recall": 1.0}
 

@@ -1,4 +1,4 @@
-"""Invariants of the score, on generated images; nothing here is read from disk."""
+"""Properties of the sliced Wasserstein distance, on synthetic images."""
 
 from itertools import pairwise
 from math import gamma, pi, sqrt
@@ -12,7 +12,7 @@ from dcgan_jax.quality.sliced_wasserstein import build_laplacian_pyramid, measur
 
 
 def draw(count, side=32, channels=3, seed=0):
-    """(count, side, side, channels) uint8: coloured squares of 4 px under fine noise, in integers on every machine."""
+    """Makes (count, side, side, channels) uint8: coloured squares of 4 px with fine noise, equal on every machine."""
     random = np.random.Generator(np.random.Philox(seed))
     squares = random.integers(40, 216, (count, side // 4, side // 4, channels)).repeat(4, axis=1).repeat(4, axis=2)
     return (squares + random.integers(-20, 21, squares.shape)).astype(np.uint8)
@@ -23,16 +23,16 @@ def unit_vectors(count, dimensions, seed=0):
 
 
 def mean_cosine(dimensions):
-    """E |u . axis| for an axis uniform on the sphere and any unit u."""
+    """Returns E |u . axis| for an axis uniform on the sphere and any unit vector u."""
     return gamma(dimensions / 2) / (sqrt(pi) * gamma((dimensions + 1) / 2))
 
 
 def quick(real, fake, **options):
-    """The score with few draws: the properties hold for any number, and the default 512 directions would take a minute here."""
+    """Computes the score with few patches and directions. The properties hold for any number; the default would take a minute."""
     return sliced_wasserstein(real, fake, **{"patches_per_image": 16, "directions": 48} | options)
 
 
-# ---- the whole score
+# ---- The whole score
 
 
 @pytest.mark.parametrize("side, keys", [(16, "16 mean"), (32, "32 16 mean"), (64, "64 32 16 mean")])
@@ -43,13 +43,13 @@ def test_set_against_itself_is_exactly_zero(side, keys, channels):
 
 
 def test_grey_against_black_and_white_closed_form():
-    # Flat images, so any patch is one number z 49 times: +-1 after normalising in one set, uniform on +-sqrt(3) in the
-    # other. Their 1-D distance is the integral over w in (0, 1) of |1 - sqrt(3) w| = 5 / (2 sqrt(3)) - 1; projecting
+    # Images are flat, so each patch is one number z, 49 times. After normalisation z is +-1 in one set and uniform on +-sqrt(3)
+    # in the other. Their 1-D distance is the integral over w in (0, 1) of |1 - sqrt(3) w| = 5 / (2 sqrt(3)) - 1. The projection
     # multiplies it by |sum of axis| = 7 |u . axis|.
     flat = np.ones((256, 16, 16, 1), np.uint8)
     greys = flat * np.arange(256, dtype=np.uint8)[:, None, None, None]
     score = quick(greys, 255 * (greys // 128), patches_per_image=1, directions=8192)
-    # rtol: 8192 random axes leave 0.8 % in the mean of |u . axis|; three times that.
+    # rtol: three times the standard error of the mean of |u . axis| over 8192 random axes, 0.8 %.
     assert_allclose(score["16"], 1e3 * (5 / (2 * sqrt(3)) - 1) * 7 * mean_cosine(49), rtol=0.025)
 
 
@@ -67,10 +67,10 @@ def test_seed_alone_decides_the_random_draws():
 
 
 def test_image_order_matters_only_for_patches():
-    """The order decides where patches are cut, and nothing else."""
-    real, fake = draw(200, seed=1), draw(200, seed=2) // 8 * 8  # coarse grey levels: a distance well above the floor
+    """The order of the images decides only where patches are cut."""
+    real, fake = draw(200, seed=1), draw(200, seed=2) // 8 * 8  # coarse grey levels give a distance well above the floor
     shuffled = np.random.Generator(np.random.Philox(5)).permutation(fake)
-    # rtol: other cuts of the same 200 images move the score a little (measured over six orders: up to 5 %).
+    # rtol: other patches of the same 200 images change the score by up to 5 % (measured over six orders).
     assert_allclose(quick(real, shuffled)["mean"], quick(real, fake)["mean"], rtol=0.1)
 
 
@@ -88,7 +88,8 @@ def add_noise(images, levels):
 
 @pytest.mark.parametrize("corrupt, strengths", [(blur, (0, 1, 2, 4, 8)), (add_noise, (0, 5, 10, 20, 40))])
 def test_score_grows_with_the_corruption(corrupt, strengths):
-    images = draw(40, seed=1)  # against themselves, corrupted: the floor of two different sets would hide the small steps
+    # Compares images with their own corrupted copies: the floor of two different sets would hide small corruption.
+    images = draw(40, seed=1)
     growing = [quick(images, corrupt(images, strength)) for strength in strengths]
     for level in ("32", "16", "mean"):
         values = [score[level] for score in growing]
@@ -98,7 +99,7 @@ def test_score_grows_with_the_corruption(corrupt, strengths):
 
 def test_common_brightness_and_contrast_are_invisible():
     dark = draw(30) // 2
-    # atol: float32 rounding of the pyramid and the moments, about 1e-6, in units of 1e-3.
+    # atol: float32 rounding of the pyramid and the moments is about 1e-6; scores are times 1e3.
     assert_allclose(quick(dark, 2 * dark + 1)["mean"], 0, atol=5e-3)
 
 
@@ -125,8 +126,8 @@ def test_chunk_size_changes_nothing(monkeypatch):
 
 def test_golden():
     score = quick(draw(50, seed=1), add_noise(draw(50, seed=2), 10), seed=6)
-    # rtol: another BLAS sums 147 products in another order, 1e-7 a projection. If the draws or the arithmetic were changed
-    # on purpose, put the new values here and say in the change that scores before and after cannot be compared.
+    # rtol: another BLAS sums 147 products in another order, 1e-7 per projection. If you changed the random numbers or arithmetic
+    # on purpose, put the new values here. Then say in the commit that scores before and after cannot be compared.
     assert_allclose([score["32"], score["16"], score["mean"]], [65.724254, 67.527346, 66.625800], rtol=1e-4)
 
 
@@ -155,14 +156,14 @@ def test_wrong_arguments_are_named(real, fake, options, message):
         sliced_wasserstein(real, fake, **options)
 
 
-# ---- its parts
+# ---- Its parts
 
 
 def test_shift_costs_its_length_along_each_axis():
     vectors = np.random.Generator(np.random.Philox(1)).standard_normal((5000, 10)).astype(np.float32)
     shift = 0.7 * unit_vectors(1, 10, seed=2)  # (1, 10)
-    axes = unit_vectors(40, 10)  # more than one chunk of axes, and a short last one
-    # rtol: projections near 3 are rounded to 2e-7, the shift of 0.7 is seen through the difference of two.
+    axes = unit_vectors(40, 10)  # more than one chunk of axes, and the last one is shorter
+    # rtol: the shift of 0.7 is the difference of two projections near 3, each rounded to 2e-7.
     assert_allclose(measure_projected_distance(vectors, vectors + shift, axes), np.abs(axes @ shift.T).mean(), rtol=1e-5)
 
 
@@ -173,7 +174,7 @@ def test_gaussians_are_as_far_apart_as_theory_says(shift, scale):
     axes = unit_vectors(64, 4)
     direction = np.array([0.5, -0.5, 0.5, 0.5], np.float32)
     expected = shift * np.abs(axes @ direction).mean() + abs(scale - 1) * sqrt(2 / pi)  # one of the two is 0
-    # rtol: 50,000 draws leave 0.6 % in a mean, 1 % in a spread's difference of 0.5
+    # rtol: with 50,000 vectors the standard error is 0.6 % of a mean, and 1 % of a difference of 0.5 between two sd.
     assert_allclose(measure_projected_distance(real, scale * fake + shift * direction, axes), expected, rtol=0.03)
 
 
@@ -189,13 +190,13 @@ def test_order_of_the_vectors_does_not_matter():
 def test_axes_are_unit_vectors_and_isotropic():
     axes = unit_vectors(20_000, 147)
     assert_allclose(np.linalg.norm(axes, axis=1), 1, rtol=1e-6)
-    # Tolerances are five standard errors of a mean of 20,000, since the worst of 147 is tested; |cosine| varies by 76 %.
+    # Tolerances are five standard errors of a mean of 20,000, because the worst of 147 is tested. |cosine| has an sd of 76 %.
     assert_allclose(np.abs(axes).mean(axis=0), mean_cosine(147), rtol=5 * 0.76 / sqrt(20_000))
     assert_allclose(axes.mean(axis=0), 0, atol=5 / sqrt(147 * 20_000))
 
 
 def kernel_matrix(side):
-    """(side, side): [1 4 6 4 1]/16 with borders mirrored about the edge pixel, row by row from the definition."""
+    """Makes the (side, side) matrix of a blur by [1 4 6 4 1]/16, mirrored at the edge pixel, row by row from the definition."""
     matrix = np.zeros((side, side))
     for row in range(side):
         for offset, weight in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
@@ -210,7 +211,8 @@ def down(x):
 
 
 def up(x):
-    matrix = 2 * kernel_matrix(2 * x.shape[1])[:, ::2]  # the columns of the zeros are left out; half the samples, so twice
+    # Without the columns of the inserted zeros; times 2, because half the samples are zeros.
+    matrix = 2 * kernel_matrix(2 * x.shape[1])[:, ::2]
     return np.einsum("yh,xw,nhwc->nyxc", matrix, matrix, x, optimize=True)
 
 
@@ -232,7 +234,7 @@ def test_last_level_is_the_image_blurred_and_halved():
 
 def test_flat_image_has_empty_bands():
     *bands, rest = build_laplacian_pyramid(np.full((2, 64, 64, 3), 201, np.uint8))
-    assert all((band == 0).all() for band in bands)  # exactly: a blank set is told by a spread of 0
+    assert all((band == 0).all() for band in bands)  # exactly 0: a blank set is recognised by a spread of 0
     assert (rest == 201).all()
 
 

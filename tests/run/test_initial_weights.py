@@ -101,13 +101,13 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "no run is there" in says("--start", tmp_path / "nothing")
     assert "width 4 there, 8 asked; ask for the same" in says("--start", get_reference_run().run, "--width", 8)
     assert "PyTorch's example has no network with --head-norm" in says("--start", out / "netG.safetensors")
-    assert "main.0.weight is (100, 8, 4, 4), the recipe's is (100, 32, 4, 4)" in says(
+    assert "main.0.weight is (100, 8, 4, 4), the recipe needs (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors"
     )
     (tmp_path / "netG.pth").write_bytes(b"no weights")
     assert "is no .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
     save_file({"main.0.weight": np.zeros((100, 8, 4, 4), np.float32)}, tmp_path / "part.safetensors")
-    assert "is absent" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "part.safetensors")
+    assert "main.1.weight is missing" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "part.safetensors")
     bad = load_file(out / "netG.safetensors")
     bad["main.0.weight"][0] = np.nan
     save_file(bad, tmp_path / "nan.safetensors")

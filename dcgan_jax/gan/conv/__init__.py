@@ -1,12 +1,12 @@
-"""The stride-2 convolution and its transpose: one function each, with gradients that are fast on every backend.
+"""The convolution with stride 2 and its transpose, with gradients that are fast on every backend.
 
-Both halve or double an even image side. A kernel is (k, k, C_large, C_small): C_large channels on the large image, C_small
-on the small one, for the convolution and for its transpose alike, so that the transpose is exactly the convolution's
-input gradient and three kernels (forward, input gradient, weight gradient) serve both functions and all their gradients.
+`conv` halves an even image side, `conv_transpose` doubles it. Both take a kernel (k, k, C_large, C_small), where the larger image
+has C_large channels and the smaller one C_small. So the transpose is exactly the input gradient of the convolution. Three
+routines (forward, input gradient, weight gradient) are enough for both functions and all their gradients.
 
-The implementation is chosen when a program is traced. "auto": GPU and TPU get `lax`, CPU `winograd` or, where channels are few,
-`im2col`; `lax` on CPU is slower in each role, up to five times (docs/speed.md). "lax": `lax` on every backend, for a program that
-is traced on one and lowered for others.
+The implementation is chosen when a program is traced. "auto": `lax` on GPU and TPU; on CPU `winograd`, or `im2col` for few
+channels. There `lax` is up to five times slower (docs/speed.md). "lax": `lax` on every backend, for a program that is traced on
+one backend and lowered for others.
 """
 
 import functools
@@ -21,17 +21,17 @@ from jax import lax
 from dcgan_jax.gan.conv import im2col, winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# On CPU: with fewer channels on the large image, one GEMM over patches beats Winograd's many small ones.
+# On CPU, if the larger image has fewer channels than this, one GEMM over patches is faster than Winograd's many small ones.
 FEW_CHANNELS = 16
 
 Implementation = Literal["auto", "lax"]
 
 
 def compute_padding(kernel_size: int, padding: str) -> tuple[int, int]:
-    """Pixels added before and after each image side so that it is exactly halved.
+    """Returns the pixels to add before and after each image side, so that the convolution halves it exactly.
 
-    padding: "symmetric" (PyTorch p1 for k4, p2 for k5; Theano) or "same" (TensorFlow, which for k5 pads 1 before, 2 after).
-    docs/published-dcgans.md, traps T1 and T2. The transpose of each is the one its framework calls the transposed convolution.
+    padding: "symmetric" (PyTorch with padding 1 for k 4 or 2 for k 5; Theano) or "same" (TensorFlow: for k 5, 1 before and 2
+    after). Each one's transpose is the transposed convolution of its framework (docs/published-dcgans.md, T1 and T2).
     """
     before = (kernel_size - 1) // 2 if padding == "symmetric" else (kernel_size - 2) // 2
     return before, kernel_size - 2 - before
@@ -39,10 +39,10 @@ def compute_padding(kernel_size: int, padding: str) -> tuple[int, int]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv(x: jax.Array, kernel: jax.Array, padding: str = "symmetric", implementation: Implementation = "auto") -> jax.Array:
-    """Strided convolution (cross-correlation, stride 2).
+    """Convolves with stride 2 (cross-correlation) and halves the side.
 
     Args: x (B, 2h, 2w, C_large); kernel (k, k, C_large, C_small), k 4 or 5; padding, see `compute_padding`; implementation, see
-        above.
+        the module's docstring.
     Returns: (B, h, w, C_small), in x's dtype.
     """
     return _compute_forward(x, kernel, padding, implementation)
@@ -52,15 +52,15 @@ def conv(x: jax.Array, kernel: jax.Array, padding: str = "symmetric", implementa
 def conv_transpose(
     y: jax.Array, kernel: jax.Array, padding: str = "symmetric", implementation: Implementation = "auto"
 ) -> jax.Array:
-    """The transpose of `conv`: its Jacobian with respect to x, transposed.
+    """Applies the transpose of `conv` (its transposed Jacobian with respect to x) and doubles the side.
 
-    Args: y (B, h, w, C_small); kernel (k, k, C_large, C_small), padding and implementation, as for `conv`.
-    Returns: (B, 2h, 2w, C_large), in y's dtype. Torch's ConvTranspose2d weight is (C_small, C_large, k, k), without a flip.
+    Args: y (B, h, w, C_small); kernel (k, k, C_large, C_small); padding, implementation, as for `conv`.
+    Returns: (B, 2h, 2w, C_large), in y's dtype. PyTorch's ConvTranspose2d weight is (C_small, C_large, k, k), without a flip.
     """
     return _compute_input_gradient(y, kernel, padding, implementation)
 
 
-# The gradients call the public pair where they can, so that gradients of gradients (R1, R2, WGAN-GP) are fast as well.
+# The gradients call `conv` and `conv_transpose` if possible, so that second derivatives (R1, R2, WGAN-GP) are fast as well.
 def _save_inputs_of_conv(
     x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -126,8 +126,8 @@ def _select_cpu_module(channels_large: int) -> ModuleType:
 
 
 def _call_in_float32(kernel: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *rest: int) -> jax.Array:
-    """kernel(a, b, *rest) in float32 or wider, in a's dtype."""
-    # bfloat16 saves a CPU nothing, and Winograd's sums of it would be rounded more than once.
+    """Returns kernel(a, b, *rest), computed in float32 or wider, in a's dtype."""
+    # bfloat16 is not faster on a CPU, and Winograd's sums would round several times.
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return kernel(a.astype(wide), b.astype(wide), *rest).astype(a.dtype)
 

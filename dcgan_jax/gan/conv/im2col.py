@@ -1,7 +1,7 @@
-"""The stride-2 convolution's three kernels on CPU for images of few channels: one GEMM over patches of pixels.
+"""The stride-2 convolution and its gradients on CPU for images with few channels: one GEMM over patches of pixels.
 
-With three channels a patch holds 48 numbers (k4): too few for Winograd's transforms to pay, but enough for one GEMM, which
-XLA's own convolution is not (20 against 100 GFLOP/s, docs/speed.md). Arguments and results are those of `winograd`.
+With three channels a patch holds 48 numbers (k 4). These are too few for Winograd's transforms, but enough for a fast GEMM: 100
+GFLOP/s against 20 of XLA's own convolution (docs/speed.md). Arguments and results are those of `winograd`.
 """
 
 import functools
@@ -14,18 +14,18 @@ from dcgan_jax.gan.conv.no_fusion import call_unfused
 
 
 def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
+    """Convolves x (B, 2h, 2w, C) with kernel (k, k, C, O) -> (B, h, w, O). before: pixels of padding above and left."""
     batch, height, width, _ = x.shape
     return (_extract_patches(x, kernel.shape[0], before) @ _flatten_kernel(kernel)).reshape(batch, height // 2, width // 2, -1)
 
 
 def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C): `forward`'s transpose in x."""
+    """Applies the transpose of `forward` in x: y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C)."""
     batch, h, w, out = y.shape
     k, _, channels, _ = kernel.shape
     taps = (k + 1) // 2
     kernel = _flatten_kernel(kernel).reshape(taps, 2, taps, 2 * channels, out)
-    # Each pixel of y adds to 2 taps x 2 taps pixels, which are folded: pairs of pixels share a row, pairs of rows a tap.
+    # Each pixel of y contributes to 2 taps x 2 taps pixels. 2x2 of them are folded into one position with 4C channels.
     products = lax.dot_general(y.reshape(-1, out), kernel.transpose(0, 2, 1, 3, 4).reshape(-1, out), (((1,), (1,)), ((), ())))
     products = products.reshape(batch, h, w, taps, taps, 4 * channels)
     zero = np.zeros((), y.dtype)
@@ -41,7 +41,7 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
-    """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
+    """Applies the transpose of `forward` in the kernel: x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O)."""
     out = dy.shape[3]
     rows = lax.dot_general(_extract_patches(x, k, before), dy.reshape(-1, out), (((0,), (0,)), ((), ())))
     even = k + k % 2
@@ -49,7 +49,7 @@ def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Arr
 
 
 def _extract_patches(x: jax.Array, k: int, before: int) -> jax.Array:
-    """(B, 2h, 2w, C) -> (B h w, k k C): what each output sees, row first; k is rounded up to even."""
+    """Extracts the patch of each output, row by row: (B, 2h, 2w, C) -> (B h w, k k C), with k rounded up to even."""
     batch, height, width, channels = x.shape
     h, w, taps = height // 2, width // 2, (k + 1) // 2
     after = 2 * (taps - 1) - before
@@ -64,7 +64,7 @@ def _extract_patches(x: jax.Array, k: int, before: int) -> jax.Array:
 
 
 def _flatten_kernel(kernel: jax.Array) -> jax.Array:
-    """(k, k, C, O) -> (k k C, O), with a row and a column of zeros where k is odd."""
+    """Flattens a kernel: (k, k, C, O) -> (k k C, O). Pads an odd k with a row and a column of zeros."""
     odd = kernel.shape[0] % 2
     kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [(0, odd, 0), (0, odd, 0), (0, 0, 0), (0, 0, 0)])
     return kernel.reshape(-1, kernel.shape[3])

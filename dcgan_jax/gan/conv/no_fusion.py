@@ -1,4 +1,4 @@
-"""A border that XLA does not fuse across, for the CPU kernels."""
+"""Prevents XLA from fusing operations, for the CPU convolutions."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,13 +10,13 @@ Result = TypeVar("Result")
 
 
 def call_unfused(function: Callable[..., Result], *arrays: object) -> Result:
-    """function(*arrays), on CPU compiled as a program of its own: what goes in and what comes out exists in memory.
+    """Returns function(*arrays). On CPU it is compiled separately, so that XLA does not fuse it with the operations around it.
 
-    arrays may be lists of them.
+    arrays: arrays, or lists of arrays.
 
-    XLA's CPU backend fuses whole chains of pads, slices and transposes into one loop, in which each term computes its input's
-    indices anew, unvectorised: up to five times slower than the steps one by one. It drops `lax.optimization_barrier` before
-    it fuses; a call marked so stays. `function` should use `lax`: jnp functions that are jitted would become programs as well.
+    XLA's CPU backend fuses chains of pads, slices and transposes into one loop. It computes each index separately, without vector
+    instructions: up to five times slower than separate operations. XLA drops `lax.optimization_barrier` before it fuses, but not
+    a call with this attribute. `function` should use `lax`: a jitted jnp function would become a separate program too.
     """
     if jax.default_backend() != "cpu":
         return function(*arrays)

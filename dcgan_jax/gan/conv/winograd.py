@@ -1,23 +1,23 @@
-"""The stride-2 convolution's three kernels on CPU, by Winograd's minimal filtering: fewer multiplications than GEMMs need.
+"""The stride-2 convolution and its gradients on CPU, by Winograd's minimal filtering: fewer multiplications than direct GEMMs.
 
-Folding 2x2 pixels into channels makes a k4 s2 convolution one of 2x2 taps and stride 1 (k5: 3x3 taps). In one dimension two
-neighbouring outputs of a 2-tap filter share a product:
+Folding 2x2 pixels into channels turns a convolution with kernel 4 and stride 2 into one with 2x2 taps and stride 1 (kernel 5: 3x3
+taps). In one dimension, two neighbouring outputs of a 2-tap filter share a product:
 
     y0 = d0 g0 + d1 g1 = (d0 - d1) g0 + d1 (g0 + g1)
     y1 = d1 g0 + d2 g1 =                d1 (g0 + g1) + (d2 - d1) g1
 
-three products instead of four, nine instead of sixteen for a tile of 2x2 outputs; for 3 taps four instead of six, sixteen
-instead of thirty-six. Each product is a GEMM over the tiles of all images. With data, kernel and output matrices B, G, A:
+So 3 products are enough instead of 4, and 9 instead of 16 for a tile of 2x2 outputs. With 3 taps it is 4 instead of 6, and 16
+instead of 36. Each product is a GEMM over the tiles of all images. With the data, kernel and output matrices B, G, A:
 
     forward          y = A' [(G g) (B d)]
     input gradient   d = B  [(G g) (A y)]     forward's transpose in d
     weight gradient  g = G' [(B d) (A y)]     forward's transpose in g
 
-so each array has one transform to products and one back. Source: Lavin and Gray 2016, arXiv:1509.09308; Winograd 1980.
+So each array needs one transform to the products and one back. Source: Lavin and Gray 2016, arXiv:1509.09308; Winograd 1980.
 
-What a pass costs beside its GEMMs is memory traffic, hence three habits, all measured in docs/speed.md: nothing is stacked
-or concatenated where separate arrays do; `call_unfused` keeps XLA from fusing a transform into the one before it; a batch whose
-products would not stay in the cache is walked in parts.
+Besides the GEMMs, a pass costs memory traffic. Three rules keep it low (measured in docs/speed.md). Separate arrays are not
+stacked or concatenated. `call_unfused` prevents XLA from fusing a transform into the one before. A batch whose products exceed
+the cache is processed in parts.
 """
 
 import functools
@@ -32,7 +32,7 @@ from jax import lax
 
 from dcgan_jax.gan.conv.no_fusion import call_unfused
 
-# By taps: the data, kernel and output matrix, a row a product. Points 0, 1, infinity for two taps, and -1 for three.
+# Number of taps -> the matrices B, G, A, with one row per product. Interpolation points: 0, 1, infinity; for three taps also -1.
 MATRICES = {
     2: (np.array([[1, -1, 0], [0, 1, 0], [0, -1, 1]]), np.array([[1, 0], [1, 1], [0, 1]]), np.array([[1, 0], [1, 1], [0, 1]])),
     3: (
@@ -41,7 +41,7 @@ MATRICES = {
         np.array([[1, 0], [1, 1], [1, -1], [0, 1]]),
     ),
 }
-# The transformed operands of one part of the batch: about what two cores' caches hold. More parts compile longer.
+# Largest size of the transformed operands of one part: about the caches of two cores. More parts take longer to compile.
 PART_BYTES = 16 * 2**20
 MOST_PARTS = 8
 
@@ -49,7 +49,7 @@ Arrays = Sequence[jax.Array]
 
 
 def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """x (B, 2h, 2w, C), kernel (k, k, C, O), `before` pixels of padding above and left -> (B, h, w, O)."""
+    """Convolves x (B, 2h, 2w, C) with kernel (k, k, C, O) -> (B, h, w, O). before: pixels of padding above and left."""
     taps = _count_taps(kernel.shape[0])
 
     def convolve_part(x: jax.Array, *kernels: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
 
 
 def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C): `forward`'s transpose in x."""
+    """Applies the transpose of `forward` in x: y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C)."""
     taps, channels = _count_taps(kernel.shape[0]), kernel.shape[2]
     image_shape = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], channels)
 
@@ -75,7 +75,7 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
-    """x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O): `forward`'s transpose in the kernel."""
+    """Applies the transpose of `forward` in the kernel: x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O)."""
     taps = _count_taps(k)
 
     def compute_part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, 4C) each: faster than its transpose
@@ -94,7 +94,7 @@ def _count_taps(k: int) -> int:
 
 
 def _count_tiles(pixels: int) -> int:
-    """Tiles of two outputs each along a side of so many pixels of the large image; the last may be half empty."""
+    """Counts the tiles of two outputs along a side of the large image, in pixels. The last tile may be half empty."""
     return math.ceil(pixels / 4)
 
 
@@ -103,7 +103,7 @@ def _run_in_parts(part: Callable, arrays: Arrays, shared: Arrays, taps: int, ima
     products = (taps + 1) ** 2
     image_bytes = 4 * products * _count_tiles(height) * _count_tiles(width) * (4 * channels + out)
     count = min(MOST_PARTS, batch, math.ceil(batch * image_bytes / PART_BYTES))
-    if count == 1 or jax.device_count() > 1:  # with several devices a part would lie on some of them only
+    if count == 1 or jax.device_count() > 1:  # with several devices, a part would be on some of them only
         return [part(*arrays, *shared)]
     edges = [batch * i // count for i in range(count + 1)]
     return [
@@ -113,7 +113,7 @@ def _run_in_parts(part: Callable, arrays: Arrays, shared: Arrays, taps: int, ima
 
 
 def _mix(matrix: np.ndarray, parts: Arrays) -> list[jax.Array]:
-    """One sum of the parts for each row of coefficients; they are mostly 0, 1 and -1, so mostly adds."""
+    """Computes one weighted sum of the parts for each row of coefficients. Most are 0, 1 or -1, so most sums need only adds."""
     return [functools.reduce(lax.add, (_scale(part, c) for c, part in zip(row, parts, strict=True) if c)) for row in matrix]
 
 
@@ -122,11 +122,11 @@ def _scale(part: jax.Array, coefficient: float) -> jax.Array:
 
 
 def _transform_data(x: jax.Array, taps: int, before: int) -> list[jax.Array]:
-    """(B, 2h, 2w, C) -> for each product (tiles, 4C): B d, rows and columns."""
+    """Transforms the image, B d along rows and columns: (B, 2h, 2w, C) -> for each product (tiles, 4C)."""
     data = MATRICES[taps][0]
     batch, height, width, channels = x.shape
     rows, columns = _count_tiles(height), _count_tiles(width)
-    # Even sides, of 2 (taps - 1) pixels more than the tiles cover.
+    # Pads to even sides, 2 (taps - 1) pixels more than the tiles cover.
     after = [4 * tiles + 2 * (taps - 1) - before - side for tiles, side in ((rows, height), (columns, width))]
     zero = np.zeros((), x.dtype)
     x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)]), x)
@@ -143,7 +143,7 @@ def _transform_data(x: jax.Array, taps: int, before: int) -> list[jax.Array]:
 
 
 def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
-    """(B, h, w, O) -> for each product (tiles, O): A y, rows and columns."""
+    """Transforms the outputs, A y along rows and columns: (B, h, w, O) -> for each product (tiles, O)."""
     output = MATRICES[taps][2]
     batch, h, w, out = y.shape
     rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
@@ -161,7 +161,7 @@ def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
 
 
 def _transform_kernel(kernel: jax.Array) -> list[jax.Array]:
-    """(k, k, C, O) -> for each product (4C, O): G g, rows and columns."""
+    """Transforms the kernel, G g along rows and columns: (k, k, C, O) -> for each product (4C, O)."""
     k, _, channels, out = kernel.shape
     taps = _count_taps(k)
     matrix = MATRICES[taps][1]
@@ -173,7 +173,7 @@ def _transform_kernel(kernel: jax.Array) -> list[jax.Array]:
 
 
 def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) -> jax.Array:
-    """The products (tiles, O) -> (B, h, w, O): A' rows and columns."""
+    """Makes the outputs from the products, A' along rows and columns: (tiles, O) each -> (B, h, w, O)."""
     output = MATRICES[taps][2].T
     batch, height, width, _ = image_shape
     rows, columns = _count_tiles(height), _count_tiles(width)
@@ -189,7 +189,7 @@ def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) 
 
 
 def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before: int) -> jax.Array:
-    """The products (tiles, 4C) -> (B, 2h, 2w, C): B rows and columns; the windows of neighbouring tiles overlap and add."""
+    """Makes the image from the products, B along rows and columns: (tiles, 4C) each -> (B, 2h, 2w, C). Overlapping tiles add."""
     data = MATRICES[taps][0].T
     batch, h, w, _ = y_shape
     rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
@@ -220,7 +220,7 @@ def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before
 
 
 def _restore_kernel(products: Arrays, k: int, channels: int) -> jax.Array:
-    """The products (O, 4C) -> (k, k, C, O): G' rows and columns."""
+    """Makes the kernel from the products, G' along rows and columns: (O, 4C) each -> (k, k, C, O)."""
     taps = _count_taps(k)
     matrix = MATRICES[taps][1].T
 
@@ -242,7 +242,7 @@ def _split_grid(parts: Arrays) -> list[Arrays]:
 
 
 def _interleave(pair: Arrays, axis: int) -> jax.Array:
-    """Two arrays as index 0 and 1 of a new axis. By a select, which XLA vectorises: a stack it does not."""
+    """Stacks two arrays along a new axis, by a select: XLA vectorises a select but not a stack."""
     shape = (*pair[0].shape[:axis], 2, *pair[0].shape[axis:])
     first, second = (lax.broadcast_in_dim(part, shape, [i for i in range(len(shape)) if i != axis]) for part in pair)
     return lax.select(lax.broadcasted_iota(np.int32, shape, axis) == 0, first, second)

@@ -1,4 +1,4 @@
-"""The pair of convolutions against PyTorch's numbers, against lax, and against each other."""
+"""The convolution and its transpose equal PyTorch and lax, and each is the transpose of the other."""
 
 from functools import partial
 from pathlib import Path
@@ -27,17 +27,17 @@ def normal(seed, shape, dtype=jnp.float32):
 
 
 def with_gradients(function, x, kernel, dy):
-    """(y, dx, dw) of function(x, kernel) under the upstream dy."""
+    """Returns (y, dx, dw) of y = function(x, kernel) with the upstream gradient dy."""
     y, pullback = jax.vjp(function, x, kernel)
     return y, *pullback(dy)
 
 
-# ---- PyTorch
+# ---- PyTorch ----
 
 
 @pytest.fixture(scope="module", params=[name for name, case in inputs.CONV_CASES.items() if case.stride == 2])
 def torch_case(request):
-    """torch's (y, dx, dw) in our layouts, ours, and our y with the kernel's sides flipped: all in one program, for time."""
+    """Returns (PyTorch's (y, dx, dw) in our layouts, ours, our y with a flipped kernel), computed in one program to save time."""
     name = request.param
     case = inputs.CONV_CASES[name]
     x, weight, _ = inputs.conv_inputs(name)
@@ -58,25 +58,25 @@ def test_values_and_gradients_equal_pytorch(torch_case):
 
 
 def test_flipped_kernel_gives_other_numbers(torch_case):
-    """It has the right shape, so that the shape alone would not show it."""
+    """A flipped kernel gives the right shape, so only the numbers can show the mistake."""
     (expected, _, _), _, flipped = torch_case
     assert flipped.shape == expected.shape
     assert np.abs(flipped - expected).max() > 0.1
 
 
 def test_paddings_differ_for_kernel_5_only():
-    """The two paddings agree for kernel 4."""
+    """The two paddings are equal for kernel 4."""
     x = normal(0, (1, 8, 8, 3))
     for k, same in ((4, True), (5, False)):
         kernel = normal(1, (k, k, 3, 2))
         assert np.array_equal(conv(x, kernel, "same"), conv(x, kernel, "symmetric")) == same
 
 
-# ---- lax, the reference with its own gradients: other sizes and channels. Each side of FEW_CHANNELS has its own path on CPU.
+# ---- lax, the reference with its own gradients, for other sizes and channels. FEW_CHANNELS separates two paths on CPU. ----
 
 
 def lax_conv(x, kernel, padding):
-    pads = "SAME" if padding == "same" else [((kernel.shape[0] - 1) // 2,) * 2] * 2  # torch's p1 and p2
+    pads = "SAME" if padding == "same" else [((kernel.shape[0] - 1) // 2,) * 2] * 2  # PyTorch's padding 1 and 2
     return lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -87,7 +87,7 @@ def lax_conv_transpose(y, kernel, padding):
 
 
 def penalty(function, x, kernel, dy):
-    """The squared gradient of a critic with respect to its images; curved, or its gradient in x would be 0."""
+    """Computes the squared gradient of a critic by its images. Without tanh its gradient by x would be 0."""
     return jnp.sum(jax.grad(lambda x: jnp.sum(dy * jnp.tanh(function(x, kernel))))(x) ** 2)
 
 
@@ -104,7 +104,7 @@ CASES = [  # k, padding, batch, h, w of the small map, channels of the large and
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def lax_case(request):
-    """{property: pairs of (ours, lax's)}, from one compiled program a case."""
+    """Returns {property: pairs of (our result, lax's)}, from one compiled program per case."""
     k, padding, batch, h, w, large, small = request.param
 
     @jax.jit
@@ -118,39 +118,39 @@ def lax_case(request):
                 )
                 for function in (ours, theirs)
             )
-            for law, a, b in zip(results, got, expected, strict=True):
-                results[law] += zip(a, b, strict=True)
+            for name, a, b in zip(results, got, expected, strict=True):
+                results[name] += zip(a, b, strict=True)
         image, transposed = conv(x, kernel, padding), conv_transpose(y, kernel, padding)
-        largest = jnp.linalg.norm(image) * jnp.linalg.norm(y)  # two products of vectors are close on this scale
+        largest = jnp.linalg.norm(image) * jnp.linalg.norm(y)  # rounding of both inner products is relative to this
         results["transposed Jacobian"] = [(jnp.vdot(image, y) / largest, jnp.vdot(x, transposed) / largest)]
         return results
 
     return run(normal(1, (batch, 2 * h, 2 * w, large)), normal(2, (k, k, large, small)), normal(3, (batch, h, w, small)))
 
 
-@pytest.mark.parametrize("law", ["values and gradients", "gradients of gradients", "transposed Jacobian"])
-def test_implementations_equal_lax_and_each_other(lax_case, law):
-    # The last property is between ours: the Jacobian of the transpose is the convolution's, transposed. Tolerance: sums of up to
-    # 400 products of numbers near 1, in float32, in another order; in gradients of gradients of such sums, of which 2.1e-5 of
-    # the largest was seen on a CPU without AVX-512.
-    tolerance = 6e-5 if law == "gradients of gradients" else 2e-5
-    for ours, theirs in lax_case[law]:
+@pytest.mark.parametrize("property_name", ["values and gradients", "gradients of gradients", "transposed Jacobian"])
+def test_implementations_equal_lax_and_each_other(lax_case, property_name):
+    # The last property compares our two functions: the Jacobian of the transpose is the transposed Jacobian of the convolution.
+    # Tolerance: float32 sums of up to 400 products in another order. In gradients of gradients, sums of such sums: 2.1e-5 of the
+    # largest value was measured on a CPU without AVX-512.
+    tolerance = 6e-5 if property_name == "gradients of gradients" else 2e-5
+    for ours, theirs in lax_case[property_name]:
         assert ours.shape == theirs.shape
         assert_allclose(ours, theirs, atol=tolerance * max(1, np.abs(theirs).max()), rtol=0)
 
 
-# ---- Backends
+# ---- Backends ----
 
 
 @pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function, reference", [(conv, lax_conv), (conv_transpose, lax_conv_transpose)])
 def test_other_backends_use_lax_alone(function, reference, large, monkeypatch):
-    """They give the same numbers as the CPU's kernels."""
+    """GPU and TPU use lax, and the numbers are the same."""
     x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
     arrays = (x, kernel, y) if function is conv else (y, kernel, x)
     function, reference = (partial(function, padding="same") for function in (function, reference))
 
-    def kinds():  # of products, in values, gradients and gradients of gradients
+    def kinds():  # the primitives of products in values, gradients and gradients of gradients
         traced = operations(
             lambda *arrays: (with_gradients(function, *arrays), jax.grad(partial(penalty, function), (0, 1))(*arrays)), *arrays
         )
@@ -167,7 +167,7 @@ def test_other_backends_use_lax_alone(function, reference, large, monkeypatch):
 @pytest.mark.parametrize("large", [3, FEW_CHANNELS])
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 def test_implementation_lax_is_lax_alone(function, large):
-    """In values, gradients and gradients of gradients."""
+    """This holds for values, gradients and gradients of gradients."""
     x, kernel, y = normal(1, (2, 6, 8, large)), normal(2, (5, 5, large, 2)), normal(3, (2, 3, 4, 2))
     arrays = (x, kernel, y) if function is conv else (y, kernel, x)
     plain = partial(function, padding="same", implementation="lax")
@@ -186,7 +186,7 @@ def test_bfloat16_in_gives_bfloat16_out(function, reference, k, large):
 
     @jax.jit
     def run(*arrays):
-        exact = [array.astype(jnp.float32) for array in arrays]  # the same rounded numbers, summed in float32
+        exact = [array.astype(jnp.float32) for array in arrays]  # the same rounded inputs, computed in float32
         return (
             with_gradients(partial(function, padding="same"), *arrays),
             with_gradients(partial(reference, padding="same"), *exact),
@@ -194,5 +194,5 @@ def test_bfloat16_in_gives_bfloat16_out(function, reference, k, large):
 
     for got, expected in zip(*run(*arrays), strict=True):
         assert got.dtype == jnp.bfloat16
-        # 8 bits of mantissa, 2^-8 a rounding; on CPU the sums themselves are in float32.
+        # bfloat16 has 8 bits of mantissa, so each rounding is 2^-8. On CPU the sums are in float32.
         assert_allclose(got.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max(), rtol=0)

@@ -1,4 +1,4 @@
-"""The convolution's kernels for few channels: lax's numbers, from one GEMM each."""
+"""The im2col convolution equals lax, and each of its routines is one GEMM."""
 
 import pytest
 from conv_roles import equal_to_the_largest, gemms, lax_roles, multiplications, normal_arrays, results, roles
@@ -25,7 +25,7 @@ def test_forward_and_gradients_equal_lax(k, padding, batch, h, w, large, small):
 
 
 @pytest.mark.parametrize("role", list(roles(im2col)))
-@pytest.mark.parametrize("k, taps", [(4, 16), (5, 36)])  # rounded up to even, so that pairs of pixels stay together
+@pytest.mark.parametrize("k, taps", [(4, 16), (5, 36)])  # taps of k rounded up to even
 def test_each_convolution_is_one_gemm_of_its_taps(k, taps, role):
     [gemm] = gemms(roles(im2col)[role], *normal_arrays(k, 2, 3, 5, 3, 7))
     assert multiplications([gemm]) == (2 * 3 * 5) * taps * 3 * 7

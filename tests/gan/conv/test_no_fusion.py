@@ -1,4 +1,4 @@
-"""The border between CPU kernels: it stands in the compiled program and changes no number."""
+"""call_unfused prevents fusion in the compiled program and changes no number."""
 
 import jax
 import numpy as np
@@ -17,20 +17,20 @@ def pad(x):
 
 
 def compile_padding(call):
-    """Each pixel minus the one above it, in the first row minus padding; `call` calls the function that pads."""
-    with fused_loops():  # users' emitters; the ones that conftest.py chooses fuse otherwise
+    """Compiles x minus x shifted down by one row, where `call` calls the function that pads."""
+    with fused_loops():  # the default emitters; those that conftest.py chooses fuse differently
         return jax.jit(lambda x: x - call(pad, x)[:-2, 1:-1]).lower(X).compile()
 
 
 def test_call_unfused_stops_xla_fusion():
     program = compile_padding(call_unfused).as_text()
     assert "call(" in program
-    assert program.count("fusion(") == 2  # one on each side
+    assert program.count("fusion(") == 2  # one before the call and one after it
 
 
 @pytest.mark.parametrize("call", [lambda pad, x: pad(x), lambda pad, x: jax.jit(pad)(x)], ids=["inline", "jit"])
 def test_without_call_unfused_xla_fuses_into_one_loop(call):
-    # Were this to fail, an XLA that fuses less might need no borders: measure.
+    # If this fails, XLA fuses less than before. Then measure whether call_unfused is still needed.
     program = compile_padding(call).as_text()
     assert "call(" not in program
     assert program.count("fusion(") == 1

@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering: the identity behind it, lax's numbers, a batch walked in parts, and what it saves."""
+"""Winograd convolution: its identity, equality with lax, batches in parts, and the number of products."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from numpy.testing import assert_allclose
 
 from dcgan_jax.gan.conv import im2col, winograd
 
-PRODUCTS = {4: 9, 5: 16}  # by kernel size: GEMMs of one part
+PRODUCTS = {4: 9, 5: 16}  # kernel size -> GEMMs per part
 ROLES = list(roles(winograd))
 
 
 @pytest.mark.parametrize("taps", [2, 3])
 def test_matrices_filter_as_a_plain_filter_does(taps):
     data, kernel, output = winograd.MATRICES[taps]
-    draw = np.random.Generator(np.random.Philox(taps)).standard_normal
+    normal = np.random.Generator(np.random.Philox(taps)).standard_normal
     for _ in range(20):
-        d, g = draw(taps + 1), draw(taps)  # float64
+        d, g = normal(taps + 1), normal(taps)  # float64
         plain = [sum(d[i + t] * g[t] for t in range(taps)) for i in range(2)]
         assert_allclose(output.T @ ((kernel @ g) * (data @ d)), plain, atol=1e-12, rtol=0)
 
@@ -24,7 +24,7 @@ def test_matrices_filter_as_a_plain_filter_does(taps):
 @pytest.mark.parametrize(
     "k, padding, batch, h, w, large, small",
     [
-        # A tile is two outputs wide: odd sides leave half a tile. The sums of the largest cases have 1024 to 1600 terms.
+        # A tile is two outputs wide, so odd sides leave half a tile. In the largest cases, sums have 1024 to 1600 terms.
         (4, "symmetric", 1, 1, 1, 16, 17),
         (4, "same", 1, 3, 4, 17, 16),
         (4, "symmetric", 3, 4, 1, 16, 1),
@@ -39,15 +39,15 @@ def test_matrices_filter_as_a_plain_filter_does(taps):
 def test_forward_and_gradients_equal_lax(k, padding, batch, h, w, large, small):
     arrays = normal_arrays(k, batch, h, w, large, small)
     ours, theirs = results(arrays, roles(winograd, padding), lax_roles(padding))
-    # Adds before the multiplications cost some of float32's 7 digits: measured, up to 1.2e-6 with lax's own rounding.
+    # Additions before the multiplications lose some precision: up to 1.2e-6 was measured, including lax's own rounding.
     equal_to_the_largest(ours, theirs, 1e-5)
 
 
-# ---- Parts of the batch
+# ---- Parts of the batch ----
 
 
 def parts(role, k, batch):
-    """Images in each part, from the rows of its first GEMM; an image has 2 x 1 tiles."""
+    """Returns the number of images in each part, from the rows of its first GEMM. An image has 2 x 1 tiles."""
     found = gemms(roles(winograd)[role], *normal_arrays(k, batch, 3, 2, 16, 5))
     return [gemm.invars[0].aval.shape[0] / 2 for gemm in found[:: PRODUCTS[k]]]
 
@@ -56,37 +56,37 @@ def parts(role, k, batch):
 def test_uneven_parts_of_the_batch_change_nothing(k, monkeypatch):
     arrays = normal_arrays(k, 7, 3, 2, 16, 5)
     [whole] = results(arrays, roles(winograd))
-    image_bytes = 4 * PRODUCTS[k] * 2 * (4 * 16 + 5)  # products of 2 tiles, of 4C numbers in the data and O in the outputs
+    image_bytes = 4 * PRODUCTS[k] * 2 * (4 * 16 + 5)  # operands of 2 tiles: 4C numbers of data and O of outputs per product
     monkeypatch.setattr(winograd, "PART_BYTES", 3 * image_bytes)
     monkeypatch.setattr(winograd.jax, "device_count", lambda: 1)
     for role in ROLES:
         assert parts(role, k, batch=7) == [2, 2, 3]
-    [walked] = results(arrays, roles(winograd))
-    equal_to_the_largest(walked, whole, 1e-6)
+    [in_parts] = results(arrays, roles(winograd))
+    equal_to_the_largest(in_parts, whole, 1e-6)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_batch_parts_are_even_and_few(role, monkeypatch):
-    """There are no more parts than images, and no more than compile in time."""
+    """There are at most as many parts as images, and at most MOST_PARTS."""
     batch = 2 * winograd.MOST_PARTS + 3
     assert parts(role, 4, batch) == [batch]
     monkeypatch.setattr(winograd, "PART_BYTES", 1)
-    assert parts(role, 4, batch) == [batch]  # the tests' two devices share the batch: a part would be one's alone
+    assert parts(role, 4, batch) == [batch]  # the tests have two devices, which share the batch: no parts
     monkeypatch.setattr(winograd.jax, "device_count", lambda: 1)
     assert parts(role, 4, batch=3) == [1, 1, 1]
-    walked = parts(role, 4, batch)
-    assert len(walked) == winograd.MOST_PARTS
-    assert sum(walked) == batch
-    assert max(walked) - min(walked) == 1
+    sizes = parts(role, 4, batch)
+    assert len(sizes) == winograd.MOST_PARTS
+    assert sum(sizes) == batch
+    assert max(sizes) - min(sizes) == 1
 
 
-# ---- What makes it fast
+# ---- Number of products ----
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("k, products, plain", [(4, 9, 16), (5, 16, 36)])
 def test_tile_products_are_9_of_16_and_16_of_36(k, products, plain, role):
-    """A tile takes 9 of 16 products for two taps and 16 of 36 for three."""
+    """A tile needs 9 of 16 products with two taps, and 16 of 36 with three."""
     arrays = normal_arrays(k, 2, 4, 4, 16, 8)  # whole tiles
     found = gemms(roles(winograd)[role], *arrays)
     assert len(found) == products
