@@ -156,7 +156,7 @@ def test_best_checkpoint_outlives_newer_ones(tmp_path):
 
 def test_vanished_run_is_described_as_such(tmp_path):
     assert checkpoints.describe_kept(tmp_path) == "no step was saved yet"
-    assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder is not there any more"
+    assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder no longer exists"
 
 
 def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
@@ -166,7 +166,7 @@ def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
         saved.save(4, make_state(4))
         saved.manager.wait_until_finished()
         damage(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
-        with pytest.raises(UserError, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
+        with pytest.raises(UserError, match=r"checkpoints/4: differs from what was written .*check the disk"):
             saved.settle()
     finally:
         saved.close()
@@ -243,7 +243,7 @@ def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
     aside = copy / "broken-checkpoints" / "4"
     (line,) = said
     assert "checkpoint of step 4 is broken (" in line
-    assert line.endswith(f"set aside as {aside}; resumes from step 2")
+    assert line.endswith(f"moved to {aside}; resumes from step 2")
     assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
     save_steps(copy, 4)  # the step comes again
     assert checkpoints.restore_newest(copy, make_target())[0] == 4
@@ -273,7 +273,7 @@ def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for step in "24":
         damage(copy / "checkpoints" / step, "flip")
-    with pytest.raises(UserError, match=r"none of its 2 checkpoints is whole \(step 4: "):
+    with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: "):
         checkpoints.restore_newest(copy, make_target())
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()

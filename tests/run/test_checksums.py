@@ -68,10 +68,10 @@ def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, wh
 @pytest.mark.parametrize(
     "changes, says",
     [
-        ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
-        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
-        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
-        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here"),
+        ({"width": 8}, "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json"),
+        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) in the checkpoint, float32 (50, 128) by config.json"),
+        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) in the checkpoint, absent by config.json"),
+        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) in the checkpoint, absent by config.json"),
     ],
     ids=str,
 )
@@ -83,7 +83,7 @@ def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
         else:
             checkpoints.restore_generator(run, other)
     assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
-    assert "config.json is not this checkpoint's" in str(mistake.value)
+    assert "config.json belongs to another run" in str(mistake.value)
     assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
 
 

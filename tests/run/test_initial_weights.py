@@ -99,19 +99,19 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
         return line
 
     assert "no run is there" in says("--start", tmp_path / "nothing")
-    assert "width 4 there, 8 asked; ask for the same" in says("--start", get_reference_run().run, "--width", 8)
+    assert "width is 4 there, 8 here; give the same values" in says("--start", get_reference_run().run, "--width", 8)
     assert "PyTorch's example has no network with --head-norm" in says("--start", out / "netG.safetensors")
     assert "main.0.weight is (100, 8, 4, 4), the recipe's is (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors"
     )
     (tmp_path / "netG.pth").write_bytes(b"no weights")
-    assert "is no .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
+    assert "is not a .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
     save_file({"main.0.weight": np.zeros((100, 8, 4, 4), np.float32)}, tmp_path / "part.safetensors")
     assert "is absent" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "part.safetensors")
     bad = load_file(out / "netG.safetensors")
     bad["main.0.weight"][0] = np.nan
     save_file(bad, tmp_path / "nan.safetensors")
-    assert "head/kernel holds a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
+    assert "head/kernel contains a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
     three = ",".join([str(out / "netG.safetensors")] * 3)
     assert "netG's and netD's with a comma" in says(*TORCH, "--d-dropout", 0, "--start", three)
     empty = copy_run(get_reference_run().run, tmp_path / "empty")
@@ -124,7 +124,7 @@ def test_config_names_the_start(tmp_path):
     assert train_toy(tmp_path, "--name", "tuned", "--start", get_reference_run().run, steps=4).code == 0
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(get_reference_run().run)
     again = get_refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
-    assert "was started otherwise: start" in again
+    assert "was started with other settings: start" in again
 
 
 # ---- Progressive growing ----
@@ -218,4 +218,4 @@ def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
 def test_other_settings_are_refused_before_the_first_stage(progressive_run):
     """A run of other settings has the low-resolution stage's name."""
     line = get_refusal(train, "--workdir", progressive_run.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
-    assert "grow_kimg 0.05 there, 0.1 asked" in line
+    assert "grow_kimg was 0.05, is now 0.1" in line

@@ -44,7 +44,7 @@ def test_line_has_its_own_steps_numbers(tmp_path, k):
 
 def test_file_of_endless_names_stays_out_of_memory(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "name{i}": 1.0}}\n' for i in range(1, 1000)))
-    with pytest.raises(UserError, match="more than 256 names"):
+    with pytest.raises(UserError, match="more than 256 metrics"):
         read_metrics(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_broken_line_before_saved_ones_is_refused(tmp_path):
     """No line is dropped."""
     text = HELD.replace("\n", "\ngarbage\n", 1)
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(UserError, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
+    with pytest.raises(UserError, match="metrics.jsonl: line 2 is not a record of a step; remove it"):
         open_logs(tmp_path, start=8)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -281,10 +281,10 @@ def test_missing_wandb_or_account_stops_the_start(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="`wandb` faces: the package is not installed: pip install wandb"):
         open_logs(tmp_path, wandb="faces")
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
-    with pytest.raises(UserError, match="`wandb` faces: no account; WANDB_MODE=offline"):
+    with pytest.raises(UserError, match="`wandb` faces: no account; set WANDB_MODE=offline"):
         open_logs(tmp_path, wandb="faces")
     (tmp_path / "wandb.json").write_text("[]")
-    with pytest.raises(UserError, match="wandb.json: holds no id"):
+    with pytest.raises(UserError, match="wandb.json: contains no run id"):
         open_logs(tmp_path, wandb="faces")
 
 
@@ -302,7 +302,7 @@ def test_wandb_failure_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
             logs.write(range(0, 4), numbers(range(0, 4)))
             logs.close()
         assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
-        assert capsys.readouterr().out.count("gets no more numbers (no network)") == 1
+        assert capsys.readouterr().out.count("gets no more metrics (no network)") == 1
 
 
 def test_wandb_is_not_used_by_other_processes(tmp_path, monkeypatch):

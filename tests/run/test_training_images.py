@@ -20,7 +20,7 @@ def test_changed_training_images_are_refused(run):
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = get_refusal(evaluate, "--run", run, "--count", 20)
-    assert "no longer holds the images" in line
+    assert "no longer contains the images" in line
     assert "--data" in line
     assert not (run / "scores.jsonl").exists()
 

@@ -164,7 +164,7 @@ def test_removed_option_in_use_is_refused(tmp_path, name, used):
 def test_many_differences_are_counted(tmp_path):
     open_run(config(tmp_path), FACTS)
     line = get_refusal(config(tmp_path, "--preset", "carpedm20"))
-    assert "preset article there, carpedm20 asked" in line
+    assert "preset was article, is now carpedm20" in line
     assert "more" in line
     assert len(line) < 500
 
@@ -173,7 +173,7 @@ def test_other_images_are_refused(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     before = contents(run)
     line = get_refusal(config(tmp_path), OTHERS)
-    assert all(part in line for part in ("faces (1,234) there", "cats (56) asked", "--data", "--name"))
+    assert all(part in line for part in ("faces (1,234), now", "cats (56)", "--data", "--name"))
     assert contents(run) == before
 
 
@@ -183,7 +183,7 @@ def test_other_images_are_refused(tmp_path):
 def test_folder_with_foreign_files_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    assert "is no run" in get_refusal(config(tmp_path))
+    assert "is not a run" in get_refusal(config(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
@@ -387,7 +387,7 @@ def test_foreign_environment_is_printable_and_short(tmp_path):
 def test_decaying_run_keeps_its_length(tmp_path):
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
-    assert "steps 100 there, 200 asked. Continue it with --steps 100" in message and f"--start {tmp_path}" in message
+    assert "steps was 100, is now 200. Resume it with --steps 100" in message and f"--start {tmp_path}" in message
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
 
 
