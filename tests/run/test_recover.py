@@ -14,7 +14,7 @@ from dcgan_jax.run.logs import Logs, read_warnings
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
+@pytest.mark.parametrize("at", [14, 16])  # between two saves; at a save, which checks its own metrics first
 def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     real = Logs.write
 
@@ -51,7 +51,7 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     monkeypatch.undo()
-    assert train_toy(tmp_path, steps=14).code == 0  # and it resumes from there
+    assert train_toy(tmp_path, steps=14).code == 0  # a run without the NaN resumes from there
     assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, 15, 2))
 
 
@@ -88,7 +88,7 @@ def test_rollback_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
 
 
 def poisoned_once(monkeypatch, at):
-    """The numbers of a step are a NaN the first time it is reached."""
+    """Makes the metrics of a step NaN the first time that the run reaches it."""
     real, times = Logs.write, []
 
     def write(self, steps, values):
@@ -120,7 +120,7 @@ def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
         assert train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4).code == 0
-    # What a kill after the record and before the next save leaves.
+    # The state of a run that is killed after the rollback is recorded and before the next save.
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     end = next(at for at, line in enumerate(lines) if "rolled-back" in line) + 1
     (killed / "metrics.jsonl").write_text("".join(lines[:end]))
@@ -132,7 +132,7 @@ def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch)
 
 
 def test_rollback_past_a_broken_checkpoint_is_clean(run, tmp_path, monkeypatch):
-    """No line is there twice."""
+    """No step is logged twice."""
     data = next(file for file in (run / "checkpoints" / str(STEPS) / "generator").rglob("*") if file.is_file())
     poisoned_once(monkeypatch, STEPS + 3)
     really = Logs.write
@@ -156,7 +156,7 @@ def test_debug_names_the_layer_of_the_nan(tmp_path):
 
 
 def test_debug_gives_the_same_run(tmp_path):
-    with tiny.fused_loops():  # its program keeps the state before the step, which the other one's takes for the new one
+    with tiny.fused_loops():  # with --debug the program does not donate the state, so it is another program
         done, plain = train_toy(tmp_path / "debug", "--debug", steps=2), train_toy(tmp_path / "plain", steps=2)
     assert plain.code == 0 and "debug: every step is checked" in done.out
     ours, theirs = (toy_run.read_state(tmp_path / each / "article", 2) for each in ("debug", "plain"))

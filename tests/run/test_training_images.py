@@ -1,4 +1,4 @@
-"""The images that a run was trained on, found again, or others."""
+"""Opening the images that a run was trained on, or other images."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_changed_training_images_are_refused(run):
 
 
 def test_other_images_are_all_used_unless_split(run):
-    """A run on one split says nothing of pictures without splits."""
+    """The split of the run's own images does not apply to other images."""
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"split": "train"}))
     _, (line,) = evaluate_run(run, "--count", 30, "--data", "drawn:60")
