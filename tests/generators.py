@@ -1,4 +1,4 @@
-"""Every way in which a generator can differ, with weights like those of training: what exports are tested on."""
+"""Generators of every kind, with weights like trained ones, for the tests of exports."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.presets import PRESETS
 
-# Alone and together.
+# Each option alone, and all together.
 VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
     f"{preset}, {name}": make_tiny_config(preset, **changes)
     for preset in ("article", "torch64")
@@ -37,7 +37,7 @@ VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
 
 
 def vary_leaves(tree, seed=0):
-    """Leaves like those of training: statistics that matter, biases that are not 0."""
+    """Makes leaves like trained ones: statistics and biases are not at their initial values."""
     rng = np.random.default_rng(seed)
 
     def vary(path, leaf):
@@ -59,7 +59,7 @@ def list_weights(params, stats):
 
 
 class GeneratorCase(NamedTuple):
-    """A generator and what it draws."""
+    """A generator, its inputs and its images."""
 
     config: Config
     params: dict
@@ -74,18 +74,18 @@ class GeneratorCase(NamedTuple):
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
-        """By name, as head/kernel."""
+        """The weights by name, such as head/kernel."""
         return list_weights(self.params, self.stats)
 
 
 @functools.cache
 def get_generator_case(way: str) -> GeneratorCase:
-    """By the network itself."""
+    """Makes a case. The images come from the Flax network itself."""
     config = VARIANTS[way]
-    nets, state = config.nets, describe_state(config)  # `varied` needs shapes alone
+    nets, state = config.nets, describe_state(config)  # vary_leaves needs only shapes
     params, stats = vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
-    latents, asked = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
-    labels = np.float32(np.arange(5 * len(asked)).reshape(5, -1) % 2) if asked else None
+    latents, names = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
+    labels = np.float32(np.arange(5 * len(names)).reshape(5, -1) % 2) if names else None
     apply = jax.jit(Generator(nets).apply, static_argnums=2)
     images = np.asarray(apply({"params": params, "batch_stats": stats}, latents, False, labels))
     return GeneratorCase(config, params, stats, latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
@@ -93,7 +93,7 @@ def get_generator_case(way: str) -> GeneratorCase:
 
 @functools.cache
 def get_conditional_run() -> Path:
-    """A conditional run of four steps; only read."""
+    """Makes a conditional run of four steps, once. Tests must not change it."""
 
     def make(folder):
         done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)

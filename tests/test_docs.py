@@ -138,7 +138,7 @@ def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
             arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
         named = re.search(r"--name (\S+)", rest)
         if command == "train" and (here / "runs" / (named[1] if named else "article")).exists():
-            shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # the page starts a run of this name with other settings
+            shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # the page makes its own run
         done = run_command(importlib.import_module(f"dcgan_jax.{command}"), *arguments)
         assert done.code == 0, f"{page.name}:{number}: {command} {shlex.join(arguments)}\n{done.err}"
 

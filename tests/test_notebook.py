@@ -43,7 +43,9 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
         if "image/png" in output.get("data", {})
     ]
     assert len(shown) >= 9  # first faces, training images, the updated grid, faces, losses, four exercises
-    output_text = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    output_text = "".join(
+        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    )
     assert "372,416 and D 167,809 parameters" in output_text and "before: " in output_text
 
 

@@ -27,7 +27,7 @@ def test_several_runs_are_side_by_side(tmp_path):
     (tmp_path / "notes.txt").touch()  # runs/* also matches it
     assert run_command(report, *sorted(tmp_path.iterdir())).code == 0
     text = (tmp_path / "report.html").read_text()
-    assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # named by folder, because both have the name article
+    assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # named by folder: both runs are called article
     assert run_command(report, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "page.html").code == 0
     assert (tmp_path / "deep" / "page.html").read_text() == text
 

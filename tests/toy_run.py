@@ -1,4 +1,4 @@
-"""Real runs of the commands on toy nets, in this process; the finished one is made once a session and only read."""
+"""Runs the commands on toy networks in this process. The finished reference run is made once per session."""
 
 import contextlib
 import dataclasses
@@ -28,13 +28,13 @@ from dcgan_jax.config import Config, Data, Guard, Output, Run
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, setup, workdir
 
-train = importlib.import_module("dcgan_jax.train")  # dcgan_jax.train is its function
+train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.train is the function
 
 
 def share_programs(make: Callable) -> Callable:
-    """Runs of this process that differ only in what their programs do not read get the same function, which jax traces once.
+    """Wraps a factory so that runs whose programs are equal get the same function, which JAX then traces only once.
 
-    That halves the time of a toy run. Runs in processes of their own, as in test_survival.py, trace for themselves.
+    This halves the time of a toy run. Runs in separate processes, as in test_survival.py, do not share programs.
     """
     shared = functools.cache(make)
 
@@ -51,13 +51,13 @@ def share_programs(make: Callable) -> Callable:
 for name in ("make_train_steps", "make_recalibrate", "make_compute_logits"):
     setattr(setup, name, share_programs(getattr(setup, name)))
 
-SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py
-# Packs are each worker's own: some tests look at what lies there.
+SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # set by conftest.py
+# Each worker has its own packs, because some tests check the content of the folder.
 CACHE = SESSION / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 CACHE.mkdir(exist_ok=True)
 os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
 
-# 85 images are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs; flips and dropout draw keys.
+# 85 images give five steps of 2 x 8 and a rest, so steps 3, 7 and 12 are inside epochs. Flips and dropout use random keys.
 DATA = "drawn:85"
 FLAGS = (
     "--data",
@@ -84,7 +84,7 @@ STEPS = 12
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -92,19 +92,19 @@ class Result(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """Lines on stderr but for what packing says of its progress: that depends on which test came first."""
+        """Lines on stderr, without the progress of packing, which depends on the order of tests."""
         return [line for line in self.err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
 def find_module(command):
-    """The module with a command's main(), by the module itself, by its package, or by its function, as dcgan_jax.train."""
+    """Finds the module with a command's main(). command: the module, its package, or its function such as dcgan_jax.train."""
     name = command.__name__ if isinstance(command, types.ModuleType) else command.__module__
     module = importlib.import_module(name)
     return module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
 
 
 def run_command(command, *arguments) -> Result:
-    """`python -m dcgan_jax.<command> arguments`, without a new process."""
+    """Runs `python -m dcgan_jax.<command> arguments` without a new process."""
     module, out, err = find_module(command), io.StringIO(), io.StringIO()
     argv = mock.patch.object(sys, "argv", [module.__name__, *map(str, arguments)])
     with argv, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -116,18 +116,18 @@ def run_command(command, *arguments) -> Result:
 
 
 def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Result:
-    """The toy run parent/article to `steps`."""
+    """Trains the toy run parent/article up to step `steps`."""
     return run_command(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
 
 
-# A suite that was started by nohup would hand on that SIGHUP is ignored; it may stay so in the suite. SIGINT: conftest.py.
+# If nohup started the tests, child processes would ignore SIGHUP too. conftest.py handles SIGINT.
 RESET_SIGHUP = """import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 
 
 def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Popen:
-    """The toy run parent/article in a process of its own, whose length the arguments give."""
+    """Starts the toy run parent/article in a new process. The arguments must give its length."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
     command = [sys.executable, "-c", RESET_SIGHUP, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(
@@ -141,7 +141,7 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
 
 
 def get_refusal(command, *arguments) -> str:
-    """The one line with which a command refuses the arguments, exit code 2."""
+    """Runs a command that must fail with exit code 2 and one line. Returns: this line."""
     done = run_command(command, *arguments)
     assert (done.code, len(done.faults)) == (2, 1), done
     assert done.faults[0].startswith("error: "), done
@@ -149,9 +149,9 @@ def get_refusal(command, *arguments) -> str:
 
 
 class TraceCounter:
-    """Counts how often the programs of a run are traced while it is entered: once each, or one was compiled twice."""
+    """Counts inside a `with` block how often each program of a run is traced. More than once means that it was compiled again."""
 
-    MAKERS = ("make_train_steps", "make_recalibrate")  # they return the function that is jitted; check_finite is one itself
+    MAKERS = ("make_train_steps", "make_recalibrate")  # these return the function to jit; check_finite is jitted itself
 
     def __init__(self):
         self.counts = dict.fromkeys((*self.MAKERS, "check_finite"), 0)
@@ -180,7 +180,7 @@ class TraceCounter:
 
 
 class ReferenceRun(NamedTuple):
-    """The finished run, never interrupted."""
+    """A finished run that was never interrupted. Tests must not change it."""
 
     run: Path
     done: Result
@@ -188,13 +188,13 @@ class ReferenceRun(NamedTuple):
 
 
 def make_once(name: str, make: Callable[[Path], object]) -> tuple[Path, object]:
-    """(folder of that name, what make(folder) returned, as JSON has it), made by whichever worker asks first; only read."""
+    """Calls make(folder) in the first worker that needs it. Returns: (folder, result after a JSON round trip). Read-only."""
     folder = SESSION / "shared" / name
     folder.parent.mkdir(exist_ok=True)
     result = folder.with_name(f"{name}.json")
     with filelock.FileLock(folder.with_name(f"{name}.lock")):
         if not result.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
             result.write_text(json.dumps(make(folder)))
     return folder, json.loads(result.read_text())
 
@@ -212,12 +212,12 @@ def get_reference_run() -> ReferenceRun:
 
 
 def copy_run(run: Path, parent: Path) -> Path:
-    """A copy of a run, to be harmed."""
+    """Copies a run, so that a test may change or damage it."""
     return Path(shutil.copytree(run, parent / run.name))
 
 
 def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
-    """All leaves of a checkpoint, by path."""
+    """Reads all leaves of a checkpoint: path -> array."""
     config = workdir.read_config(run)
     shapes = describe_state(config)
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
@@ -225,13 +225,13 @@ def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def read_metric_lines(run: Path) -> list[dict]:
-    """metrics.jsonl without the speed, which no two runs share."""
+    """Reads metrics.jsonl without the speed, which differs between runs."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
 
 
 def hash_tree(folder: Path) -> dict[str, str]:
-    """Every path below folder with a hash of what it holds: equal before and after means nothing was made, lost or changed."""
+    """Hashes all files below folder: path -> hash. Equal results mean that nothing was added, removed or changed."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))

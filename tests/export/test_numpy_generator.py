@@ -17,7 +17,8 @@ SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 @pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
     it = get_generator_case(way)
-    fields = {name: value for name, value in it.flat.items() if name != "g_refine"}  # found from the weights, because older exports lack it
+    # Without g_refine, which the generator finds from the weights, because older exports lack it.
+    fields = {name: value for name, value in it.flat.items() if name != "g_refine"}
     ours = apply_generator(NumPyOps, fields, it.weights, it.latents, it.labels)
     assert ours.dtype == np.float32 and it.images.std() > 0.05  # not a constant image
     np.testing.assert_allclose(ours, it.images, atol=2e-5)

@@ -41,4 +41,4 @@ def test_torch_state_dicts_load_in_pytorch_layers(exported, torch_run):
         images = net_g(torch.from_numpy(gan.latents(SEEDS))[:, :, None, None])
         logits = net_d(images).reshape(-1).numpy()
     assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
-    np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # `sample` rounds images to uint8
+    np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # uint8 images

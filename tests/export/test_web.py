@@ -368,7 +368,7 @@ def test_page_shows_errors_and_stays_usable(browser, tmp_path):
     )
     with serve_folder(out) as address:
         page = browser.new_page()
-        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over http from another machine
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over http
         page.goto(address)
         pixels(page, "#grid canvas", "seed=0")
         page.click("#copy")
