@@ -1,4 +1,4 @@
-"""What tests in a browser need. As a program it says what of it is missing here, and where it comes from: `make test-web`."""
+"""Programs that browser tests need. Run as a script, it lists those that are missing, with their sources (`make test-web`)."""
 
 import importlib.util
 import os
@@ -11,12 +11,12 @@ import pytest
 from dcgan_jax.data.download import ONNX_IN_BROWSERS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# Put there by `export --runtime download` or `npm pack`, or named by the machine's owner; the tests' own cache is empty.
+# `export --runtime download` or `npm pack` creates this file. ONNXRUNTIME_WEB can name another path.
 RUNTIME = Path(os.environ.get("ONNXRUNTIME_WEB", Path.home() / ".cache/dcgan_jax/runtime" / ONNX_IN_BROWSERS.name))
 
 
 def list_missing() -> list[str]:
-    """One line for each part that is not here, with the way to it."""
+    """Lists the missing programs, one line each, with the command that installs them."""
     version = ONNX_IN_BROWSERS.name.removeprefix("onnxruntime-web-").removesuffix(".tgz")
     parts = [
         (CHROMIUM, "Chromium: apt-get install chromium, or Google Chrome"),
@@ -28,14 +28,14 @@ def list_missing() -> list[str]:
             f"(mkdir -p first), or ONNXRUNTIME_WEB=the path of {ONNX_IN_BROWSERS.name}",
         ),
     ]
-    return [how for here, how in parts if not here]
+    return [remedy for is_present, remedy in parts if not is_present]
 
 
 def in_a_browser(test):
-    """A test that drives Chromium: skipped where there is none."""
+    """Marks a test that uses Chromium; it is skipped without Chromium."""
     for mark in (
         pytest.mark.web,
-        pytest.mark.filterwarnings("default"),  # playwright's own
+        pytest.mark.filterwarnings("default"),  # playwright warns
         pytest.mark.skipif(not CHROMIUM, reason="no Chromium"),
     ):
         test = mark(test)
@@ -43,7 +43,7 @@ def in_a_browser(test):
 
 
 def launch(browsers, *flags: str):
-    """Playwright's Chromium: the machine's."""
+    """Starts the installed Chromium with Playwright."""
     return browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
 
 

@@ -1,4 +1,4 @@
-"""The stride-2 convolution's three kernels, a module's and lax's, and what a traced function consists of."""
+"""The three roles of a stride-2 convolution, by our modules and by lax, and the operations of a traced function."""
 
 import math
 from functools import partial
@@ -12,13 +12,13 @@ from dcgan_jax.gan.conv import DIMENSIONS, compute_padding
 
 
 def normal_arrays(k, batch, h, w, large, small):
-    """x (B, 2h, 2w, large), kernel (k, k, large, small), y (B, h, w, small), all float32."""
+    """Makes random x (B, 2h, 2w, large), kernel (k, k, large, small) and y (B, h, w, small), all float32."""
     draw = partial(np.random.Generator(np.random.Philox(k)).standard_normal, dtype=np.float32)
     return draw((batch, 2 * h, 2 * w, large)), draw((k, k, large, small)), draw((batch, h, w, small))
 
 
 def roles(module, padding="symmetric"):
-    """{role: function(x, kernel, y)} of winograd or patches. y is the small image, or the gradient with respect to it."""
+    """Returns {role: function(x, kernel, y)} of the module winograd or patches. y: the small image, or its gradient."""
 
     def before(kernel):
         return compute_padding(len(kernel), padding)[0]
@@ -31,10 +31,10 @@ def roles(module, padding="symmetric"):
 
 
 def lax_roles(padding):
-    """The same by lax's own convolution and its linear transposes."""
+    """Returns the same roles by lax's convolution and its linear transposes."""
 
     def conv(x, kernel):
-        pads = "SAME" if padding == "same" else [((len(kernel) - 1) // 2,) * 2] * 2  # torch's p1 and p2
+        pads = "SAME" if padding == "same" else [((len(kernel) - 1) // 2,) * 2] * 2  # padding 1 or 2 in PyTorch
         return lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=DIMENSIONS)
 
     return {
@@ -45,7 +45,7 @@ def lax_roles(padding):
 
 
 def results(arrays, *functions):
-    """For each {role: function} a {role: result}, all from one program; compiled anew at each call: patched constants count."""
+    """Computes {role: result} for each {role: function} in one program. Each call compiles again, so patched constants apply."""
 
     def run(*arrays):
         return [{role: function(*arrays) for role, function in by_role.items()} for by_role in functions]
@@ -54,20 +54,20 @@ def results(arrays, *functions):
 
 
 def equal_to_the_largest(got, expected, tolerance):
-    """Role by role, to a share of the role's largest number: what a sum's rounding is measured against."""
+    """Compares each role with a tolerance relative to its largest number, because rounding of a sum scales with it."""
     assert got.keys() == expected.keys()
     for role in expected:
         assert_allclose(got[role], expected[role], atol=tolerance * np.abs(expected[role]).max(), rtol=0, err_msg=role)
 
 
 def operations(function, *arrays):
-    """All equations that function(*arrays) is traced to, those of the programs within it too; traced anew at each call."""
+    """Traces function(*arrays) again at each call. Returns: all its equations, also those of nested programs."""
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
             yield equation
             for value in equation.params.values():
-                inner = getattr(value, "jaxpr", value)  # open or closed
+                inner = getattr(value, "jaxpr", value)  # an open or a closed jaxpr
                 if hasattr(inner, "eqns"):
                     yield from walk(inner)
 
@@ -79,7 +79,7 @@ def gemms(function, *arrays):
 
 
 def multiplications(gemms):
-    """Of numbers, in all."""
+    """Counts the scalar multiplications of all matrix products."""
 
     def of(gemm):
         (contracted, _), _ = gemm.params["dimension_numbers"]

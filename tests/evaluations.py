@@ -1,4 +1,4 @@
-"""Evaluations of the toy run, and feature networks of the user's own."""
+"""Evaluations of the toy run, and feature networks in users' files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Explorations by command, and the samples in their sheets."""
+"""Runs explorations by command and cuts samples out of their sheets."""
 
 import json
 
@@ -10,15 +10,15 @@ from toy_run import get_reference_run, get_refusal, run_command
 
 from dcgan_jax import explore
 
-SIDE = 96  # of a 16 px face, enlarged
+SIDE = 96  # of a 16 px face after enlarging
 
 
 def explore_run(tmp_path, command, *arguments, suffix=".png", run=None):
-    """(the picture, its numbers, what was said)."""
+    """Runs an exploration. Returns: (sheet, numbers, output)."""
     out = tmp_path / f"a{suffix}"
     done = run_explore(command, "--run", run or get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
-    numbers = json.loads(out.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    numbers = json.loads(out.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # NaN is not valid JSON
     assert (numbers["command"], numbers["step"], numbers["preset"]) == (command, 4 if run else toy_run.STEPS, "article")
     if suffix != ".png":
         return out, numbers, done.out
@@ -31,7 +31,7 @@ def run_explore(*arguments):
 
 
 def get_cells(picture, row, count, rows):
-    """The faces of a row of a captioned sheet, as they were before they were enlarged: found from the lower right corner."""
+    """Cuts the faces of one row out of a captioned sheet, at their original size. Counts from the lower right corner."""
     array, gap = np.asarray(picture), 2 * 2
     bottom = array.shape[0] - 2 - (rows - 1 - row) * (SIDE + gap) - gap
     right = array.shape[1] - 2

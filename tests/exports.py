@@ -1,4 +1,4 @@
-"""Exports, and the images of the checkpoint that they are compared with."""
+"""Compares exports with the images of the checkpoint."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ SEEDS = range(20)
 
 
 def generate_floats(run, seeds=SEEDS, **changes):
-    """Faces from 0 to 1, not rounded, as the checkpoint's network draws them."""
+    """Generates images with the checkpoint's network, from 0 to 1, not rounded."""
     gan = dcgan_jax.load(run)
     params, stats = gan.generator
     apply = compile_apply(Generator(dataclasses.replace(gan.config.nets, **changes)), False)
@@ -25,7 +25,7 @@ def generate_floats(run, seeds=SEEDS, **changes):
 
 
 def assert_near(images, run=None, seeds=SEEDS):
-    """images: from 0 to 1."""
+    """Compares images, from 0 to 1, with those of the checkpoint."""
     run = run or get_reference_run().run
     np.testing.assert_allclose(images, generate_floats(run, seeds), rtol=0, atol=1e-4)
     gap = np.abs(np.rint(255 * images) - dcgan_jax.load(run).sample(seeds))
@@ -33,7 +33,7 @@ def assert_near(images, run=None, seeds=SEEDS):
 
 
 def run_fresh_process(code, folder):
-    """What the code calls images, of a process that has only the folder: the package is not to be had there."""
+    """Runs code in a new process that has only the folder, without our package. Returns: its variable `images`."""
     (folder / "without").mkdir(exist_ok=True)
     (folder / "without" / "dcgan_jax.py").write_text("raise ImportError('an export must not need it')")
     np.save(folder / "latents.npy", dcgan_jax.load(get_reference_run().run).latents(SEEDS))

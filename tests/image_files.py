@@ -1,4 +1,4 @@
-"""Folders and zips of small images, and CelebA as it looks on a disk."""
+"""Makes folders and zips of small images, also in CelebA's layout."""
 
 import zipfile
 
@@ -14,7 +14,7 @@ def draw(path, shade=0):
 
 
 def celeba(folder, count=6):
-    """img_align_celeba/000001.jpg ... and both tables in folder; two images in each split, shades 0, 20, 40, ..."""
+    """Makes img_align_celeba/000001.jpg ... and both tables in folder: two images per split, of shades 0, 20, 40, ..."""
     names = [f"{number:06}.jpg" for number in range(1, count + 1)]
     for at, name in enumerate(names):
         draw(folder / "img_align_celeba" / name, 20 * at)

@@ -1,4 +1,4 @@
-"""Packs of small images, for the tests of dcgan_jax.data."""
+"""Makes packs of small images for the tests of dcgan_jax.data."""
 
 import io
 import os
@@ -16,7 +16,7 @@ NO_REAL_FACES = "no CelebA here: DCGAN_JAX_TEST_CELEBA may name a folder with im
 
 
 def folder(tmp_path, count=40, name="in"):
-    """PNGs of noise, 20 x 24, in a folder: different images, all good."""
+    """Makes a folder of different valid images: PNGs of noise, 20 x 24."""
     rng = np.random.default_rng(0)
     for at in range(count):
         path = tmp_path / name / f"{at:03}.png"
@@ -34,7 +34,7 @@ def packs(cache):
 
 
 def one(payload, size, channels=3, crop="squash", is_celeba=False):
-    """The one image of a source, packed: (S, S, C) uint8."""
+    """Packs a source of one image. Returns: the image, (S, S, C) uint8."""
     name = str(hash(payload if isinstance(payload, bytes) else payload.tobytes()))
     source = Source("folder", "test", "all", 1, name, read=lambda _: payload, is_celeba=is_celeba)
     return pack_images(source, size=size, channels=channels, crop=crop).images[0]

@@ -1,6 +1,6 @@
-"""Inputs of the PyTorch parity fixtures, made again instead of stored. NumPy only: imported by both sides.
+"""Inputs of the PyTorch parity fixtures, computed again instead of stored. NumPy only, because both sides import it.
 
-`experiments/torch_parity.py` feeds these to PyTorch and stores what comes out; the tests feed the same to JAX. All
+`experiments/torch_parity.py` feeds these to PyTorch and stores the outputs; the tests feed the same to JAX. All
 weights, statistics and feature maps are in TORCH layouts: conv (out, in, kh, kw), transposed conv (in, out, kh, kw),
 Linear (out, in), maps (B, C, H, W). Only `reals` is in the layout of the data, (B, H, W, C). Steps count from 0.
 """
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Seeds: one per group, so that no two groups share a stream. The runs are described by RUNS below.
+# Seeds: one per group, so that no two groups share a stream. RUNS below describes the runs.
 CONV_SEED, BN_SEED, ADAM_SEED = 10, 11, 12
 
 # Index numbers inside a run's seed. A parameter's index is its net's base plus its position in `parameter_shapes`;
-# biases and betas keep their position although they are zero and draw nothing.
+# biases and betas have a position too, although they are zero and use no random numbers.
 INDEX_G, INDEX_D, INDEX_LATENTS_D, INDEX_LATENTS_G, INDEX_REALS = 0, 100, 1000, 2000, 3000
 
 BN_MOMENTUM = 0.1  # torch's convention, 0.9 in flax
@@ -23,7 +23,7 @@ SD = 0.02
 
 
 class Run(NamedTuple):
-    """One recorded training run. `updates` is how often an iteration moves that net's running statistics."""
+    """One recorded training run. `updates`: how often one iteration updates the running statistics of that net."""
 
     recipe: str
     seed: int
@@ -56,7 +56,7 @@ class ConvCase(NamedTuple):
 
 def _conv_cases() -> dict[str, ConvCase]:
     cases = {"convT_k4s1p0_1": ConvCase(True, 4, 1, 0, 0, False, 2, 1), "conv_k4s1p0_4": ConvCase(False, 4, 1, 0, 0, False, 2, 4)}
-    # 6 halves to the odd 3 and 3 doubles to 6; batch 1 there.
+    # 6 halves to the odd 3, and 3 doubles to 6; these have batch 1.
     for batch, conv_size, transposed_size in ((2, 8, 8), (1, 6, 3)):
         for label, kernel, padding, output_padding, same in (
             ("k4s2p1", 4, 1, 0, False), ("k5s2p2", 5, 2, 1, False), ("k5s2same", 5, 1, 0, True)
@@ -71,7 +71,7 @@ def _conv_cases() -> dict[str, ConvCase]:
 CONV_CASES = _conv_cases()  # its order gives the index numbers of `conv_inputs`
 CONV_IN, CONV_OUT = 3, 5
 
-# Past both ends of where float32 probabilities still teach; none is 1 or -1, where hinge has no single gradient.
+# Beyond both ends of the range where float32 probabilities have gradients. None is 1 or -1, where hinge has no unique gradient.
 LOGITS = np.array([-20.0, -16.0, -5.0, -1.5, -0.5, 0.0, 0.25, 1.25, 4.0, 16.0, 20.0])
 REAL_LOGITS, FAKE_LOGITS = LOGITS, np.roll(LOGITS, 3)  # pair i of a D loss; rolled, so no pair is (x, -x) throughout
 
@@ -84,29 +84,29 @@ def _raw(seed: int, index: int, count: int) -> np.ndarray:
 
 
 def uniform(seed: int, index: int, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
-    """float32 in [low, high], from Philox's raw words: NumPy may change its distributions, not these."""
+    """Makes float32 in [low, high] from Philox's raw words. NumPy may change its distributions, but not these."""
     fractions = (_raw(seed, index, prod(shape)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return (low + (high - low) * fractions).astype(np.float32).reshape(shape)
 
 
 def latents(run: Run, base: int, step: int) -> np.ndarray:
-    """(B, 100) of uniform(-1, 1); base is INDEX_LATENTS_D or INDEX_LATENTS_G."""
+    """Makes latents (B, 100), uniform in [-1, 1]. base: INDEX_LATENTS_D or INDEX_LATENTS_G."""
     return uniform(run.seed, base + step, (run.batch, 100), -1.0, 1.0)
 
 
 def reals(run: Run, step: int) -> np.ndarray:
-    """(B, H, W, 3) uint8, the top byte of each raw word."""
+    """Makes images (B, H, W, 3) uint8 from the top byte of each raw word."""
     shape = (run.batch, run.image_size, run.image_size, 3)
     return (_raw(run.seed, INDEX_REALS + step, prod(shape)) >> np.uint64(56)).astype(np.uint8).reshape(shape)
 
 
 def scaled(images: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
+    """Scales uint8 images to float32 in [-1, 1]."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def parameter_shapes(recipe: str, width: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """{"G": {name: torch shape}, "D": ...} in torch's parameter order; 1-D names ending in .weight are BN gammas."""
+    """Returns {"G": {name: torch shape}, "D": ...} in PyTorch's parameter order. 1-D names ending in .weight are BN gammas."""
     return {"torch64": _torch64_shapes, "article": _article_shapes}[recipe](width)
 
 
@@ -140,18 +140,18 @@ def _conv_and_bn(shape: tuple[int, ...], channels: int, conv: str, bn: str) -> d
 
 
 def bn_names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """The BN modules of one net, in order, such as main.1."""
+    """Lists the BN modules of one net in order, such as main.1."""
     return [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 1]
 
 
 def tensor_names(recipe: str, width: int, net: str) -> list[str]:
-    """One net's parameters, then running_mean and running_var per BN: the order of sum and noise in the fixtures."""
+    """Lists one net's parameters, then running_mean and running_var of each BN. The fixtures have this order."""
     shapes = parameter_shapes(recipe, width)[net]
     return [*shapes, *(f"{bn}.{kind}" for bn in bn_names(shapes) for kind in ("running_mean", "running_var"))]
 
 
 def initial_parameters(run: Run) -> dict[str, dict[str, np.ndarray]]:
-    """{"G": {name: float32, torch layout}, "D": ...} before step 0. Running means start at 0, variances at 1."""
+    """Returns {"G": {name: float32, torch layout}, "D": ...} before step 0. Running means start at 0, variances at 1."""
     bases = {"G": INDEX_G, "D": INDEX_D}
     return {
         net: {name: _initial(run.seed, bases[net] + i, name, shape) for i, (name, shape) in enumerate(shapes.items())}
@@ -168,7 +168,7 @@ def _initial(seed: int, index: int, name: str, shape: tuple[int, ...]) -> np.nda
 
 
 def conv_inputs(name: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Input (B, 3, H, W), weight in torch layout, and the index number for `conv_upstream`."""
+    """Returns the input (B, 3, H, W), the weight in torch layout, and the index number for `conv_upstream`."""
     case, index = CONV_CASES[name], 10 * list(CONV_CASES).index(name)
     channels = (CONV_IN, CONV_OUT) if case.transposed else (CONV_OUT, CONV_IN)
     x = uniform(CONV_SEED, index, (case.batch, CONV_IN, case.size, case.size), -1.0, 1.0)
@@ -177,15 +177,15 @@ def conv_inputs(name: str) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def conv_upstream(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The gradient handed to the output, whose torch shape (B, 5, H', W') is given."""
+    """Makes the gradient with respect to the output, whose torch shape is (B, 5, H', W')."""
     return uniform(CONV_SEED, conv_inputs(name)[2], shape, -1.0, 1.0)
 
 
-BN_SHAPES = {"map": (4, 3, 4, 4), "vector": (4, 6)}  # n = 64 and 4 values per channel; 4 makes n / (n - 1) plain to see
+BN_SHAPES = {"map": (4, 3, 4, 4), "vector": (4, 6)}  # n = 64 and 4 values per channel; with 4, n / (n - 1) is large
 
 
 def bn_inputs(name: str) -> dict[str, np.ndarray]:
-    """x0 and x1, batches of two train-mode updates; upstream for x0's output; gamma and beta per channel."""
+    """Returns x0 and x1, batches of two train-mode updates; upstream, the gradient of x0's output; gamma and beta per channel."""
     shape, index = BN_SHAPES[name], 10 * list(BN_SHAPES).index(name)
     return {
         "x0": uniform(BN_SEED, index, shape, -1.0, 2.0),
@@ -197,15 +197,15 @@ def bn_inputs(name: str) -> dict[str, np.ndarray]:
 
 
 def adam_gradients() -> np.ndarray:
-    """(5, 8) float32: one fixed gradient vector per step, each column of its own scale, 0.1 down to 1e-10."""
+    """Makes (5, 8) float32: one gradient vector per step. Each column has its own scale, from 0.1 down to 1e-10."""
     return (uniform(ADAM_SEED, 0, (ADAM_STEPS, ADAM_SCALES.size), -1.0, 1.0) * ADAM_SCALES).astype(np.float32)
 
 
 def sample_indices(size: int, count: int = 64) -> np.ndarray:
-    """Up to count positions of a flattened tensor, all of a smaller one.
+    """Chooses up to count positions of a flattened tensor, or all positions of a smaller one.
 
-    The stride is the largest up to size // count that shares no factor with size: 16 taps at an even stride would
-    show one tap only, and hide a kernel flip.
+    The stride is the largest one up to size // count that shares no factor with size. An even stride would show only one of the
+    16 taps of a 4x4 kernel, and so hide a kernel flip.
     """
     if size <= count:
         return np.arange(size)
@@ -214,12 +214,12 @@ def sample_indices(size: int, count: int = 64) -> np.ndarray:
 
 
 def sample(tensor: np.ndarray, count: int = 64) -> np.ndarray:
-    """(up to count,) entries of a tensor flattened in TORCH layout (C order)."""
+    """Returns up to count entries of a tensor, flattened in TORCH layout (C order)."""
     flat = np.asarray(tensor).reshape(-1)
     return flat[sample_indices(flat.size, count)]
 
 
 def biased_running_var(running_var: np.ndarray, n: int, updates: int) -> np.ndarray:
-    """torch's running variance, which averages unbiased variances from a start of 1, as flax would hold it (biased)."""
+    """Converts PyTorch's running variance (a mean of unbiased variances that starts at 1) to Flax's, which is biased."""
     start = (1 - BN_MOMENTUM) ** updates
     return start + (np.asarray(running_var, np.float64) - start) * (n - 1) / n

@@ -1,4 +1,4 @@
-"""Runs to be shown in report.html, and what the page holds."""
+"""Makes run facts for report.html, and reads the data of the page."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def make_run_facts(run, name="faces", config=ARTICLE, metrics=None, warnings=(),
 
 
 def faces(run, steps, side=32, count=4, seed=0):
-    """Smooth grids, as faces are: noise would not compress."""
+    """Saves smooth grids, which compress like faces. Noise would not."""
     (run / "samples").mkdir(parents=True, exist_ok=True)
     for step in steps:
         corners = np.random.default_rng((seed, step)).integers(0, 255, (count, 2, 2, 3), np.uint8)
@@ -35,9 +35,9 @@ def faces(run, steps, side=32, count=4, seed=0):
 
 
 def read_page_data(text):
-    """What the page's script reads."""
-    (found,) = re.findall("<script type=application/json id=data>(.*?)</script>", text, re.DOTALL)
-    return json.loads(found)
+    """Returns the data that the page's script reads."""
+    (data,) = re.findall("<script type=application/json id=data>(.*?)</script>", text, re.DOTALL)
+    return json.loads(data)
 
 
 def decode_image(address):

@@ -19,7 +19,7 @@ SHAPES = describe_state(CONFIG)
 
 
 def make_state(step=0):
-    """Every leaf another number for each step."""
+    """Makes a state whose leaves differ for each step."""
     fresh = tiny.make_toy_state(CONFIG)
     return jax.tree.map(lambda leaf: leaf + step if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, fresh).replace(
         step=jnp.int32(step)
@@ -60,7 +60,7 @@ def restore_step(run, step, like=None):
 
 
 def find_data_file(checkpoint: Path) -> Path:
-    """The largest file: the numbers of the training item."""
+    """Finds the largest file, which contains arrays of the training item."""
     return max((file for file in checkpoint.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
 
 
@@ -79,7 +79,7 @@ def damage(checkpoint: Path, how: str) -> None:
     elif how == "empty":
         shutil.rmtree(checkpoint)
         checkpoint.mkdir()
-    elif how == "zeros":  # what a power cut leaves of blocks that were not written yet
+    elif how == "zeros":  # a power cut leaves zeros in blocks that were not written yet
         file.write_bytes(bytes(len(content)))
     elif how == "digests":
         digests = checkpoint / "digests" / "metadata"

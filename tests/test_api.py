@@ -1,4 +1,4 @@
-"""A run in Python gives what the commands give, and one clear line where it is asked for something else."""
+"""The Python API gives the same results as the commands. Its errors are one line."""
 
 import dataclasses
 import importlib
@@ -38,7 +38,7 @@ def test_seed_is_sampled_through_its_latent(gan):
     latents = gan.latents(seeds)
     assert latents.shape == (100, gan.config.nets.latent_dim) and latents.dtype == np.float32
     near = np.abs(gan.images(latents).astype(int) - gan.sample(seeds).astype(int))
-    assert near.max() <= 1 and near.mean() < 1e-3  # another program may round another way
+    assert near.max() <= 1 and near.mean() < 1e-3  # another program may round differently
 
 
 @pytest.mark.parametrize("seeds", [7, [7], (7,), np.array([7]), np.array([7], np.uint32), iter([7])])
@@ -54,7 +54,7 @@ def test_one_latent_needs_no_batch(gan):
 def test_truncation_reduces_the_spread(gan):
     spread = [gan.sample(range(64), truncation=cut).std(0, dtype=np.float64).mean() for cut in (1.0, 0.5, 0.01)]
     assert spread[0] > spread[1] > spread[2]
-    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # of a uniform distribution
+    np.testing.assert_allclose(gan.latents(3, 0.5), gan.latents(3) / 2)  # the latents are uniform
 
 
 def test_logit_does_not_depend_on_the_batch(gan):
@@ -82,7 +82,7 @@ def test_arrays_that_are_no_images_show_as_numbers(gan):
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("ask", "message"),
     [
         (lambda gan: gan.sample(-1), "whole numbers from 0 to"),
         (lambda gan: gan.sample([2**32]), "whole numbers from 0 to"),
@@ -102,14 +102,14 @@ def test_arrays_that_are_no_images_show_as_numbers(gan):
         (lambda gan: dcgan_jax.load(gan.name, step=5), "`step` 5"),
     ],
 )
-def test_invalid_values_are_one_line(gan, ask, said):
-    with pytest.raises(UserError, match=said) as fault:
+def test_invalid_values_are_one_line(gan, ask, message):
+    with pytest.raises(UserError, match=message) as fault:
         ask(gan)
     assert "\n" not in str(fault.value)
 
 
 def test_importing_the_package_starts_nothing():
-    """Commands set what must stand before JAX starts."""
+    """Commands must be able to set options before JAX starts."""
     code = "import sys, dcgan_jax; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -171,7 +171,7 @@ def test_function_arguments_are_the_commands_flags(name):
     function, flags = getattr(dcgan_jax, name), getattr(importlib.import_module(f"dcgan_jax.{name}"), COMMANDS[name])
     missing = (dataclasses.MISSING, inspect.Parameter.empty)
     ours = {name: None if of.default in missing else of.default for name, of in inspect.signature(function).parameters.items()}
-    ours.pop("say", None)  # what gets messages while it works
+    ours.pop("say", None)  # receives messages during the work
     assert ours == {of.name: None if of.default in missing else of.default for of in dataclasses.fields(flags)}
 
 
@@ -192,7 +192,7 @@ def test_functions_return_what_their_commands_print(gan, tmp_path):
 
 
 def test_package_names_are_functions_after_any_import():
-    """Python would bind a module to its package's name when it is imported."""
+    """When Python imports a submodule, it would replace the function of the same name in the package."""
     code = """
 import sys, types
 import dcgan_jax
@@ -242,7 +242,7 @@ gan.invert(sys.argv[2], starts=2, iterations=2)
 try:
     dcgan_jax.load(sys.argv[3])
 except dcgan_jax.config.UserError as fault:
-    assert "is not as it was saved" in str(fault) or "is broken" in str(fault) or "give another" in str(fault), fault
+    assert "differs from what was saved" in str(fault) or "is broken" in str(fault) or "give another" in str(fault), fault
 else:
     raise AssertionError("a damaged checkpoint was loaded")
 for name, ours, theirs in zip(("jax.config", "loggers", "hooks", "warnings", "signals"), look(), before):
@@ -253,9 +253,9 @@ os._exit(0)  # without Python's own end, in which threads that TensorStore left 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("with_files", [True, False], ids=["found by its files", "found by its arrays"])
+@pytest.mark.parametrize("with_files", [True, False], ids=["detected by file hashes", "detected by digests"])
 def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
-    """Settings, loggers, hooks, filters, signals; also where Orbax has read a damaged checkpoint."""
+    """Settings, loggers, hooks, filters and signal handlers stay as they were, even after Orbax has read a damaged checkpoint."""
     damaged = copy_run(get_reference_run().run, tmp_path)
     for step in (damaged / "checkpoints").iterdir():
         if not with_files:
@@ -263,10 +263,10 @@ def test_run_in_python_leaves_the_process_unchanged(tmp_path, with_files):
         for file in (step / "generator").rglob("*"):
             if file.is_file() and "d" in file.parent.name:
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    # The suite's own settings, as conftest.py makes them, are not a user's.
+    # Without conftest.py's settings, as in a user's process.
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(CACHE / "xla"), "JAX_NUM_CPU_DEVICES": "2"}
     command = [sys.executable, "-c", UNTOUCHED, get_reference_run().run, tmp_path / "face.png", damaged]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(dcgan_jax.__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    if with_files:  # else Orbax has read it, whose threads may still say that their event loop is closed
+    if with_files:  # without files.json Orbax reads it, and its threads may still warn that their event loop is closed
         assert done.stderr == ""

@@ -58,7 +58,7 @@ def folder_of_text(place):
 
 
 def too_small_folder(place):
-    return write_images(place / "few", good=15), ["few", "15 images", "fewer than the 16", "--batch-size 6"]
+    return write_images(place / "few", good=15), ["few", "15 training images", "fewer than the 16", "a --batch-size of at most 6"]
 
 
 def broken_images(place):
@@ -209,13 +209,13 @@ def test_path_that_is_no_run_is_one_line(tmp_path, monkeypatch, command, kind):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("--width", 8), ["width 4 there, 8 asked", "--width 4"]),
-        (("--size", 32), ["size 16 there, 32 asked", "--size 16"]),
-        (("--preset", "torch32", "--name", "article"), ["preset article there, torch32 asked"]),
-        (("--lr", 1e-3), ["lr 0.0002 there, 0.001 asked", "--lr 0.0002"]),
-        (("--batch-size", 16), ["batch_size 8 there, 16 asked"]),
-        (("--seed", 1), ["seed 0 there, 1 asked"]),
-        (("--no-flip",), ["flip True there, False asked", "--flip"]),
+        (("--width", 8), ["width was 4, is now 8", "--width 4"]),
+        (("--size", 32), ["size was 16, is now 32", "--size 16"]),
+        (("--preset", "torch32", "--name", "article"), ["preset was article, is now torch32"]),
+        (("--lr", 1e-3), ["lr was 0.0002, is now 0.001", "--lr 0.0002"]),
+        (("--batch-size", 16), ["batch_size was 8, is now 16"]),
+        (("--seed", 1), ["seed was 0, is now 1"]),
+        (("--no-flip",), ["flip was True, is now False", "--flip"]),
         (("--data", "drawn:86"), ["other images", "85 drawn faces", "86"]),
     ],
     ids=str,
@@ -249,7 +249,7 @@ def test_config_edited_to_other_networks_is_one_line(tmp_path):
     (run / "config.json").write_text(json.dumps(values | {"width": 8}))
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
-    assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line
+    assert "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json" in line
     assert hash_tree(run / "checkpoints") == before
 
 

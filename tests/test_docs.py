@@ -1,4 +1,4 @@
-"""Commands of README.md and docs/ run, code that they quote is in the code, and what they link to exists."""
+"""Commands in README.md and docs/ run, quoted code is in the source, and targets of links exist."""
 
 import ast
 import contextlib
@@ -28,17 +28,17 @@ from dcgan_jax.export import __main__
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT / folder).glob("*.md"))]
-CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # of others' code
+CHECKED_PAGES = [page for page in PAGES if page.name != "published-dcgans.md"]  # about other projects' code
 RESULTS = [ROOT / "experiments" / "RESULTS.md", *sorted((ROOT / "experiments" / "notes").glob("*.md"))]
 IMAGE_COUNT = 85
 
-# What makes a command short: a toy net for four steps, scores of few faces. Everything else is as it stands in the page.
+# Makes commands short: a toy net for four steps, scores of few samples. Everything else stays as in the page.
 TOY = "--size 16 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
-SHORTER = [  # (command, what is replaced, by what), in order
+SHORTER = [  # (command, pattern, replacement), in order
     ("train", r" --(epochs|kimg|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
-    ("train", r"(--preset best64.*)$", r"\1 --size 32 --width 8 --grow-kimg 0.02 --g-refine 1"),  # which grows from half its side
+    ("train", r"(--preset best64.*)$", r"\1 --size 32 --width 8 --grow-kimg 0.02 --g-refine 1"),  # progressive growing
     ("evaluate", r" --count \S+", ""),
     ("evaluate", r"$", " --count 40"),
     ("evaluate", r" --repeats \S+", " --repeats 2 --count 20"),
@@ -47,7 +47,7 @@ SHORTER = [  # (command, what is replaced, by what), in order
     ("explore", r"^walk(.*)", r"walk\1 --frames-each 2"),
     ("explore", r"^invert(.*)", r"invert\1 --iterations 5 --starts 2"),
 ]
-NOT_RUN = {  # what a test cannot or must not do
+NOT_RUN = {  # commands that a test cannot or must not run
     r" --download| download\b": "needs the network",
     r"\.\.\. |--coordinator": "needs other hosts",
     r"--format web": "needs onnxruntime-web, tried in tests/export/test_web.py",
@@ -72,7 +72,7 @@ def blocks(page):
 
 
 def commands(page):
-    """(line, command, rest) of each of our commands at the start of a line, as in blocks; "__main__" is the package itself."""
+    """Yields (line, command, arguments) of each dcgan_jax command in the page. "__main__" stands for the package itself."""
     for number, line in enumerate(page.read_text().splitlines(), 1):
         found = re.match(r"(?:\$ )?python -m dcgan_jax(?:\.(\w+))?( .*|$)", line)
         if found:
@@ -90,7 +90,7 @@ def shorten(command, rest):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with what the pages take for granted: images, archives, tables, a photo, a network, runs."""
+    """Makes a folder with everything that the pages assume: images, archives, tables, a photo, a network, runs."""
     here = tmp_path_factory.mktemp("world")
     faces = draw_faces(0, np.arange(IMAGE_COUNT), 32)
     names = [f"{i + 1:06d}.jpg" for i in range(IMAGE_COUNT)]
@@ -137,20 +137,20 @@ def test_every_command_in_the_docs_runs(page, world, tmp_path, monkeypatch):
             arguments = [str(found) for word in arguments for found in (sorted(Path().glob(word)) or [word])]
         named = re.search(r"--name (\S+)", rest)
         if command == "train" and (here / "runs" / (named[1] if named else "article")).exists():
-            shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # a page's own, of another recipe
+            shutil.rmtree(here / "runs" / (named[1] if named else "article"))  # the page makes its own run
         done = run_command(importlib.import_module(f"dcgan_jax.{command}"), *arguments)
         assert done.code == 0, f"{page.name}:{number}: {command} {shlex.join(arguments)}\n{done.err}"
 
 
 def test_unrun_commands_are_listed():
-    told = [f" {rest} " for page in CHECKED_PAGES for _, _, rest in commands(page)]
-    assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in told)]
+    shown = [f" {rest} " for page in CHECKED_PAGES for _, _, rest in commands(page)]
+    assert not [what for what in NOT_RUN if not any(re.search(what, rest) for rest in shown)]
 
 
 def test_docs_show_every_command():
-    told = [command for page in CHECKED_PAGES for _, command, _ in commands(page)]
-    assert set(told) == {*COMMANDS, "__main__"}  # and a page whose form changed does not pass unseen
-    assert len(told) > 40
+    shown = [command for page in CHECKED_PAGES for _, command, _ in commands(page)]
+    assert set(shown) == {*COMMANDS, "__main__"}
+    assert len(shown) > 40  # fails if the pattern no longer matches the pages
 
 
 def flags_of(cls):
@@ -162,7 +162,7 @@ def flags_of(cls):
             yield from (name, f"no-{name}")
 
 
-OTHERS = {  # flags of other programs, and of our experiments
+OTHERS = {  # flags of other programs and of the experiments
     "completion",
     "directory",
     "help",
@@ -202,13 +202,13 @@ def test_every_flag_in_the_docs_exists():
         assert not {(flag, line) for flag, line in named if flag not in known}, page.name
 
 
-OPTIONAL = {"av", "onnxruntime", "tensorflow", "tensorflow_datasets", "wandb"}  # requested where missing, or done without
+OPTIONAL = {"av", "onnxruntime", "tensorflow", "tensorflow_datasets", "wandb"}  # a message asks for them, or they are not needed
 WITH_OTHERS = {"absl", "ml_dtypes", "scipy"}  # JAX and Orbax require them
-OF_TYPES = {"_typeshed"}  # is there for type checkers alone
+OF_TYPES = {"_typeshed"}  # only for type checkers
 
 
 def test_requirements_txt_is_enough_for_every_command():
-    """It is one of README's two ways to install; the other adds what tests need."""
+    """It is one of two ways to install in the README. The other one adds packages for the tests."""
     trees = [ast.parse(file.read_text()) for file in (ROOT / "dcgan_jax").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
@@ -238,15 +238,15 @@ def plain(distribution):
 def test_python_in_the_docs_runs_or_is_quoted_code(block, world, monkeypatch):
     monkeypatch.chdir(world)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block draws from
+    for folder, form in set(re.findall(r'"(faces-(\w+))[/"]', block.text)):  # exports that a block uses
         assert run_command(__main__, "--run", "runs/faces", "--format", form, "--out", folder).code == 0
     if re.match("import |from ", block.text):
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block.text, block.name, "exec"), {})
     elif "LOSSES = {" in block.text:
-        whole = block.text.replace("    ...\n", "}\n")  # how to add one: the function runs, the list continues
+        code = block.text.replace("    ...\n", "}\n")  # an example of a new loss: the function runs, the dict is abridged
         names = {"jax": importlib.import_module("jax"), "AdversarialLoss": lambda *functions: functions}
-        exec(compile(whole, block.name, "exec"), names)
+        exec(compile(code, block.name, "exec"), names)
         d, g = names["LOSSES"]["pearson"]
         assert float(d(1.0, -1.0)) == 0 and float(g(1.0, 0.0)) == 0 and float(d(0.0, 0.0)) == 1
     else:
@@ -266,7 +266,7 @@ def normalise_line(line):
 def test_glossary_names_code_that_exists():
     page = (ROOT / "docs" / "glossary.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \|.*\| `([\w/]+\.py)`: `(\w+)` \|$", page, re.MULTILINE)
-    assert len(rows) > 50  # and a table whose form changed does not pass unseen
+    assert len(rows) > 50  # fails if the pattern no longer matches the table
     for term, file, name in rows:
         assert re.search(rf"\b{name}\b", (ROOT / "dcgan_jax" / file).read_text()), f"{term}: no {name} in {file}"
 
@@ -301,7 +301,7 @@ def test_design_lists_every_module_and_no_other():
 def test_files_named_in_the_docs_exist(page):
     folders, endings = "dcgan_jax|experiments|tests|docs", "py|md|ipynb|npz|js"
     for place in re.findall(rf"(?:^|[\s`(])((?:{folders})/[\w/.-]+\.(?:{endings}))", page.read_text()):
-        assert "NAME" in place or (ROOT / place).exists(), f"{page.name}: {place}"  # NAME: a form
+        assert "NAME" in place or (ROOT / place).exists(), f"{page.name}: {place}"  # NAME is a placeholder
 
 
 def test_results_fit_on_200_lines_and_link_every_note():

@@ -23,16 +23,16 @@ def run(tmp_path):
 
 
 def test_score_line_names_its_inputs(run):
-    said, (line,) = evaluate_run(run, "--count", 40, "--seed", 3)
+    output, (line,) = evaluate_run(run, "--count", 40, "--seed", 3)
     assert line["score"] == "sliced_wasserstein_x1e3"
     assert (line["step"], line["count"], line["seeds"], line["size"]) == (12, 40, [3, 42], 16)
     assert line["real"] == "85 drawn faces"
     assert line["real_fingerprint"] == json.loads((run / "data.json").read_text())["fingerprint"]
     assert line["values"].keys() == {"16", "mean"}
-    assert line["values"]["mean"] > line["floor"] > 0  # twelve steps draw no faces yet
+    assert line["values"]["mean"] > line["floor"] > 0  # after twelve steps, samples are not faces yet
     assert line["floor_count"] == 20
     for part in ("step 12", "N 40", "seeds 3..42", f"mean {line['values']['mean']:.2f}", f"floor {line['floor']:.2f} at N 20"):
-        assert part in said
+        assert part in output
 
 
 def test_repeated_score_is_equal_and_appended(run):
@@ -45,7 +45,7 @@ def test_repeated_score_is_equal_and_appended(run):
 
 
 def test_score_is_the_distance_of_images_to_samples(run):
-    """All images are requested, so that none have to be chosen."""
+    """The count is the number of all images, so that no random choice is made."""
     _, (line,) = evaluate_run(run, "--count", 85)
     config = workdir.read_config(run)
     _, params, stats, _ = checkpoints.restore_generator(run, describe_state(config))
@@ -64,7 +64,7 @@ def test_score_line_goes_to_out(run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        ((), ["--count 5000", "85 images", "--count 85"]),  # 5000 is the default: it is not taken for fewer
+        ((), ["--count 5000", "85 images", "--count 85"]),  # the default of 5000 is not reduced silently
         (("--count", 86), ["--count 86", "85 images"]),
         (("--count", 1), ["--count 1"]),
         (("--count", -3), ["--count -3"]),
@@ -97,7 +97,7 @@ def test_inception_comes_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
     there = tmp_path / "hub" / "checkpoints" / download.INCEPTION.name
     there.parent.mkdir(parents=True)
     there.write_bytes(b"PK")
-    assert f"{there}: is no .npz" in get_refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
+    assert f"{there}: is not a .npz" in get_refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command: what cannot be explored is one line; what each exploration gives is in explorations/."""
+"""The command `explore`: errors are one line. The results of each exploration are tested in explorations/."""
 
 import pytest
 from exploring import get_explore_refusal, run_explore

@@ -1,4 +1,4 @@
-"""JSON files: read within bounds, written whole or not at all."""
+"""JSON files: reading is limited in size and depth, writing is atomic."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A few hundred of experiments/fuzz.py's inputs, the same ones in each run."""
+"""Runs a few hundred inputs of experiments/fuzz.py, the same ones each time."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Files of strangers: whatever they hold, no code of theirs runs, nothing outside their folder is read or changed.
+"""Files from strangers: their code never runs, and nothing outside their folder is read or changed.
 
-Each test plants a canary where careless code would wake it.
+Each test places a canary that careless code would trigger.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 
 class Canary:
-    """Makes its folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -37,7 +37,7 @@ class Canary:
 
     @property
     def code(self):
-        """Makes it when it is evaluated."""
+        """Returns code that creates the folder when it is evaluated."""
         return f"__import__('os').mkdir({str(self.path)!r})"
 
 
@@ -110,13 +110,13 @@ def test_checkpoint_files_are_not_unpickled(canary, tmp_path, sealed):
         kept = file.read_bytes()
         file.write_bytes(pickle.dumps(canary))
         seal = (last / checksums.FILES).read_bytes()
-        if sealed and file.name != checksums.FILES:  # as a stranger would, who describes what he sends
+        if sealed and file.name != checksums.FILES:  # an attacker can also replace the hashes
             (last / checksums.FILES).write_text(json.dumps(checksums.hash_files(last)))
         line = run_command(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
         with contextlib.suppress(checksums.CorruptCheckpointError, UserError):
-            read_state(run, STEPS)  # what a training reads
+            read_state(run, STEPS)  # training reads it in this way
         file.write_bytes(kept)
         (last / checksums.FILES).write_bytes(seal)
 
@@ -159,7 +159,7 @@ def test_seeds_are_not_evaluated(canary, tmp_path):
 
 @pytest.fixture
 def secret(tmp_path):
-    """A folder with a white picture, to which nothing may lead."""
+    """A folder with a white image, which no link may reach."""
     folder = tmp_path / "secret"
     folder.mkdir()
     Image.fromarray(np.full((16, 16, 3), 255, np.uint8)).save(folder / "white.png")
@@ -189,7 +189,7 @@ def test_zip_writes_nothing_and_links_are_not_followed(faces, secret, tmp_path):
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, str(secret / "white.png"))
     before = hash_tree(tmp_path)
-    run_command(prepare, "--data", path, "--size", 16, "--strict")  # stops at the first of them
+    run_command(prepare, "--data", path, "--size", 16, "--strict")  # stops at the first bad entry
     done = run_command(prepare, "--data", path, "--size", 16)  # four of 24 are bad: more than 5 %
     assert done.code == 2 and "link.png" in done.err and "../awake/x.png" in done.err
     assert {name for name in hash_tree(tmp_path) if not name.startswith("cache")} == before.keys()
@@ -199,7 +199,7 @@ def test_zip_writes_nothing_and_links_are_not_followed(faces, secret, tmp_path):
     "name", ["metrics.jsonl", "losses.png", "lock", "samples", "config.json", "checkpoints/12", "checkpoints/12/generator"]
 )
 def test_links_out_of_a_run_are_refused(secret, tmp_path, name):
-    """The targets of the links are not changed."""
+    """The targets of the links stay unchanged."""
     run = copy_run(get_reference_run().run, tmp_path)
     end = secret / "end"
     if (run / name).exists():
@@ -247,28 +247,28 @@ def png(width, height, content=b""):
 
 
 def test_decompression_bombs_are_named_and_small(faces, tmp_path):
-    """Reading them takes little memory."""
+    """Reading them uses little memory."""
     zeros = zlib.compress(bytes(300_000_000), 9)  # 0.3 MB
     bombs = {
         "wide.png": png(2**31 - 1, 2**31 - 1),
         "pixels.png": png(100_000, 100_000, zeros),
         "unasked.png": png(16, 16, zeros),
-    }  # more than its size asks for
+    }  # more data than its size needs
     path = tmp_path / "bombs.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in [*faces.iterdir()] * 4:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("warnings.warn", lambda *args, **kwargs: None)  # of a name twice
+                patch.setattr("warnings.warn", lambda *args, **kwargs: None)  # a warning about a duplicate name
                 archive.write(file, file.name)
         for name, content in bombs.items():
             archive.writestr(name, content)
-        with archive.open("entry.png", "w", force_zip64=True) as entry:  # 0.3 GB as 0.3 MB
+        with archive.open("entry.png", "w", force_zip64=True) as entry:  # 0.3 GB, compressed to 0.3 MB
             for _ in range(300):
                 entry.write(bytes(1_000_000))
         with archive.open("liar.png", "w", force_zip64=True) as entry:
             for _ in range(300):
                 entry.write(bytes(1_000_000))
-        archive.getinfo("liar.png").file_size = 100  # what its directory says
+        archive.getinfo("liar.png").file_size = 100  # the size that its directory entry claims
     done = subprocess.run(
         [sys.executable, "-c", BOUNDED, "--data", path, "--size", "16"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The notebook's cells run from top to bottom, on fewer drawn faces and for a shorter time than it is committed with."""
+"""All cells of the notebook run in order, here with fewer drawn faces and fewer steps than in the committed version."""
 
 import os
 import sys
@@ -8,30 +8,30 @@ from pathlib import Path
 import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "celebrity_faces.ipynb"
-MOST_S = 240  # of all cells, which is mostly compiling
+MOST_S = 240  # for all cells; most of it is compilation
 
 
 @pytest.mark.integration
-@pytest.mark.filterwarnings("default")  # those of nbclient and its kernel
+@pytest.mark.filterwarnings("default")  # nbclient and its kernel warn
 def test_notebook_every_cell_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
-    # Its own cache of programs: only the tests' own processes write into conftest.py's.
+    # A separate program cache: only the tests' own processes write into conftest.py's cache.
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    # Its own length is a first look's; what a test of it needs is that each cell runs.
+    # The test only needs each cell to run, so it shortens the training.
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     parameters.source += "\nKIMG, DATA = 0.1, 'drawn:300'"
     for cell in notebook.cells:
         cell.source = cell.source.replace("kimg=10.0", "kimg=0.1").replace("width=64", "width=16")
         cell.source = cell.source.replace("drawn:2000", "drawn:300").replace("batch_size=32", "batch_size=16")
-        # Smaller batches than the article's: their programs compile in a fraction of the time.
+        # Smaller batches, because their programs compile much faster.
         cell.source = cell.source.replace("replace(config, workdir", "replace(replace(config, width=8, batch_size=16), workdir")
     client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     start = time.monotonic()
-    client.timeout_func = lambda cell: max(1, MOST_S - int(time.monotonic() - start))  # what is left of the whole
+    client.timeout_func = lambda cell: max(1, MOST_S - int(time.monotonic() - start))  # the remaining time
     client.execute()
     run = tmp_path / "runs" / "notebook"
     assert (run / "report.html").exists() and (tmp_path / "runs" / "compared.html").exists()
@@ -42,9 +42,11 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(shown) >= 9  # first faces, twenty images, the grid that is renewed, faces, the losses, four exercises
-    said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    assert "372,416 and D 167,809 parameters" in said and "before: " in said
+    assert len(shown) >= 9  # first faces, training images, the updated grid, faces, losses, four exercises
+    output_text = "".join(
+        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    )
+    assert "372,416 and D 167,809 parameters" in output_text and "before: " in output_text
 
 
 @pytest.mark.parametrize("modules", [("google.colab",), ()])
@@ -54,7 +56,7 @@ def test_notebook_without_the_package_says_what_to_do(monkeypatch, modules):
     monkeypatch.setitem(sys.modules, "dcgan_jax", None)
     for name in modules:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SystemExit, match="REPOSITORY.*README") as fault:  # IPython shows it as a line, not as a traceback
+    with pytest.raises(SystemExit, match="REPOSITORY.*README") as fault:  # IPython shows one line, not a traceback
         exec(first.source, {})
     assert "\n" not in str(fault.value)
 

@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty good images of 24 x 20, one that is none, one text."""
+    """A folder with 40 good images of 24 x 20, one broken image and one text file."""
     (tmp_path / "in").mkdir()
     for at in range(40):
         Image.fromarray(np.full((20, 24, 3), 6 * at, np.uint8)).save(tmp_path / "in" / f"{at:02}.png")
@@ -47,7 +47,7 @@ def test_prepare_shows_what_it_found(folder, cache):
     assert path.parent == cache / "packs"
     with Image.open(re.search(r"look at (\S+)", done.out)[1]) as preview:
         shades = {shade for _, shade in preview.convert("L").getcolors()}
-    assert shades == {*range(0, 240, 6), 255}  # every image, on white
+    assert shades == {*range(0, 240, 6), 255}  # every image, on a white background
 
 
 def test_prepared_pack_is_found_again_and_by_train(folder, monkeypatch):
@@ -110,15 +110,15 @@ def test_missing_data_flag_is_named():
 
 @pytest.fixture
 def fetched(folder, monkeypatch):
-    """What download() was asked for; it gives a zip of the folder's images."""
-    asked = []
+    """The arguments of each call of download(), which is replaced: it returns a zip of the folder's images."""
+    requests = []
 
     def download(file, to):
-        asked.append((file, to))
+        requests.append((file, to))
         return Path(shutil.make_archive(str(folder.parent / "faces"), "zip", folder))
 
     monkeypatch.setattr("dcgan_jax.data.download.download_file", download)
-    return asked
+    return requests
 
 
 def test_download_is_packed_and_named_for_training(fetched, cache, folder):
@@ -137,7 +137,7 @@ def test_download_is_packed_and_named_for_training(fetched, cache, folder):
     ],
 )
 def test_celeba_url_must_match_the_published_hash(fetched, tmp_path, flags, sha256, size_bytes):
-    """Another hash can be given."""
+    """--sha256 replaces the published hash."""
     run_prepare("--download", "celeba", "--url", "https://host/celeba.zip", "--to", tmp_path / "to", "--size", 16, *flags)
     ((file, to),) = fetched
     assert (file.url, file.sha256, file.size_bytes) == ("https://host/celeba.zip", sha256, size_bytes)

@@ -119,5 +119,5 @@ def test_error_in_the_first_process_ends_the_second(tmp_path):
     first, second = start_two(tmp_path, "--steps", 4)
     errors = [process.communicate(timeout=240)[1] for process in (first, second)]
     assert [first.returncode, second.returncode] == [2, 2]
-    assert "exists and is no run" in errors[0]
-    assert "another process of this run could not start" in errors[1]
+    assert "exists but is not a run" in errors[0]
+    assert "another process of this run failed" in errors[1]

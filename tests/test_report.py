@@ -1,4 +1,4 @@
-"""The report command, on real toy runs; and its page in a real browser."""
+"""The command `report` on toy runs, and its page in a browser."""
 
 import json
 import shutil
@@ -24,10 +24,10 @@ def test_report_is_the_page_that_training_wrote(tmp_path):
 def test_several_runs_are_side_by_side(tmp_path):
     for name in ("a", "b"):
         shutil.copytree(get_reference_run().run, tmp_path / name)
-    (tmp_path / "notes.txt").touch()  # runs/* gives it too
+    (tmp_path / "notes.txt").touch()  # runs/* also matches it
     assert run_command(report, *sorted(tmp_path.iterdir())).code == 0
     text = (tmp_path / "report.html").read_text()
-    assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # by their folders: both were trained as article
+    assert "<title>2 runs</title>" in text and "<th>a</th><th>b</th>" in text  # named by folder: both runs are called article
     assert run_command(report, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "deep" / "page.html").code == 0
     assert (tmp_path / "deep" / "page.html").read_text() == text
 
@@ -53,7 +53,7 @@ def test_foreign_data_facts_are_one_line_or_skipped(tmp_path, change):
     run = copy_run(get_reference_run().run, tmp_path)
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | change))
-    done = run_command(report, run)  # at once, and without an array as long as the count
+    done = run_command(report, run)  # fast: it makes no array of this length
     assert done.code == (0 if change == {"count": 10**9} else 2) and len(done.faults) == (done.code > 0)
     facts.pop("spread")
     (run / "data.json").write_text(json.dumps(facts))
@@ -80,19 +80,19 @@ def test_browser_shows_curves_and_samples(tmp_path, count):
     assert run_command(report, *runs, "--out", tmp_path / "page.html").code == 0
     with playwright.sync_playwright() as browsers:
         browser = launch(browsers)
-        page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone's
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda fault: said.append(str(fault)))
-        page.on("request", lambda request: asked.append(request.url))
+        page = browser.new_page(viewport={"width": 390, "height": 800})  # the size of a phone
+        errors, requests = [], []
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda fault: errors.append(str(fault)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"file://{tmp_path}/page.html")
-        assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing is wider than the phone
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # the page does not scroll sideways
         assert page.locator("#plot .curve").count() == 2 * count
         assert "generator" in page.inner_text("#read")
         page.select_option("#group", "D's hit rate")
         assert "generated images" in page.inner_text("#read")
         measures = [name for name in page.locator("#group option").all_inner_texts() if name.startswith("score by")]
-        assert len(measures) == min(count, 2)  # those of one measure share a chart
+        assert len(measures) == min(count, 2)  # scores of the same measure share a chart
         page.select_option("#group", measures[-1])
         assert page.locator("#plot .curve").count() == max(1, count - 1)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -111,7 +111,7 @@ def test_browser_shows_curves_and_samples(tmp_path, count):
         page.focus("#when")
         page.keyboard.press("Home")
         assert "Step 0," in captions.last.inner_text()
-        page.wait_for_function("document.querySelector('#grids canvas').width > 300")  # its width before anything is drawn
+        page.wait_for_function("document.querySelector('#grids canvas').width > 300")  # 300 is the width of an empty canvas
         colours = "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
         assert page.locator("#grids canvas").last.evaluate(colours) > 20
         page.focus("#grids canvas")
@@ -125,4 +125,4 @@ def test_browser_shows_curves_and_samples(tmp_path, count):
         page.keyboard.press("ArrowLeft")
         assert page.inner_text("#read").startswith("At 0.189 kimg")  # a fiftieth of the chart before its end, 0.192
         browser.close()
-    assert said == [] and all(url.startswith(("file://", "data:")) for url in asked)
+    assert errors == [] and all(url.startswith(("file://", "data:")) for url in requests)

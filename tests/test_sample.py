@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 
 
 def run_sample(out, *arguments):
-    """--out out of the toy run with these arguments."""
+    """Runs `sample` on the toy run. Returns: its output."""
     done = run_command(sample, "--run", get_reference_run().run, "--out", out, *arguments)
     assert (done.code, done.faults) == (0, []), done
     return done.out
@@ -27,12 +27,12 @@ def sample_array(tmp_path, *arguments):
 
 
 def test_sample_depends_on_its_seed_alone(tmp_path):
-    """Byte for byte: alone, in any order, across the batches of the compiled program, last or first."""
+    """Byte for byte: alone, in any order, in any batch of the compiled program, first or last."""
     many = sample_array(tmp_path, "--count", 70, "--seed", 5)
     assert len({image.tobytes() for image in many}) == 70
     for seeds in ("8", "74,5,8", "8,8", "5-9,73-74", "0,1,2,3,74"):
-        asked = list_seeds(Sample(run="", seeds=seeds))
-        for seed, image in zip(asked, sample_array(tmp_path, "--seeds", seeds), strict=True):
+        listed = list_seeds(Sample(run="", seeds=seeds))
+        for seed, image in zip(listed, sample_array(tmp_path, "--seeds", seeds), strict=True):
             if 5 <= seed < 75:
                 assert_array_equal(image, many[seed - 5])
 
@@ -43,12 +43,12 @@ def test_training_grid_is_of_the_first_seeds(tmp_path):
 
 
 def test_older_checkpoint_can_be_sampled(tmp_path):
-    said = run_sample(tmp_path / "sheet.png", "--count", 4, "--step", 8)
-    assert said == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
+    output = run_sample(tmp_path / "sheet.png", "--count", 4, "--step", 8)
+    assert output == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
     assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000008.png").read_bytes()
 
 
-# ---- Where it is written ----
+# ---- Output ----
 
 
 def test_sheet_array_and_folder_hold_the_same_samples(tmp_path):
@@ -78,7 +78,7 @@ def test_sample_writes_its_output_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked, seeds",
+    "flags, seeds",
     [
         ({"count": 3}, [0, 1, 2]),
         ({"count": 2, "seed": 9}, [9, 10]),
@@ -91,10 +91,10 @@ def test_sample_writes_its_output_only(tmp_path):
         ({"seeds": "1", "count": 5, "seed": 3}, [1]),
     ],
 )
-def test_seed_lists_and_ranges(asked, seeds):
-    found = list_seeds(Sample(run="", **asked))
-    assert found.dtype == np.uint32
-    assert found.tolist() == seeds
+def test_seed_lists_and_ranges(flags, seeds):
+    listed = list_seeds(Sample(run="", **flags))
+    assert listed.dtype == np.uint32
+    assert listed.tolist() == seeds
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_invalid_seeds_are_one_line(tmp_path, arguments, says):
     assert not list(tmp_path.iterdir())
 
 
-# ---- Mistakes ----
+# ---- Errors ----
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_other_networks_are_one_line(tmp_path):
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))
     line = get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
-    assert "ema_params/head/bias is float32 (128,) there, float32 (256,) here" in line
+    assert "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json" in line

@@ -164,7 +164,7 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Logs, "write", write)
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
-    assert "another process (process 1 on elsewhere) has taken this run over; this one stops without saving" in line
+    assert "another process (process 1 on elsewhere) now trains this run; this process stops without saving" in line
     assert list_steps(run) == [4, 8, 12]
 
 

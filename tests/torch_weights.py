@@ -1,7 +1,7 @@
-"""PyTorch's layouts to ours, so that a parity fixture is comparable with a GanState's trees.
+"""Converts PyTorch's layouts to ours, so that parity fixtures can be compared with the trees of a GanState.
 
 torch's conv (out, in, kh, kw) and transposed conv (in, out, kh, kw) both become (kh, kw, C_large, C_small) without a flip.
-Dense layers that touch a feature map also change the order of its numbers, channel-first to channel-last
+Dense layers next to a feature map also change the order of its values, from channels-first to channels-last
 (docs/published-dcgans.md, T15).
 """
 
@@ -56,12 +56,12 @@ NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runni
 
 
 def conv_kernel(weight: np.ndarray) -> np.ndarray:
-    """torch conv (C_small, C_large, k, k) -> (k, k, C_large, C_small). A transposed conv's (in, out) are (small, large) too."""
+    """Converts torch conv (C_small, C_large, k, k) to (k, k, C_large, C_small). Transposed convs are also (small, large)."""
     return weight.transpose(2, 3, 1, 0)
 
 
 def to_ours(recipe: str, net: str, name: str, tensor: np.ndarray) -> tuple[str, str, np.ndarray]:
-    """One torch tensor as our (layer, leaf, array)."""
+    """Converts one torch tensor to our (layer, leaf, array)."""
     module, leaf = name.rsplit(".", 1)
     layer = LAYERS[recipe][net][module]
     if layer.endswith("_norm"):
@@ -79,12 +79,12 @@ def to_ours(recipe: str, net: str, name: str, tensor: np.ndarray) -> tuple[str, 
 
 
 def _channels_last(tensor: np.ndarray) -> np.ndarray:
-    """(C, 4, 4, rest) -> (4 * 4 * C, rest)."""
+    """Reorders (C, 4, 4, rest) to (4 * 4 * C, rest)."""
     return tensor.transpose(1, 2, 0, 3).reshape(-1, tensor.shape[3])
 
 
 def to_torch(run: inputs.Run, net: str, name: str, tree: dict) -> np.ndarray:
-    """The leaf of our tree that is torch's `name`, flat in torch's order: `to_ours` is undone by sending places through it."""
+    """Returns our leaf for torch's `name`, flat in torch's order. It inverts `to_ours` by converting an array of positions."""
     shapes = inputs.parameter_shapes(run.recipe, run.width)[net]
     shape = shapes.get(name) or shapes[name.replace("running_mean", "weight").replace("running_var", "weight")]
     layer, leaf, order = to_ours(run.recipe, net, name, np.arange(np.prod(shape)).reshape(shape))
@@ -96,7 +96,7 @@ def to_torch(run: inputs.Run, net: str, name: str, tree: dict) -> np.ndarray:
 
 
 def tree_of(run: inputs.Run, net: str, tensors: dict[str, np.ndarray]) -> dict:
-    """Named torch tensors of one net -> our tree of that net."""
+    """Converts the named torch tensors of one net to our tree."""
     tree = {}
     for name, tensor in tensors.items():
         layer, leaf, array = to_ours(run.recipe, net, name, tensor)

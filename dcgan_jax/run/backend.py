@@ -1,4 +1,4 @@
-"""JAX's backend on this machine: memory kept between steps, compiled programs kept between runs, compilation."""
+"""Configures JAX on this machine: reuses memory between steps, caches compiled programs between runs, compiles functions."""
 
 import contextlib
 import ctypes
@@ -20,34 +20,33 @@ from dcgan_jax.run.checkpoints import silence_orbax
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PROGRAM_CACHE_BYTES = 2**30
 MAX_STEPS_PER_DISPATCH = 10
-_UNTIL_EXIT = contextlib.ExitStack()  # never left: what a command wants until its process ends
+_UNTIL_EXIT = contextlib.ExitStack()  # never closed: settings that a command keeps until its process ends
 
 
 def start_backend(cache: Path) -> None:
-    """Sets up this process for a command, before JAX starts: memory kept between steps, compiled programs between runs.
+    """Configures this process for a command, before JAX starts: reuses memory and caches compiled programs.
 
-    For commands alone, whose process this is; functions that others call use `configure_backend`.
-    cache: the folder for programs; one that cannot be made is done without.
+    Only for commands, which own their process. Functions of the Python API use `configure_backend`.
+    cache: folder for compiled programs. If it cannot be created, programs are not cached.
     """
     _keep_memory()
-    # For good: Orbax's threads may still complain when a fault has been reported and the command is about to end.
+    # Until exit, because Orbax's threads may still print warnings after a fault was reported.
     _UNTIL_EXIT.enter_context(silence_orbax())
-    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # a save's that failed
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
 
 
-# What JAX cannot keep or read it compiles again: a full disk is not worth a word here.
+# JAX compiles again what it cannot write or read, so a full disk needs no warning here.
 CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 
 
 @contextlib.contextmanager
 def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
-    """JAX's settings for training inside, and as they were before outside.
+    """Applies JAX's settings for training inside the `with` block and restores the previous ones at its end.
 
-    cache: the folder for programs; debug: JAX's own checks, which raise its errors, with a traceback, where a program is at
-    fault.
+    cache: folder for compiled programs. debug: enable JAX's checks for reused keys and leaked tracers, which raise JAX's errors.
     """
     settings = _choose_settings(cache)
     if debug:
@@ -63,15 +62,15 @@ def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
             for name, value in before.items():
                 jax.config.update(name, value)
             if "jax_compilation_cache_dir" in before:
-                compilation_cache.reset_cache()  # JAX would go on writing to the folder that it opened
+                compilation_cache.reset_cache()  # else JAX continues to write to the folder that it opened
 
 
 def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
-    """Name -> value of JAX's settings."""
-    # Steps that run in this thread take their memory from malloc's main arena, which keeps it; others' arenas are too small
-    # for a step's and map it anew each time. With the CPU as the device there is nothing to overlap.
+    """Returns JAX's settings: name -> value."""
+    # Without async dispatch, steps run in this thread and use malloc's main arena, which keeps its memory. Arenas of other
+    # threads are too small for a step and map new memory each time. On a CPU, async dispatch has nothing to overlap with.
     settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
-    if jax.config.values["jax_compilation_cache_dir"]:  # the user's own
+    if jax.config.values["jax_compilation_cache_dir"]:  # set by the user
         return settings
     programs = cache / "programs" / _hash_machine()
     try:
@@ -87,29 +86,29 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
 
 
 def _remove_unfinished(programs: Path) -> None:
-    # JAX writes a program and then its date, in place: one without a date was cut by a kill, and would never be written again.
+    # JAX writes a program, then its access time. Without the second file, the program is incomplete and JAX never replaces it.
     try:
-        with filelock.FileLock(programs / ".lockfile", timeout=10):  # JAX's own, so that nobody is writing one now
+        with filelock.FileLock(programs / ".lockfile", timeout=10):  # JAX's lock: no process writes a program now
             for program in programs.glob("*-cache"):
                 if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                     program.unlink(missing_ok=True)
     except OSError:  # filelock.Timeout is one
-        return  # what cannot be swept is compiled again each time
+        return  # such a program is compiled again in each process
 
 
 def _keep_memory() -> None:
-    # glibc hands large blocks back to the kernel when they are freed, that is, after every step, and the kernel clears them
-    # again page by page: a quarter of the time of a small step (docs/speed.md).
+    # By default glibc returns large blocks to the kernel when they are freed, which is after every step. The kernel then clears
+    # each page again. This takes a quarter of the time of a small step (docs/speed.md).
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        # An older glibc refuses more than 32 MiB; to set the others alone would fix the threshold at its lowest.
+        # Older glibc versions refuse more than 32 MiB. If this call fails, the other two would fix the threshold at its minimum.
         if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later; the pad it leaves
+            libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later, but not the pad
 
 
 def _hash_machine() -> str:
-    # Programs for one CPU can crash on another, and a home folder may be shared by both.
+    # A program compiled for one CPU can crash on another, and several machines may share a home folder.
     try:
         facts = Path("/proc/cpuinfo").read_text()
         facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
@@ -119,9 +118,10 @@ def _hash_machine() -> str:
 
 
 def compile_program(function: Callable, *shapes: Any, checked: bool = False, **how: Any) -> Callable:
-    """jax.jit(function, **how), compiled now for these shapes; checked: at its first call, where JAX looks for keys used twice.
+    """Compiles function for these shapes. how: arguments of jax.jit.
 
-    What the compiler freed goes back to the kernel here, before the program takes memory of its own: the peak is that much lower.
+    checked: compile at the first call instead, because only then JAX checks for reused keys.
+    Memory that the compiler has freed is returned to the kernel here, which lowers the peak memory of the run.
     """
     if checked:
         return jax.jit(function, **how)
@@ -132,7 +132,7 @@ def compile_program(function: Callable, *shapes: Any, checked: bool = False, **h
 
 
 def choose_steps_per_dispatch(config: Config) -> int:
-    """Steps in one call of the compiled program: more than one hides the host's overhead from an accelerator."""
-    if config.guard.debug or jax.default_backend() == "cpu":  # with debug each step's numbers are checked before the next
+    """Chooses how many steps one call of the compiled program runs. On an accelerator, several hide the host's overhead."""
+    if config.guard.debug or jax.default_backend() == "cpu":  # --debug checks each step before the next one
         return 1
     return next(k for k in range(MAX_STEPS_PER_DISPATCH, 0, -1) if config.output.save_every_steps % k == 0)

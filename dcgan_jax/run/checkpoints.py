@@ -1,4 +1,4 @@
-"""Orbax checkpoints of the whole state: what is read is what was saved (run/checksums.py), or is not used."""
+"""Saves and restores the whole state with Orbax. Checksums detect damaged checkpoints (run/checksums.py)."""
 
 import contextlib
 import gc
@@ -35,43 +35,43 @@ from dcgan_jax.run.checksums import (
 )
 
 Shapes = TypeVar("Shapes")
-# What sampling needs; the rest of the state is the "training" item of a checkpoint, and "digests" describes both.
+# A checkpoint has three items: "generator" (these fields, which sampling needs), "training" (all other fields), and "digests".
 GENERATOR = ("ema_params", "ema_stats", "labels")
 TENSORSTORE_METRICS = "experimental_collect_matching_metrics"
-REST_S = 0.2  # TensorStore cannot be asked whether it has ended; its reads of small files take milliseconds
-BROKEN = "broken-checkpoints"  # in the run's folder: those that did not come back as they were saved
+REST_S = 0.2  # TensorStore does not tell when its threads have ended; they read small files within milliseconds
+BROKEN = "broken-checkpoints"  # subfolder of the run for damaged checkpoints
 
 
 class Checkpoints:
-    """A run's checkpoints. Saves run in the background; an old one is removed only when a newer one has been read back."""
+    """The checkpoints of a run. A save is written in the background. Old ones are removed only after the new one is verified."""
 
     def __init__(self, run: Path, keep: int, best: Callable[[Path], int | None] = lambda run: None):
-        """keep: newest verified ones kept; best: the step of one more that is kept, whatever its age."""
+        """keep: number of newest checkpoints to keep. best: returns the step of one more to keep, or None."""
         self.run, self.keep, self.best = run, keep, best
-        self.unverified: tuple[int, dict, dict] | None = (
-            None  # (step, items as they are read back, digests) of the save under way
-        )
+        # (step, shapes to restore, digests) of the save that is not verified yet
+        self.unverified: tuple[int, dict, dict] | None = None
         with contextlib.ExitStack() as silence:
-            silence.enter_context(silence_orbax())  # until `close`: its threads write in the background
+            silence.enter_context(silence_orbax())  # until `close`, because Orbax writes in the background
             self.manager = ocp.CheckpointManager(
                 (run / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
             )
             self.silence = silence.pop_all()
 
     def save(self, step: int, state: GanState) -> None:
-        """Copies the state off the device, then writes in the background. Raises UserError where the save before failed.
+        """Copies the state to the host, then writes it in the background. Does nothing if the step has a checkpoint already.
 
-        A step that is already there is not written again.
+        Raises: UserError if this save or the previous one fails.
         """
         self.settle()
-        there = list_steps(self.run)
-        if step in there:
+        steps = list_steps(self.run)
+        if step in steps:
             return
-        if there != sorted(self.manager.all_steps()):
-            self.manager.reload()  # `restore_newest` has set one aside: the manager would think this step saved, and say nothing
+        if steps != sorted(self.manager.all_steps()):
+            self.manager.reload()  # after `restore_newest` moved a broken checkpoint; else the manager would skip this step
         items = _split_items(state)
         digests = {name: describe_leaves(item, digest_leaf) for name, item in items.items()}
-        on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)  # takes no memory yet
+        # np.empty uses no memory until it is filled.
+        on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)
         try:
             self.manager.save(
                 step,
@@ -80,12 +80,12 @@ class Checkpoints:
                     **{name: ocp.args.StandardSave(item) for name, item in items.items()},
                 ),
             )
-        except Exception as fault:  # a full disk is a ValueError of TensorStore's, or an OSError
+        except Exception as fault:  # for a full disk TensorStore raises a ValueError, Orbax an OSError
             self._raise_save_error(step, fault)
         self.unverified = step, on_host, digests
 
     def settle(self) -> None:
-        """Waits for the save under way, reads it back, and removes those that are too old now. Raises UserError."""
+        """Waits for the current save, verifies it by reading it back, and removes old checkpoints. Raises: UserError."""
         if self.unverified is None:
             return
         (step, on_host, digests), self.unverified = self.unverified, None
@@ -95,69 +95,73 @@ class Checkpoints:
             self._raise_save_error(step, fault)
         try:
             if read_digests(self._get_path(step)) != digests:
-                raise CorruptCheckpointError("its digests are others")
+                raise CorruptCheckpointError("its digests differ")
             check_digests(_restore_items(self._get_path(step), **on_host), digests)
         except CorruptCheckpointError as fault:
             raise UserError(
-                f"{self._get_path(step)}: was written and does not come back as it was ({fault}): check the disk; "
-                "the same command resumes from the checkpoint before"
+                f"{self._get_path(step)}: differs from what was written ({fault}): check the disk; "
+                "the same command resumes from the previous checkpoint"
             ) from None
         self.tidy()
 
     def tidy(self) -> None:
-        """To be called where the newest one has been read: lists its files, sends them to the disk, then removes old ones."""
+        """Hashes the files of the newest checkpoint, flushes them to disk, then removes old checkpoints.
+
+        Call it only after the newest checkpoint was read successfully.
+        """
         steps = list_steps(self.run)
-        distributed.run_in_first(lambda: seal_files(self._get_path(steps[-1])))  # all have looked before the first removes any
+        distributed.run_in_first(lambda: seal_files(self._get_path(steps[-1])))  # waits for all processes
         best = distributed.run_in_all(lambda: self.best(self.run))
         for old in steps[: -self.keep]:
             if old != best:
                 self.manager.delete(old)
 
     def close(self) -> None:
-        """To be called in any case; waits for a write that is under way, and does not read it back."""
+        """Waits for the current save and frees resources; does not verify the save. Call it in any case. Raises: UserError."""
         try:
             self.manager.close()
         except Exception as fault:
             self._raise_save_error(self.unverified[0] if self.unverified else "?", fault)
         finally:
-            gc.collect()  # what it left behind complains when it is collected: here, and not later
+            gc.collect()  # leftover coroutines warn when they are collected: do it while Orbax is silenced
             self.silence.close()
 
     def _get_path(self, step: int) -> Path:
         return self.run / "checkpoints" / str(step)
 
     def _raise_save_error(self, step: int | str, fault: Exception) -> NoReturn:
-        for half in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(half, ignore_errors=True)  # it would keep a full disk full
+        for partial in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)  # frees space on a full disk
         raise UserError(
-            f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}. Make room, or the "
-            "folder writable, and give the same command again"
+            f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}. Free disk space "
+            "or make the folder writable, then run the same command again"
         ) from None
 
 
 def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = print) -> tuple[int, GanState] | None:
-    """(step, state) of the newest whole checkpoint, or None where there is none. Broken ones are said, and set aside by name.
+    """Restores the newest intact checkpoint: (step, state), or None if there is no checkpoint. Call it in all processes.
 
-    like: the state's shapes with their place on the devices, see `add_sharding`. To be called in all processes.
-    Raises: UserError where no checkpoint is whole (then all are left where they are), or where they are another network's.
+    Broken newer checkpoints are moved to `broken-checkpoints`, each with a warning.
+    Args: like: shapes, dtypes and shardings of the state, see `add_sharding`. say: called with each warning.
+    Raises: UserError if all checkpoints are broken (then none is moved), or if they have other shapes.
     """
     steps, damaged = list_steps(run)[::-1], {}
     for step in steps:
-        found = distributed.run_in_all(lambda step=step: _try_restore(run / "checkpoints" / str(step), like))
-        is_damaged = distributed.any_process(isinstance(found, CorruptCheckpointError))  # asked in all processes
-        if isinstance(found, CorruptCheckpointError) or is_damaged:
-            damaged[step] = found if isinstance(found, CorruptCheckpointError) else "another process could not read it"
+        restored = distributed.run_in_all(lambda step=step: _try_restore(run / "checkpoints" / str(step), like))
+        is_damaged = distributed.any_process(isinstance(restored, CorruptCheckpointError))  # a call that all processes must make
+        if isinstance(restored, CorruptCheckpointError) or is_damaged:
+            damaged[step] = restored if isinstance(restored, CorruptCheckpointError) else "another process could not read it"
             continue
         for broken, why in damaged.items():
             aside = distributed.run_in_first(lambda broken=broken: _set_aside(run, broken))
             if distributed.is_first_process():
-                say(f"warning: the checkpoint of step {broken} is broken ({why}): set aside as {aside}; resumes from step {step}")
-        return step, found
+                say(f"warning: the checkpoint of step {broken} is broken ({why}): moved to {aside}; resumes from step {step}")
+        return step, restored
     if not steps:
         return None
     raise UserError(
-        f"{run}: none of its {len(steps)} checkpoints is whole (step {steps[0]}: {damaged[steps[0]]}); restore "
-        f"one from a copy of the run, or move {run} away to begin again"
+        f"{run}: none of its {len(steps)} checkpoints is intact (step {steps[0]}: {damaged[steps[0]]}); restore "
+        f"one from a copy of the run, or move {run} away to start again"
     )
 
 
@@ -177,41 +181,42 @@ def _set_aside(run: Path, step: int) -> Path:
 
 
 def restore(path: Path, like: GanState) -> GanState:
-    """The state in the checkpoint at path, verified. Raises: CorruptCheckpointError; UserError where it is of other networks."""
-    found = _restore_verified(path, _split_items(like))
-    return like.replace(**found["generator"], **found["training"])
+    """Restores and verifies the checkpoint at path. Raises: CorruptCheckpointError; UserError if it has other shapes."""
+    items = _restore_verified(path, _split_items(like))
+    return like.replace(**items["generator"], **items["training"])
 
 
 def restore_generator(
     run: Path, shapes: GanState, step: int | None = None, say: Callable[[str], None] = print
 ) -> tuple[int, dict, dict, np.ndarray | None]:
-    """(step, ema_params, ema_stats, labels) of the newest whole checkpoint, or of the one asked for; nothing else is read.
+    """Restores only what sampling needs: (step, ema_params, ema_stats, labels), of the newest intact checkpoint or of `step`.
 
-    shapes: the whole state's, from jax.eval_shape. Raises: UserError where there is no such checkpoint.
+    Args: shapes: of the whole state, from jax.eval_shape. say: called with a warning for each broken checkpoint.
+    Raises: UserError if there is no such checkpoint, or it is broken.
     """
     steps = list_steps(run)
     if not steps:
         raise UserError(f"{run}: no checkpoint yet; train it first, or wait for its first save")
     if step is not None and step not in steps:
-        raise UserError(f"`step` {step}: {run} has {', '.join(map(str, steps))}")
+        raise UserError(f"`step` {step}: no such checkpoint; {run} has {', '.join(map(str, steps))}")
     like = add_sharding(shapes)
     item = {"generator": _split_items(like)["generator"]}
-    # Without a manager, which tidies up: this also reads beside a running training, and from a disk that cannot be written.
+    # No CheckpointManager, because it deletes files. So this also works during training and on a read-only disk.
     for at in steps[::-1] if step is None else [step]:
         path = run / "checkpoints" / str(at)
         try:
-            found = _restore_verified(path, item, "generator", "digests")["generator"]
-            return at, found["ema_params"], found["ema_stats"], found.get("labels")
+            generator = _restore_verified(path, item, "generator", "digests")["generator"]
+            return at, generator["ema_params"], generator["ema_stats"], generator.get("labels")
         except CorruptCheckpointError as fault:
             if step is None and at != steps[0]:
-                say(f"warning: the checkpoint of step {at} is broken ({fault}): an older one is used")
+                say(f"warning: the checkpoint of step {at} is broken ({fault}); an older one is used")
                 continue
             raise UserError(f"{path}: {fault}; give another `step`, or restore it from a copy of the run") from None
     raise AssertionError("the loop returns or raises")
 
 
 def restore_step(run: Path, like: GanState, step: int) -> GanState:
-    """The state of one step. Raises: UserError where it is damaged, or of other networks."""
+    """Restores the state of one step. Raises: UserError if the checkpoint is broken or has other shapes."""
     path = run / "checkpoints" / str(step)
     try:
         return restore(path, like)
@@ -220,19 +225,19 @@ def restore_step(run: Path, like: GanState, step: int) -> GanState:
 
 
 def list_steps(run: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending; Orbax renames one into place when it is whole."""
+    """Lists the steps that have a checkpoint, ascending. Unfinished ones have another name until Orbax has written them."""
     folder = run / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 
 
 def add_sharding(shapes: Shapes, sharding: jax.sharding.Sharding | None = None) -> Shapes:
-    """The shapes with their place on the devices (none: this process's first), which is what a restore needs to know."""
+    """Adds the sharding that a restore needs to the shapes. Default: the first device of this process."""
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
 def _split_items(state: GanState) -> dict[str, dict]:
-    leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # what the recipe has no use for
+    leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # None: not used with this config
     return {
         "generator": {name: leaves[name] for name in GENERATOR if name in leaves},
         "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR},
@@ -243,17 +248,18 @@ def _split_items(state: GanState) -> dict[str, dict]:
 
 
 def _restore_verified(path: Path, items: dict[str, dict], *parts: str) -> dict[str, dict]:
-    """The items of a checkpoint, like those given. parts: the only folders whose files are looked at (none: all).
+    """Restores items of a checkpoint and verifies them.
 
-    Raises: CorruptCheckpointError, and UserError where it is of other networks.
+    Args: items: name -> shapes, dtypes and shardings. parts: folders whose files are checked; none given: all.
+    Raises: CorruptCheckpointError; UserError if the shapes differ.
     """
     check_files(path, *parts)
     digests = read_digests(path)
     for name, item in items.items():
         check_shapes(path, digests[name], item)
-    found = _restore_items(path, **items)
-    check_digests(found, digests)
-    return found
+    restored = _restore_items(path, **items)
+    check_digests(restored, digests)
+    return restored
 
 
 def _restore_items(path: Path, **items: dict) -> dict[str, dict]:
@@ -261,18 +267,18 @@ def _restore_items(path: Path, **items: dict) -> dict[str, dict]:
         try:
             with ocp.StandardCheckpointer() as reader:
                 return {name: reader.restore((path / name).absolute(), like) for name, like in items.items()}
-        except Exception as fault:  # damaged files make Orbax and TensorStore raise nearly anything, a bare Exception among it
+        except Exception as fault:  # for damaged files Orbax and TensorStore raise many types, even a bare Exception
             reraise_machine_fault(fault)
             reason = describe_reason(fault)
-        # What the fault left behind complains while Orbax is still silenced, and not later: TensorStore's threads, whose event
-        # loop is closed, and coroutines when they are collected. Only a checkpoint without files.json comes here.
+        # After a fault, TensorStore's threads (their event loop is closed) and collected coroutines print warnings. Wait for them
+        # while Orbax is still silenced. This happens only with a damaged checkpoint without files.json.
         time.sleep(REST_S)
         gc.collect()
         raise CorruptCheckpointError(reason)
 
 
 class _Silence:
-    """How many need it at present, and what stands again when none does any more: they may overlap in any order."""
+    """Counts the nested and overlapping uses of `silence_orbax`. The last one to end restores the original hooks."""
 
     lock = threading.Lock()
     count = 0
@@ -281,7 +287,7 @@ class _Silence:
 
 @contextlib.contextmanager
 def silence_orbax() -> Generator[None]:
-    """Within it, in the whole process, Orbax says and measures only what it also raises. All is as before at the end."""
+    """Silences the log messages and warnings of Orbax in the whole process. Exceptions are still raised."""
     with _Silence.lock:
         if not _Silence.count:
             _Silence.undo = _replace_hooks()
@@ -297,8 +303,8 @@ def silence_orbax() -> Generator[None]:
 
 def _replace_hooks() -> contextlib.ExitStack:
     undo = contextlib.ExitStack()
-    # Orbax and its event loops log the tracebacks of faults that it also raises; TensorStore's threads call loops that are
-    # closed by then, and coroutines that were left complain when they are collected.
+    # Orbax and its event loops log tracebacks of faults that they also raise. Afterwards TensorStore's threads call a closed
+    # event loop, and coroutines that were never awaited warn when they are collected.
     for logger in map(logging.getLogger, ("absl", "asyncio")):
         undo.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL)
@@ -311,16 +317,16 @@ def _replace_hooks() -> contextlib.ExitStack:
 
     undo.callback(setattr, sys, "unraisablehook", report)
     sys.unraisablehook = report_others
-    # Orbax asks TensorStore at each save and restore how it does, for its own log. What TensorStore 0.1.86 answers is never
-    # freed: 60 kB a save, which a run of weeks would feel.
+    # At each save and restore Orbax collects TensorStore's metrics for its log. TensorStore 0.1.86 leaks 60 kB each time, which
+    # adds up in a run of weeks.
     undo.callback(setattr, tensorstore, TENSORSTORE_METRICS, getattr(tensorstore, TENSORSTORE_METRICS))
     setattr(tensorstore, TENSORSTORE_METRICS, lambda *prefix, **how: [])
     return undo
 
 
 def describe_kept(run: Path) -> str:
-    """What a run that ends here has, in words."""
+    """Describes in words which checkpoint a run that ends now has kept."""
     if not run.is_dir():
-        return "the folder is not there any more"
+        return "the folder no longer exists"
     steps = list_steps(run)
     return f"the checkpoint of step {steps[-1]} is kept" if steps else "no step was saved yet"

@@ -1,10 +1,10 @@
-"""Whether a checkpoint holds what was saved: SHA-256 of its arrays, and of its files.
+"""Checks whether a checkpoint is intact, by SHA-256 hashes of its arrays and of its files.
 
-The two guard different things, and each is needed.
-- Digests of the arrays are taken in memory and come to the disk with them. They show that a save has come back as it was meant,
-  and they guard a checkpoint whose process was killed before it had read it back. They also hold each array's shape and dtype.
-- Hashes of the files are written after that. They find a damaged file before Orbax reads it, which may print at length, and
-  damage to bytes that no array depends on.
+Both are needed, because they guard against different faults.
+- Digests of the arrays are computed in memory, before the save, and saved with the arrays. They also record shape and dtype.
+  They detect a save that was written wrongly, also if the process was killed before it could verify the save.
+- Hashes of the files are written after the save was verified. They detect a damaged file before Orbax reads it, so that Orbax
+  prints no long error. They also detect damage to bytes that no array depends on.
 """
 
 import errno
@@ -23,29 +23,30 @@ from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-FILES = "files.json"  # in a checkpoint: what it held when it was read back
-NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)  # of filesystems that cannot, such as some 9p
-# What keeps us from reading, and says nothing of what would be read: such a checkpoint is not broken.
+FILES = "files.json"  # file inside a checkpoint with the hashes of the other files
+# From filesystems that cannot flush folders, such as some 9p.
+NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+# Faults of the machine, not of the file: a checkpoint that cannot be read for these reasons is not broken.
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
 
 class CorruptCheckpointError(Exception):
-    """A checkpoint does not hold what was saved: the message says why, on one line."""
+    """A checkpoint is damaged. The message gives the reason in one line."""
 
 
 # ---- Arrays ----
 
 
-def describe_leaves(tree: dict, tell: Callable[[Leaf], str]) -> dict[str, str]:
-    """Path -> what `tell` says of each array."""
+def describe_leaves(tree: dict, describe: Callable[[Leaf], str]) -> dict[str, str]:
+    """Applies `describe` to each array of the tree: path -> text."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tell(to_stored(leaf))
+        jax.tree_util.keystr(path, simple=True, separator="/"): describe(to_stored(leaf))
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
 def to_stored(leaf: Leaf) -> Leaf:
-    """An array or its shape as it lies in a checkpoint: keys as their words."""
+    """Converts an array, or its shape, to the form in which checkpoints store it: random keys become uint32 arrays."""
     if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
@@ -56,19 +57,19 @@ def _describe_kind(leaf: Leaf) -> str:
 
 
 def digest_leaf(leaf: Leaf) -> str:
-    """'float32 (4, 4, 8, 16) 5f3a...': what the array is, and the SHA-256 of its numbers."""
-    numbers = np.ascontiguousarray(leaf)
-    return f"{_describe_kind(leaf)} {hashlib.sha256(numbers.reshape(-1).view(np.uint8).data).hexdigest()}"
+    """Describes an array by dtype, shape and the SHA-256 of its values, such as 'float32 (4, 4, 8, 16) 5f3a...'."""
+    values = np.ascontiguousarray(leaf)
+    return f"{_describe_kind(leaf)} {hashlib.sha256(values.reshape(-1).view(np.uint8).data).hexdigest()}"
 
 
 def hash_files(path: Path, *parts: str) -> dict[str, str]:
-    """Name below path -> SHA-256, of every file in these folders (none: in all) but that which keeps them."""
+    """Hashes all files below path except files.json: relative name -> SHA-256. parts: top folders to include; none given: all."""
 
-    def refuse(fault: OSError) -> NoReturn:  # an unreadable folder is not an empty one
+    def refuse(fault: OSError) -> NoReturn:  # os.walk would treat an unreadable folder as empty
         raise fault
 
-    found = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names)
-    names = {str(file.relative_to(path)): file for file in found if file.name not in (FILES, f"{FILES}.partial")}
+    paths = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names)
+    names = {str(file.relative_to(path)): file for file in paths if file.name not in (FILES, f"{FILES}.partial")}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in names.items() if _is_in_parts(name, parts)}
 
 
@@ -77,7 +78,7 @@ def _is_in_parts(name: str, parts: tuple[str, ...]) -> bool:
 
 
 def seal_files(path: Path) -> None:
-    """Writes the list of its files, and waits until all is on the disk: Orbax flushes the arrays, not their descriptions."""
+    """Writes files.json if it is missing, then flushes the checkpoint to disk. Orbax flushes only arrays, not the metadata."""
     if not (path / FILES).exists():
         files.write_json(path / FILES, hash_files(path))
     for place in [path, *path.rglob("*"), path.parent]:
@@ -92,19 +93,19 @@ def seal_files(path: Path) -> None:
 
 
 def check_files(path: Path, *parts: str) -> None:
-    # Before Orbax reads a damaged file, whose threads then say so on stderr at length. A kill between a write and its reading
-    # back leaves a checkpoint without this list; the digests of its arrays still guard it.
+    """Compares the files of a checkpoint with files.json. Raises: CorruptCheckpointError for a changed or missing file."""
+    # A process that was killed between a save and its verification leaves no files.json; the digests still guard the arrays.
     if not (path / FILES).exists():
         return
     try:
-        kept, there = files.load_json(path / FILES), hash_files(path, *parts)
-        differing = [name for name in kept if _is_in_parts(name, parts) and kept[name] != there.get(name)]
+        recorded, current = files.load_json(path / FILES), hash_files(path, *parts)
+        differing = [name for name in recorded if _is_in_parts(name, parts) and recorded[name] != current.get(name)]
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         reraise_machine_fault(fault)
         raise CorruptCheckpointError(f"{FILES} cannot be read: {describe_reason(fault)}") from None
     if differing:
         raise CorruptCheckpointError(
-            f"{make_printable(differing[0], 200)} is {'not as it was written' if differing[0] in there else 'missing'}"
+            f"{make_printable(differing[0], 200)} {'has changed' if differing[0] in current else 'is missing'}"
         )
 
 
@@ -113,56 +114,58 @@ def digest_json(value: object) -> str:
 
 
 def read_digests(path: Path) -> dict[str, dict[str, str]]:
-    """Item -> path of a leaf -> its digest. Raises CorruptCheckpointError."""
+    """Reads the digests of a checkpoint: item -> path of a leaf -> digest. Raises: CorruptCheckpointError."""
     try:
-        kept = files.load_json(path / "digests" / "metadata")  # where Orbax's JsonSave writes
-        items = kept["items"]
-        whole = digest_json(items) == kept["sha256"]
-        texts = all(isinstance(text, str) for name in ("generator", "training") for text in items[name].values())
+        stored = files.load_json(path / "digests" / "metadata")  # the path that Orbax's JsonSave uses
+        items = stored["items"]
+        is_unchanged = digest_json(items) == stored["sha256"]
+        are_texts = all(isinstance(text, str) for name in ("generator", "training") for text in items[name].values())
     except FileNotFoundError:
-        raise CorruptCheckpointError("it has no digests: they are missing, or it was written by an earlier version") from None
+        raise CorruptCheckpointError("its digests are missing, or an earlier version wrote it") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as fault:
         reraise_machine_fault(fault)
         raise CorruptCheckpointError(f"its digests cannot be read: {fault.__class__.__name__}") from None
-    if not (whole and texts):
-        raise CorruptCheckpointError("its digests are not as they were written")
+    if not (is_unchanged and are_texts):
+        raise CorruptCheckpointError("its digests have changed")
     return items
 
 
 def check_shapes(path: Path, digests: dict[str, str], like: dict) -> None:
-    here = describe_leaves(like, _describe_kind)
-    there = {leaf: digest.rpartition(" ")[0] for leaf, digest in digests.items()}
-    for leaf in here | there:
-        if there.get(leaf) != here.get(leaf):
+    """Compares the leaves of a checkpoint with those of the config, by dtype and shape. Raises: UserError."""
+    expected = describe_leaves(like, _describe_kind)
+    stored = {leaf: digest.rpartition(" ")[0] for leaf, digest in digests.items()}
+    for leaf in expected | stored:
+        if stored.get(leaf) != expected.get(leaf):
             raise UserError(
-                f"{path}: {leaf} is {there.get(leaf, 'absent')} there, {here.get(leaf, 'absent')} here: "
-                "config.json is not this checkpoint's"
+                f"{path}: {leaf} is {stored.get(leaf, 'absent')} in the checkpoint, {expected.get(leaf, 'absent')} by "
+                "config.json, so config.json belongs to another run; restore it from a copy of the run"
             )
 
 
-def check_digests(found: dict[str, dict], digests: dict[str, dict[str, str]]) -> None:
-    for name, item in found.items():
+def check_digests(items: dict[str, dict], digests: dict[str, dict[str, str]]) -> None:
+    """Compares restored arrays with their digests. Raises: CorruptCheckpointError."""
+    for name, item in items.items():
         for leaf, digest in describe_leaves(item, digest_leaf).items():
             if digest != digests[name].get(leaf):
-                raise CorruptCheckpointError(f"{leaf} is not as it was saved")
+                raise CorruptCheckpointError(f"{leaf} differs from what was saved")
 
 
 # ---- Faults ----
 
 
 def reraise_machine_fault(fault: Exception) -> None:
-    """Raises it again where it tells of this machine, now, and not of the checkpoint."""
+    """Raises the fault again if its cause is the machine, such as memory or permissions, and not the checkpoint."""
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
         raise fault
     if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault):
         raise MemoryError(describe_reason(fault)) from None
-    code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore's way, in a ValueError
+    code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore puts it into the text of a ValueError
     if code and int(code[1]) in NOT_NOW:
         raise OSError(int(code[1]), describe_reason(fault)) from None
 
 
 def describe_reason(fault: BaseException) -> str:
-    """The disk's own words where it was the disk, else the beginning of what was raised."""
+    """Returns the operating system's message if there is one, else the first 200 characters of the fault's message."""
     text = make_printable(str(fault))
-    found = re.search(r"([A-Z][^:\[\]]+) \[os_error_code=", text)
-    return found[1] if found else text[:200] or type(fault).__name__
+    match = re.search(r"([A-Z][^:\[\]]+) \[os_error_code=", text)
+    return match[1] if match else text[:200] or type(fault).__name__

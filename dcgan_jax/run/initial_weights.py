@@ -1,4 +1,4 @@
-"""Initial weights that are not random: another run's, PyTorch's, or grown from the low-resolution stage."""
+"""Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
 import contextlib
 import zlib
@@ -17,8 +17,10 @@ OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stat
 
 
 def load_initial_weights(config: Config) -> dict:
-    """Fields of GanState (parameters, statistics, averages) that config.run.start names, as trees of arrays; what it lacks is
-    not among them. Raises: UserError where it cannot be read, or is of other networks.
+    """Loads the initial weights that config.run.start names: fields of GanState as trees of arrays; {} without --start.
+
+    A field that the files do not contain is absent, such as D's parameters if only G's file is given.
+    Raises: UserError if they cannot be read or belong to other networks.
     """
     start = config.run.start
     if not start:
@@ -30,7 +32,7 @@ def load_initial_weights(config: Config) -> dict:
 
 
 def grow_networks(config: Config, low_resolution: Config) -> dict:
-    """The same fields from the low-resolution stage's run, with one more layer in each network (gan/progressive.py)."""
+    """Makes the same fields from the low-resolution stage, with one more layer in each network (gan/progressive.py)."""
     run = workdir.get_run_path(low_resolution)
     small = _restore_readable(run, low_resolution)
     state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
@@ -39,26 +41,28 @@ def grow_networks(config: Config, low_resolution: Config) -> dict:
 
 
 def _load_run(run: Path, config: Config) -> dict:
-    there = workdir.read_config(run)
+    source = workdir.read_config(run)
     compared = [name for name in vars(Nets()) if name not in list_fields(Mark.TRAINING_ONLY)]
-    differing = [name for name in compared if getattr(there.nets, name) != getattr(config.nets, name)]
+    differing = [name for name in compared if getattr(source.nets, name) != getattr(config.nets, name)]
     if differing:
         fields = ", ".join(
-            f"{name} {getattr(there.nets, name)!r} there, {getattr(config.nets, name)!r} asked" for name in differing[:4]
+            f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
-        raise UserError(f"`start` {run}: has other networks: {fields}; ask for the same, as by `preset` {there.run.preset}")
+        raise UserError(
+            f"`start` {run}: has other networks: {fields}; give the same values, for example by `preset` {source.run.preset}"
+        )
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
-    state = _restore_readable(run, there)
+    state = _restore_readable(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:
     like = checkpoints.add_sharding(describe_state(config))
     for step in checkpoints.list_steps(run)[::-1]:
-        with contextlib.suppress(checksums.CorruptCheckpointError):  # then the one before: this run is only read
+        with contextlib.suppress(checksums.CorruptCheckpointError):  # try the previous one; this run is not changed
             return checkpoints.restore(run / "checkpoints" / str(step), like)
-    raise UserError(f"{run}: none of its checkpoints is whole; restore one from a copy of the run")
+    raise UserError(f"{run}: none of its checkpoints is intact; restore one from a copy of the run")
 
 
 def _load_files(places: list[Path], config: Config) -> dict:
@@ -67,23 +71,25 @@ def _load_files(places: list[Path], config: Config) -> dict:
     torch_names.check_torch_layout(config.nets, f"`start` {config.run.start}")
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
-    found = {}
+    fields = {}
     for net, place in zip("GD", places, strict=False):
         letter = net.lower()
         trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
         read = torch_names.from_torch(net, weight_files.read_arrays(place), name_leaves(*trees.values()), f"`start` {place}")
         for name, array in read.items():
             if not np.isfinite(array).all():
-                raise UserError(f"`start` {place}: {name} holds a NaN or an infinity; give weights from before it diverged")
+                raise UserError(
+                    f"`start` {place}: {name} contains a NaN or an infinity; give weights from before training diverged"
+                )
         for part, tree in trees.items():
-            found[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
-    # The file's G is what its owner draws from: the average begins there too.
-    return found | {f"ema_{part}": jax.tree.map(np.copy, found[f"g_{part}"]) for part in ("params", "stats")}
+            fields[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
+    # The EMA generator starts with the same weights as G.
+    return fields | {f"ema_{part}": jax.tree.map(np.copy, fields[f"g_{part}"]) for part in ("params", "stats")}
 
 
 def compute_digest(networks: dict) -> int:
-    """A number of all its arrays, that several processes compare."""
-    found = 0
+    """Computes a checksum of all arrays, by which processes check that they loaded the same weights."""
+    checksum = 0
     for leaf in jax.tree.leaves(networks):
-        found = zlib.crc32(np.ascontiguousarray(leaf).data, found)
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
+    return checksum

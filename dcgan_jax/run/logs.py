@@ -1,4 +1,4 @@
-"""A run's numbers: metrics.jsonl (each line the values of its own step), TensorBoard, Weights & Biases, and one progress bar."""
+"""Logs the metrics of a run to metrics.jsonl (one line per step), TensorBoard, Weights & Biases and a progress bar."""
 
 import contextlib
 import json
@@ -20,16 +20,16 @@ from dcgan_jax.gan.metrics import SUMMARY
 from dcgan_jax.run.workdir import read_json
 
 PLAIN_LINE_EVERY_S = 10.0
-MAX_NAMES = 256  # of numbers; ours are some ten
-MAX_LINE = 2**16  # characters of metrics.jsonl; ours have some hundred
+MAX_NAMES = 256  # metrics in one file; this program writes about ten
+MAX_LINE = 2**16  # characters in one line of metrics.jsonl; this program writes a few hundred
 
 
 class NonFiniteError(Exception):
-    """A NaN or an infinity in a step's numbers: the message names the step and the number."""
+    """A metric is NaN or infinite. The message names the step and the metric."""
 
 
 class Logs:
-    """Opened at the step a run starts or resumes from; lines of later steps, left by a killed process, are dropped."""
+    """Opens the logs at the step from which a run starts or resumes. Removes lines of later steps, from a killed process."""
 
     def __init__(
         self,
@@ -45,37 +45,41 @@ class Logs:
         settings: dict | None = None,
         silent: bool = False,
     ):
-        """wandb: the project there, and settings, what it shows as the run's; silent: check the numbers and write nothing, as
-        all processes but the first. Raises UserError.
+        """Args: wandb: project at Weights & Biases, "" for none. settings: shown there as the config of the run.
+        silent: check the metrics but write nothing, for all processes except the first.
+        Raises: UserError.
         """
         self.file = run / "metrics.jsonl"
         self.silent = silent
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total, self.tensorboard = total, tensorboard
-        self.wandb = _Wandb(run, wandb, settings) if wandb and not silent else None  # first, as it may refuse
+        self.wandb = _Wandb(run, wandb, settings) if wandb and not silent else None  # first, because it may raise
         self.terminal = sys.stderr.isatty() and not silent
         self._open(start)
 
     def _open(self, start: int) -> None:
-        self.metrics: dict[str, list[float]] = {}  # what the file holds, as `read_metrics` reads it; empty where silent
-        self.warnings: list[tuple[int, str, str]] = []  # as `read_warnings` reads them
+        self.metrics: dict[str, list[float]] = {}  # as `read_metrics` returns them; empty if silent
+        self.warnings: list[tuple[int, str, str]] = []  # as `read_warnings` returns them
         self.lines = None if self.silent else self._open_lines(start)
         self.events = _Events(self.file.parent, start) if self.tensorboard and not self.silent else None
         self.bar = tqdm(
             total=self.total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal
         )
-        self.shown_kinds: list[str] = []  # warnings that the bar shows beside the numbers
+        self.shown_kinds: list[str] = []  # kinds of warnings that the progress bar shows
         self.last_line_s = time.monotonic()
-        # (step, time) after the first dispatch: compiling it is no part of the speed
+        # (step, time) after the first dispatch, so that compilation does not count in the speed
         self.rate_from: tuple[int, float] | None = None
 
     def rewind(self, start: int) -> None:
-        """Drops all numbers after step `start`, from which the run resumes."""
+        """Removes all metrics after step `start`, from which the run resumes."""
         self._close_files()
         self._open(start)
 
     def write(self, steps: range, metrics: dict[str, np.ndarray]) -> None:
-        """metrics: (k,) for steps.start + 1 .. steps.stop. Raises NonFiniteError before anything of a bad dispatch is written."""
+        """Writes the metrics of one dispatch: name -> (k,) values, for steps.start + 1 to steps.stop.
+
+        Raises: NonFiniteError, before it writes any of them, if one is NaN or infinite.
+        """
         metrics = {name: np.asarray(values) for name, values in metrics.items()}
         for name, values in metrics.items():
             if not np.isfinite(values).all():
@@ -104,28 +108,28 @@ class Logs:
             self._to_wandb(lambda wandb, line=line: wandb.write(line))
         self._show(steps, {name: float(series[-1]) for name, series in metrics.items()}, images_per_s, now)
 
-    def warn(self, step: int, found: dict[str, str]) -> None:
-        """Logs what is wrong at a save, kind -> message; the bar shows the kinds until the next save, new ones are printed."""
+    def warn(self, step: int, warnings: dict[str, str]) -> None:
+        """Logs the warnings of a save, kind -> message. Prints new kinds; the bar shows all kinds until the next save."""
         lines = self.lines
         if lines is None:
             return
-        for kind, words in found.items():
+        for kind, words in warnings.items():
             line = {"step": step, "trouble": kind, "words": words}
             self._add(line)
             lines.write(json.dumps(line) + "\n")
             if kind not in self.shown_kinds:
                 self.say(f"warning: step {step:,}: {words}")
-        self.shown_kinds = list(found)
+        self.shown_kinds = list(warnings)
 
     def say(self, line: str) -> None:
-        """A line for the person watching, above the bar."""
+        """Prints a line above the progress bar."""
         if not self.silent:
             with self._ignore_closed_stream("stdout"):
                 tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()
 
     def flush(self) -> None:
-        """Lines on the disk: before a checkpoint of their step is."""
+        """Flushes the logs to disk. Call it before the checkpoint of the same step is saved."""
         if self.lines is None:
             return
         self.lines.flush()
@@ -134,7 +138,7 @@ class Logs:
             self.events.flush()
 
     def close(self) -> None:
-        """Whatever a checkpoint needs was flushed before it; what a full disk does not take here belongs to later steps."""
+        """Closes the logs. A full disk is ignored here: everything up to the last checkpoint was flushed before."""
         self._close_files()
         self._to_wandb(lambda wandb: wandb.close())
 
@@ -147,11 +151,11 @@ class Logs:
 
     @contextlib.contextmanager
     def _ignore_closed_stream(self, stream: str) -> Generator[None]:
-        # A closed terminal or a full disk under the output is no reason to lose a run: it continues without words there.
+        # A closed terminal, or a full disk that receives the output, must not end a run. It continues without output.
         try:
             yield
         except OSError:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - Python's own flush at the end must not fail either
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - Python also flushes it at exit
             if stream == "stderr":
                 self.terminal, self.bar.disable = False, True
 
@@ -160,12 +164,12 @@ class Logs:
             return
         try:
             act(self.wandb)
-        except Exception as fault:  # another's service is no reason to lose a run
+        except Exception as fault:  # a failure of this service must not end the run
             self.wandb = None
-            self.say(f"warning: Weights & Biases gets no more numbers ({make_printable(str(fault), 200)}); metrics.jsonl has all")
+            self.say(f"warning: Weights & Biases gets no more metrics ({make_printable(str(fault), 200)}); metrics.jsonl has all")
 
     def _show(self, steps: range, values: dict[str, float], images_per_s: float | None, now: float) -> None:
-        epoch = steps.stop / (self.image_count // self.images_per_step)  # of whole batches, like --epochs
+        epoch = steps.stop / (self.image_count // self.images_per_step)  # an epoch counts only full batches, as in --epochs
         speed = "compiled" if images_per_s is None else f"{images_per_s:,.0f} img/s"
         shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
         shown += f"epoch {epoch:.2f}  {speed}  {SUMMARY.format_map(values)}"
@@ -185,16 +189,16 @@ class Logs:
         _extend_columns(self.metrics, row)
 
     def _open_lines(self, start: int) -> TextIO:
-        kept, last, broken = [], 0, 0
+        kept, last, first_broken = [], 0, 0
         with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
             for number, line in enumerate(_iterate_lines(lines), 1):
                 row = _parse_row(line)
                 if row is None or not line.endswith("\n"):
-                    broken = broken or number  # cut by a crash: it belongs to steps that were not saved
+                    first_broken = first_broken or number  # cut off by a crash, so of a step that was not saved
                 elif not last <= row["step"] <= start:
                     break
-                elif broken:  # no crash does that, and what follows is not to be lost
-                    raise UserError(f"{self.file}: line {broken} holds no numbers of a step; remove it")
+                elif first_broken:  # valid lines follow, so it was no crash; do not delete them
+                    raise UserError(f"{self.file}: line {first_broken} is not a record of a step; remove it")
                 else:
                     kept.append(line)
                     self._add(row)
@@ -205,19 +209,19 @@ class Logs:
 
 
 class _Events:
-    """TensorBoard's file, written in this thread: tensorboardX's writer has one of its own, which a full disk ends and hangs."""
+    """Writes TensorBoard's file in this thread. tensorboardX's own writer uses a thread that hangs on a full disk."""
 
     def __init__(self, run: Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter  # only where asked for: protobuf takes a moment to load
+        from tensorboardX.event_file_writer import EventsWriter  # imported only with --tensorboard: protobuf loads slowly
 
         # pyrefly: ignore[missing-module-attribute] - protobuf makes these classes when it is imported
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
         self.event, self.scalar = Event, scalar
-        # The step in the name: a clock that was set back must not overwrite an earlier file.
+        # The name contains the step, so that a clock that was set back cannot overwrite an earlier file.
         self.file = EventsWriter(str(run / "events"), filename_suffix=f".{start}")
-        # TensorBoard forgets what an earlier, killed process wrote of these steps.
+        # Makes TensorBoard discard later steps from an earlier, killed process.
         self.file.write_event(Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -232,25 +236,25 @@ class _Events:
 
 
 class _Wandb:
-    """Weights & Biases, from the same lines. A resumed run is the same run there, by the name that wandb.json keeps."""
+    """Sends the same lines to Weights & Biases. A resumed run continues there, because wandb.json stores its id."""
 
     def __init__(self, run: Path, project: str, settings: dict | None):
         try:
-            import wandb  # optional: it is large, and sends what it is given to its maker
+            import wandb  # optional: it is large, and sends data to a service
         except ImportError:
-            raise UserError(f"`wandb` {project}: the package is not installed: pip install wandb, or leave `wandb` out") from None
+            raise UserError(f"`wandb` {project}: the package is not installed: pip install wandb, or omit `wandb`") from None
 
         file = run / "wandb.json"
-        known = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}
-        if not (isinstance(known, dict) and isinstance(known.get("id"), str)):
-            raise UserError(f"{file}: holds no id of a run; remove it, and the run is a new one there")
-        write_json(file, known)
-        try:  # beside the run: it makes links to its logs elsewhere, which a run must not hold
-            self.run = wandb.init(project=project, id=known["id"], name=run.name, dir=run.parent, config=settings, resume="allow")
-        except Exception as fault:  # its own kinds: no account, no network, no such project
+        facts = read_json(file) if file.exists() else {"id": secrets.token_hex(8)}
+        if not (isinstance(facts, dict) and isinstance(facts.get("id"), str)):
+            raise UserError(f"{file}: contains no run id; remove it to start a new run at Weights & Biases")
+        write_json(file, facts)
+        try:  # its folder is next to the run, because it contains links to other places, which a run must not contain
+            self.run = wandb.init(project=project, id=facts["id"], name=run.name, dir=run.parent, config=settings, resume="allow")
+        except Exception as fault:  # no account, no network, no such project ...
             words = make_printable(str(fault), 300)
-            raise UserError(f"`wandb` {project}: {words}; WANDB_MODE=offline keeps the numbers here") from None
-        self.run.define_metric("*", step_metric="step")  # steps that a killed process had sent already come once more
+            raise UserError(f"`wandb` {project}: {words}; set WANDB_MODE=offline to log on this machine only") from None
+        self.run.define_metric("*", step_metric="step")  # steps that a killed process has already sent are sent again
 
     def write(self, line: dict) -> None:
         self.run.log(line)
@@ -264,16 +268,16 @@ def _iterate_lines(opened: TextIO) -> Iterator[str]:
 
 
 def _parse_row(line: str) -> dict | None:
-    """A line of metrics.jsonl: numbers, or the words of a trouble, of a step. None where it is neither."""
+    """Parses a line of metrics.jsonl: the metrics of a step, or a warning. None if it is neither."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if not (isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**31):
         return None
-    is_trouble = row.keys() == {"step", "trouble", "words"} and isinstance(row["trouble"], str) and isinstance(row["words"], str)
+    is_warning = row.keys() == {"step", "trouble", "words"} and isinstance(row["trouble"], str) and isinstance(row["words"], str)
     are_numbers = all(type(value) is float or (type(value) is int and abs(value) < 2**53) for value in row.values())
-    return row if is_trouble or (are_numbers and "trouble" not in row) else None
+    return row if is_warning or (are_numbers and "trouble" not in row) else None
 
 
 def _read_rows(run: Path) -> Iterator[dict]:
@@ -284,7 +288,7 @@ def _read_rows(run: Path) -> Iterator[dict]:
         for number, line in enumerate(_iterate_lines(lines), 1):
             row = _parse_row(line)
             if row is None:
-                raise UserError(f"{file}: line {number} holds no numbers of a step; remove it and what follows")
+                raise UserError(f"{file}: line {number} is not a record of a step; remove it and all lines after it")
             yield row
 
 
@@ -295,16 +299,16 @@ def _extend_columns(columns: dict[str, list[float]], row: dict) -> None:
 
 
 def read_metrics(run: Path) -> dict[str, list[float]]:
-    """metrics.jsonl as columns; names that a line lacks are NaN there. Empty before the first line. Raises UserError."""
+    """Reads metrics.jsonl: name -> column of values, NaN where a line lacks the name; {} without lines. Raises: UserError."""
     columns = {}
     for row in _read_rows(run):
         if "trouble" not in row:
             _extend_columns(columns, row)
             if len(columns) > MAX_NAMES:
-                raise UserError(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} names of numbers; it is not ours")
+                raise UserError(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} metrics; dcgan_jax writes fewer")
     return columns
 
 
 def read_warnings(run: Path) -> list[tuple[int, str, str]]:
-    """(step, kind, words) of each trouble that was found, in order. Raises UserError."""
+    """Reads the warnings in metrics.jsonl, in order: (step, kind, message) each. Raises: UserError."""
     return [(row["step"], row["trouble"], row["words"]) for row in _read_rows(run) if "trouble" in row]

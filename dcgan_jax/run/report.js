@@ -1,23 +1,23 @@
 // The chart and the samples of report.html. All their data is in the page.
 const { runs, groups } = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-// Each has a contrast of at least 3 to both backgrounds.
+// Each colour has a contrast of at least 3 to the light and the dark background.
 const COLOURS = ["#2f7fd0", "#d9640a", "#2e9150", "#d0424a", "#8d63c8", "#a06a4a", "#cf4f9b", "#7f7f7f", "#8f8a14", "#1391a6"];
 const DASHES = ["", "5 3", "2 2"];
-const SIDE = 52, BELOW = 36, ABOVE = 8; // px around the curves
+const SIDE = 52, BELOW = 36, ABOVE = 8; // margins of the plot, px
 
 // ---- Curves ----
 
-/** Group -> [{label, colour, dash, curve: [kimg, mean, min, max]}]. One run: a colour for each curve; several: for each run. */
+/** Returns group -> [{label, colour, dash, curve: [kimg, mean, min, max]}]. With one run, each curve has a colour; with several, each run. */
 function charts() {
-  const found = Object.create(null); // names come from a file, and may be __proto__
+  const byGroup = Object.create(null); // names come from a file and may be __proto__
   const add = (group, run, name, words, place = 0) => {
     const curve = runs[run].curves[name];
     if (!curve || !curve[0].length) return;
     const label = [runs.length > 1 ? runs[run].name : "", words].filter(Boolean).join(": ") || name;
     const [hue, dash] = runs.length > 1 ? [run, DASHES[place]] : [place, ""];
     const colour = COLOURS[hue] || `hsl(${hue * 137.5} 55% 50%)`;
-    (found[group] ||= []).push({ label, colour, dash, curve });
+    (byGroup[group] ||= []).push({ label, colour, dash, curve });
   };
   const known = new Set(Object.values(groups).flatMap(Object.keys));
   const others = [...new Set(runs.flatMap((run) => Object.keys(run.curves)))].filter((name) => !known.has(name));
@@ -25,10 +25,10 @@ function charts() {
     for (const [group, names] of Object.entries(groups)) Object.entries(names).forEach(([name, words], i) => add(group, run, name, words, i));
     for (const name of others) add(name, run, name, "");
   });
-  return found;
+  return byGroup;
 }
 
-/** Exponential moving average with weight `share`, bias-corrected. */
+/** Returns the exponential moving average with weight `share`, corrected for the start. */
 function smoothed(values, share) {
   let sum = 0, weight = 0;
   return values.map((value) => {
@@ -38,7 +38,7 @@ function smoothed(values, share) {
   });
 }
 
-/** About five round numbers from low to high, with their labels. */
+/** Returns about five round numbers from low to high, with their labels. */
 function ticks(low, high) {
   const rough = (high - low) / 5, ten = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((times) => times * ten >= rough) * ten;
@@ -56,9 +56,9 @@ const made = (tag, attributes, text = "") => {
 };
 
 const all = charts();
-let reach = null; // [kimg, kimg] of the zoomed part
-let drawn = null; // the chart as drawn, for reading values
-let reading = null; // kimg that is read
+let reach = null; // [kimg, kimg] of the zoomed part; null: the whole run
+let drawn = null; // the current chart: curves, scales and size
+let reading = null; // kimg at which values are shown
 
 function draw() {
   const plot = $("plot"), width = plot.clientWidth, height = plot.clientHeight;
@@ -71,12 +71,12 @@ function draw() {
   if (!shown.length) return;
   const span = (lists, pick) => lists.reduce((so, list) => list.reduce((so, value) => pick(so, value), so), lists[0][0]);
   const [from, to] = reach || [span(shown.map((c) => c.xs), Math.min), span(shown.map((c) => c.xs), Math.max)];
-  // The visible lines decide the height. The largest 0.5 % of values may leave the chart.
-  const seen = shown.flatMap((c) => c.xs.flatMap((x, i) => (x >= from && x <= to ? [c.mean[i], c.raw[i]] : []))).sort((a, b) => a - b);
-  if (!seen.length) return;
-  const asLog = $("log").checked && seen[0] > 0;
+  // The visible curves determine the vertical range. The largest 0.5 % of their values may be cut off.
+  const values = shown.flatMap((c) => c.xs.flatMap((x, i) => (x >= from && x <= to ? [c.mean[i], c.raw[i]] : []))).sort((a, b) => a - b);
+  if (!values.length) return;
+  const asLog = $("log").checked && values[0] > 0;
   const scale = asLog ? Math.log10 : (value) => value;
-  let low = scale(seen[0]), high = scale(seen[seen.length - 1 - Math.floor(seen.length / 200)]);
+  let low = scale(values[0]), high = scale(values[values.length - 1 - Math.floor(values.length / 200)]);
   if (high - low < 1e-9) [low, high] = [low - 0.5, high + 0.5];
   [low, high] = [low - (high - low) * 0.05, high + (high - low) * 0.05];
   const x = (value) => SIDE + (width - SIDE - 8) * (to > from ? (value - from) / (to - from) : 0.5);
@@ -106,7 +106,7 @@ function draw() {
   read(to);
 }
 
-/** Shows the values at a place below the chart. */
+/** Shows the values at this kimg below the chart. */
 function read(kimg) {
   const line = $("read");
   reading = kimg;
@@ -152,7 +152,7 @@ function watch() {
     since = null;
     if (began === null || !drawn) return;
     mark("chosen");
-    if (Math.abs(place(event) - began) < 12) return; // a touch, not a drag
+    if (Math.abs(place(event) - began) < 12) return; // a click, not a drag
     reach = [drawn.kimgAt(began), drawn.kimgAt(place(event))].sort((a, b) => a - b);
     draw();
   });
@@ -178,10 +178,10 @@ const when = $("when"), most = Math.max(...lengths);
 const whole = Math.max(...runs.map((run) => (run.grids.length ? run.grids[run.grids.length - 1].kimg : 0)));
 const longest = runs[lengths.indexOf(most)].grids;
 const figures = [...document.querySelectorAll("#grids figure")].map((element, i) => ({ element, run: runs[i], canvas: element.querySelector("canvas") }));
-const sheets = new Map(); // src -> image
+const sheets = new Map(); // src -> promise of the image
 let enlarged = null; // [figure, position]
 
-/** An image of a sheet, loaded once. */
+/** Loads the image of a sheet once. */
 function load(src) {
   if (!sheets.has(src)) {
     const image = new Image();
@@ -191,7 +191,7 @@ function load(src) {
   return sheets.get(src);
 }
 
-/** {columns, count, place(i): [x, y, side]} of a sheet's images; a sheet of another layout counts as one image. */
+/** Returns {columns, count, place(i): [x, y, side]} for the images of a sheet. A sheet with an unknown layout counts as one image. */
 function layout({ naturalWidth: width, naturalHeight: height }, size, samples, columns = Math.ceil(Math.sqrt(samples))) {
   const pitch = size + GAP, isWhole = (px) => (px - GAP) % pitch === 0;
   let rows = Math.ceil(samples / columns), count = samples;
@@ -199,18 +199,18 @@ function layout({ naturalWidth: width, naturalHeight: height }, size, samples, c
     [columns, rows] = [(width - GAP) / pitch, (height - GAP) / pitch]; // --grid-images was changed during the run
     count = columns * rows;
   }
-  const scale = width / (columns * pitch + GAP); // large sheets are reduced
+  const scale = width / (columns * pitch + GAP); // large sheets are stored at a smaller scale
   if (Math.abs(height - (rows * pitch + GAP) * scale) > 2) return { columns: 1, count: 1, place: () => [0, 0, Math.min(width, height)] };
   return { columns, count, place: (i) => [((i % columns) * pitch + GAP) * scale, (Math.floor(i / columns) * pitch + GAP) * scale, size * scale] };
 }
 
-/** Draws one image into a canvas at a whole multiple of its pixels, so that none is blurred. */
+/** Draws one image into a canvas, enlarged without interpolation, so that it is not blurred. */
 function enlarge(context, image, [x, y, side], left, top, width) {
   context.imageSmoothingEnabled = width < side;
   context.drawImage(image, x, y, side, side, left, top, width, width);
 }
 
-/** Draws the images of a sheet into a canvas, as wide as the canvas is shown, in rows of `columns`. */
+/** Draws the images of a sheet into a canvas, at the displayed width of the canvas, in rows of `columns`. */
 function drawSheet(canvas, image, { count, place }, columns) {
   const width = canvas.clientWidth * devicePixelRatio, gap = Math.max(2, Math.round(width / columns / 24));
   const side = place(0)[2], cell = (width - (columns - 1) * gap) / columns;
@@ -221,18 +221,18 @@ function drawSheet(canvas, image, { count, place }, columns) {
   for (let i = 0; i < count; i++) enlarge(context, image, place(i), (i % columns) * step, Math.floor(i / columns) * step, drawnSide);
 }
 
-/** Shows the training images as the samples are shown, at about the same size. */
+/** Shows the training images in the same way as the samples, at about the same size. */
 function showReals() {
   const figure = $("reals"), image = figure?.querySelector("img");
   if (!image?.naturalWidth) return;
-  const found = layout(image, runs[0].size, 20, 10);
-  if (found.count === 1) return;
+  const sheet = layout(image, runs[0].size, 20, 10);
+  if (sheet.count === 1) return;
   const canvas = figure.querySelector("canvas") || document.createElement("canvas");
   canvas.role = "img";
   canvas.ariaLabel = image.alt;
   figure.append(canvas);
   image.hidden = true;
-  drawSheet(canvas, image, found, figure.clientWidth < 700 ? 5 : 10);
+  drawSheet(canvas, image, sheet, figure.clientWidth < 700 ? 5 : 10);
 }
 
 /** Shows one sample in the dialog. */
@@ -251,9 +251,9 @@ function openOne(figure, position) {
   $("closer").showModal();
 }
 
-/** Shows each run's newest samples at that point of the longest run. */
+/** Shows the newest samples of each run up to the point that the slider selects. */
 async function show() {
-  const share = when.value === when.max ? 1 : Number(when.value) / when.max; // exactly 1 at the end
+  const share = when.value === when.max ? 1 : Number(when.value) / when.max; // without rounding at the end
   const kimg = runs.length > 1 ? whole * share : longest[Number(when.value)].kimg;
   await Promise.all(figures.map(async (figure) => {
     const grid = figure.run.grids.filter((grid) => grid.kimg <= kimg).pop() || figure.run.grids[0];
@@ -262,7 +262,7 @@ async function show() {
     figure.grid = grid;
     figure.element.querySelector("figcaption").textContent = `Step ${grid.step.toLocaleString("en")}, after ${Math.round(grid.kimg * 1000).toLocaleString("en")} images.`;
     const image = await load(grid.src);
-    if (figure.grid !== grid) return; // the slider has moved on
+    if (figure.grid !== grid) return; // the slider has moved since
     Object.assign(figure, layout(image, figure.run.size, figure.run.samples), { image });
     drawSheet(figure.canvas, image, figure, figure.columns);
   }));

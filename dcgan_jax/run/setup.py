@@ -1,4 +1,7 @@
-"""Sets a run up: its data, folder and lock (`Plan`), then programs, logs and checkpoints (`Session`). Both are immutable."""
+"""Sets up a run. First its data, folder and lock (`Plan`), then its programs, logs and checkpoints (`Session`).
+
+Both tuples are immutable.
+"""
 
 import contextlib
 import functools
@@ -27,58 +30,58 @@ from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, on
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 
-LOW_RESOLUTION = "half"  # the folder, inside the run's own, of the run of half the side that it grows from
-CHECKED = 64  # training images, and samples, that diagnostics compare at a save
+LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
+CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
 
 
 class Plan(NamedTuple):
-    """What is trained on which images, for how long and where. Its folder is locked by this process."""
+    """The settings, images, length and folder of a run. This process holds the lock of the folder."""
 
     config: Config
     path: Path
     pack: Pack
-    labels: np.ndarray | None  # (N, A) uint8 of all images, where the recipe is conditional
+    labels: np.ndarray | None  # (N, A) uint8 of all images; None if the GAN is not conditional
     order: batches.Order
     total_steps: int
     steps_per_dispatch: int
     shardings: Shardings
-    weights: dict  # fields of GanState to start from, where --start names some
+    weights: dict  # initial values of fields of GanState, from --start; empty without it
 
     def list_dispatches(self, start: int) -> Iterator[range]:
-        """The steps of each call of the step's program, from start to the end."""
+        """Yields the steps of each call of the compiled program, from start to the end."""
         return batches.split_dispatches(start, self.total_steps, self.steps_per_dispatch)
 
     def shuffle(self) -> np.ndarray:
-        """Positions of the training images in the order of the first epoch."""
+        """Returns the positions of the training images in the order of the first epoch."""
         training = batches.select_training(self.order.image_count, self.order.held_out)
         return training[batches.permute_epoch(self.config.run.seed, 0, len(training))]
 
     def choose_labels(self) -> np.ndarray | None:
-        """(LABELS, A): what samples are conditioned on, each label as frequent as among the training images."""
+        """Returns the labels of samples, (LABELS, A) uint8, as frequent as in the training images. None if not conditional."""
         return None if self.labels is None else self.labels[np.resize(self.shuffle(), LABELS)]
 
 
 class Programs(NamedTuple):
     """The compiled functions of a run."""
 
-    get_steps: Callable[[int], Callable]  # k -> the program of k steps, f(state, batches) -> (state, metrics); compiled once
+    get_steps: Callable[[int], Callable]  # k -> compiled program of k steps: (state, batches) -> (state, metrics)
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
     compute_logits: Callable[..., jax.Array]
 
 
 class Previews(NamedTuple):
-    """What a save looks at. All images (n, S, S, C) uint8, all labels (n, A) uint8 or None."""
+    """Images and labels that every save uses. Images are (n, S, S, C) uint8, labels (n, A) uint8 or None."""
 
-    reals: np.ndarray  # training images, spread over the set, which may be sorted
+    reals: np.ndarray  # training images, evenly spaced: the data set may be sorted
     held_out: np.ndarray  # images that D never sees
-    checked_labels: np.ndarray | None  # of reals, held-out images and samples, one after the other, as diagnostics take them
-    sample_labels: np.ndarray | None  # (LABELS, A): the state's table
-    grid_labels: np.ndarray | None  # of the sample grid
+    checked_labels: np.ndarray | None  # for reals, held_out and samples, concatenated in this order
+    sample_labels: np.ndarray | None  # (LABELS, A): the table in the state
+    grid_labels: np.ndarray | None  # for the sample grid
 
 
 class Session(NamedTuple):
-    """All that the training loop works with, beside the state."""
+    """Everything that the training loop uses, except the state."""
 
     plan: Plan
     programs: Programs
@@ -86,11 +89,11 @@ class Session(NamedTuple):
     scorer: online_score.OnlineScorer | None
     logs: Logs
     checkpoints: checkpoints.Checkpoints
-    process: str | None  # this process's name in environment.json; None in all but the first
-    is_resident: bool  # images are kept on the device
+    process: str | None  # name of this process in environment.json; None in all processes but the first
+    is_resident: bool  # whether all images are kept on the device
 
     def iterate_batches(self, start: int) -> Iterator[tuple[range, Batch]]:
-        """(steps, their batches) from start to the end."""
+        """Yields (steps, batches of these steps), from start to the end."""
         plan = self.plan
         dispatches = functools.partial(plan.list_dispatches, start)
         return batches.iterate_batches(
@@ -103,26 +106,26 @@ class Session(NamedTuple):
 
 @contextlib.contextmanager
 def open_run(config: Config) -> Generator[Plan]:
-    """Packs the images, makes or finds the run's folder, and holds its lock while it is entered.
+    """Packs the images, creates or reopens the run's folder, and holds its lock inside the `with` block.
 
-    Raises: UserError for what the user can mend, also for memory and disks that run out inside.
+    Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
     shardings = distributed.make_shardings(config)
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
-    if config.nets.condition:  # by name, that the run's networks do not depend on what "all" will mean
+    if config.nets.condition:  # replace "all" by names: the networks must not change if the data gets more attributes
         config = configuration.replace(config, condition=",".join(read_labels(pack, config.nets.condition)[0]))
         check_config(config)
     order = batches.Order(config.run.seed, len(pack.images), config.images_per_step, config.guard.held_out)
     _check_image_count(config, order, shardings)
     total = configuration.count_total_steps(config, order.trained_on)
     if total > MAX_STEPS:
-        raise UserError(f"{total} steps: more than the {MAX_STEPS:,} a run can count; give a smaller `steps`, `epochs` or `kimg`")
-    if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the optimizer cannot count images
+        raise UserError(f"{total} steps is more than the maximum of {MAX_STEPS:,}; give a smaller `steps`, `epochs` or `kimg`")
+    if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the learning-rate decay counts steps
         config = configuration.replace(config, epochs=None, steps=total)
     labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
     steps = checkpoints.list_steps(workdir.get_run_path(config))
-    distributed.check_agreement(steps)  # what follows is done by all processes together, or by none
-    # Before there is a folder: a --start that cannot be read leaves none. One that has begun needs it no more.
+    distributed.check_agreement(steps)  # all processes must take the same branch below
+    # Before the folder is created, so that an unreadable --start leaves no folder. A resumed run does not need --start.
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
@@ -143,31 +146,31 @@ def _check_image_count(config: Config, order: batches.Order, shardings: Sharding
         device_count = shardings.state.mesh.size
         fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
         raise UserError(
-            f"`data` {config.data.data}: {order.trained_on} images, fewer than the {order.images_per_step} of one "
-            f"step; give more, or `batch_size` {fits} at most"
+            f"`data` {config.data.data}: {order.trained_on} training images, fewer than the {order.images_per_step} of one "
+            f"step; give more images, or a `batch_size` of at most {fits}"
         )
 
 
 @contextlib.contextmanager
 def _explain_faults(path: Path) -> Generator[None]:
-    """Memory and disks that run out, as UserError that says what is kept."""
+    """Turns out-of-memory and disk errors into a UserError that names the newest checkpoint."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as fault:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
             raise
         kept = checkpoints.describe_kept(path)
-        raise UserError(f"{path}: out of memory; {kept}. Give a smaller `batch_size`, `width` or `size`") from None
+        raise UserError(f"{path}: out of memory; {kept}. Use a smaller `batch_size`, `width` or `size`") from None
     except OSError as fault:
         place, kept = fault.filename or "the disk", checkpoints.describe_kept(path)
         raise UserError(
-            f"{path}: {place}: {fault.strerror or fault}; {kept}. Make room, or the folder writable, and give the same "
-            "command again"
+            f"{path}: {place}: {fault.strerror or fault}; {kept}. Free disk space or make the folder writable, then run the "
+            "same command again"
         ) from None
 
 
 def find_low_resolution(plan: Plan) -> Config | None:
-    """The config of the low-resolution stage (progressive growing) where one must be trained first, or trained further."""
+    """Returns the config of the low-resolution stage (progressive growing) if it must still be trained, else None."""
     if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
         return None
     low = _make_low_resolution(plan)
@@ -176,7 +179,7 @@ def find_low_resolution(plan: Plan) -> Config | None:
 
 
 def _make_low_resolution(plan: Plan) -> Config:
-    """A run of its own inside this one: it stops and resumes as any other."""
+    """Returns the config of the low-resolution stage: a separate run inside this one, which stops and resumes like any run."""
     return configuration.replace(make_low_resolution_config(plan.config), workdir=str(plan.path), name=LOW_RESOLUTION, wandb="")
 
 
@@ -184,12 +187,15 @@ def _make_low_resolution(plan: Plan) -> Config:
 
 
 def restore_state(plan: Plan, say: Callable[[str], None] = print) -> tuple[int, GanState | None]:
-    """(step, state) of the newest whole checkpoint; (0, None) where there is none. say: gets a warning where one is broken."""
+    """Restores the newest intact checkpoint: (step, state), or (0, None) if there is no checkpoint.
+
+    say: called with a warning for each broken checkpoint.
+    """
     return checkpoints.restore_newest(plan.path, _describe_state(plan), say) or (0, None)
 
 
 def make_state(plan: Plan) -> GanState:
-    """The state of a new run: random, or with the weights that --start names, or grown from the low-resolution stage."""
+    """Makes the state of a new run: random weights, those of --start, or those of the low-resolution stage with new layers."""
     weights = plan.weights
     if plan.config.run.grow_kimg:
         low = _make_low_resolution(plan)
@@ -201,7 +207,7 @@ def make_state(plan: Plan) -> GanState:
 
 
 def tidy_checkpoints(plan: Plan) -> None:
-    """Removes old checkpoints of a run that is complete, which a kill may have hindered."""
+    """Removes the old checkpoints of a complete run, in case it was killed before it could do so."""
     saved = _open_checkpoints(plan)
     try:
         saved.tidy()
@@ -214,7 +220,7 @@ def _open_checkpoints(plan: Plan) -> checkpoints.Checkpoints:
 
 
 def _describe_state(plan: Plan) -> GanState:
-    """Shapes, dtypes and places of the state's leaves."""
+    """Returns the shapes, dtypes and shardings of the state's leaves."""
     return checkpoints.add_sharding(describe_state(plan.config), plan.shardings.state)
 
 
@@ -223,7 +229,7 @@ def _describe_state(plan: Plan) -> GanState:
 
 @contextlib.contextmanager
 def assemble(plan: Plan, start: int) -> Generator[Session]:
-    """Everything that training from step `start` needs; logs and checkpoints are closed on the way out. Raises: UserError."""
+    """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError."""
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
     process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
@@ -247,13 +253,13 @@ def assemble(plan: Plan, start: int) -> Generator[Session]:
         yield Session(plan, programs, previews, scorer, logs, saved, process, is_resident)
     finally:
         logs.close()
-        saved.close()  # waits for a write that is under way
+        saved.close()  # waits until the current save is written
 
 
 def _make_programs(plan: Plan, shapes: GanState) -> Programs:
     config, shardings = plan.config, plan.shardings
     return Programs(
-        # One program, and one more where the first or last dispatch is shorter.
+        # Usually one program; a shorter first or last dispatch needs a second one.
         get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
         renew_statistics=backend.compile_program(
             make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
@@ -277,14 +283,14 @@ def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:
         shapes,
         batch,
         checked=config.guard.debug,
-        donate_argnames=() if config.guard.debug else "state",  # debug looks at the state before once more
+        donate_argnames=() if config.guard.debug else "state",  # debug needs the previous state again
         in_shardings=(shardings.state, shardings.batches),
         out_shardings=shardings.state,
     )
 
 
 def choose_previews(plan: Plan) -> Previews:
-    """Images and labels that every save of the run looks at; the same for the same plan."""
+    """Chooses the images and labels that every save uses. The choice depends only on the plan."""
     images, order, labels = plan.pack.images, plan.order, plan.labels
     training = batches.select_training(order.image_count, order.held_out)
     reals = training[np.linspace(0, len(training) - 1, min(CHECKED, len(training))).astype(int)]
@@ -292,7 +298,7 @@ def choose_previews(plan: Plan) -> Previews:
     table = plan.choose_labels()
     grid_labels = select_labels(table, np.arange(plan.config.output.grid_images))
     checked = None
-    if labels is not None and grid_labels is not None:  # both, or neither
+    if labels is not None and grid_labels is not None:  # both are set or both are None
         checked = np.concatenate([labels[reals], labels[held_out], grid_labels[:CHECKED]])
     return Previews(images[reals], images[held_out], checked, table, grid_labels)
 
@@ -300,8 +306,8 @@ def choose_previews(plan: Plan) -> Previews:
 def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer:
     count, images = plan.config.output.score_count, plan.pack.images
     if len(images) < count:
-        raise UserError(f"`score_count` {count}: there are {len(images)} images; ask for as many at most")
-    chosen = np.sort(batches.permute_epoch(0, count, len(images))[:count])  # as evaluate chooses
+        raise UserError(f"`score_count` {count}: there are only {len(images)} images; give a smaller number")
+    chosen = np.sort(batches.permute_epoch(0, count, len(images))[:count])  # the same choice as in evaluate
     reals = online_score.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
     sample = functools.partial(_sample, plan.config.nets, sample_labels)
     return online_score.OnlineScorer(plan.config, plan.path, reals, sample)
@@ -328,7 +334,7 @@ def _open_logs(plan: Plan, start: int) -> Logs:
 
 
 def _describe_run(plan: Plan, shapes: GanState, logs: Logs, start: int, changed: str) -> None:
-    """The run's first lines for the person watching."""
+    """Prints the first lines of a run: its settings in short, and what has changed since the last training."""
     config = plan.config
     logs.say(
         f"{plan.path}: {config.run.preset}, {config.nets.size} px, G {count_parameters(shapes.g_params):,} and D "
@@ -336,6 +342,6 @@ def _describe_run(plan: Plan, shapes: GanState, logs: Logs, start: int, changed:
         f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; resumes from step {start:,}" if start else "")
     )
     if changed:
-        logs.say(f"since it was last trained: {changed}; the last bits of its numbers may differ from here on")
+        logs.say(f"changed since the last training: {changed}; from here on, numbers may differ in their last bits")
     if config.guard.debug:
-        logs.say("debug: every step is looked at; expect less than half the speed")
+        logs.say("debug: every step is checked; training takes more than twice as long")

@@ -1,4 +1,4 @@
-"""Signals that end a run after the step under way."""
+"""Handles the signals that end a run: the current step is completed first."""
 
 import signal
 import threading
@@ -8,19 +8,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """Catches Ctrl-C, SIGTERM and a closed terminal while it is entered. A second Ctrl-C interrupts at once.
+    """Catches Ctrl-C, SIGTERM and SIGHUP (a closed terminal) inside a `with` block. A second Ctrl-C interrupts at once.
 
-    received: the signal that came, or None.
+    received: the signal that was caught, or None.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopSignals":
-        in_main = threading.current_thread() is threading.main_thread()  # Python takes signals nowhere else
+        in_main = threading.current_thread() is threading.main_thread()  # Python allows signal handlers only there
         self.before = {number: signal.getsignal(number) for number in SIGNALS if in_main}
         for number, handler in self.before.items():
-            if handler is not signal.SIG_IGN:  # as nohup leaves it
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP; keep that
                 signal.signal(number, self._receive)
         return self
 

@@ -1,4 +1,4 @@
-"""Reads arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt, whose pickle is parsed, never executed."""
+"""Reads arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt. Pickles are parsed, never executed."""
 
 import io
 import math
@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from dcgan_jax.config import UserError, make_printable
 
-# Names of PyTorch's storages -> dtype.
+# PyTorch storage class -> dtype.
 STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -24,12 +24,12 @@ STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-MAX_ARRAY_BYTES = 2**32  # of all arrays
-LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # PyTorch's magic number, pickled, before version 1.6
+MAX_ARRAY_BYTES = 2**32  # all arrays together
+LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # pickled magic number of files from before PyTorch 1.6
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a weight file: name -> array. Raises: UserError, one line, where it cannot be read, or holds something else."""
+    """Reads a weight file: name -> array. Raises: UserError if it cannot be read or contains anything but arrays."""
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -61,11 +61,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
         safetensors.SafetensorError,
-    ) as fault:  # a stranger's bytes can be wrong in many ways
-        raise UserError(f"{path}: is no .npz, .safetensors or .pth of plain arrays ({make_printable(str(fault), 200)})") from None
+    ) as fault:  # a file from elsewhere can be broken in many ways
+        raise UserError(f"{path}: is not a .npz, .safetensors or .pth of arrays ({make_printable(str(fault), 200)})") from None
 
 
 class _Tensor(NamedTuple):
+    """A tensor of the pickle: a view into a storage, which is a separate file or part."""
+
     dtype: np.dtype
     key: str
     offset: int  # in elements
@@ -74,21 +76,21 @@ class _Tensor(NamedTuple):
 
     def to_array(self, storage: bytes) -> np.ndarray:
         if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
-            raise ValueError("an array is larger than what is stored of it")  # strides of 0 could make terabytes from nothing
+            raise ValueError("an array is larger than its stored data")  # with strides of 0, a small file could fill all memory
         stride = [step * self.dtype.itemsize for step in self.stride]
-        # Raises where shape and strides leave the buffer.
+        # Raises if shape and strides exceed the buffer.
         return np.ndarray(self.shape, self.dtype, storage, self.offset * self.dtype.itemsize, stride).copy()
 
 
 class _Name(NamedTuple):
-    """A name that the pickle would import."""
+    """A class or function that the pickle would import."""
 
     module: str
     name: str
 
 
 class _Reference(NamedTuple):
-    """A reference of the pickle to a storage outside of it."""
+    """A reference to a storage outside of the pickle."""
 
     fields: tuple
 
@@ -97,7 +99,7 @@ _MARK = object()
 
 
 def _read_pickle(data: bytes | io.BytesIO) -> Any:
-    """Evaluates one pickle to dicts, lists, tuples, numbers, strings and _Tensor. Raises: ValueError for anything else."""
+    """Evaluates one pickle. Allows only dicts, lists, tuples, numbers, strings and _Tensor. Raises: ValueError for others."""
     stack, memo = [], {}
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
@@ -136,14 +138,14 @@ def _read_pickle(data: bytes | io.BytesIO) -> Any:
             items = _pop_to_mark(stack) if name == "APPENDS" else [stack.pop()]
             stack[-1].extend(items)
         elif name == "BUILD":
-            stack.pop()  # an OrderedDict's own attributes: PyTorch's versions of each module
+            stack.pop()  # attributes of an OrderedDict: PyTorch's version number of each module
         else:
-            raise ValueError(f"it holds {name}")
+            raise ValueError(f"it contains {name}")
     raise ValueError("it ends too soon")
 
 
 def _pop_to_mark(stack: list) -> list:
-    """Removes and returns everything above the topmost mark, and the mark."""
+    """Removes the topmost mark and all entries above it. Returns: these entries."""
     mark = len(stack) - 1 - stack[::-1].index(_MARK)
     items = stack[mark + 1 :]
     del stack[mark:]
@@ -151,14 +153,14 @@ def _pop_to_mark(stack: list) -> list:
 
 
 def _make_object(called: object, arguments: tuple) -> object:
-    """The result of a call in the pickle; only those that build dicts and tensors are known."""
+    """Evaluates a call in the pickle. Allows only calls that build dicts and tensors. Raises: ValueError."""
     if called == _Name("collections", "OrderedDict"):
         return dict(*arguments)
     if called == _Name("torch._utils", "_rebuild_tensor_v2"):
         reference, offset, shape, stride = arguments[:4]
         kind, storage, key = reference.fields[:3]
         if kind != "storage" or storage.module != "torch" or storage.name not in STORAGES:
-            raise ValueError(f"it holds a {storage}")
+            raise ValueError(f"it contains a {storage}")
         return _Tensor(np.dtype(STORAGES[storage.name]), str(key), offset, shape, stride)
     if called == _Name("torch._utils", "_rebuild_parameter"):
         return arguments[0]
@@ -167,17 +169,17 @@ def _make_object(called: object, arguments: tuple) -> object:
 
 def _find_tensors(value: object) -> dict[str, _Tensor]:
     if not isinstance(value, dict):
-        raise ValueError(f"it holds a {type(value).__name__}")
+        raise ValueError(f"it contains a {type(value).__name__}")
     if isinstance(value.get("state_dict"), dict):
         value = value["state_dict"]
     tensors = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, _Tensor)}
     if not tensors:
-        raise ValueError("it holds no arrays")
+        raise ValueError("it contains no arrays")
     return tensors
 
 
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
-    """Reads the format before torch 1.6: magic number, protocol, system, the value, its storages' keys, then each storage."""
+    """Reads the format before PyTorch 1.6: magic number, protocol, system, value, keys of the storages, then each storage."""
     file = io.BytesIO(data)
     for _ in range(3):
         _read_pickle(file)
@@ -186,6 +188,6 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         if count > MAX_ARRAY_BYTES or str(key) not in sizes:
-            raise ValueError(f"its storage {key} is not as it says")
+            raise ValueError(f"its storage {key} is invalid")
         storages[str(key)] = file.read(count * sizes[str(key)])
     return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}

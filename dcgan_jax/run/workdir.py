@@ -1,4 +1,4 @@
-"""The run directory explains itself: its settings, what ran it, its images; and whether a run may be resumed."""
+"""The run's folder: records settings, environment and data, holds the lock, and checks whether a run may be resumed."""
 
 import errno
 import importlib.metadata
@@ -24,18 +24,19 @@ from dcgan_jax.run import distributed
 
 LOCK, MARKER = "lock", "lock.owner"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-# What claim_folder makes; with the last the folder is a run.
+# Files that claim_folder creates, in this order. A folder with config.json is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
 def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseFileLock | None]:
-    """Makes `<workdir>/<name>` with config.json, environment.json and data.json, or finds it for a resumption.
+    """Creates `<workdir>/<name>` with config.json, environment.json and data.json, or checks an existing run before it resumes.
 
-    data_facts: index.json of the pack. What a run there says of itself is left as it is; `write_run_facts` brings it up to date.
-    Returns: its path, and the lock that the first process of the run holds until it releases it or dies (none in others).
-    Raises: UserError where the run that is there had other images, other networks or another recipe, naming the fields; where
-    another process trains it; and where the folder cannot be written.
+    Files of an existing run stay unchanged here; `write_run_facts` updates them.
+    Args: data_facts: index.json of the pack.
+    Returns: the path, and the lock. The first process holds the lock until it releases it or ends; others get None.
+    Raises: UserError if the existing run has other images or settings (the message names them), if another process trains
+    it, or if the folder cannot be written.
     """
     path = get_run_path(config)
     try:
@@ -45,8 +46,8 @@ def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseF
         try:
             if lock:
                 _remove_partial_files(path)
-            if not _check_run(path, config, data_facts):  # once more: another may have made it meanwhile
-                write_json(path / "data.json", data_facts)  # perhaps over the files of a start without a config.json
+            if not _check_run(path, config, data_facts):  # again, under the lock: another process may have created it meanwhile
+                write_json(path / "data.json", data_facts)  # may replace files of an interrupted start, which has no config.json
                 write_run_facts(path, config)
         except BaseException:
             if lock:
@@ -58,32 +59,32 @@ def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseF
 
 
 def get_run_path(config: Config) -> Path:
-    """Where the run lies, or will."""
+    """Returns the folder of the run, which need not exist yet."""
     return Path(config.run.workdir) / config.run.name
 
 
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
-    """Whether a run is there. Raises UserError where it, or what else is there, is not the one that is asked for."""
+    """Returns whether the folder is a run. Raises: UserError if it is a run with other settings, or other files."""
     if (path / "config.json").exists():
         _check_same_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
-        raise UserError(f"{path}: exists and is no run; give another `name`")
+        raise UserError(f"{path}: exists but is not a run; give another `name`")
     _check_links(path)
     return False
 
 
 def _lock_run(path: Path) -> filelock.BaseFileLock:
-    # flock, which the kernel drops when its owner dies. Where a filesystem has none, a file tells the owner's host and process:
-    # a dead one on this host is found out, one on another host must be removed by hand (docs/reliability.md).
-    lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # it would, with a warning, for one of NO_LOCKS
+    # The kernel releases a flock when its owner ends. A filesystem without flock gets a file that names host and process. If its
+    # owner has died, the file is removed automatically on the same host, by hand on others (docs/reliability.md).
+    lock = filelock.FileLock(path / LOCK, timeout=0, fallback_to_soft=False)  # the built-in fallback prints a warning
     try:
         try:
             lock.acquire()
         except OSError as fault:
             if fault.errno not in NO_LOCKS:
                 raise
-            lock = filelock.SoftFileLock(path / MARKER, timeout=1)  # its first look only removes what a dead owner left
+            lock = filelock.SoftFileLock(path / MARKER, timeout=1)  # the first attempt only removes the file of a dead owner
             lock.acquire()
     except filelock.Timeout:
         owner = read_environment(path).get("process", "unknown")
@@ -94,7 +95,7 @@ def _lock_run(path: Path) -> filelock.BaseFileLock:
 
 
 def _remove_partial_files(path: Path) -> None:
-    """Removes what a killed process left half made. Its step may never be saved again, which would put it right."""
+    """Removes unfinished files of a killed process. A later save would replace them, but may never come."""
     image_names = r"(reals|losses|scores|neighbours|\d{8,})\.png"
     ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{image_names}|report\.html(\.\d+)?|files\.json")
     for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
@@ -105,9 +106,9 @@ def _remove_partial_files(path: Path) -> None:
 
 
 def write_run_facts(path: Path, config: Config) -> str:
-    """Writes the settings and what runs them now: environment.json, then config.json, with which the folder is a run.
+    """Writes environment.json, then config.json. Only with config.json the folder counts as a run.
 
-    Returns: the name of this process there, which `check_ownership` compares.
+    Returns: the name of this process in environment.json, for `check_ownership`.
     """
     environment = _describe_environment()
     write_json(path / "environment.json", environment)
@@ -116,17 +117,17 @@ def write_run_facts(path: Path, config: Config) -> str:
 
 
 def check_ownership(path: Path, process: str) -> None:
-    """Raises UserError where another process has taken the run over, as it can on a filesystem that ignores locks."""
+    """Raises UserError if another process now trains this run, which can happen on a filesystem that ignores locks."""
     now = read_json(path / "environment.json").get("process")
     if now != process:
-        raise UserError(f"{path}: another process ({now}) has taken this run over; this one stops without saving")
+        raise UserError(f"{path}: another process ({now}) now trains this run; this process stops without saving")
 
 
 def compare_environment(path: Path) -> str:
-    """What ran the run until now and is another thing here, such as 'jax 0.10.2 -> 0.12.0'; empty where nothing is."""
-    found = read_environment(path)
-    before = found["packages"] if isinstance(found.get("packages"), dict) else {}
-    before, now = before | {"devices:": found.get("devices")}, _list_packages() | {"devices:": distributed.describe_devices()}
+    """Describes changes of packages and devices since the last training, such as 'jax 0.10.2 -> 0.12.0'; "" if none."""
+    facts = read_environment(path)
+    before = facts["packages"] if isinstance(facts.get("packages"), dict) else {}
+    before, now = before | {"devices:": facts.get("devices")}, _list_packages() | {"devices:": distributed.describe_devices()}
     return ", ".join(
         f"{name} {make_printable(str(before[name]), 100)} -> {now[name]}"
         for name in now
@@ -135,57 +136,60 @@ def compare_environment(path: Path) -> str:
 
 
 def read_environment(path: Path) -> dict:
-    """environment.json, or {} where it is missing or broken: it only informs, so a run is not refused for that."""
+    """Reads environment.json; {} if it is missing or broken. Nothing depends on it, so a broken one is no reason to stop."""
     try:
-        found = read_json(path / "environment.json")
+        environment = read_json(path / "environment.json")
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return environment if isinstance(environment, dict) else {}
 
 
 def read_config(path: Path) -> Config:
-    """The config of the run at path. Raises UserError where path is no run or its config.json cannot be read."""
+    """Reads the config of the run at path. Raises: UserError if path is not a run, or its config.json cannot be read."""
     file = path / "config.json"
-    if not os.path.exists(file):  # os.path: also false, not an error, for names no disk takes
-        runs = sorted(str(found.parent) for found in path.glob("*/config.json")) if os.path.isdir(path) else []
+    if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
+        runs = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
         raise UserError(
-            f"{path}: no run is there (no config.json)" + (f"; did you mean {' or '.join(runs[:3])}?" if runs else "")
+            f"{path}: no run is there (no config.json); "
+            + (f"did you mean {' or '.join(runs[:3])}?" if runs else "give the folder of a run, such as runs/article")
         )
     _check_links(path)
     config = configuration.unflatten(read_json(file), str(file))
     try:
         check_config(config)
-        if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py makes steps of them
-            raise UserError("its learning rate decays over epochs, which a run has as steps")
+        if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py converts epochs to steps
+            raise UserError("with a learning-rate decay, the length must be `steps`, not `epochs`")
     except UserError as fault:
         raise UserError(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
 
 
 def _check_links(path: Path) -> None:
-    # A run may be a stranger's: going on with it must not change, nor drawing from it read, what its links point to elsewhere,
-    # nor wait for ever for what comes out of a pipe.
+    # A run may come from a stranger. Its links must not make us read or change files outside of it, and reading a pipe could
+    # block for ever.
     inside = os.path.realpath(path) + os.sep
     for folder, folders, names in os.walk(path):
         for name in folders + names:
             there = os.path.join(folder, name)
             if os.path.islink(there) and not os.path.realpath(there).startswith(inside):
-                raise UserError(f"{make_printable(there)}: is a link out of the run, not followed; move here what it points to")
+                raise UserError(
+                    f"{make_printable(there)}: is a link out of the run, not followed; replace it by a copy of its target"
+                )
             if os.path.exists(there) and not (os.path.isfile(there) or os.path.isdir(there)):
                 raise UserError(f"{make_printable(there)}: is neither a file nor a folder; remove it")
 
 
 def read_data_facts(path: Path) -> dict:
-    """What data.json of the run at path says of its images. Raises UserError."""
+    """Reads data.json of the run at path: the facts about its images. Raises: UserError."""
     facts = read_json(path / "data.json")
-    found = facts if isinstance(facts, dict) else {}
-    source = found.get("source")
-    numbers = [found.get(name, 0) for name in CHECKED_FACTS]
-    texts = (found.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, found.get("pixels", ""))
+    entries = facts if isinstance(facts, dict) else {}
+    source = entries.get("source")
+    numbers = [entries.get(name, 0) for name in CHECKED_FACTS]
+    texts = (entries.get("fingerprint"), source.get("name") if isinstance(source, dict) else None, entries.get("pixels", ""))
     if not (
         all(isinstance(text, str) for text in texts)
-        and type(found.get("count")) is int
-        and 0 < found["count"] < 2**40
+        and type(entries.get("count")) is int
+        and 0 < entries["count"] < 2**40
         and all(type(number) in (int, float) for number in numbers)
     ):
         raise UserError(f"{path / 'data.json'}: does not describe the run's images; restore it from a copy of the run")
@@ -193,12 +197,12 @@ def read_data_facts(path: Path) -> dict:
 
 
 def is_same_data(one: dict, other: dict) -> bool:
-    """Whether two packs' facts tell of the same pixels in the same order, wherever the files lay and whatever their dates."""
+    """Whether two packs contain the same pixels in the same order. Paths and dates of the files do not matter."""
     return one.get("pixels") == other["pixels"]
 
 
 def read_json(file: Path) -> Any:
-    """Its value. Raises UserError where it is no JSON, or none of ours by size or depth."""
+    """Reads a JSON file of a run. Raises: UserError if it is not valid JSON, too large or too deeply nested."""
     try:
         return files.load_json(file)
     except (ValueError, OSError) as fault:
@@ -206,23 +210,23 @@ def read_json(file: Path) -> Any:
 
 
 def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
-    asked, found = configuration.flatten(config), configuration.flatten(read_config(path))
+    now, before = configuration.flatten(config), configuration.flatten(read_config(path))
     resumable = configuration.list_resumable_fields(config)
-    differing = [name for name in asked if name not in resumable and asked[name] != found[name]]
+    differing = [name for name in now if name not in resumable and now[name] != before[name]]
     if differing:
-        fields = ", ".join(f"{name} {found[name]} there, {asked[name]} asked" for name in differing[:4])
-        flags = " ".join(_format_argument(name, found[name]) for name in differing[:4])
+        fields = ", ".join(f"{name} was {before[name]}, is now {now[name]}" for name in differing[:4])
+        flags = " ".join(_format_argument(name, before[name]) for name in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        why = f" (its learning rate decays over its length: start a longer run from it with `start` {path})"
+        why = f" (the learning rate decays over the length, so it is fixed: start a longer run from this one with `start` {path})"
         raise UserError(
-            f"{path} was started otherwise: {fields}{more}. Continue it with {flags}{more}, give another `name`, or "
+            f"{path} was started with other settings: {fields}{more}. Resume it with {flags}{more}, give another `name`, or "
             f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}"
         )
-    before = read_data_facts(path)
-    if not is_same_data(before, data_facts):
+    trained_on = read_data_facts(path)
+    if not is_same_data(trained_on, data_facts):
         raise UserError(
-            f"{path} was trained on other images: {before['source']['name']} ({before['count']:,}) there, "
-            f"{data_facts['source']['name']} ({data_facts['count']:,}) asked. Continue it with the same `data`, give "
+            f"{path} was trained on other images: {trained_on['source']['name']} ({trained_on['count']:,}), "
+            f"now {data_facts['source']['name']} ({data_facts['count']:,}). Resume it with the same `data`, give "
             "another `name`, or move it away"
         )
 
@@ -237,12 +241,12 @@ def _list_packages() -> dict[str, str]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue  # one of the TensorFlows is always absent
+            continue  # at least one of the two TensorFlow packages is absent
     return versions
 
 
 def _describe_environment() -> dict:
-    # The random part: two containers may have the same host name and process number.
+    # Two containers may have the same host name and process number, so a random part is added.
     process = f"process {os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
     return {
         "command": sys.argv,
@@ -256,7 +260,7 @@ def _describe_environment() -> dict:
 
 
 def _describe_commit() -> str | None:
-    # Where the code runs from a git checkout; an installed package has its version instead.
+    # Only if the code runs from a git checkout. An installed package has a version instead.
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return None
@@ -264,6 +268,6 @@ def _describe_commit() -> str | None:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10
         )
-    except (OSError, subprocess.TimeoutExpired):  # no git on this machine: the commit is simply not known
+    except (OSError, subprocess.TimeoutExpired):  # without git the commit stays unknown
         return None
     return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Generators that are explored."""
+"""Generators that the tests explore."""
 
 import pytest
 import toy_run
@@ -14,7 +14,7 @@ def gan():
 
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
-    """A run that draws what it is asked to, of four steps; only read."""
+    """A conditional run of four steps. Tests must not change it."""
     parent = tmp_path_factory.mktemp("conditional")
     assert toy_run.train_toy(parent, "--condition", "Smiling,Male", "--no-tensorboard", steps=4).code == 0
     return parent / "article"

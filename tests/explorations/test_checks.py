@@ -1,4 +1,4 @@
-"""Arguments that all explorations share."""
+"""Checks of arguments that all explorations share."""
 
 import types
 

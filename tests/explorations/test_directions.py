@@ -1,4 +1,4 @@
-"""Directions of the largest variation, and of attributes."""
+"""Latent directions of largest variation, and of attributes."""
 
 import re
 
@@ -32,18 +32,18 @@ def test_strips_move_the_sample_both_ways(tmp_path, gan, method):
 def test_each_attribute_has_a_direction_and_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(directions, "FIT_SAMPLES", 200)
     monkeypatch.setattr(directions, "EFFECT_SAMPLES", 20)
-    sheet, numbers, said = explore_run(tmp_path, "attributes", "--attributes", "Smiling", "Male")
+    sheet, numbers, output = explore_run(tmp_path, "attributes", "--attributes", "Smiling", "Male")
     names, changes = numbers["attributes"], np.array(numbers["changes_sd"])
     assert np.array(numbers["directions"]).shape == (len(names), 100) and changes.shape == (len(names),) * 2
     assert len(numbers["probe_balanced_accuracy"]) == len(names)
-    assert np.diag(changes).mean() > 0.5  # each grows along its own direction
-    assert re.search(r"^Smiling +\d\.\d{3} +-?\d+\.\d\d  \w+ -?\d+\.\d\d$", said, re.M)
+    assert np.diag(changes).mean() > 0.5  # each attribute increases along its direction
+    assert re.search(r"^Smiling +\d\.\d{3} +-?\d+\.\d\d  \w+ -?\d+\.\d\d$", output, re.M)
     assert sheet.height > 2 * SIDE
 
 
 @pytest.fixture
 def few(monkeypatch):
-    """Directions fitted to few faces: which they are does not matter."""
+    """Fits directions to few faces, because their quality does not matter here."""
     monkeypatch.setattr(directions, "FIT_SAMPLES", 60)
     monkeypatch.setattr(directions, "EFFECT_SAMPLES", 4)
 
@@ -55,11 +55,11 @@ def test_run_of_one_level_has_directions(tmp_path, few):
 
 
 def test_constant_attributes_are_left_out(tmp_path, few):
-    arguments = ("--data", "drawn:20")  # of which 13 are fitted to
-    _, numbers, said = explore_run(tmp_path, "attributes", *arguments)
+    arguments = ("--data", "drawn:20")  # 13 of them are used for the fit
+    _, numbers, output = explore_run(tmp_path, "attributes", *arguments)
     left = numbers["left_out"]
     assert left and not {*left} & {*numbers["attributes"]}
-    assert f"left out: {', '.join(left)}: all or none of the 13 images" in said
+    assert f"left out: {', '.join(left)}: all or none of the 13 images" in output
     line = get_explore_refusal(
         "attributes", "--run", get_reference_run().run, "--out", tmp_path / "a.png", *arguments, "--attributes", left[0]
     )
@@ -74,8 +74,8 @@ def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):
 
 
 def test_conditional_run_has_attribute_directions(tmp_path, few, conditional):
-    """The directions are of attributes that are not in its condition."""
-    asked = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
-    sheet, numbers, _ = explore_run(tmp_path, "attributes", *asked, run=conditional)
+    """It has directions of the attributes that are not in its condition."""
+    flags = ("--seeds", "3,5", "--attributes", "Young", "--condition", "Male=1")
+    sheet, numbers, _ = explore_run(tmp_path, "attributes", *flags, run=conditional)
     assert_near(get_cells(sheet, 1, 7, 2)[3:4], dcgan_jax.load(conditional).sample(5, {"Male": 1}))
     assert numbers["condition"] == "Male=1"

@@ -1,4 +1,4 @@
-"""Ways between latents: truncations, morphs, walks and arithmetic."""
+"""Interpolation between latents: truncations, morphs, walks and arithmetic."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_morph_row_runs_from_seed_to_seed(tmp_path, gan):
-    """Each row starts at one seed's sample and ends at the next one's, without a jump."""
+    """Each row starts at the sample of one seed and ends at that of the next, in small steps."""
     sheet, numbers, _ = explore_run(tmp_path, "morph", "--seeds", "3,9,5", "--columns", 12)
     assert numbers["seeds"] == [3, 9, 5] and len(numbers["shares"]) == 12
     for row, (a, b) in enumerate(((3, 9), (9, 5))):
@@ -39,8 +39,8 @@ def test_walk_is_a_loop_through_all_seeds(tmp_path, gan, suffix):
         film.load()
         assert film.info["duration"] == 50
         sheet = np.asarray(film.convert("RGB"))
-        assert (sheet[:40] < 128).any()  # what it is stands above
-        frame = sheet[-262:-6, 12:268][8::16, 8::16].astype(float)  # middles of pixels
+        assert (sheet[:40] < 128).any()  # the title is above the samples
+        frame = sheet[-262:-6, 12:268][8::16, 8::16].astype(float)  # centres of the enlarged pixels
     assert np.abs(frame - gan.sample(5)[0]).mean() < 12
     assert np.abs(frame - gan.sample(4)[0]).mean() > 2 * np.abs(frame - gan.sample(5)[0]).mean()
 

@@ -1,4 +1,4 @@
-"""The samples that are nearest to a photo."""
+"""Inversion: the samples that are nearest to a photo."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 def test_generated_photo_is_inverted(tmp_path, gan):
     face = gan.sample(77)[0]
     Image.fromarray(face).save(tmp_path / "face.png")
-    sheet, numbers, said = explore_run(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 60)
+    sheet, numbers, output = explore_run(tmp_path, "invert", "--photo", tmp_path / "face.png", "--starts", 9, "--iterations", 60)
     assert_near(get_cells(sheet, 0, 10, 1)[:1], face[None])
     assert len(numbers["losses"]) == 9 and numbers["losses"] == sorted(numbers["losses"])
     assert sorted(numbers["start_of"]) == list(range(9))
@@ -22,7 +22,7 @@ def test_generated_photo_is_inverted(tmp_path, gan):
     assert np.median(numbers["losses_before"]) == pytest.approx(numbers["loss_of_untouched_seeds"])
     assert (np.array(numbers["losses"]) < numbers["losses_before"]).all()
     assert_near(get_cells(sheet, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1])))
-    assert "nearest face" in said
+    assert "nearest face" in output
 
 
 def test_conditional_run_inverts_with_its_condition(tmp_path, conditional):
@@ -42,8 +42,8 @@ def test_conditional_run_inverts_with_its_condition(tmp_path, conditional):
         run=conditional,
     )
     assert numbers["losses"][0] < numbers["loss_of_untouched_seeds"]
-    asked = gan.labels([0], {"Male": 1, "Smiling": 0})
-    assert_near(get_cells(sheet, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), asked))
+    labels = gan.labels([0], {"Male": 1, "Smiling": 0})
+    assert_near(get_cells(sheet, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1]), labels))
 
 
 def test_unlike_photo_gives_a_warning(tmp_path):

@@ -1,4 +1,4 @@
-"""What explorations return: a sheet for people and numbers for JSON."""
+"""Results of explorations: a sheet of images, and numbers for JSON."""
 
 import dataclasses
 import io
@@ -21,17 +21,17 @@ def test_numbers_are_json_without_the_images():
 def test_attribute_numbers_have_null_for_nan():
     own = dict.fromkeys(field.name for field in dataclasses.fields(AttributeDirections)[3:])
     arrays = {"changes_sd": np.eye(2), "directions": np.eye(2), "probe_balanced_accuracy": np.array([0.98765, np.nan])}
-    found = AttributeDirections("a", ROWS, [], **own | arrays | {"counts": (13, 7), "attributes": ["Male", "Young"]}).numbers
-    assert found["probe_balanced_accuracy"] == [0.9877, None]
-    assert "counts" not in found
-    json.dumps(found, allow_nan=False)
+    result = AttributeDirections("a", ROWS, [], **own | arrays | {"counts": (13, 7), "attributes": ["Male", "Young"]}).numbers
+    assert result["probe_balanced_accuracy"] == [0.9877, None]
+    assert "counts" not in result
+    json.dumps(result, allow_nan=False)
 
 
 @pytest.mark.parametrize("loss, is_close", [(0.99, True), (1.01, False)])
 def test_inversion_is_close_below_a_third_of_the_seeds_loss(loss, is_close):
     own = dict.fromkeys(field.name for field in dataclasses.fields(Inversion)[3:])
-    found = Inversion("a", ROWS, [], **own | {"losses": np.array([loss, 9.0]), "loss_of_untouched_seeds": 3.0})
-    assert found.is_close == is_close
+    result = Inversion("a", ROWS, [], **own | {"losses": np.array([loss, 9.0]), "loss_of_untouched_seeds": 3.0})
+    assert result.is_close == is_close
 
 
 def test_sheet_is_shown_by_notebooks_except_of_a_walk():

@@ -1,4 +1,4 @@
-"""Exports of the toy run, made once a file."""
+"""Exports of the toy run, made once for each test file."""
 
 import pytest
 from toy_run import get_reference_run, run_command, train_toy
@@ -8,7 +8,7 @@ from dcgan_jax.export import __main__
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Format, flags and a run, the toy run if none -> the folder of its export."""
+    """A function: format, flags and a run (default: the toy run) -> the folder of the export."""
     made = {}
 
     def make(form, *flags, run=None):

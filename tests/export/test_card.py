@@ -36,7 +36,7 @@ def test_card_names_run_data_and_scores(exported, torch_run, form):
 
 
 def get_code(folder):
-    """The card's code."""
+    """Returns the Python code in the model card."""
     return (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
 
 
@@ -53,7 +53,7 @@ def test_card_code_runs_as_pasted(exported, form, run):
     elif form == "safetensors":
         gap = np.abs(images.astype(int) - dcgan_jax.load(run).sample([0, 1, 2]))
         assert gap.max() <= 1 and gap.mean() < 1e-2
-    else:  # of latents drawn by chance
+    else:  # it uses random latents
         assert images.shape == (16, 16, 16, 3) and images.std() > 0
 
 
@@ -76,7 +76,7 @@ def test_card_code_of_torch_is_complete(exported, torch_run):
 
 
 def make_card_of(run):
-    """Without what it is the card of."""
+    """Makes the model card of a run without exporting it."""
     gan, found = dcgan_jax.load(run), Exported(Path("a"), Path("a/generator.onnx"), 1, None, "float32")
     return make_card(gan, Export(str(run), "onnx", "a"), "", found)
 
@@ -86,7 +86,7 @@ def test_card_scores_are_of_its_step_only(tmp_path):
     ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
     (run / "scores.jsonl").write_text(
         "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None)) + json.dumps(ours)[:30]
-    )  # which a kill has cut
+    )  # cut off, as by a kill
     card = make_card_of(run)
     assert card.count("7.25") == 1 and "9.5" not in card
 
@@ -108,7 +108,7 @@ FREE, NOT_STATED, RESEARCH = "license: apache-2.0", "license: other\n---", "lice
     ],
 )
 def test_card_licence_follows_the_training_images(tmp_path, start, source, licence):
-    """Its header and its text, which also name the run that training began with."""
+    """Checks header and text. They also name the run that --start named."""
     run = copy_run(get_reference_run().run, tmp_path)
     for file, change in (("config.json", {"start": start}), ("data.json", {"source": source})):
         (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | change))

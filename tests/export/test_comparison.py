@@ -1,4 +1,4 @@
-"""How far an export is from its checkpoint."""
+"""The difference between an export and its checkpoint."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_bfloat16_run_is_exported_in_float32(tmp_path):
     (run / "config.json").write_text(json.dumps(config | {"compute_dtype": "bfloat16"}))
     assert (
         np.abs(generate_floats(run) - generate_floats(run, compute_dtype="float32")).max() > 1e-4
-    )  # so the comparison is with the second
+    )  # the comparison uses the second one
     done = run_command(__main__, "--run", run, "--format", "safetensors", "--out", tmp_path / "a")
     assert done.code == 0, done
     for words in (done.out, (tmp_path / "a" / "README.md").read_text()):

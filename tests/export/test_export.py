@@ -1,4 +1,4 @@
-"""What every format has in common, from the run to the folder."""
+"""Behaviour that all export formats share."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""The command: what cannot be exported is one line, and nothing is left."""
+"""The command `export`: errors are one line and leave no files."""
 
 import pytest
 import toy_run

@@ -1,4 +1,4 @@
-"""NumPy alone draws what the checkpoint draws, from the same seeds."""
+"""The NumPy generator gives the same images as the checkpoint, from the same seeds."""
 
 import dataclasses
 
@@ -17,9 +17,10 @@ SEEDS = [0, 1, 2, 12345, 2**31, 2**32 - 1]
 @pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
     it = get_generator_case(way)
-    told = {name: value for name, value in it.flat.items() if name != "g_refine"}  # by the weights: older exports have none
-    ours = apply_generator(NumPyOps, told, it.weights, it.latents, it.labels)
-    assert ours.dtype == np.float32 and it.images.std() > 0.05  # no constant picture
+    # Without g_refine, which the generator finds from the weights, because older exports lack it.
+    fields = {name: value for name, value in it.flat.items() if name != "g_refine"}
+    ours = apply_generator(NumPyOps, fields, it.weights, it.latents, it.labels)
+    assert ours.dtype == np.float32 and it.images.std() > 0.05  # not a constant image
     np.testing.assert_allclose(ours, it.images, atol=2e-5)
 
 
@@ -32,7 +33,7 @@ def test_latents_equal_jax(law):
     assert ours.dtype == np.float32
     if law == "uniform":
         np.testing.assert_array_equal(ours, theirs)
-    else:  # a logarithm and a root may round another way
+    else:  # logarithm and root may round differently
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
@@ -45,7 +46,7 @@ def test_labels_are_the_tables_unless_given():
 
 
 def test_old_export_config_is_read_if_its_net_is_known():
-    """Older config.json list fields that were removed; there they have their neutral values, or their layers are gone."""
+    """Older config.json files contain removed fields. These are accepted at their neutral values and refused otherwise."""
     it = get_generator_case("article")
     removed = dict.fromkeys(("g_modulation", "residual", "image_skips", "box_kernels"), False) | {"bn_momentum": 0.9}
     kept = {name: value for name, value in it.flat.items() if name not in removed}

@@ -1,4 +1,4 @@
-"""onnxruntime draws what the checkpoint draws, for every kind of generator and any batch."""
+"""onnxruntime gives the same images as the checkpoint, for every kind of generator and any batch."""
 
 import numpy as np
 import pytest
@@ -27,10 +27,10 @@ def build_model(it, stored_as="float32"):
 @pytest.mark.parametrize("way", VARIANTS)
 def test_images_equal_the_networks(way):
     it = get_generator_case(way)
-    found = run_model(build_model(it), it.latents, it.labels)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, it.images, atol=1e-4)
-    assert np.abs(np.rint(255 * found) - np.rint(255 * it.images)).max() <= 1
+    images = run_model(build_model(it), it.latents, it.labels)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images, it.images, atol=1e-4)
+    assert np.abs(np.rint(255 * images) - np.rint(255 * it.images)).max() <= 1
 
 
 @pytest.mark.parametrize("stored_as", STORES["onnx"])

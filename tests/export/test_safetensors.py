@@ -1,4 +1,4 @@
-"""Weights by name, with a NumPy file that generates from them."""
+"""The safetensors export: weights by name, and a NumPy file that generates images from them."""
 
 import pytest
 from exports import assert_near, run_fresh_process

@@ -1,4 +1,4 @@
-"""jax.export draws what the checkpoint draws, for every kind of generator and any batch."""
+"""jax.export gives the same images as the checkpoint, for every kind of generator and any batch."""
 
 import dataclasses
 import re
@@ -45,7 +45,7 @@ def test_bfloat16_preset_computes_in_float32():
 
 @pytest.mark.parametrize("way, convolutions", [("article", 2), ("article, refined", 6), ("torch64, last kernel", 3)])
 def test_program_has_plain_convolutions_at_highest(way, convolutions):
-    """Once for each platform: one product for the head, one convolution a layer. The CPU's kernels are many products."""
+    """Each platform has one matrix product for the head and one convolution per layer. The CPU kernels would be many products."""
     program = load_program(get_generator_case(way))
     assert program.platforms == PLATFORMS
     lines = [line for line in program.mlir_module().splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]

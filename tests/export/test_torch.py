@@ -1,4 +1,4 @@
-"""State dicts of PyTorch's example, in its own layers."""
+"""The torch export loads into the layers of PyTorch's DCGAN example."""
 
 import numpy as np
 import pytest
@@ -41,4 +41,4 @@ def test_torch_state_dicts_load_in_pytorch_layers(exported, torch_run):
         images = net_g(torch.from_numpy(gan.latents(SEEDS))[:, :, None, None])
         logits = net_d(images).reshape(-1).numpy()
     assert_near((images.numpy().transpose(0, 2, 3, 1) + 1) / 2, torch_run)
-    np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # of rounded images
+    np.testing.assert_allclose(logits, gan.discriminate(gan.sample(SEEDS)), atol=0.05, rtol=0.02)  # uint8 images

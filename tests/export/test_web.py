@@ -1,4 +1,4 @@
-"""The page draws the very faces of `sample`, in a real browser; what it computes in JavaScript is what Python computes."""
+"""The web page shows the same images as `sample`, in a real browser. Its JavaScript computes the same as Python."""
 
 import contextlib
 import functools
@@ -33,11 +33,11 @@ WEB = Path(dcgan_jax.__file__).parent / "export" / "web"
 SEEDS = [0, 1, 12345, 2**31, 2**32 - 1, *range(1000, 1050)]  # 5,555 numbers
 
 
-# ---- JavaScript is Python ----
+# ---- JavaScript equals Python ----
 
 
 def by_node(folder, code):
-    """What the code prints as JSON, with the page's latents.js at hand."""
+    """Runs JavaScript in Node, with the page's latents.js. Returns: the JSON that it prints."""
     if not shutil.which("node"):
         pytest.skip("node is not installed, so the page's JavaScript did not run")
     shutil.copy(WEB / "latents.js", folder / "latents.mjs")
@@ -48,7 +48,7 @@ def by_node(folder, code):
 @pytest.mark.web
 @pytest.mark.parametrize("law", ["uniform", "normal"])
 def test_javascript_latents_equal_python(tmp_path, law):
-    found = by_node(
+    result = by_node(
         tmp_path,
         f"""
         const one = (seed) => latentOf(seed, 101, "{law}");
@@ -57,24 +57,24 @@ def test_javascript_latents_equal_python(tmp_path, law):
         console.log(JSON.stringify({{ seeds: {SEEDS}.map((seed) => [...one(seed)]), way,
             moved: [...moved(one(3), [direction, direction], [1.5, 0.5], "{law}")] }}));""",
     )
-    nets, drawn = Nets(latent_law=law, latent_dim=101), np.float32(found["seeds"])
+    nets, drawn = Nets(latent_law=law, latent_dim=101), np.float32(result["seeds"])
     if law == "uniform":
         np.testing.assert_array_equal(drawn, draw_seed_latents(SEEDS, 101, law))
     else:
         np.testing.assert_allclose(drawn, draw_seed_latents(SEEDS, 101, law), rtol=1e-6)
     one, two, three = draw_seed_latents([1, 2, 3], 101, law)
-    np.testing.assert_allclose(found["way"], latents.interpolate(one, two, np.float32([0, 0.3, 1]), nets), atol=3e-6)
+    np.testing.assert_allclose(result["way"], latents.interpolate(one, two, np.float32([0, 0.3, 1]), nets), atol=3e-6)
     wanted = latents.move_along(three[None], np.eye(101, dtype=np.float32)[7], np.float32([2]), nets)
-    np.testing.assert_allclose(found["moved"], wanted[0, 0], atol=3e-6)
+    np.testing.assert_allclose(result["moved"], wanted[0, 0], atol=3e-6)
 
 
 @pytest.mark.web
 def test_javascript_inverse_erf_equals_xla(tmp_path):
-    """Where a square that is not rounded to float32 would give others, by more than their last bits."""
+    """Tests inputs for which the square must be rounded to float32. Otherwise the results differ by more than their last bits."""
     x = 1 - np.float32(2**-24) * np.arange(1, 4001, dtype=np.float32)
     x = np.concatenate([x, -x, np.linspace(-0.99, 0.99, 2000, dtype=np.float32)])
-    found = by_node(tmp_path, f"console.log(JSON.stringify({x.tolist()}.map(inverseErf)));")
-    np.testing.assert_allclose(np.float32(found), jax.lax.erf_inv(x), rtol=1e-6)
+    result = by_node(tmp_path, f"console.log(JSON.stringify({x.tolist()}.map(inverseErf)));")
+    np.testing.assert_allclose(np.float32(result), jax.lax.erf_inv(x), rtol=1e-6)
 
 
 # ---- The folder ----
@@ -82,7 +82,7 @@ def test_javascript_inverse_erf_equals_xla(tmp_path):
 
 @pytest.fixture
 def package(tmp_path):
-    """An npm package with the runtime's names and nothing of its work."""
+    """An npm package with the runtime's file names but without its function."""
     file = tmp_path / "onnxruntime-web.tgz"
     with tarfile.open(file, "w:gz") as archive:
         for name in web.RUNTIME.values():
@@ -111,7 +111,7 @@ def test_folder_holds_all_that_the_page_requests(package, tmp_path):
     assert len(page["directions"]) == web.SLIDERS // 2 and len(page["directions"][0]["direction"]) == 100
     text = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css", "latents.js"))
     assert "python -m http.server" in (out / "README.md").read_text()
-    assert "http://" not in text and "https://" not in text  # nothing of another host
+    assert "http://" not in text and "https://" not in text  # the page loads nothing from other hosts
 
 
 def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
@@ -125,7 +125,7 @@ def test_sliders_are_attributes_if_directions_exist(package, tmp_path):
         "directions": np.eye(2, 100).tolist(),
     }
     for step, names in ((toy_run.STEPS, ["Smiling", "Male"]), (3, [f"direction {i}" for i in range(1, 7)])):
-        (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint: not taken
+        (run / "explore" / "attributes.json").write_text(json.dumps(found | {"step": step}))  # of another checkpoint, so not used
         out = tmp_path / f"page{step}"
         assert run_command(__main__, "--run", run, "--format", "web", "--runtime", package, "--out", out).code == 0
         assert [one["name"] for one in json.loads((out / "page.json").read_text())["directions"]] == names
@@ -202,7 +202,7 @@ def serve_folder(folder):
 
 
 def pixels(page, selector, state):
-    """(N, S, S, 3) of the canvases, when the page shows what its address says."""
+    """Waits until the page shows the state in its address. Returns: the pixels of the canvases, (N, S, S, 3)."""
     page.wait_for_function("(hash) => document.body.dataset.shown?.includes(hash)", arg=state)
     found = page.evaluate(
         """(selector) => [...document.querySelectorAll(selector)].map((canvas) =>
@@ -241,17 +241,17 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
     assert sum(file.stat().st_size for file in out.iterdir()) < 15e6
     with serve_folder(out) as address:
         page = browser.new_page()
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda fault: said.append(str(fault)))
-        page.on("request", lambda request: asked.append(request.url))
+        errors, requests = [], []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda fault: errors.append(str(fault)))
+        page.on("request", lambda request: requests.append(request.url))
 
         def shown(selector, state):
             return pixels(page, selector, state)
 
         page.goto(address)
         assert_near(shown("#grid canvas", "seed=0"), gan.sample(range(16)))
-        page.fill("#seed", "4294967290")  # past the last seed comes the first
+        page.fill("#seed", "4294967290")  # after the last seed comes seed 0
         assert_near(shown("#grid canvas", "seed=4294967290"), gan.sample([*range(2**32 - 6, 2**32), *range(10)]))
         page.click("#reroll")
         page.wait_for_function("!document.body.dataset.shown.includes('seed=4294967290')")
@@ -285,7 +285,7 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
         other.wait_for_function("(hash) => document.body.dataset.shown === hash", arg=link[link.index("#") :])
         ends = pixels(other, "#from-face, #to-face", link[link.index("#") :])
         assert_near(ends, gan.sample([7, 9]))
-        assert other.locator("#grid [data-end]").count() == 0  # no seed of the grid is an end
+        assert other.locator("#grid [data-end]").count() == 0  # the grid contains neither end of the morph
         other.click("#reset")
         other.wait_for_function("!document.body.dataset.shown.includes('steps')")
         assert_near(pixels(other, "#face", "share=50"), gan.images(half))
@@ -295,8 +295,8 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
             page.click("#download")
         assert download.value.suggested_filename == f"faces-{seed}.png"
         assert "faces a second with Web" in page.text_content("#status")
-    assert said == []
-    assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
+    assert errors == []
+    assert all(url.startswith((address, "blob:", "data:")) for url in requests), requests
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp
         flags = ("--weights", weights, "--out", tmp_path / weights)
         assert run_command(__main__, "--run", get_conditional_run(), "--format", "onnx", *flags).code == 0
         page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
-        shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # all that differs in the page of those weights
+        shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # only this file depends on the weights
         session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
         with serve_folder(page_of) as address:
             page = browser.new_page()
@@ -345,10 +345,10 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
     session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
     latents = dcgan_jax.load(get_conditional_run()).latents(range(16))
 
-    def drawn(labels):
+    def generate(labels):
         return np.rint(255 * session.run(None, {"latents": latents, "labels": np.tile(np.float32(labels), (8, 1))})[0])
 
-    one, other, both = drawn([[1, 0], [0, 1]]), drawn([[0, 1], [0, 1]]), drawn([[1, 1], [0, 1]])
+    one, other, both = generate([[1, 0], [0, 1]]), generate([[0, 1], [0, 1]]), generate([[1, 1], [0, 1]])
     assert np.abs(other - one).max() > 1 and np.abs(other - both).max() > 1
     with serve_folder(out) as address:
         page = browser.new_page()
@@ -361,14 +361,14 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
 @in_a_browser
 @draws
 def test_page_shows_errors_and_stays_usable(browser, tmp_path):
-    """A page that failed, or has no clipboard, says so and stays usable."""
+    """After an error, or without a clipboard, the page shows a message and stays usable."""
     out = tmp_path / "page"
     assert (
         run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
     )
     with serve_folder(out) as address:
         page = browser.new_page()
-        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as by http from elsewhere
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over http
         page.goto(address)
         pixels(page, "#grid canvas", "seed=0")
         page.click("#copy")
@@ -390,7 +390,7 @@ def test_unsupported_browser_says_why(browser, package, tmp_path):
         run_command(__main__, "--run", get_reference_run().run, "--format", "web", "--runtime", package, "--out", out).code == 0
     )
     with serve_folder(out) as address:
-        # None at all, one that is too old for SIMD, and a page that was opened from the disk.
+        # Without WebAssembly, without SIMD, and opened from the disk.
         for place, without, says in (
             (address, "delete window.WebAssembly", "has no WebAssembly with SIMD"),
             (address, "WebAssembly.validate = () => false", "has no WebAssembly with SIMD"),
@@ -401,7 +401,7 @@ def test_unsupported_browser_says_why(browser, package, tmp_path):
             page.goto(place)
             page.wait_for_selector("#status.wrong", timeout=10_000)
             assert says in page.text_content("#status")
-        # A runtime that is none (the package is a stand-in): the fault is told, not waited for.
+        # A broken runtime (the package is only a stand-in): the page shows an error instead of waiting.
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("#status.wrong", timeout=10_000)

@@ -50,7 +50,7 @@ SETTINGS = (
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_configure_backend_restores_settings_and_warnings(tmp_path, debug):
-    """Also where what runs inside fails."""
+    """It restores them also if the `with` block raises."""
     own, filters = jax.config.jax_compilation_cache_dir, list(warnings.filters)
     try:
         jax.config.update("jax_compilation_cache_dir", None)
@@ -69,7 +69,7 @@ def test_configure_backend_restores_settings_and_warnings(tmp_path, debug):
 
 
 def fresh(code, **environment):
-    """Lines that the code prints in a process of its own, where JAX has not started."""
+    """Runs the code in a new process, where JAX has not started. Returns: the lines that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", f"from dcgan_jax.run import backend\nfrom pathlib import Path\n{code}"],
         cwd=Path(dcgan_jax.__file__).parents[1],
@@ -83,7 +83,7 @@ def fresh(code, **environment):
     return done.stdout.splitlines()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
 def test_step_memory_is_kept_for_the_next_start():
     (faults,) = fresh("""
 import resource, numpy as np
@@ -108,11 +108,11 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
     kept = sorted((tmp_path / "programs").glob("*/*-cache"))
     assert kept
     fresh(compiles, **unset)
-    assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # found, not made again under another name
+    assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # reused, not compiled again under another name
 
 
 def test_unwritable_cache_is_skipped_users_own_is_kept(tmp_path):
-    """A cache that cannot be made is done without; one that the user has set stays."""
+    """If the cache folder cannot be created, there is no cache. A cache that the user has set stays."""
     (tmp_path / "programs").touch()
     unset = {"JAX_COMPILATION_CACHE_DIR": ""}
     says = f"backend.start_backend(Path({str(tmp_path)!r}))\nimport jax\nprint(jax.config.jax_compilation_cache_dir)"

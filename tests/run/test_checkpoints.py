@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration  # many saves and restores
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with checkpoints of steps 2 and 4, only read."""
+    """A run with checkpoints of steps 2 and 4. Tests must not change it."""
     return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
 
 
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         {"d_norm": "spectral", "minibatch_std": True},
         {"augment": ("color",), "augment_target": 0.6},
     ],
-    ids=["no statistics", "D's own", "an adaptive probability"],
+    ids=["no statistics", "statistics of D only", "an adaptive probability"],
 )
 def test_state_of_other_presets_round_trips(tmp_path, changes):
     config = tiny.make_tiny_config("article", **changes)
@@ -72,7 +72,7 @@ def test_newest_three_are_kept(tmp_path):
 
 
 def test_save_copies_the_state_before_it_returns(tmp_path):
-    """The next step is donated the very buffers while they are being written."""
+    """The next step may reuse the buffers, which are donated, while the checkpoint is still being written."""
     with open_checkpoints(tmp_path) as saved:
         gone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(make_state(2))
         saved.save(2, gone)
@@ -90,7 +90,7 @@ def test_old_one_is_deleted_after_the_new_is_verified(tmp_path, monkeypatch):
     with open_checkpoints(tmp_path, keep=1) as saved:
         saved.save(2, make_state(2))
         saved.save(4, make_state(4))
-        assert 2 in checkpoints.list_steps(tmp_path)  # that of step 4 may be on the disk by now, but nobody has looked at it
+        assert 2 in checkpoints.list_steps(tmp_path)  # step 4 may be written by now, but is not verified
         saved.settle()
         assert checkpoints.list_steps(tmp_path) == [4]
 
@@ -114,7 +114,7 @@ def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
 
 
 def test_unverified_newest_is_sealed_and_old_ones_go(tmp_path):
-    """A kill between a save and its verification leaves such a checkpoint."""
+    """A process that is killed between a save and its verification leaves such a checkpoint."""
     run = save_steps(tmp_path, 2, 4, keep=2)
     (run / "checkpoints" / "4" / checksums.FILES).unlink()
     saved = checkpoints.Checkpoints(run, 1)
@@ -134,7 +134,7 @@ def test_saves_leak_no_memory(tmp_path):
             saved.save(step, make_state(step))
             saved.settle()
             counts.append(lists())
-    # Of TensorStore's answers they were 48, each save. A cache that grows once, of JAX or of a test before, moves no median.
+    # TensorStore's metrics would leak 48 lists at each save. A cache that grows once does not change the median.
     assert np.median(np.diff(counts[2:])) < 20, counts
 
 
@@ -156,17 +156,17 @@ def test_best_checkpoint_outlives_newer_ones(tmp_path):
 
 def test_vanished_run_is_described_as_such(tmp_path):
     assert checkpoints.describe_kept(tmp_path) == "no step was saved yet"
-    assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder is not there any more"
+    assert checkpoints.describe_kept(tmp_path / "unmounted") == "the folder no longer exists"
 
 
 def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
-    """No older checkpoint is deleted."""
+    """Older checkpoints are kept."""
     saved = checkpoints.Checkpoints(save_steps(tmp_path, 2, keep=1), 1)
     try:
         saved.save(4, make_state(4))
         saved.manager.wait_until_finished()
         damage(tmp_path / "checkpoints" / "4", "flip")  # as a failing disk would
-        with pytest.raises(UserError, match=r"checkpoints/4: was written and does not come back as it was .*check the disk"):
+        with pytest.raises(UserError, match=r"checkpoints/4: differs from what was written .*check the disk"):
             saved.settle()
     finally:
         saved.close()
@@ -174,7 +174,7 @@ def test_save_that_reads_back_wrong_ends_the_run(tmp_path):
 
 
 def test_step_set_aside_is_written_again(tmp_path):
-    """As when a run rolls back and finds its newest checkpoint broken."""
+    """This happens if a run rolls back and its newest checkpoint is broken."""
     with open_checkpoints(save_steps(tmp_path, 2)) as saved:
         saved.save(4, make_state(4))
         saved.settle()
@@ -189,9 +189,9 @@ def test_step_set_aside_is_written_again(tmp_path):
 
 
 def test_restore_generator_reads_only_the_generator(run, tmp_path):
-    """What it reads is the EMA generator of the whole state."""
+    """It returns the EMA generator of the saved state."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, their optimisers, the key
+    shutil.rmtree(copy / "checkpoints" / "4" / "training")  # both networks, both optimizer states, the key
     step, params, stats, _ = checkpoints.restore_generator(copy, SHAPES)
     assert step == 4
     assert_equal_leaves(params, make_state(4).ema_params)
@@ -218,12 +218,12 @@ def test_reading_changes_no_file(run):
     assert sorted((str(path), path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
-# ---- What is not there, or not whole ----
+# ---- Missing and broken checkpoints ----
 
 
 @pytest.mark.parametrize("made", [(), ("checkpoints",), ("checkpoints", "8.orbax-checkpoint-tmp")])
 def test_no_checkpoint_is_one_line(tmp_path, made):
-    tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last is what a kill in the midst of writing leaves
+    tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last one is left by a process that was killed during a save
     assert checkpoints.list_steps(tmp_path) == []
     assert checkpoints.restore_newest(tmp_path, make_target()) is None
     with pytest.raises(UserError, match="no checkpoint yet"):
@@ -236,34 +236,34 @@ def test_broken_newest_is_set_aside_for_the_previous(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
     damage(copy / "checkpoints" / "4", how)
     held = sorted(str(path.relative_to(copy / "checkpoints" / "4")) for path in (copy / "checkpoints" / "4").rglob("*"))
-    said = []
-    step, back = checkpoints.restore_newest(copy, make_target(), said.append)
+    messages = []
+    step, back = checkpoints.restore_newest(copy, make_target(), messages.append)
     assert step == 2
     assert_equal_leaves(back, make_state(2))
     aside = copy / "broken-checkpoints" / "4"
-    (line,) = said
+    (line,) = messages
     assert "checkpoint of step 4 is broken (" in line
-    assert line.endswith(f"set aside as {aside}; resumes from step 2")
+    assert line.endswith(f"moved to {aside}; resumes from step 2")
     assert sorted(str(path.relative_to(aside)) for path in aside.rglob("*")) == held
-    save_steps(copy, 4)  # the step comes again
+    save_steps(copy, 4)  # the run saves this step again
     assert checkpoints.restore_newest(copy, make_target())[0] == 4
-    damage(copy / "checkpoints" / "4", how)  # and is harmed again: the first one is not overwritten
-    checkpoints.restore_newest(copy, make_target(), said.append)
+    damage(copy / "checkpoints" / "4", how)  # and it is damaged again
+    checkpoints.restore_newest(copy, make_target(), messages.append)
     assert sorted(path.name for path in aside.parent.iterdir()) == ["4", "4-again"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
-    """They use the checkpoint before and change no file."""
+    """They use the previous checkpoint and change no file."""
     copy = shutil.copytree(run, tmp_path / "copy")
     generator = copy / "checkpoints" / "4" / "generator"
     damage(copy / "checkpoints" / "4" if how in ("empty", "digests") else generator, how)
     before = sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*"))
-    said = []
-    step, params, *_ = checkpoints.restore_generator(copy, SHAPES, say=said.append)
+    messages = []
+    step, params, *_ = checkpoints.restore_generator(copy, SHAPES, say=messages.append)
     assert step == 2
     assert_equal_leaves(params, make_state(2).ema_params)
-    assert "checkpoint of step 4 is broken (" in said[0]
+    assert "checkpoint of step 4 is broken (" in messages[0]
     with pytest.raises(UserError, match="checkpoints/4: .*give another `step`"):
         checkpoints.restore_generator(copy, SHAPES, 4)
     assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
@@ -273,13 +273,13 @@ def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for step in "24":
         damage(copy / "checkpoints" / step, "flip")
-    with pytest.raises(UserError, match=r"none of its 2 checkpoints is whole \(step 4: "):
+    with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: "):
         checkpoints.restore_newest(copy, make_target())
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
 
 
-# ---- A disk that takes no more ----
+# ---- A full disk ----
 
 FULL = (
     'RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database at local file "x": Failed to write 2619163 bytes to '
@@ -294,12 +294,12 @@ def test_full_disk_is_one_line_with_what_is_kept(tmp_path, monkeypatch, where):
     def full(*args, **kwargs):
         raise ValueError(FULL)
 
-    half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
+    partial = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
     try:
         monkeypatch.setattr(saved.manager, where, full)
         with pytest.raises(UserError) as mistake:
             saved.save(4, make_state(4))
-            half.mkdir(exist_ok=True)
+            partial.mkdir(exist_ok=True)
             saved.settle()
     finally:
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds what was saved."""
+"""Checks that damaged checkpoints are detected."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration  # many damaged checkpoints
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with checkpoints of steps 2 and 4, only read."""
+    """A run with checkpoints of steps 2 and 4. Tests must not change it."""
     return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
 
 
@@ -51,7 +51,7 @@ JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointe
     ],
 )
 def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, where, fault, raised):
-    """What cannot be read now is raised, and nothing is set aside."""
+    """The fault is raised, and no checkpoint is moved."""
     copy = shutil.copytree(run, tmp_path / "copy")
     before = sorted(path for path in copy.rglob("*"))
 
@@ -68,10 +68,10 @@ def test_machine_fault_is_not_a_broken_checkpoint(run, tmp_path, monkeypatch, wh
 @pytest.mark.parametrize(
     "changes, says",
     [
-        ({"width": 8}, "ema_params/head/bias is float32 (128,) there, float32 (256,) here"),
-        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) there, float32 (50, 128) here"),
-        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) there, absent here"),
-        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) there, absent here"),
+        ({"width": 8}, "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json"),
+        ({"latent_dim": 50}, "ema_params/head/kernel is float32 (100, 128) in the checkpoint, float32 (50, 128) by config.json"),
+        ({"g_norm": "none"}, "ema_params/up1_norm/bias is float32 (4,) in the checkpoint, absent by config.json"),
+        ({"g_head_bias": False}, "ema_params/head/bias is float32 (128,) in the checkpoint, absent by config.json"),
     ],
     ids=str,
 )
@@ -83,27 +83,27 @@ def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
         else:
             checkpoints.restore_generator(run, other)
     assert str(mistake.value).startswith(f"{run / 'checkpoints' / '4'}: {says}")
-    assert "config.json is not this checkpoint's" in str(mistake.value)
-    assert checkpoints.list_steps(run) == [2, 4]  # nothing is wrong with them
+    assert "config.json belongs to another run" in str(mistake.value)
+    assert checkpoints.list_steps(run) == [2, 4]  # they are intact, so none is moved
 
 
 def test_flipped_bit_anywhere_is_detected(run, tmp_path):
-    """Some hundred places in all files of a checkpoint, each with a bit flipped: never are other numbers given out."""
+    """Flips one bit at a time, at some hundred places in all files. The restored state is never wrong."""
     files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]
     places = [(file, at) for file in files for at in range(0, file.stat().st_size, max(1, file.stat().st_size // 3))]
-    found = {2: 0, 4: 0}
+    counts = {2: 0, 4: 0}
     for i, (file, at) in enumerate(places):
         copy = shutil.copytree(run, tmp_path / str(i), copy_function=os.link)
-        harmed = copy / file.relative_to(run)
-        content = bytearray(harmed.read_bytes())
+        damaged = copy / file.relative_to(run)
+        content = bytearray(damaged.read_bytes())
         content[at] ^= 1 << i % 8
-        harmed.unlink()
-        harmed.write_bytes(content)
+        damaged.unlink()
+        damaged.write_bytes(content)
         step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
         assert_equal_leaves(back, make_state(step))
-        found[step] += 1
+        counts[step] += 1
         shutil.rmtree(copy)
-    assert found == {2: len(places), 4: 0}
+    assert counts == {2: len(places), 4: 0}
 
 
 @pytest.mark.parametrize("how", DAMAGES)

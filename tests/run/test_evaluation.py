@@ -1,4 +1,4 @@
-"""What `evaluate` computes: scores, their intervals and differences, neighbours, probes."""
+"""Scores, confidence intervals, differences, nearest neighbours and probes of `evaluate`."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_too_few_images_for_a_network_are_one_line(run, net):
 
 
 def test_difference_of_two_sides_is_classified(run, net, tmp_path):
-    """A difference within the noise is called noise."""
+    """The message says so if a difference is within the noise."""
     assert run_command(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0
     question = ["--count", 20, "--repeats", 3, "--features", net, "--data", DATA]
     said, _ = evaluate_run(run, "--against", tmp_path / "others.npy", *question)
@@ -41,7 +41,7 @@ def test_neighbours_give_a_figure_and_numbers(run, net):
     assert values["pixels"]["training_count"] == 81 and values["pixels"]["held_out_count"] == 4
     assert all(found["to_training_over_to_held_out"] > 0.5 for found in values.values())
     with Image.open(run / "neighbours.png") as picture:
-        assert picture.width > 3.8 * picture.height  # twelve faces, under each its two neighbours
+        assert picture.width > 3.8 * picture.height  # twelve faces, each with two neighbours below
     assert "neighbours.png" in said
 
 
@@ -55,7 +55,7 @@ def test_probe_compares_d_with_baselines(run):
 
 
 def test_accuracy_without_tested_images_is_null(tmp_path):
-    """Not NaN, which is no JSON."""
+    """JSON has no NaN, so the value is null."""
     assert train_toy(tmp_path, "--condition", "Smiling,Goatee", "--no-tensorboard", steps=4).code == 0
     run = tmp_path / "article"
     asked = ("--run", run, "--asked", "--data", "drawn:20")

@@ -1,4 +1,4 @@
-"""Networks by whose features images are compared."""
+"""Feature networks, whose features the scores compare."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 12, 12, 6)
     assert line["network_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
     assert {"frechet", "kid", "kid_sd", "precision", "recall", "density", "coverage"} == line["values"].keys()
-    assert line["values"]["frechet"] > 0 and line["values"]["coverage"] < 0.5  # twelve steps draw no faces yet
+    assert line["values"]["frechet"] > 0 and line["values"]["coverage"] < 0.5  # after twelve steps, samples are not faces yet
     of = "FID, step 12, N 12, seeds 0..11, resize TensorFlow 1 bilinear to 299 px"
     for part in (f"{of}: {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
         assert part in said
@@ -34,7 +34,7 @@ def test_invalid_inception_weights_are_one_line(run, tmp_path):
     assert "are not the FID Inception's weights" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
     assert "No such file" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK")
-    assert "is no .npz, .safetensors or .pth" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
+    assert "is not a .npz, .safetensors or .pth" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
 
 
 def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):

@@ -22,7 +22,7 @@ from dcgan_jax.run.figures import (
 
 
 def noise(count, side=16, channels=3):
-    return np.random.default_rng(0).integers(0, 255, (count, side, side, channels), np.uint8)  # 254 at most: nowhere white
+    return np.random.default_rng(0).integers(0, 255, (count, side, side, channels), np.uint8)  # at most 254: no white pixel
 
 
 # ---- Sheets ----
@@ -87,7 +87,7 @@ def test_file_is_replaced_atomically(tmp_path, monkeypatch, what):
     write = {"png": lambda: save_png(tmp_path / "file", noise(1)[0]), "losses": lambda: save_losses(tmp_path / "file", {})}[what]
     file = tmp_path / "file"
     file.write_bytes(b"the old one")
-    monkeypatch.setattr(os, "replace", full_disk)  # all is written, and the last moment fails
+    monkeypatch.setattr(os, "replace", full_disk)  # everything is written, then the rename fails
     with pytest.raises(OSError, match="No space"):
         write()
     assert file.read_bytes() == b"the old one"
@@ -112,7 +112,7 @@ def test_loss_curves_of_any_length_are_an_image(tmp_path, length):
 
 
 def test_smoothed_curve_is_a_running_mean(tmp_path, monkeypatch):
-    """A mean of five steps stands at the last of them."""
+    """The mean of five steps is plotted at the last of them."""
     from matplotlib.axes import Axes
 
     drawn = []
@@ -122,12 +122,12 @@ def test_smoothed_curve_is_a_running_mean(tmp_path, monkeypatch):
     save_losses(tmp_path / "a.png", {"step": [*range(1, 101)], "d_loss": [*values], "g_loss": [*-values]})
     raw, smooth = drawn[0], drawn[1]
     assert_array_equal(raw[1], values)
-    assert_array_equal(smooth[0], np.arange(5, 101))  # a mean of five steps stands at the last of them
+    assert_array_equal(smooth[0], np.arange(5, 101))
     assert_allclose(smooth[1], values[4:] - 2)
 
 
 def grids_after(folder, saves, interruptions=()):
-    """Steps of the grids left after so many saves, each followed by a thinning."""
+    """Saves grids and thins them out after each save. Returns: the steps of the grids that are left."""
     folder.mkdir()
     for step in sorted({*range(0, 500 * saves + 1, 500), *interruptions}):
         (folder / f"{step:08d}.png").touch()
@@ -139,7 +139,7 @@ def test_grids_are_dense_at_first_then_thinned(tmp_path):
     assert grids_after(tmp_path / "short", DENSE) == list(range(0, 500 * DENSE + 1, 500))
     kept = grids_after(tmp_path / "long", 1001)
     assert kept[: DENSE + 1] == list(range(0, 500 * DENSE + 1, 500))
-    assert kept[-1] == 500 * 1001  # the newest, wherever it falls
+    assert kept[-1] == 500 * 1001  # the newest is always kept
     assert len(kept) <= DENSE + SPARSE + 2
     gaps = np.diff(kept[DENSE + 1 : -1])
     assert set(gaps) == {500 * 16}

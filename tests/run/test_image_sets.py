@@ -1,4 +1,4 @@
-"""Images to be scored, of a run, a file or a folder, and the real ones that they are compared with."""
+"""Image sets for scores: samples of a run, a file or a folder, and the real images to compare with."""
 
 import json
 import shutil

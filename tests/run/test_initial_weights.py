@@ -1,4 +1,4 @@
-"""A run that begins from other networks: another run's, or PyTorch's weights."""
+"""Runs that start with the weights of another run or of PyTorch; progressive growing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ NETS = ("g_params/", "g_stats/", "d_params/", "d_stats/", "ema_params/")
 
 
 def of_nets(run, step):
-    """The networks' leaves of a checkpoint; ema_stats are made anew at each save."""
+    """Returns the networks' leaves of a checkpoint, without ema_stats, which each save computes again."""
     return {name: leaf for name, leaf in read_state(run, step).items() if name.startswith(NETS)}
 
 
@@ -37,8 +37,8 @@ def test_start_copies_the_networks_only(tmp_path):
     state = read_state(run, 0)
     moments = [leaf for name, leaf in state.items() if name.startswith(("g_opt", "d_opt"))]
     assert state["step"] == 0 and len(moments) > 10 and not any(np.any(leaf) for leaf in moments)
-    assert any(not np.array_equal(leaf, theirs[name]) for name, leaf in of_nets(run, 4).items())  # it learns on
-    assert toy_run.hash_tree(other) == before  # which is only read
+    assert any(not np.array_equal(leaf, theirs[name]) for name, leaf in of_nets(run, 4).items())  # training changes them
+    assert toy_run.hash_tree(other) == before  # the source run is unchanged
     assert (run / "samples" / "00000000.png").read_bytes() != (run / "samples" / "00000004.png").read_bytes()
 
 
@@ -56,7 +56,7 @@ def test_begun_run_no_longer_needs_the_other(tmp_path):
 
 @pytest.fixture(scope="module")
 def torch_export(tmp_path_factory):
-    """(run, folder): a toy run of PyTorch's networks, and its weights under their names there."""
+    """(run, folder): a toy run with PyTorch's networks, and its weights with PyTorch's names."""
     here = tmp_path_factory.mktemp("torch")
     assert train_toy(here, *TORCH, "--name", "run", "--d-dropout", 0, steps=4).code == 0
     assert run_command(__main__, "--run", here / "run", "--format", "torch", "--out", here / "out").code == 0
@@ -69,7 +69,7 @@ def test_start_from_pytorch_names_trains(torch_export, tmp_path):
     for name, start in (("both", both), ("alone", out / "netG.safetensors")):
         assert train_toy(tmp_path, *TORCH, "--name", name, "--start", start, "--d-dropout", 0, steps=4).code == 0
         began, theirs = of_nets(tmp_path / name, 0), of_nets(other, 4)
-        for leaf in began:  # what is exported is the average, which draws best
+        for leaf in began:  # the export contains the EMA generator
             of = leaf.replace("g_params", "ema_params")
             if leaf.startswith(("g_params", "ema_params")) or (leaf.startswith("d_") and name == "both"):
                 assert_array_equal(began[leaf], theirs[of], err_msg=leaf)
@@ -99,19 +99,19 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
         return line
 
     assert "no run is there" in says("--start", tmp_path / "nothing")
-    assert "width 4 there, 8 asked; ask for the same" in says("--start", get_reference_run().run, "--width", 8)
+    assert "width is 4 there, 8 here; give the same values" in says("--start", get_reference_run().run, "--width", 8)
     assert "PyTorch's example has no network with --head-norm" in says("--start", out / "netG.safetensors")
     assert "main.0.weight is (100, 8, 4, 4), the recipe needs (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors"
     )
     (tmp_path / "netG.pth").write_bytes(b"no weights")
-    assert "is no .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
+    assert "is not a .npz, .safetensors or .pth" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "netG.pth")
     save_file({"main.0.weight": np.zeros((100, 8, 4, 4), np.float32)}, tmp_path / "part.safetensors")
     assert "main.1.weight is missing" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "part.safetensors")
     bad = load_file(out / "netG.safetensors")
     bad["main.0.weight"][0] = np.nan
     save_file(bad, tmp_path / "nan.safetensors")
-    assert "head/kernel holds a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
+    assert "head/kernel contains a NaN" in says(*TORCH, "--d-dropout", 0, "--start", tmp_path / "nan.safetensors")
     three = ",".join([str(out / "netG.safetensors")] * 3)
     assert "netG's and netD's with a comma" in says(*TORCH, "--d-dropout", 0, "--start", three)
     empty = copy_run(get_reference_run().run, tmp_path / "empty")
@@ -124,7 +124,7 @@ def test_config_names_the_start(tmp_path):
     assert train_toy(tmp_path, "--name", "tuned", "--start", get_reference_run().run, steps=4).code == 0
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(get_reference_run().run)
     again = get_refusal(train, "--workdir", tmp_path, "--name", "tuned", *toy_run.FLAGS, "--steps", 4)
-    assert "was started otherwise: start" in again
+    assert "was started with other settings: start" in again
 
 
 # ---- Progressive growing ----
@@ -134,7 +134,7 @@ GROW = ("--size", 32, "--width", 8, "--grow-kimg", 0.05)
 
 @pytest.fixture
 def progressive_run():
-    """A progressive run of four steps; only read."""
+    """A run of four steps with progressive growing. Tests must not change it."""
 
     def make(folder):
         assert train_toy(folder, *GROW, steps=4).code == 0
@@ -143,14 +143,14 @@ def progressive_run():
 
 
 def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, monkeypatch):
-    """Its low-resolution stage has half its side."""
+    """The low-resolution stage has half the image side."""
     run = progressive_run
     half = json.loads((run / "half" / "config.json").read_text())
     assert (half["size"], half["width"], half["kimg"], half["grow_kimg"]) == (16, 16, 0.05, 0)
     assert (run / "half" / "report.html").exists()
     assert_array_equal(read_state(run, 0)["g_params/up1/kernel"], read_state(run / "half", 3)["g_params/up1/kernel"])
 
-    # Stopped within the half, and once more after it.
+    # Stops it during the low-resolution stage, and again after it.
     from dcgan_jax.run.logs import Logs
 
     real = Logs.write
@@ -182,7 +182,7 @@ def test_stop_in_the_low_resolution_last_save_works(tmp_path, monkeypatch, numbe
 
     def interrupted(path, metrics):
         real(path, metrics)
-        if metrics.get("step", [0])[-1] == 3:  # its last
+        if metrics.get("step", [0])[-1] == 3:  # the last step
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patched:
@@ -191,7 +191,7 @@ def test_stop_in_the_low_resolution_last_save_works(tmp_path, monkeypatch, numbe
     assert stopped.code == code, stopped
     assert not (tmp_path / "article" / "checkpoints").exists()
     done = train_toy(tmp_path, *GROW, steps=2)
-    assert done.code == 0 and "article/half" not in done.out  # it is complete, and not spoken of
+    assert done.code == 0 and "article/half" not in done.out  # complete, so not mentioned
     assert read_state(tmp_path / "article", 2)["step"] == 2
 
 
@@ -216,6 +216,6 @@ def test_wandb_gets_the_full_resolution_run_alone(tmp_path, monkeypatch):
 
 
 def test_other_settings_are_refused_before_the_first_stage(progressive_run):
-    """A run of other settings has the low-resolution stage's name."""
+    """The folder of the low-resolution stage already contains a run with other settings."""
     line = get_refusal(train, "--workdir", progressive_run.parent, *toy_run.FLAGS, *GROW, "--steps", 4, "--grow-kimg", 0.1)
-    assert "grow_kimg 0.05 there, 0.1 asked" in line
+    assert "grow_kimg was 0.05, is now 0.1" in line

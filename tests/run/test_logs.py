@@ -18,7 +18,7 @@ def open_logs(run, **changes):
 
 
 def numbers(steps, **changes):
-    """(k,) of each metric for the steps after steps.start: step 5's d_loss is 0.5, its g_loss 1.5, and so on."""
+    """Makes metrics, name -> (k,), for the steps after steps.start. At step 5, d_loss is 0.5, g_loss 1.5, and so on."""
     of_step = np.arange(steps.start + 1, steps.stop + 1, dtype=np.float32)
     return {name: (of_step / 10 + at).astype(np.float32) for at, name in enumerate(NAMES)} | changes
 
@@ -38,13 +38,13 @@ def test_line_has_its_own_steps_numbers(tmp_path, k):
     assert [line["step"] for line in read_lines(tmp_path)] == list(range(2, 21, 2))
     for line in read_lines(tmp_path):
         assert line["images"] == 8 * line["step"]
-        assert ("images_per_s" in line) == (line["step"] > k)  # the first dispatch is mostly compiling: no speed of a run
+        assert ("images_per_s" in line) == (line["step"] > k)  # the first dispatch mostly compiles, so it has no speed
         assert [line[name] for name in NAMES] == pytest.approx([line["step"] / 10 + at for at in range(4)])
 
 
 def test_file_of_endless_names_stays_out_of_memory(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "name{i}": 1.0}}\n' for i in range(1, 1000)))
-    with pytest.raises(UserError, match="more than 256 names"):
+    with pytest.raises(UserError, match="more than 256 metrics"):
         read_metrics(tmp_path)
 
 
@@ -55,7 +55,7 @@ def test_last_step_has_a_line_at_any_interval(tmp_path):
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 5]
 
 
-# ---- Going on ----
+# ---- Resuming ----
 
 HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step in (2, 4, 6))
 
@@ -64,11 +64,11 @@ HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step i
     "start, tail, kept",
     [
         (6, "", [2, 4, 6]),
-        (5, "", [2, 4]),  # a killed process had written on past its last save
+        (5, "", [2, 4]),  # a killed process wrote lines after its last save
         (4, "", [2, 4]),
         (0, "", []),
         (8, '{"step": 8, "d_lo', [2, 4, 6]),  # cut by a crash
-        (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros, and what follows was not saved
+        (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros; later steps were not saved
         (8, "[8]\n", [2, 4, 6]),
         (8, "8\n", [2, 4, 6]),
         (8, '{"step": 8, "trouble": 1}\n', [2, 4, 6]),
@@ -87,7 +87,7 @@ def test_resume_drops_later_and_broken_lines(tmp_path, start, tail, kept):
 
 def test_log_state_equals_its_file(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(HELD)
-    for start in (6, 10):  # gone on, then opened once more
+    for start in (6, 10):  # resumed, then opened again
         logs = open_logs(tmp_path, start=start)
         logs.write(range(start, start + 4), {name: np.linspace(0, 1, 4) / 3 for name in (*NAMES, "g_grad_norm")})
         logs.warn(start + 4, {"g-collapsed": "words"})
@@ -127,7 +127,7 @@ def test_broken_line_before_saved_ones_is_refused(tmp_path):
     """No line is dropped."""
     text = HELD.replace("\n", "\ngarbage\n", 1)
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(UserError, match="metrics.jsonl: line 2 holds no numbers of a step; remove it"):
+    with pytest.raises(UserError, match="metrics.jsonl: line 2 is not a record of a step; remove it"):
         open_logs(tmp_path, start=8)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -150,7 +150,7 @@ def test_flushed_lines_are_in_the_file(tmp_path):
     logs.close()
 
 
-# ---- Numbers that are none ----
+# ---- NaNs and infinities ----
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -163,7 +163,7 @@ def test_nan_metric_stops_and_names_its_step(tmp_path, name, bad):
     with pytest.raises(NonFiniteError, match=f"step 7: {name} is {bad}"):
         logs.write(range(4, 9), values)
     logs.close()
-    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]  # of the bad dispatch nothing
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]  # nothing of the bad dispatch
 
 
 # ---- What people see ----
@@ -176,7 +176,7 @@ def test_last_step_is_a_line_without_a_terminal(tmp_path, capsys):
     logs.close()
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.count("\n") == 1  # and none in between: ten seconds have not passed
+    assert out.count("\n") == 1  # no other line, because ten seconds have not passed
     assert "step 10/10  epoch 2.00" in out
     assert "D 1.000  G 2.000  D right on real 300% fake 400%" in out
 
@@ -240,7 +240,7 @@ def test_metrics_are_read_as_columns(tmp_path):
 
 
 class Wandb:
-    """As far as we use the package: what it is given."""
+    """Replaces the package wandb and records its arguments."""
 
     def __init__(self, fault=None):
         self.started, self.lines, self.finished, self.fault = [], [], 0, fault
@@ -270,21 +270,21 @@ def test_wandb_gets_the_same_lines_and_resumes(tmp_path, monkeypatch):
         logs.close()
     assert wandb.lines == read_lines(tmp_path) and [line["step"] for line in wandb.lines] == [2, 4, 6, 8]
     first, second = wandb.started
-    assert first == second and first["resume"] == "allow"  # one run there
+    assert first == second and first["resume"] == "allow"  # the same run at Weights & Biases
     assert (first["project"], first["name"], first["config"]) == ("faces", tmp_path.name, {"lr": 0.1})
-    assert first["dir"] == tmp_path.parent  # its links have no place in a run
+    assert first["dir"] == tmp_path.parent  # its links must not be inside the run
     assert wandb.finished == 2 and wandb.metric == (("*",), {"step_metric": "step"})
 
 
 def test_missing_wandb_or_account_stops_the_start(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(UserError, match="`wandb` faces: the package is not installed: pip install wandb"):
         open_logs(tmp_path, wandb="faces")
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fault=RuntimeError("no account")))
-    with pytest.raises(UserError, match="`wandb` faces: no account; WANDB_MODE=offline"):
+    with pytest.raises(UserError, match="`wandb` faces: no account; set WANDB_MODE=offline"):
         open_logs(tmp_path, wandb="faces")
     (tmp_path / "wandb.json").write_text("[]")
-    with pytest.raises(UserError, match="wandb.json: holds no id"):
+    with pytest.raises(UserError, match="wandb.json: contains no run id"):
         open_logs(tmp_path, wandb="faces")
 
 
@@ -302,7 +302,7 @@ def test_wandb_failure_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
             logs.write(range(0, 4), numbers(range(0, 4)))
             logs.close()
         assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
-        assert capsys.readouterr().out.count("gets no more numbers (no network)") == 1
+        assert capsys.readouterr().out.count("gets no more metrics (no network)") == 1
 
 
 def test_wandb_is_not_used_by_other_processes(tmp_path, monkeypatch):

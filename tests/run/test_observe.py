@@ -10,22 +10,22 @@ pytestmark = pytest.mark.integration
 
 
 def test_diagnosis_uses_the_runs_images_and_is_reported(tmp_path, monkeypatch):
-    """It is in the output, in metrics.jsonl and in the report."""
-    asked, words = [], "G has collapsed: two samples differ by 1.0 grey levels"
+    """The warning is in the output, in metrics.jsonl and in the report."""
+    calls, words = [], "G has collapsed: two samples differ by 1.0 grey levels"
 
-    def found(metrics, samples, reals, on_reals, on_held_out, on_samples, loss):
-        asked.append((metrics.get("step", [0])[-1], samples, reals, on_reals, on_held_out, on_samples, loss))
-        return {"g-collapsed": words} if asked[-1][0] >= 8 else {}
+    def diagnose(metrics, samples, reals, on_reals, on_held_out, on_samples, loss):
+        calls.append((metrics.get("step", [0])[-1], samples, reals, on_reals, on_held_out, on_samples, loss))
+        return {"g-collapsed": words} if calls[-1][0] >= 8 else {}
 
-    monkeypatch.setattr("dcgan_jax.run.observe.diagnose", found)
+    monkeypatch.setattr("dcgan_jax.run.observe.diagnose", diagnose)
     done = train_toy(tmp_path)
     run = tmp_path / "article"
-    assert done.out.count(f"warning: step 8: {words}\n") == 1 and done.out.count("warning: ") == 1  # once, when it is new
-    assert "[g-collapsed]" in done.out.splitlines()[-3]  # where the bar is
+    assert done.out.count(f"warning: step 8: {words}\n") == 1 and done.out.count("warning: ") == 1  # printed once, when it is new
+    assert "[g-collapsed]" in done.out.splitlines()[-3]  # in the progress line
     assert read_warnings(run) == [(8, "g-collapsed", words), (12, "g-collapsed", words)]
     assert words in (run / "report.html").read_text()
-    assert [step for step, *_ in asked] == [0, 4, 8, 12]
-    _, samples, reals, on_reals, on_held_out, on_samples, loss = asked[-1]
+    assert [step for step, *_ in calls] == [0, 4, 8, 12]
+    _, samples, reals, on_reals, on_held_out, on_samples, loss = calls[-1]
     facts = json.loads((run / "data.json").read_text())
     assert samples.shape == (4, 16, 16, 3) and samples.dtype == reals.dtype == np.uint8 and loss == "bce"
     assert (len(on_reals), len(on_held_out), len(on_samples)) == (len(reals), facts["count"] // 20, 4)

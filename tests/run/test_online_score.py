@@ -60,8 +60,8 @@ def test_cache_is_not_used_for_another_score(tmp_path, change):
     reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path)
     online_score.load_reference(network()[0], reals)
     net, calls = network(change.get("sha256", "one"))
-    asked = {name: value for name, value in change.items() if name in RealImages._fields}
-    online_score.load_reference(net, reals._replace(**asked), change.get("keep", online_score.MAX_KEPT_FEATURES))
+    changed = {name: value for name, value in change.items() if name in RealImages._fields}
+    online_score.load_reference(net, reals._replace(**changed), change.get("keep", online_score.MAX_KEPT_FEATURES))
     assert calls
 
 
@@ -78,9 +78,9 @@ def scorer(run, **changes):
 
 
 def test_scores_are_taken_at_their_steps_and_the_end(tmp_path):
-    asked = scorer(tmp_path).is_due
-    assert [step for step in range(1, 36) if asked(range(step - 1, step), 35)] == [10, 20, 30, 35]
-    assert [stop for stop in range(4, 37, 4) if asked(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps a dispatch
+    is_due = scorer(tmp_path).is_due
+    assert [step for step in range(1, 36) if is_due(range(step - 1, step), 35)] == [10, 20, 30, 35]
+    assert [stop for stop in range(4, 37, 4) if is_due(range(stop - 4, stop), 99)] == [12, 20, 32]  # several steps per dispatch
 
 
 def test_scores_stay_within_their_time_share(tmp_path, monkeypatch):
@@ -95,13 +95,13 @@ def test_scores_stay_within_their_time_share(tmp_path, monkeypatch):
     monkeypatch.setattr(online_score, "sliced_wasserstein", slow)
     ours = scorer(tmp_path)
     assert ours.has_time()
-    said = ours.score(10, 1, {})
-    assert "scores took 100.0% of the time so far" in said
+    message = ours.score(10, 1, {})
+    assert "scores took 100.0% of the time so far" in message
     assert not ours.has_time()
     now[0] = 239
     assert not ours.has_time()
     now[0] = 240
-    assert ours.has_time()  # with it 12 s of 240: 5 %
+    assert ours.has_time()  # together 12 s of 240, which is 5 %
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,17 @@ def test_invalid_network_is_named_before_any_step(tmp_path, code, words):
 
 
 def test_best_step_compares_equal_scores_that_exist(tmp_path):
-    """Only scores of one measure compare, and only of steps that have a checkpoint."""
+    """It compares only scores of the same measure, and only steps that have a checkpoint."""
     assert online_score.find_best_step(tmp_path) is None and online_score.read_score_curve(tmp_path) == {}
     ours = scorer(tmp_path)
     for step, shift in ((10, 3), (20, 0), (30, 5)):
         ours.score(step, shift, {})
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     curve = online_score.read_score_curve(tmp_path)
-    assert curve[20] == 0 and online_score.find_best_step(tmp_path) == 20  # the very pictures
+    assert curve[20] == 0 and online_score.find_best_step(tmp_path) == 20  # the same images
     (tmp_path / "checkpoints" / "20").rmdir()
     assert online_score.find_best_step(tmp_path) == min((10, 30), key=curve.get)
-    with (tmp_path / "scores.jsonl").open("a") as lines:  # whatever evaluate, a crash or a stranger adds
+    with (tmp_path / "scores.jsonl").open("a") as lines:  # evaluate, a crash or a stranger may add lines
         lines.write('{"score": "features", "step": 10}\n[1]\n{"score": "training", "step": "x", "value": 1.0}\n{"sco\n')
     assert online_score.read_score_curve(tmp_path) == curve
     other = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0]) | {"count": 31, "value": -1.0, "step": 30}

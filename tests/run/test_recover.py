@@ -14,7 +14,7 @@ from dcgan_jax.run.logs import Logs, read_warnings
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("at", [14, 16])  # inside an interval; at a save, which reads its own numbers first
+@pytest.mark.parametrize("at", [14, 16])  # between two saves; at a save, which checks its own metrics first
 def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     real = Logs.write
 
@@ -24,7 +24,10 @@ def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     monkeypatch.setattr(Logs, "write", poisoned)
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
-    assert f"{run}: step {at}: d_loss is nan (first leaf: none yet); the checkpoint of step 12 is kept. Try a lower --lr" in line
+    assert (
+        f"{run}: step {at}: d_loss is nan (first affected leaf: none yet); the checkpoint of step 12 is kept. Try a lower --lr"
+        in line
+    )
     assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, at, 2))
@@ -44,11 +47,11 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_train_steps", poisoned)
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
-    assert "step 16: d_params/down1/kernel holds a NaN or an infinity; the checkpoint of step 12 is kept" in line
+    assert "step 16: d_params/down1/kernel contains a NaN or an infinity; the checkpoint of step 12 is kept" in line
     assert hash_tree(run / "checkpoints") == before
     assert not (run / "samples" / "00000016.png").exists()
     monkeypatch.undo()
-    assert train_toy(tmp_path, steps=14).code == 0  # and it resumes from there
+    assert train_toy(tmp_path, steps=14).code == 0  # a run without the NaN resumes from there
     assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, 15, 2))
 
 
@@ -57,7 +60,9 @@ TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
 
 def test_far_too_high_learning_rate_is_one_line(tmp_path):
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, *TOO_HIGH)
-    assert re.search(r"step [1-4]: .* (is (nan|inf|-inf)|holds a NaN or an infinity).*; the checkpoint of step 0 is kept", line)
+    assert re.search(
+        r"step [1-4]: .* (is (nan|inf|-inf)|contains a NaN or an infinity).*; the checkpoint of step 0 is kept", line
+    )
     assert list_steps(tmp_path / "article") == [0]
 
 
@@ -65,7 +70,7 @@ def test_rollbacks_are_bounded_and_recorded(tmp_path):
     arguments = (*toy_run.FLAGS, "--steps", 20, *TOO_HIGH, "--on-nan", "rollback", "--max-rollbacks", 2)
     done = run_command(train, "--workdir", tmp_path, *arguments)
     assert done.code == 2
-    assert done.out.count("went back to step 0 and on with other random numbers") == 2
+    assert done.out.count("went back to step 0, continued with other random numbers") == 2
     assert "after 2 rollbacks; the checkpoint of step 0 is kept" in done.err
     assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
@@ -79,11 +84,11 @@ def test_rollback_without_a_checkpoint_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(setup, "make_state", poisoned)
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20, "--on-nan", "rollback")
-    assert "step 0: d_params/down1/kernel holds a NaN or an infinity; there is no checkpoint to go back to" in line
+    assert "step 0: d_params/down1/kernel contains a NaN or an infinity; there is no checkpoint to return to" in line
 
 
 def poisoned_once(monkeypatch, at):
-    """The numbers of a step are a NaN the first time it is reached."""
+    """Makes the metrics of a step NaN the first time that the run reaches it."""
     real, times = Logs.write, []
 
     def write(self, steps, values):
@@ -102,7 +107,7 @@ def test_rollback_resumes_the_last_save_with_a_new_key(run, tmp_path, monkeypatc
     assert done.code == 0, done
     ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (STEPS, "rolled-back")
-    assert "step 15: g_loss is nan (first leaf: none yet): went back to step 12" in words
+    assert "step 15: g_loss is nan (first affected leaf: none yet): went back to step 12" in words
     straight = copy_run(get_reference_run().run, tmp_path / "straight")
     assert train_toy(tmp_path / "straight", steps=STEPS + 4).code == 0
     ours, theirs = (toy_run.read_state(each, STEPS + 4) for each in (run, straight))
@@ -115,7 +120,7 @@ def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         poisoned_once(patch, STEPS + 3)
         assert train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4).code == 0
-    # What a kill after the record and before the next save leaves.
+    # The state of a run that is killed after the rollback is recorded and before the next save.
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     end = next(at for at, line in enumerate(lines) if "rolled-back" in line) + 1
     (killed / "metrics.jsonl").write_text("".join(lines[:end]))
@@ -127,7 +132,7 @@ def test_run_killed_after_a_rollback_resumes_exactly(run, tmp_path, monkeypatch)
 
 
 def test_rollback_past_a_broken_checkpoint_is_clean(run, tmp_path, monkeypatch):
-    """No line is there twice."""
+    """No step is logged twice."""
     data = next(file for file in (run / "checkpoints" / str(STEPS) / "generator").rglob("*") if file.is_file())
     poisoned_once(monkeypatch, STEPS + 3)
     really = Logs.write
@@ -139,7 +144,7 @@ def test_rollback_past_a_broken_checkpoint_is_clean(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Logs, "write", breaking)
     done = train_toy(tmp_path, "--on-nan", "rollback", steps=STEPS + 4)
-    assert done.code == 0 and "set aside" in done.out
+    assert done.code == 0 and "moved to" in done.out
     ((step, kind, words),) = read_warnings(run)
     assert (step, kind) == (8, "rolled-back") and "went back to step 8" in words
     assert [row["step"] for row in read_metric_lines(run) if "d_loss" in row] == [*range(2, STEPS + 5, 2)]
@@ -151,9 +156,9 @@ def test_debug_names_the_layer_of_the_nan(tmp_path):
 
 
 def test_debug_gives_the_same_run(tmp_path):
-    with tiny.fused_loops():  # its program keeps the state before the step, which the other one's takes for the new one
+    with tiny.fused_loops():  # with --debug the program does not donate the state, so it is another program
         done, plain = train_toy(tmp_path / "debug", "--debug", steps=2), train_toy(tmp_path / "plain", steps=2)
-    assert plain.code == 0 and "debug: every step is looked at" in done.out
+    assert plain.code == 0 and "debug: every step is checked" in done.out
     ours, theirs = (toy_run.read_state(tmp_path / each / "article", 2) for each in ("debug", "plain"))
     for path in ours:
         assert np.array_equal(ours[path], theirs[path]), path

@@ -16,7 +16,7 @@ from dcgan_jax.run.report import POINTS, render_page, save_report
 
 
 def test_page_has_settings_warnings_and_images(tmp_path):
-    """Text is escaped, so it is never markup."""
+    """Text from a run is escaped, so it is never markup."""
     config = replace(ARTICLE, name="<b>", lr=0.0123)
     text = render_page(
         [
@@ -33,8 +33,8 @@ def test_page_has_settings_warnings_and_images(tmp_path):
     assert "trained with the preset <b>article</b> at 32 &times; 32 px on 12,345 images (my &lt;faces&gt; &amp; more)." in plain
     assert "60% complete: step 12,000 of 20,000" in text and "<dt>Images shown</dt><dd><b>1,536,000</b>" in text
     assert "<h1>&lt;b&gt;</h1>" in text and "<title>&lt;b&gt;</title>" in text
-    assert "<tr><td>lr</td><td>0.0002</td><td>0.0123</td></tr>" in text  # beside the preset's
-    assert "<td>batch_size</td><td>128</td>" in text  # among all settings
+    assert "<tr><td>lr</td><td>0.0002</td><td>0.0123</td></tr>" in text  # next to the preset's value
+    assert "<td>batch_size</td><td>128</td>" in text  # in the table of all settings
     assert "g-collapsed</b>, steps 500 to 1,000: &lt;new&gt; words &lt;/script&gt;" in text
     assert "old words" not in text
     assert "<b>training images</b>: all grey" in text
@@ -66,7 +66,9 @@ def test_page_loads_nothing_from_the_network(tmp_path):
     addresses = re.findall(r"""<[^>]+(?:src|href)\s*=\s*['"]?([^'"\s>]+)""", text.split("<script")[0])
     assert all(address.startswith("data:") for address in addresses)
     assert "url(" not in text.replace("url(#inside)", "") and "@import" not in text
-    assert {match for match in re.findall(r"https?://[^\s\"']+", text)} == {"http://www.w3.org/2000/svg"}  # a name, no place
+    assert {match for match in re.findall(r"https?://[^\s\"']+", text)} == {
+        "http://www.w3.org/2000/svg"
+    }  # the name of a namespace, not an address
 
 
 def test_several_runs_are_named_by_what_differs(tmp_path):
@@ -156,7 +158,7 @@ def test_line_without_a_number_is_no_point_of_its_curve(tmp_path):
 
 @pytest.mark.parametrize("count, side", [(1, 64), (7, 128), (32, 64)])
 def test_page_is_below_5_mb(tmp_path, count, side):
-    steps, noise = range(0, 600, 100), np.random.default_rng(0)  # nothing is larger
+    steps, noise = range(0, 600, 100), np.random.default_rng(0)  # the largest page that a run can make
     for step in steps:
         (tmp_path / "samples").mkdir(exist_ok=True)
         save_grid(tmp_path / "samples" / f"{step:08d}.png", noise.integers(0, 255, (64, side, side, 3), np.uint8))
@@ -174,4 +176,4 @@ def test_page_is_below_5_mb(tmp_path, count, side):
     for run in read_page_data(text)["runs"]:
         assert {grid["step"] for grid in run["grids"]} >= {0, 400} and len(run["curves"]) == 24
         assert len(run["curves"]["number0"][0]) > 30
-        assert decode_image(run["grids"][-1]["src"]).shape[0] >= 130  # sixty-four faces
+        assert decode_image(run["grids"][-1]["src"]).shape[0] >= 130  # a grid of 64 faces

@@ -12,14 +12,14 @@ from dcgan_jax.run.report import render_page
 
 def test_grids_are_in_order_at_their_own_size(tmp_path):
     faces(tmp_path, [500, 0, 12000])
-    for name in ("00000012 (1).png", "._00000012.png", "best.png"):  # a cloud drive's, a Mac's, a person's
+    for name in ("00000012 (1).png", "._00000012.png", "best.png"):  # copies by a cloud drive, by macOS and by a user
         (tmp_path / "samples" / name).write_bytes((tmp_path / "samples" / "00000500.png").read_bytes())
     grids = read_page_data(render_page([make_run_facts(tmp_path)]))["runs"][0]["grids"]
     assert [(grid["step"], grid["kimg"]) for grid in grids] == [(0, 0), (500, 64), (12000, 1536)]
     with Image.open(tmp_path / "samples" / "00012000.png") as file:
         large = np.asarray(file)
     found = decode_image(grids[-1]["src"])
-    assert large.shape == (3 * found.shape[0], 3 * found.shape[1], 3)  # enlarged for the eye: the page does that itself
+    assert large.shape == (3 * found.shape[0], 3 * found.shape[1], 3)  # the file is enlarged; the page enlarges by itself
     assert np.abs(found.astype(int) - large[::3, ::3]).mean() < 8  # lossy
 
 
@@ -34,7 +34,7 @@ def test_first_and_newest_grids_stay_page_is_small(tmp_path, monkeypatch):
     before = {*steps}
     faces(tmp_path, [4000])
     after = {grid["step"] for grid in read_page_data(render_page([make_run_facts(tmp_path)]))["runs"][0]["grids"]}
-    assert after - before <= {4000} | {*range(0, 4000, 100)} and len(before & after) >= len(before) - 1  # few are encoded anew
+    assert after - before <= {4000} | {*range(0, 4000, 100)} and len(before & after) >= len(before) - 1  # few are encoded again
 
 
 def test_large_grids_are_reduced(tmp_path):
@@ -76,5 +76,5 @@ def test_old_grids_much_larger_stay_within_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "IMAGES_BYTES", 20_000)
     faces(tmp_path, range(0, 3000, 100), count=64)
     (tmp_path / "samples" / "00003000.png").write_bytes(b"")
-    save_grid(tmp_path / "samples" / "00003000.png", np.zeros((4, 32, 32, 3), np.uint8))  # as of a G that has collapsed
+    save_grid(tmp_path / "samples" / "00003000.png", np.zeros((4, 32, 32, 3), np.uint8))  # as after mode collapse
     assert sum(len(grid["src"]) for grid in read_page_data(render_page([make_run_facts(tmp_path)]))["runs"][0]["grids"]) <= 20_000

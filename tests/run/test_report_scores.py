@@ -17,7 +17,7 @@ def write_scores(run, values, **facts):
 def test_scores_are_a_curve_and_a_line(tmp_path):
     run = make_run_facts(tmp_path)
     write_scores(tmp_path, {1000: 90.0, 2000: 40.0, 3000: 60.0})
-    write_scores(tmp_path, {2000: 50.5})  # once more, after a rollback: it counts
+    write_scores(tmp_path, {2000: 50.5})  # scored again after a rollback: the later score counts
     text = render_page([run])
     assert read_page_data(text)["runs"][0]["curves"]["score by x, N 5, real images 01234567"][:2] == [
         [128, 256, 384],
@@ -27,13 +27,13 @@ def test_scores_are_a_curve_and_a_line(tmp_path):
 
 
 def test_scores_of_several_runs_name_their_measure(tmp_path):
-    """Only scores of one measure share a chart."""
+    """Only scores of the same measure share a chart."""
     network = {"by": "net.py:f", "sha256": "feedbeef00"}
     runs = [make_run_facts(tmp_path / name, name) for name in "abcd"]
     for run, facts in zip(runs, ({}, network, network, network | {"count": 50}), strict=True):
         write_scores(run.folder, {1000: 9.0, 2000: 8.5}, **facts)
     text = render_page(runs)
-    names = [name for run in read_page_data(text)["runs"] for name in run["curves"]]  # a chart each, in report.js
+    names = [name for run in read_page_data(text)["runs"] for name in run["curves"]]  # report.js makes one chart for each
     assert names == [
         "score by x, N 5, real images 01234567",
         *["score by net.py:f feedbeef, N 5, real images 01234567"] * 2,

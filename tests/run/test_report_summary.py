@@ -9,7 +9,7 @@ from dcgan_jax.run.report_summary import estimate_training_s, find_median_speed,
 
 
 def log_sessions(*sessions):
-    """Columns of metrics.jsonl. A session: [(seconds, images)] of its lines, counted from the end of its first dispatch."""
+    """Makes the columns of metrics.jsonl. A session is [(seconds, images)] of its lines, from the end of the first dispatch."""
     images, speeds, start = [], [], 0
     for lines in sessions:
         images += [start + count for _, count in lines]
@@ -19,7 +19,7 @@ def log_sessions(*sessions):
 
 
 def test_training_time_is_exact_where_speed_changes():
-    """As with progressive growing: the mean speed falls, the time it stands for is what counts."""
+    """With progressive growing the speed falls during a run. The estimate sums time, not mean speeds."""
     assert_allclose(estimate_training_s(log_sessions([(0, 10), (1, 310), (2, 610), (12, 910)])), 12 * 900 / 910, rtol=0.02)
     assert_allclose(estimate_training_s(log_sessions([(1, 300), (2, 600), (12, 900)])), 12)
 

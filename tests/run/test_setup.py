@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_default_data_message_names_celeba(tmp_path, monkeypatch):
-    """The 20,000 faces need not be drawn for it: what comes after the line is stopped."""
+    """Stops after this line, so that the 20,000 faces need not be painted."""
 
     def stops(*args):
         raise UserError("enough")
@@ -28,29 +28,29 @@ def test_default_data_message_names_celeba(tmp_path, monkeypatch):
 
 
 def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
-    """A length in epochs is one in steps where the learning rate decays over it."""
-    asked = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
-    assert run_command(*asked, "--epochs", 0.8).code == 0  # of five steps
-    by_steps = run_command(*asked, "--steps", 4, "--name", "other")
+    """With a learning-rate decay, the config stores the length in steps."""
+    command = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
+    assert run_command(*command, "--epochs", 0.8).code == 0  # an epoch has five steps
+    by_steps = run_command(*command, "--steps", 4, "--name", "other")
     assert by_steps.code == 0
     run = tmp_path / "article"
     ours, theirs = toy_run.read_state(run, 4), toy_run.read_state(tmp_path / "other", 4)
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-    assert f"{run} is complete: step 4 of 4" in run_command(*asked, "--epochs", 0.8).out
-    assert "steps 4 there, 8 asked. Continue it with --steps 4" in get_refusal(*asked, "--epochs", 1.6)
+    assert f"{run} is complete: step 4 of 4" in run_command(*command, "--epochs", 0.8).out
+    assert "steps was 4, is now 8. Resume it with --steps 4" in get_refusal(*command, "--epochs", 1.6)
 
 
 def test_impossible_score_is_named_before_any_step(tmp_path):
-    asked = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
-    assert "--score-count 2000" in get_refusal(train, *asked)
+    flags = ["--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--score-every-kimg", 1]
+    assert "--score-count 2000" in get_refusal(train, *flags)
     assert "--score-by none.py:f: none.py: No such file" in get_refusal(
-        train, *asked, "--score-count", 60, "--score-by", "none.py:f"
+        train, *flags, "--score-count", 60, "--score-by", "none.py:f"
     )
     assert "has a score; train it with --score-every-kimg" in get_refusal(sample, "--run", get_reference_run().run, "--step", "best")
 
 
 def test_resume_from_step_zero_keeps_start_weights(tmp_path, monkeypatch):
-    """The checkpoint of step 0 holds the weights of --start: a stop before the next save must not lose them."""
+    """The checkpoint of step 0 contains the weights of --start, so a stop before the next save does not lose them."""
     start = ("--start", get_reference_run().run, "--no-tensorboard")
     assert train_toy(tmp_path / "straight", *start, steps=2).code == 0
     with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def handlers_are_given_back():
-    """Whoever calls train() from a notebook keeps their Ctrl-C, however the run ends."""
+    """Checks that train() restores the signal handlers, however it ends, for example in a notebook."""
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

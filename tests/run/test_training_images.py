@@ -1,4 +1,4 @@
-"""The images that a run was trained on, found again, or others."""
+"""Opening the images that a run was trained on, or other images."""
 
 import json
 
@@ -20,13 +20,13 @@ def test_changed_training_images_are_refused(run):
     facts = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(facts | {"pixels": "another"}))
     line = get_refusal(evaluate, "--run", run, "--count", 20)
-    assert "no longer holds the images" in line
+    assert "no longer contains the images" in line
     assert "--data" in line
     assert not (run / "scores.jsonl").exists()
 
 
 def test_other_images_are_all_used_unless_split(run):
-    """A run on one split says nothing of pictures without splits."""
+    """The split of the run's own images does not apply to other images."""
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"split": "train"}))
     _, (line,) = evaluate_run(run, "--count", 30, "--data", "drawn:60")

@@ -1,5 +1,7 @@
-"""Weight files are read without running anything. The fixtures were written by torch.save 2.14, in both of its formats:
-a convolution, a BN, a transposed view with an offset, halves."""
+"""Weight files are read without executing code.
+
+torch.save 2.14 wrote the fixtures, in both of its formats: a convolution, a BN, a transposed view with an offset, and float16.
+"""
 
 import os
 import pickle
@@ -70,12 +72,12 @@ def test_pickle_is_not_executed(tmp_path, protocol):
     np.savez(tmp_path / "c.npz", np.array([Canary(tmp_path / "called")], object))
     get_refusal(tmp_path / "c.npz")
     assert not (tmp_path / "called").exists()
-    pickle.loads(data)  # the canary itself works
+    pickle.loads(data)  # the canary reacts to unsafe loading
     assert (tmp_path / "called").exists()
 
 
 def changed(tmp_path, *pairs):
-    """The fixture's pickle with bytes replaced, in a zip of its own with all storages."""
+    """Makes a zip of the fixture with bytes of its pickle replaced."""
     with zipfile.ZipFile(FIXTURES / "weights_zip.pth") as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     [pickled] = [name for name in entries if name.endswith("data.pkl")]
@@ -99,7 +101,7 @@ def test_storage_of_another_kind_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["weights_zip.pth", "weights_legacy.pth", "weights.npz"])
 def test_damaged_file_is_one_line_or_arrays(tmp_path, name):
-    """The file is cut anywhere, or any byte of it is flipped."""
+    """Cuts the file at any place, or flips any byte."""
     whole, path = (FIXTURES / name).read_bytes(), tmp_path / name
     random = np.random.default_rng(0)
     harmed = [whole[:cut] for cut in random.integers(0, len(whole), 40)]

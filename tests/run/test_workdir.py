@@ -26,7 +26,7 @@ def config(parent, *arguments):
 
 
 def open_run(config, facts):
-    """The run's path; its lock is given back at once."""
+    """Claims the folder and releases the lock at once. Returns: the path of the run."""
     path, lock = workdir.claim_folder(config, facts)
     lock.release()
     return path
@@ -48,8 +48,8 @@ def contents(folder):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_config_of_every_preset_round_trips(tmp_path, preset):
     # keras64's sigmoid takes no augmentations.
-    asked = config(tmp_path, "--preset", preset, "--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3")
-    assert read_config(open_run(asked, FACTS)) == asked
+    wanted = config(tmp_path, "--preset", preset, "--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3")
+    assert read_config(open_run(wanted, FACTS)) == wanted
 
 
 def test_run_records_config_environment_and_data(tmp_path, monkeypatch):
@@ -104,15 +104,15 @@ def test_same_run_is_found_again(tmp_path):
 )
 def test_harmless_changes_are_allowed_and_recorded(tmp_path, change):
     run = open_run(config(tmp_path), FACTS)
-    asked = config(tmp_path, *change.split())
-    assert open_run(asked, FACTS) == run
-    assert read_config(run) == config(tmp_path)  # as it was: perhaps nothing is left to do
-    write_run_facts(run, asked)
-    assert read_config(run) == asked
+    wanted = config(tmp_path, *change.split())
+    assert open_run(wanted, FACTS) == run
+    assert read_config(run) == config(tmp_path)  # unchanged: the run may be complete
+    write_run_facts(run, wanted)
+    assert read_config(run) == wanted
 
 
 @pytest.mark.parametrize(
-    "there, asked",
+    "first, second",
     [
         ("", "--size 64"),
         ("", "--width 8 --lr 0.1"),
@@ -127,19 +127,19 @@ def test_harmless_changes_are_allowed_and_recorded(tmp_path, change):
         ("", "--seed 3 --compute-dtype bfloat16"),
     ],
 )
-def test_difference_is_named_with_flags_that_undo_it(tmp_path, there, asked):
-    run = open_run(config(tmp_path, *there.split()), FACTS)
+def test_difference_is_named_with_flags_that_undo_it(tmp_path, first, second):
+    run = open_run(config(tmp_path, *first.split()), FACTS)
     before = contents(run)
-    line = get_refusal(config(tmp_path, *asked.split()))
+    line = get_refusal(config(tmp_path, *second.split()))
     assert contents(run) == before
     assert str(run) in line
     assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
     found = configuration.flatten(read_config(run))
-    for name, value in configuration.flatten(config(tmp_path, *asked.split())).items():
+    for name, value in configuration.flatten(config(tmp_path, *second.split())).items():
         if value != found[name]:
             assert name in line
     remedy = line.split("Continue it with ")[1].split(", give another")[0]
-    assert open_run(config(tmp_path, *asked.split(), *shlex.split(remedy)), FACTS) == run
+    assert open_run(config(tmp_path, *second.split(), *shlex.split(remedy)), FACTS) == run
 
 
 def test_removed_option_without_effect_resumes(tmp_path):
@@ -152,7 +152,7 @@ def test_removed_option_without_effect_resumes(tmp_path):
 
 @pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
 def test_removed_option_in_use_is_refused(tmp_path, name, used):
-    """The run's files are not changed."""
+    """The files of the run stay unchanged."""
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
     before = contents(run)
@@ -164,7 +164,7 @@ def test_removed_option_in_use_is_refused(tmp_path, name, used):
 def test_many_differences_are_counted(tmp_path):
     open_run(config(tmp_path), FACTS)
     line = get_refusal(config(tmp_path, "--preset", "carpedm20"))
-    assert "preset article there, carpedm20 asked" in line
+    assert "preset was article, is now carpedm20" in line
     assert "more" in line
     assert len(line) < 500
 
@@ -173,17 +173,17 @@ def test_other_images_are_refused(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     before = contents(run)
     line = get_refusal(config(tmp_path), OTHERS)
-    assert all(part in line for part in ("faces (1,234) there", "cats (56) asked", "--data", "--name"))
+    assert all(part in line for part in ("faces (1,234), now", "cats (56)", "--data", "--name"))
     assert contents(run) == before
 
 
-# ---- What is no run ----
+# ---- Folders that are not runs ----
 
 
 def test_folder_with_foreign_files_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    assert "is no run" in get_refusal(config(tmp_path))
+    assert "is not a run" in get_refusal(config(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
@@ -193,7 +193,7 @@ def test_empty_folder_is_taken(tmp_path):
 
 
 def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
-    """config.json is written last; other pictures may come before the second try, and then data.json must be theirs."""
+    """config.json is written last. A second start may have other images; then data.json must describe these."""
     real = workdir.write_json
 
     def dies(file, value):
@@ -234,7 +234,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "write_json", full)
     assert "No space left" in get_refusal(config(tmp_path))
     monkeypatch.undo()
-    assert open_run(config(tmp_path), FACTS)  # what it left does not stand in the way
+    assert open_run(config(tmp_path), FACTS)  # the files that it left do not prevent a new start
 
 
 # ---- Reading ----
@@ -351,7 +351,7 @@ def test_filesystem_without_locks_uses_a_marker(tmp_path, monkeypatch, code):
     with pytest.raises(UserError, match="is being trained by another process"):
         workdir.claim_folder(config(tmp_path), FACTS)
     lock.release()
-    open_run(config(tmp_path), FACTS)  # freed
+    open_run(config(tmp_path), FACTS)  # the lock is free again
 
 
 def test_marker_of_a_dead_owner_is_ignored(tmp_path, monkeypatch):
@@ -380,14 +380,14 @@ def test_link_out_of_a_new_run_is_not_followed(tmp_path):
 def test_foreign_environment_is_printable_and_short(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
-    said = workdir.compare_environment(run)
-    assert said.startswith("jax ") and said.isprintable() and len(said) < 300
+    message = workdir.compare_environment(run)
+    assert message.startswith("jax ") and message.isprintable() and len(message) < 300
 
 
 def test_decaying_run_keeps_its_length(tmp_path):
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
-    assert "steps 100 there, 200 asked. Continue it with --steps 100" in message and f"--start {tmp_path}" in message
+    assert "steps was 100, is now 200. Resume it with --steps 100" in message and f"--start {tmp_path}" in message
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
 
 

@@ -1,4 +1,4 @@
-// The page. Its state is in the address, the network generates the faces, and nothing comes from another host.
+// The web page: generates faces in the browser. Its state is in the address. It loads nothing from other hosts.
 import { between, latentOf, moved } from "./latents.js";
 
 const FACES = 16;
@@ -19,7 +19,7 @@ async function fetched(file) {
   return answer;
 }
 
-/** A file's bytes, decompressed if they are gzip that the server did not declare. */
+/** Returns the bytes of a file. Decompresses gzip if the server did not declare it. */
 async function bytesOf(file) {
   const bytes = new Uint8Array(await (await fetched(file)).arrayBuffer());
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
@@ -27,13 +27,13 @@ async function bytesOf(file) {
   return new Uint8Array(await new Response(unpacked).arrayBuffer());
 }
 
-/** Whether this browser has WebAssembly with SIMD: it validates a module with one SIMD instruction. */
+/** Whether this browser has WebAssembly with SIMD. Validates a module with one SIMD instruction. */
 function hasSimd() {
   return typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.of(
     0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11));
 }
 
-/** {run(latents, labels), kind}: WebGPU if it works, else WebAssembly. */
+/** Loads the network: {run(latents, labels), kind}, with WebGPU if it works, else WebAssembly. */
 async function network(page) {
   const model = await bytesOf("generator.onnx");
   const hasGpu = navigator.gpu && await navigator.gpu.requestAdapter().catch(() => null);
@@ -92,24 +92,24 @@ function paint(canvas, page, values, i) {
 
 const whole = (text, otherwise) => /^\d+$/.test(text ?? "") && Number(text) <= LAST_SEED ? Number(text) : otherwise;
 
-/** The state that the address holds; writeState is its inverse. */
+/** Reads the state from the address; writeState is its inverse. */
 function readState(page) {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const steps = (asked.get("steps") ?? "").split(",").map(Number);
-  const labels = (asked.get("asked") ?? "").split("");
+  const params = new URLSearchParams(location.hash.slice(1));
+  const steps = (params.get("steps") ?? "").split(",").map(Number);
+  const labels = (params.get("asked") ?? "").split("");
   return {
-    seed: whole(asked.get("seed"), 0), from: whole(asked.get("from"), 0), to: whole(asked.get("to"), 1),
-    share: Math.min(100, whole(asked.get("share"), 0)),
+    seed: whole(params.get("seed"), 0), from: whole(params.get("from"), 0), to: whole(params.get("to"), 1),
+    share: Math.min(100, whole(params.get("share"), 0)),
     steps: page.directions.map((_, i) => Math.max(-3, Math.min(3, steps[i] || 0))),
     asked: page.attributes.map((_, i) => ["0", "1"].includes(labels[i]) ? labels[i] : "-"),
   };
 }
 
 function writeState(state) {
-  const said = { seed: state.seed, from: state.from, to: state.to, share: state.share };
-  if (state.steps.some((step) => step)) said.steps = state.steps.join(",");
-  if (state.asked.some((one) => one !== "-")) said.asked = state.asked.join("");
-  history.replaceState(null, "", `#${new URLSearchParams(said)}`);
+  const params = { seed: state.seed, from: state.from, to: state.to, share: state.share };
+  if (state.steps.some((step) => step)) params.steps = state.steps.join(",");
+  if (state.asked.some((one) => one !== "-")) params.asked = state.asked.join("");
+  history.replaceState(null, "", `#${new URLSearchParams(params)}`);
 }
 
 async function main() {
@@ -135,7 +135,7 @@ async function main() {
     const cell = document.createElement("button");
     cell.type = "button";
     cell.append(document.createElement("canvas"), document.createElement("span"));
-    cell.addEventListener("click", () => { // alternately the start of the morph and its end
+    cell.addEventListener("click", () => { // sets the start and the end of the morph in turn
       state[next ? "to" : "from"] = Number(cell.dataset.seed);
       state.share = next ? 100 : 0;
       next = 1 - next;
@@ -171,7 +171,7 @@ async function main() {
     }
   }
 
-  // One drawing at a time. A change meanwhile is drawn when it ends.
+  // Only one drawing runs at a time. A change meanwhile is drawn afterwards.
   let drawing = null, again = false, speed = "", lastGrid = "";
   async function show() {
     for (const id of ["seed", "from", "to", "share"]) if (document.activeElement !== $(id)) $(id).value = state[id];
@@ -190,7 +190,7 @@ async function main() {
           const since = speed ? "" : `First faces after ${((performance.now() - began) / 1000).toFixed(1)} s; `;
           speed = `${Math.round(perSecond)} faces a second with ${net.kind === "webgpu" ? "WebGPU" : "WebAssembly"}`;
           say(since + speed);
-        } else if ($("status").className) { // an earlier error is over
+        } else if ($("status").className) { // clears an earlier error
           say(speed);
         }
       } while (again);

@@ -3,7 +3,7 @@
 
 const float = new Float32Array(1), word = new Uint32Array(float.buffer);
 
-/** Threefry-2x32 with 20 rounds, as in jax.random: two words from a key and a counter. */
+/** Threefry-2x32 with 20 rounds, as in jax.random. Returns two 32-bit words for a key and a counter. */
 export function threefry(key0, key1, x0, x1) {
   const keys = [key0, key1, key0 ^ key1 ^ 0x1bd11bda];
   const turns = [[13, 15, 26, 6], [17, 29, 16, 24]];
@@ -20,7 +20,7 @@ export function threefry(key0, key1, x0, x1) {
   return [x0 >>> 0, x1 >>> 0];
 }
 
-/** The latent of a seed, 0 to 2**32 - 1: a Float32Array of `length` numbers, uniform in [-1, 1) or normal. */
+/** Returns the latent of a seed (0 to 2**32 - 1): a Float32Array of `length` numbers, uniform in [-1, 1) or normal. */
 export function latentOf(seed, length, law) {
   const latent = new Float32Array(length);
   const lowest = law === "uniform" ? -1 : -(1 - 2 ** -24);
@@ -34,9 +34,9 @@ export function latentOf(seed, length, law) {
   return latent;
 }
 
-/** Giles 2012, "Approximating the erfinv function", as in XLA. x: a float32. */
+/** Inverse error function by Giles 2012, "Approximating the erfinv function", as in XLA. x: a float32. */
 export function inverseErf(x) {
-  const w = -Math.log1p(-Math.fround(x * x)); // rounded to float32 as in XLA: near 1 and -1 that matters
+  const w = -Math.log1p(-Math.fround(x * x)); // rounded to float32 as in XLA, which matters near 1 and -1
   const near = [2.81022636e-8, 3.43273939e-7, -3.5233877e-6, -4.39150654e-6, 0.00021858087, -0.00125372503, -0.00417768164,
     0.246640727, 1.50140941];
   const far = [-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
@@ -45,7 +45,7 @@ export function inverseErf(x) {
   return (w < 5 ? near : far).reduce((sum, coefficient) => sum * at + coefficient) * x;
 }
 
-/** The inverse of inverseErf, to 1.2e-7. */
+/** Error function, accurate to 1.2e-7. */
 function erf(x) {
   const t = 1 / (1 + 0.5 * Math.abs(x));
   const tail = t * Math.exp(-x * x - 1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806
@@ -55,7 +55,7 @@ function erf(x) {
 
 const EDGE = 1 - 2e-6;
 
-/** Latents of the given distribution ("uniform" or "normal") to normal ones, and back. */
+/** Convert latents of the given distribution ("uniform" or "normal") to normal ones, and back. */
 export const toNormal = (latent, law) => law === "normal" ? latent
   : latent.map((z) => Math.SQRT2 * inverseErf(Math.max(-EDGE, Math.min(EDGE, z))));
 export const fromNormal = (point, law) => law === "normal" ? point : point.map((x) => erf(x / Math.SQRT2));
@@ -75,7 +75,7 @@ export function between(start, end, share, law) {
   return fromNormal(a.map((value, i) => length * (ofA * value / Math.max(aLength, 1e-12) + ofB * b[i] / Math.max(bLength, 1e-12))), law);
 }
 
-/** A latent moved along directions; steps: standard deviations, one for each direction. */
+/** Moves a latent along directions. steps: standard deviations, one for each direction. */
 export function moved(latent, directions, steps, law) {
   if (!steps.some((step) => step)) return latent;
   const point = Float32Array.from(toNormal(latent, law));
