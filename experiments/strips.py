@@ -1,6 +1,6 @@
 """Saves the first samples of a run side by side, as README.md shows them.
 
-    python experiments/strips.py --run runs/article --out docs/images/article-10min.png
+python experiments/strips.py --run runs/article --out docs/images/article-10min.png
 """
 
 import argparse
