@@ -95,6 +95,14 @@ def files_share_little_memory():
     release_memory_above(MAX_RSS_BYTES_BETWEEN_FILES)
 
 
+@pytest.fixture
+def signal_handlers_stay():
+    """Checks that train() restores the signal handlers, so that Ctrl-C still works in a notebook."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 @pytest.fixture(autouse=True)
 def memory_stays_bounded(request):
     had_tensorflow = "tensorflow" in sys.modules

@@ -1,6 +1,5 @@
 import json
 import re
-import signal
 
 import filelock
 import numpy as np
@@ -29,21 +28,13 @@ from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.workdir import read_config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("signal_handlers_stay")]
 
 
 @pytest.fixture
 def run(tmp_path):
     """A copy of a finished run, which the test may change."""
     return copy_run(get_reference_run().run, tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def handlers_are_given_back():
-    """After train() the signal handlers are the same as before, so that Ctrl-C still works in a notebook."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # ---- A run from its start to its end ----

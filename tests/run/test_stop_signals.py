@@ -6,15 +6,7 @@ from toy_run import STEPS, train_toy
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def handlers_are_given_back():
-    """Checks that train() restores the signal handlers, however it ends, for example in a notebook."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("signal_handlers_stay")]
 
 
 def test_second_ctrl_c_stops_at_once_keeps_last_save(run, tmp_path, monkeypatch):
