@@ -94,7 +94,7 @@ def world(tmp_path_factory):
     here = tmp_path_factory.mktemp("world")
     faces = draw_faces(0, np.arange(IMAGE_COUNT), 32)
     names = [f"{i + 1:06d}.jpg" for i in range(IMAGE_COUNT)]
-    for folder in ("my-pictures", "my-images", "pictures/cats", "images/cats"):
+    for folder in ("my-images", "images/cats"):
         (here / folder).mkdir(parents=True)
         for name, face in zip(names, faces, strict=True):
             Image.fromarray(face).save(here / folder / name)
@@ -105,14 +105,14 @@ def world(tmp_path_factory):
     for archive, inside in (("img_align_celeba.zip", "img_align_celeba/"), ("processed-celeba-small.zip", "celeba/")):
         with zipfile.ZipFile(here / archive, "w") as opened:
             for name in names:
-                opened.write(here / "my-pictures" / name, inside + name)
+                opened.write(here / "my-images" / name, inside + name)
     known = ("Smiling", "Eyeglasses", "Male", "Young")
     rows = "".join(f"{name} {' '.join(('1', '-1')[(i >> bit) % 2] for bit in range(4))}\n" for i, name in enumerate(names))
     (here / "list_attr_celeba.txt").write_text(f"{IMAGE_COUNT}\n{' '.join(known)}\n{rows}")
     (here / "celeba").mkdir()
     for file in ("img_align_celeba.zip", "list_attr_celeba.txt"):
         shutil.copy(here / file, here / "celeba" / file)
-    shutil.copy(here / "my-pictures" / names[0], here / "me.jpg")
+    shutil.copy(here / "my-images" / names[0], here / "me.jpg")
     (here / "net.py").write_text("def function(images):\n    return images[:, ::8, ::8].reshape(len(images), -1) / 255\n")
     np.save(here / "faces.npy", draw_faces(1, np.arange(IMAGE_COUNT), 16))
     assert train_toy(here / "runs", "--data", here / "img_align_celeba.zip", steps=4).code == 0
