@@ -289,7 +289,6 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
         other.click("#reset")
         other.wait_for_function("!document.body.dataset.shown.includes('steps')")
         assert_near(pixels(other, "#face", "share=50"), gan.images(half))
-        other.close()
         assert other.input_value("#seed") == str(seed) and other.input_value("#share") == "50"
         with page.expect_download() as download:
             page.click("#download")
