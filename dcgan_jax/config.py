@@ -61,7 +61,7 @@ class Run:
     name: Annotated[str, Mark.RESUMABLE] = ""
     """the run's folder inside workdir; empty: the preset's name"""
     preset: str = "article"
-    """recipe: the defaults of all other options.
+    """recipe: the defaults of all other settings.
     Published: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20, keras64.
     This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px)"""
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
