@@ -108,8 +108,8 @@ def test_scores_stay_within_their_time_share(tmp_path, monkeypatch):
     "code, words",
     [
         ("import no_such_package", "No module named 'no_such_package'"),
-        ("def f(x): return x", r"gave uint8 \(50, 16, 16, 3\)"),
-        ("import numpy\ndef f(x): return numpy.full((50, 2), numpy.nan)", "gave a NaN"),
+        ("def f(x): return x", r"returned uint8 \(50, 16, 16, 3\)"),
+        ("import numpy\ndef f(x): return numpy.full((50, 2), numpy.nan)", "returned a NaN"),
     ],
 )
 def test_invalid_network_is_named_before_any_step(tmp_path, code, words):
