@@ -1,4 +1,4 @@
-"""Generators of every kind, with weights like trained ones, for the tests of exports."""
+"""Generators of all architectures, with weights like those of training. The tests of exports use them."""
 
 import functools
 from pathlib import Path
@@ -15,7 +15,7 @@ from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.presets import PRESETS
 
-# Each option alone, and all together.
+# Each option alone, and several together.
 VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
     f"{preset}, {name}": make_tiny_config(preset, **changes)
     for preset in ("article", "torch64")
@@ -37,15 +37,15 @@ VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
 
 
 def vary_leaves(tree, seed=0):
-    """Makes leaves like trained ones: statistics and biases are not at their initial values."""
+    """Makes random leaves that vary as in training: statistics and biases are not their initial values."""
     rng = np.random.default_rng(seed)
 
     def vary(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        drawn = rng.normal(size=leaf.shape).astype(np.float32)
+        noise = rng.normal(size=leaf.shape).astype(np.float32)
         if name.endswith("var"):
-            return np.exp(0.5 * drawn)
-        return drawn * (0.3 if "kernel" not in name else 0.15) + np.float32(name.endswith("scale"))
+            return np.exp(0.5 * noise)
+        return noise * (0.3 if "kernel" not in name else 0.15) + np.float32(name.endswith("scale"))
 
     return jax.tree_util.tree_map_with_path(vary, tree)
 
@@ -59,7 +59,7 @@ def list_weights(params, stats):
 
 
 class GeneratorCase(NamedTuple):
-    """A generator, its inputs and its images."""
+    """A generator, its inputs and the images it generates."""
 
     config: Config
     params: dict
@@ -74,18 +74,18 @@ class GeneratorCase(NamedTuple):
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
-        """The weights by name, such as head/kernel."""
+        """All weights and statistics by name, such as head/kernel."""
         return list_weights(self.params, self.stats)
 
 
 @functools.cache
 def get_generator_case(way: str) -> GeneratorCase:
-    """Makes a case. The images come from the Flax network itself."""
+    """Generates the images of a variant with the Flax network."""
     config = VARIANTS[way]
-    nets, state = config.nets, describe_state(config)  # vary_leaves needs only shapes
+    nets, state = config.nets, describe_state(config)  # vary_leaves needs only the shapes
     params, stats = vary_leaves(state.ema_params), vary_leaves(state.ema_stats, 1)
-    latents, names = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
-    labels = np.float32(np.arange(5 * len(names)).reshape(5, -1) % 2) if names else None
+    latents, conditions = draw_seed_latents(range(5), nets.latent_dim, nets.latent_law), nets.conditions
+    labels = np.float32(np.arange(5 * len(conditions)).reshape(5, -1) % 2) if conditions else None
     apply = jax.jit(Generator(nets).apply, static_argnums=2)
     images = np.asarray(apply({"params": params, "batch_stats": stats}, latents, False, labels))
     return GeneratorCase(config, params, stats, latents, labels, (images + 1) / 2 if nets.g_output == "tanh" else images)
@@ -93,7 +93,7 @@ def get_generator_case(way: str) -> GeneratorCase:
 
 @functools.cache
 def get_conditional_run() -> Path:
-    """Makes a conditional run of four steps, once. Tests must not change it."""
+    """Trains a conditional run of four steps, once per session. Tests only read it."""
 
     def make(folder):
         done = train_toy(folder, "--condition", "Smiling,Eyeglasses", "--no-tensorboard", steps=4)

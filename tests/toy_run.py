@@ -1,4 +1,4 @@
-"""Runs the commands on toy networks in this process. The finished reference run is made once per session."""
+"""Runs the commands on toy networks, in this process. A finished reference run is made once per session and only read."""
 
 import contextlib
 import dataclasses
@@ -32,9 +32,9 @@ train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.tr
 
 
 def share_programs(make: Callable) -> Callable:
-    """Wraps a factory so that runs whose programs are equal get the same function, which JAX then traces only once.
+    """Caches make(config) for runs that differ only in settings which the programs do not read, so that JAX traces once.
 
-    This halves the time of a toy run. Runs in separate processes, as in test_survival.py, do not share programs.
+    This halves the time of a toy run. Runs in separate processes, as in test_survival.py, trace their own programs.
     """
     shared = functools.cache(make)
 
@@ -51,13 +51,13 @@ def share_programs(make: Callable) -> Callable:
 for name in ("make_train_steps", "make_recalibrate", "make_compute_logits"):
     setattr(setup, name, share_programs(getattr(setup, name)))
 
-SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # set by conftest.py
-# Each worker has its own packs, because some tests check the content of the folder.
+SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py
+# Each worker has its own packs, because some tests check the contents of the cache.
 CACHE = SESSION / os.environ.get("PYTEST_XDIST_WORKER", "alone")
 CACHE.mkdir(exist_ok=True)
 os.environ["DCGAN_JAX_CACHE"] = str(CACHE)
 
-# 85 images give five steps of 2 x 8 and a rest, so steps 3, 7 and 12 are inside epochs. Flips and dropout use random keys.
+# 85 images are five steps of 2 x 8 and a rest, so that steps 3, 7 and 12 are inside epochs. Flips and dropout need random keys.
 DATA = "drawn:85"
 FLAGS = (
     "--data",
@@ -84,7 +84,7 @@ STEPS = 12
 
 
 class Result(NamedTuple):
-    """Exit code and output of a command."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -92,7 +92,7 @@ class Result(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """Lines on stderr, without the progress of packing, which depends on the order of tests."""
+        """The lines on stderr without the progress of packing, which depends on the order of tests."""
         return [line for line in self.err.splitlines() if not line.startswith(("packing ", "packed "))]
 
 
@@ -120,14 +120,14 @@ def train_toy(parent: Path, *arguments, steps: int = STEPS) -> Result:
     return run_command(train, "--workdir", parent, *FLAGS, "--steps", steps, *arguments)
 
 
-# If nohup started the tests, child processes would ignore SIGHUP too. conftest.py handles SIGINT.
+# Tests started with nohup ignore SIGHUP, and so would their child processes. conftest.py does the same for SIGINT.
 RESET_SIGHUP = """import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 
 
 def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Popen:
-    """Starts the toy run parent/article in a new process. The arguments must give its length."""
+    """Starts the toy run parent/article in a separate process. The arguments must give its length."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(device_count), "DCGAN_JAX_CACHE": str(CACHE)}
     command = [sys.executable, "-c", RESET_SIGHUP, "-m", "dcgan_jax.train", "--workdir", parent, *FLAGS, *map(str, arguments)]
     return subprocess.Popen(
@@ -141,7 +141,7 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
 
 
 def get_refusal(command, *arguments) -> str:
-    """Runs a command that must fail with exit code 2 and one line. Returns: this line."""
+    """Returns the one-line message of a command that refuses its arguments with exit code 2."""
     done = run_command(command, *arguments)
     assert (done.code, len(done.faults)) == (2, 1), done
     assert done.faults[0].startswith("error: "), done
@@ -149,9 +149,9 @@ def get_refusal(command, *arguments) -> str:
 
 
 class TraceCounter:
-    """Counts inside a `with` block how often each program of a run is traced. More than once means that it was compiled again."""
+    """Counts how often the programs of a run are traced inside the `with` block. More than once means a second compilation."""
 
-    MAKERS = ("make_train_steps", "make_recalibrate")  # these return the function to jit; check_finite is jitted itself
+    MAKERS = ("make_train_steps", "make_recalibrate")  # these return the function to jit; check_finite is itself that function
 
     def __init__(self):
         self.counts = dict.fromkeys((*self.MAKERS, "check_finite"), 0)
@@ -180,7 +180,7 @@ class TraceCounter:
 
 
 class ReferenceRun(NamedTuple):
-    """A finished run that was never interrupted. Tests must not change it."""
+    """The finished toy run, trained without interruption."""
 
     run: Path
     done: Result
@@ -188,13 +188,13 @@ class ReferenceRun(NamedTuple):
 
 
 def make_once(name: str, make: Callable[[Path], object]) -> tuple[Path, object]:
-    """Calls make(folder) in the first worker that needs it. Returns: (folder, result after a JSON round trip). Read-only."""
+    """Returns (folder of that name, result of make(folder) from JSON). The first worker makes it; all others only read."""
     folder = SESSION / "shared" / name
     folder.parent.mkdir(exist_ok=True)
     result = folder.with_name(f"{name}.json")
     with filelock.FileLock(folder.with_name(f"{name}.lock")):
         if not result.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
             result.write_text(json.dumps(make(folder)))
     return folder, json.loads(result.read_text())
 
@@ -212,12 +212,12 @@ def get_reference_run() -> ReferenceRun:
 
 
 def copy_run(run: Path, parent: Path) -> Path:
-    """Copies a run, so that a test may change or damage it."""
+    """Copies a run, so that a test may change it."""
     return Path(shutil.copytree(run, parent / run.name))
 
 
 def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
-    """Reads all leaves of a checkpoint: path -> array."""
+    """Reads all leaves of a checkpoint, by path."""
     config = workdir.read_config(run)
     shapes = describe_state(config)
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
@@ -225,13 +225,13 @@ def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def read_metric_lines(run: Path) -> list[dict]:
-    """Reads metrics.jsonl without the speed, which differs between runs."""
+    """Reads metrics.jsonl without images_per_s, which differs between runs."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
 
 
 def hash_tree(folder: Path) -> dict[str, str]:
-    """Hashes all files below folder: path -> hash. Equal results mean that nothing was added, removed or changed."""
+    """Returns path -> content hash for all files below folder. Equal results mean that no file was made, lost or changed."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
