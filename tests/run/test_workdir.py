@@ -133,12 +133,12 @@ def test_difference_is_named_with_flags_that_undo_it(tmp_path, first, second):
     line = get_refusal(config(tmp_path, *second.split()))
     assert contents(run) == before
     assert str(run) in line
-    assert all(remedy in line for remedy in ("Continue it with --", "another --name", "move it away"))
-    found = configuration.flatten(read_config(run))
+    assert all(remedy in line for remedy in ("Resume it with --", "another --name", "move it away"))
+    stored = configuration.flatten(read_config(run))
     for name, value in configuration.flatten(config(tmp_path, *second.split())).items():
-        if value != found[name]:
+        if value != stored[name]:
             assert name in line
-    remedy = line.split("Continue it with ")[1].split(", give another")[0]
+    remedy = line.split("Resume it with ")[1].split(", give another")[0]
     assert open_run(config(tmp_path, *second.split(), *shlex.split(remedy)), FACTS) == run
 
 
@@ -394,5 +394,5 @@ def test_decaying_run_keeps_its_length(tmp_path):
 def test_config_that_decays_over_epochs_is_refused(tmp_path):
     run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
-    with pytest.raises(UserError, match="config.json: its learning rate decays over epochs"):
+    with pytest.raises(UserError, match="config.json: with a learning-rate decay, the length must be `steps`"):
         workdir.read_config(run)
