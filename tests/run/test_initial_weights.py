@@ -50,8 +50,9 @@ def test_begun_run_no_longer_needs_the_other(tmp_path):
     assert train_toy(tmp_path, *flags, steps=8).code == 0
     (tmp_path / "gone").rename(other)
     assert train_toy(tmp_path / "whole", *flags, steps=8).code == 0
-    for name, leaf in read_state(tmp_path / "whole" / "tuned", 8).items():
-        assert_array_equal(read_state(tmp_path / "tuned", 8)[name], leaf, err_msg=name)
+    ours, theirs = read_state(tmp_path / "tuned", 8), read_state(tmp_path / "whole" / "tuned", 8)
+    for name, leaf in theirs.items():
+        assert_array_equal(ours[name], leaf, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +170,9 @@ def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, mo
         stopped = train_toy(tmp_path / "parts", *GROW, steps=4)
         assert stopped.code == 0 and "stopped at step 2 of 4" in stopped.out
     assert train_toy(tmp_path / "parts", *GROW, steps=4).code == 0
-    for name, leaf in read_state(run, 4).items():
-        assert_array_equal(read_state(parts, 4)[name], leaf, err_msg=name)
+    ours, theirs = read_state(parts, 4), read_state(run, 4)
+    for name, leaf in theirs.items():
+        assert_array_equal(ours[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
 
 
