@@ -142,7 +142,7 @@ def test_other_commands_refuse_them_too(tmp_path, kind):
     [
         ("drawn:0", "drawn:0"),
         ("drawn:many", "drawn:many"),
-        ("drawn:15", "15 images"),
+        ("drawn:15", "15 training images"),
         pytest.param("tfds:no_such_set_at_all", "no_such_set_at_all", marks=pytest.mark.tensorflow),
         ("", "''"),
     ],

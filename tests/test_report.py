@@ -64,7 +64,7 @@ def test_report_mistakes_are_one_line(tmp_path):
     assert "no run is there" in get_refusal(report)
     assert "no run is there" in get_refusal(report, tmp_path)
     assert "no run is there" in get_refusal(report, tmp_path, tmp_path)
-    assert "32 at most" in get_refusal(report, *[get_reference_run().run] * 33)
+    assert "at most 32" in get_refusal(report, *[get_reference_run().run] * 33)
     (tmp_path / "file").touch()
     assert "--out" in get_refusal(report, get_reference_run().run, "--out", tmp_path / "file" / "page.html")
 

@@ -141,7 +141,7 @@ def test_unwritable_out_is_one_line(tmp_path, out):
 
 def test_missing_step_names_those_that_exist(tmp_path):
     line = get_refusal(sample, "--run", get_reference_run().run, "--step", 5, "--out", tmp_path / "a.png")
-    assert f"--step 5: {get_reference_run().run} has 4, 8, 12" in line
+    assert f"--step 5: no such checkpoint; {get_reference_run().run} has 4, 8, 12" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -44,7 +44,7 @@ CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 
 @contextlib.contextmanager
 def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
-    """Applies JAX's settings for training inside the `with` block and restores the previous ones at its end.
+    """Applies JAX's settings for training inside the with block and restores the previous ones at its end.
 
     cache: folder for compiled programs. debug: enable JAX's checks for reused keys and leaked tracers, which raise JAX's errors.
     """

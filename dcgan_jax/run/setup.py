@@ -106,7 +106,7 @@ class Session(NamedTuple):
 
 @contextlib.contextmanager
 def open_run(config: Config) -> Generator[Plan]:
-    """Packs the images, creates or reopens the run's folder, and holds its lock inside the `with` block.
+    """Packs the images, creates or reopens the run's folder, and holds its lock inside the with block.
 
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """

@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """Catches Ctrl-C, SIGTERM and SIGHUP (a closed terminal) inside a `with` block. A second Ctrl-C interrupts at once.
+    """Catches Ctrl-C, SIGTERM and SIGHUP (a closed terminal) inside a with block. A second Ctrl-C interrupts at once.
 
     received: the signal that was caught, or None.
     """

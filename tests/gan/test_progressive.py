@@ -149,10 +149,10 @@ def test_low_resolution_stage_is_a_normal_run(changes):
         ({"grow_kimg": -1.0}, "`grow_kimg` -1.0: must be at least 0 and at most"),
         ({"size": 16}, "half of `size` 16 is too small"),
         ({"base_px": 8, "size": 16}, "too small"),
-        ({"kernel": 5}, "kernel is 4, not 5; give `grow_kimg` 0"),
-        ({"d_norm": "spectral"}, "d_norm is batch, not spectral"),
-        ({"width": 4}, "`width` 6 at least"),
-        ({"start": "runs/a"}, "there already: give `grow_kimg` 0"),
+        ({"kernel": 5}, "needs kernel 4, not 5; give `grow_kimg` 0"),
+        ({"d_norm": "spectral"}, "needs d_norm batch, not spectral"),
+        ({"width": 4}, "needs `width` 6 or more"),
+        ({"start": "runs/a"}, "as `start` does: give `grow_kimg` 0"),
     ],
 )
 def test_network_that_cannot_grow_is_one_line(changes, says):
