@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import tyro
 from PIL import Image
 
@@ -26,6 +25,10 @@ def main(exported: Path, port: int = 8000) -> None:
     """Serves samples over HTTP. exported: folder of the ONNX export."""
     if not (exported / "generator.onnx").is_file():
         raise UserError(f"`exported` {exported}: no generator.onnx in it; write one with dcgan_jax.export --format onnx")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("onnxruntime is not installed: pip install onnxruntime") from None
     session = onnxruntime.InferenceSession(exported / "generator.onnx", providers=["CPUExecutionProvider"])
     config, table = json.loads((exported / "config.json").read_text()), exported / "labels.npy"
 

@@ -68,7 +68,8 @@ STATM = Path("/proc/self/statm")
 
 
 def release_memory_above(limit_bytes):
-    if STATM.exists() and int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > limit_bytes:
+    rss_bytes = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if STATM.exists() else MAX_RSS_BYTES  # macOS
+    if rss_bytes > limit_bytes:
         release_memory()
 
 

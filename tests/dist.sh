@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the sdist, and the wheel from it, installs the wheel into an empty environment, and runs tests of it outside the checkout.
+# Builds the sdist and, from the sdist, the wheel. Installs the wheel into an empty environment and tests it outside the checkout.
 # PYTHON makes the environments; PIP_CONSTRAINT, as pip reads it, may name other versions than the lock file's.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -23,8 +23,8 @@ venv/bin/dcgan-report runs/toy
 venv/bin/dcgan-export --run runs/toy --format safetensors --out exported
 
 venv/bin/python -m pip install --quiet "$wheel[test]"
-cp -r "$root/tests" "$root/pyproject.toml" .
-# Without the tests of what is in the checkout only: docs/ and experiments/.
+cp -r "$root/tests" "$root/examples" "$root/pyproject.toml" .
+# Without the tests of docs/ and experiments/, which are in the checkout only.
 venv/bin/python -m pytest --quiet -m "not integration and not web" --override-ini pythonpath=tests \
     --ignore tests/test_docs.py --ignore tests/test_notebook.py --ignore tests/test_fuzz.py --ignore tests/test_accelerators.py --ignore tests/test_survival.py "$@" tests
 venv/bin/python -c "import dcgan_jax; assert dcgan_jax.__file__.startswith('$empty/venv'), dcgan_jax.__file__"

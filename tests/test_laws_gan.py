@@ -1,6 +1,7 @@
 """Invariants of the training step: k steps per call, several devices, donation, one program."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,25 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_images, make_tiny_config, make_toy_state
+from toy_run import drop_unread_settings
 
 from dcgan_jax.batch import Batch
+from dcgan_jax.config import replace
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = make_tiny_config("torch64", flip=True)
+
+
+def test_step_reads_no_setting_that_toy_runs_drop():
+    """Toy runs that differ only in dropped settings share one program (toy_run.share_programs)."""
+    changes = {"workdir": "x", "name": "y", "seed": 3, "steps": 9, "data": "drawn:40", "crop": "carpedm20", "feed": "stream"}
+    changes |= {"save_every_steps": 3, "score_every_kimg": 1.0, "grid_images": 4, "held_out": 7, "on_nan": "rollback"}
+    one, other = (replace(CONFIG, **some) for some in ({}, changes))
+    assert drop_unread_settings(one) == drop_unread_settings(other)
+    batch = Batch(make_images(CONFIG))
+    texts = [str(jax.make_jaxpr(make_train_step(config))(describe_state(CONFIG), batch)) for config in (one, other)]
+    assert re.sub(r"0x[0-9a-f]+", "", texts[0]) == re.sub(r"0x[0-9a-f]+", "", texts[1])  # less addresses of functions
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,10 @@ def make_images(config: Config, seed: int = 0, steps: int = 1) -> np.ndarray:
 
 @contextlib.contextmanager
 def fused_loops():
-    """Turns XLA's default loop emitters on (conftest.py turns them off). Programs that must agree bit for bit need them."""
+    """Turns XLA's default loop emitters on (conftest.py turns them off). Programs that must agree bit for bit need them.
+
+    Jit a function of your own inside: one that was compiled before keeps its program.
+    """
     real = compiler.get_compile_options
 
     def fused(*args, env_options_overrides=None, **kwargs):

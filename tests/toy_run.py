@@ -31,6 +31,14 @@ from dcgan_jax.run import checkpoints, setup, workdir
 train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.train is the function
 
 
+def drop_unread_settings(config: Config) -> Config:
+    """Returns the config with defaults in all settings that the programs do not read (tests/test_laws_gan.py)."""
+    decays = config.optimizer.lr_decay != "none"
+    run = Run(steps=config.run.steps, kimg=config.run.kimg, epochs=config.run.epochs) if decays else Run()
+    data = Data(batch_size=config.data.batch_size, flip=config.data.flip)
+    return dataclasses.replace(config, run=run, data=data, output=Output(), guard=Guard())
+
+
 def share_programs(make: Callable) -> Callable:
     """Caches make(config) for runs that differ only in settings which the programs do not read, so that JAX traces once.
 
@@ -40,10 +48,7 @@ def share_programs(make: Callable) -> Callable:
 
     @functools.wraps(make)
     def get_shared(config: Config, *others):
-        decays = config.optimizer.lr_decay != "none"
-        run = Run(steps=config.run.steps, kimg=config.run.kimg, epochs=config.run.epochs) if decays else Run()
-        data = Data(batch_size=config.data.batch_size, flip=config.data.flip)
-        return shared(dataclasses.replace(config, run=run, data=data, output=Output(), guard=Guard()), *others)
+        return shared(drop_unread_settings(config), *others)
 
     return get_shared
 

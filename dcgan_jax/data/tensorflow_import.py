@@ -34,11 +34,13 @@ def import_tensorflow() -> ModuleType:
 
 
 def import_tfds() -> ModuleType:
-    """Imports TensorFlow Datasets and TensorFlow. Raises: ImportError whose message is the pip command to run."""
+    """Imports TensorFlow Datasets and TensorFlow. Raises: ImportError whose message names the pip command to run."""
     # Names only missing packages: a machine with another build of TensorFlow must not get a second one.
     if missing := [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]:
         raise ImportError(f"TensorFlow Datasets needs: pip install {' '.join(missing)}")
-    import_tensorflow()
-    import tensorflow_datasets
-
+    try:
+        import_tensorflow()
+        import tensorflow_datasets
+    except ImportError as error:  # both are there, and one is broken
+        raise ImportError(f"TensorFlow cannot be imported ({error}): pip install --force-reinstall the package named") from error
     return tensorflow_datasets

@@ -68,7 +68,7 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
 
 
 def describe_state(config: Config) -> GanState:
-    """Returns the shapes and dtypes of `init_state(config)`, as jax.ShapeDtypeStruct leaves."""
+    """Returns the shapes and dtypes of `init_state(config)`, as jax.ShapeDtypeStruct leaves. Cached: do not change its dicts."""
     # Length, images and storage of a run change no shape. So all runs of a recipe share one trace.
     return _trace_shapes(dataclasses.replace(config, run=Run(steps=1), data=Data(), output=Output(), guard=Guard()))
 

@@ -1,4 +1,4 @@
-"""What report.html says first: what was trained, for how long, and how good its samples are."""
+"""Computes the numbers at the top of report.html: images shown, training time and scores."""
 
 import math
 import statistics
@@ -10,9 +10,8 @@ from dcgan_jax.run.report_scores import find_best, find_evaluated
 from dcgan_jax.run.report_text import escape
 
 MEASURES = {"sliced-wasserstein": "sliced Wasserstein x1000", "inception": "FID"}  # --score-by -> its name
-
-
-LONGEST_S = 1e9  # thirty years: the file is not ours
+LONGEST_S = 1e9  # longer times come from a damaged file
+SLOWEST = 0.25  # of a session's mean speed: between two lines, less than this means that the run was resumed
 
 
 class Fact(NamedTuple):
@@ -77,8 +76,8 @@ def find_median_speed(metrics: dict[str, list[float]]) -> float | None:
 def estimate_training_s(metrics: dict[str, list[float]]) -> float | None:
     """Seconds of training, with its saves and scores, without compilation and pauses; None where no speed is logged.
 
-    metrics.jsonl has no clock: `images_per_s` is the mean speed since the run was started or resumed. A resumption shows as a
-    line without a speed, or as a mean that would mean less time than the line before.
+    metrics.jsonl has no clock: `images_per_s` is the mean speed since the run was started or resumed. A resumed run shows as a
+    line without a speed, as a mean that implies less time than the line before, or as a long time for few images.
     """
     total_s, session_s, start, last = 0.0, 0.0, 0.0, 0.0
     for images, speed in zip(metrics.get("images", ()), metrics.get("images_per_s", ()), strict=False):
@@ -87,7 +86,8 @@ def estimate_training_s(metrics: dict[str, list[float]]) -> float | None:
         if not (speed > 0 and math.isfinite(speed)):
             total_s, session_s, start = total_s + session_s, 0.0, images
         else:
-            if (images - start) / speed < session_s:
+            passed_s = (images - start) / speed - session_s
+            if passed_s < 0 or images - last < SLOWEST * speed * passed_s:
                 total_s, session_s, start = total_s + session_s, 0.0, last
             session_s = (images - start) / speed
         last = images
@@ -96,7 +96,7 @@ def estimate_training_s(metrics: dict[str, list[float]]) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """As 42 s, 12 min or 3 h 05 min."""
+    """Formats a duration, for example as 42 s, 12 min or 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tiny import get_leaves, make_fresh_state, make_tiny_config
+from tiny import get_leaves, make_fresh_state, make_tiny_config, make_toy_state
 
-from dcgan_jax.config import Run, replace
-from dcgan_jax.gan.state import check_finite, count_parameters, describe_state, make_optimizers
+from dcgan_jax.config import replace
+from dcgan_jax.gan.state import check_finite, count_parameters, describe_state, init_state, make_optimizers
 
 CONFIG = make_tiny_config("torch64")
 
@@ -58,9 +58,38 @@ def test_shapes_need_no_computation():
     )
 
 
-def test_run_length_is_not_part_of_the_state():
-    longer = CONFIG.__class__(**(vars(CONFIG) | {"run": Run(kimg=100.0)}))
-    assert jax.tree.structure(describe_state(longer)) == jax.tree.structure(make_fresh_state(CONFIG))
+def describe_leaves(state):
+    return {
+        jax.tree_util.keystr(path): (leaf.shape, leaf.dtype, leaf.weak_type) for path, leaf in jax.tree.leaves_with_path(state)
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": None, "kimg": 100.0, "seed": 3, "batch_size": 8, "flip": True, "held_out": 0, "score_every_kimg": 1.0},
+        {"lr_decay": "linear", "lr_warmup_kimg": 1.0, "steps": 700},
+        {"condition": "Smiling,Male", "augment": ("color",), "augment_target": 0.6},
+        {"d_norm": "spectral", "minibatch_std": True, "d_steps": 2},
+    ],
+    ids=str,
+)
+def test_described_state_is_the_initial_state(changes):
+    """The description is cached without the settings of length, images, storage and checks."""
+    config = replace(CONFIG, **changes)
+    assert describe_leaves(describe_state(config)) == describe_leaves(jax.eval_shape(lambda: init_state(config)))
+
+
+@pytest.mark.parametrize("changes", [{"d_norm": "spectral", "minibatch_std": True}, {"condition": "Smiling,Male"}], ids=str)
+def test_toy_state_is_like_the_initial_state(changes):
+    """Most tests use tiny.make_toy_state, because it needs no program."""
+    config = replace(make_tiny_config("article"), **changes)
+    toy, fresh = make_toy_state(config), make_fresh_state(config)
+    assert describe_leaves(toy) == describe_leaves(fresh)
+    ours, theirs = get_leaves(toy), get_leaves(fresh)
+    for path in ours.keys() - {"key"}:
+        for value in (0, 1):
+            assert (ours[path] == value).all() == (theirs[path] == value).all(), path
 
 
 def test_d_lr_is_of_d_alone():

@@ -30,6 +30,11 @@ def test_training_time_adds_resumed_sessions():
     assert_allclose(estimate_training_s(log_sessions(fast, [(0, 0), *slow])), 22)  # the first dispatch has no speed
 
 
+def test_training_time_adds_a_session_that_is_slower():
+    fast, slow = ([(seconds * i, 100 * i) for i in range(1, 21)] for seconds in (1, 2))
+    assert_allclose(estimate_training_s(log_sessions(fast, slow)), 60)
+
+
 @pytest.mark.parametrize("speeds", [[], [math.nan] * 2, [0.0, 0.0], [-1.0, 1e-300], [math.inf, math.nan]])
 def test_unknown_speed_is_no_training_time(speeds):
     assert estimate_training_s({"images": [1, 2], "images_per_s": speeds}) is None
