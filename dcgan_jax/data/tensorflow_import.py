@@ -42,5 +42,5 @@ def import_tfds() -> ModuleType:
         import_tensorflow()
         import tensorflow_datasets
     except ImportError as error:  # both are there, and one is broken
-        raise ImportError(f"TensorFlow cannot be imported ({error}): pip install --force-reinstall the package named") from error
+        raise ImportError(f"TensorFlow is installed but broken ({error}): reinstall it with pip") from error
     return tensorflow_datasets
