@@ -18,7 +18,7 @@ from dcgan_jax.export.writing import Written
 from dcgan_jax.gan.directions import factorise_first_layer
 from dcgan_jax.gan.state import count_parameters
 from dcgan_jax.run import online_score, workdir
-from dcgan_jax.run.report_summary import name_measure
+from dcgan_jax.run.report_summary import describe_images_shown, name_measure
 
 PACKAGE = download.ONNX_IN_BROWSERS.name.removesuffix(".tgz")
 RUNTIME = {
@@ -43,7 +43,7 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
     (folder / "page.json").write_text(
         json.dumps(
             {
-                "title": f"Faces of nobody: {gan.config.run.name}",
+                "title": f"Generated faces: {gan.config.run.name}",
                 "about": f"Generated in this browser by a DCGAN with {count_parameters(gan.generator[0]):,} parameters. None of "
                 "these people exist.",
                 "facts": _list_page_facts(gan),
@@ -75,7 +75,7 @@ def _list_page_facts(gan: TrainedGAN) -> list[list[str]]:
         ("Preset", gan.config.run.preset),
         ("Image size", f"{nets.size} x {nets.size} px"),
         ("Data set", f"{facts['count']:,} images"),
-        ("Images shown in training", f"{gan.step * gan.config.images_per_step:,}"),
+        ("Images shown in training", describe_images_shown(Path(gan.name), gan.step * gan.config.images_per_step)),
     ]
     if score:
         found.append(("Score", f"{score['value']:.2f} ({name_measure(score)}, N {score.get('count')}; smaller is better)"))

@@ -11,7 +11,7 @@ EVALUATED = 20  # rows of the table: the newest scores
 
 
 class ScoreRow(NamedTuple):
-    """A score by `evaluate`, as text."""
+    """Holds a score by `evaluate`, as text."""
 
     step: str
     measure: str
@@ -28,7 +28,7 @@ HEAD = ScoreRow("step", "score", "N", "value", "floor", "N of the floor", "other
 
 
 def render_scores(run: Path) -> str:
-    """The best score of training and the table of `evaluate`'s scores, "" where there are none."""
+    """Renders the best score in training and the table of `evaluate`'s scores. No scores: ""."""
     best, text = find_best(run), ""
     if best:
         text = (
@@ -45,14 +45,14 @@ def render_scores(run: Path) -> str:
 
 
 def list_evaluated(run: Path) -> list[ScoreRow]:
-    """The scores by `evaluate`, in the order in which they were taken."""
+    """Lists the scores by `evaluate`, oldest first."""
     return [row for line in online_score.read_score_lines(run) if (row := _make_score_row(line))]
 
 
 def find_evaluated(run: Path) -> ScoreRow | None:
-    """The best score by `evaluate`, of the most telling measure: FID, else another network's distance, else sliced Wasserstein.
+    """Returns the best score by `evaluate`: FID if there is one, else another network's distance, else sliced Wasserstein.
 
-    Scores can be compared only at equal measure, N and real images: it is the best of those that agree with the newest.
+    Only scores with the newest one's measure, N and real images are compared. No scores: None.
     """
     rows = [row for row in list_evaluated(run) if row.value]
     for start in ("FID", "Frechet distance", ""):
@@ -66,7 +66,7 @@ def find_evaluated(run: Path) -> ScoreRow | None:
 
 
 def find_best(run: Path) -> dict | None:
-    """The line of scores.jsonl with the best score during training; None where nothing was scored."""
+    """Returns the line of scores.jsonl with the best score during training; None without scores."""
     return min(online_score.read_online_scores(run).values(), key=lambda line: line["value"], default=None)
 
 
@@ -80,7 +80,7 @@ def describe_measure(line: dict) -> str:
 
 
 def _make_score_row(line: dict) -> ScoreRow | None:
-    """None for lines of other kinds, and for images that were compared in place of samples."""
+    """Returns None if the line is not a score of samples."""
     values, kind, count = line.get("values"), str(line.get("score")), line.get("count", "")
     network = f"{line.get('network')}{_shorten(line, 'network_sha256')}"
     measures = {

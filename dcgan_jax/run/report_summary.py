@@ -5,7 +5,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from dcgan_jax.run import online_score
+from dcgan_jax.run import logs, online_score, workdir
 from dcgan_jax.run.report_scores import find_best, find_evaluated
 from dcgan_jax.run.report_text import escape
 
@@ -15,28 +15,54 @@ SLOWEST = 0.25  # of a session's mean speed: between two lines, less than this m
 
 
 class Fact(NamedTuple):
-    """A number of the first screen, with its label and a line that explains it."""
+    """Holds a number at the top of the page, with its label and a line that explains it."""
 
     label: str
     value: str
     note: str
 
 
-def list_facts(
-    run: Path, step: int, total: int, images_per_step: int, metrics: dict[str, list[float]], devices: str
-) -> list[Fact]:
-    """The numbers of the first screen, in the order in which they are shown.
+class LowResolutionStage(NamedTuple):
+    """The first stage of progressive growing."""
 
-    Args: step, total: steps made, and of the whole run; metrics: columns of metrics.jsonl; devices: "" where unknown.
+    size: int  # pixels
+    images: int  # shown
+    seconds: float  # 0 if no speed was logged
+
+
+def read_low_resolution_stage(run: Path) -> LowResolutionStage | None:
+    """Reads what the run's low-resolution stage did; None without progressive growing. Raises: UserError if it is damaged."""
+    stage = run / workdir.LOW_RESOLUTION
+    if not (stage / "config.json").exists():
+        return None
+    metrics = logs.read_metrics(stage)
+    images = [value for value in metrics.get("images", ()) if math.isfinite(value)]
+    return LowResolutionStage(
+        workdir.read_config(stage).nets.size, int(max(images, default=0)), estimate_training_s(metrics) or 0.0
+    )
+
+
+def describe_images_shown(run: Path, images: int) -> str:
+    """Formats the number of images shown, with those of the low-resolution stage."""
+    stage = read_low_resolution_stage(run)
+    return f"{images:,}" + (f", after {stage.images:,} at {stage.size} px" if stage else "")
+
+
+def list_facts(run: Path, step: int, images_per_step: int, metrics: dict[str, list[float]], devices: str) -> list[Fact]:
+    """Lists the numbers at the top of the page, in the order in which they are shown.
+
+    Args: step: steps made; metrics: columns of metrics.jsonl; devices: "" if unknown.
     """
-    seconds, speed = estimate_training_s(metrics), find_median_speed(metrics)
+    seconds, speed, stage = estimate_training_s(metrics), find_median_speed(metrics), read_low_resolution_stage(run)
     machine = f" on {devices}" if devices else ""
+    before = f"; before, {stage.images:,} at {stage.size} px" if stage else ""
+    first = f"; before, about {format_duration(stage.seconds)} at {stage.size} px" if stage and stage.seconds else ""
     facts = [
-        Fact("Images shown", f"{step * images_per_step:,}", f"{images_per_step:,} a step"),
+        Fact("Images shown", f"{step * images_per_step:,}", f"{images_per_step:,} a step{before}"),
         Fact(
             "Training time",
             f"about {format_duration(seconds)}" if seconds else "not measured",
-            f"{speed:,.0f} images a second{machine}" if speed else "no speed was logged",
+            (f"{speed:,.0f} images a second{machine}" if speed else "no speed was logged") + first,
         ),
     ]
     best, evaluated = find_best(run), find_evaluated(run)
@@ -53,7 +79,7 @@ def list_facts(
 
 
 def render_facts(facts: list[Fact]) -> str:
-    """A description list, one tile for each number."""
+    """Renders a description list, one tile for each number."""
     tiles = "".join(
         f"<div><dt>{escape(fact.label)}</dt><dd><b>{escape(fact.value)}</b><span>{escape(fact.note)}</span></dd></div>"
         for fact in facts
@@ -62,19 +88,19 @@ def render_facts(facts: list[Fact]) -> str:
 
 
 def name_measure(line: dict) -> str:
-    """The name of the measure of a score during training."""
+    """Returns the name of the measure of a score during training."""
     by = str(line.get("by"))
     return MEASURES.get(by, f"Frechet distance by {by}")
 
 
 def find_median_speed(metrics: dict[str, list[float]]) -> float | None:
-    """Images a second, the median over the lines of metrics.jsonl; None where none is logged."""
+    """Returns the median of the logged speeds, in images per second; None if no speed was logged."""
     speeds = [value for value in metrics.get("images_per_s", ()) if value > 0 and math.isfinite(value)]
     return statistics.median(speeds) if speeds else None
 
 
 def estimate_training_s(metrics: dict[str, list[float]]) -> float | None:
-    """Seconds of training, with its saves and scores, without compilation and pauses; None where no speed is logged.
+    """Estimates the seconds of training, with saves and scores, without compilation and pauses. No speed was logged: None.
 
     metrics.jsonl has no clock: `images_per_s` is the mean speed since the run was started or resumed. A resumed run shows as a
     line without a speed, as a mean that implies less time than the line before, or as a long time for few images.
@@ -104,13 +130,13 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_best(run: Path) -> str:
-    """The best score in training as a short line; "" where nothing was scored."""
+    """Describes the best score in training; "" without scores."""
     best = find_best(run)
     return f"best score {best['value']:.2f} at step {best['step']:,}" if best else ""
 
 
 def find_best_of_runs(runs: list[Path]) -> int | None:
-    """The position of the run with the best score in training; None unless all are scored, by the same measure."""
+    """Returns the position of the run with the best score in training; None unless all have scores of the same measure."""
     lines = [find_best(run) for run in runs]
     found = [line for line in lines if line]
     same = {tuple(str(line.get(name)) for name in online_score.COMPARABLE_BY) for line in found}

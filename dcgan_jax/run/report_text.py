@@ -7,7 +7,7 @@ from dcgan_jax.config import make_printable
 
 
 def render_table(rows: Iterable[Sequence], head: Sequence = ()) -> str:
-    """An HTML table; all cells are escaped."""
+    """Renders an HTML table; all cells are escaped."""
     top = f"<tr>{_render_cells('th', head)}</tr>" if head else ""
     below = "".join(f"<tr>{_render_cells('td', row)}</tr>" for row in rows)
     return f"<div class=wide><table>{top}{below}</table></div>"

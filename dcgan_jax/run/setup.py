@@ -30,7 +30,6 @@ from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, on
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 
-LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
 CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
 
 
@@ -180,7 +179,9 @@ def find_low_resolution(plan: Plan) -> Config | None:
 
 def _make_low_resolution(plan: Plan) -> Config:
     """Returns the config of the low-resolution stage: a separate run inside this one, which stops and resumes like any run."""
-    return configuration.replace(make_low_resolution_config(plan.config), workdir=str(plan.path), name=LOW_RESOLUTION, wandb="")
+    return configuration.replace(
+        make_low_resolution_config(plan.config), workdir=str(plan.path), name=workdir.LOW_RESOLUTION, wandb=""
+    )
 
 
 # ---- The state ----

@@ -23,6 +23,7 @@ from dcgan_jax.files import write_json
 from dcgan_jax.run import distributed
 
 LOCK, MARKER = "lock", "lock.owner"
+LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Files that claim_folder creates, in this order. A folder with config.json is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")

@@ -4,8 +4,17 @@ import math
 import pytest
 from numpy.testing import assert_allclose
 
+from dcgan_jax.config import Config, flatten, replace
+from dcgan_jax.files import write_json
+from dcgan_jax.run import workdir
 from dcgan_jax.run.report_scores import find_evaluated
-from dcgan_jax.run.report_summary import estimate_training_s, find_median_speed, format_duration, list_facts
+from dcgan_jax.run.report_summary import (
+    describe_images_shown,
+    estimate_training_s,
+    find_median_speed,
+    format_duration,
+    list_facts,
+)
 
 
 def log_sessions(*sessions):
@@ -53,7 +62,7 @@ def test_duration_has_a_readable_unit(seconds, words):
 
 
 def test_first_screen_of_a_run_without_numbers(tmp_path):
-    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 0, 10, 128, {}, "")}
+    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 0, 128, {}, "")}
     assert facts["Images shown"] == ("0", "128 a step") and facts["Training time"] == ("not measured", "no speed was logged")
     assert facts["Score"][0] == "none yet" and "--score-every-kimg" in facts["Score"][1]
 
@@ -62,7 +71,7 @@ def test_first_screen_has_time_and_score(tmp_path):
     line = {"score": "training", "step": 5, "value": 12.345, "by": "sliced-wasserstein", "sha256": "", "count": 2000}
     (tmp_path / "scores.jsonl").write_text(json.dumps(line) + "\n")
     metrics = log_sessions([(10, 1000), (600, 60000)])
-    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 10, 10, 128, metrics, "1 x cpu")}
+    facts = {fact.label: (fact.value, fact.note) for fact in list_facts(tmp_path, 10, 128, metrics, "1 x cpu")}
     assert facts["Training time"] == ("about 10 min", "100 images a second on 1 x cpu")
     assert facts["Best score in training"] == ("12.35", "sliced Wasserstein x1000, N 2000, step 5; smaller is better")
     assert "Score" not in facts
@@ -80,3 +89,16 @@ def test_headline_score_is_the_best_comparable_fid(tmp_path):
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = find_evaluated(tmp_path)
     assert found and (found.step, found.measure, found.count, found.value) == ("1", "FID", "5000", "30")
+
+
+def test_low_resolution_stage_is_part_of_the_story(tmp_path):
+    """Progressive growing: the report counts images and time of the first stage too."""
+    stage = tmp_path / workdir.LOW_RESOLUTION
+    stage.mkdir()
+    write_json(stage / "config.json", flatten(replace(Config(), size=32)))
+    lines = [{"step": step, "images": 100 * step, "images_per_s": 10.0} for step in (1, 2)]
+    (stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts = {fact.label: fact.note for fact in list_facts(tmp_path, 10, 128, {}, "")}
+    assert facts["Images shown"] == "128 a step; before, 200 at 32 px"
+    assert facts["Training time"] == "no speed was logged; before, about 20 s at 32 px"
+    assert describe_images_shown(tmp_path, 1280) == "1,280, after 200 at 32 px"
