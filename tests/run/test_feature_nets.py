@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 8)
+    monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 4)
     arrays = inception_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = evaluate_run(run, "--count", 12, "--inception", tmp_path / "weights.npz")

@@ -95,7 +95,7 @@ def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     """Progressive growing: the report counts images and time of the first stage too."""
     stage = tmp_path / workdir.LOW_RESOLUTION
     stage.mkdir()
-    write_json(stage / "config.json", flatten(replace(Config(), size=32)))
+    write_json(stage / "config.json", flatten(replace(Config(), size=32, steps=2)))
     lines = [{"step": step, "images": 100 * step, "images_per_s": 10.0} for step in (1, 2)]
     (stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     facts = {fact.label: fact.note for fact in list_facts(tmp_path, 10, 128, {}, "")}
