@@ -42,7 +42,7 @@ test: $(VENV)/installed
 
 # Skips the integration tests: whole runs, killed processes, full disks, and programs that compile slowly.
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not integration"
+	$(PYTEST) -m "not integration and not tensorflow"
 
 # Tests the HTML pages in Chromium. Without Chromium it prints what is missing.
 test-web: $(VENV)/installed

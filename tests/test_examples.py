@@ -71,6 +71,7 @@ def test_morph_to_gif_repeats_with_every_frame(tmp_path):
         assert (film.n_frames, film.size, film.info["loop"], film.info["duration"]) == (8, (32, 32), 0, 40)
 
 
+@pytest.mark.integration
 def test_compare_runs_tells_noise_from_a_difference(tmp_path):
     run, other = copy_run(get_reference_run().run, tmp_path), tmp_path / "noise.npy"
     same = copy_run(run, tmp_path / "same")

@@ -139,10 +139,13 @@ def test_smoothing_is_minimal_at_its_label():
 @pytest.mark.parametrize("name", LOSSES)
 def test_hit_boundary_is_between_the_best_logits(name):
     """Gradient descent on D's loss moves the real logits above the boundary and the fake ones below it."""
-    real, fake = jnp.full(8, 0.4), jnp.full(8, 0.6)  # in the wrong order, and not around 0
-    for _ in range(400):
-        pulls = jax.grad(lambda pair: LOSSES[name].d(*pair).mean())((real, fake))
-        real, fake = real - 0.5 * pulls[0], fake - 0.5 * pulls[1]
+    start = jnp.full(8, 0.4), jnp.full(8, 0.6)  # in the wrong order, and not around 0
+
+    def descend(_, pair):
+        pulls = jax.grad(lambda pair: LOSSES[name].d(*pair).mean())(pair)
+        return jax.tree.map(lambda logits, pull: logits - 0.5 * pull, pair, pulls)
+
+    real, fake = jax.jit(lambda pair: jax.lax.fori_loop(0, 400, descend, pair))(start)
     boundary = LOSSES[name].boundary
     boundary = (real.mean() + fake.mean()) / 2 if boundary is None else boundary
     assert (real > boundary).all()

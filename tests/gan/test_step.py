@@ -135,6 +135,7 @@ def test_golden_losses(name):
     check_golden(name, five_steps(TINY[name])[1])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["article", "torch64"])
 def test_golden_losses_with_fused_loops(name):
     """With the loop emitters that XLA uses by default and conftest.py turns off."""

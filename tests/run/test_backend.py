@@ -84,6 +84,7 @@ def fresh(code, **environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
+@pytest.mark.integration
 def test_step_memory_is_kept_for_the_next_start():
     (faults,) = fresh("""
 import resource, numpy as np
@@ -96,6 +97,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(faults) < 100  # of 32,768 pages
 
 
+@pytest.mark.integration
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
     compiles = """
 backend.start_backend(Path("CACHE"))
@@ -111,6 +113,7 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
     assert sorted((tmp_path / "programs").glob("*/*-cache")) == kept  # reused, not compiled again under another name
 
 
+@pytest.mark.integration
 def test_unwritable_cache_is_skipped_users_own_is_kept(tmp_path):
     """If the cache folder cannot be created, there is no cache. A cache that the user has set stays."""
     (tmp_path / "programs").touch()
