@@ -1,18 +1,17 @@
 """Saves the first samples of a run side by side, as README.md shows them.
 
-python experiments/strips.py --run runs/article --out docs/images/article-10min.png
+    python experiments/strips.py --run runs/faces --out docs/images/best64-10min.png
+
+The seeds are 0 to 11, not selected.
 """
 
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 import dcgan_jax
+from dcgan_jax.run.figures import save_grid
 
-COUNT = 12  # seeds 0 to 11, not selected
-HEIGHT = 64  # pixels; smaller samples are enlarged without blur
+COUNT = 12
 
 
 def main() -> None:
@@ -20,10 +19,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a trained run")
     parser.add_argument("--out", type=Path, required=True, help="the .png to write")
     ask = parser.parse_args()
-    faces = np.asarray(dcgan_jax.load(ask.run).sample(range(COUNT)))  # (12, S, S, C)
-    scale = max(1, HEIGHT // faces.shape[1])
-    strip = np.concatenate(faces.repeat(scale, 1).repeat(scale, 2), axis=1)  # (64, 12 * 64, C)
-    Image.fromarray(strip.squeeze()).save(ask.out, optimize=True)
+    save_grid(ask.out, dcgan_jax.load(ask.run).sample(range(COUNT)), columns=COUNT)
 
 
 if __name__ == "__main__":

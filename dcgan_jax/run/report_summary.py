@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from dcgan_jax.config import UserError
 from dcgan_jax.run import logs, online_score, workdir
 from dcgan_jax.run.report_scores import find_best, find_evaluated
 from dcgan_jax.run.report_text import escape
@@ -31,15 +32,16 @@ class LowResolutionStage(NamedTuple):
 
 
 def read_low_resolution_stage(run: Path) -> LowResolutionStage | None:
-    """Reads what the run's low-resolution stage did; None without progressive growing. Raises: UserError if it is damaged."""
+    """Reads what the run's low-resolution stage did. None: no progressive growing, or the stage's files are damaged."""
     stage = run / workdir.LOW_RESOLUTION
     if not (stage / "config.json").exists():
         return None
-    metrics = logs.read_metrics(stage)
+    try:
+        config, metrics = workdir.read_config(stage), logs.read_metrics(stage)
+    except UserError:  # every save writes the report: it must not end a run whose own files are intact
+        return None
     images = [value for value in metrics.get("images", ()) if math.isfinite(value)]
-    return LowResolutionStage(
-        workdir.read_config(stage).nets.size, int(max(images, default=0)), estimate_training_s(metrics) or 0.0
-    )
+    return LowResolutionStage(config.nets.size, int(max(images, default=0)), estimate_training_s(metrics) or 0.0)
 
 
 def describe_images_shown(run: Path, images: int) -> str:

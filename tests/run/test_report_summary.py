@@ -102,3 +102,5 @@ def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     assert facts["Images shown"] == "128 a step; before, 200 at 32 px"
     assert facts["Training time"] == "no speed was logged; before, about 20 s at 32 px"
     assert describe_images_shown(tmp_path, 1280) == "1,280, after 200 at 32 px"
+    (stage / "metrics.jsonl").write_text("not JSON\n" + json.dumps(lines[0]) + "\n")
+    assert describe_images_shown(tmp_path, 1280) == "1,280"  # a damaged stage does not stop the run that shows it
