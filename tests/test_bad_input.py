@@ -249,7 +249,7 @@ def test_config_edited_to_other_networks_is_one_line(tmp_path):
     (run / "config.json").write_text(json.dumps(values | {"width": 8}))
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", STEPS + 4, "--width", 8)
-    assert "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json" in line
+    assert "ema_params/head/bias is float32 (256,) in the checkpoint, float32 (512,) by config.json" in line
     assert hash_tree(run / "checkpoints") == before
 
 

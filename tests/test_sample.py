@@ -158,4 +158,4 @@ def test_other_networks_are_one_line(tmp_path):
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"width": 4', '"width": 8'))
     line = get_refusal(sample, "--run", run, "--out", tmp_path / "a.png")
-    assert "ema_params/head/bias is float32 (128,) in the checkpoint, float32 (256,) by config.json" in line
+    assert "ema_params/head/bias is float32 (256,) in the checkpoint, float32 (512,) by config.json" in line

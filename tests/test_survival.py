@@ -208,7 +208,7 @@ def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
 
 def test_full_disk_while_training_then_room(mount, tmp_path):
     """The disk is a small tmpfs, too small for the checkpoints to keep."""
-    place = mount(950_000)
+    place = mount(1_500_000)
     process = start_toy(place, "--steps", 400, "--keep-checkpoints", 50, "--no-tensorboard")
     code, _, err = wait_for_end(process)
     assert (code, len(err)) == (2, 1), err

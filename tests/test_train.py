@@ -107,7 +107,7 @@ def test_data_facts_equal_the_packs():
 def test_training_output_matches_the_files():
     lines = get_reference_run().done.out.splitlines()
     assert (
-        f"{get_reference_run().run}: article, 16 px, G 13,640 and D 849 parameters, 81 images, batch 8, 12 steps, 2 x cpu"
+        f"{get_reference_run().run}: article, 16 px, G 26,048 and D 449 parameters, 81 images, batch 8, 12 steps, 2 x cpu"
         in lines[0]
     )
     assert [line for line in lines if line.startswith("saved")] == [

@@ -28,7 +28,19 @@ def torch_run(tmp_path_factory):
     """A run with the networks of PyTorch's example, of 16 px."""
     parent = tmp_path_factory.mktemp("torch")
     done = train_toy(
-        parent, "--preset", "torch32", "--name", "t", "--g-latents", "new", "--d-dropout", "0", "--no-tensorboard", steps=4
+        parent,
+        "--preset",
+        "torch32",
+        "--base-px",
+        "4",
+        "--name",
+        "t",
+        "--g-latents",
+        "new",
+        "--d-dropout",
+        "0",
+        "--no-tensorboard",
+        steps=4,
     )
     assert done.code == 0, done
     return parent / "t"

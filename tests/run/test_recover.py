@@ -55,7 +55,7 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     assert [numbers["step"] for numbers in read_metric_lines(run)] == list(range(2, 15, 2))
 
 
-TOO_HIGH = ("--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
+TOO_HIGH = ("--base-px", 4, "--init", "normal", "--lr", 1000, "--loss", "wasserstein", "--gp-weight", 1000)
 
 
 def test_far_too_high_learning_rate_is_one_line(tmp_path):
