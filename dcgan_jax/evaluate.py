@@ -64,7 +64,7 @@ class Evaluate:
     """also find the training images nearest to samples: numbers, and neighbours.png in the run"""
     probe: bool = False
     """also score linear probes of the images' attributes on D's features, on an untrained D's and on pixels"""
-    asked: bool = False
+    condition_accuracy: bool = False
     """for a conditional run: also how often samples have the requested attributes, by a linear probe fitted to real images, on
     --features (none: an untrained D's features and pixels)"""
     out: str = ""
@@ -106,7 +106,7 @@ def evaluate(
     infinity: bool = False,
     neighbours: bool = False,
     probe: bool = False,
-    asked: bool = False,
+    condition_accuracy: bool = False,
     out: str | Path = "",
     say: Callable[[str], object] = lambda line: None,
 ) -> Evaluation:
@@ -145,7 +145,7 @@ def _answer_questions(
         probed = evaluation.probe_discriminator(of, run)
         _say_all(say, text.describe_probe(probed))
         found = found._replace(probe=probed)
-    if ask.asked:
+    if ask.condition_accuracy:
         conditions = evaluation.check_conditions(of, run)
         _say_all(say, text.describe_conditions(conditions))
         found = found._replace(conditions=conditions)
@@ -229,7 +229,7 @@ def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name:
             f"`count` {ask.count}: {real_name} has only {real_count} images; scores of different counts do not compare, so "
             f"give `count` {real_count} if you want that"
         )
-    for flag in ("neighbours", "probe", "asked"):
+    for flag in ("neighbours", "probe", "condition_accuracy"):
         if getattr(ask, flag) and not sets[0].config:
             raise UserError(f"`{flag}`: {ask.run} is no run; this needs a run's networks and training images")
     if ask.neighbours and (ask.data or ask.split):
@@ -256,14 +256,14 @@ def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet
     lines = [text.make_score_line(score, of, by_name[score.name], is_other=score.name != sets[0].name) for score in found.scores]
     shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
     lines += [line | shared for line in text.make_other_lines(found.neighbours, found.probe, found.conditions)]
-    _append(file, lines, is_asked=bool(ask.out))
+    _append(file, lines, is_named=bool(ask.out))
     say(f"written to {file}")
     return found._replace(file=file)
 
 
-def _append(file: Path, lines: list[dict], is_asked: bool) -> None:
+def _append(file: Path, lines: list[dict], is_named: bool) -> None:
     try:
-        if not is_asked and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # perhaps in a stranger's run
+        if not is_named and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # perhaps in a stranger's run
             raise UserError(f"{file}: is a link or not a regular file; remove it, or give another `out`")
         with file.open("a") as opened:
             opened.writelines(json.dumps(line) + "\n" for line in lines)

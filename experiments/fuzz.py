@@ -447,7 +447,7 @@ def _make_log() -> tuple[bytes, st.SearchStrategy[bytes]]:
     """Returns (a valid metrics.jsonl, damaged ones)."""
     numbers = {"images": 2, "d_loss": 0.5, "g_loss": 1.5, "d_real_hits": 0.5, "d_fake_hits": 1.0}
     lines = [{"step": step} | numbers for step in (1, 2, 3)]
-    lines.append({"step": 3, "trouble": "D has won", "words": "its hits are 1.0"})
+    lines.append({"step": 3, "warning": "D has won", "message": "its hits are 1.0"})
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
     line = st.one_of([harmed_json(line) for line in lines])
     return text, st.one_of(harmed(text), line.map(lambda line: text + line + b"\n" + text), line)

@@ -81,10 +81,10 @@ def test_stopped_conditional_run_resumes_exactly(run, tmp_path):
 
 
 def test_evaluate_checks_the_requested_attributes(run, tmp_path):
-    done = run_command(evaluate, "--run", run, "--count", 40, "--asked", "--out", tmp_path / "scores.jsonl")
+    done = run_command(evaluate, "--run", run, "--count", 40, "--condition-accuracy", "--out", tmp_path / "scores.jsonl")
     assert done.code == 0, done
     _, line = map(json.loads, (tmp_path / "scores.jsonl").read_text().splitlines())
-    assert (line["score"], line["samples"]) == ("asked", 40)
+    assert (line["score"], line["samples"]) == ("condition_accuracy", 40)
     assert line["values"]["real images"].keys() == {"Smiling", "Eyeglasses", "Male"}
     assert "requested attributes in 40 samples, predicted by a probe on an untrained D and pixels" in done.out
 
@@ -141,9 +141,9 @@ def test_impossible_condition_is_one_line(run, tmp_path):
     assert "did you mean Eyeglasses?" in get_refusal(sample, "--run", run, *out, "--condition", "eyeglass=1")
     plain = toy_run.get_reference_run().run
     assert "was trained without --condition" in get_refusal(sample, "--run", plain, *out, "--condition", "Male=1")
-    assert "--asked" in get_refusal(evaluate, "--run", plain, "--count", 40, "--asked")
+    assert "--condition-accuracy" in get_refusal(evaluate, "--run", plain, "--count", 40, "--condition-accuracy")
     np.save(tmp_path / "images.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
-    assert "--asked" in get_refusal(evaluate, "--run", tmp_path / "images.npy", "--data", "drawn:85", "--count", 40, "--asked")
+    assert "--condition-accuracy" in get_refusal(evaluate, "--run", tmp_path / "images.npy", "--data", "drawn:85", "--count", 40, "--condition-accuracy")
 
 
 def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):

@@ -252,7 +252,7 @@ def test_decompression_bombs_are_named_and_small(faces, tmp_path):
     bombs = {
         "wide.png": png(2**31 - 1, 2**31 - 1),
         "pixels.png": png(100_000, 100_000, zeros),
-        "unasked.png": png(16, 16, zeros),
+        "extra.png": png(16, 16, zeros),
     }  # more data than its size needs
     path = tmp_path / "bombs.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

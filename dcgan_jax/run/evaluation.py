@@ -284,7 +284,7 @@ def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
     assert run.config, "the images are no run's"
     names = run.config.nets.conditions
     if not names:
-        raise UserError(f"`asked`: {run.name} was trained without `condition`")
+        raise UserError(f"`condition_accuracy`: {run.name} was trained without `condition`")
     fit, test = _split_real(of)
     labels = read_labels(of.real, run.config.nets.condition)[1]
     if of.networks:
@@ -298,10 +298,10 @@ def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
     images = of.real.images
     margins = fit_probe(see(images[fit]), labels[fit])
     count = min(of.count, TESTED)
-    asked = run.get_labels(of.seed, count)
-    assert asked is not None  # the run is conditional
+    requested = run.get_labels(of.seed, count)
+    assert requested is not None  # the run is conditional
     found = {
-        "samples": score_probe(margins(see(run.get(of.seed, count))), asked, labels[fit]),
+        "samples": score_probe(margins(see(run.get(of.seed, count))), requested, labels[fit]),
         "real images": score_probe(margins(see(images[test])), labels[test], labels[fit]),
     }
     balanced = {  # JSON has no NaN, the value if all or none of the tested images have an attribute

@@ -40,7 +40,7 @@ def make_other_lines(memory: Neighbours | None, probe: ProbeScores | None, condi
         yield {"score": "probe", "fitted": probe.fitted, "tested": probe.tested, "values": values}
     if conditions:
         counts = {"fitted": conditions.fitted, "tested": conditions.tested, "samples": conditions.samples}
-        yield {"score": "asked", "by": conditions.by, **counts, "values": conditions.values}
+        yield {"score": "condition_accuracy", "by": conditions.by, **counts, "values": conditions.values}
 
 
 # ---- Messages ----

@@ -113,12 +113,12 @@ class Logs:
         lines = self.lines
         if lines is None:
             return
-        for kind, words in warnings.items():
-            line = {"step": step, "trouble": kind, "words": words}
+        for kind, message in warnings.items():
+            line = {"step": step, "warning": kind, "message": message}
             self._add(line)
             lines.write(json.dumps(line) + "\n")
             if kind not in self.shown_kinds:
-                self.say(f"warning: step {step:,}: {words}")
+                self.say(f"warning: step {step:,}: {message}")
         self.shown_kinds = list(warnings)
 
     def say(self, line: str) -> None:
@@ -183,8 +183,8 @@ class Logs:
             self.say(f"step {steps.stop}/{self.total}  {shown}{left}")
 
     def _add(self, row: dict) -> None:
-        if "trouble" in row:
-            self.warnings.append((row["step"], row["trouble"], row["words"]))
+        if "warning" in row:
+            self.warnings.append((row["step"], row["warning"], row["message"]))
             return
         _extend_columns(self.metrics, row)
 
@@ -275,9 +275,13 @@ def _parse_row(line: str) -> dict | None:
         return None
     if not (isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < 2**31):
         return None
-    is_warning = row.keys() == {"step", "trouble", "words"} and isinstance(row["trouble"], str) and isinstance(row["words"], str)
+    if row.keys() == {"step", "trouble", "words"}:  # names in runs of version 0.1.0
+        row = {"step": row["step"], "warning": row["trouble"], "message": row["words"]}
+    if "warning" in row:
+        is_warning = row.keys() == {"step", "warning", "message"}
+        return row if is_warning and isinstance(row["warning"], str) and isinstance(row["message"], str) else None
     are_numbers = all(type(value) is float or (type(value) is int and abs(value) < 2**53) for value in row.values())
-    return row if is_warning or (are_numbers and "trouble" not in row) else None
+    return row if are_numbers else None
 
 
 def _read_rows(run: Path) -> Iterator[dict]:
@@ -302,7 +306,7 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
     """Reads metrics.jsonl: name -> column of values, NaN where a line lacks the name; {} without lines. Raises: UserError."""
     columns = {}
     for row in _read_rows(run):
-        if "trouble" not in row:
+        if "warning" not in row:
             _extend_columns(columns, row)
             if len(columns) > MAX_NAMES:
                 raise UserError(f"{run / 'metrics.jsonl'}: has more than {MAX_NAMES} metrics; dcgan_jax writes fewer")
@@ -311,4 +315,4 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
 
 def read_warnings(run: Path) -> list[tuple[int, str, str]]:
     """Reads the warnings in metrics.jsonl, in order: (step, kind, message) each. Raises: UserError."""
-    return [(row["step"], row["trouble"], row["words"]) for row in _read_rows(run) if "trouble" in row]
+    return [(row["step"], row["warning"], row["message"]) for row in _read_rows(run) if "warning" in row]

@@ -299,7 +299,7 @@ def test_browser_images_equal_the_checkpoint(browser, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def asked_page(tmp_path_factory):
+def conditional_page(tmp_path_factory):
     """The page of a conditional run."""
     out = tmp_path_factory.mktemp("web") / "page"
     assert run_command(__main__, "--run", get_conditional_run(), "--format", "web", "--runtime", RUNTIME, "--out", out).code == 0
@@ -311,21 +311,21 @@ def asked_page(tmp_path_factory):
 @pytest.mark.parametrize(
     "browser, kind", [([], "WebAssembly"), (IN_SOFTWARE, "WebGPU")], indirect=["browser"], ids=["WebAssembly", "WebGPU"]
 )
-def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp_path):
+def test_browser_draws_all_weights_and_conditions(browser, kind, conditional_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     gan, seeds = dcgan_jax.load(get_conditional_run()), range(100, 116)
     for weights in STORES["web"]:
         flags = ("--weights", weights, "--out", tmp_path / weights)
         assert run_command(__main__, "--run", get_conditional_run(), "--format", "onnx", *flags).code == 0
-        page_of = shutil.copytree(asked_page, tmp_path / f"{weights}-page")
+        page_of = shutil.copytree(conditional_page, tmp_path / f"{weights}-page")
         shutil.copy(tmp_path / weights / "generator.onnx", page_of)  # only this file depends on the weights
         session = onnxruntime.InferenceSession(page_of / "generator.onnx", providers=["CPUExecutionProvider"])
         with serve_folder(page_of) as address:
             page = browser.new_page()
             page.goto(f"{address}#seed=100")
-            for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "asked=-1")):
+            for condition, state in (({}, "seed=100"), ({"Eyeglasses": 1}, "condition=-1")):
                 if condition:
-                    page.select_option("[data-asked='1']", "1")
+                    page.select_option("[data-condition='1']", "1")
                 feeds = {"latents": gan.latents(seeds), "labels": gan.labels(seeds, condition).astype(np.float32)}
                 assert_near(pixels(page, "#grid canvas", state), np.rint(255 * session.run(None, feeds)[0]))
             if kind not in page.text_content("#status"):
@@ -336,9 +336,9 @@ def test_browser_draws_all_weights_and_conditions(browser, kind, asked_page, tmp
 
 @in_a_browser
 @draws
-def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
+def test_browser_class_excludes_the_others(browser, conditional_page, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    out = shutil.copytree(asked_page, tmp_path / "page")
+    out = shutil.copytree(conditional_page, tmp_path / "page")
     page = json.loads((out / "page.json").read_text())
     (out / "page.json").write_text(json.dumps(page | {"labels": [[1, 0], [0, 1]]}))
     session = onnxruntime.InferenceSession(out / "generator.onnx", providers=["CPUExecutionProvider"])
@@ -353,8 +353,8 @@ def test_browser_class_excludes_the_others(browser, asked_page, tmp_path):
         page = browser.new_page()
         page.goto(address)
         assert_near(pixels(page, "#grid canvas", "seed=0"), one)
-        page.select_option("[data-asked='1']", "1")
-        assert_near(pixels(page, "#grid canvas", "asked=-1"), other)
+        page.select_option("[data-condition='1']", "1")
+        assert_near(pixels(page, "#grid canvas", "condition=-1"), other)
 
 
 @in_a_browser

@@ -58,9 +58,9 @@ def test_accuracy_without_tested_images_is_null(tmp_path):
     """JSON has no NaN, so the value is null."""
     assert train_toy(tmp_path, "--condition", "Smiling,Goatee", "--no-tensorboard", steps=4).code == 0
     run = tmp_path / "article"
-    asked = ("--run", run, "--asked", "--data", "drawn:20")
-    assert run_command(evaluate, *asked, "--count", 20).code == 0
+    flags = ("--run", run, "--condition-accuracy", "--data", "drawn:20")
+    assert run_command(evaluate, *flags, "--count", 20).code == 0
     line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
     assert line["values"]["real images"]["Goatee"] is None
     assert line["values"]["real images"]["Smiling"] >= 0
-    assert "--data: 10 drawn faces: too few" in get_refusal(evaluate, *asked[:-1], "drawn:10", "--count", 10)
+    assert "--data: 10 drawn faces: too few" in get_refusal(evaluate, *flags[:-1], "drawn:10", "--count", 10)

@@ -71,7 +71,9 @@ HELD = "".join(json.dumps({"step": step, "d_loss": step / 10}) + "\n" for step i
         (8, '\0\0\0\0\n{"step": 9}\n', [2, 4, 6]),  # a power cut leaves blocks of zeros; later steps were not saved
         (8, "[8]\n", [2, 4, 6]),
         (8, "8\n", [2, 4, 6]),
-        (8, '{"step": 8, "trouble": 1}\n', [2, 4, 6]),
+        (8, '{"step": 8, "warning": 1}\n', [2, 4, 6]),
+        (8, '{"step": 8, "warning": "nan"}\n', [2, 4, 6]),
+        (8, '{"step": 8, "trouble": 1, "words": "old"}\n', [2, 4, 6]),
         (8, '{"d_loss": 1}\n', [2, 4, 6]),
         (8, '{"step": "8"}\n', [2, 4, 6]),
         (8, b"\xff\xfe", [2, 4, 6]),
@@ -95,6 +97,16 @@ def test_log_state_equals_its_file(tmp_path):
         np.testing.assert_equal(logs.metrics, read_metrics(tmp_path))
         assert logs.warnings == read_warnings(tmp_path) and len(logs.warnings) >= 1
         logs.close()
+
+
+def test_warnings_of_old_runs_are_read_and_kept(tmp_path):
+    old = '{"step": 6, "trouble": "g-collapsed", "words": "all alike"}\n'
+    (tmp_path / "metrics.jsonl").write_text(HELD + old)
+    logs = open_logs(tmp_path, start=6)
+    logs.warn(8, {"d-has-won": "always right"})
+    logs.close()
+    assert read_warnings(tmp_path) == [(6, "g-collapsed", "all alike"), (8, "d-has-won", "always right")]
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(HELD + old)
 
 
 def test_line_without_an_end_is_read_in_pieces(tmp_path):

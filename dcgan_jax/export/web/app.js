@@ -96,19 +96,19 @@ const whole = (text, otherwise) => /^\d+$/.test(text ?? "") && Number(text) <= L
 function readState(page) {
   const params = new URLSearchParams(location.hash.slice(1));
   const steps = (params.get("steps") ?? "").split(",").map(Number);
-  const labels = (params.get("asked") ?? "").split("");
+  const labels = (params.get("condition") ?? "").split("");
   return {
     seed: whole(params.get("seed"), 0), from: whole(params.get("from"), 0), to: whole(params.get("to"), 1),
     share: Math.min(100, whole(params.get("share"), 0)),
     steps: page.directions.map((_, i) => Math.max(-3, Math.min(3, steps[i] || 0))),
-    asked: page.attributes.map((_, i) => ["0", "1"].includes(labels[i]) ? labels[i] : "-"),
+    condition: page.attributes.map((_, i) => ["0", "1"].includes(labels[i]) ? labels[i] : "-"),
   };
 }
 
 function writeState(state) {
   const params = { seed: state.seed, from: state.from, to: state.to, share: state.share };
   if (state.steps.some((step) => step)) params.steps = state.steps.join(",");
-  if (state.asked.some((one) => one !== "-")) params.asked = state.asked.join("");
+  if (state.condition.some((one) => one !== "-")) params.condition = state.condition.join("");
   history.replaceState(null, "", `#${new URLSearchParams(params)}`);
 }
 
@@ -128,8 +128,8 @@ async function main() {
   const latent = (seed) => latentOf(seed, page.latent_dim, page.latent_law);
   // If every training image had exactly one class, a requested class excludes the others, as in api.py.
   const areClasses = page.attributes.length > 1 && page.labels.every((row) => row.reduce((sum, label) => sum + label) === 1);
-  const labelsOf = (seed) => page.attributes.map((_, i) => state.asked[i] !== "-" ? Number(state.asked[i])
-    : areClasses && state.asked.includes("1") ? 0 : page.labels[seed % page.labels.length][i]);
+  const labelsOf = (seed) => page.attributes.map((_, i) => state.condition[i] !== "-" ? Number(state.condition[i])
+    : areClasses && state.condition.includes("1") ? 0 : page.labels[seed % page.labels.length][i]);
 
   const cells = Array.from({ length: FACES }, () => {
     const cell = document.createElement("button");
@@ -176,13 +176,13 @@ async function main() {
   async function show() {
     for (const id of ["seed", "from", "to", "share"]) if (document.activeElement !== $(id)) $(id).value = state[id];
     document.querySelectorAll("[data-slider]").forEach((slider) => { slider.value = state.steps[slider.dataset.slider]; });
-    document.querySelectorAll("[data-asked]").forEach((choice) => { choice.value = state.asked[choice.dataset.asked]; });
+    document.querySelectorAll("[data-condition]").forEach((choice) => { choice.value = state.condition[choice.dataset.condition]; });
     writeState(state);
     if (drawing) { again = true; return drawing; }
     drawing = (async () => {
       do {
         again = false;
-        const grid = JSON.stringify([state.seed, state.asked]);
+        const grid = JSON.stringify([state.seed, state.condition]);
         const perSecond = grid === lastGrid ? null : await drawGrid();
         await drawFace();
         lastGrid = grid;
@@ -235,11 +235,11 @@ async function main() {
   page.attributes.forEach((name, i) => {
     const label = document.createElement("label"), choice = document.createElement("select");
     for (const [value, words] of [["-", "any"], ["1", "yes"], ["0", "no"]]) choice.append(new Option(words, value));
-    choice.value = state.asked[i];
-    choice.dataset.asked = i;
-    choice.addEventListener("change", () => { state.asked[i] = choice.value; show(); });
+    choice.value = state.condition[i];
+    choice.dataset.condition = i;
+    choice.addEventListener("change", () => { state.condition[i] = choice.value; show(); });
     label.append(name.replaceAll("_", " "), choice);
-    $("asked").append(label);
+    $("condition").append(label);
   });
   addEventListener("hashchange", () => { state = readState(page); show(); });
   await show();
