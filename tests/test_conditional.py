@@ -143,7 +143,8 @@ def test_impossible_condition_is_one_line(run, tmp_path):
     assert "was trained without --condition" in get_refusal(sample, "--run", plain, *out, "--condition", "Male=1")
     assert "--condition-accuracy" in get_refusal(evaluate, "--run", plain, "--count", 40, "--condition-accuracy")
     np.save(tmp_path / "images.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
-    assert "--condition-accuracy" in get_refusal(evaluate, "--run", tmp_path / "images.npy", "--data", "drawn:85", "--count", 40, "--condition-accuracy")
+    flags = ("--data", "drawn:85", "--count", 40, "--condition-accuracy")
+    assert "--condition-accuracy" in get_refusal(evaluate, "--run", tmp_path / "images.npy", *flags)
 
 
 def test_loaded_run_takes_conditions_like_the_command(run, tmp_path):
