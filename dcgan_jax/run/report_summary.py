@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,13 @@ def describe_images_shown(run: Path, images: int) -> str:
     """Formats the number of images shown, with those of the low-resolution stage."""
     stage = read_low_resolution_stage(run)
     return f"{images:,}" + (f", after {stage.images:,} at {stage.size} px" if stage else "")
+
+
+def describe_uncounted_images(runs: Sequence[Path]) -> str:
+    """Names the runs with a low-resolution stage, whose images do not count as training images. "" if there is none."""
+    stages = [(run.name, stage) for run in runs if (stage := read_low_resolution_stage(run))]
+    each = [f"{escape(name)} {stage.images:,} at {stage.size} px" for name, stage in stages]
+    return f" at full resolution (before: {', '.join(each)})" if each else ""
 
 
 def list_facts(run: Path, step: int, images_per_step: int, metrics: dict[str, list[float]], devices: str) -> list[Fact]:

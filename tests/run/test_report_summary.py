@@ -10,6 +10,7 @@ from dcgan_jax.run import workdir
 from dcgan_jax.run.report_scores import find_evaluated
 from dcgan_jax.run.report_summary import (
     describe_images_shown,
+    describe_uncounted_images,
     estimate_training_s,
     find_median_speed,
     format_duration,
@@ -102,5 +103,7 @@ def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     assert facts["Images shown"] == "128 a step; before, 200 at 32 px"
     assert facts["Training time"] == "no speed was logged; before, about 20 s at 32 px"
     assert describe_images_shown(tmp_path, 1280) == "1,280, after 200 at 32 px"
+    assert describe_uncounted_images([tmp_path / "plain", tmp_path]).endswith(f"(before: {tmp_path.name} 200 at 32 px)")
+    assert describe_uncounted_images([tmp_path / "plain"]) == ""
     (stage / "metrics.jsonl").write_text("not JSON\n" + json.dumps(lines[0]) + "\n")
     assert describe_images_shown(tmp_path, 1280) == "1,280"  # a damaged stage does not stop the run that shows it
