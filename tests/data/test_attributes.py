@@ -4,7 +4,7 @@ from image_files import ATTRIBUTES, celeba, draw, tables, zip_of
 from numpy.testing import assert_array_equal
 
 from dcgan_jax.config import UserError
-from dcgan_jax.data.attributes import make_folder_attributes
+from dcgan_jax.data.class_folders import make_folder_attributes
 from dcgan_jax.data.sources import open_source
 
 
@@ -45,7 +45,7 @@ def test_celeba_every_usual_form_is_recognised(tmp_path, form):
         assert [name[-5] for name in part.names] == [str(2 * at + 1), str(2 * at + 2)]
         assert part.read(0) == source.read(2 * at)
         assert part.fingerprint != source.fingerprint
-    names, values = source.attributes()
+    names, values, *_ = source.attributes()
     assert names == ("Smiling", "Young")
     assert_array_equal(values, [[0, 0], [1, 0]] * 3)
 
@@ -56,13 +56,15 @@ def test_celeba_split_is_part_of_the_fingerprint(tmp_path):
     assert open_source(str(root), "train").names == open_source(str(root)).names
     assert open_source(str(root), "train").fingerprint != open_source(str(root)).fingerprint
     bare = open_source(str(zip_of(root / "img_align_celeba", tmp_path / "faces.zip", "x/img_align_celeba/")))
-    assert (bare.is_celeba, bare.attributes()) == (True, None)
+    assert (bare.is_celeba, bare.attributes().values) == (True, None)
 
 
 def test_attributes_missing_an_image_are_left_out(tmp_path):
     root = celeba(tmp_path)
     draw(root / "img_align_celeba" / "000099.jpg")
-    assert open_source(str(root)).attributes() is None
+    attributes = open_source(str(root)).attributes()
+    assert attributes.values is None
+    assert "list_attr_celeba.txt is not used: it has no row for 1 of 7 images, such as 000099.jpg" in attributes.warnings[0]
 
 
 @pytest.mark.parametrize("table", ["list_eval_partition.txt", "list_attr_celeba.txt"])
@@ -87,7 +89,7 @@ def test_split_without_partition_table_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no list_eval_partition"):
         open_source(str(tmp_path / "other"), "train")
     (tmp_path / "other" / "000001.jpg").unlink()
-    with pytest.raises(UserError, match="puts no image"):
+    with pytest.raises(UserError, match="no row for any of the images: row 1"):
         open_source(str(tmp_path), "train")
 
 
@@ -106,7 +108,7 @@ def test_class_folders_give_each_image_one_class(names, classes):
     """Folders are classes if there are several and every image is in one of them."""
     attributes = make_folder_attributes(names)
     if classes is None:
-        assert attributes is None
+        assert attributes.values is None
     else:
         assert attributes[0] == classes
         assert attributes[1].dtype == np.uint8 and (attributes[1].sum(1) == 1).all() and attributes[1][0, 0] == 1

@@ -285,7 +285,7 @@ def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
     assert pack(path).index["skipped"] == 2
     spoil(path, ["truncated.png"])
     before = packs(cache)
-    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image\).*zero\.png \(empty\)") as caught:
+    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image but a web page\).*zero\.png \(empty\)") as caught:
         pack(path)
     assert "\n" not in str(caught.value)
     assert packs(cache) == before
