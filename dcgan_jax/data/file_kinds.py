@@ -133,7 +133,7 @@ class Kind(NamedTuple):
     """A kind of file that is not read here, and what to do about it."""
 
     name: str  # with its article, for "FILE is ..."
-    remedy: str  # {file} is replaced by its path, quoted for a shell
+    remedy: str  # {file} is replaced by its path, quoted for a shell; {stem}: without suffix
     is_photo: bool = False  # pictures in a format that cannot be read: leaving them out deserves a warning
 
 
@@ -148,10 +148,10 @@ KINDS = {
          "magick mogrify -format png {file}", True): ".avif .avifs",
     Kind("a camera's raw file", "develop such files to JPEG or TIFF first, with darktable, RawTherapee or the camera's program",
          True): ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .3fr .x3f .erf .kdc .mrw .rwl .iiq .raw",
-    Kind("an image with floating-point colours", "convert to 8 bits: magick {file} face.png", True): ".exr .hdr .pfm",
-    Kind("an image of a kind that is not read", "convert to PNG: magick {file} face.png", True):
+    Kind("an image with floating-point colours", "convert to 8 bits: magick mogrify -format png {file}", True): ".exr .hdr .pfm",
+    Kind("an image of a kind that is not read", "convert to PNG: magick mogrify -format png {file}", True):
          ".dds .fits .xcf .kra .icns .ico .cur",
-    Kind("a drawing", "export as PNG: magick {file} face.png", True): ".svg .svgz .eps .ps .ai .wmf .emf",
+    Kind("a drawing", "export as PNG: magick mogrify -format png {file}", True): ".svg .svgz .eps .ps .ai .wmf .emf",
     Kind("a medical image", "export as PNG, for example with pydicom or nibabel", True): ".dcm .dicom .nii",
     Kind("a PDF", "take its images out: pdfimages -all {file} faces/"): ".pdf",
     Kind("a video", "take its frames out: ffmpeg -i {file} frames/%06d.png"):
@@ -162,11 +162,11 @@ KINDS = {
     Kind("a 7z archive", "unpack it (7z x {file}) and give the folder"): ".7z",
     Kind("a rar archive", "unpack it (unrar x {file}) and give the folder"): ".rar",
     Kind("a compressed file", "unpack it (gunzip, bunzip2, unxz or unzstd) and give what it contains"): ".gz .bz2 .xz .zst .lz4",
-    Kind("one part of a split zip", "put all parts into one folder and join them there: zip -s 0 NAME.zip --out whole.zip; then "
+    Kind("one part of a split zip", "put all parts into one folder and join them: zip -s 0 {stem}.zip --out whole.zip; then "
          "`data` whole.zip"): ".z01",
-    Kind("one part of a split archive", "put all parts into one folder and join them: cat NAME.zip.0* > whole.zip, or "
-         "7z x NAME.001; then give the result"): ".001",
-    Kind("a NumPy archive", "save its array of images (np.save('faces.npy', np.load('NAME.npz')['ARRAY'])) and give that .npy"):
+    Kind("one part of a split archive", "put all parts into one folder and join them: cat {stem}.0* > whole.zip, or "
+         "7z x {stem}.001; then give the result"): ".001",
+    Kind("a NumPy archive", "give the file itself, `data` {file}, to see how to save its array of images"):
          ".npz",
     Kind("a NumPy array", "give the file itself, `data` {file}"): ".npy",
     Kind("a MATLAB file", f"load it with scipy.io.loadmat, {AS_ARRAY}"): ".mat",
@@ -214,17 +214,17 @@ HEAD_BYTES = 1024  # enough for every signature
 
 
 def get_suffix(name: str) -> str:
-    """Returns the end of a file's name that tells its kind, in small letters: "" if there is none."""
-    name = name.rpartition("/")[2].lower()
+    """Returns the end of a file's name that tells its kind, as a key of BY_SUFFIX except for its case: "" if there is none."""
+    name = name.rpartition("/")[2]
     for pattern, suffix in NAME_PATTERNS:
-        if re.search(f"({pattern})$", name):
+        if re.search(f"({pattern})$", name.lower()):
             return suffix
     return os.path.splitext(name)[1]
 
 
 def find_kind(name: str) -> Kind | None:
     """Returns the kind of a file that is not an image, by its name; None if the name does not tell."""
-    return BY_SUFFIX.get(get_suffix(name))
+    return BY_SUFFIX.get(get_suffix(name).lower())
 
 
 def find_kind_of_content(head: bytes) -> Kind | None:
@@ -242,13 +242,17 @@ def describe_ignored(ignored: dict[str, int]) -> str:
 
 
 def fill_remedy(kind: Kind, file: str) -> str:
-    """Returns the kind's remedy for this file, to paste into a shell."""
-    return kind.remedy.replace("{file}", shlex.quote(file))
+    """Returns the kind's remedy for this file, to paste into a shell. A file name that is *.SUFFIX stays a pattern there."""
+    folder, _, name = file.rpartition("/")
+    quoted = shlex.quote(file)
+    if name.startswith("*."):
+        quoted = f"{shlex.quote(folder)}/{name}" if folder else name
+    return kind.remedy.replace("{file}", quoted).replace("{stem}", shlex.quote(file.rpartition(".")[0]))
 
 
 def count_photos(ignored: dict[str, int]) -> list[tuple[int, str, Kind]]:
     """Returns (count, type, kind) of the pictures in formats that cannot be read."""
-    kinds = ((count, name, BY_SUFFIX.get(name)) for name, count in ignored.items())
+    kinds = ((count, name, BY_SUFFIX.get(name.lower())) for name, count in ignored.items())
     return [(count, name, kind) for count, name, kind in kinds if kind and kind.is_photo]
 
 

@@ -107,14 +107,25 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             f"`data` {path} is a web page, not a zip: the server sent an error page (Google Drive does when its quota is"
             f" used up); delete it, then download {ALIGNED}.zip in a browser from {CELEBA_PAGE}"
         )
+    if is_last_part(path):
+        refuse_file(path, BY_SUFFIX[".z01"])
     try:
         return zipfile.ZipFile(path)
     except BAD_ZIP as error:
         kind = find_kind_of_content(head)
-        if "disk" in str(error) or (kind and kind != BY_SUFFIX[".zip"]):  # zipfile's words for the last part of a split zip
-            refuse_file(path, BY_SUFFIX[".z01"] if "disk" in str(error) else kind)
+        if kind and kind != BY_SUFFIX[".zip"]:
+            refuse_file(path, kind)
         size_bytes = path.stat().st_size
         raise UserError(f"`data` {path} ({size_bytes} bytes) is not a complete zip: {error}; download it again") from error
+
+
+def is_last_part(path: Path) -> bool:
+    """Whether the file is the last part of a split zip: its directory belongs to several disks."""
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 2**16 - 22))
+        _, found, record = file.read().rpartition(b"PK\5\6")
+    return bool(found) and record[:2] not in (b"\0\0", b"\xff\xff")  # the number of this disk; ffff: in the zip64 record
 
 
 def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
@@ -185,17 +196,26 @@ def _explain_no_images(path: Path, listing: Listing, examples: dict[str, Entry],
         (problem, _), *others = Counter(problem for _, problem in listing.refused).most_common(2)
         example = f", such as {listing.refused[0][0]}" if others else ""
         remedy = _suggest_for_links(path, examples[LINK]) if problem == LINK else suggest_remedy([problem])
-        return f"{found} that can be read ({len(listing.refused):,} files refused: {problem}{example}): {remedy}"
+        return f"{found} that can be read ({len(listing.refused):,} refused: {problem}{example}): {remedy}"
     if listing.tables:
         ignored["label tables"] = len(listing.tables)
     contents = describe_ignored(ignored) or "it is empty"
-    kinds = [(find_kind(examples[type_].name), examples[type_]) for type_, _ in ignored.most_common() if type_ in examples]
+    entries = [examples[type_] for type_, _ in ignored.most_common() if type_ in examples]
+    kinds = [(find_kind(entry.name) or _look_for_kind(entry, archive), entry) for entry in entries]
     kinds.sort(key=lambda pair: pair[0] in (None, BY_SUFFIX[".txt"]))  # a text file says least about what the folder is
     if kinds and kinds[0][0]:
         return f"{found} ({contents}): {_suggest_for(path, *kinds[0], archive)}"
     if ignored and not kinds and not listing.tables:
         return f"{found} ({contents}): such files are left out; if you mean them, move them to a folder with another name"
     return f"{found} ({contents}): give a folder or zip of JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF files"
+
+
+def _look_for_kind(entry: Entry, archive: zipfile.ZipFile | None) -> Kind | None:
+    try:
+        with open_entry(entry, archive) as file:
+            return find_kind_of_content(file.read(HEAD_BYTES))
+    except (OSError, *BAD_ZIP):
+        return None  # the message still has its type
 
 
 def _suggest_for_links(path: Path, entry: Entry) -> str:
@@ -207,7 +227,8 @@ def _suggest_for_links(path: Path, entry: Entry) -> str:
 def _suggest_for(path: Path, kind: Kind, entry: Entry, archive: zipfile.ZipFile | None) -> str:
     name = make_one_line(entry.name)
     if archive is None:
-        return fill_remedy(kind, str(path / name))
+        pattern = f"*{get_suffix(name)}" if kind.is_photo else name.rpartition("/")[2]
+        return fill_remedy(kind, str((path / name).parent / pattern))
     if kind == BY_SUFFIX[".npy"]:  # a .npz is a zip of .npy
         array = name.removesuffix(".npy")
         code = f"import numpy as np; np.save('faces.npy', np.load({str(path)!r})[{array!r}])"
@@ -219,7 +240,10 @@ def _suggest_for(path: Path, kind: Kind, entry: Entry, archive: zipfile.ZipFile 
 def refuse_file(path: Path, kind: Kind | None = None) -> NoReturn:
     """Raises a UserError for a file that is neither a zip nor a .npy, with the remedy for its kind."""
     with open_regular_file(path) as file:
-        kind = kind or find_kind_of_content(file.read(HEAD_BYTES)) or find_kind(path.name)
+        by_content, by_name = find_kind_of_content(file.read(HEAD_BYTES)), find_kind(path.name)
+        if by_name == BY_SUFFIX[".txt"] or by_content in (BY_SUFFIX[".html"], BY_SUFFIX[".git-lfs"]):
+            by_name = by_content or by_name
+        kind = kind or by_name or by_content  # a name tells more: .pt and parts of archives are zips by content
         file.seek(0)
         if has_image_suffix(path.name) or can_open(file, path.name):
             folder = shlex.quote(str(path.parent))

@@ -129,7 +129,7 @@ def describe_left_out(index: dict) -> str:
 
 def _print_warnings(source: Source, index: dict, check: bool) -> None:
     for count, type_, kind in count_photos(index["ignored_types"]):
-        _warn(f"{source.name}: {count:,} {type_} files are left out, each {kind.name}: {fill_remedy(kind, f'*{type_}')}")
+        _warn(f"{source.name}: {count:,} {type_} files are left out (each is {kind.name}): {fill_remedy(kind, f'*{type_}')}")
     for line in (*index["source_warnings"], *index["label_warnings"]):
         _warn(line)
     if index["skipped"]:

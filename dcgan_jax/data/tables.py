@@ -105,7 +105,7 @@ def _choose_delimiter(lines: Sequence[tuple[int, str]]) -> str:
         head, *counts = (len(row.fields) for row in _split(lines, delimiter))
         usual = max(set(counts or [head]), key=(counts or [head]).count)
         # CelebA's .txt has no name above the names. Without this rule, decimal commas would count as delimiters.
-        scores[delimiter] = (usual > 1, head in (usual, usual - 1), counts.count(usual), usual)
+        scores[delimiter] = (usual > 1, head in (usual, usual - 1), counts.count(usual))
     best = max(scores, key=lambda delimiter: scores[delimiter])
     if not scores[best][0]:
         raise TableError(
@@ -128,8 +128,8 @@ def _split(lines: Sequence[tuple[int, str]], delimiter: str) -> Iterator[Row]:
 
 
 def quote(text: str) -> str:
-    """Returns the beginning of a text, in quotes, for messages."""
-    return repr(make_printable(text, 60))
+    """Returns the beginning of a text, in quotes, for messages; "" for no text."""
+    return repr(make_printable(text, 60)) if text else ""
 
 
 # ---- Values ----
@@ -207,14 +207,17 @@ def read_columns(table: Table, matcher: NameMatcher, parse: Callable[[str], int 
     parse: returns the small integer that a field means, or None. Raises: TableError if the rows cannot be assigned to images.
     """
     header = next(table.split()).fields
-    width = max(len(row.fields) for row in _split(table.lines[1 : 1 + SAMPLE_LINES] or table.lines, table.delimiter))
+    widths = [len(row.fields) for row in _split(table.lines[1 : 1 + SAMPLE_LINES] or table.lines, table.delimiter)]
+    width = max(set(widths), key=widths.count)
     has_header = not _is_data(header, matcher, parse)
     if has_header and len(header) == width - 1 and header[0].lower() not in NAME_HEADERS:
         header = ["", *header]  # nothing is written above the names, as in CelebA's .txt
-    width = max(width, len(header))  # the first rows may end with empty fields
-    if has_header and len(header) != width:
+    if has_header and len(header) > width and len(header) in widths:  # most rows end with empty fields
+        width = len(header)
+    if has_header and len(header) != width and len(table.lines) > 1:
         raise TableError(
-            f"row {table.lines[0][0]} names {len(header)} columns and the next rows have {width}; quote names that contain spaces"
+            f"row {table.lines[0][0]} names {len(header)} columns and the next rows have {width}; quote names with spaces,"
+            " and fill all cells"
         )
     lower = [name.lower() for name in header] if has_header else []
     named = [lower.index(name) for name in NAME_HEADERS if name in lower]
@@ -237,36 +240,57 @@ def _read_with_names_in(
 ) -> Columns:
     """Reads all rows, where this column names the images. Raises: TableError."""
     count, others = len(matcher.paths), [at for at in range(width) if at != column]
-    names, problems = [header[at] for at in others] if header else [], {}
-    values, rows, quality = np.zeros((count, len(others)), np.int8), np.zeros(count, np.int64), [(-1, False)] * count
-    seen = [{} for _ in others]  # the values of each column -> the row of the first one
+    columns = Columns(
+        [header[at] for at in others] if header else [], np.zeros((count, len(others)), np.int8), np.zeros(count, np.int64), {}
+    )
+    quality: list[tuple[int, bool]] = [(-1, False)] * count
+    elsewhere: list[set[int | None]] = [set() for _ in others]  # the values of each column in rows of other images
     for row in _split(table.lines[bool(header) :], table.delimiter):
-        positions, fit = matcher.find(row.fields[column]) if column < len(row.fields) else ([], (0, False))
         if len(row.fields) > width:
             raise TableError(f"row {row.number} has {len(row.fields)} columns, and the rows before have {width}; correct it")
+        row.fields.extend([""] * (width - len(row.fields)))
+        positions, fit = matcher.find(row.fields[column])
         if len(positions) > 1:
-            raise TableError(
-                f"row {row.number}: {quote(row.fields[column])} is the name of {len(positions):,} images; write their paths"
-            )
-        fields = [*row.fields, *[""] * (width - len(row.fields))]
-        parsed = [parse(fields[at]) for at in others]
-        for first, value in zip(seen, parsed, strict=True):
-            first.setdefault(value, row.number)
-        if not positions or fit < quality[positions[0]]:
-            continue
-        position, new = positions[0], np.array([0 if value is None else value for value in parsed], np.int8)
-        if fit == quality[position] and (new != values[position]).any():
-            raise TableError(
-                f"rows {rows[position]} and {row.number} give {quote(row.fields[column])} different values; remove one of them"
-            )
-        values[position], rows[position], quality[position] = new, row.number, fit
-        for at in (at for at, value in enumerate(parsed) if value is None):
-            problems.setdefault(at, f"row {row.number}, column {quote(_name(names, at))}: {quote(fields[others[at]])}")
-    for at, first in enumerate(seen):
-        if -1 in first and 0 in first:  # some tables write 0 for unknown
-            problems.setdefault(at, f"row {first[0]}, column {quote(_name(names, at))}: 0, where row {first[-1]} has -1")
-    return Columns(names, values, rows, problems)
+            name = quote(row.fields[column])
+            raise TableError(f"row {row.number}: {name} is the name of {len(positions):,} images; write their paths")
+        parsed = [parse(row.fields[at]) for at in others]
+        if not positions:
+            for values, value in zip(elsewhere, parsed, strict=True):
+                values.add(value)
+        elif fit >= quality[positions[0]]:
+            _store(columns, positions[0], row, parsed, others, fit == quality[positions[0]])
+            quality[positions[0]] = fit
+    _find_unknown_zeros(columns, elsewhere)
+    return columns
 
 
-def _name(names: Sequence[str], at: int) -> str:
-    return (names[at] if names else "") or f"number {at + 1}"
+def _store(columns: Columns, position: int, row: Row, parsed: list[int | None], others: Sequence[int], is_repeated: bool) -> None:
+    """Stores a row as that of the image at this position. Raises: TableError if another row says something else."""
+    problems = {
+        at: f"row {row.number}, column {_name(columns, at)}: {quote(row.fields[others[at]]) or 'an empty cell'}"
+        for at, value in enumerate(parsed)
+        if value is None
+    }
+    values = [value or 0 for value in parsed]
+    if is_repeated and values != columns.values[position].tolist():
+        raise TableError(
+            f"rows {columns.rows[position]} and {row.number} name the same image with different values; remove one of them"
+        )
+    columns.values[position], columns.rows[position] = values, row.number
+    for at, problem in problems.items():
+        columns.problems.setdefault(at, problem)
+
+
+def _find_unknown_zeros(columns: Columns, elsewhere: Sequence[set[int | None]]) -> None:
+    """Adds a problem for each column with 0 beside 1 and -1: some tables write 0 for unknown, and others for no."""
+    with_row = columns.rows > 0
+    for at, others in enumerate(elsewhere):
+        zeros, negatives = (with_row & (columns.values[:, at] == value) for value in (0, -1))
+        if zeros.any() and (negatives.any() or -1 in others):
+            columns.problems.setdefault(
+                at, f"row {columns.rows[zeros.argmax()]}, column {_name(columns, at)}: '0' in a column that also has '-1'"
+            )
+
+
+def _name(columns: Columns, at: int) -> str:
+    return quote(columns.names[at]) if columns.names else f"number {at + 1}"
