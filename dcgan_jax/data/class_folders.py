@@ -57,8 +57,8 @@ def make_folder_attributes(names: Sequence[str]) -> Attributes:
         if len(classes) < 2:
             return Attributes(notes=tuple(notes))
         if "" in classes:
-            text = f"{folders.count(''):,} images are in none of the folders {_list(classes[1:])}, so folders are not classes"
-            return Attributes(notes=(*notes, text))
+            loose = f"{folders.count(''):,} of {len(names):,} images are in none of the folders {_list(classes[1:])}"
+            return Attributes(notes=(*notes, f"{loose}, so folders are not classes"))
         if not (why := _find_containers(classes)):
             break
         notes.append(f"the folders {_list(classes)} are {why}, not classes")
@@ -86,10 +86,8 @@ def _label_folders(folders: Sequence[str], classes: Sequence[str]) -> Attributes
         return Attributes(warnings=(text,))
     per_folder = len(folders) / len(classes)
     if _are_persons(classes, per_folder):
-        text = (
-            f"the {len(classes):,} folders ({_list(classes)}) with {per_folder:.0f} images each are one person each, not classes"
-        )
-        return Attributes(notes=(f"{text}; {BY_TABLE}",))
+        text = f"the {len(classes):,} folders ({_list(classes)}) have {per_folder:.0f} images each, as of single persons"
+        return Attributes(notes=(f"{text}, and are not classes; {BY_TABLE}",))
     attributes = [clean_attribute(name) for name in classes]
     if equal := find_equal(attributes):
         return Attributes(

@@ -119,6 +119,23 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
     return names, values[:, [available.index(name) for name in names]]
 
 
+def find_changed_labels(before: dict, now: dict, condition: str) -> list[str]:
+    """Returns the attributes in `condition` whose labels differ between two indexes of packs with the same images.
+
+    before: may be a changed or older file, which says nothing about labels and then agrees.
+    """
+    names, digests = before.get("attributes"), before.get("attribute_digests")
+    if not (isinstance(names, list) and isinstance(digests, list)):
+        return []
+    old, new = (list(zip(*pair, strict=False)) for pair in ((names, digests), (now["attributes"], now["attribute_digests"])))
+    wanted = now["attributes"] if condition == "all" else condition.split(",")
+    return [
+        name
+        for name in wanted
+        if any(pair[0] == name for pair in old) and not any(pair in old for pair in new if pair[0] == name)
+    ]
+
+
 def describe_left_out(index: dict) -> str:
     """Returns which files of the source are not among its images, by type: "24 .heic, 2 hidden"; "" if there are none."""
     return describe_ignored(index["ignored_types"])
