@@ -17,7 +17,7 @@ import numpy as np
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.class_folders import Attributes, clean_attribute
-from dcgan_jax.data.listing import CELEBA_PAGE, Entry, make_one_line, open_entry
+from dcgan_jax.data.listing import CELEBA_PAGE, Entry, make_one_line, open_entry, open_regular_file
 from dcgan_jax.data.tables import (
     MAX_ATTRIBUTES,
     MAX_TABLE_BYTES,
@@ -70,9 +70,10 @@ def find_tables(stem: str, path: Path, entries: Sequence[Entry], archive: zipfil
         # A link out of the folder is not followed.
         files = [file for file in files if os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder)]
         if files:
-            problems = [_find_problem(file.name, stem) for file in files]
-            openers = [functools.partial(open, file, "rb") for file in files]
-            return [TableFile(str(file), False, *facts) for file, *facts in zip(files, openers, problems, strict=True)]
+            return [
+                TableFile(str(file), False, functools.partial(open_regular_file, file), _find_problem(file.name, stem))
+                for file in files
+            ]
     return []
 
 
@@ -160,7 +161,7 @@ def _parse_split(field: str) -> int | None:
 # ---- Attributes ----
 
 
-def read_attributes(table: TableFile, root: Path, names: Sequence[str]) -> Attributes:
+def read_celeba_attributes(table: TableFile, root: Path, names: Sequence[str]) -> Attributes:
     """Reads list_attr_celeba for the images with these names, relative to root.
 
     A table that is not understood gives a warning and no attributes. A column with a value that is not understood is refused,

@@ -203,8 +203,8 @@ def _explain_no_images(path: Path, listing: Listing, examples: dict[str, Entry],
     entries = [examples[type_] for type_, _ in ignored.most_common() if type_ in examples]
     kinds = [(find_kind(entry.name) or _look_for_kind(entry, archive), entry) for entry in entries]
     kinds.sort(key=lambda pair: pair[0] in (None, BY_SUFFIX[".txt"]))  # a text file says least about what the folder is
-    if kinds and kinds[0][0]:
-        return f"{found} ({contents}): {_suggest_for(path, *kinds[0], archive)}"
+    if kinds and (kind := kinds[0][0]):
+        return f"{found} ({contents}): {_suggest_for(path, kind, kinds[0][1], archive)}"
     if ignored and not kinds and not listing.tables:
         return f"{found} ({contents}): such files are left out; if you mean them, move them to a folder with another name"
     return f"{found} ({contents}): give a folder or zip of JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF files"

@@ -20,7 +20,14 @@ import numpy as np
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data import drawn_faces
-from dcgan_jax.data.attributes import LABELS_VERSION, TableFile, describe_unused, find_tables, read_attributes, read_partition
+from dcgan_jax.data.attributes import (
+    LABELS_VERSION,
+    TableFile,
+    describe_unused,
+    find_tables,
+    read_celeba_attributes,
+    read_partition,
+)
 from dcgan_jax.data.class_folders import Attributes, make_folder_attributes
 from dcgan_jax.data.listing import (
     ALIGNED,
@@ -145,7 +152,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
         size_bytes=sizes.__getitem__,
         refused=tuple(listing.refused),
         ignored=listing.ignored,
-        attributes=lambda: read_attributes(table, path, names) if table else make_folder_attributes(names),
+        attributes=lambda: read_celeba_attributes(table, path, names) if table else make_folder_attributes(names),
         warnings=warnings,
         notes=() if is_celeba else _describe_tables_beside(attributes),
     )
