@@ -61,9 +61,9 @@ def test_remedy_keeps_patterns_for_the_shell():
 
 
 @pytest.mark.parametrize(
-
-
-    + [("a.z01", ".z01"), ("a.tar.gz", ".tar"), ("train-images-idx3-ubyte.gz", ".idx3-ubyte"), ("a.part1.rar", ".rar"), ("data.mdb", ".mdb")],
+    "name, suffix",
+    [("a.HEIC", ".heic"), ("x/a.NEF", ".nef"), ("a.tfrecord-00000-of-00010", ".tfrecord"), ("a.zip.001", ".001")]
+    + [("a.z01", ".z01"), ("a.tar.gz", ".tar"), ("train-images-idx3-ubyte.gz", ".idx3-ubyte"), ("a.part1.rar", ".rar")],
 )  # fmt: skip
 def test_kind_is_found_by_name(name, suffix):
     assert find_kind(name) == BY_SUFFIX[suffix]
