@@ -19,7 +19,7 @@ from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import download as downloads
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.data.pack import pack_images
+from dcgan_jax.data.pack import describe_left_out, pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 
@@ -114,11 +114,13 @@ def describe(found: Prepared, is_download: bool) -> list[str]:
         f"{found.kind}: {found.name}, split {found.split}",
         f"  {index['count']:,} images packed at {images.shape[1]} px, {images.shape[3]} channels, crop {index['crop']}, "
         f"{images.nbytes / 1e6:,.1f} MB",
-        f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored",
+        f"  {index['skipped']:,} skipped, {index['upscaled']:,} enlarged, {index['ignored']:,} other files ignored"
+        + (f" ({describe_left_out(index)})" if index["ignored"] else ""),
     ]
     if index["attributes"]:
         names = make_printable(", ".join(index["attributes"][:8]), 200)
-        lines.append(f"  {len(index['attributes'])} attributes: {names} ...")
+        lines.append(f"  {len(index['attributes'])} attributes: {names}" + (" ..." if len(index["attributes"]) > 8 else ""))
+    lines += [f"  note: {line}" for line in (*index["source_notes"], *index["label_notes"])]
     lines += [f"  pack {found.path}", f"  look at {found.preview}"]
     return lines + ([f"  train on it with --data {shlex.quote(found.data)}"] if is_download else [])
 

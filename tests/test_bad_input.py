@@ -280,11 +280,15 @@ def test_one_device_takes_any_batch(tmp_path, monkeypatch):
 
 
 def test_refused_command_runs_when_corrected(tmp_path):
-    """A refused command leaves nothing that would stop the correct command."""
+    """A refused command leaves nothing that would stop the correct command. Files that are left out are counted everywhere."""
     refused_start(tmp_path, "--data", tmp_path / "in")
     write_images(tmp_path / "in", good=20, broken=1)
+    (tmp_path / "in" / "photo.HEIC").write_bytes(b"x")
     done = train_toy(tmp_path / "runs", "--data", tmp_path / "in", steps=1)
     assert done.code == 0, done
     assert "broken000.jpg" in done.err
-    assert json.loads((tmp_path / "runs" / "article" / "data.json").read_text())["skipped"] == 1
+    assert "not among the images: 1 .HEIC" in done.out
+    facts = json.loads((tmp_path / "runs" / "article" / "data.json").read_text())
+    assert (facts["skipped"], facts["ignored_types"]) == (1, {".HEIC": 1})
+    assert "1 .HEIC" in (tmp_path / "runs" / "article" / "report.html").read_text()
     assert run_command(sample, "--run", tmp_path / "runs" / "article", "--count", 1, "--out", tmp_path / "a.png").code == 0

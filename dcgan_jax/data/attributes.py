@@ -1,4 +1,4 @@
-"""Reads attributes of images and CelebA's splits, from CelebA's tables or from the names of folders.
+"""Reads attributes of images and CelebA's splits from CelebA's tables, or from tables of other programs under the same names.
 
 The tables are CelebA's list_attr_celeba.txt and list_eval_partition.txt, or Kaggle's .csv files with the same content. They are
 found inside the folder or zip, or beside it.
@@ -6,102 +6,200 @@ found inside the folder or zip, or beside it.
 
 import difflib
 import functools
+import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.data.listing import CELEBA_PAGE, SAFE_COMPRESSION, make_one_line
+from dcgan_jax.data.class_folders import Attributes, clean_attribute
+from dcgan_jax.data.listing import CELEBA_PAGE, Entry, make_one_line, open_entry, open_regular_file
+from dcgan_jax.data.tables import (
+    MAX_ATTRIBUTES,
+    MAX_TABLE_BYTES,
+    Columns,
+    NameMatcher,
+    TableError,
+    parse_label,
+    read_columns,
+    read_table,
+)
 
-MAX_TABLE_BYTES, MAX_TABLE_LINE_BYTES, MAX_ATTRIBUTES = 64 * 2**20, 2**16, 256  # CelebA has 26 MB, 600 bytes, 40
+LABELS_VERSION = 1  # increase it when the same table or folders give other labels: packs are then made again
+READABLE = (".txt", ".csv", ".tsv")
+UNREADABLE = (".xlsx", ".xls", ".ods", ".numbers", ".csv.gz", ".txt.gz", ".csv.zip", ".txt.zip", ".csv.txt", ".txt.txt")
+LABELS = "1 or 0, 1 or -1, true or false, yes or no"
+SPLIT_CODES = {"train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2}
 
-Attributes = tuple[tuple[str, ...], np.ndarray]  # names, (count, A) uint8 of 0 and 1
 
-
-class Table(NamedTuple):
+class TableFile(NamedTuple):
     """One of CelebA's tables, not yet read."""
 
     name: str
     is_inside: bool  # whether it is inside the folder or zip, not beside it
     open: Callable[[], IO[bytes]]
+    problem: str = ""  # why it cannot be used; "" if nothing is known yet
 
-    def rows(self) -> Iterator[list[str]]:
-        """Yields the fields of each line. Raises: UserError if the file is not a table of CelebA."""
-        size_bytes = 0
+    def hash(self) -> str:
+        """Returns the SHA-256, in hex, of the content: a corrected table must give other labels."""
+        if self.problem:
+            return self.problem
         try:
             with self.open() as file:
-                while line := file.readline(MAX_TABLE_LINE_BYTES):
-                    if not size_bytes and line.lstrip().lower().startswith((b"<html", b"<!doctype html")):
-                        raise ValueError("a web page")
-                    size_bytes += len(line)
-                    if len(line) == MAX_TABLE_LINE_BYTES or size_bytes > MAX_TABLE_BYTES:
-                        raise ValueError("too large")
-                    yield line.decode("utf-8", "replace").replace(",", " ").split()
-        except Exception as error:  # noqa: BLE001 - for a broken zip entry zipfile raises many types
-            why = "a web page" if str(error) == "a web page" else f"damaged ({(str(error) or repr(error)).splitlines()[0]})"
-            raise UserError(
-                f"{make_one_line(self.name)} is {why}, not CelebA's table: delete it and download it again from {CELEBA_PAGE}"
-            ) from error
+                return hashlib.sha256(file.read(MAX_TABLE_BYTES + 1)).hexdigest()
+        except Exception as error:  # noqa: BLE001 - as in `_read_columns`, which reports it
+            return repr(error)
 
 
-def find_table(stem: str, path: Path, archive: zipfile.ZipFile | None) -> Table | None:
-    """Finds stem.txt or stem.csv in the archive, or in the folder `path`, its parent or its parent's parent."""
-    names = (f"{stem}.txt", f"{stem}.csv")
-    if archive:
-        for info in archive.infolist():
-            if info.filename.rpartition("/")[2] in names and info.compress_type in SAFE_COMPRESSION:
-                return Table(info.filename, True, functools.partial(archive.open, info))
-    for file in (folder / name for folder in (path, *path.absolute().parents[:2]) for name in names):
-        # A link out of the folder is not followed, and a pipe is not a file.
-        if file.is_file() and os.path.dirname(os.path.realpath(file)) == os.path.realpath(file.parent):
-            return Table(str(file), file.parent == path, functools.partial(open, file, "rb"))
-    return None
+def find_tables(stem: str, path: Path, entries: Sequence[Entry], archive: zipfile.ZipFile | None) -> list[TableFile]:
+    """Finds the files that may be the table `stem`: in the folder or zip, in its parent and in its parent's parent.
 
-
-def read_partition(table: Table, names: Sequence[str]) -> list[str | None]:
-    """Returns each image's code in list_eval_partition ("0", "1" or "2"), or None for an image that is not in the table."""
-    stems = [_get_stem(name) for name in names]
-    wanted = set(stems)
-    codes = {_get_stem(row[0]): row[1] for row in table.rows() if len(row) == 2 and _get_stem(row[0]) in wanted}
-    return [codes.get(stem) for stem in stems]
-
-
-def read_celeba_attributes(table: Table, names: Sequence[str]) -> Attributes | None:
-    """Reads list_attr_celeba for the images with these names. Returns None if an image is not in the table."""
-    rows = table.rows()
-    header = next((row for row in rows if len(row) > 1), [])  # the .txt starts with a count, the .csv with image_id
-    header = tuple(map(make_one_line, header[1:] if header[:1] == ["image_id"] else header))
-    if len(header) > MAX_ATTRIBUTES:
-        raise UserError(
-            f"{make_one_line(table.name)} has {len(header):,} attributes instead of CelebA's 40: delete it, or download it again"
-        )
-    positions = {_get_stem(name): position for position, name in enumerate(names)}
-    values, has_row = np.zeros((len(names), len(header)), np.uint8), np.zeros(len(names), bool)
-    for name, *fields in filter(None, rows):
-        position = positions.get(_get_stem(name))
-        if position is not None and len(fields) == len(header):
-            values[position], has_row[position] = [field == "1" for field in fields], True  # the tables have 1 and -1
-    return (header, values) if header and has_row.all() else None
-
-
-def make_folder_attributes(names: Sequence[str]) -> Attributes | None:
-    """Makes one attribute for each folder, if every image is in one of several folders. Otherwise returns None.
-
-    These folders are the direct children of the deepest folder that contains all images.
+    entries: the files named like tables in the folder or zip. Returns: all of the first place that has some, the best one first.
     """
-    above = os.path.commonpath([name.rpartition("/")[0] or "." for name in names])
-    inside = [name if above in ("", ".") else name[len(above) + 1 :] for name in names]
-    folders = [name.partition("/")[0] if "/" in name else "" for name in inside]
-    classes = sorted(set(folders))
-    if "" in classes or not 1 < len(classes) <= MAX_ATTRIBUTES:
+    inside = [entry for entry in entries if entry.name.rpartition("/")[2].lower().startswith(stem)]
+    if inside:
+        inside.sort(key=lambda entry: (entry.name.count("/"), _rank(entry.name, stem), entry.name))
+        inside.sort(key=lambda entry: bool(entry.problem or _find_problem(entry.name, stem)))
+        return [_describe_inside(entry, stem, path, archive) for entry in inside]
+    for folder in path.absolute().parents[:2]:
+        files = [file for suffix in (*READABLE, *UNREADABLE) if (file := folder / f"{stem}{suffix}").is_file()]
+        # A link out of the folder is not followed.
+        files = [file for file in files if os.path.dirname(os.path.realpath(file)) == os.path.realpath(folder)]
+        if files:
+            return [
+                TableFile(str(file), False, functools.partial(open_regular_file, file), _find_problem(file.name, stem))
+                for file in files
+            ]
+    return []
+
+
+def _describe_inside(entry: Entry, stem: str, path: Path, archive: zipfile.ZipFile | None) -> TableFile:
+    name = entry.name if archive else str(path / entry.name)
+    problem = entry.problem or _find_problem(entry.name, stem)
+    return TableFile(name, True, functools.partial(open_entry, entry, archive), problem)
+
+
+def _rank(name: str, stem: str) -> int:
+    names = [f"{stem}{suffix}" for suffix in READABLE]
+    last = name.rpartition("/")[2].lower()
+    return names.index(last) if last in names else len(names)
+
+
+def _find_problem(name: str, stem: str) -> str:
+    """Returns why a file of this name is not read, with the remedy."""
+    last = name.rpartition("/")[2].lower()
+    if _rank(name, stem) < len(READABLE):
+        return ""
+    if last.endswith(READABLE):
+        return f"only {stem}.txt, .csv and .tsv are read; rename it"
+    return f"only text is read; save it as {stem}.csv"
+
+
+def describe_unused(tables: Sequence[TableFile]) -> tuple[str, ...]:
+    """Returns one line for each table that is there but not used, besides the first one."""
+    lines = []
+    for at, table in enumerate(tables):
+        if why := table.problem or (f"{make_one_line(tables[0].name)} is" if at else ""):
+            lines.append(f"{make_one_line(table.name)} is not used: {why}")
+    return tuple(lines)
+
+
+def _read_columns(table: TableFile, matcher: NameMatcher, parse: Callable[[str], int | None]) -> Columns:
+    """Reads a table. Raises: TableError if it is not understood; UserError if it is damaged or a web page."""
+    try:
+        with table.open() as file:
+            parsed = read_table(file)
+    except TableError as error:
+        if str(error) != "a web page":
+            raise
+        why = str(error)
+    except Exception as error:  # noqa: BLE001 - for a broken zip entry zipfile raises many types
+        why = f"damaged ({(str(error) or repr(error)).splitlines()[0]})"
+    else:
+        return read_columns(parsed, matcher, parse)
+    raise UserError(
+        f"{make_one_line(table.name)} is {why}, not CelebA's table: delete it and download it again from {CELEBA_PAGE}"
+    ) from None
+
+
+# ---- Splits ----
+
+
+def read_partition(table: TableFile, root: Path, names: Sequence[str]) -> list[int | None]:
+    """Returns each image's code in list_eval_partition (0, 1 or 2), or None for an image that is not in the table.
+
+    Raises: UserError with the row if the table is not understood.
+    """
+    try:
+        columns = _read_columns(table, NameMatcher(str(root.absolute()), names), _parse_split)
+        lower = [name.lower() for name in columns.names]
+        column = next((lower.index(name) for name in ("partition", "split", "set", "subset") if name in lower), 0)
+        if columns.values.shape[1] != 1 and lower[column : column + 1] not in (["partition"], ["split"], ["set"], ["subset"]):
+            raise TableError("it has several columns and none is called partition; name it")
+        if column in columns.problems:
+            raise TableError(f"{columns.problems[column]} is not a split; write 0, 1 or 2 for train, valid and test")
+    except TableError as error:
+        raise UserError(f"{make_one_line(table.name)}: {error}") from None
+    return [int(code) if row else None for code, row in zip(columns.values[:, column], columns.rows, strict=True)]
+
+
+def _parse_split(field: str) -> int | None:
+    word = field.strip("'").lower()
+    if word in SPLIT_CODES:
+        return SPLIT_CODES[word]
+    try:
+        number = float(word)
+    except ValueError:
         return None
-    values = np.array(folders)[:, None] == np.array(classes)
-    attributes = tuple(make_one_line(name).replace(",", "_") for name in classes)  # commas separate names in flags
-    return attributes, values.astype(np.uint8)
+    return int(number) if number in (0, 1, 2) else None
+
+
+# ---- Attributes ----
+
+
+def read_celeba_attributes(table: TableFile, root: Path, names: Sequence[str]) -> Attributes:
+    """Reads list_attr_celeba for the images with these names, relative to root.
+
+    A table that is not understood gives a warning and no attributes. A column with a value that is not understood is refused,
+    with its first such row. Raises: UserError if the table is damaged or a web page.
+    """
+    shown = make_one_line(table.name)
+    try:
+        columns = _read_columns(table, NameMatcher(str(root.absolute()), names), parse_label)
+        _check_columns(columns, names)
+    except TableError as error:
+        return Attributes(warnings=(f"{shown} is not used: {error}",))
+    cleaned = [clean_attribute(name) for name in columns.names]
+    problems = {at: f"{where} is not a label ({LABELS})" for at, where in columns.problems.items()}
+    for at, name in enumerate(cleaned):
+        if cleaned.count(name) > 1:
+            problems[at] = f"several columns are called {name}; rename them"
+    refused = {cleaned[at]: f"{shown}: {why}" for at, why in sorted(problems.items()) if cleaned[at]}
+    kept = [at for at, name in enumerate(cleaned) if name and at not in problems]
+    warnings = ()
+    if refused:
+        others = f", nor are {len(refused) - 1} other columns" if len(refused) > 1 else ""
+        warnings = (f"{next(iter(refused.values()))}; this column is not used{others}",)
+    values = (columns.values[:, kept] == 1).astype(np.uint8) if kept else None
+    return Attributes(tuple(cleaned[at] for at in kept), values, warnings, refused=tuple(refused.items()))
+
+
+def _check_columns(columns: Columns, names: Sequence[str]) -> None:
+    """Raises TableError if the table has no header, too many columns or no row for some image."""
+    if not columns.names:
+        raise TableError("it has no header; write the columns' names into its first row, such as image_id,Smiling")
+    if len(columns.names) > MAX_ATTRIBUTES:
+        raise TableError(f"it has {len(columns.names):,} attributes, more than {MAX_ATTRIBUTES}; remove some columns")
+    missing = np.flatnonzero(columns.rows == 0)
+    if len(missing):
+        raise TableError(
+            f"it has no row for {len(missing):,} of {len(names):,} images, such as {make_one_line(names[missing[0]])}; add them"
+            " or remove the images"
+        )
 
 
 def suggest_nearest(name: str, available: Sequence[str]) -> str:
@@ -109,7 +207,3 @@ def suggest_nearest(name: str, available: Sequence[str]) -> str:
     lower = {other.lower(): other for other in available}
     near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.4)]
     return make_printable(f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(available)}", 500)
-
-
-def _get_stem(name: str) -> str:
-    return name.rpartition("/")[2].partition(".")[0]  # "a/000001.png" matches the table's 000001.jpg

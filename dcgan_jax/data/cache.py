@@ -23,6 +23,7 @@ def get_cache_dir() -> Path:
 def create_folder_atomically(path: Path) -> Generator[Path]:
     """Yields a new temporary folder beside path. At the end it is renamed to path; after an exception it is removed.
 
+    Its files are flushed to the disk first: else a power failure could leave files of the right size with zeros.
     If another process has created path in the meantime, that folder stays. Raises: OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,7 @@ def create_folder_atomically(path: Path) -> Generator[Path]:
     try:
         temp.mkdir()  # inside the try, because a signal may arrive right after it
         yield temp
+        _flush_files(temp)
         try:
             os.rename(temp, path)
         except OSError:
@@ -38,6 +40,18 @@ def create_folder_atomically(path: Path) -> Generator[Path]:
                 raise
     finally:
         shutil.rmtree(temp, ignore_errors=True)  # after the renaming it does nothing
+
+
+def _flush_files(folder: Path) -> None:
+    for file in folder.iterdir():
+        with open(file, "r+b") as opened:  # Windows flushes only files that are open for writing
+            os.fsync(opened.fileno())
+    if os.name == "posix":  # Windows cannot open folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_stale(parent: Path) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.file_kinds import HEAD_BYTES, find_kind_of_content, hide_pillow_messages, is_tga, list_formats
 from dcgan_jax.data.listing import read_image_file
 from dcgan_jax.data.sources import MAX_IMAGE_PIXELS, Source
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and similar formats, which run programs
 MAX_IMAGE_SIDE = 2**18  # PIL's resizing filter needs 16 bytes per pixel of a side, whatever the other side
 # Images above either limit are decoded one at a time, because each needs up to 1.5 GB.
 LARGE_PIXELS, LARGE_BYTES = 8_000_000, 16 * 2**20
@@ -91,8 +91,7 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
                     lock_large()
                 image = decode_image(read(position), channels, size, lock_large)
             except Exception as error:  # noqa: BLE001 - for a broken file zipfile and PIL raise many types
-                why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-                bad.append((source.label(position), make_printable(why, 200)))
+                bad.append((source.label(position), make_printable(str(error) or type(error).__name__, 200)))
                 continue
             box = CROPS[crop](*image.size, size)
             upscaled += min(box[2] - box[0], box[3] - box[1]) < size
@@ -117,12 +116,10 @@ def measure_square_side(source: Source) -> int:
     for position in range(source.count):
         try:
             image = read(position)
-            if isinstance(image, np.ndarray):
-                width, height = image.shape[1::-1]
-            else:
-                width, height = Image.open(io.BytesIO(image), formats=FORMATS).size
+            with hide_pillow_messages():
+                width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else _identify(image).size
         except Exception as fault:  # noqa: BLE001 - as in decode_images
-            raise UserError(f"{source.label(position)}: not an image ({make_printable(str(fault), 200)}); remove it") from None
+            raise UserError(f"{source.label(position)}: {make_printable(str(fault), 200)}; remove it") from None
         side = side or width
         if not width == height == side:
             raise UserError(
@@ -150,7 +147,8 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
         names=(photo,),
         size_bytes=lambda position: path.stat().st_size,
     )
-    decoded = decode_images(source, range(1), size, channels, crop)
+    with hide_pillow_messages():
+        decoded = decode_images(source, range(1), size, channels, crop)
     if decoded.bad:
         raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give an image")
     return decoded.pixels[0]
@@ -186,7 +184,7 @@ def decode_image(
 
 def _open_image(payload: bytes, size: int, lock_large: Callable[[], object]) -> Image.Image:
     """Opens an image file, upright, in its own mode. Raises: ValueError for an image above the limits, and PIL's exceptions."""
-    image = Image.open(io.BytesIO(payload), formats=FORMATS)  # reads only the header
+    image = _identify(payload)
     pixels = image.width * image.height
     if pixels > MAX_IMAGE_PIXELS or max(image.size) > MAX_IMAGE_SIDE:
         raise ValueError(f"{image.width} x {image.height} pixels: too large")
@@ -197,5 +195,40 @@ def _open_image(payload: bytes, size: int, lock_large: Callable[[], object]) -> 
     # For a progressive JPEG all coefficients are in memory at any scale.
     if max(image.width * image.height, pixels if image.info.get("progressive") else 0) > LARGE_PIXELS:
         lock_large()
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
+    image.load()  # first, because TIFF images are turned here
+    turn = TURNS.get(_read_orientation(image))
+    return image.transpose(turn) if turn is not None else image
+
+
+def _identify(payload: bytes) -> Image.Image:
+    """Reads the header of an image file. Raises: ValueError with what the file is, if it is no image; PIL's exceptions."""
+    try:
+        return Image.open(io.BytesIO(payload), formats=("TGA",) if is_tga(payload) else list_formats())
+    except UnidentifiedImageError:
+        kind = find_kind_of_content(payload[:HEAD_BYTES])
+        what = f" but {kind.name}" if kind else " but zeros" if not any(payload[:HEAD_BYTES]) else ""
+        raise ValueError(f"not an image{what}") from None
+
+
+TURNS = {  # EXIF orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 to 8; 1 if there is none that can be read.
+
+    ImageOps.exif_transpose also writes the metadata again, which fails for odd metadata of good images.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises many types for damaged metadata; the pixels do not depend on it
+        return 1
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if value in TURNS else 1

@@ -25,11 +25,13 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.cache import create_folder_atomically, get_cache_dir
 from dcgan_jax.data.checks import count_grey, find_data_warnings, hash_images, measure_spread
+from dcgan_jax.data.class_folders import Attributes
 from dcgan_jax.data.decode import CROPS_FOR_ANY_IMAGE, Decoded, decode_images
+from dcgan_jax.data.file_kinds import count_photos, describe_ignored, fill_remedy, hide_pillow_messages, suggest_remedy
 from dcgan_jax.data.sources import Source, hash_facts, map_npy
 
 PIXELS_VERSION = 1  # increase it when the same source packs to other pixels: older runs then refuse to resume on them
-INDEX_VERSION = 3  # increase it when the entries of index.json change: packs are then made again, and runs still resume
+INDEX_VERSION = 4  # increase it when the entries of index.json change: packs are then made again, and runs still resume
 MAX_BAD_SHARE = 0.05
 CHUNK_BYTES = 4 * 2**20  # packed pixels per task of a thread
 
@@ -84,6 +86,7 @@ def pack_images(
         ) from error
     if strict:
         _raise_at_first(pack.index["skipped_first"])  # the pack may be from an earlier run without strict
+    pack = dataclasses.replace(pack, index=pack.index | _describe_source(source))
     _print_warnings(source, pack.index, check)
     return pack
 
@@ -93,25 +96,59 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
 
     Returns: names, and labels (N, A) uint8 of 0 and 1. Raises: UserError if the images do not have these attributes.
     """
-    available, source_name = pack.index["attributes"], pack.index["source"]["name"]
-    if not available:
-        raise UserError(
-            f"`condition` {condition}: {source_name} have no attributes; give `data` with attributes: CelebA with "
-            "list_attr_celeba.txt, drawn faces, or a folder for each class"
-        )
+    index = pack.index
+    available, source_name, refused = index["attributes"], index["source"]["name"], dict(index["refused_attributes"])
     names = tuple(available) if condition == "all" else tuple(condition.split(","))
+    for name in refused if condition == "all" else names:
+        if name in refused:
+            raise UserError(
+                f"`condition` {make_printable(condition, 100)}: {refused[name]}; correct it, or give other attributes"
+            )
+    if not available:
+        reasons = [*index["source_warnings"], *index["label_warnings"], *index["label_notes"]]
+        raise UserError(
+            f"`condition` {condition}: {source_name} have no attributes"
+            + (f": {'; '.join(reasons)}" if reasons else "")
+            + "; give `data` with attributes: CelebA with list_attr_celeba.txt, drawn faces, or a folder for each class"
+        )
     for name in names:
         if name not in available:
             shown, nearest = make_printable(name, 100), suggest_nearest(name, available)
             raise UserError(f"`condition` {shown}: {source_name} have no such attribute; {nearest}")
-    values = np.load(pack.path / "attributes.npy", allow_pickle=False)
+    values = np.array(map_npy(pack.path / "attributes.npy"))
     return names, values[:, [available.index(name) for name in names]]
+
+
+def find_changed_labels(before: dict, now: dict, condition: str) -> list[str]:
+    """Returns the attributes in `condition` whose labels differ between two indexes of packs with the same images.
+
+    before: may be a changed or older file, which says nothing about labels and then agrees.
+    """
+    names, digests = before.get("attributes"), before.get("attribute_digests")
+    if not (isinstance(names, list) and isinstance(digests, list)):
+        return []
+    old, new = (list(zip(*pair, strict=False)) for pair in ((names, digests), (now["attributes"], now["attribute_digests"])))
+    wanted = now["attributes"] if condition == "all" else condition.split(",")
+    return [
+        name
+        for name in wanted
+        if any(pair[0] == name for pair in old) and not any(pair in old for pair in new if pair[0] == name)
+    ]
+
+
+def describe_left_out(index: dict) -> str:
+    """Returns which files of the source are not among its images, by type: "24 .heic, 2 hidden"; "" if there are none."""
+    return describe_ignored(index["ignored_types"])
 
 
 # ---- Messages ----
 
 
 def _print_warnings(source: Source, index: dict, check: bool) -> None:
+    for count, type_, kind in count_photos(index["ignored_types"]):
+        _warn(f"{source.name}: {count:,} {type_} files are left out (each is {kind.name}): {fill_remedy(kind, f'*{type_}')}")
+    for line in (*index["source_warnings"], *index["label_warnings"]):
+        _warn(line)
     if index["skipped"]:
         share = f"{index['skipped']} of {index['found']} images of {source.name}"
         _warn(f"skipped {share}: {_list_bad(index['skipped_first'])}")
@@ -172,14 +209,14 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
         print(f"packing {source.count} images of {source.name} at {facts['size']} px into {temp.parent}", file=sys.stderr)
     bar = tqdm(total=source.count, desc=f"packing at {facts['size']} px", unit=" img", disable=not (progress and is_terminal))
     # Not through a memory map, where a full disk would be a bus error. Here it is an OSError.
-    with open(temp / "images.npy", "wb") as file, bar:
+    with open(temp / "images.npy", "wb") as file, bar, hide_pillow_messages():
         totals = _write_images(file, source, facts, strict, bar)
-    names, values = source.attributes() or ((), None)
-    if values is not None:
-        np.save(temp / "attributes.npy", values[totals.kept])
+    attributes = source.attributes()
+    if attributes.values is not None:
+        np.save(temp / "attributes.npy", attributes.values[totals.kept])
     spread = measure_spread(np.lib.format.open_memmap(temp / "images.npy", mode="r"))
-    index = facts | _make_index(source, totals, spread) | {"attributes": names, "source": _describe_source(source)}
-    (temp / "index.json").write_text(json.dumps(index, indent=1))
+    index = facts | _make_index(source, totals, spread) | _describe_attributes(attributes, totals.kept)
+    (temp / "index.json").write_text(json.dumps(index | _describe_source(source), indent=1), encoding="utf-8")
     if progress and not is_terminal:
         print(f"packed {len(totals.kept)} images in {time.monotonic() - start:.1f} s", file=sys.stderr)
 
@@ -197,14 +234,12 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
         if len(totals.bad) > MAX_BAD_SHARE * listed:
             raise UserError(
                 f"{source.name}: already {len(totals.bad)} of {listed} images cannot be used, more than"
-                f" {MAX_BAD_SHARE:.0%}: {_list_bad(totals.bad)}; remove or replace them"
+                f" {MAX_BAD_SHARE:.0%}: {_list_bad(totals.bad)}; {suggest_remedy(why for _, why in totals.bad)}"
             )
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))
     file.seek(0)
     final_bytes = _write_header(file, (len(totals.kept), size, size, channels))
     assert final_bytes == header_bytes, "NumPy pads the header for a growing first axis"
-    file.flush()
-    os.fsync(file.fileno())  # else a power failure could leave a pack of the right size with zeros
     return totals
 
 
@@ -217,7 +252,6 @@ def _make_index(source: Source, totals: _Totals, spread: float) -> dict:
     return {
         "count": len(totals.kept),
         "found": source.count + len(source.refused),
-        "ignored": source.ignored,
         "skipped": len(totals.bad),
         "skipped_first": totals.bad[:10],
         "upscaled": totals.upscaled,
@@ -228,8 +262,30 @@ def _make_index(source: Source, totals: _Totals, spread: float) -> dict:
     }
 
 
+def _describe_attributes(attributes: Attributes, kept: list[int]) -> dict:
+    return {
+        "attributes": attributes.names,
+        "attribute_digests": [] if attributes.values is None else _hash_columns(attributes.values[kept]),
+        "refused_attributes": attributes.refused,
+        "label_warnings": attributes.warnings,
+        "label_notes": attributes.notes,
+    }
+
+
+def _hash_columns(values: np.ndarray) -> list[str]:
+    """Returns a digest of each column, in hex. values: (N, A) uint8."""
+    return [hashlib.blake2b(np.ascontiguousarray(column).data, digest_size=8).hexdigest() for column in values.T]
+
+
 def _describe_source(source: Source) -> dict:
-    return {name: getattr(source, name) for name in ("kind", "name", "split", "is_celeba", "fingerprint")}
+    """Returns the facts that equal images of another source do not share. They are renewed whenever a pack is opened."""
+    return {
+        "ignored": sum(source.ignored.values()),
+        "ignored_types": dict(source.ignored),
+        "source_warnings": list(source.warnings),
+        "source_notes": list(source.notes),
+        "source": {name: getattr(source, name) for name in ("kind", "name", "split", "is_celeba", "fingerprint")},
+    }
 
 
 def _make_chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Chunk]:
@@ -274,6 +330,13 @@ INDEX_TYPES = {
     "grey": float,
     "spread": float,
     "attributes": list,
+    "attribute_digests": list,
+    "refused_attributes": list,
+    "label_warnings": list,
+    "label_notes": list,
+    "ignored_types": dict,
+    "source_warnings": list,
+    "source_notes": list,
     "source": dict,
 }
 SOURCE_TYPES = {"kind": str, "name": str, "split": str, "is_celeba": bool, "fingerprint": str}
@@ -294,11 +357,22 @@ def _open_pack(path: Path, fingerprint: str) -> Pack | None:
             return None
         if not _is_index(index):
             raise ValueError("its index was changed")
+        _check_attributes(path, index)
         return Pack(images, index, path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _warn(f"the pack {path} is broken ({error}): making it again")
         shutil.rmtree(path, ignore_errors=True)
         return None
+
+
+def _check_attributes(path: Path, index: dict) -> None:
+    """Raises OSError or ValueError if attributes.npy is missing, cut or changed."""
+    if index["attributes"]:
+        values = map_npy(path / "attributes.npy")
+        if values.shape != (index["count"], len(index["attributes"])) or values.dtype != np.uint8:
+            raise ValueError("its attributes.npy is of other images")
+        if _hash_columns(values) != index["attribute_digests"]:
+            raise ValueError("its attributes.npy was changed")
 
 
 def _is_index(index: dict) -> bool:
@@ -307,7 +381,12 @@ def _is_index(index: dict) -> bool:
         _has_types(index, INDEX_TYPES)
         and _has_types(index["source"], SOURCE_TYPES)
         and all(type(name) is str for name in index["attributes"])
-        and all(type(pair) is list and list(map(type, pair)) == [str, str] for pair in index["skipped_first"])
+        and all(type(line) is str for name in ("label_warnings", "label_notes") for line in index[name])
+        and all(
+            type(pair) is list and list(map(type, pair)) == [str, str]
+            for name in ("skipped_first", "refused_attributes")
+            for pair in index[name]
+        )
     )
 
 

@@ -12,7 +12,7 @@ import re
 import stat
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,14 +21,26 @@ import numpy as np
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data.attributes import (
-    Attributes,
-    Table,
-    find_table,
-    make_folder_attributes,
+    LABELS_VERSION,
+    TableFile,
+    describe_unused,
+    find_tables,
     read_celeba_attributes,
     read_partition,
 )
-from dcgan_jax.data.listing import ALIGNED, Entry, list_folder, list_zip, make_one_line, open_zip, read_image_file, sort_entries
+from dcgan_jax.data.class_folders import Attributes, make_folder_attributes
+from dcgan_jax.data.listing import (
+    ALIGNED,
+    TABLE_STEMS,
+    Entry,
+    list_folder,
+    list_zip,
+    make_one_line,
+    open_zip,
+    read_image_file,
+    refuse_file,
+    sort_entries,
+)
 from dcgan_jax.data.tensorflow_import import import_tfds
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
@@ -49,15 +61,17 @@ class Source:
     name: str  # short, for messages
     split: str
     count: int  # listed images, some of which may be unreadable
-    fingerprint: str  # hex; depends on all names, sizes, dates and checksums, and on the split
+    fingerprint: str  # hex; depends on all names, sizes, dates and checksums, on the split and on the labels
     read: Callable[[int], bytes | np.ndarray] | None = None
     draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     is_celeba: bool = False  # aligned CelebA at any scale: the published crops apply
     names: Sequence[str] = ()
     size_bytes: Callable[[int], int] = lambda position: 0  # memory that `read` needs; 0 if it is small
     refused: tuple[tuple[str, str], ...] = ()  # (name, reason) of refused files, which are not in `count`
-    ignored: int = 0  # number of files that are not images
-    attributes: Callable[[], Attributes | None] = lambda: None  # None if some image has no attributes
+    ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)  # type -> number of files that are not images
+    attributes: Callable[[], Attributes] = Attributes
+    warnings: tuple[str, ...] = ()  # problems of its tables, besides those that `attributes` finds
+    notes: tuple[str, ...] = ()  # other facts about its tables
 
     def label(self, position: int) -> str:
         """Returns an image's name for messages, on one line."""
@@ -95,9 +109,9 @@ def open_source(data: str, split: str = "all") -> Source:
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             archive = open_zip(path)
             return _open_files(path, archive, list_zip(archive), split)
+        refuse_file(path)
     except OSError as error:
         raise UserError(f"`data` {path} cannot be read: {error.strerror or error}") from error
-    raise UserError(f"`data` {path} is neither a folder, a .zip nor a .npy: unpack other archives and give the folder")
 
 
 def hash_facts(*facts: object) -> str:
@@ -115,41 +129,56 @@ def _refuse_split(data: str | Path, split: str) -> None:
 
 def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[Entry], split: str) -> Source:
     """Makes the source of a folder (archive None) or a zip. CelebA's tables may be inside it, beside it or one folder above."""
-    listing = sort_entries(path, entries)
-    partition, attributes = (find_table(stem, path, archive) for stem in ("list_eval_partition", "list_attr_celeba"))
+    listing = sort_entries(path, entries, archive)
+    attributes, partitions = (find_tables(stem, path, listing.tables, archive) for stem in TABLE_STEMS)
     is_celeba = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
-    is_celeba |= any(table is not None and table.is_inside for table in (partition, attributes))
-    images = listing.images
+    is_celeba |= any(table.is_inside for table in (*attributes, *partitions))
+    images, warnings = listing.images, describe_unused(attributes) if is_celeba else ()
     if split != "all":
-        images = _select_split(path, images, partition if is_celeba else None, split)
+        images, more = _select_split(path, images, partitions if is_celeba else [], split)
+        warnings += more
     names, sizes = [entry.name for entry in images], [entry.size_bytes for entry in images]
-    has_table = is_celeba and attributes is not None
+    table = next((table for table in attributes if is_celeba and not table.problem), None)
+    facts = [(*entry[:1], *entry[2:4]) for entry in images]
     return Source(
         kind="celeba" if is_celeba else "folder" if archive is None else "zip",
         name=make_one_line(path.resolve().name),
         split=split,
         count=len(images),
-        fingerprint=hash_facts(split, is_celeba, [(*entry[:1], *entry[2:4]) for entry in images], listing.refused),
+        fingerprint=hash_facts(split, is_celeba, facts, listing.refused, LABELS_VERSION, table and table.hash()),
         read=_make_read([entry.place for entry in images], archive),
         is_celeba=is_celeba,
         names=names,
         size_bytes=sizes.__getitem__,
         refused=tuple(listing.refused),
-        ignored=listing.ignored.total(),
-        attributes=lambda: read_celeba_attributes(attributes, names) if has_table else make_folder_attributes(names),
+        ignored=listing.ignored,
+        attributes=lambda: read_celeba_attributes(table, path, names) if table else make_folder_attributes(names),
+        warnings=warnings,
+        notes=() if is_celeba else _describe_tables_beside(attributes),
     )
 
 
-def _select_split(path: Path, images: list[Entry], partition: Table | None, split: str) -> list[Entry]:
-    """Returns the images of one split, by CelebA's partition file. Raises: UserError if the file or such images are missing."""
-    if partition is None:
+def _describe_tables_beside(tables: Sequence[TableFile]) -> tuple[str, ...]:
+    why = "is beside the images and not used, because they are not aligned CelebA; put it into their folder if it describes them"
+    return tuple(f"{make_one_line(table.name)} {why}" for table in tables[:1])
+
+
+def _select_split(
+    path: Path, images: list[Entry], partitions: Sequence[TableFile], split: str
+) -> tuple[list[Entry], tuple[str, ...]]:
+    """Returns the images of one split by CelebA's partition file, and warnings. Raises: UserError without file or images."""
+    table = next((table for table in partitions if not table.problem), None)
+    if table is None:
         problem = f"{path} has no list_eval_partition.txt in it or beside it"
-        raise UserError(f"`split` {split}: {problem}; put it there, or give `split` all")
-    codes = read_partition(partition, [entry.name for entry in images])
-    images = [entry for entry, code in zip(images, codes, strict=True) if code == str(SPLITS.index(split))]
-    if not images:
-        raise UserError(f"`split` {split}: {partition.name} puts no image of {path} into it; give another `split`")
-    return images
+        unused = "".join(f" ({line})" for line in describe_unused(partitions)[:1])
+        raise UserError(f"`split` {split}: {problem}{unused}; put it there, or give `split` all")
+    codes = read_partition(table, path, [entry.name for entry in images])
+    chosen = [entry for entry, code in zip(images, codes, strict=True) if code == SPLITS.index(split)]
+    if not chosen:
+        raise UserError(f"`split` {split}: {table.name} puts no image of {path} into it; give another `split`")
+    missing = codes.count(None)
+    lost = f"{make_one_line(table.name)} has no row for {missing:,} of {len(images):,} images: they are in no split"
+    return chosen, (*describe_unused(partitions), *((lost,) if missing else ()))
 
 
 def _make_read(places: list, archive: zipfile.ZipFile | None) -> Callable[[int], bytes]:
@@ -219,16 +248,17 @@ def _open_drawn(data: str, count: str, split: str) -> Source:
             f"`data` {data}: drawn:COUNT takes a whole number of faces from 1 to {MAX_DRAWN}, such as drawn:{DRAWN_COUNT}"
         )
     number = int(count or DRAWN_COUNT)
-    # The fingerprint includes the pixels of some faces, so it changes if the painting code changes.
+    # The fingerprint includes the pixels and labels of some faces, so it changes if the code that makes them changes.
     sample = drawn_faces.draw_faces(DRAWN_SEED, np.arange(16), 16).tobytes()
+    labels = drawn_faces.compute_face_attributes(DRAWN_SEED, np.arange(16)).tobytes()
     return Source(
         kind="drawn",
         name=f"{number} drawn faces",
         split=split,
         count=number,
-        fingerprint=hash_facts("drawn", DRAWN_SEED, number, hashlib.sha256(sample).hexdigest()),
+        fingerprint=hash_facts("drawn", DRAWN_SEED, number, hashlib.sha256(sample + labels).hexdigest(), drawn_faces.ATTRIBUTES),
         draw=lambda positions, size: drawn_faces.draw_faces(DRAWN_SEED, positions, size),
-        attributes=lambda: (drawn_faces.ATTRIBUTES, drawn_faces.compute_face_attributes(DRAWN_SEED, np.arange(number))),
+        attributes=lambda: Attributes(drawn_faces.ATTRIBUTES, drawn_faces.compute_face_attributes(DRAWN_SEED, np.arange(number))),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcgan_jax.config import Config, flatten, make_printable
+from dcgan_jax.data.file_kinds import describe_ignored
 from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS, group_by_chart
 from dcgan_jax.run import online_score
@@ -180,7 +181,13 @@ def _describe_steps(steps: list[int]) -> str:
 
 def _list_data_facts(facts: dict) -> list[tuple]:
     names = ("count", "skipped", "upscaled", "duplicates", "grey", "crop", "fingerprint")
-    return [("source", facts["source"]["name"]), *((name, facts[name]) for name in names if name in facts)]
+    rows = [("source", facts["source"]["name"]), *((name, facts[name]) for name in names if name in facts)]
+    left_out = facts.get("ignored_types")
+    if (
+        isinstance(left_out, dict) and left_out and all(type(count) is int for count in left_out.values())
+    ):  # data.json may be older
+        rows.append(("not among the images", describe_ignored(left_out)))
+    return rows
 
 
 def _summarise_environment(run: Path) -> dict:

@@ -19,7 +19,7 @@ from dcgan_jax.config import MAX_STEPS, Config, Nets, UserError
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.data.pack import Pack, pack_images, read_labels
+from dcgan_jax.data.pack import Pack, describe_left_out, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
@@ -342,6 +342,8 @@ def _describe_run(plan: Plan, shapes: GanState, logs: Logs, start: int, changed:
         f"{count_parameters(shapes.d_params):,} parameters, {plan.order.trained_on:,} images, batch {config.data.batch_size}, "
         f"{plan.total_steps:,} steps, {distributed.describe_devices()}" + (f"; resumes from step {start:,}" if start else "")
     )
+    if left_out := describe_left_out(plan.pack.index):
+        logs.say(f"not among the images: {left_out}")
     if changed:
         logs.say(f"changed since the last training: {changed}; from here on, numbers may differ in their last bits")
     if config.guard.debug:

@@ -19,6 +19,7 @@ from dcgan_jax import files
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.checks import CHECKED_FACTS
+from dcgan_jax.data.pack import find_changed_labels
 from dcgan_jax.files import write_json
 from dcgan_jax.run import distributed
 
@@ -229,6 +230,11 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
             f"{path} was trained on other images: {trained_on['source']['name']} ({trained_on['count']:,}), "
             f"now {data_facts['source']['name']} ({data_facts['count']:,}). Resume it with the same `data`, give "
             "another `name`, or move it away"
+        )
+    if changed := find_changed_labels(trained_on, data_facts, config.nets.condition):
+        raise UserError(
+            f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
+            "move it away"
         )
 
 

@@ -123,6 +123,55 @@ def test_exif_orientation_is_applied(orientation):
     assert_array_equal(upright, quadrants)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "TIFF", "WEBP", "AVIF"])
+def test_exif_orientation_is_applied_once_in_other_formats(form):
+    """Pillow turns TIFF images itself when it loads them."""
+    stored = np.zeros((16, 16, 3), np.uint8)
+    stored[:8, :8] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    upright = one(encode(Image.fromarray(stored), form, exif=exif), 16).astype(int)
+    assert upright[2:6, 10:14].min() > 200 and upright[10:14].max() < 50 and upright[2:6, 2:6].max() < 50
+
+
+ODD_EXIF = {
+    "two orientations": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\2\0\0\0\6\0\6\0\0\0\0\0",
+    "cut": b"II*\0\x08\0\0\0\2\0\x12\1",
+    "no TIFF": b"MM\0\x99\0\0\0\x08",
+    "only a mark": b"MM",
+    "text as a number": b"II*\0\x08\0\0\0\1\0\x12\1\2\0\4\0\0\0abcd\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", ODD_EXIF)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_odd_metadata_does_not_cost_the_image(tmp_path, capfd, kind, form):
+    """Without a line on the terminal, and turned if the orientation is clear."""
+    (tmp_path / "in").mkdir()
+    image = Image.fromarray(COLOUR).resize((16, 16))
+    (tmp_path / "in" / "a").write_bytes(encode(image, form, exif=b"Exif\0\0" + ODD_EXIF[kind], quality=95))
+    packed = pack(tmp_path / "in", size=16, progress=False)
+    assert (packed.index["count"], capfd.readouterr().err) == (1, "")
+    if kind == "two orientations":
+        plain = one(encode(image, form, quality=95), 16)
+        assert_allclose(packed.images[0], np.rot90(plain, -1))
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(99), "not an image but a HEIC photo"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not an image but a Git LFS pointer"),
+        (bytes(99), "not an image but zeros"),
+        (b"some text", "not an image"),
+    ],
+)
+def test_reason_says_what_the_file_is_instead(content, why):
+    with pytest.raises(ValueError) as caught:
+        decode_image(content, 3, 16)
+    assert str(caught.value) == why
+
+
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("#c80000", "#00c800")]
     for form in ("GIF", "PNG", "WEBP"):

@@ -1,9 +1,15 @@
 import os
+import re
+import shlex
+import subprocess
+import sys
 import zipfile
 
+import numpy as np
 import pytest
 from image_files import draw, zip_of
 
+from dcgan_jax.config import UserError
 from dcgan_jax.data.listing import MAX_FILE_BYTES
 from dcgan_jax.data.sources import open_source
 
@@ -14,7 +20,8 @@ def test_other_files_are_ignored_and_counted(tmp_path):
         (tmp_path / junk).parent.mkdir(exist_ok=True)
         (tmp_path / junk).write_bytes(b"junk")
     for source in (open_source(str(tmp_path)), open_source(str(zip_of(tmp_path, tmp_path.parent / "junk.zip")))):
-        assert (source.names, source.ignored, source.refused) == (["photo.jpg"], 5, ())
+        assert (source.names, source.refused) == (["photo.jpg"], ())
+        assert source.ignored == {"hidden": 2, "in __MACOSX": 1, "Thumbs.db": 1, ".txt": 1}
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path):
@@ -68,3 +75,111 @@ def test_zip_entries_of_one_name_are_two_images(tmp_path):
         for _ in range(2):
             archive.write(tmp_path / "a.png", "a.png")
     assert open_source(str(tmp_path / "faces.zip")).count == 2
+
+
+# ---- Which files count as images ----
+
+
+def test_images_are_found_by_content_and_suffix(tmp_path):
+    for name in ("a.JPG", "b.jfif", "c.avif", "d.webp"):
+        draw(tmp_path / name)
+    for name, other in (("no suffix", "a.png"), ("e.happy", "a.gif"), ("f.001", "a.bmp"), ("g.jpg", "a.tga")):
+        draw(tmp_path / other)
+        (tmp_path / other).rename(tmp_path / name)
+    (tmp_path / "h.dat").write_bytes(b"no image")
+    source = open_source(str(tmp_path))
+    assert source.names == sorted(["a.JPG", "b.jfif", "c.avif", "d.webp", "no suffix", "e.happy", "f.001", "g.jpg"])
+    assert source.ignored == {".dat": 1}
+    archive = open_source(str(zip_of(tmp_path, tmp_path.parent / "all.zip")))
+    assert (archive.names, archive.ignored) == (source.names, source.ignored)
+
+
+def test_thumbnails_of_a_nas_are_left_out_and_counted(tmp_path):
+    draw(tmp_path / "1.jpg")
+    for size in ("M", "XL"):
+        draw(tmp_path / "@eaDir" / "1.jpg" / f"SYNOPHOTO_THUMB_{size}.jpg")
+    source = open_source(str(tmp_path))
+    assert (source.names, source.ignored) == (["1.jpg"], {"in @eaDir": 2})
+
+
+# ---- Nothing that can be read: the remedy fits the cause ----
+
+
+def zip_with(path, files, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def patch_zip(path, offset, value):
+    """Changes a byte of every entry, in its own header and in the directory, where it is two bytes later."""
+    content = bytearray(path.read_bytes())
+    for sign, at in ((b"PK\3\4", offset), (b"PK\1\2", offset + 2)):
+        for found in re.finditer(re.escape(sign), bytes(content)):
+            content[found.start() + at] = value
+    path.write_bytes(content)
+    return path
+
+
+def make_links(folder):
+    draw(folder / "away" / "1.jpg")
+    (folder / "in").mkdir()
+    (folder / "in" / "1.jpg").symlink_to(folder / "away" / "1.jpg")
+    return folder / "in"
+
+
+def write(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def cut_zip(path):
+    """Makes the last part of a split zip: the end of its directory says that this is disk 1."""
+    content = bytearray(zip_with(path, {"1.jpg": b"x"}).read_bytes())
+    content[content.rfind(b"PK\5\6") + 4] = 1
+    path.write_bytes(content)
+    return path
+
+
+CAUSES = {
+    "links": (make_links, "1 refused: a link out of the folder.*cp -rL .*away"),
+    "deflate64": (lambda d: patch_zip(zip_with(d / "a.zip", {"1.jpg": b"x"}), 8, 9), "compressed by Deflate64.*unpack the zip"),
+    "encrypted": (lambda d: patch_zip(zip_with(d / "a.zip", {"1.jpg": b"x"}), 6, 1), "encrypted.*with its password"),
+    "bzip2": (lambda d: zip_with(d / "a.zip", {"1.jpg": b"x"}, zipfile.ZIP_BZIP2), "compressed by bzip2.*unpack the zip"),
+    "zip in a zip": (lambda d: zip_with(d / "a.zip", {"b.zip": b"PK"}), r"1 \.zip.*unpack .*a.zip first.*`data` b.zip"),
+    "zip in a folder": (lambda d: write(d / "x" / "a.zip").parent, "give the zip itself, `data` .*x/a.zip"),
+    "zip and text": (lambda d: [write(d / "x" / f) for f in ("1.txt", "2.txt", "a.zip")][0].parent, "give the zip itself"),
+    "first part": (lambda d: write(d / "a.zip.001", b"PK\3\4"), r"one part of a split archive.*cat .*a\.zip\.0\*"),
+    "middle part": (lambda d: write(d / "a.z01", b"PK\7\x08"), r"one part of a split zip.*zip -s 0 .*a\.zip"),
+    "last part": (lambda d: cut_zip(d / "a.zip"), "one part of a split zip"),
+    "heic": (lambda d: write(d / "x" / "1.HEIC").parent, r"1 \.HEIC.*pip install pillow-heif.*magick .*/x/\*\.HEIC"),
+    "raw": (lambda d: write(d / "x" / "1.CR2").parent, "develop such files"),
+    "lmdb": (lambda d: write(d / "x" / "data.mdb").parent, "Images in containers"),
+    "parquet": (lambda d: write(d / "a.parquet", b"PAR1"), "a Parquet table.*Images in containers"),
+    "hdf5 by content": (lambda d: write(d / "x" / "data", b"\x89HDF\r\n\x1a\n").parent, "open it with h5py"),
+    "tar": (lambda d: write(d / "my faces.tar.gz", b"\x1f\x8b"), "tar -xf '.*my faces.tar.gz'"),
+    "torch": (lambda d: write(d / "a.pt", b"PK\3\4"), "a PyTorch file.*torch.load"),
+    "one image": (lambda d: draw(d / "x" / "1.png") or d / "x" / "1.png", "a single image.*`data` .*/x"),
+    "hidden": (lambda d: draw(d / ".x" / "1.png") or d, "1 hidden.*another name"),
+    "unreadable name": (lambda d: write(d / "x" / "1.foo").parent, "1 .foo.*give a folder or zip of JPEG"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_remedy_fits_the_cause(tmp_path, cause):
+    make, words = CAUSES[cause]
+    with pytest.raises(UserError) as caught:
+        open_source(str(make(tmp_path)))
+    assert re.search(words, str(caught.value)), str(caught.value)
+
+
+def test_remedy_of_npz_makes_the_npy(tmp_path):
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "my faces.npz", pictures=images)
+    with pytest.raises(UserError, match="holds NumPy arrays") as caught:
+        open_source(str(tmp_path / "my faces.npz"))
+    command = shlex.split(str(caught.value).partition("python ")[2].partition(", then")[0])
+    subprocess.run([sys.executable, *command], check=True, cwd=tmp_path)
+    assert open_source(str(tmp_path / "faces.npy")).count == 3

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data import pack as pack_module
 from dcgan_jax.data.cache import TEMP
-from dcgan_jax.data.pack import pack_images
+from dcgan_jax.data.pack import describe_left_out, find_changed_labels, pack_images, read_labels
 from dcgan_jax.data.sources import open_source
 
 # ---- The cache ----
@@ -95,6 +96,114 @@ def test_broken_pack_is_remade_with_a_warning(tmp_path, capsys, harm):
     assert_array_equal(again.images, pixels)
     (line,) = capsys.readouterr().err.splitlines()
     assert "broken" in line and str(good.path) in line
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "other labels", "other shape", "pipe"])
+def test_pack_with_broken_attributes_is_remade(capsys, harm):
+    source = open_source("drawn:40")
+    good = pack_images(source, size=16, channels=3, crop="centre", progress=False, check=False)
+    file = good.path / "attributes.npy"
+    values = np.load(file)
+    file.unlink()
+    if harm == "cut":
+        np.save(file, values)
+        os.truncate(file, 200)
+    elif harm == "other labels":
+        np.save(file, 1 - values)
+    elif harm == "other shape":
+        np.save(file, values[:-1])
+    elif harm == "pipe":
+        os.mkfifo(file)
+    capsys.readouterr()
+    again = pack_images(source, size=16, channels=3, crop="centre", progress=False, check=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken" in line and "making it again" in line
+    assert_array_equal(read_labels(again, "all")[1], values)
+
+
+def test_every_file_of_a_pack_is_flushed_before_the_rename(monkeypatch):
+    flushed, fsync, rename = [], os.fsync, os.rename
+
+    def record(descriptor):
+        flushed.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def check(old, new):
+        assert {"images.npy", "attributes.npy", "index.json", os.path.basename(old)} <= set(flushed)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "rename", check)
+    assert pack_images(open_source("drawn:40"), size=16, channels=3, crop="centre", progress=False).path.is_dir()
+
+
+def test_facts_come_from_the_source_not_from_an_equal_one(tmp_path):
+    """Two folders with equal images share a pack. Their names and other files differ."""
+    first = pack(folder(tmp_path, name="first"))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")  # with the dates
+    (tmp_path / "second" / "photo.HEIC").write_bytes(b"x")
+    second = pack(tmp_path / "second")
+    assert second.path == first.path
+    assert second.index["source"]["name"] == "second" and first.index["source"]["name"] == "first"
+    assert (second.index["ignored"], second.index["ignored_types"]) == (1, {".HEIC": 1})
+    assert pack(tmp_path / "first").index == first.index
+
+
+def test_photos_that_are_left_out_are_a_warning(tmp_path, capsys):
+    path = folder(tmp_path)
+    for name in ("a.HEIC", "b.HEIC", "c.txt"):
+        (path / name).write_bytes(b"x")
+    index = pack(path, progress=False).index
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in: 2 .HEIC files are left out (each is a HEIC photo): pip install pillow-heif" in line
+    assert describe_left_out(index) == "2 .HEIC, 1 .txt"
+
+
+# ---- Labels ----
+
+
+def label_folder(tmp_path, rows):
+    """Packs three images with a table. Returns: the pack."""
+    path = folder(tmp_path, 3)
+    (path / "list_attr_celeba.csv").write_text("image_id,Smiling,Male\n" + rows)
+    return pack(path, progress=False)
+
+
+GOOD_ROWS = "000.png,1,0\n001.png,0,1\n002.png,1,0\n"
+
+
+def test_table_that_is_added_or_corrected_is_used(tmp_path):
+    assert pack(folder(tmp_path, 3)).index["attributes"] == []
+    before = label_folder(tmp_path, GOOD_ROWS)
+    assert read_labels(before, "all")[1].tolist() == [[1, 0], [0, 1], [1, 0]]
+    after = label_folder(tmp_path, GOOD_ROWS.replace("001.png,0", "001.png,1"))
+    assert read_labels(after, "Smiling")[1].tolist() == [[1], [1], [1]]
+    assert find_changed_labels(before.index, after.index, "Male") == []
+    assert find_changed_labels(before.index, after.index, "all") == ["Smiling"]
+    assert find_changed_labels({"attributes": ["Smiling"]}, after.index, "all") == []  # written by an older version
+
+
+def test_refused_column_cannot_be_a_condition(tmp_path, capsys):
+    """Without a condition it is a warning, whenever the pack is opened."""
+    packed = label_folder(tmp_path, GOOD_ROWS.replace("001.png,0", "001.png,unsure"))
+    for _ in range(2):
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "row 3, column 'Smiling': 'unsure' is not a label" in line
+        pack(tmp_path / "in", progress=False)
+    assert read_labels(packed, "Male")[0] == ("Male",)
+    for condition in ("Smiling", "Male,Smiling", "all"):
+        with pytest.raises(UserError, match="row 3, column 'Smiling': 'unsure'.*correct it"):
+            read_labels(packed, condition)
+
+
+def test_condition_without_attributes_says_why(tmp_path):
+    path = folder(tmp_path, 3)
+    for part in ("train", "test"):
+        shutil.copytree(path, tmp_path / "splits" / part)
+    with pytest.raises(UserError, match="have no attributes: the folders test, train are splits"):
+        read_labels(pack(tmp_path / "splits"), "all")
+    with pytest.raises(UserError, match="in have no attributes; give `data`"):
+        read_labels(pack(path), "Smiling")
 
 
 def test_pipe_in_a_pack_is_not_opened(tmp_path, capsys):
@@ -285,7 +394,7 @@ def test_over_five_percent_bad_images_stop_the_pack(tmp_path, cache):
     assert pack(path).index["skipped"] == 2
     spoil(path, ["truncated.png"])
     before = packs(cache)
-    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image\).*zero\.png \(empty\)") as caught:
+    with pytest.raises(UserError, match=r"3 of 41.*page\.jpg \(not an image but a web page\).*zero\.png \(empty\)") as caught:
         pack(path)
     assert "\n" not in str(caught.value)
     assert packs(cache) == before

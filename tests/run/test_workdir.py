@@ -211,6 +211,16 @@ def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
     assert read_config(run) == config(tmp_path)
 
 
+def test_other_labels_of_the_condition_are_refused(tmp_path):
+    """Labels that the run does not use may change."""
+    labels = {"attributes": ["Smiling", "Male"], "attribute_digests": ["s1", "m1"]}
+    open_run(config(tmp_path, "--condition", "Smiling"), FACTS | labels)
+    changed = FACTS | labels | {"attribute_digests": ["s2", "m1"]}
+    assert "was trained with other labels of Smiling: " in get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
+    unused = FACTS | labels | {"attribute_digests": ["s1", "m2"]}
+    assert open_run(config(tmp_path, "--condition", "Smiling"), unused).is_dir()
+
+
 @pytest.mark.parametrize("where", ["workdir", "above", "name"])
 def test_file_in_place_of_a_folder_is_one_line(tmp_path, where):
     file = tmp_path / {"workdir": "w", "above": "w", "name": "a"}[where]
