@@ -1,6 +1,5 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
-import contextlib
 import zlib
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
-from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
+from dcgan_jax.run import checkpoints, checksums, distributed, weight_files, workdir
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
 OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
@@ -58,11 +57,37 @@ def _load_run(run: Path, config: Config) -> dict:
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:
+    """Restores the newest intact checkpoint of a run, which is not changed. Prints a warning for each newer, broken one."""
     like = checkpoints.add_sharding(describe_state(config))
+    broken = []
     for step in checkpoints.list_steps(run)[::-1]:
-        with contextlib.suppress(checksums.CorruptCheckpointError):  # try the previous one; this run is not changed
-            return checkpoints.restore(run / "checkpoints" / str(step), like)
+        try:
+            state = checkpoints.restore(run / "checkpoints" / str(step), like)
+        except checksums.CorruptCheckpointError as fault:
+            broken.append(f"the checkpoint of step {step} is broken ({fault})")
+            continue
+        for what in broken:
+            _say(f"warning: {run}: {what}; that of step {step} is used")
+        return state
     raise UserError(f"{run}: none of its checkpoints is intact; restore one from a copy of the run")
+
+
+def _say(message: str) -> None:
+    if distributed.is_first_process():  # every process loads the weights
+        print(message)
+
+
+def is_stage_complete(low_resolution: Config, total_steps: int) -> bool:
+    """Whether the low-resolution stage has an intact checkpoint of its last step."""
+    run = workdir.get_run_path(low_resolution)
+    steps = checkpoints.list_steps(run)
+    if not steps or steps[-1] < total_steps:
+        return False
+    try:
+        checkpoints.restore(run / "checkpoints" / str(steps[-1]), checkpoints.add_sharding(describe_state(low_resolution)))
+    except checksums.CorruptCheckpointError:
+        return False  # the stage itself says it, moves the checkpoint aside and resumes from an older one
+    return True
 
 
 def _load_files(places: list[Path], config: Config) -> dict:

@@ -9,10 +9,13 @@ import pytest
 import toy_run
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
+from saved_states import damage
 from toy_run import copy_run, get_reference_run, get_refusal, read_state, run_command, train_toy
 
 from dcgan_jax import train
+from dcgan_jax.config import replace
 from dcgan_jax.export import __main__
+from dcgan_jax.run import checkpoints, initial_weights, workdir
 
 pytestmark = pytest.mark.integration
 TORCH = ("--preset", "torch32", "--base-px", 4)
@@ -53,6 +56,26 @@ def test_begun_run_no_longer_needs_the_other(tmp_path):
     ours, theirs = read_state(tmp_path / "tuned", 8), read_state(tmp_path / "whole" / "tuned", 8)
     for name, leaf in theirs.items():
         assert_array_equal(ours[name], leaf, err_msg=name)
+
+
+def test_broken_newest_checkpoint_is_said(tmp_path, capsys):
+    """The run to start from is not changed; the weights are those of the checkpoint that the warning names."""
+    other = copy_run(get_reference_run().run, tmp_path)
+    *_, before, newest = checkpoints.list_steps(other)
+    damage(other / "checkpoints" / str(newest), "flip")
+    config = replace(workdir.read_config(other), start=str(other))
+    weights = initial_weights.load_initial_weights(config)
+    warning = capsys.readouterr().out
+    assert f"warning: {other}: the checkpoint of step {newest} is broken (" in warning
+    assert f"that of step {before} is used" in warning and warning.count("\n") == 1
+    assert_array_equal(weights["g_params"]["head"]["kernel"], read_state(other, before)["g_params/head/kernel"])
+    assert checkpoints.list_steps(other)[-1] == newest
+
+
+def test_intact_checkpoint_is_used_without_a_word(capsys):
+    run = get_reference_run().run
+    initial_weights.load_initial_weights(replace(workdir.read_config(run), start=str(run)))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +197,20 @@ def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, mo
     for name, leaf in theirs.items():
         assert_array_equal(ours[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
+
+
+def test_low_resolution_stage_with_a_broken_end_runs_again(progressive_run, tmp_path):
+    """Its last checkpoint is broken and the full resolution has not begun: the stage resumes from an older one, to its end."""
+    run = copy_run(progressive_run, tmp_path)
+    (run / "checkpoints").rename(tmp_path / "gone")
+    *_, newest = checkpoints.list_steps(run / "half")
+    damage(run / "half" / "checkpoints" / str(newest), "flip")
+    done = train_toy(tmp_path, *GROW, steps=4)
+    assert done.code == 0 and f"the checkpoint of step {newest} is broken (" in done.out
+    for stage, step in ((run / "half", newest), (run, 4)):
+        theirs = read_state(progressive_run / stage.relative_to(run), step)
+        for name, leaf in read_state(stage, step).items():
+            assert_array_equal(leaf, theirs[name], err_msg=name)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
