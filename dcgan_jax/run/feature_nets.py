@@ -49,7 +49,7 @@ def open_feature_network(place: str, argument: str) -> FeatureNetwork:
 
 
 def _open_inception(file: Path, argument: str) -> FeatureNetwork:
-    weights, sha256 = weight_files.read_arrays(file), _hash_file(file)
+    weights, sha256 = _strip_prefix(weight_files.read_arrays(file)), _hash_file(file)
     try:
         layers = inception.fold_batch_norm(weights)
     except ValueError as fault:
@@ -61,6 +61,13 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
         )
     network = jax.jit(inception.extract_features)
     return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
+
+
+def _strip_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes what a wrapper or a dictionary added to all names of the Inception's arrays, such as state_dict."""
+    first = f"{inception.LAYERS[0]}.conv.weight"
+    prefix = next((name.removesuffix(first) for name in weights if name.endswith(first)), "")
+    return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
 
 
 def _open_own(place: str, argument: str) -> FeatureNetwork:
