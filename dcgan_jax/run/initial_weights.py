@@ -1,6 +1,7 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
 import os
+import shlex
 import zlib
 from pathlib import Path
 
@@ -70,13 +71,17 @@ def _load_run(run: Path, config: Config) -> dict:
         fields = ", ".join(
             f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
-        raise UserError(
-            f"`start` {run}: has other networks: {fields}; give the same values, for example by `preset` {source.run.preset}"
-        )
+        flags = " ".join(_format_flag(name, getattr(source.nets, name)) for name in differing)
+        raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
     state = _restore_readable(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
+
+
+def _format_flag(name: str, value: object) -> str:
+    words = value if isinstance(value, tuple) else (value,)
+    return f"`{name}` {shlex.join(map(str, words))}"
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:

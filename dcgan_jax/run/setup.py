@@ -159,7 +159,9 @@ def _explain_faults(path: Path) -> Generator[None]:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
             raise
         kept = checkpoints.describe_kept(path)
-        raise UserError(f"{path}: out of memory; {kept}. Use a smaller `batch_size`, `width` or `size`") from None
+        raise UserError(
+            f"{path}: out of memory; {kept}. Use a smaller `batch_size`, `width` or `size`, and another `name`"
+        ) from None
     except OSError as fault:
         place, kept = fault.filename or "the disk", checkpoints.describe_kept(path)
         raise UserError(
