@@ -33,7 +33,7 @@ def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
                 f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r});"
-                f" use preset torch32, torch64 or torch128{otherwise}"
+                f" use `preset` torch32, torch64 or torch128{otherwise}"
             )
 
 
