@@ -27,7 +27,7 @@ class FeatureNetwork(NamedTuple):
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError if the function returns something else."""
-        parts = []
+        parts: list[np.ndarray] = []
         for start in range(0, len(images), IMAGES_PER_CALL):
             some = images[start : start + IMAGES_PER_CALL]
             padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # a constant shape: one compiled program

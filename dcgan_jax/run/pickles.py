@@ -46,7 +46,7 @@ class Name(NamedTuple):
 class Instance:
     """An object that is not made: the class or function that would make it, its arguments, its attributes and its entries."""
 
-    def __init__(self, made_by: Name, arguments: object):
+    def __init__(self, made_by: Name, arguments: tuple):
         self.made_by, self.arguments = made_by, arguments
         self.attributes: object = {}
         self.entries: dict[Key, object] = {}
@@ -146,7 +146,7 @@ class Reader:
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
             raise ValueError("its pickle calls something without a name")
         if called == Name("torch.storage", "_load_from_bytes"):  # pickle.dump of a tensor
-            return read_legacy(*arguments, Reader())
+            return read_legacy(arguments[0], Reader())
         if called == Name("torch._tensor", "_rebuild_from_type_v2"):
             return self.make_object(arguments[0], arguments[2])
         make = CALLS.get(called)
