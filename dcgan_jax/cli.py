@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import typing
@@ -93,9 +94,12 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
 
     Raises: UserError with the flag's name, and with similar names if it is unknown. `--help` prints and exits with 0.
     """
-    known = sorted(_list_flags(cls))
+    known, positional = sorted(_list_flags(cls)), _list_positionals(cls)
     for flag in list_given_flags(arguments):
         # tyro's own completion flags are unknown too: for `python -m ...` they would complete every call of Python.
+        if flag not in known and difflib.get_close_matches(flag, positional, cutoff=0.5):
+            words = [word for word in (re.sub(f"^--{flag}(=|$)", "", argument) for argument in arguments) if word]
+            raise UserError(f"unknown flag --{flag}: leave it out and give only its value: {prog} {shlex.join(words)}")
         if flag not in known and flag not in ("help", "h"):
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
@@ -156,11 +160,17 @@ def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
     for field in dataclasses.fields(cls):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             flags |= _list_flags(field.type)
-        else:
+        elif field.name not in _list_positionals(cls):
             flags.add(field.name.replace("_", "-"))
             if typing.get_type_hints(cls)[field.name] is bool:
                 flags.add("no-" + field.name.replace("_", "-"))
     return flags
+
+
+def _list_positionals(cls: "type[DataclassInstance]") -> list[str]:
+    """Lists the fields that are given without a flag."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return [name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())]
 
 
 def list_given_flags(arguments: Sequence[str]) -> list[str]:

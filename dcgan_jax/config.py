@@ -69,7 +69,7 @@ class Run:
     grow_kimg: Kimg = 0.0
     """progressive growing: train at half the image side first, for this many thousand images; 0: none"""
     start: str = ""
-    """initial weights: a run's folder, or PyTorch's netG.pth or .safetensors, or both as netG.pth,netD.pth; empty: random"""
+    """initial weights: a run's folder; a file of PyTorch's netG, alone or in a checkpoint; or netG.pth,netD.pth; empty: random"""
     steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
     """length in training steps"""
     epochs: Annotated[float | None, Interval(gt=0, le=10**9), Mark.RESUMABLE] = None

@@ -16,15 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch_files
 from PIL import Image
 from toy_run import run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import explore
 from dcgan_jax.__main__ import COMMANDS
-from dcgan_jax.config import Config
+from dcgan_jax.config import Config, replace
 from dcgan_jax.data.drawn_faces import draw_faces
 from dcgan_jax.export import __main__
+from dcgan_jax.presets import PRESETS
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
 PAGES = [page for folder in (".", "docs", "examples") for page in sorted((ROOT / folder).glob("*.md"))]
@@ -122,6 +124,8 @@ def world(tmp_path_factory):
     shutil.copy(here / "my-images" / names[0], here / "me.jpg")
     (here / "net.py").write_text("def function(images):\n    return images[:, ::8, ::8].reshape(len(images), -1) / 255\n")
     np.save(here / "faces.npy", draw_faces(1, np.arange(IMAGE_COUNT), 16))
+    for net, arrays in zip("GD", torch_files.make_state_dicts(replace(PRESETS["torch64"], size=16, width=4)), strict=True):
+        torch_files.save(here / f"net{net}.pth", arrays)
     assert train_toy(here / "runs", "--data", here / "img_align_celeba.zip", steps=4).code == 0
     for name in ("faces", "a", "b"):
         shutil.copytree(here / "runs" / "article", here / "runs" / name)

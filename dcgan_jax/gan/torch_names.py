@@ -4,15 +4,22 @@ In PyTorch, transposed convolutions are (C_in, C_out, k, k) and convolutions (C_
 head of G or D is a convolution with kernel 4 there (docs/published-dcgans.md, T15).
 """
 
+import itertools
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dcgan_jax.config import Mark, Nets, UserError, list_fields
+from dcgan_jax.config import SIZES, Mark, Nets, UserError, list_fields
 
 HEAD_PX = 4
 NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+AVERAGED = re.compile(r"ema|averag|avg|swa(?![a-z])|shadow", re.IGNORECASE)
+# Names that are parameters of a layer. Numbers without a dimension and an optimiser's arrays are not.
+PARAMETER = re.compile(r"(^|\.)(weight|bias|running_|original)[a-z0-9_]*$")
 # The defaults of `Nets` are PyTorch's network. A field without one of these marks must have its default, also a future field.
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
@@ -26,7 +33,7 @@ def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
                 f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r});"
-                f" use preset torch32, torch64 or torch128{otherwise}"
+                f" use `preset` torch32, torch64 or torch128{otherwise}"
             )
 
 
@@ -44,27 +51,104 @@ def to_torch(net: str, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def from_torch(
-    net: str, tensors: dict[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array], about: str
+    net: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array], about: str, prefix: str = "main."
 ) -> dict[str, np.ndarray]:
     """Converts PyTorch's state dict to leaves by name, with the names and shapes of `like`. The inverse of `to_torch`.
 
-    Raises: UserError that names a tensor which is missing or has another shape.
+    prefix: what stands before 0.weight in the names of the tensors. Raises: UserError as `check_tensors`.
     """
+    check_tensors(net, tensors, like, about, prefix)
+    found = {}
+    for name, wanted in _list_tensors(net, like).items():
+        tensor = tensors[prefix + name].astype(np.float32)
+        is_kernel = wanted.leaf.endswith("kernel")
+        found[wanted.leaf] = _from_torch_kernel(net, wanted.layer, tensor) if is_kernel else tensor
+    return found
+
+
+def check_tensors(
+    net: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array], about: str, prefix: str
+) -> None:
+    """Checks that the tensors with this prefix are a network as in `like`, and no other tensor belongs to it.
+
+    Raises: UserError that names a tensor which is missing, superfluous, of another shape or no floating-point number.
+    """
+    wanted = _list_tensors(net, like)
+    for name, (_, _, shape) in wanted.items():
+        tensor = tensors.get(prefix + name)
+        if tensor is None or tensor.shape != shape:
+            actual = "missing" if tensor is None else tensor.shape
+            remedy = describe_saving(net) if tensor is None else _suggest_flags(net, tensors, prefix)
+            raise UserError(f"{about}: {prefix}{name} is {actual}, the recipe needs {shape}; {remedy}")
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):  # quantised weights need scales, which the example does not have
+            raise UserError(f"{about}: {prefix}{name} has {tensor.dtype} numbers; save the network in floating-point numbers")
+    owner = prefix.removesuffix("main.")
+    for name in tensors:
+        inner = name.removeprefix(owner).removeprefix("main.") if name.startswith(owner) else ""
+        if PARAMETER.search(inner) and inner not in wanted and (prefix != owner or re.match(r"\d+\.", inner)):
+            raise UserError(
+                f"{about}: also contains {name} {tensors[name].shape}, which PyTorch's example does not have, so its network is "
+                "another one; train the example's network, or start without it"
+            )
+
+
+def find_networks(net: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array]) -> list[str]:
+    """Lists the prefixes under which the tensors have all names and shapes of this network.
+
+    A prefix is what wrappers and dictionaries add to the names, such as "module.main." or "state_dict.generator.main.".
+    Order: that of the tensors, but averaged networks (EMA) come first.
+    """
+    wanted = _list_tensors(net, like)
+    found = [
+        prefix
+        for prefix in list_prefixes(net, tensors)
+        if all(prefix + name in tensors and tensors[prefix + name].shape == shape for name, (_, _, shape) in wanted.items())
+    ]
+    return sorted(found, key=lambda prefix: not AVERAGED.search(prefix))
+
+
+def list_prefixes(net: str, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Lists the prefixes of tensors that may be this network, of any shape: its first kernel is there."""
+    begun = [name.removesuffix("0.weight") for name in tensors if re.search(r"(^|\.)0\.weight$", name)]
+    # G's second module has weights (BN), D's has none (leaky ReLU) but its third has (a convolution).
+    others = {"G": lambda prefix: f"{prefix}1.weight" not in tensors and f"{prefix}2.weight" in tensors}
+    others["D"] = lambda prefix: f"{prefix}1.weight" in tensors
+    return [prefix for prefix in begun if not others[net](prefix)]
+
+
+def describe_saving(net: str) -> str:
+    """Says how to save G or D in PyTorch, so that it can be read here."""
+    return f'save it with torch.save(net{net}.state_dict(), "net{net}.pth")'
+
+
+def _suggest_flags(net: str, tensors: Mapping[str, np.ndarray], prefix: str) -> str:
+    """Says which flags give the network that the tensors have, if PyTorch's example has it."""
+    names = [f"{prefix}{_number_modules(net, i)[0]}.weight" for i in range(len(SIZES) + 2)]
+    shapes = [tensors[name].shape if name in tensors else () for name in names]
+    kernels = list(itertools.takewhile(lambda shape: shape[2:] == (HEAD_PX, HEAD_PX), shapes))
+    size = HEAD_PX * 2 ** (len(kernels) - 1)
+    if size not in SIZES:
+        return "give the `size`, `width` and `latent_dim` of the trained network"
+    width, channels = kernels[-1][:2] if net == "G" else kernels[0][:2]
+    latent = f" `latent_dim` {kernels[0][0]}" if net == "G" else ""
+    return f"give `size` {size} `width` {width} `channels` {channels}{latent}, as in the file"
+
+
+class _Wanted(NamedTuple):
+    leaf: str  # ours
+    layer: str
+    shape: tuple[int, ...]  # PyTorch's
+
+
+def _list_tensors(net: str, like: Mapping[str, np.ndarray | jax.Array]) -> dict[str, _Wanted]:
+    """Lists the tensors of a network like this: name without prefix, such as 0.weight -> our leaf, layer and PyTorch's shape."""
     found = {}
     for i, (layer, norm) in enumerate(_list_layers(net, like)):
         conv, bn = _number_modules(net, i)
-        wanted = {f"{layer}/kernel": f"main.{conv}.weight"}
-        wanted |= {f"{norm}/{ours}": f"main.{bn}.{theirs}" for ours, theirs in NORM.items()} if norm else {}
-        for ours, theirs in wanted.items():
-            shape = _to_torch_kernel(net, layer, like[ours]).shape if ours.endswith("kernel") else like[ours].shape
-            if theirs not in tensors or tensors[theirs].shape != shape:
-                actual = tensors[theirs].shape if theirs in tensors else "missing"
-                raise UserError(
-                    f"{about}: {theirs} is {actual}, the recipe needs {shape}; give the `size`, `width` and `latent_dim`"
-                    " of the trained network"
-                )
-            tensor = tensors[theirs].astype(np.float32)
-            found[ours] = _from_torch_kernel(net, layer, tensor) if ours.endswith("kernel") else tensor
+        kernel = f"{layer}/kernel"
+        found[f"{conv}.weight"] = _Wanted(kernel, layer, _to_torch_kernel(net, layer, like[kernel]).shape)
+        for ours, theirs in NORM.items() if norm else ():
+            found[f"{bn}.{theirs}"] = _Wanted(f"{norm}/{ours}", layer, like[f"{norm}/{ours}"].shape)
     return found
 
 

@@ -1,17 +1,18 @@
 """Networks whose features compare images: the FID Inception from its weight file, or a user's own function."""
 
 import hashlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.config import UserError
 from dcgan_jax.quality import inception
 from dcgan_jax.run import weight_files
+from dcgan_jax.run.user_code import UserFunction
 
 IMAGES_PER_CALL = 50  # the Inception needs 0.5 GB for them
 
@@ -26,30 +27,39 @@ class FeatureNetwork(NamedTuple):
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """(N, S, S, C) uint8, grey or colour -> (N, D) float32. Raises: UserError if the function returns something else."""
-        parts = []
+        parts: list[np.ndarray] = []
         for start in range(0, len(images), IMAGES_PER_CALL):
             some = images[start : start + IMAGES_PER_CALL]
             padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # a constant shape: one compiled program
             padded[: len(some)] = some  # repeats the channel of grey images
-            found = np.asarray(self.function(padded))
-            if found.ndim != 2 or len(found) != IMAGES_PER_CALL or not np.issubdtype(found.dtype, np.floating):
+            found = self.function(padded)
+            is_shaped = found.ndim == 2 and len(found) == IMAGES_PER_CALL and found.size > 0
+            if not is_shaped or not jnp.issubdtype(found.dtype, jnp.floating):
                 raise UserError(
                     f"{self.name}: returned {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must return "
                     f"floating-point numbers, ({IMAGES_PER_CALL}, D)"
                 )
             if not np.isfinite(found[: len(some)]).all():
                 raise UserError(f"{self.name}: returned a NaN or an infinity for images of {images.shape[1]} px")
+            if parts and parts[0].shape[1] != found.shape[1]:
+                raise UserError(
+                    f"{self.name}: returned {parts[0].shape[1]} features for each of the first images and {found.shape[1]} for "
+                    "others; it must always return equally many"
+                )
             parts.append(found[: len(some)].astype(np.float32))
         return np.concatenate(parts)
 
 
 def open_feature_network(place: str, argument: str) -> FeatureNetwork:
     """Opens FILE.py:FUNCTION or the FID Inception's weight file. Raises: UserError that names the argument."""
-    return _open_own(place, argument) if ".py:" in place else _open_inception(Path(place), argument)
+    if argument == "features" or ".py:" in place or place.endswith(".py"):
+        function = UserFunction(place, argument)
+        return FeatureNetwork(place, function.sha256, "its own", function)
+    return _open_inception(Path(place), argument)
 
 
 def _open_inception(file: Path, argument: str) -> FeatureNetwork:
-    weights, sha256 = weight_files.read_arrays(file), _hash_file(file)
+    weights, sha256 = _strip_prefix(weight_files.read_arrays(file)), _hash_file(file)
     try:
         layers = inception.fold_batch_norm(weights)
     except ValueError as fault:
@@ -60,28 +70,15 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
             f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as in its name; download it again"
         )
     network = jax.jit(inception.extract_features)
-    return FeatureNetwork("inception", sha256, "TensorFlow 1 bilinear to 299 px", lambda images: network(layers, images))
+    resize = "TensorFlow 1 bilinear to 299 px"
+    return FeatureNetwork("inception", sha256, resize, lambda images: np.asarray(network(layers, images)))
 
 
-def _open_own(place: str, argument: str) -> FeatureNetwork:
-    file, _, name = place.rpartition(":")
-    if not (file.endswith(".py") and name.isidentifier()):
-        raise UserError(f"`{argument}` {place}: expected FILE.py:FUNCTION, a function from uint8 (B, S, S, 3) to (B, D)")
-    try:
-        sha256 = _hash_file(Path(file))
-    except OSError as fault:
-        raise UserError(f"`{argument}` {place}: {file}: {fault.strerror}") from None
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec and spec.loader  # the file ends in .py
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as fault:
-        raise UserError(f"`{argument}` {place}: {fault}") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"`{argument}` {place}: {file} has no function {name}")
-    return FeatureNetwork(place, sha256, "its own", function)
+def _strip_prefix(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes what a wrapper or a dictionary added to all names of the Inception's arrays, such as state_dict."""
+    first = f"{inception.LAYERS[0]}.conv.weight"
+    prefix = next((name.removesuffix(first) for name in weights if name.endswith(first)), "")
+    return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
 
 
 def _hash_file(file: Path) -> str:

@@ -1,18 +1,21 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
-import contextlib
+import os
+import shlex
 import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields
+from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
-from dcgan_jax.run import checkpoints, checksums, weight_files, workdir
+from dcgan_jax.run import checkpoints, checksums, distributed, weight_files, workdir
+from dcgan_jax.run.weight_files import WeightFile
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt", ".tar", ".pkl")
+INDEX = ".index.json"  # names the parts of weights that were saved in several files
 OF_NETS = ("g_params", "g_stats", "d_params", "d_stats", "ema_params", "ema_stats")
 
 
@@ -25,10 +28,30 @@ def load_initial_weights(config: Config) -> dict:
     start = config.run.start
     if not start:
         return {}
+    places = _list_weight_files(start)
+    return _load_files(places, config) if places else _load_run(Path(start), config)
+
+
+def _list_weight_files(start: str) -> list[Path]:
+    """Lists the weight files that --start names: one, two with a comma, or those of a folder. Empty: it names a run."""
+    whole = Path(start)
+    if os.path.isfile(whole):
+        return [whole]
+    if os.path.isdir(whole):
+        return [] if (whole / "checkpoints").is_dir() else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]
-    if all(place.suffix in WEIGHT_SUFFIXES for place in places):
-        return _load_files(places, config)
-    return _load_run(Path(start), config)
+    return places if len(places) > 1 or whole.suffix in WEIGHT_SUFFIXES else []
+
+
+def _find_in_folder(folder: Path) -> list[Path]:
+    """Finds the weight files of a folder that is no run: netG's and netD's, or the index of several parts. Empty: it has none."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHT_SUFFIXES or path.name.endswith(INDEX)]
+    named = [[path for path in files if path.stem == net] for net in ("netG", "netD")]
+    indices = [path for path in files if path.name.endswith(INDEX)]
+    found = [paths[0] for paths in named if paths] if named[0] else indices[:1]
+    if files and not found:
+        raise UserError(f"`start` {folder}: is no run but has weight files; give one of them, such as `start` {files[-1]}")
+    return found
 
 
 def grow_networks(config: Config, low_resolution: Config) -> dict:
@@ -48,43 +71,114 @@ def _load_run(run: Path, config: Config) -> dict:
         fields = ", ".join(
             f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
-        raise UserError(
-            f"`start` {run}: has other networks: {fields}; give the same values, for example by `preset` {source.run.preset}"
-        )
+        flags = " ".join(_format_flag(name, getattr(source.nets, name)) for name in differing)
+        raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
     state = _restore_readable(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
+def _format_flag(name: str, value: object) -> str:
+    words = value if isinstance(value, tuple) else (value,)
+    return f"`{name}` {shlex.join(map(str, words))}"
+
+
 def _restore_readable(run: Path, config: Config) -> GanState:
+    """Restores the newest intact checkpoint of a run, which is not changed. Prints a warning for each newer, broken one."""
     like = checkpoints.add_sharding(describe_state(config))
+    broken = []
     for step in checkpoints.list_steps(run)[::-1]:
-        with contextlib.suppress(checksums.CorruptCheckpointError):  # try the previous one; this run is not changed
-            return checkpoints.restore(run / "checkpoints" / str(step), like)
+        try:
+            state = checkpoints.restore(run / "checkpoints" / str(step), like)
+        except checksums.CorruptCheckpointError as fault:
+            broken.append(f"the checkpoint of step {step} is broken ({fault})")
+            continue
+        for what in broken:
+            _say(f"warning: {run}: {what}; that of step {step} is used")
+        return state
     raise UserError(f"{run}: none of its checkpoints is intact; restore one from a copy of the run")
 
 
+def _say(message: str) -> None:
+    if distributed.is_first_process():  # every process loads the weights
+        print(message)
+
+
+def is_stage_complete(low_resolution: Config, total_steps: int) -> bool:
+    """Whether the low-resolution stage has an intact checkpoint of its last step."""
+    run = workdir.get_run_path(low_resolution)
+    steps = checkpoints.list_steps(run)
+    if not steps or steps[-1] < total_steps:
+        return False
+    try:
+        checkpoints.restore(run / "checkpoints" / str(steps[-1]), checkpoints.add_sharding(describe_state(low_resolution)))
+    except checksums.CorruptCheckpointError:
+        return False  # the stage itself says it, moves the checkpoint aside and resumes from an older one
+    return True
+
+
 def _load_files(places: list[Path], config: Config) -> dict:
+    """Loads PyTorch's networks from one file, which may contain both, or from netG's and netD's."""
+    start = config.run.start
     if len(places) > 2:
-        raise UserError(f"`start` {config.run.start}: give netG's file, or netG's and netD's with a comma between them")
-    torch_names.check_torch_layout(config.nets, f"`start` {config.run.start}")
+        raise UserError(f"`start` {start}: give netG's file, or netG's and netD's with a comma between them")
+    torch_names.check_torch_layout(config.nets, f"`start` {start}")
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
+    files = {place: weight_files.read_weights(place) for place in places}
     fields = {}
-    for net, place in zip("GD", places, strict=False):
+    for net, place in zip("GD", [places[0], places[-1]], strict=True):
         letter = net.lower()
         trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
-        read = torch_names.from_torch(net, weight_files.read_arrays(place), name_leaves(*trees.values()), f"`start` {place}")
+        like = name_leaves(*trees.values())
+        chosen = _find_network(net, files, place, like)
+        if chosen is None and net == "D" and len(places) == 1:
+            if torch_names.list_prefixes(net, files[place].arrays):
+                _say(f"warning: {place}: its netD has other shapes than the recipe's; D starts from random weights")
+            continue
+        if chosen is None:
+            raise _make_refusal(net, place, files[place], like)
+        file, prefix = chosen
+        read = torch_names.from_torch(net, files[file].arrays, like, f"`start` {file}", prefix)
         for name, array in read.items():
             if not np.isfinite(array).all():
                 raise UserError(
-                    f"`start` {place}: {name} contains a NaN or an infinity; give weights from before training diverged"
+                    f"`start` {file}: {name} contains a NaN or an infinity; give weights from before training diverged"
                 )
         for part, tree in trees.items():
             fields[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
     # The EMA generator starts with the same weights as G.
     return fields | {f"ema_{part}": jax.tree.map(np.copy, fields[f"g_{part}"]) for part in ("params", "stats")}
+
+
+def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: dict) -> tuple[Path, str] | None:
+    """Finds G or D: (file, prefix of its names), or None. Looks into `place` first, since the order of files may be swapped."""
+    for file in sorted(files, key=lambda other: other != place):
+        prefixes = torch_names.find_networks(net, files[file].arrays, like)
+        if len(prefixes) > 1:
+            names = ", ".join(make_printable(prefix, 60) for prefix in prefixes)
+            _say(f"{file}: contains {len(prefixes)} networks that fit net{net}, with names in {names}; the first is used")
+        if prefixes:
+            return file, prefixes[0]
+    return None
+
+
+def _make_refusal(net: str, place: Path, file: WeightFile, like: dict) -> UserError:
+    """Makes the error for a file without a fitting network: says which tensor differs, or else what was found."""
+    about = f"`start` {place}"
+    for prefix in torch_names.list_prefixes(net, file.arrays):
+        try:
+            torch_names.check_tensors(net, file.arrays, like, about, prefix)
+        except UserError as fault:
+            return fault
+    other = "D" if net == "G" else "G"
+    has_other = torch_names.list_prefixes(other, file.arrays)
+    return UserError(
+        f"{about}: contains no net{net} of PyTorch's example (arrays such as main.0.weight) but {file.contents}"
+        + (f" (a net{other}: give net{net}'s file too, as netG.pth,netD.pth)" if has_other else "")
+        + f"; {torch_names.describe_saving(net)}"
+    )
 
 
 def compute_digest(networks: dict) -> int:

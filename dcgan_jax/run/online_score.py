@@ -228,5 +228,7 @@ def resolve_step(run: Path, step: int | Literal["best"] | None) -> int | None:
         return step
     found = find_best_step(run)
     if found is None:
-        raise UserError(f"`step` best: no checkpoint of {run} has a score; train it with `score_every_kimg`")
+        raise UserError(
+            f"`step` best: no checkpoint of {run} has a score; leave out `step` for the newest, or train with `score_every_kimg`"
+        )
     return found

@@ -42,8 +42,8 @@ def roll_back(session: Session, fault: NonFiniteError) -> tuple[int, GanState]:
     if guard.on_nan == "stop" or done >= guard.max_rollbacks:
         after = f" after {done} rollbacks" if done else ""
         raise UserError(
-            f"{plan.path}: {fault}{after}; {checkpoints.describe_kept(plan.path)}. Try a lower `lr`, "
-            "`on_nan` rollback, or another `seed` under another `name`"
+            f"{plan.path}: {fault}{after}; {checkpoints.describe_kept(plan.path)}. Try "
+            "`on_nan` rollback, or a lower `lr` or another `seed` under another `name`"
         ) from None
     step, state = setup.restore_state(plan, session.logs.say)
     if state is None:  # the initial state contains a NaN

@@ -159,7 +159,9 @@ def _explain_faults(path: Path) -> Generator[None]:
         if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
             raise
         kept = checkpoints.describe_kept(path)
-        raise UserError(f"{path}: out of memory; {kept}. Use a smaller `batch_size`, `width` or `size`") from None
+        raise UserError(
+            f"{path}: out of memory; {kept}. Use a smaller `batch_size`, `width` or `size`, and another `name`"
+        ) from None
     except OSError as fault:
         place, kept = fault.filename or "the disk", checkpoints.describe_kept(path)
         raise UserError(
@@ -173,8 +175,10 @@ def find_low_resolution(plan: Plan) -> Config | None:
     if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
         return None
     low = _make_low_resolution(plan)
-    steps = checkpoints.list_steps(workdir.get_run_path(low))
-    return None if steps and steps[-1] >= configuration.count_total_steps(low, image_count=0) else low  # its length is in kimg
+    total = configuration.count_total_steps(low, image_count=0)  # its length is in kimg
+    is_complete = distributed.run_in_all(functools.partial(initial_weights.is_stage_complete, low, total))
+    # One process may fail to read what others can: then all train.
+    return low if distributed.any_process(not is_complete) else None
 
 
 def _make_low_resolution(plan: Plan) -> Config:

@@ -1,60 +1,70 @@
-"""Reads arrays from weight files: .npz, .safetensors, and PyTorch's .pth or .pt. Pickles are parsed, never executed."""
+"""Reads arrays from weight files of PyTorch and NumPy, whatever their suffix. Pickles are parsed, never executed."""
 
-import io
-import math
-import pickletools
+import json
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.run.pickles import MAX_ARRAY_BYTES, Instance, Reader, Tensor, read_legacy, to_numpy
 
-# PyTorch storage class -> dtype.
-STORAGES = {
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-}
-MAX_ARRAY_BYTES = 2**32  # all arrays together
 LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # pickled magic number of files from before PyTorch 1.6
+# A module that was pickled whole keeps its arrays in these attributes. They are no part of the names in a state dict.
+MODULE_PARTS = ("_parameters", "_buffers", "_modules")
+MAX_PARTS, MAX_DEPTH = 10**5, 100  # of nested dicts and objects, which may refer to each other
+SAVE = 'torch.save(netG.state_dict(), "netG.pth")'
+# First bytes of files that people mistake for weights -> what they are, and the remedy.
+MISTAKEN = {
+    b"\x89HDF": f"an HDF5 file, as Keras writes; weights must come from PyTorch's DCGAN example: {SAVE}",
+    b"\x93NUMPY": "a single NumPy array; save all arrays of the network with np.savez",
+    b"GGUF": f"a GGUF file of a language model; give a file from {SAVE}",
+    b"\x1f\x8b": "compressed by gzip; unpack it first, with gunzip or tar -xzf",
+    b"BZh": "compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed by xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with git lfs pull",
+    b"<": "a web page; the download failed or needs a login: download the file itself",
+}
+
+
+class WeightFile(NamedTuple):
+    """The arrays of a file. Names of nested dicts are joined by dots: netG.main.0.weight."""
+
+    arrays: dict[str, np.ndarray]
+    contents: str  # what was found in the file, for messages
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a weight file: name -> array. Raises: UserError if it cannot be read or contains anything but arrays."""
+    """Reads all arrays of a weight file: name -> array. Raises: UserError if it cannot be read."""
+    return read_weights(path).arrays
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Reads a weight file in a format that its first bytes tell. Raises: UserError if it cannot be read, or has no arrays."""
     try:
         with open(path, "rb") as file:
-            start = file.read(64)
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        if start[2:].startswith(LEGACY):
-            return _read_legacy(path.read_bytes() if path.stat().st_size <= MAX_ARRAY_BYTES else b"")
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
-                raise ValueError("it is too large")
-            [pickles] = [[name for name in archive.namelist() if name.endswith("data.pkl")]]
-            if pickles:
-                folder = pickles[0].removesuffix("data.pkl")
-                tensors = _find_tensors(_read_pickle(archive.read(pickles[0])))
-                return {name: tensor.to_array(archive.read(f"{folder}data/{tensor.key}")) for name, tensor in tensors.items()}
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            start, size = file.read(512), path.stat().st_size
+        if size > MAX_ARRAY_BYTES:
+            raise ValueError("it is larger than 4 GB")
+        tree = _read_tree(path, start, size)
+        arrays = dict(_list_arrays(tree))
     except OSError as fault:
-        raise UserError(f"{path}: {fault.strerror or fault}") from None
+        raise UserError(f"{path}: {fault.strerror or fault}; give the path of a weight file") from None
     except (
         ValueError,
         LookupError,
         TypeError,
         AttributeError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
         EOFError,
         RuntimeError,
@@ -62,132 +72,143 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         zlib.error,
         safetensors.SafetensorError,
     ) as fault:  # a file from elsewhere can be broken in many ways
-        raise UserError(f"{path}: is not a .npz, .safetensors or .pth of arrays ({make_printable(str(fault), 200)})") from None
+        if isinstance(fault, UserError):
+            raise
+        raise UserError(
+            f"{path}: is not a .npz, .safetensors or .pth of arrays ({make_printable(str(fault), 200)}); copy it again, or save "
+            f"it again with {SAVE}"
+        ) from None
+    if not arrays:
+        raise UserError(f"{path}: contains no arrays but {_describe(tree)}; save the weights with {SAVE}")
+    return WeightFile(arrays, _describe(tree))
 
 
-class _Tensor(NamedTuple):
-    """A tensor of the pickle: a view into a storage, which is a separate file or part."""
-
-    dtype: np.dtype
-    key: str
-    offset: int  # in elements
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def to_array(self, storage: bytes) -> np.ndarray:
-        if self.offset < 0 or min((*self.shape, *self.stride), default=0) < 0 or math.prod(self.shape) > len(storage):
-            raise ValueError("an array is larger than its stored data")  # with strides of 0, a small file could fill all memory
-        stride = [step * self.dtype.itemsize for step in self.stride]
-        # Raises if shape and strides exceed the buffer.
-        return np.ndarray(self.shape, self.dtype, storage, self.offset * self.dtype.itemsize, stride).copy()
-
-
-class _Name(NamedTuple):
-    """A class or function that the pickle would import."""
-
-    module: str
-    name: str
+def _read_tree(path: Path, start: bytes, size: int) -> object:
+    """Reads the file as nested dicts, lists, arrays and other values. Raises: UserError, ValueError and others."""
+    if start[:2] == b"PK":
+        return _read_zip(path)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size:
+        return safetensors.numpy.load_file(path)
+    if start[2:].startswith(LEGACY):
+        return read_legacy(path.read_bytes(), Reader())
+    if start.lstrip()[:1] == b"{":
+        return _read_sharded(path)
+    mistaken = next((what for signature, what in MISTAKEN.items() if start.lstrip().startswith(signature)), None)
+    if start[257:262] == b"ustar":
+        mistaken = "a tar archive; unpack it first, with tar -xf"
+    if not start.strip():
+        mistaken = "empty; copy it again"
+    if mistaken:
+        raise UserError(f"{path}: is {mistaken}")
+    if start[:1] != b"\x80":
+        raise ValueError(f"its first bytes, {start[:8]!r}, belong to no format of weights")
+    return Reader().read(path.read_bytes())
 
 
-class _Reference(NamedTuple):
-    """A reference to a storage outside of the pickle."""
-
-    fields: tuple
-
-
-_MARK = object()
-
-
-def _read_pickle(data: bytes | io.BytesIO) -> Any:
-    """Evaluates one pickle. Allows only dicts, lists, tuples, numbers, strings and _Tensor. Raises: ValueError for others."""
-    stack, memo = [], {}
-    for opcode, argument, _ in pickletools.genops(data):
-        name = opcode.name
-        if name in ("PROTO", "FRAME"):
-            continue
-        if name == "STOP":
-            return stack.pop()
-        if name == "MARK":
-            stack.append(_MARK)
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name in ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"):
-            stack.append(argument)
-        elif name in ("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
-            stack.append(
-                {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[name]
-            )
-        elif name == "GLOBAL" and isinstance(argument, str):
-            stack.append(_Name(*argument.split(" ")))
-        elif name == "TUPLE":
-            stack.append(tuple(_pop_to_mark(stack)))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name == "BINPERSID":
-            stack.append(_Reference(stack.pop()))
-        elif name == "REDUCE":
-            arguments, called = stack.pop(), stack.pop()
-            stack.append(_make_object(called, arguments))
-        elif name in ("SETITEM", "SETITEMS"):
-            items = _pop_to_mark(stack) if name == "SETITEMS" else [stack.pop() for _ in range(2)][::-1]
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
-        elif name in ("APPEND", "APPENDS"):
-            items = _pop_to_mark(stack) if name == "APPENDS" else [stack.pop()]
-            stack[-1].extend(items)
-        elif name == "BUILD":
-            stack.pop()  # attributes of an OrderedDict: PyTorch's version number of each module
-        else:
-            raise ValueError(f"it contains {name}")
-    raise ValueError("it ends too soon")
+def _read_zip(path: Path) -> object:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("its end is missing: the copy or download was cut")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAY_BYTES:
+            raise ValueError("it is larger than 4 GB")
+        pickled = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
+        if pickled:
+            return _read_torch_zip(archive, pickled[0].removesuffix("data.pkl"))
+    if not all(name.endswith(".npy") for name in names):
+        shown = ", ".join(make_printable(name, 60) for name in names[:3])
+        raise UserError(f"{path}: is a zip of other files ({shown}); unpack it first and give the weight file")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: _read_entry(arrays, name) for name in arrays.files}
 
 
-def _pop_to_mark(stack: list) -> list:
-    """Removes the topmost mark and all entries above it. Returns: these entries."""
-    mark = len(stack) - 1 - stack[::-1].index(_MARK)
-    items = stack[mark + 1 :]
-    del stack[mark:]
-    return items
+def _read_torch_zip(archive: zipfile.ZipFile, folder: str) -> object:
+    """Reads torch.save's format, or TorchScript's. Each storage is a file of its own."""
+    names, reader = set(archive.namelist()), Reader()
+    tree = reader.read(archive.read(f"{folder}data.pkl"))
+    swapped = f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big"
+    for storage in reader.storages.values():
+        storage.data = archive.read(f"{folder}data/{storage.key}")
+        storage.dtype = storage.dtype.newbyteorder(">") if swapped else storage.dtype
+    return tree
 
 
-def _make_object(called: object, arguments: tuple) -> object:
-    """Evaluates a call in the pickle. Allows only calls that build dicts and tensors. Raises: ValueError."""
-    if called == _Name("collections", "OrderedDict"):
-        return dict(*arguments)
-    if called == _Name("torch._utils", "_rebuild_tensor_v2"):
-        reference, offset, shape, stride = arguments[:4]
-        kind, storage, key = reference.fields[:3]
-        if kind != "storage" or storage.module != "torch" or storage.name not in STORAGES:
-            raise ValueError(f"it contains a {storage}")
-        return _Tensor(np.dtype(STORAGES[storage.name]), str(key), offset, shape, stride)
-    if called == _Name("torch._utils", "_rebuild_parameter"):
-        return arguments[0]
-    raise ValueError(f"it would call {called}")
+def _read_entry(arrays: np.lib.npyio.NpzFile, name: str) -> np.ndarray | None:
+    """Reads an array of an .npz; None for one of Python objects, such as settings beside the weights."""
+    try:
+        array = arrays[name]
+    except ValueError as fault:
+        if "Object arrays" not in str(fault):
+            raise
+        return None
+    return array.view(jnp.bfloat16) if array.dtype == "V2" else array  # NumPy does not save the name of this type
 
 
-def _find_tensors(value: object) -> dict[str, _Tensor]:
-    if not isinstance(value, dict):
-        raise ValueError(f"it contains a {type(value).__name__}")
-    if isinstance(value.get("state_dict"), dict):
-        value = value["state_dict"]
-    tensors = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, _Tensor)}
-    if not tensors:
-        raise ValueError("it contains no arrays")
-    return tensors
+def _read_sharded(index: Path) -> dict:
+    """Reads the parts that an index names, such as model.safetensors.index.json. All are in its folder."""
+    found = json.loads(index.read_bytes())
+    parts = found.get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        raise UserError(f"{index}: is a JSON file without a weight_map; give the file that contains the weights")
+    tree = {}
+    for part in sorted(set(map(str, parts.values()))):
+        if Path(part).name != part or part == index.name:
+            raise UserError(f"{index}: names a part outside of its folder, {make_printable(part, 100)}; put all parts beside it")
+        tree |= read_weights(index.parent / part).arrays
+    return tree
 
 
-def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
-    """Reads the format before PyTorch 1.6: magic number, protocol, system, value, keys of the storages, then each storage."""
-    file = io.BytesIO(data)
-    for _ in range(3):
-        _read_pickle(file)
-    tensors, keys, storages = _find_tensors(_read_pickle(file)), _read_pickle(file), {}
-    sizes = {tensor.key: tensor.dtype.itemsize for tensor in tensors.values()}
-    for key in keys:
-        count = int.from_bytes(file.read(8), "little")
-        if count > MAX_ARRAY_BYTES or str(key) not in sizes:
-            raise ValueError(f"its storage {key} is invalid")
-        storages[str(key)] = file.read(count * sizes[str(key)])
-    return {name: tensor.to_array(storages[tensor.key]) for name, tensor in tensors.items()}
+# ---- What a file contains ----
+
+
+def _list_arrays(tree: object) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, array) of all arrays in nested dicts, lists and objects. Raises: ValueError for too many."""
+    pending: list[tuple[tuple[str, ...], object]] = [((), tree)]
+    size_bytes = 0
+    for _ in range(MAX_PARTS):
+        if not pending:
+            return
+        path, value = pending.pop()
+        array = value.to_array() if isinstance(value, Tensor) else to_numpy(value) if isinstance(value, Instance) else value
+        if isinstance(array, np.ndarray):
+            size_bytes += array.nbytes
+            if size_bytes > MAX_ARRAY_BYTES:
+                raise ValueError("its arrays are larger than 4 GB")  # many tensors may be views of one storage
+            yield ".".join(path), array
+        elif len(path) < MAX_DEPTH:
+            parts = [((*path, *([] if key in MODULE_PARTS else [str(key)])), part) for key, part in _list_parts(value)]
+            pending += parts[::-1]  # in the order of the file
+    raise ValueError("it has too many parts")
+
+
+def _list_parts(value: object) -> list[tuple[object, object]]:
+    """Lists (name, value) of the entries of a dict or list, or of the attributes and entries of an object."""
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, list | tuple) and not isinstance(value, Tensor):
+        return list(enumerate(value))
+    if isinstance(value, Instance):
+        attributes = value.attributes if isinstance(value.attributes, dict) else {}
+        return [*value.entries.items(), *attributes.items()]
+    return []
+
+
+def _describe(tree: object) -> str:
+    """Says in words what a file contains: its entries, and which of them have arrays."""
+    if isinstance(tree, Instance):
+        return f"a whole object of class {make_printable(str(tree.made_by), 80)}"
+    parts = _list_parts(tree)
+    if not parts:
+        return f"a {type(tree).__name__}"
+    shown = [f"{make_printable(str(key), 40)}{_describe_part(part)}" for key, part in parts[:5]]
+    return "the entries " + ", ".join(shown) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "")
+
+
+def _describe_part(part: object) -> str:
+    part = to_numpy(part) if isinstance(part, Instance) and to_numpy(part) is not None else part
+    if isinstance(part, np.ndarray | Tensor):
+        return f" {tuple(part.shape)}"
+    if isinstance(part, Instance):
+        return f" (of class {make_printable(str(part.made_by), 80)})"
+    count = sum(isinstance(inner, np.ndarray | Tensor) for _, inner in _list_parts(part))
+    return f" ({count} arrays)" if count else ""

@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -222,20 +224,30 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
         why = f" (the learning rate decays over the length, so it is fixed: start a longer run from this one with `start` {path})"
         raise UserError(
             f"{path} was started with other settings: {fields}{more}. Resume it with {flags}{more}, give another `name`, or "
-            f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}"
+            f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}{_propose_start(path, config, differing)}"
         )
     trained_on = read_data_facts(path)
     if not is_same_data(trained_on, data_facts):
         raise UserError(
             f"{path} was trained on other images: {trained_on['source']['name']} ({trained_on['count']:,}), "
             f"now {data_facts['source']['name']} ({data_facts['count']:,}). Resume it with the same `data`, give "
-            "another `name`, or move it away"
+            f"another `name`, or move it away{_propose_start(path, config)}"
         )
     if changed := find_changed_labels(trained_on, data_facts, config.nets.condition):
         raise UserError(
             f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
             "move it away"
         )
+
+
+def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
+    """Proposes a new run with the weights of this one, where that is possible: the networks are equal and it has a checkpoint."""
+    same = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
+    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in same for name in differing)
+    if has_other_networks or not any(path.glob("checkpoints/[0-9]*")):
+        return ""
+    ungrown = " `grow_kimg` 0" if config.run.grow_kimg else ""  # trained weights are not grown again
+    return f". To train on from its weights, add `name` NEW `start` {shlex.quote(str(path))}{ungrown}"
 
 
 def _format_argument(name: str, value: object) -> str:

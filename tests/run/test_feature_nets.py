@@ -9,6 +9,7 @@ from evaluations import NETWORK_CODE, evaluate_run
 from toy_run import get_refusal
 
 from dcgan_jax import evaluate
+from dcgan_jax.config import UserError
 from dcgan_jax.quality import inception
 from dcgan_jax.run import feature_nets
 
@@ -61,3 +62,16 @@ def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
 def test_invalid_own_network_is_one_line(run, net, tmp_path, monkeypatch, place, says):
     monkeypatch.chdir(tmp_path)
     assert says in get_refusal(evaluate, "--run", run, "--count", 20, "--features", place)
+
+
+def test_error_in_the_function_is_one_line(run, tmp_path):
+    (tmp_path / "bad.py").write_text("import dataclasses\ndef features(images):\n    return 1 / 0\n")
+    line = get_refusal(evaluate, "--run", run, "--count", 20, "--features", f"{tmp_path / 'bad.py'}:features")
+    assert line == f"error: --features {tmp_path / 'bad.py'}:features: bad.py, line 3: ZeroDivisionError: division by zero"
+
+
+def test_features_must_always_be_equally_many():
+    widths = iter((3, 4))
+    network = feature_nets.FeatureNetwork("net.py:f", "", "", lambda images: np.ones((len(images), next(widths))))
+    with pytest.raises(UserError, match="returned 3 features for each of the first images and 4 for others"):
+        network.features(np.zeros((80, 16, 16, 3), np.uint8))

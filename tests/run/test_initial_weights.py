@@ -1,18 +1,27 @@
 """Runs that start with the weights of another run or of PyTorch; progressive growing."""
 
+import io
 import json
 import os
 import signal
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_files
 import toy_run
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
+from saved_states import damage
+from torch_files import Object
 from toy_run import copy_run, get_reference_run, get_refusal, read_state, run_command, train_toy
 
 from dcgan_jax import train
+from dcgan_jax.cli import show_as_flags
+from dcgan_jax.config import UserError, replace
 from dcgan_jax.export import __main__
+from dcgan_jax.presets import PRESETS
+from dcgan_jax.run import checkpoints, initial_weights, workdir
 
 pytestmark = pytest.mark.integration
 TORCH = ("--preset", "torch32", "--base-px", 4)
@@ -53,6 +62,26 @@ def test_begun_run_no_longer_needs_the_other(tmp_path):
     ours, theirs = read_state(tmp_path / "tuned", 8), read_state(tmp_path / "whole" / "tuned", 8)
     for name, leaf in theirs.items():
         assert_array_equal(ours[name], leaf, err_msg=name)
+
+
+def test_broken_newest_checkpoint_is_said(tmp_path, capsys):
+    """The run to start from is not changed; the weights are those of the checkpoint that the warning names."""
+    other = copy_run(get_reference_run().run, tmp_path)
+    *_, before, newest = checkpoints.list_steps(other)
+    damage(other / "checkpoints" / str(newest), "flip")
+    config = replace(workdir.read_config(other), start=str(other))
+    weights = initial_weights.load_initial_weights(config)
+    warning = capsys.readouterr().out
+    assert f"warning: {other}: the checkpoint of step {newest} is broken (" in warning
+    assert f"that of step {before} is used" in warning and warning.count("\n") == 1
+    assert_array_equal(weights["g_params"]["head"]["kernel"], read_state(other, before)["g_params/head/kernel"])
+    assert checkpoints.list_steps(other)[-1] == newest
+
+
+def test_intact_checkpoint_is_used_without_a_word(capsys):
+    run = get_reference_run().run
+    initial_weights.load_initial_weights(replace(workdir.read_config(run), start=str(run)))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +150,157 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert "no checkpoint yet" in says("--start", empty)
 
 
+@pytest.fixture(scope="module")
+def example():
+    """(config, netG's state dict, netD's) of PyTorch's example at 16 px."""
+    config = replace(PRESETS["torch32"], size=16, width=4)
+    return config, *torch_files.make_state_dicts(config)
+
+
+def load(config, start):
+    return initial_weights.load_initial_weights(replace(config, start=str(start)))
+
+
+def add_prefix(prefix, arrays):
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+# How people save a network: its state dict -> what the file contains.
+WAYS = {
+    "DataParallel": lambda g, d: add_prefix("module.", g),
+    "torch.compile": lambda g, d: add_prefix("_orig_mod.", g),
+    "compiled DataParallel": lambda g, d: add_prefix("module._orig_mod.", g),
+    "FSDP": lambda g, d: add_prefix("_fsdp_wrapped_module.", g),
+    "the Sequential alone": lambda g, d: {name.removeprefix("main."): array for name, array in g.items()},
+    "another attribute": lambda g, d: {name.replace("main.", "layers."): array for name, array in g.items()},
+    "a training dictionary": lambda g, d: {"epoch": 24, "netG": g, "errG": 1.5, "optimizerG": make_adam(g)},
+    "a dictionary of several": lambda g, d: {"args": Object("argparse", "Namespace", nz=100), "g_optim": make_adam(g), "g": g},
+    "generator_state_dict": lambda g, d: {"generator_state_dict": add_prefix("module.", g), "config": {"nz": 100}},
+    "deeper": lambda g, d: {"checkpoint": {"models": {"G": g, "D": d}}, "rng": np.zeros(8, np.int64)},
+    "Lightning": lambda g, d: {"state_dict": add_prefix("generator.", g) | add_prefix("discriminator.", d), "loops": {}},
+    "both, flat": lambda g, d: add_prefix("netG.", g) | add_prefix("netD.", d),
+    "the whole module": lambda g, d: Object("__main__", "Generator", _parameters=g, training=True),
+    "a list": lambda g, d: [{"iteration": 3}, g],
+}
+WITH_D = ("deeper", "Lightning", "both, flat")
+
+
+def make_adam(arrays):
+    return {"state": {i: {"step": 3, "exp_avg": array} for i, array in enumerate(arrays.values())}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_networks_are_found_as_people_save_them(example, tmp_path, way, legacy):
+    config, g, d = example
+    loaded = load(config, torch_files.save(tmp_path / "weights.pth", WAYS[way](g, d), legacy))
+    assert_array_equal(loaded["g_params"]["image"]["kernel"], g["main.6.weight"].transpose(2, 3, 1, 0))
+    assert_array_equal(loaded["ema_stats"]["up1_norm"]["mean"], g["main.4.running_mean"])
+    assert ("d_params" in loaded) == (way in WITH_D)
+    if way in WITH_D:
+        assert_array_equal(loaded["d_params"]["down1"]["kernel"], d["main.0.weight"].transpose(2, 3, 1, 0))
+
+
+def to_npz(arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.ckpt", "a.tar", "a.pth.tar", "a.model", "a", "a b.v2", "a,b.pth"])
+def test_content_decides_the_format_not_the_suffix(example, tmp_path, name):
+    config, g, _ = example
+    writers = (
+        lambda path: torch_files.save(path, g),
+        lambda path: torch_files.save(path, g, legacy=True),
+        lambda path: save_file(g, path),
+        lambda path: path.write_bytes(to_npz(g)),
+    )
+    for write in writers:
+        write(tmp_path / name)
+        assert load(config, tmp_path / name)["g_params"]["image"]["kernel"].shape == (4, 4, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
+def test_other_float_types_become_float32(example, tmp_path, dtype):
+    config, g, _ = example
+    cast = {name: array.astype(dtype) if array.dtype == np.float32 else array for name, array in g.items()}
+    files = [torch_files.save(tmp_path / "a.pth", cast), torch_files.save(tmp_path / "b.pth", cast, legacy=True)]
+    save_file(cast, tmp_path / "c.safetensors")
+    np.savez(tmp_path / "d.npz", **cast)
+    for file in (*files, tmp_path / "c.safetensors", tmp_path / "d.npz"):
+        kernel = load(config, file)["g_params"]["image"]["kernel"]
+        assert kernel.dtype == np.float32
+        assert_array_equal(kernel, cast["main.6.weight"].astype(np.float32).transpose(2, 3, 1, 0))
+
+
+def test_two_files_may_be_swapped_and_folders_named(example, tmp_path):
+    config, g, d = example
+    save_file(g, tmp_path / "netG.safetensors")
+    torch_files.save(tmp_path / "netD.pth", d)
+    for start in (tmp_path, f"{tmp_path / 'netD.pth'},{tmp_path / 'netG.safetensors'}"):
+        loaded = load(config, start)
+        assert_array_equal(loaded["g_params"]["image"]["kernel"], g["main.6.weight"].transpose(2, 3, 1, 0))
+        assert_array_equal(loaded["d_params"]["down1"]["kernel"], d["main.0.weight"].transpose(2, 3, 1, 0))
+
+
+def test_sharded_weights_are_read_by_their_index(example, tmp_path):
+    config, g, _ = example
+    parts = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(g)}
+    for part in set(parts.values()):
+        save_file({name: g[name] for name in g if parts[name] == part}, tmp_path / part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}), encoding="utf-8")
+    for start in (index, tmp_path):
+        assert_array_equal(load(config, start)["g_params"]["image"]["kernel"], g["main.6.weight"].transpose(2, 3, 1, 0))
+    index.write_text(json.dumps({"weight_map": {"main.0.weight": "../other.safetensors"}}), encoding="utf-8")
+    with pytest.raises(UserError, match="outside of its folder"):
+        load(config, index)
+
+
+def test_averaged_generator_is_preferred_and_said(example, tmp_path, capsys):
+    config, g, _ = example
+    averaged = {name: array + 1 for name, array in g.items()}
+    loaded = load(config, torch_files.save(tmp_path / "a.pth", {"g": g, "g_ema": averaged}))
+    assert_array_equal(loaded["g_params"]["image"]["kernel"], averaged["main.6.weight"].transpose(2, 3, 1, 0))
+    assert "contains 2 networks that fit netG, with names in g_ema.main., g.main.; the first is used" in capsys.readouterr().out
+
+
+def says(config, start):
+    with pytest.raises(UserError) as fault:
+        load(config, start)
+    assert "\n" not in str(fault.value)
+    return show_as_flags(str(fault.value))
+
+
+def test_other_networks_are_refused_with_a_remedy(example, tmp_path):
+    config, g, d = example
+    path = tmp_path / "a.pth"
+    line = says(replace(config, width=8), torch_files.save(path, {"netG": g}))
+    assert "netG.main.0.weight is (100, 8, 4, 4), the recipe needs (100, 16, 4, 4)" in line
+    assert "give --size 16 --width 4 --channels 3 --latent-dim 100, as in the file" in line
+    line = says(config, torch_files.save(path, d))
+    assert "contains no netG" in line and 'torch.save(netG.state_dict(), "netG.pth")' in line
+    line = says(config, torch_files.save(path, {"epoch": 3, "other": {"fc.weight": np.ones((2, 3), np.float32)}}))
+    assert "the entries epoch, other (1 arrays)" in line and "torch.save(netG.state_dict()" in line
+    assert "also contains main.0.bias (8,)" in says(config, torch_files.save(path, g | {"main.0.bias": np.zeros(8, np.float32)}))
+    embedded = g | {"embed.weight": np.zeros((10, 8), np.float32)}
+    assert "also contains embed.weight" in says(config, torch_files.save(path, embedded))
+    parameters = {name: array for name, array in g.items() if "running" not in name}
+    line = says(config, torch_files.save(path, parameters))
+    assert "main.1.running_mean is missing" in line and "torch.save(netG.state_dict()" in line
+    quantised = g | {"main.0.weight": g["main.0.weight"].astype(np.int8)}
+    assert "has int8 numbers" in says(config, torch_files.save(path, quantised))
+
+
+def test_d_of_other_shapes_beside_g_is_said(example, tmp_path, capsys):
+    config, g, _ = example
+    other = {"main.0.weight": np.ones((2, 3, 4, 4), np.float32), "main.2.weight": np.ones((4, 2, 4, 4), np.float32)}
+    loaded = load(config, torch_files.save(tmp_path / "a.pth", {"netG": g, "netD": other}))
+    assert "d_params" not in loaded
+    assert "its netD has other shapes than the recipe's; D starts from random weights" in capsys.readouterr().out
+
+
 def test_config_names_the_start(tmp_path):
     assert train_toy(tmp_path, "--name", "tuned", "--start", get_reference_run().run, steps=4).code == 0
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["start"] == str(get_reference_run().run)
@@ -174,6 +354,20 @@ def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, mo
     for name, leaf in theirs.items():
         assert_array_equal(ours[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
+
+
+def test_low_resolution_stage_with_a_broken_end_runs_again(progressive_run, tmp_path):
+    """Its last checkpoint is broken and the full resolution has not begun: the stage resumes from an older one, to its end."""
+    run = copy_run(progressive_run, tmp_path)
+    (run / "checkpoints").rename(tmp_path / "gone")
+    *_, newest = checkpoints.list_steps(run / "half")
+    damage(run / "half" / "checkpoints" / str(newest), "flip")
+    done = train_toy(tmp_path, *GROW, steps=4)
+    assert done.code == 0 and f"the checkpoint of step {newest} is broken (" in done.out
+    for stage, step in ((run / "half", newest), (run, 4)):
+        theirs = read_state(progressive_run / stage.relative_to(run), step)
+        for name, leaf in read_state(stage, step).items():
+            assert_array_equal(leaf, theirs[name], err_msg=name)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

@@ -25,7 +25,7 @@ def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
     assert (
-        f"{run}: step {at}: d_loss is nan (first affected leaf: none yet); the checkpoint of step 12 is kept. Try a lower --lr"
+        f"{run}: step {at}: d_loss is nan (first affected leaf: none yet); the checkpoint of step 12 is kept. Try --on-nan"
         in line
     )
     assert hash_tree(run / "checkpoints") == before

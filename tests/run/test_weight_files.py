@@ -118,6 +118,46 @@ def test_damaged_file_is_one_line_or_arrays(tmp_path, name):
     assert UserError in outcomes and outcomes <= {UserError, np.ndarray, type(None)}
 
 
+def test_code_beside_arrays_is_not_executed(tmp_path):
+    """The arrays are read; the object with code stays a name."""
+    data = pickle.dumps({"optimizer": Canary(tmp_path / "called"), "arrays": {"weight": np.ones(3)}}, 2)
+    assert list(read_arrays(as_zip(tmp_path / "a.pth", data))) == ["arrays.weight"]
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"<html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"\x89HDF\r\n", "is an HDF5 file"),
+        (b"\x93NUMPY\x01", "is a single NumPy array"),
+        (b"\x1f\x8b\x08", "unpack it first"),
+        (b"\0" * 257 + b"ustar", "is a tar archive"),
+        (b'{"lr": 1}', "without a weight_map"),
+        (b"PK\x03\x04cut", "was cut"),
+        (b"no weights", "belong to no format of weights"),
+        (pickle.dumps({"epoch": 3}), "contains no arrays but the entries epoch"),
+    ],
+)
+def test_mistaken_files_are_named(tmp_path, data, says):
+    (tmp_path / "a.pth").write_bytes(data)
+    assert says in get_refusal(tmp_path / "a.pth")
+
+
+def test_zip_of_a_weight_file_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("netG.pth", b"x")
+    assert "is a zip of other files (netG.pth); unpack it first" in get_refusal(tmp_path / "a.zip")
+
+
+def test_object_beside_npz_arrays_is_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", weight=np.ones(3), config=np.array({"nz": 100}, object))
+    assert list(read_arrays(tmp_path / "a.npz")) == ["weight"]
+
+
 @pytest.mark.parametrize("data", [b"", b"not weights", pickle.dumps({"a": 1})])
 def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "a.pth").write_bytes(data)
