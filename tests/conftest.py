@@ -42,6 +42,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["DCGAN_JAX_TESTS"]) / "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
 
+from dcgan_jax.run.xla_flags import disable_wrong_reductions  # noqa: E402
+
+disable_wrong_reductions()  # as every command does; all processes must have the same flags to share compiled programs
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax._src import lru_cache  # noqa: E402

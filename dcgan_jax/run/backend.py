@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
 from dcgan_jax.run.checkpoints import silence_orbax
+from dcgan_jax.run.xla_flags import disable_wrong_reductions
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -30,6 +31,7 @@ def start_backend(cache: Path) -> None:
     cache: folder for compiled programs. If it cannot be created, programs are not cached.
     """
     _keep_memory()
+    disable_wrong_reductions()
     # Until exit, because Orbax's threads may still print warnings after a fault was reported.
     _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
@@ -48,6 +50,7 @@ def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
 
     cache: folder for compiled programs. debug: enable JAX's checks for reused keys and leaked tracers, which raise JAX's errors.
     """
+    disable_wrong_reductions()
     settings = _choose_settings(cache)
     if debug:
         settings |= {"jax_debug_key_reuse": True, "jax_check_tracer_leaks": True}

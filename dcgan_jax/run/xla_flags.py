@@ -1,0 +1,19 @@
+"""Switches off a fusion of XLA that computes wrong sums. Imports no JAX: it must run before JAX starts."""
+
+import importlib.metadata
+import os
+
+OPTION = "xla_cpu_experimental_ynn_fusion_type"
+WRONG_VERSIONS = ("0.10.2", "0.11.")  # of jaxlib; 0.10.1 and 0.12.0 compute both programs of tests/test_reductions.py correctly
+
+
+def disable_wrong_reductions() -> None:
+    """Sets XLA_FLAGS so that XLA's own loops compute sums on a CPU. Does nothing if jaxlib is right or the user set the option.
+
+    In jaxlib 0.10.2 and 0.11, sums that XLA gives to YNNPACK can be wrong without any message, if a matrix product
+    (github.com/jax-ml/jax/issues/39103) or a broadcast (github.com/tensorflow/tensorflow/issues/126812) is fused with the sum.
+    Has no effect after JAX has compiled its first program, because XLA reads the variable once.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if importlib.metadata.version("jaxlib").startswith(WRONG_VERSIONS) and OPTION not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{OPTION}=-reduce".strip()
