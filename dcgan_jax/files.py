@@ -32,7 +32,7 @@ def load_json(file: Path) -> Any:
 def write_json(file: Path, value: object) -> None:
     """Writes the value as JSON, atomically: a reader never sees a part of it."""
     with atomic_write(file) as partial:
-        partial.write_text(json.dumps(value, indent=1) + "\n")
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -660,16 +660,16 @@ def _child(pipe, names, count, seed_, skip):
 
 def _reset_peak():
     with contextlib.suppress(OSError):  # a kernel without it: the peak is then that of all readers so far
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_mb():
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def _resident_mb(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LIMIT_S) -> list[Row]:

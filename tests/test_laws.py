@@ -163,18 +163,35 @@ def test_trace_count_can_fail():
 PACKAGES = {"data", "explorations", "gan", "quality", "run", "export"}
 COMMANDS = {"train", "sample", "evaluate", "prepare", "explore", "report", "export.__main__"}
 MAY_IMPORT = {  # packages and modules, within the project
+    "terminal": set(),
+    "startup": {"terminal"},
+    "places": {"config"},
+    "command_lines": {"config", "presets"},
     "batch": set(),
     "files": set(),
     "config": set(),
     "config_rules": {"config"},
     "seeds": {"config"},
-    "arguments": {"config"},
+    "arguments": {"config", "places"},
     "presets": {"config"},
-    "cli": {"config", "config_rules", "presets"},
-    "data": {"data", "batch", "config", "files"},
+    "cli": {"config", "config_rules", "presets", "places", "terminal"},
+    "data": {"data", "batch", "config", "files", "places", "terminal"},
     "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
-    "run": {"run", "batch", "data", "gan", "quality", "config", "config_rules", "presets", "files"},
+    "run": {
+        "run",
+        "batch",
+        "data",
+        "gan",
+        "quality",
+        "config",
+        "config_rules",
+        "presets",
+        "files",
+        "places",
+        "terminal",
+        "command_lines",
+    },
     "explorations": {
         "explorations",
         "api",
@@ -185,12 +202,13 @@ MAY_IMPORT = {  # packages and modules, within the project
         "config",
         "seeds",
     },  # methods of the object that api.load returns
-    "api": {"explorations", "data", "gan", "quality", "run", "config", "files", "seeds"},
-    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files", "arguments"},
+    "api": {"explorations", "data", "gan", "quality", "run", "config", "files", "seeds", "places"},
+    "export": {"export", "api", "data", "gan", "quality", "run", "config", "presets", "files", "arguments", "command_lines"},
     "export.numpy_generator": set(),  # the export copies this file next to the weights
     "__main__": {
         "cli",
         "config",
+        "places",
         "train",
         "sample",
         "evaluate",
@@ -200,7 +218,20 @@ MAY_IMPORT = {  # packages and modules, within the project
         "export",
     },  # for the completion of flags
 }
-FOR_COMMANDS = {"api", "cli", "config", "config_rules", "presets", "files", "seeds", "arguments", *PACKAGES}
+FOR_COMMANDS = {
+    "api",
+    "cli",
+    "config",
+    "config_rules",
+    "presets",
+    "files",
+    "seeds",
+    "arguments",
+    "places",
+    "terminal",
+    "command_lines",
+    *PACKAGES,
+}
 SIDE_EFFECTS = {"os", "pathlib", "time", "json", "shutil", "subprocess", "random", "socket", "tempfile", "tensorflow"}
 
 

@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.listing import read_image_file
 from dcgan_jax.data.sources import MAX_IMAGE_PIXELS, Source
+from dcgan_jax.places import expand_home
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS and similar formats, which run programs
 MAX_IMAGE_SIDE = 2**18  # PIL's resizing filter needs 16 bytes per pixel of a side, whatever the other side
@@ -137,7 +138,7 @@ def measure_square_side(source: Source) -> int:
 
 def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
     """Decodes one file like the images of a pack: (S, S, C) uint8. Raises: UserError."""
-    path = Path(photo).expanduser()
+    path = Path(expand_home(str(photo)))
     if not photo or not os.path.isfile(path):
         raise UserError(f"`photo` {photo or repr('')}: not a file; give the path of an image")
     source = Source(

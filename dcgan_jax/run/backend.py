@@ -14,7 +14,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
+from dcgan_jax.places import expand_home
 from dcgan_jax.run.checkpoints import silence_orbax
+from dcgan_jax.run.numerics import pin_numerics
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -34,6 +36,7 @@ def start_backend(cache: Path) -> None:
     _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
+    _UNTIL_EXIT.enter_context(pin_numerics())
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
 
@@ -52,7 +55,7 @@ def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
     if debug:
         settings |= {"jax_debug_key_reuse": True, "jax_check_tracer_leaks": True}
     before = {name: jax.config.values[name] for name in settings}
-    with warnings.catch_warnings():
+    with pin_numerics(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=CACHE_WARNING)
         try:
             for name, value in settings.items():
@@ -70,8 +73,9 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     # Without async dispatch, steps run in this thread and use malloc's main arena, which keeps its memory. Arenas of other
     # threads are too small for a step and map new memory each time. On a CPU, async dispatch has nothing to overlap with.
     settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
-    if jax.config.values["jax_compilation_cache_dir"]:  # set by the user
-        return settings
+    own = jax.config.values["jax_compilation_cache_dir"]  # set by the user
+    if own:
+        return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
     programs = cache / "programs" / _hash_machine()
     try:
         programs.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,7 @@ def _keep_memory() -> None:
 def _hash_machine() -> str:
     # A program compiled for one CPU can crash on another, and several machines may share a home folder.
     try:
-        facts = Path("/proc/cpuinfo").read_text()
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
     except OSError:
         facts = platform.processor()

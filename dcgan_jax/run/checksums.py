@@ -164,6 +164,11 @@ def reraise_machine_fault(fault: Exception) -> None:
         raise OSError(int(code[1]), describe_reason(fault)) from None
 
 
+def is_disk_fault(fault: BaseException) -> bool:
+    """Whether the operating system refused an operation on a file. TensorStore raises it as a ValueError with a code."""
+    return isinstance(fault, OSError) or "os_error_code=" in str(fault)
+
+
 def describe_reason(fault: BaseException) -> str:
     """Returns the operating system's message if there is one, else the first 200 characters of the fault's message."""
     text = make_printable(str(fault))
