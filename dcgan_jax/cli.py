@@ -103,7 +103,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), terminal.widen_terminal():
             flags = tyro.cli(
                 cls,
                 args=list(arguments),

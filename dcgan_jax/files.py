@@ -44,7 +44,7 @@ def atomic_write(file: Path, own: str = "") -> Generator[Path]:
     partial = file.with_name(f"{file.name}{own}.partial")
     try:
         yield partial
-        with partial.open("rb") as written:
+        with partial.open("rb+") as written:  # Windows flushes only files that may be written
             os.fsync(written.fileno())  # else a power failure could leave an empty file under the new name
         os.replace(partial, file)
     finally:

@@ -51,7 +51,7 @@ def check_encodable(place: str) -> None:
     try:
         os.fspath(place).encode("utf-8")
     except UnicodeEncodeError:
-        shown = make_printable(ascii(os.fspath(place)), 300)
+        shown = make_printable(os.fsencode(place).decode("utf-8", "backslashreplace"), 300)
         if sys.getfilesystemencoding().lower() != "utf-8":
             remedy = "the locale has no such characters: set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
         else:

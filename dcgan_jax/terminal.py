@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Generator
 from typing import Any, Literal
 
+MIN_COLUMNS = 40
 StreamName = Literal["stdout", "stderr"]
 
 
@@ -44,6 +46,18 @@ def open_missing_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+
+
+@contextlib.contextmanager
+def widen_terminal() -> Generator[None]:
+    """Inside the with block, programs see a terminal of at least MIN_COLUMNS: tyro's help loops for ever in a very narrow one."""
+    before, columns = os.environ.get("COLUMNS"), shutil.get_terminal_size().columns
+    os.environ["COLUMNS"] = str(max(columns, MIN_COLUMNS))
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS")
+        os.environ |= {} if before is None else {"COLUMNS": before}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
     python experiments/fuzz.py --count 2400 --seed 0 [--reader NAME] [--keep FOLDER]
     python experiments/fuzz.py --reader NAME --replay FOLDER/NAME-17.bin
+    python experiments/fuzz.py --environment 500    (odd environments instead: see fuzz_environment.py)
 
 A child process reads. This process watches its time and memory, and starts another one after a hang or a crash. Inputs are a
 function of the seed. An input that fails is kept as a file, with its traceback beside it.
@@ -737,7 +738,12 @@ def main() -> int:
     parser.add_argument("--reader", action="append", help="only this reader; may be repeated")
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for inputs that fail")
     parser.add_argument("--replay", type=Path, help="read this kept input once, with --reader")
+    parser.add_argument("--environment", type=int, default=0, help="run commands in so many odd environments, and read nothing")
     ask = parser.parse_args()
+    if ask.environment:
+        import fuzz_environment  # beside this file
+
+        return 1 if fuzz_environment.run(ask.environment, ask.seed) else 0
     if ask.replay:
         with tempfile.TemporaryDirectory() as home:
             os.environ["DCGAN_JAX_CACHE"] = f"{home}/cache"

@@ -82,7 +82,9 @@ def seal_files(path: Path) -> None:
     if not (path / FILES).exists():
         files.write_json(path / FILES, hash_files(path))
     for place in [path, *path.rglob("*"), path.parent]:
-        opened = os.open(place, os.O_RDONLY)
+        if os.name == "nt" and place.is_dir():  # Windows opens no folders, and flushes only files that may be written
+            continue
+        opened = os.open(place, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(opened)
         except OSError as fault:
