@@ -2,9 +2,9 @@
 
     python experiments/fuzz_environment.py --count 500 --seed 0 [--only 17]
 
-A case is a command and up to four oddities: variables, streams, locale, home folder, umask, working directory, user. Cases are
-a function of the seed. `sample` must also generate the same images as in a plain environment. Another user needs root and `setpriv`;
-without them this oddity is left out. `experiments/fuzz.py --environment 500` does the same.
+A case is a command and up to four oddities: variables, streams, locale, home folder, umask, working directory, user. Cases
+are a function of the seed. `sample` must also generate the same images as in a plain environment. Another user needs root and
+`setpriv`; without them this oddity is left out. `experiments/fuzz.py --environment 500` does the same.
 """
 
 import argparse

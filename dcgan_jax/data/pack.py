@@ -207,7 +207,8 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))
     file.seek(0)
     final_bytes = _write_header(file, (len(totals.kept), size, size, channels))
-    assert final_bytes == header_bytes, "NumPy pads the header for a growing first axis"
+    if final_bytes != header_bytes:  # NumPy pads the header for a growing first axis
+        raise RuntimeError(f"the header of images.npy needs {final_bytes} bytes, but {header_bytes} are free")
     file.flush()
     os.fsync(file.fileno())  # else a power failure could leave a pack of the right size with zeros
     return totals

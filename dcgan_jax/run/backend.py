@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import hashlib
+import logging
+import os
 import platform
 import warnings
 from collections.abc import Callable, Generator
@@ -14,7 +16,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
-from dcgan_jax.places import expand_home
+from dcgan_jax.places import expand_home, get_home
 from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
 
@@ -36,6 +38,7 @@ def start_backend(cache: Path) -> None:
     _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
+    _give_matplotlib_a_folder(cache)
     _UNTIL_EXIT.enter_context(pin_numerics())
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
@@ -98,6 +101,14 @@ def _remove_unfinished(programs: Path) -> None:
                     program.unlink(missing_ok=True)
     except OSError:  # filelock.Timeout is one
         return  # such a program is compiled again in each process
+
+
+def _give_matplotlib_a_folder(cache: Path) -> None:
+    # It keeps a list of fonts in the home folder, and prints two warnings where it cannot.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    home = get_home()
+    if home is None or not os.access(home, os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
 def _keep_memory() -> None:

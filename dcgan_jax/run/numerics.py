@@ -71,8 +71,7 @@ class _Pins:
 def pin_numerics() -> Generator[None]:
     """Inside the with block JAX has the settings in PINNED, in the whole process. It can also decorate a function."""
     with _Pins.lock:
-        if not _Pins.count:
-            _Pins.before = _set_all(PINNED)
+        _Pins.before = _set_all(PINNED) | _Pins.before
         _Pins.count += 1
     try:
         yield
@@ -81,6 +80,7 @@ def pin_numerics() -> Generator[None]:
             _Pins.count -= 1
             if not _Pins.count:
                 _set_all(_Pins.before)
+                _Pins.before = {}
 
 
 def pin_methods(cls: type[Class]) -> type[Class]:
