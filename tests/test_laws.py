@@ -299,6 +299,33 @@ jax.config.update("jax_num_cpu_devices", 3)  # raises if an import has started t
     assert done.stderr == ""
 
 
+def list_calls(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("file", list_sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_asserts_do_no_work(file):
+    """python -O removes them."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Assert):
+            work = [part for part in ast.walk(node.test) if isinstance(part, ast.Call | ast.NamedExpr | ast.Await)]
+            assert all(getattr(getattr(part, "func", None), "id", "") in ("isinstance", "len") for part in work), node.lineno
+
+
+@pytest.mark.parametrize("file", list_sources(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_text_files_are_utf8_everywhere(file):
+    """Also on Windows and in an ASCII locale. Ruff's PLW1514 finds only calls whose object it can infer."""
+    for call in list_calls(ast.parse(file.read_text("utf-8"))):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        is_text = name in ("read_text", "write_text") or (name == "open" and is_text_mode(call))
+        assert not is_text or any(word.arg == "encoding" for word in call.keywords), call.lineno
+
+
+def is_text_mode(call):
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and re.fullmatch("[rwax][bt+]*", str(arg.value))]
+    return any("b" not in mode for mode in modes) or any(word.arg in ("errors", "newline") for word in call.keywords)
+
+
 # ---- Names in docstrings and comments ----
 
 FOREIGN = {"optimization_barrier"}  # a name of JAX that the code does not use
