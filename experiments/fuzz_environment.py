@@ -283,6 +283,8 @@ def run(count: int, seed: int, only: int | None = None) -> int:
             result = run_case(world, case)
             is_good = result in ("success", "refused")
             found[case.command[0], result if is_good else "FAILED"] += 1
+            if number and number % 50 == 0:
+                print(f"{number} cases, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
             if not is_good or only is not None:
                 print(f"{number}: {case.describe()}\n    {result}", flush=True)
     print("| command | success | refused | failed |\n|---|---|---|---|")
