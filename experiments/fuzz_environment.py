@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PYTHON = sys.executable
-LIMIT_S = 120
+LIMIT_S = 300
 TINY = ["--size", "16", "--width", "8", "--batch-size", "8", "--steps", "2", "--data", "drawn:64", "--no-tensorboard"]
 
 # Each oddity belongs to a group; a case has at most one of each group.

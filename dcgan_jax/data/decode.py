@@ -138,7 +138,7 @@ def measure_square_side(source: Source) -> int:
 
 def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
     """Decodes one file like the images of a pack: (S, S, C) uint8. Raises: UserError."""
-    path = Path(expand_home(str(photo)))
+    path = Path(expand_home(photo))
     if not photo or not os.path.isfile(path):
         raise UserError(f"`photo` {photo or repr('')}: not a file; give the path of an image")
     source = Source(

@@ -17,7 +17,7 @@ from dcgan_jax.config import UserError, make_printable
 
 # Settings that change results, or raise errors in a correct program. Each has an environment variable of the same name, such as
 # JAX_ENABLE_X64, and a notebook may have set it for its own work. The values are JAX's defaults.
-PINNED = {
+PINNED: dict[str, object] = {
     # data types
     "jax_enable_x64": False,
     "jax_numpy_dtype_promotion": "standard",
