@@ -222,7 +222,7 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
     resumable = configuration.list_resumable_fields(config)
     differing = [name for name in now if name not in resumable and now[name] != before[name]]
     if differing:
-        shown = ", ".join(f"{name} was {before[name]!s}, is now {now[name]!s}" for name in differing[:MOST_SHOWN])
+        shown = ", ".join(f"{name} was {_show(before[name])}, is now {_show(now[name])}" for name in differing[:MOST_SHOWN])
         shown += f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
         shown += (
             " (the learning rate decays over the length, so it is fixed)" if set(configuration.LENGTHS) & set(differing) else ""
@@ -239,6 +239,10 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
             f"now {data_facts['source']['name']} ({data_facts['count']:,}). Resume it with the same `data`, give "
             f"another `name`, or move it away{_propose_start(path, config)}"
         )
+
+
+def _show(value: object) -> object:
+    return "empty" if value in ("", ()) else value
 
 
 def _format_resume(config: Config, differing: list[str], before: dict) -> str:
