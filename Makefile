@@ -8,7 +8,7 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-.PHONY: install hooks train lint types docs test test-fast test-web test-dist
+.PHONY: install hooks train lint types docs test test-fast test-optimised test-web test-dist
 install: $(VENV)/installed
 
 # Installs a git hook that checks style and types before each commit.
@@ -43,6 +43,10 @@ test: $(VENV)/installed
 # Skips the integration tests: whole runs, killed processes, full disks, and programs that compile slowly.
 test-fast: $(VENV)/installed
 	$(PYTEST) -m "not integration and not tensorflow"
+
+# Runs the fast tests without the `assert` statements of the package (python -O).
+test-optimised: $(VENV)/installed
+	$(BIN)/python -O -m pytest --quiet -m "not integration and not tensorflow"
 
 # Tests the HTML pages in Chromium. Without Chromium it prints what is missing.
 test-web: $(VENV)/installed

@@ -9,6 +9,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from dcgan_jax import startup
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -48,3 +50,6 @@ class _Package(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+
+if startup.is_command():
+    startup.prepare_command()

@@ -8,6 +8,7 @@ from pathlib import Path
 import dcgan_jax
 from dcgan_jax import cli
 from dcgan_jax.config import UserError
+from dcgan_jax.places import expand_home
 
 COMMANDS = {
     "train": "train a GAN, or resume a run",
@@ -34,7 +35,7 @@ def main() -> int:
     elif arguments[0] == "--completion":
         if len(arguments) != 3 or arguments[1] not in SHELLS:
             raise UserError(f"--completion: give a shell, {', '.join(SHELLS)}, and the folder where it looks for completions")
-        write_completions(arguments[1], Path(arguments[2]).expanduser())
+        write_completions(arguments[1], Path(expand_home(arguments[2])))
     elif arguments[0] in COMMANDS:
         raise UserError(f"{arguments[0]}: run it as python -m dcgan_jax.{arguments[0]}")
     else:

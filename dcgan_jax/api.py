@@ -16,7 +16,9 @@ from dcgan_jax.gan.directions import make_extract_first_features
 from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.sampling import generate_images, jit_cached, make_seed_latents, run_in_batches, sample_images, select_labels
 from dcgan_jax.gan.state import describe_state
+from dcgan_jax.places import expand_home
 from dcgan_jax.run import checkpoints, figures, online_score, workdir
+from dcgan_jax.run.numerics import find_devices, pin_methods
 from dcgan_jax.seeds import Seeds, to_seed_array
 
 NOTEBOOK_SAMPLES = 16  # a notebook shows so many samples of a run
@@ -34,6 +36,7 @@ class ImageArray(np.ndarray):
         return figures.encode_png(figures.enlarge(figures.make_grid(images), images.shape[1]))
 
 
+@pin_methods
 class TrainedGAN:
     """A trained generator and discriminator, from one checkpoint of a run. No method changes them.
 
@@ -54,6 +57,7 @@ class TrainedGAN:
     invert = photo.invert
 
     def __init__(self, run: Path, step: int | Literal["best"] | None):
+        find_devices()
         self.name, self.config = str(run), workdir.read_config(run)
         self.attributes = self.config.nets.conditions
         self.step, self._params, self._stats, self._table = checkpoints.restore_generator(
@@ -187,4 +191,4 @@ def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedG
     """
     if not (step is None or step == "best" or (type(step) is int)):
         raise UserError(f"`step` {make_printable(repr(step), 100)}: give a whole number, 'best' or None")
-    return TrainedGAN(Path(run), step)
+    return TrainedGAN(Path(expand_home(str(run))), step)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.places import expand_places
 
 if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -16,7 +17,7 @@ Flags = typing.TypeVar("Flags", bound="DataclassInstance")
 
 
 def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
-    """Fills the dataclass of a command's flags with the arguments of its function. Paths become text.
+    """Fills the dataclass of a command's flags with the arguments of its function. Paths become text, and ~ the home folder.
 
     Raises: UserError with the name of an argument whose type is not the flag's.
     """
@@ -25,7 +26,7 @@ def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
     for name, value in values.items():
         if not _is_of(value, hints[name]):
             raise UserError(f"`{name}` {make_printable(repr(value), 100)}: give {_describe(hints[name])}")
-    return flags(**values)
+    return expand_places(flags(**values))
 
 
 def _to_text(value: object) -> object:

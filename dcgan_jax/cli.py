@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import errno
 import io
-import os
 import re
 import shlex
 import signal
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import tyro
 
 from dcgan_jax import config as configuration
+from dcgan_jax import terminal
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
+from dcgan_jax.places import expand_places
 from dcgan_jax.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -47,11 +48,15 @@ DISK_FAULTS = (
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command and exits with its return value, or 0.
+    """Runs a command and exits with its return value, or 0. Nothing that it prints can end it.
 
     Exits with 2 and one line for a mistake in the input or a fault of the disk, with 130 after Ctrl-C, with 143 after SIGTERM.
     """
+    with terminal.steady_streams():
+        _run_to_exit(main)
 
+
+def _run_to_exit(main: Callable[[], int | None]) -> NoReturn:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt(128 + number)  # an exception, so that half-written files are removed
 
@@ -71,9 +76,6 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt as stop:
         print("interrupted: what was saved before is kept", file=sys.stderr)
         sys.exit(stop.args[0] if stop.args else INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe; Python's flush at exit must not fail too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as fault:
         if fault.errno not in DISK_FAULTS:
             raise
@@ -105,8 +107,8 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(
+        with contextlib.redirect_stderr(printed), terminal.widen_terminal():
+            flags = tyro.cli(
                 cls,
                 args=list(arguments),
                 default=default,
@@ -114,6 +116,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
                 description=cls.__doc__,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+            return expand_places(flags)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

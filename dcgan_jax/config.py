@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 import reprlib
 import sys
 import types
@@ -27,7 +28,7 @@ def make_printable(text: str, most: int = 2000) -> str:
 
     The text may quote an untrusted file, whose control characters could move the terminal's cursor.
     """
-    text = " ".join(text[:most].split())
+    text = re.sub(r"\s*[^\S ]+\s*", " ", text[:most]).strip()  # spaces stay: a path may have several in a row
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -1,6 +1,7 @@
 """Checks a Config: types, bounds of single fields, and combinations of fields that are not possible."""
 
 import math
+import os
 import re
 import reprlib
 import types
@@ -98,7 +99,8 @@ def _check_run(run: Run) -> None:
         raise UserError(
             f"a run needs exactly one of `steps`, `epochs`, `kimg`: {shown} given; give one (in Python, set the others to None)"
         )
-    is_folder = not re.search("[/\0]", run.name) and run.name not in (".", "..")
+    reserved = "[/\0]" if os.name == "posix" else r'[/\0\\:*?"<>|]'
+    is_folder = not re.search(reserved, run.name) and run.name not in (".", "..")
     _require(is_folder, "name", run.name, "must be the name of a folder inside `workdir`, without /")
 
 

@@ -15,11 +15,13 @@ from dcgan_jax.arguments import fill_flags
 from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.batches import permute_epoch
-from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.data.cache import get_cache_dir, get_user_cache_dir
+from dcgan_jax.places import expand_home
 from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets
 from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
+from dcgan_jax.run.numerics import find_devices, pin_numerics
 
 FEWEST = 12  # images for a score by features: each half of the real ones needs more than 5 neighbours
 
@@ -91,6 +93,7 @@ def main() -> int:
     return 0
 
 
+@pin_numerics()
 def evaluate(
     run: str | Path,
     against: str | Path = "",
@@ -117,6 +120,7 @@ def evaluate(
     """
     ask = fill_flags(Evaluate, locals())
     _check_flags(ask)
+    find_devices()
     networks = _open_networks(ask)
     sets = _open_image_sets(ask)
     real = image_sets.open_real_images(sets[0], ask.data, ask.split, ask.crop)
@@ -202,7 +206,7 @@ def _find_inception(place: str) -> str:
     if place != "download":
         return place
     # pytorch-fid and torch-fidelity store them there; feature_nets.py checks the hash in the name.
-    torch = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    torch = expand_home(os.environ.get("TORCH_HOME") or "") or get_user_cache_dir() / "torch"
     there = Path(torch) / "hub" / "checkpoints" / download.INCEPTION.name
     return str(there if there.is_file() else download.download_file(download.INCEPTION, get_cache_dir() / "weights"))
 
@@ -265,7 +269,7 @@ def _append(file: Path, lines: list[dict], is_named: bool) -> None:
     try:
         if not is_named and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # perhaps in a stranger's run
             raise UserError(f"{file}: is a link or not a regular file; remove it, or give another `out`")
-        with file.open("a") as opened:
+        with file.open("a", encoding="utf-8") as opened:
             opened.writelines(json.dumps(line) + "\n" for line in lines)
     except OSError as fault:
         raise UserError(f"{file}: {fault.strerror}; give an `out` that can be written") from None

@@ -32,7 +32,7 @@ def load_json(file: Path) -> Any:
 def write_json(file: Path, value: object) -> None:
     """Writes the value as JSON, atomically: a reader never sees a part of it."""
     with atomic_write(file) as partial:
-        partial.write_text(json.dumps(value, indent=1) + "\n")
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def atomic_write(file: Path, own: str = "") -> Generator[Path]:
     partial = file.with_name(f"{file.name}{own}.partial")
     try:
         yield partial
-        with partial.open("rb") as written:
+        with partial.open("rb+") as written:  # Windows flushes only files that may be written
             os.fsync(written.fileno())  # else a power failure could leave an empty file under the new name
         os.replace(partial, file)
     finally:

@@ -5,7 +5,6 @@ With --download in place of --data it downloads them first.
 
 import dataclasses
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from dcgan_jax import cli
 from dcgan_jax import config as configuration
 from dcgan_jax.arguments import fill_flags
+from dcgan_jax.command_lines import quote_word
 from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import download as downloads
@@ -122,7 +122,7 @@ def describe(found: Prepared, is_download: bool) -> list[str]:
         lines.append(f"  {len(index['attributes'])} attributes: {names}" + (" ..." if len(index["attributes"]) > 8 else ""))
     lines += [f"  note: {line}" for line in (*index["source_notes"], *index["label_notes"])]
     lines += [f"  pack {found.path}", f"  look at {found.preview}"]
-    return lines + ([f"  train on it with --data {shlex.quote(found.data)}"] if is_download else [])
+    return lines + ([f"  train on it with --data {quote_word(found.data)}"] if is_download else [])
 
 
 def _check_flags(ask: Prepare) -> None:

@@ -64,7 +64,7 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_write(file, f".{os.getpid()}") as partial:  # a run in training may write the same page
-            partial.write_text(page)
+            partial.write_text(page, encoding="utf-8")
     except OSError as fault:
         raise UserError(f"`out` {file}: {fault.strerror}; give the path of a file that can be written") from None
     return WrittenReport(file, places, len(page.encode()))

@@ -40,7 +40,7 @@ def main() -> int:
     ask = cli.parse_flags(Sample, sys.argv[1:], prog="python -m dcgan_jax.sample")
     seeds = list_seeds(ask)
     out = Path(ask.out)
-    if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith("/")) or os.path.isfile(out)):
+    if out.suffix not in (".png", ".npy") and ((out.suffix and not ask.out.endswith(("/", os.sep))) or os.path.isfile(out)):
         raise UserError(f"`out` {ask.out}: end it in .png for a sheet or .npy for an array, or name a folder")
     condition = cli.parse_condition(ask.condition)
     backend.start_backend(get_cache_dir())

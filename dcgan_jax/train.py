@@ -1,7 +1,6 @@
 """Trains a DCGAN: python -m dcgan_jax.train --workdir runs/. Run the same command again to resume."""
 
 import functools
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,14 +8,17 @@ from typing import NamedTuple
 
 import jax
 
-from dcgan_jax import cli
+from dcgan_jax import cli, terminal
 from dcgan_jax import config as configuration
+from dcgan_jax.command_lines import format_training_command
 from dcgan_jax.config import Config
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.gan.state import GanState
+from dcgan_jax.places import expand_places
 from dcgan_jax.run import backend, distributed, observe, recover, setup
 from dcgan_jax.run.logs import NonFiniteError
+from dcgan_jax.run.numerics import find_devices
 from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
 
@@ -36,18 +38,20 @@ def main() -> int:
     backend.start_backend(get_cache_dir())
     result = train(config)
     if not result.is_complete and distributed.is_first_process():
-        print(f"run the same command again to resume: {shlex.join(['python', '-m', 'dcgan_jax.train', *sys.argv[1:]])}")
+        print(f"run the same command again to resume: {format_training_command(config)}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0
 
 
 def train(config: Config) -> TrainResult:
     """Trains a new run, or resumes one from its newest checkpoint, to its end or until a signal. Raises: UserError."""
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
+    config = expand_places(config)
     check_config(config)
     with backend.configure_backend(get_cache_dir(), debug=config.guard.debug):
         distributed.join_processes(config.run)
+        find_devices()
         if config.data.data == "drawn" and distributed.is_first_process():
-            print(
+            terminal.say(
                 "data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)"
             )
         return _train_stage(config)

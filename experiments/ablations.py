@@ -238,7 +238,7 @@ def recipe(config: Config) -> str:
 def show(file: Path) -> None:
     """Prints the rows of --out as a table, one line per row with its scores of all seeds."""
     rows = {}
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         rows.setdefault((row["base"], row["size"], row["kimg"], row["name"]), []).append(row)
     print("| base | px | kimg | change | Frechet, by seed | mean | KID x 1000 | sliced Wasserstein | G + D parameters ", end="")

@@ -107,7 +107,7 @@ def loop(arguments: list[str]) -> None:
 
 
 def peak_bytes() -> int:
-    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    line = next(row for row in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if row.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
@@ -333,7 +333,7 @@ def one_run_s(given: list[str], processes: int, batch: int) -> float:
         ]
         for process in started:
             process.wait()
-        last = Path(folder, "article", "metrics.jsonl").read_text().splitlines()[-1]
+        last = Path(folder, "article", "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
         return batch / json.loads(last)["images_per_s"]
 
 

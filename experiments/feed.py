@@ -45,7 +45,7 @@ SAMPLE_S = 0.2
 
 def memory_mb(pid: int | str = "self") -> dict[str, float]:
     """Reads a process's resident memory: {'Anon': ..., 'File': ...}; empty if it has ended."""
-    with open(f"/proc/{pid}/status") as status:
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
         return {kind: int(kb) / 1e3 for kind, kb in re.findall(r"Rss(Anon|File):\s+(\d+) kB", status.read())}
 
 

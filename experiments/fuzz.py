@@ -2,6 +2,7 @@
 
     python experiments/fuzz.py --count 2400 --seed 0 [--reader NAME] [--keep FOLDER]
     python experiments/fuzz.py --reader NAME --replay FOLDER/NAME-17.bin
+    python experiments/fuzz.py --environment 500    (odd environments instead: see fuzz_environment.py)
 
 A child process reads. This process watches its time and memory, and starts another one after a hang or a crash. Inputs are a
 function of the seed. An input that fails is kept as a file, with its traceback beside it.
@@ -660,16 +661,16 @@ def _child(pipe, names, count, seed_, skip):
 
 def _reset_peak():
     with contextlib.suppress(OSError):  # a kernel without it: the peak is then that of all readers so far
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_mb():
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def _resident_mb(pid):
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def run(count: int, seed: int, names: list[str], keep: Path, limit_s: float = LIMIT_S) -> list[Row]:
@@ -737,7 +738,12 @@ def main() -> int:
     parser.add_argument("--reader", action="append", help="only this reader; may be repeated")
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder for inputs that fail")
     parser.add_argument("--replay", type=Path, help="read this kept input once, with --reader")
+    parser.add_argument("--environment", type=int, default=0, help="run commands in so many odd environments, and read nothing")
     ask = parser.parse_args()
+    if ask.environment:
+        import fuzz_environment  # beside this file
+
+        return 1 if fuzz_environment.run(ask.environment, ask.seed) else 0
     if ask.replay:
         with tempfile.TemporaryDirectory() as home:
             os.environ["DCGAN_JAX_CACHE"] = f"{home}/cache"

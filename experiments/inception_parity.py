@@ -22,7 +22,7 @@ def main():
     parser.add_argument("out")
     parser.add_argument("shapes")
     ask = parser.parse_args()
-    with open(ask.shapes) as file:
+    with open(ask.shapes, encoding="utf-8") as file:
         shapes = {name: tuple(shape) for name, shape in json.load(file).items()}
     values = {name: torch.from_numpy(array) for name, array in inputs.weights(shapes).items()}
     values |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}

@@ -77,7 +77,8 @@ STATM = Path("/proc/self/statm")
 
 
 def release_memory_above(limit_bytes):
-    rss_bytes = int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if STATM.exists() else MAX_RSS_BYTES  # macOS
+    is_linux = STATM.exists()
+    rss_bytes = int(STATM.read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") if is_linux else MAX_RSS_BYTES
     if rss_bytes > limit_bytes:
         release_memory()
 

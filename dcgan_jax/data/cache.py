@@ -5,9 +5,12 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
+
+from dcgan_jax.places import expand_home, get_home
 
 TEMP = ".packing@"  # followed by pid@host@random
 STALE_AFTER_S = 24 * 3600
@@ -15,8 +18,18 @@ STALE_AFTER_S = 24 * 3600
 
 def get_cache_dir() -> Path:
     """Returns $DCGAN_JAX_CACHE, else the folder dcgan_jax in $XDG_CACHE_HOME or in ~/.cache. It may not exist yet."""
-    own, shared = os.environ.get("DCGAN_JAX_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own).expanduser() if own else Path(shared or Path.home() / ".cache") / "dcgan_jax"
+    own = os.environ.get("DCGAN_JAX_CACHE")
+    return Path(expand_home(own)) if own else get_user_cache_dir() / "dcgan_jax"
+
+
+def get_user_cache_dir() -> Path:
+    """Returns $XDG_CACHE_HOME, else ~/.cache. A user without a home folder gets a folder of their own among temporary files."""
+    shared, home = expand_home(os.environ.get("XDG_CACHE_HOME") or ""), get_home()
+    if os.path.isabs(shared):  # the XDG specification ignores relative paths
+        return Path(shared)
+    if home is not None:
+        return Path(home, ".cache")
+    return Path(tempfile.gettempdir(), f"cache-of-user-{os.getuid() if hasattr(os, 'getuid') else 0}")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.file_kinds import HEAD_BYTES, find_kind_of_content, hide_pillow_messages, is_tga, list_formats
 from dcgan_jax.data.listing import read_image_file
 from dcgan_jax.data.sources import MAX_IMAGE_PIXELS, Source
+from dcgan_jax.places import expand_home
 
 MAX_IMAGE_SIDE = 2**18  # PIL's resizing filter needs 16 bytes per pixel of a side, whatever the other side
 # Images above either limit are decoded one at a time, because each needs up to 1.5 GB.
@@ -134,7 +135,7 @@ def measure_square_side(source: Source) -> int:
 
 def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
     """Decodes one file like the images of a pack: (S, S, C) uint8. Raises: UserError."""
-    path = Path(photo).expanduser()
+    path = Path(expand_home(photo))
     if not photo or not os.path.isfile(path):
         raise UserError(f"`photo` {photo or repr('')}: not a file; give the path of an image")
     source = Source(

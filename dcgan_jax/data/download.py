@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -21,7 +20,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
-from dcgan_jax import files
+from dcgan_jax import files, terminal
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.http_file import (
     Job,
@@ -135,7 +134,7 @@ def prepare_with_tfds() -> str:
 
 
 def _print_progress(line: str) -> None:
-    tqdm.write(make_printable(line), file=sys.stderr)
+    tqdm.write(make_printable(line), file=terminal.get_stream("stderr"))
 
 
 def _lock_folder(target: Path, longest_s: float) -> AcquireReturnProxy:
@@ -168,10 +167,10 @@ def _describe_fault(path: Path, file: Published) -> str:
 def _fetch(job: Job) -> None:
     """Downloads the partial file, in as many attempts as the limits allow. Raises: UserError, OSError."""
     failures, best, start = 0, _read_partial(job)[0], time.monotonic()
-    is_terminal = sys.stderr.isatty()
+    is_terminal = terminal.is_terminal()
     if not is_terminal:
         _print_progress(f"downloading {job.file.name} from {parse_url(job.file.url).host}, starting at {best / 1e6:,.1f} MB")
-    with tqdm(desc=job.file.name, unit="B", unit_scale=True, disable=not is_terminal) as bar:
+    with tqdm(desc=job.file.name, unit="B", unit_scale=True, file=terminal.get_stream("stderr"), disable=not is_terminal) as bar:
         while True:
             try:
                 _fetch_once(job, bar)
@@ -232,7 +231,7 @@ def _fetch_once(job: Job, bar: tqdm) -> None:
             raise job.make_error("sends a web page instead of the file, as Google Drive does when its quota is used up")
         if not have:  # the partial is emptied before the note changes, so that old bytes never stay beside a new note
             job.partial.write_bytes(b"")
-            job.note.write_text(json.dumps(note))
+            job.note.write_text(json.dumps(note), encoding="utf-8")
         bar.total, bar.n = length, have
         have = _append(job, response, data, have, bar)
     if length and have != length:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dcgan_jax import files
+from dcgan_jax import files, terminal
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.cache import create_folder_atomically, get_cache_dir
@@ -159,7 +158,7 @@ def _print_warnings(source: Source, index: dict, check: bool) -> None:
 
 
 def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
+    terminal.say(f"warning: {line}", "stderr")
 
 
 def _list_bad(bad: list[tuple[str, str]]) -> str:
@@ -202,12 +201,18 @@ class _Totals:
 
 def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress: bool) -> None:
     """Writes images.npy, index.json and, if the source has attributes, attributes.npy into temp. Raises: like pack_images."""
-    start, is_terminal = time.monotonic(), sys.stderr.isatty()
+    start, is_terminal = time.monotonic(), terminal.is_terminal()
     if shutil.disk_usage(temp).free < source.count * facts["size"] ** 2 * facts["channels"]:
         raise OSError("the disk is too full")
     if progress and not is_terminal:
-        print(f"packing {source.count} images of {source.name} at {facts['size']} px into {temp.parent}", file=sys.stderr)
-    bar = tqdm(total=source.count, desc=f"packing at {facts['size']} px", unit=" img", disable=not (progress and is_terminal))
+        terminal.say(f"packing {source.count} images of {source.name} at {facts['size']} px into {temp.parent}", "stderr")
+    bar = tqdm(
+        total=source.count,
+        desc=f"packing at {facts['size']} px",
+        unit=" img",
+        file=terminal.get_stream("stderr"),
+        disable=not (progress and is_terminal),
+    )
     # Not through a memory map, where a full disk would be a bus error. Here it is an OSError.
     with open(temp / "images.npy", "wb") as file, bar, hide_pillow_messages():
         totals = _write_images(file, source, facts, strict, bar)
@@ -218,7 +223,7 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
     index = facts | _make_index(source, totals, spread) | _describe_attributes(attributes, totals.kept)
     (temp / "index.json").write_text(json.dumps(index | _describe_source(source), indent=1), encoding="utf-8")
     if progress and not is_terminal:
-        print(f"packed {len(totals.kept)} images in {time.monotonic() - start:.1f} s", file=sys.stderr)
+        terminal.say(f"packed {len(totals.kept)} images in {time.monotonic() - start:.1f} s", "stderr")
 
 
 def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar: tqdm) -> _Totals:
@@ -239,7 +244,8 @@ def _write_images(file: BinaryIO, source: Source, facts: dict, strict: bool, bar
         bar.update(len(chunk.decoded.kept) + len(chunk.decoded.bad))
     file.seek(0)
     final_bytes = _write_header(file, (len(totals.kept), size, size, channels))
-    assert final_bytes == header_bytes, "NumPy pads the header for a growing first axis"
+    if final_bytes != header_bytes:  # NumPy pads the header for a growing first axis
+        raise RuntimeError(f"the header of images.npy needs {final_bytes} bytes, but {header_bytes} are free")
     return totals
 
 

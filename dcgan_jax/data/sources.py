@@ -42,6 +42,7 @@ from dcgan_jax.data.listing import (
     sort_entries,
 )
 from dcgan_jax.data.tensorflow_import import import_tfds
+from dcgan_jax.places import expand_home
 
 SPLITS = ("train", "valid", "test", "all")  # the first three are codes 0, 1, 2 of CelebA's partition file
 MAX_IMAGE_PIXELS = 80_000_000  # 240 MB as RGB
@@ -93,7 +94,7 @@ def open_source(data: str, split: str = "all") -> Source:
         return _open_drawn(data, rest, split)
     if scheme == "tfds":
         return _open_tfds(data, rest, split)
-    path = Path(data).expanduser()
+    path = Path(expand_home(data))
     if not data or not os.path.exists(path):  # os.path: False, not an error, for impossible names
         given = data or "''"
         raise UserError(f"`data` {given} does not exist: give a folder or .zip of images, a .npy, tfds:NAME or drawn")

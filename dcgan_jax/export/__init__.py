@@ -83,6 +83,7 @@ def export(
     from dcgan_jax.api import load
     from dcgan_jax.arguments import fill_flags
     from dcgan_jax.config import UserError
+    from dcgan_jax.run.numerics import pin_numerics
 
     ask = fill_flags(Export, arguments)
     folder = Path(ask.out)
@@ -97,7 +98,8 @@ def export(
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.mkdir(parents=True)
-        written = _write_folder(gan, partial, ask)
+        with pin_numerics():
+            written = _write_folder(gan, partial, ask)
         os.rename(partial, folder)
     except OSError as fault:
         raise UserError(f"`out` {ask.out}: {fault.strerror or fault}; give a folder that can be written") from None
@@ -127,5 +129,5 @@ def _write_folder(gan: "TrainedGAN", folder: Path, ask: Export) -> Exported:
         np.save(folder / "labels.npy", np.asarray(gan.label_table))
     files.write_json(folder / "config.json", flatten(gan.config))
     found = Exported(folder, written.file, written.file.stat().st_size, comparison, gan.config.nets.compute_dtype)
-    (folder / "README.md").write_text(make_card(gan, ask, written.usage, found))
+    (folder / "README.md").write_text(make_card(gan, ask, written.usage, found), encoding="utf-8")
     return found

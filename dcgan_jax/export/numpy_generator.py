@@ -69,7 +69,9 @@ def load(folder: str | Path) -> Generator:
     from safetensors.numpy import load_file
 
     weights, table = load_file(Path(folder, "generator.safetensors")), Path(folder, "labels.npy")
-    return Generator(weights, json.loads(Path(folder, "config.json").read_text()), np.load(table) if table.exists() else None)
+    return Generator(
+        weights, json.loads(Path(folder, "config.json").read_text(encoding="utf-8")), np.load(table) if table.exists() else None
+    )
 
 
 # ---- Seeds to latents ----

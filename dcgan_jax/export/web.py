@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dcgan_jax.api import TrainedGAN
+from dcgan_jax.command_lines import quote_word
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data import download
 from dcgan_jax.data.cache import get_cache_dir
@@ -55,7 +56,8 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
                 "labels": [] if gan.label_table is None else np.asarray(gan.label_table).tolist(),
                 "directions": _list_sliders(gan),
             }
-        )
+        ),
+        encoding="utf-8",
     )
     usage = f"""A web page that contains the network. Any static host can serve it. To serve it on this machine:
 
@@ -131,7 +133,7 @@ def _list_sliders(gan: TrainedGAN) -> list[dict]:
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(
             f"{file}: holds no directions for this run's latents; run python -m dcgan_jax.explore attributes "
-            f"--run {gan.name} again, or remove the file"
+            f"--run {quote_word(gan.name)} again, or remove the file"
         ) from None
 
 

@@ -10,7 +10,7 @@ from flax.core import unfreeze
 from dcgan_jax.config import Config, Nets
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.pixels import to_uint8
-from dcgan_jax.gan.state import LABELS, GanState
+from dcgan_jax.gan.state import LABELS, GanState, make_key
 
 RECALIBRATION_BATCHES = 8
 RECALIBRATION_BATCH = LABELS // RECALIBRATION_BATCHES
@@ -61,7 +61,7 @@ def select_labels(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | N
 
 def make_seed_latents(nets: Nets) -> Callable[[jax.Array], jax.Array]:
     """Makes f(seeds (B,) uint32) -> (B, latent_dim) float32. Each latent depends on its seed alone."""
-    return jax.vmap(lambda seed: sample_latents(jax.random.key(seed), 1, nets)[0])
+    return jax.vmap(lambda seed: sample_latents(make_key(seed), 1, nets)[0])
 
 
 def make_generate(nets: Nets) -> Callable[..., jax.Array]:

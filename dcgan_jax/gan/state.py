@@ -33,6 +33,12 @@ class GanState(struct.PyTreeNode):
 
 
 LABELS = 1024  # rows of `labels`
+PRNG = "threefry2x32"  # not JAX's default, which a variable of the shell can change
+
+
+def make_key(seed: int | jax.Array) -> jax.Array:
+    """Makes the PRNG key of a seed, 0 to 2**32 - 1. All random numbers of the networks come from such keys."""
+    return jax.random.key(seed, impl=PRNG)
 
 
 def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> GanState:
@@ -40,7 +46,7 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
 
     labels: (LABELS, A) of 0 and 1, a random sample of the training labels. If None, a conditional recipe gets zeros.
     """
-    key, g_key, d_key = jax.random.split(jax.random.key(config.run.seed), 3)
+    key, g_key, d_key = jax.random.split(make_key(config.run.seed), 3)
     nets = config.nets
     if nets.condition and labels is None:
         labels = jnp.zeros((LABELS, len(nets.conditions)), jnp.uint8)

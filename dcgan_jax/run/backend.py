@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import hashlib
+import logging
+import os
 import platform
 import warnings
 from collections.abc import Callable, Generator
@@ -14,7 +16,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
+from dcgan_jax.places import expand_home, get_home
 from dcgan_jax.run.checkpoints import silence_orbax
+from dcgan_jax.run.numerics import pin_numerics
 from dcgan_jax.run.xla_flags import disable_wrong_reductions
 
 # glibc's mallopt numbers, from malloc.h.
@@ -36,6 +40,8 @@ def start_backend(cache: Path) -> None:
     _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
+    _give_matplotlib_a_folder(cache)
+    _UNTIL_EXIT.enter_context(pin_numerics())
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
 
@@ -55,7 +61,7 @@ def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
     if debug:
         settings |= {"jax_debug_key_reuse": True, "jax_check_tracer_leaks": True}
     before = {name: jax.config.values[name] for name in settings}
-    with warnings.catch_warnings():
+    with pin_numerics(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=CACHE_WARNING)
         try:
             for name, value in settings.items():
@@ -73,8 +79,9 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     # Without async dispatch, steps run in this thread and use malloc's main arena, which keeps its memory. Arenas of other
     # threads are too small for a step and map new memory each time. On a CPU, async dispatch has nothing to overlap with.
     settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
-    if jax.config.values["jax_compilation_cache_dir"]:  # set by the user
-        return settings
+    own = jax.config.values["jax_compilation_cache_dir"]  # set by the user
+    if own:
+        return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
     programs = cache / "programs" / _hash_machine()
     try:
         programs.mkdir(parents=True, exist_ok=True)
@@ -99,6 +106,14 @@ def _remove_unfinished(programs: Path) -> None:
         return  # such a program is compiled again in each process
 
 
+def _give_matplotlib_a_folder(cache: Path) -> None:
+    # It keeps a list of fonts in the home folder, and prints two warnings where it cannot.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    home = get_home()
+    if home is None or not os.access(home, os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+
+
 def _keep_memory() -> None:
     # By default glibc returns large blocks to the kernel when they are freed, which is after every step. The kernel then clears
     # each page again. This takes a quarter of the time of a small step (docs/speed.md).
@@ -113,7 +128,7 @@ def _keep_memory() -> None:
 def _hash_machine() -> str:
     # A program compiled for one CPU can crash on another, and several machines may share a home folder.
     try:
-        facts = Path("/proc/cpuinfo").read_text()
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
     except OSError:
         facts = platform.processor()

@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from dcgan_jax import terminal
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import distributed
@@ -28,6 +29,7 @@ from dcgan_jax.run.checksums import (
     describe_reason,
     digest_json,
     digest_leaf,
+    is_disk_fault,
     read_digests,
     reraise_machine_fault,
     seal_files,
@@ -132,13 +134,14 @@ class Checkpoints:
     def _raise_save_error(self, step: int | str, fault: Exception) -> NoReturn:
         for partial in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # frees space on a full disk
-        raise UserError(
-            f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}. Free disk space "
-            "or make the folder writable, then run the same command again"
-        ) from None
+        about = f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}"
+        if not is_disk_fault(fault):  # another fault: say no more than is known
+            raise UserError(f"{about}. Run the same command again; if it fails again, give another `workdir`") from fault
+        remedy = "Free disk space or make the folder writable, then run the same command again"
+        raise UserError(f"{about}. {remedy}") from None
 
 
-def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = print) -> tuple[int, GanState] | None:
+def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = terminal.say) -> tuple[int, GanState] | None:
     """Restores the newest intact checkpoint: (step, state), or None if there is no checkpoint. Call it in all processes.
 
     Broken newer checkpoints are moved to `broken-checkpoints`, each with a warning.
@@ -187,7 +190,7 @@ def restore(path: Path, like: GanState) -> GanState:
 
 
 def restore_generator(
-    run: Path, shapes: GanState, step: int | None = None, say: Callable[[str], None] = print
+    run: Path, shapes: GanState, step: int | None = None, say: Callable[[str], None] = terminal.say
 ) -> tuple[int, dict, dict, np.ndarray | None]:
     """Restores only what sampling needs: (step, ema_params, ema_stats, labels), of the newest intact checkpoint or of `step`.
 

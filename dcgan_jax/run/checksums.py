@@ -82,7 +82,9 @@ def seal_files(path: Path) -> None:
     if not (path / FILES).exists():
         files.write_json(path / FILES, hash_files(path))
     for place in [path, *path.rglob("*"), path.parent]:
-        opened = os.open(place, os.O_RDONLY)
+        if os.name == "nt" and place.is_dir():  # Windows opens no folders, and flushes only files that may be written
+            continue
+        opened = os.open(place, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(opened)
         except OSError as fault:
@@ -162,6 +164,11 @@ def reraise_machine_fault(fault: Exception) -> None:
     code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore puts it into the text of a ValueError
     if code and int(code[1]) in NOT_NOW:
         raise OSError(int(code[1]), describe_reason(fault)) from None
+
+
+def is_disk_fault(fault: BaseException) -> bool:
+    """Whether the operating system refused an operation on a file. TensorStore raises it as a ValueError with a code."""
+    return isinstance(fault, OSError) or "os_error_code=" in str(fault)
 
 
 def describe_reason(fault: BaseException) -> str:

@@ -5,15 +5,15 @@ import json
 import math
 import os
 import secrets
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
+from dcgan_jax import terminal
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.files import atomic_write, write_json
 from dcgan_jax.gan.metrics import SUMMARY
@@ -54,7 +54,7 @@ class Logs:
         self.every_steps, self.images_per_step, self.image_count = every_steps, images_per_step, image_count
         self.total, self.tensorboard = total, tensorboard
         self.wandb = _Wandb(run, wandb, settings) if wandb and not silent else None  # first, because it may raise
-        self.terminal = sys.stderr.isatty() and not silent
+        self.terminal = terminal.is_terminal() and not silent
         self._open(start)
 
     def _open(self, start: int) -> None:
@@ -63,7 +63,12 @@ class Logs:
         self.lines = None if self.silent else self._open_lines(start)
         self.events = _Events(self.file.parent, start) if self.tensorboard and not self.silent else None
         self.bar = tqdm(
-            total=self.total, initial=start, unit="step", dynamic_ncols=True, file=sys.stderr, disable=not self.terminal
+            total=self.total,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            file=terminal.get_stream("stderr"),
+            disable=not self.terminal,
         )
         self.shown_kinds: list[str] = []  # kinds of warnings that the progress bar shows
         self.last_line_s = time.monotonic()
@@ -124,9 +129,8 @@ class Logs:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
         if not self.silent:
-            with self._ignore_closed_stream("stdout"):
-                tqdm.write(line, file=sys.stdout)
-                sys.stdout.flush()
+            with tqdm.external_write_mode(file=terminal.get_stream("stdout")):
+                terminal.say(line)
 
     def flush(self) -> None:
         """Flushes the logs to disk. Call it before the checkpoint of the same step is saved."""
@@ -146,18 +150,7 @@ class Logs:
         for file in filter(None, (self.lines, self.events)):
             with contextlib.suppress(OSError):
                 file.close()
-        with self._ignore_closed_stream("stderr"):
-            self.bar.close()
-
-    @contextlib.contextmanager
-    def _ignore_closed_stream(self, stream: str) -> Generator[None]:
-        # A closed terminal, or a full disk that receives the output, must not end a run. It continues without output.
-        try:
-            yield
-        except OSError:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - Python also flushes it at exit
-            if stream == "stderr":
-                self.terminal, self.bar.disable = False, True
+        self.bar.close()
 
     def _to_wandb(self, act: Callable[["_Wandb"], None]) -> None:
         if not self.wandb:
@@ -174,9 +167,8 @@ class Logs:
         shown = "".join(f"[{kind}]  " for kind in self.shown_kinds)
         shown += f"epoch {epoch:.2f}  {speed}  {SUMMARY.format_map(values)}"
         if self.terminal:
-            with self._ignore_closed_stream("stderr"):
-                self.bar.set_postfix_str(shown, refresh=False)
-                self.bar.update(len(steps))
+            self.bar.set_postfix_str(shown, refresh=False)
+            self.bar.update(len(steps))
         elif now - self.last_line_s >= PLAIN_LINE_EVERY_S or steps.stop == self.total:
             self.last_line_s = now
             left = f"  {(self.total - steps.stop) * self.images_per_step / images_per_s:.0f} s left" if images_per_s else ""
@@ -190,7 +182,7 @@ class Logs:
 
     def _open_lines(self, start: int) -> TextIO:
         kept, last, first_broken = [], 0, 0
-        with contextlib.suppress(FileNotFoundError), self.file.open(errors="replace") as lines:
+        with contextlib.suppress(FileNotFoundError), self.file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(_iterate_lines(lines), 1):
                 row = _parse_row(line)
                 if row is None or not line.endswith("\n"):
@@ -204,8 +196,8 @@ class Logs:
                     self._add(row)
                     last = row["step"]
         with atomic_write(self.file) as partial:
-            partial.write_text("".join(kept))
-        return self.file.open("a")
+            partial.write_text("".join(kept), encoding="utf-8")
+        return self.file.open("a", encoding="utf-8")
 
 
 class _Events:
@@ -288,7 +280,7 @@ def _read_rows(run: Path) -> Iterator[dict]:
     file = run / "metrics.jsonl"
     if not os.path.exists(file):
         return
-    with file.open(errors="replace") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(_iterate_lines(lines), 1):
             row = _parse_row(line)
             if row is None:

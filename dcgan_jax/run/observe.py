@@ -5,6 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dcgan_jax import terminal
+from dcgan_jax.command_lines import format_start
 from dcgan_jax.data.checks import find_data_warnings
 from dcgan_jax.gan.sampling import sample_images
 from dcgan_jax.gan.state import GanState
@@ -27,7 +29,8 @@ def show_save(session: Session, step: int, state: GanState, is_scored: bool) -> 
     Raises: UserError if another process has taken over the run.
     """
     plan, logs = session.plan, session.logs
-    assert session.process, "called in a process other than the first"
+    if not session.process:
+        raise RuntimeError("called in a process other than the first")
     workdir.check_ownership(plan.path, session.process)
     generator, discriminator = jax.device_get(((state.ema_params, state.ema_stats), (state.d_params, state.d_stats)))
     grid = _save_samples(session, step, generator)
@@ -88,9 +91,9 @@ def print_complete(plan: Plan, step: int) -> None:
     """Prints that the run was already complete, and how to train it longer."""
     more = "give a larger --steps, --epochs or --kimg"
     if plan.config.optimizer.lr_decay != "none":
-        more = f"its learning rate has decayed to 0: give another --name, and --start {plan.path}"
+        more = f"its learning rate has decayed to 0: add {format_start(plan.config, str(plan.path))}"
     if distributed.is_first_process():
-        print(f"{plan.path} is complete: step {step} of {plan.total_steps}. More: {more}")
+        terminal.say(f"{plan.path} is complete: step {step} of {plan.total_steps}. More: {more}")
 
 
 def say_end(session: Session, step: int) -> None:

@@ -174,7 +174,7 @@ class OnlineScorer:
             "size": self.config.nets.size,
             "seconds": round(self.last_s, 1),
         }
-        with (self.run / FILE).open("a") as lines:
+        with (self.run / FILE).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
@@ -189,7 +189,7 @@ def read_score_lines(run: Path) -> list[dict]:
     if not os.path.isfile(run / FILE):
         return []
     found = []
-    with (run / FILE).open(errors="replace") as lines:
+    with (run / FILE).open(encoding="utf-8", errors="replace") as lines:
         for text in iter(lambda: lines.readline(MAX_SCORE_LINE), ""):
             try:
                 line = json.loads(text)

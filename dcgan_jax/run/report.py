@@ -1,13 +1,13 @@
 """Renders report.html: one run, or several side by side, in a single file that needs no server and no network."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dcgan_jax.command_lines import format_training_command
 from dcgan_jax.config import Config, flatten, make_printable
 from dcgan_jax.data.file_kinds import describe_ignored
 from dcgan_jax.files import atomic_write
@@ -54,7 +54,7 @@ class RunFacts(NamedTuple):
 def save_report(run: RunFacts) -> None:
     """Writes the run's own report.html, whole or not at all."""
     with atomic_write(run.folder / "report.html") as partial:
-        partial.write_text(render_page([run]))
+        partial.write_text(render_page([run]), encoding="utf-8")
 
 
 def render_page(runs: Sequence[RunFacts]) -> str:
@@ -83,7 +83,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 <meta name=color-scheme content='light dark'>
 <title>{escape(title)}</title>
 <style>
-{here.with_name("report.css").read_text()}</style>
+{here.with_name("report.css").read_text(encoding="utf-8")}</style>
 <main>
 {body}
 </main>
@@ -92,7 +92,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 <canvas></canvas><p></p></dialog>
 <script type=application/json id=data>{script_data}</script>
 <script>
-{here.with_name("report.js").read_text()}</script>
+{here.with_name("report.js").read_text(encoding="utf-8")}</script>
 </html>
 """
 
@@ -103,12 +103,7 @@ def render_page(runs: Sequence[RunFacts]) -> str:
 def _render_run(run: RunFacts) -> str:
     reals = fit_images([run.folder / "reals.png"], run.config.nets.size, IMAGES_BYTES // 6)[1][0]
     environment = _summarise_environment(run.folder)
-    program, *flags = map(str, environment.pop("command") or [""])
-    # In a notebook the program is the notebook's own.
-    is_command = Path(program).name in ("train.py", "dcgan-train")
-    command = (
-        shlex.join(["python", "-m", "dcgan_jax.train", *flags]) if is_command else "dcgan_jax.train.train, called from Python"
-    )
+    command = format_training_command(run.config)  # not the process's own arguments, which in a notebook are the kernel's
     preset = run.config.run.preset
     changed_settings = render_table(
         [(name, was, now) for name, (was, now) in run.changed_settings.items()], ("setting", f"preset {preset}", "this run")
@@ -195,9 +190,7 @@ def _summarise_environment(run: Path) -> dict:
     environment = read_environment(run)
     packages = environment.get("packages")
     versions = ", ".join(f"{name} {version}" for name, version in packages.items()) if isinstance(packages, dict) else ""
-    command = environment.get("command")
     return {
-        "command": command if isinstance(command, list) else [],
         "packages": versions,
         **{name: environment[name] for name in ("devices", "python", "platform", "commit") if environment.get(name)},
     }

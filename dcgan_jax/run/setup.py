@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax import config as configuration
+from dcgan_jax import terminal
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import MAX_STEPS, Config, Nets, UserError
 from dcgan_jax.config_rules import check_config
@@ -191,7 +192,7 @@ def _make_low_resolution(plan: Plan) -> Config:
 # ---- The state ----
 
 
-def restore_state(plan: Plan, say: Callable[[str], None] = print) -> tuple[int, GanState | None]:
+def restore_state(plan: Plan, say: Callable[[str], None] = terminal.say) -> tuple[int, GanState | None]:
     """Restores the newest intact checkpoint: (step, state), or (0, None) if there is no checkpoint.
 
     say: called with a warning for each broken checkpoint.

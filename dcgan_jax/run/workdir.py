@@ -18,18 +18,22 @@ import filelock
 
 from dcgan_jax import config as configuration
 from dcgan_jax import files
+from dcgan_jax.command_lines import format_flag, format_start, format_training_command, join_words
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.checks import CHECKED_FACTS
 from dcgan_jax.data.pack import find_changed_labels
 from dcgan_jax.files import write_json
+from dcgan_jax.places import check_encodable
 from dcgan_jax.run import distributed
 
 LOCK, MARKER = "lock", "lock.owner"
 LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
+MOST_SHOWN = 4  # differing settings in a message
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Files that claim_folder creates, in this order. A folder with config.json is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
+COMPILER_VARIABLES = ("JAX_", "XLA_")  # beginnings of names; JAX's own settings are pinned (numerics.py), XLA's are not
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
 
 
@@ -43,6 +47,7 @@ def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseF
     it, or if the folder cannot be written.
     """
     path = get_run_path(config)
+    check_encodable(os.path.abspath(path))
     try:
         _check_run(path, config, data_facts)
         (path / "samples").mkdir(parents=True, exist_ok=True)
@@ -151,6 +156,7 @@ def read_environment(path: Path) -> dict:
 def read_config(path: Path) -> Config:
     """Reads the config of the run at path. Raises: UserError if path is not a run, or its config.json cannot be read."""
     file = path / "config.json"
+    check_encodable(os.path.abspath(path))
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
         runs = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
         raise UserError(
@@ -218,13 +224,15 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
     resumable = configuration.list_resumable_fields(config)
     differing = [name for name in now if name not in resumable and now[name] != before[name]]
     if differing:
-        fields = ", ".join(f"{name} was {before[name]}, is now {now[name]}" for name in differing[:4])
-        flags = " ".join(_format_argument(name, before[name]) for name in differing[:4])
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        why = f" (the learning rate decays over the length, so it is fixed: start a longer run from this one with `start` {path})"
+        shown = ", ".join(f"{name} was {_show(before[name])}, is now {_show(now[name])}" for name in differing[:MOST_SHOWN])
+        shown += f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
+        shown += (
+            " (the learning rate decays over the length, so it is fixed)" if set(configuration.LENGTHS) & set(differing) else ""
+        )
+        remedy = _format_resume(config, differing, before)
         raise UserError(
-            f"{path} was started with other settings: {fields}{more}. Resume it with {flags}{more}, give another `name`, or "
-            f"move it away{why if set(configuration.LENGTHS) & set(differing) else ''}{_propose_start(path, config, differing)}"
+            f"{path} was started with other settings: {shown}. Resume it with {remedy}, give another `name`, or move it "
+            f"away{_propose_start(path, config, differing)}"
         )
     trained_on = read_data_facts(path)
     if not is_same_data(trained_on, data_facts):
@@ -250,8 +258,25 @@ def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) 
     return f". To train on from its weights, add `name` NEW `start` {shlex.quote(str(path))}{ungrown}"
 
 
-def _format_argument(name: str, value: object) -> str:
-    return f"`{name}` {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+def _show(value: object) -> object:
+    return "empty" if value in ("", ()) else value
+
+
+def _format_resume(config: Config, differing: list[str], before: dict) -> str:
+    """Formats the flags that undo the differences; for many, the whole command."""
+    undone = {name: before[name] for name in differing}
+    if len(differing) > MOST_SHOWN:
+        return format_training_command(configuration.replace(config, **undone))
+    return join_words(word for name, value in undone.items() for word in format_flag(name, value))
+
+
+def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
+    """Proposes a new run with the weights of this one, where that is possible: the networks are equal and it has a checkpoint."""
+    same = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
+    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in same for name in differing)
+    if has_other_networks or not any(path.glob("checkpoints/[0-9]*")):
+        return ""
+    return f". To train on from its weights, add {format_start(config, str(path))}"
 
 
 def _list_packages() -> dict[str, str]:
@@ -273,6 +298,7 @@ def _describe_environment() -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": distributed.describe_devices(),
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(COMPILER_VARIABLES)},
         "packages": _list_packages(),
         "commit": _describe_commit(),
     }
@@ -285,7 +311,12 @@ def _describe_commit() -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):  # without git the commit stays unknown
         return None

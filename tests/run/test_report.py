@@ -42,22 +42,23 @@ def test_page_has_settings_warnings_and_images(tmp_path):
 
 
 def test_page_quotes_the_command_for_the_shell(tmp_path):
-    run = make_run_facts(tmp_path)
+    """The command comes from the settings: in a notebook the process's own arguments are the kernel's."""
+    run = make_run_facts(tmp_path, config=replace(ARTICLE, name="article", data="my faces", epochs=None, kimg=None, steps=3))
     (tmp_path / "environment.json").write_text(
         json.dumps(
-            {"command": ["/a/train.py", "--data", "my faces"], "packages": {"jax": "1.2"}, "devices": "1 x cpu", "python": "3.11"}
+            {"command": ["/x/ipykernel_launcher.py", "-f", "kernel.json"], "packages": {"jax": "1.2"}, "devices": "1 x cpu"}
         )
     )
     text = render_page([run])
-    assert "<code>python -m dcgan_jax.train --data &#x27;my faces&#x27;</code>" in text
-    assert "jax 1.2" in text and "1 x cpu" in text
+    assert "<code>python -m dcgan_jax.train --steps 3 --data &#x27;my faces&#x27;" in text
+    assert "kernel.json" not in text and "jax 1.2" in text and "1 x cpu" in text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"command": 3, "packages": [1]}', '{"command": []}'])
 def test_foreign_environment_file_is_skipped(tmp_path, content):
     run = make_run_facts(tmp_path)
     (tmp_path / "environment.json").write_text(content)
-    assert "called from Python" in render_page([run])
+    assert "python -m dcgan_jax.train" in render_page([run])
 
 
 def test_page_loads_nothing_from_the_network(tmp_path):
@@ -140,13 +141,6 @@ def test_non_finite_numbers_are_no_points(tmp_path, value):
     metrics = {"step": [*range(1, 1001)], "__proto__": [value] * 999 + [1.0], "g_loss": [1.0] * 1000}
     curves = read_page_data(render_page([make_run_facts(tmp_path, metrics=metrics)]))["runs"][0]["curves"]
     assert curves["__proto__"][1] == [1.0] and len(curves["g_loss"][1]) == POINTS
-
-
-def test_page_of_a_notebook_run_shows_no_kernel_command(tmp_path):
-    run = make_run_facts(tmp_path)
-    (tmp_path / "environment.json").write_text(json.dumps({"command": ["/x/ipykernel_launcher.py", "-f", "kernel.json"]}))
-    text = render_page([run])
-    assert "kernel.json" not in text and "called from Python" in text
 
 
 def test_line_without_a_number_is_no_point_of_its_curve(tmp_path):

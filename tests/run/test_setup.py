@@ -37,7 +37,7 @@ def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
     ours, theirs = toy_run.read_state(run, 4), toy_run.read_state(tmp_path / "other", 4)
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
     assert f"{run} is complete: step 4 of 4" in run_command(*command, "--epochs", 0.8).out
-    assert "steps was 4, is now 8. Resume it with --steps 4" in get_refusal(*command, "--epochs", 1.6)
+    assert "so it is fixed). Resume it with --steps 4" in get_refusal(*command, "--epochs", 1.6)
 
 
 def test_impossible_score_is_named_before_any_step(tmp_path):

@@ -395,9 +395,11 @@ def test_foreign_environment_is_printable_and_short(tmp_path):
 
 
 def test_decaying_run_keeps_its_length(tmp_path):
-    open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
+    run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
+    (run / "checkpoints" / "5").mkdir(parents=True)
     message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
-    assert "steps was 100, is now 200. Resume it with --steps 100" in message and f"--start {tmp_path}" in message
+    assert "steps was 100, is now 200 (the learning rate decays" in message and "Resume it with --steps 100," in message
+    assert message.endswith(f"To train on from its weights, add --name NEW --start {run}")
     open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
 
 
