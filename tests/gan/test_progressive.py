@@ -82,7 +82,7 @@ def test_progressive_g_gives_the_same_images_enlarged(way, which):
     grown = np.asarray(after)[:, 2:-2, 2:-2].reshape(256, -1)
     assert np.median([np.corrcoef(one, other)[0, 1] for one, other in zip(expected, grown, strict=True)]) > 0.8
     means = np.asarray(before)[:, 1:-1, 1:-1].mean((1, 2)), np.asarray(after)[:, 2:-2, 2:-2].mean((1, 2))
-    # Interpolation keeps mean colours, so they show a wrong scale: without the slope of leaky ReLU they are 1.2 times as far apart.
+    # Interpolation keeps mean colours, so they show a wrong scale: 1.2 times as far apart without the slope of leaky ReLU.
     assert_lines_up(*means, tolerance=0.06)
 
 
