@@ -31,7 +31,8 @@ class FeatureNetwork(NamedTuple):
             some = images[start : start + IMAGES_PER_CALL]
             padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # a constant shape: one compiled program
             padded[: len(some)] = some  # repeats the channel of grey images
-            found = np.asarray(self.function(padded))
+            with jax.default_matmul_precision("highest"):  # that of GPUs and TPUs is lower, and features must not depend on them
+                found = np.asarray(self.function(padded))
             if found.ndim != 2 or len(found) != IMAGES_PER_CALL or not np.issubdtype(found.dtype, np.floating):
                 raise UserError(
                     f"{self.name}: returned {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must return "

@@ -103,10 +103,11 @@ def open_real_images(sets: list[ImageSet], data: str, split: Split | None, crop:
         size, channels = sets[0].shape
         return pack_images(open_source(data, split or "all"), size=size, channels=channels, crop=crop or "centre")
     cropped = next((one for one in sets if one.crop), run)
-    used = cropped.crop or (None if data else run.config.data.crop)  # drawn images have no crop to compare
-    if crop and used and crop != used:
+    if crop and cropped.crop and crop != cropped.crop:
         raise UserError(
-            f"`crop` {crop}: the training images of {cropped.name} have the crop {used}, and scores of other crops do not "
+            f"`crop` {crop}: the images of {cropped.name} have the crop {cropped.crop}, and scores of other crops do not "
             "compare; leave out `crop`"
         )
+    if not (data or cropped.crop) and crop not in (None, run.config.data.crop):
+        raise UserError(f"`crop` {crop}: {run.name} was trained on drawn faces, which are not cropped; leave out `crop`")
     return open_training_images(Path(run.name), run.config, data, split, crop or cropped.crop)

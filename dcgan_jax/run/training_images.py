@@ -47,4 +47,4 @@ def find_used_crop(run: Path, config: Config) -> Crop | None:
 
 def _is_same_place(data: str, other: str) -> bool:
     """Whether two values of `data` name the same file, folder or set."""
-    return data == other or os.path.realpath(os.path.expanduser(data)) == os.path.realpath(os.path.expanduser(other))
+    return data == other or os.path.abspath(os.path.expanduser(data)) == os.path.abspath(os.path.expanduser(other))

@@ -61,3 +61,13 @@ def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
 def test_invalid_own_network_is_one_line(run, net, tmp_path, monkeypatch, place, says):
     monkeypatch.chdir(tmp_path)
     assert says in get_refusal(evaluate, "--run", run, "--count", 20, "--features", place)
+
+
+def test_own_jax_function_runs_at_the_highest_precision(tmp_path):
+    """GPUs and TPUs compute with fewer bits by default. The FID Inception asks by itself (tests/quality/test_inception.py)."""
+    (tmp_path / "net.py").write_text(
+        "import jax, numpy\ndef f(images):\n    precision = jax.config.jax_default_matmul_precision\n"
+        "    return numpy.full((len(images), 1), float(precision == 'highest'))\n"
+    )
+    network = feature_nets.open_feature_network(f"{tmp_path / 'net.py'}:f", "features")
+    assert network.features(np.zeros((2, 16, 16, 3), np.uint8)).all()
