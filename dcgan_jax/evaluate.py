@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from dcgan_jax import cli
 from dcgan_jax.arguments import fill_flags
 from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
-from dcgan_jax.data.batches import permute_epoch
 from dcgan_jax.data.cache import get_cache_dir, get_user_cache_dir
 from dcgan_jax.places import expand_home
-from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets
+from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets, workdir
 from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
 from dcgan_jax.run.numerics import find_devices, pin_numerics
+from dcgan_jax.run.random_choices import choose_real
 
 FEWEST = 12  # images for a score by features: each half of the real ones needs more than 5 neighbours
 
@@ -42,15 +40,15 @@ class Evaluate:
     against: str = ""
     """another run, or other images, to score as well; with --repeats it says whether the difference is more than noise"""
     data: str = ""
-    """real images; empty: the images the run was trained on"""
+    """real images; empty: the images the run was trained on, or the run to score as well"""
     split: Split | None = None
     """split of a partitioned set; none: the run's own split of its own images, all of other images"""
     crop: Crop | None = None
-    """crop of each real image; none: as the run was trained, the centre for images"""
+    """crop of each real image; none: as a run's training images, which decide it, else the centre"""
     count: int = 5000
-    """images of each set; scores compare only at equal counts"""
+    """images of each set; scores compare only at equal counts. Of a larger set they are chosen at random"""
     seed: int = 0
-    """first seed of the samples, and the seed of the score's random choices"""
+    """first seed of the samples, and the seed of all random choices"""
     repeats: int = 1
     """number of scores, each with --count other seeds or images; 2 or more give a confidence interval"""
     step: int | Literal["best"] | None = None
@@ -123,10 +121,10 @@ def evaluate(
     find_devices()
     networks = _open_networks(ask)
     sets = _open_image_sets(ask)
-    real = image_sets.open_real_images(sets[0], ask.data, ask.split, ask.crop)
+    _check_comparable(sets)
+    real = image_sets.open_real_images(sets, ask.data, ask.split, ask.crop)
     _check_sets(ask, sets, len(real.images), real.index["source"]["name"])
-    # A random choice, the same for one count: the images may be sorted by person or class.
-    chosen = np.sort(permute_epoch(ask.seed, ask.count, len(real.images))[: ask.count])
+    chosen = choose_real(ask.seed, len(real.images), ask.count)
     of = Comparison(real, chosen, networks, ask.count, ask.seed, ask.infinity)
     scores = _compute_scores(of, sets, ask.repeats, say)
     intervals, differences = evaluation.compute_intervals(scores), evaluation.compute_differences(scores)
@@ -160,8 +158,7 @@ def _compute_scores(of: Comparison, sets: list[ImageSet], repeats: int, say: Cal
     scores = []
     for images in sets:
         for repeat in range(repeats):
-            first = of.seed + repeat * of.count
-            for score in _iterate_scores(of, images, first):
+            for score in _iterate_scores(of, images, images.first + repeat * of.count):
                 say(f"{score.name}: {text.describe_score(score)}")
                 scores.append(score)
     return scores
@@ -215,17 +212,33 @@ def _open_image_sets(ask: Evaluate) -> list[ImageSet]:
     places = [place for place in (ask.run, ask.against) if place]
     runs = {place: image_sets.open_run_samples(place, ask.step, ask.seed) for place in places if image_sets.is_run(place)}
     channels = next(iter(runs.values())).shape[1] if runs else 3
-    return [runs.get(place) or image_sets.open_images(place, channels, ask.seed) for place in places]
+    return [runs.get(place) or image_sets.open_images(place, channels, ask.count, ask.seed) for place in places]
+
+
+def _check_comparable(sets: list[ImageSet]) -> None:
+    """Raises: UserError for images of other sizes, channels or crops."""
+    first, *others = sets
+    for other in others:
+        if other.shape != first.shape:
+            sizes = " and ".join("{0} x {0} x {1}".format(*one.shape) for one in (other, first))
+            raise UserError(
+                f"`against` {other.name}: its images and those of {first.name} are {sizes} pixels, so that scores do not compare"
+            )
+        if other.crop and first.crop and other.crop != first.crop and not _share_pixels(first, other):
+            raise UserError(
+                f"`against` {other.name}: its training images have the crop {other.crop}, those of {first.name} the crop "
+                f"{first.crop}, so that scores do not compare"
+            )
+
+
+def _share_pixels(one: ImageSet, other: ImageSet) -> bool:
+    """Whether two runs were trained on equal images. Then their crops had the same effect: square images are not cropped."""
+    return workdir.is_same_data(*(workdir.read_data_facts(Path(run.name)) for run in (one, other)))
 
 
 def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name: str) -> None:
-    """Raises: UserError for images that do not compare, and for too few images."""
+    """Raises: UserError for too few images, and for questions that need a run."""
     for images in sets:
-        crops = {one.config.data.crop for one in (images, sets[0]) if one.config}
-        if images.shape != sets[0].shape or len(crops) > 1:
-            raise UserError(
-                f"`against` {images.name}: size, channels or crop differ from {sets[0].name}, so that scores do not compare"
-            )
         if images.most < ask.count * ask.repeats:
             raise UserError(f"`count` {ask.count} `repeats` {ask.repeats}: {images.name} has {images.most} images")
     if real_count < ask.count:

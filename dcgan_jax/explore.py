@@ -99,7 +99,7 @@ class InvertFlags(ExploreFlags):
     """Finds the latent whose face is nearest to a photo, by gradient descent from several starts."""
 
     photo: str = ""
-    """an image file; it is cropped as the training images were"""
+    """an image file; a square is not cropped, another image is cropped as the training images were"""
     starts: int = 8
     """number of starts of the descent: the latents of seeds 0, 1 and so on"""
     iterations: int = 300

@@ -70,10 +70,10 @@ class Decoded(NamedTuple):
     upscaled: int  # number of images that were smaller than S
 
 
-def decode_images(source: Source, positions: range, size: int, channels: int, crop: str) -> Decoded:
+def decode_images(source: Source, positions: range, size: int, channels: int, crop: str, keep_squares: bool = False) -> Decoded:
     """Decodes, crops and resizes the images at some positions of a source.
 
-    Args: size: S; channels: C, 1 or 3; crop: a key of CROPS.
+    Args: size: S; channels: C, 1 or 3; crop: a key of CROPS; keep_squares: do not crop square images.
     Thread-safe. PIL and NumPy release the GIL during the slow operations.
     """
     if source.draw:
@@ -94,7 +94,8 @@ def decode_images(source: Source, positions: range, size: int, channels: int, cr
             except Exception as error:  # noqa: BLE001 - for a broken file zipfile and PIL raise many types
                 bad.append((source.label(position), make_printable(str(error) or type(error).__name__, 200)))
                 continue
-            box = CROPS[crop](*image.size, size)
+            is_kept = keep_squares and image.width == image.height
+            box = CROPS["squash" if is_kept else crop](*image.size, size)
             upscaled += min(box[2] - box[0], box[3] - box[1]) < size
             # PIL's bilinear filter gets wider when it reduces an image, so it does not alias.
             small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
@@ -134,7 +135,7 @@ def measure_square_side(source: Source) -> int:
 
 
 def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.ndarray:
-    """Decodes one file like the images of a pack: (S, S, C) uint8. Raises: UserError."""
+    """Decodes one file like the images of a pack, but does not crop a square: (S, S, C) uint8. Raises: UserError."""
     path = Path(expand_home(photo))
     if not photo or not os.path.isfile(path):
         raise UserError(f"`photo` {photo or repr('')}: not a file; give the path of an image")
@@ -149,7 +150,7 @@ def decode_image_file(photo: str, size: int, channels: int, crop: str) -> np.nda
         size_bytes=lambda position: path.stat().st_size,
     )
     with hide_pillow_messages():
-        decoded = decode_images(source, range(1), size, channels, crop)
+        decoded = decode_images(source, range(1), size, channels, crop, keep_squares=True)
     if decoded.bad:
         raise UserError(f"`photo` {photo}: {decoded.bad[0][1]}; give an image")
     return decoded.pixels[0]

@@ -14,6 +14,7 @@ from dcgan_jax.explorations.checks import Condition, check_whole, make_title
 from dcgan_jax.explorations.results import Inversion
 from dcgan_jax.gan import latents
 from dcgan_jax.gan.inversion import make_inversion
+from dcgan_jax.run.training_images import find_used_crop
 
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
@@ -24,15 +25,16 @@ def invert(
 ) -> Inversion:
     """Finds the latents whose samples are nearest to a photo, by gradient descent from several starts.
 
-    Args: photo, an image file, which is cropped as the training images were; starts, number of starts, which are the latents of
-        seeds 0, 1 and so on; iterations, gradient steps from each.
+    Args: photo, an image file: a square is not cropped, another image is cropped as the training images were; starts, number of
+        starts, which are the latents of seeds 0, 1 and so on; iterations, gradient steps from each.
     Raises: UserError.
     """
     check_whole(starts=starts, iterations=iterations)
     if not 0 < starts <= 1024 or not 0 < iterations <= 100_000:
         raise UserError(f"`starts` {starts} `iterations` {iterations}: give 1 to 1,024 starts and 1 to 100,000 iterations")
     nets, seeds = gan.config.nets, np.arange(starts)
-    image = decode_image_file(str(photo), nets.size, nets.channels, gan.config.data.crop)
+    crop = find_used_crop(Path(gan.name), gan.config) or "centre"  # drawn images have no crop
+    image = decode_image_file(str(photo), nets.size, nets.channels, crop)
     labels = gan.labels(seeds, condition)
     points, losses, before = _descend(gan, image, seeds, labels, iterations)
     rank = np.argsort(losses, kind="stable")

@@ -91,16 +91,26 @@ def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax
     if decays and config.run.epochs is not None:
         raise ValueError("lr_decay: the number of steps in an epoch is not known here; give the length in steps or kimg")
     steps = count_total_steps(config, 0) if decays else 0
-    halves = 2 if optimizer.updates == "alternating" else 1  # each net is updated every second step, G first
+    steps_per_turn = _count_steps_per_turn(config)
 
     def make_one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
-        updates = max(1, -(-updates_a_step * steps // halves))
-        return make_adam(optimizer, lr, updates, config.images_per_step * halves / updates_a_step)
+        updates = max(1, -(-updates_a_step * steps // steps_per_turn))
+        return make_adam(optimizer, lr, updates, count_images_per_update(config, updates_a_step))
 
     return (
         make_one(optimizer.lr, optimizer.g_steps),
         make_one(optimizer.lr if optimizer.d_lr is None else optimizer.d_lr, optimizer.d_steps),
     )
+
+
+def count_images_per_update(config: Config, updates_a_step: int) -> float:
+    """Counts the real images from one update of a network to its next. updates_a_step: `d_steps` or `g_steps`."""
+    return config.images_per_step * _count_steps_per_turn(config) / updates_a_step
+
+
+def _count_steps_per_turn(config: Config) -> int:
+    """Counts the steps until a network is updated again: 2 if the networks take turns, G first."""
+    return 2 if config.optimizer.updates == "alternating" else 1
 
 
 def count_parameters(params: dict) -> int:

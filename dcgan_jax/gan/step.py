@@ -19,7 +19,7 @@ from dcgan_jax.gan.augment import adapt_probability, augment
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.pixels import scale_pixels
 from dcgan_jax.gan.sampling import sample_latents
-from dcgan_jax.gan.state import GanState, make_optimizers
+from dcgan_jax.gan.state import GanState, count_images_per_update, make_optimizers
 
 Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
 Keys = dict[str, jax.Array]  # names of the streams below -> key
@@ -51,6 +51,8 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
     def step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         state, metrics = update(parts, state, batch, d_key, g_key)
+        if state.augment_p is not None:  # not the value that D's update computed: alternating updates may have discarded it
+            metrics |= {"augment_p": state.augment_p}
         state = state.replace(step=state.step + 1)
         return state.replace(ema_params=_update_ema(config, state)), metrics
 
@@ -132,7 +134,10 @@ def _update_d_then_g(
 def _update_alternating(
     parts: _Parts, state: GanState, batch: Batch, d_key: jax.Array, g_key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Updates G in even steps (so in step 0) and D in odd steps. Source: docs/published-dcgans.md, section 2.1."""
+    """Updates G in even steps (so in step 0) and D in odd steps. Source: docs/published-dcgans.md, section 2.1.
+
+    The losses, hit rates and gradient norm of the network that is not updated are those of the update that it would have made.
+    """
     # Computes both updates and keeps one. On CPU, XLA's own convolutions are fifteen times slower inside a lax.cond branch.
     d_updated, metrics, real, _, fakes = _update_d(parts, state, batch, d_key)
     before_g = state.replace(g_stats=d_updated.g_stats)
@@ -161,9 +166,10 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     loss = config.loss
     if loss.augment_target > 0:
         assert state.augment_p is not None  # init_state sets it
-        share = config.data.batch_size / (1000 * loss.augment_adapt_kimg)
+        # Images, not updates, so that the probability rises as fast however often D is updated.
+        share = count_images_per_update(config, config.optimizer.d_steps) / (1000 * loss.augment_adapt_kimg)
         augment_p = adapt_probability(state.augment_p, metrics["d_real_hits"], loss.augment_target, share)
-        state, metrics = state.replace(augment_p=augment_p), metrics | {"augment_p": augment_p}
+        state = state.replace(augment_p=augment_p)
     return state, metrics, real, latents, fakes
 
 

@@ -186,7 +186,10 @@ def _conv(layers: Layers, x: jax.Array, name: str, stride: int = 1, same: bool =
     kernel, bias = layers[name]
     rows, columns = kernel.shape[:2]
     padding = [(rows // 2,) * 2, (columns // 2,) * 2] if same else "VALID"
-    x = lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    # The default precision of GPUs and TPUs is lower than float32, and features must not depend on the machine.
+    x = lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST
+    )
     return jax.nn.relu(x + bias.reshape(1, 1, 1, -1))
 
 

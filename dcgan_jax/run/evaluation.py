@@ -18,6 +18,7 @@ from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run import online_score
 from dcgan_jax.run.feature_nets import FeatureNetwork
 from dcgan_jax.run.image_sets import ImageSet
+from dcgan_jax.run.random_choices import choose_kept, split_halves
 
 SHOWN = 12  # samples shown with their nearest training images
 
@@ -31,6 +32,11 @@ class Comparison(NamedTuple):
     count: int  # images from each side
     seed: int  # of the scores' random choices; also the first seed of the samples
     infinity: bool
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Positions, among those of each side, of the images that are used where all would be too many: ascending."""
+        return choose_kept(self.seed, self.count)
 
     @property
     def real_facts(self) -> dict:
@@ -51,21 +57,20 @@ class Score(NamedTuple):
     floor_count: int  # images in each half
     count: int  # images from each side
     some_count: int  # images used for KID, precision, recall, density and coverage, or for patches
-    seeds: range  # of a run's samples; for images, their positions
+    seeds: range  # of a run's samples; for images, their positions in random order
     step: int | None  # the checkpoint's step; None for images
     network: FeatureNetwork | None = None
 
 
 def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Score:
     """Computes the sliced Wasserstein distance x1e3 per pyramid level. It measures texture and shape, not brightness."""
-    some = min(of.count, online_score.MAX_KEPT_FEATURES)  # the patches of more images would take gigabytes
-    real, images = of.real.images[of.chosen[:some]], fake.get(first, some)
-    half = some // 2
+    real, images = of.real.images[of.chosen[of.kept]], fake.get(first + of.kept)  # patches of more would take gigabytes
     values = sliced_wasserstein(real, images, seed=of.seed)
-    floor = sliced_wasserstein(real[0 : 2 * half : 2], real[1 : 2 * half : 2], seed=of.seed)["mean"]
+    one, other = split_halves(of.seed, len(real))
+    floor = sliced_wasserstein(real[one], real[other], seed=of.seed)["mean"]
     seeds = range(first, first + of.count)
     kind, value = "sliced_wasserstein_x1e3", round(values["mean"], 3)
-    return Score(fake.name, kind, value, values, floor, half, of.count, some, seeds, fake.step)
+    return Score(fake.name, kind, value, values, floor, len(one), of.count, len(real), seeds, fake.step)
 
 
 def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, first: int) -> Score:
@@ -73,9 +78,9 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
     Raises: UserError if there are too few images for the distance at infinity.
     """
-    keep = of.count if of.infinity else online_score.MAX_KEPT_FEATURES
+    kept = np.arange(of.count) if of.infinity else of.kept
     images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
-    real = online_score.load_reference(network, images, keep)
+    real = online_score.load_reference(network, images, kept)
     least = scores.count_least_at_infinity(real.some.shape[1])
     if of.infinity and of.count < least:
         raise UserError(
@@ -84,14 +89,13 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
 
     def parts() -> Iterator[np.ndarray]:
         for some in online_score.split_parts(np.arange(of.count)):
-            yield fake.get(first + int(some[0]), len(some))
+            yield fake.get(first + some)
 
-    found = online_score.summarise_features(network, parts(), keep)
-    half = len(real.some) // 2
-    few_real, few_found = (one._replace(some=one.some[: online_score.MAX_KEPT_FEATURES]) for one in (real, found))
+    found = online_score.summarise_features(network, parts(), kept)
+    few_real, few_found = (one._replace(some=one.some[of.kept]) if of.infinity else one for one in (real, found))
     values = online_score.compute_feature_scores(few_real, few_found, of.seed)
-    halves = (scores.compute_moments(real.some[start : 2 * half : 2]) for start in (0, 1))
-    floor = scores.frechet(*halves)
+    halves = split_halves(of.seed, len(real.some))
+    floor = scores.frechet(*(scores.compute_moments(real.some[half]) for half in halves))
     if of.infinity:
         values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.some, seed=of.seed)
     return Score(
@@ -100,7 +104,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         value=values["frechet"],
         values=values,
         floor=floor,
-        floor_count=half,
+        floor_count=len(halves[0]),
         count=of.count,
         some_count=len(few_found.some),
         seeds=range(first, first + of.count),
@@ -183,10 +187,13 @@ def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
     training, fresh = select_training(len(images), most), select_held_out(len(images), most)
     if not len(fresh):
         raise UserError(f"`neighbours`: {run.name} has no held-out images to compare with (`held_out` {most} of {len(images)})")
+    # In random order, so that each part of the training images, and some of the held-out ones, are like all of them.
+    training = training[permute_epoch(of.seed, 0, len(training))]
+    fresh = fresh[permute_epoch(of.seed, 0, len(fresh))]
     fresh = fresh[: min(online_score.PART // 2, len(training))]  # each part of the training images has at least as many
-    samples = run.get(of.seed, min(of.count, online_score.PART))
+    samples = run.get(of.seed + np.arange(min(of.count, online_score.PART)))
     # For a network's features, as many training images as samples: all would take hours.
-    few = training[permute_epoch(of.seed, 0, len(training))[: max(of.count, len(fresh))]]
+    few = training[: max(of.count, len(fresh))]
     spaces = {"pixels": (lambda some: some.reshape(len(some), -1).astype(np.float32) / 255, training)}
     spaces |= {network.name: (network.features, few) for network in of.networks}
     found = {
@@ -297,15 +304,15 @@ def check_conditions(of: Comparison, run: ImageSet) -> ConditionScores:
 
     images = of.real.images
     margins = fit_probe(see(images[fit]), labels[fit])
-    count = min(of.count, TESTED)
-    requested = run.get_labels(of.seed, count)
+    seeds = of.seed + np.arange(min(of.count, TESTED))
+    requested = run.get_labels(seeds)
     assert requested is not None  # the run is conditional
     found = {
-        "samples": score_probe(margins(see(run.get(of.seed, count))), requested, labels[fit]),
+        "samples": score_probe(margins(see(run.get(seeds))), requested, labels[fit]),
         "real images": score_probe(margins(see(images[test])), labels[test], labels[fit]),
     }
     balanced = {  # JSON has no NaN, the value if all or none of the tested images have an attribute
         kind: {name: None if np.isnan(value) else float(value) for name, value in zip(names, one.balanced, strict=True)}
         for kind, one in found.items()
     }
-    return ConditionScores(run.name, by, len(fit), len(test), count, balanced)
+    return ConditionScores(run.name, by, len(fit), len(test), len(seeds), balanced)

@@ -62,12 +62,12 @@ def describe_difference(difference: Difference) -> str:
 def describe_score(score: Score) -> str:
     """Formats a score with its floor and all that it depends on."""
     values, network = score.values, score.network
-    kind = "images" if score.step is None else "seeds"
+    kind = "shuffled images" if score.step is None else "seeds"
     which = f"{kind} {score.seeds.start}..{score.seeds.stop - 1}"
     at = "" if score.step is None else f", step {score.step:,}"
     if not network:
         levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
-        which = f"{kind} {score.seeds.start}..{score.seeds.start + score.some_count - 1}"
+        which += f" (a random {score.some_count} of them)" if score.some_count < score.count else ""
         return (
             f"sliced Wasserstein x1e3{at}, N {score.some_count}, {which}: mean {values['mean']:.2f}  ({levels}); "
             f"floor {score.floor:.2f} at N {score.floor_count}"

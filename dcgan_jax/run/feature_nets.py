@@ -32,7 +32,8 @@ class FeatureNetwork(NamedTuple):
             some = images[start : start + IMAGES_PER_CALL]
             padded = np.zeros((IMAGES_PER_CALL, *images.shape[1:3], 3), np.uint8)  # a constant shape: one compiled program
             padded[: len(some)] = some  # repeats the channel of grey images
-            found = self.function(padded)
+            with jax.default_matmul_precision("highest"):  # that of GPUs and TPUs is lower, and features must not depend on them
+                found = self.function(padded)
             is_shaped = found.ndim == 2 and len(found) == IMAGES_PER_CALL and found.size > 0
             if not is_shaped or not jnp.issubdtype(found.dtype, jnp.floating):
                 raise UserError(

@@ -14,19 +14,22 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images, select_labels
 from dcgan_jax.gan.state import GanState, describe_state
 from dcgan_jax.run import checkpoints, online_score, workdir
-from dcgan_jax.run.training_images import open_training_images
+from dcgan_jax.run.random_choices import choose_scored
+from dcgan_jax.run.training_images import find_used_crop, open_training_images
 
 
 class ImageSet(NamedTuple):
-    """A run's samples, by seed, or images, by position."""
+    """A run's samples, by seed, or images, by position in a random order."""
 
     name: str
     facts: dict  # added to every line of JSON about it
     shape: tuple[int, int]  # S, C
-    get: Callable[[int, int], np.ndarray]  # (first, count) -> (count, S, S, C) uint8
+    get: Callable[[np.ndarray], np.ndarray]  # seeds or positions (N,) -> (N, S, S, C) uint8
+    first: int  # the first seed or position
     most: int  # number of seeds or images from the first one on
     config: Config | None = None  # the run's; None for images
-    get_labels: Callable[[int, int], np.ndarray | None] = lambda first, count: None  # (count, A): requested attributes
+    crop: Crop | None = None  # that a run's training images really have; None for images, and if they were drawn
+    get_labels: Callable[[np.ndarray], np.ndarray | None] = lambda seeds: None  # (N,) -> (N, A): requested attributes
 
     @property
     def step(self) -> int | None:
@@ -56,18 +59,18 @@ def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed:
     shapes = describe_state(config)
     step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, step))
 
-    def get_labels(first: int, count: int) -> np.ndarray | None:
-        return select_labels(table, np.arange(first, first + count))
+    def get_labels(seeds: np.ndarray) -> np.ndarray | None:
+        return select_labels(table, seeds)
 
-    def get(first: int, count: int) -> np.ndarray:
-        return sample_images(config.nets, params, stats, np.arange(first, first + count), get_labels(first, count))
+    def get(seeds: np.ndarray) -> np.ndarray:
+        return sample_images(config.nets, params, stats, seeds, get_labels(seeds))
 
-    shape = (config.nets.size, config.nets.channels)
-    return ImageSet(str(run), {"step": step}, shape, get, 2**32 - first_seed, config, get_labels)
+    shape, crop = (config.nets.size, config.nets.channels), find_used_crop(run, config)
+    return ImageSet(str(run), {"step": step}, shape, get, first_seed, 2**32 - first_seed, config, crop, get_labels)
 
 
-def open_images(place: str, channels: int, first: int) -> ImageSet:
-    """Opens square images of one size: a folder, .zip or .npy. first: the position that the first one counts as.
+def open_images(place: str, channels: int, count: int, seed: int) -> ImageSet:
+    """Opens square images of one size: a folder, .zip or .npy. They are scored in sets of `count`, chosen at random by the seed.
 
     Raises: UserError.
     """
@@ -79,25 +82,32 @@ def open_images(place: str, channels: int, first: int) -> ImageSet:
     if side not in SIZES:
         raise UserError(f"{place}: images of {side} px; the side must be a power of two from {SIZES[0]} to {SIZES[-1]}")
     packed = pack_images(source, size=side, channels=channels, crop="centre", check=False)
-    facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"]}
+    facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"], "shuffled_by_seed": seed}
+    order = choose_scored(seed, len(packed.images), count)
 
-    def get(start: int, count: int) -> np.ndarray:
-        return packed.images[start - first : start - first + count]
+    def get(positions: np.ndarray) -> np.ndarray:
+        return packed.images[order[positions]]
 
-    return ImageSet(place, facts, (side, channels), get, len(packed.images))
+    return ImageSet(place, facts, (side, channels), get, 0, len(packed.images))
 
 
-def open_real_images(fake: ImageSet, data: str, split: Split | None, crop: Crop | None) -> Pack:
-    """Opens the real images to compare a set with: those a run was trained on, unless `data` names others.
+def open_real_images(sets: list[ImageSet], data: str, split: Split | None, crop: Crop | None) -> Pack:
+    """Opens the real images to compare the sets with: those that the first run was trained on, unless `data` names others.
 
-    Raises: UserError.
+    Any set that is a run decides the crop. Raises: UserError.
     """
-    size, channels = fake.shape
-    if not fake.config:
+    run = next((one for one in sets if one.config), None)
+    if not run or not run.config:
         if not data:
-            raise UserError(f"`run` {fake.name}: is no run; give `data`, the real images to compare with")
+            raise UserError(f"`run` {sets[0].name}: is no run; give `data`, the real images to compare with")
+        size, channels = sets[0].shape
         return pack_images(open_source(data, split or "all"), size=size, channels=channels, crop=crop or "centre")
-    trained = fake.config.data.crop
-    if crop not in (None, trained):
-        raise UserError(f"`crop` {crop}: {fake.name} was trained with `crop` {trained}, and scores of other crops do not compare")
-    return open_training_images(Path(fake.name), fake.config, data, split)
+    cropped = next((one for one in sets if one.crop), run)
+    if crop and cropped.crop and crop != cropped.crop:
+        raise UserError(
+            f"`crop` {crop}: the images of {cropped.name} have the crop {cropped.crop}, and scores of other crops do not "
+            "compare; leave out `crop`"
+        )
+    if not (data or cropped.crop) and crop not in (None, run.config.data.crop):
+        raise UserError(f"`crop` {crop}: {run.name} was trained on drawn faces, which are not cropped; leave out `crop`")
+    return open_training_images(Path(run.name), run.config, data, split, crop or cropped.crop)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from dcgan_jax.config import Config, UserError
@@ -20,9 +21,10 @@ from dcgan_jax.quality.scores import Moments
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
+from dcgan_jax.run.random_choices import choose_kept
 
 PART = 1000  # images at a time
-MAX_KEPT_FEATURES = 10_000  # features kept of a larger set, for scores of pairs: 80 MB with the Inception
+REFERENCE_VERSION = 2  # increase it when the same key would hold other features
 REFERENCE_ARRAYS = ("count", "mean", "covariance", "some")
 
 
@@ -39,18 +41,22 @@ class FeatureSummary(NamedTuple):
     """A network's features of a set."""
 
     moments: Moments  # of all images
-    some: np.ndarray  # (MAX_KEPT_FEATURES at most, D) float32: of the first images
+    some: np.ndarray  # (K, D) float32: of some images; 80 MB for 10,000 with the Inception
 
 
-def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
-    """Computes the features of a set. parts: (n, S, S, C) uint8 each, n at least 2; keep: how many features to keep."""
-    moments, some, kept = None, [], 0
+def summarise_features(network: FeatureNetwork, parts: Iterable[np.ndarray], kept: np.ndarray) -> FeatureSummary:
+    """Computes the features of a set.
+
+    Args: parts, (n, S, S, C) uint8 each, n at least 2; kept, (K,) ascending positions in the set of the features to keep.
+    """
+    moments, some, start = None, [], 0
     for part in parts:
         features = network.features(part)
         part_moments = scores.compute_moments(features)
         moments = scores.merge_moments(moments, part_moments) if moments else part_moments
-        some.append(features[: keep - kept])
-        kept += len(some[-1])
+        first, last = np.searchsorted(kept, (start, start + len(part)))
+        some.append(features[kept[first:last] - start])
+        start += len(part)
     assert moments  # there was a part
     return FeatureSummary(moments, np.concatenate(some))
 
@@ -66,24 +72,25 @@ def split_parts(positions: np.ndarray) -> list[np.ndarray]:
     return np.array_split(positions, -(-len(positions) // PART))
 
 
-def load_reference(network: FeatureNetwork, reals: RealImages, keep: int = MAX_KEPT_FEATURES) -> FeatureSummary:
+def load_reference(network: FeatureNetwork, reals: RealImages, kept: np.ndarray) -> FeatureSummary:
     """Loads a network's features of real images from the cache, or computes and caches them.
 
-    The key is a hash of the pixels, the network's file and the chosen positions.
+    The key is a hash of the pixels, the network's file, the backend that computes, the chosen positions and those of the kept
+    features among them.
     """
     facts = [
-        1,
+        REFERENCE_VERSION,
         reals.index["fingerprint"],
         network.name.rpartition(":")[2],
         network.sha256,
-        min(keep, len(reals.chosen)),
-        hashlib.sha256(np.ascontiguousarray(reals.chosen, np.int64).data).hexdigest(),
+        jax.default_backend(),  # a GPU's features differ from a CPU's by more than rounding if the function does not prevent it
+        *(hashlib.sha256(np.ascontiguousarray(some, np.int64).data).hexdigest() for some in (reals.chosen, kept)),
     ]
     file = reals.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.npz"
-    kept = _read_reference(file)
-    if kept:
-        return kept
-    found = summarise_features(network, iterate_parts(reals.images, reals.chosen), keep)
+    cached = _read_reference(file)
+    if cached:
+        return cached
+    found = summarise_features(network, iterate_parts(reals.images, reals.chosen), kept)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(file.parent).free > 2 * (found.some.nbytes + found.moments.covariance.nbytes):
@@ -110,7 +117,7 @@ def _read_reference(file: Path) -> FeatureSummary | None:
 
 
 def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int) -> dict[str, float]:
-    """Computes the Frechet distance of all; KID, precision, recall, density, coverage of the first MAX_KEPT_FEATURES."""
+    """Computes the Frechet distance of all images; KID, precision, recall, density and coverage of those with kept features."""
     return {
         "frechet": scores.frechet(real.moments, fake.moments),
         **scores.kid(real.some, fake.some, seed=seed),
@@ -153,8 +160,10 @@ class OnlineScorer:
         start = time.monotonic()
         fakes = self.generate(params, stats, self.seeds)
         if self.network:
-            real = load_reference(self.network, self.reals)
-            value = scores.frechet(real.moments, summarise_features(self.network, iterate_parts(fakes, self.seeds)).moments)
+            kept = choose_kept(0, len(self.seeds))  # as in evaluate, which shares the cached reference
+            real = load_reference(self.network, self.reals, kept)
+            fake = summarise_features(self.network, iterate_parts(fakes, self.seeds), kept[:0])
+            value = scores.frechet(real.moments, fake.moments)
         else:
             value = sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
         self.last_s = time.monotonic() - start

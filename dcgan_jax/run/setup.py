@@ -30,6 +30,7 @@ from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, workdir
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
+from dcgan_jax.run.random_choices import choose_real
 
 CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
 
@@ -313,7 +314,7 @@ def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.O
     count, images = plan.config.output.score_count, plan.pack.images
     if len(images) < count:
         raise UserError(f"`score_count` {count}: there are only {len(images)} images; give a smaller number")
-    chosen = np.sort(batches.permute_epoch(0, count, len(images))[:count])  # the same choice as in evaluate
+    chosen = choose_real(0, len(images), count)  # the same choice as in evaluate
     reals = online_score.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
     sample = functools.partial(_sample, plan.config.nets, sample_labels)
     return online_score.OnlineScorer(plan.config, plan.path, reals, sample)

@@ -208,7 +208,7 @@ def read_data_facts(path: Path) -> dict:
 
 def is_same_data(one: dict, other: dict) -> bool:
     """Whether two packs contain the same pixels in the same order. Paths and dates of the files do not matter."""
-    return one.get("pixels") == other["pixels"]
+    return one.get("pixels") == other.get("pixels") is not None
 
 
 def read_json(file: Path) -> Any:

@@ -1,10 +1,12 @@
 """Inversion: the samples that are nearest to a photo."""
 
+import json
+
 import numpy as np
 import pytest
 from exploring import assert_near, explore_run, get_cells, run_explore
 from PIL import Image
-from toy_run import get_reference_run
+from toy_run import copy_run, get_reference_run
 
 import dcgan_jax
 
@@ -23,6 +25,22 @@ def test_generated_photo_is_inverted(tmp_path, gan):
     assert (np.array(numbers["losses"]) < numbers["losses_before"]).all()
     assert_near(get_cells(sheet, 0, 10, 1)[1:2], gan.images(np.float32(numbers["latents"][:1])))
     assert "nearest face" in output
+
+
+@pytest.mark.parametrize(
+    "used, box", [("soumith", (30, 40, 168, 178)), ("centre", (0, 20, 178, 198)), ("drawn", (0, 20, 178, 198))]
+)
+def test_photo_is_cropped_as_the_images_were(tmp_path, used, box):
+    """data.json says how, not the run's crop, which other images than CelebA do not get. A square is not cropped."""
+    run = copy_run(get_reference_run().run, tmp_path)
+    for file, change in (("config.json", {"crop": "carpedm20"}), ("data.json", {"crop": used})):
+        (run / file).write_text(json.dumps(json.loads((run / file).read_text()) | change))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8))
+    gan = dcgan_jax.load(run)
+    for image, cut in ((photo, box), (photo.resize((16, 16)), None), (photo.resize((40, 40)), None)):
+        image.save(tmp_path / "photo.png")
+        seen = gan.invert(tmp_path / "photo.png", starts=1, iterations=1).rows[0][1][0]
+        assert_near(seen, np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR, box=cut)))
 
 
 def test_conditional_run_inverts_with_its_condition(tmp_path, conditional):

@@ -403,23 +403,25 @@ def test_lazy_penalties_scale_by_their_interval(one_pixel_step):
     assert_allclose(lazy[0].d_opt[0].mu["w"], 0.5 * (0.2 - 1 + 4 * 3 * 0.5), rtol=1e-4)
 
 
-def test_augmentation_adapts_to_d_and_is_logged():
+@pytest.mark.parametrize("updates, share", [("d-then-g", 0.1), ("alternating", 0.2)])
+def test_augmentation_adapts_to_d_and_is_logged(updates, share):
+    """It adapts as fast in images if D is updated in every second step only. What is logged is what the state holds."""
     config = make_tiny_config(
         "article",
+        updates=updates,
         augment=("color",),
         augment_target=0.45,
         augment_adapt_kimg=0.04,  # a batch of 4 images is a tenth of this
     )
-    state, logged = start_of(config).replace(augment_p=np.float32(0.5)), []
-    for _ in range(4):
+    state, expected, changes = start_of(config).replace(augment_p=np.float32(0.5)), 0.5, []
+    for step_number in range(4):
         state, metrics = get_compiled_step(config)(state, make_images(config))
-        logged.append((float(metrics["d_real_hits"]), float(metrics["augment_p"])))
-    expected = 0.5
-    for hits, after in logged:
-        expected = min(max(expected + 0.1 * np.sign(2 * hits - 1 - 0.45), 0), 1)
-        assert after == pytest.approx(expected, abs=1e-6)
-    assert float(state.augment_p) == logged[-1][1]
-    assert abs(logged[0][1] - 0.5) == pytest.approx(0.1, abs=1e-6)  # the first change is one full step
+        if updates == "d-then-g" or step_number % 2:  # D's turn
+            before, hits = expected, float(metrics["d_real_hits"])
+            expected = min(max(expected + share * np.sign(2 * hits - 1 - 0.45), 0), 1)
+            changes.append(abs(expected - before))
+        assert float(metrics["augment_p"]) == float(state.augment_p) == pytest.approx(expected, abs=1e-6)
+    assert changes[0] == pytest.approx(share)  # one full step
 
 
 def test_lazy_penalties_come_every_second_step():

@@ -7,6 +7,7 @@ import inception_inputs as inputs
 import jax
 import numpy as np
 import pytest
+from jax import lax
 from numpy.testing import assert_allclose
 
 from dcgan_jax.quality import inception
@@ -41,6 +42,17 @@ def test_resize_is_tensorflow_1():
     assert_allclose(wide, np.minimum(np.arange(299) * (3 / 299), 2) * 100, rtol=1e-5)
     same = np.random.default_rng(0).integers(0, 256, (1, 299, 299, 3), np.uint8)
     assert_allclose(inception.resize_bilinear(same), same)
+
+
+def test_convolutions_have_the_highest_precision():
+    """GPUs and TPUs compute with fewer bits by default, so features would differ from those of a CPU."""
+    shapes = inception.list_weight_shapes()
+    layers = jax.eval_shape(
+        lambda: inception.fold_batch_norm({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    )
+    program = jax.make_jaxpr(inception.extract_features)(layers, jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8))
+    found = [one.params["precision"] for one in program.eqns if one.primitive.name in ("conv_general_dilated", "dot_general")]
+    assert len(found) == 94 and set(found) == {(lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
 
 
 def test_other_weights_are_refused_by_name():

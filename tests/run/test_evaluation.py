@@ -8,7 +8,11 @@ from evaluations import evaluate_run
 from PIL import Image
 from toy_run import DATA, get_refusal, run_command, train_toy
 
+import dcgan_jax
 from dcgan_jax import evaluate, sample
+from dcgan_jax.quality.scores import compute_moments, frechet
+from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
+from dcgan_jax.run import online_score, random_choices
 
 pytestmark = pytest.mark.integration
 
@@ -18,6 +22,64 @@ def test_too_few_images_for_a_network_are_one_line(run, net):
     assert "need at least 98 images" in get_refusal(evaluate, "--run", run, "--count", 40, "--features", net, "--infinity")
     few = net.replace("features", "three_each")
     assert "need at least 20 images" in get_refusal(evaluate, "--run", run, "--count", 15, "--features", few, "--infinity")
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """Images in sorted order, each beside a copy that differs in one pixel."""
+    ones = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    ones[20:] //= 4
+    images = ones.repeat(2, 0)
+    images[::2, 0, 0] = 0
+    np.save(tmp_path / "twins.npy", images)
+    return tmp_path / "twins.npy"
+
+
+def test_floor_is_not_lowered_by_near_duplicates(net, twins):
+    """Nor by any other likeness of neighbours in a sorted set: with every second image in each half it would be almost 0."""
+    for score in dcgan_jax.evaluate(twins, data=twins, count=80, features=net).scores:
+        assert score.floor_count == 40
+        alternating = np.load(twins)[::2], np.load(twins)[1::2]
+        if not score.network:
+            assert score.floor > 3 * sliced_wasserstein(*alternating)["mean"]
+        else:
+            assert score.floor > 10 * frechet(*(compute_moments(score.network.features(half)) for half in alternating))
+
+
+def test_scores_of_many_images_use_a_random_part(net, twins, monkeypatch):
+    """The real images are sorted. Scores of pairs use 20 of 80, which must not be the first 20."""
+    monkeypatch.setattr(random_choices, "MAX_KEPT", 20)
+    seen, real_scores = [], online_score.compute_feature_scores
+
+    def spy(real, fake, seed):
+        seen.append((real.some, fake.some))
+        return real_scores(real, fake, seed)
+
+    monkeypatch.setattr(online_score, "compute_feature_scores", spy)
+    for infinity in (False, True):
+        few = net.replace("features", "three_each") if infinity else net
+        patches, by_features = dcgan_jax.evaluate(twins, data=twins, count=80, features=few, infinity=infinity).scores
+        assert (patches.some_count, by_features.some_count, by_features.count) == (20, 20, 80)
+        assert patches.floor_count == 10 and by_features.floor_count == (40 if infinity else 10)
+        for some in seen.pop():
+            dark = np.sum(some.mean(1) < 64)  # the second half of the set
+            assert len(some) == 20 and 3 < dark < 17
+
+
+def test_neighbours_look_at_all_of_a_sorted_set(run, monkeypatch):
+    """Parts of the training images, and the held-out images of a large set, are random."""
+    monkeypatch.setattr(online_score, "PART", 4)
+    seen, real_parts = [], online_score.iterate_parts
+
+    def spy(images, positions):
+        seen.append(positions)
+        return real_parts(images, positions)
+
+    monkeypatch.setattr(online_score, "iterate_parts", spy)
+    _, lines = evaluate_run(run, "--count", 20, "--neighbours")
+    [positions] = seen
+    assert len(set(positions)) == 81 and max(positions[:4]) > 20
+    assert lines[-1]["values"]["pixels"]["held_out_count"] == 2
 
 
 def test_difference_of_two_sides_is_classified(run, net, tmp_path):

@@ -75,3 +75,13 @@ def test_features_must_always_be_equally_many():
     network = feature_nets.FeatureNetwork("net.py:f", "", "", lambda images: np.ones((len(images), next(widths))))
     with pytest.raises(UserError, match="returned 3 features for each of the first images and 4 for others"):
         network.features(np.zeros((80, 16, 16, 3), np.uint8))
+
+
+def test_own_jax_function_runs_at_the_highest_precision(tmp_path):
+    """GPUs and TPUs compute with fewer bits by default. The FID Inception asks by itself (tests/quality/test_inception.py)."""
+    (tmp_path / "net.py").write_text(
+        "import jax, numpy\ndef f(images):\n    precision = jax.config.jax_default_matmul_precision\n"
+        "    return numpy.full((len(images), 1), float(precision == 'highest'))\n"
+    )
+    network = feature_nets.open_feature_network(f"{tmp_path / 'net.py'}:f", "features")
+    assert network.features(np.zeros((2, 16, 16, 3), np.uint8)).all()

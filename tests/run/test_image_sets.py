@@ -6,10 +6,15 @@ import shutil
 import numpy as np
 import pytest
 from evaluations import evaluate_run
+from image_files import celeba
 from PIL import Image
 from toy_run import DATA, get_refusal, run_command
 
 from dcgan_jax import evaluate, sample
+from dcgan_jax.config import Config, UserError, replace
+from dcgan_jax.run import image_sets
+from dcgan_jax.run.image_sets import ImageSet
+from dcgan_jax.run.training_images import find_used_crop
 
 pytestmark = pytest.mark.integration
 
@@ -35,12 +40,80 @@ def test_samples_score_the_same_from_file_and_folder(run, net, tmp_path):
         assert [line["positions"] for line in lines] == [[0, 59]] * 2
 
 
-def test_runs_of_other_crops_do_not_compare(run, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"crop": "torch"}))
-    assert "do not compare" in get_refusal(evaluate, "--run", run, "--against", other, "--count", 20)
+def change_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_crops_that_were_used_decide_if_runs_compare(run, tmp_path):
+    """A published crop has no effect on images other than CelebA, so the requested crops may differ."""
+    other = shutil.copytree(run, tmp_path / "other")
+    change_json(other / "config.json", crop="torch")
+    assert run_command(evaluate, "--run", run, "--against", other, "--count", 20).code == 0
+    for path, crop in ((run, "centre"), (other, "torch")):
+        change_json(path / "data.json", crop=crop)
+    assert run_command(evaluate, "--run", run, "--against", other, "--count", 20).code == 0  # equal pixels
+    change_json(other / "data.json", pixels="others")
+    line = get_refusal(evaluate, "--run", run, "--against", other, "--count", 20)
+    assert "crop torch" in line and "crop centre" in line and "do not compare" in line
+
+
+# ---- Real images ----
+
+
+def open_celeba(tmp_path, *sets, **changes):
+    """Opens the real images of CelebA's layout for the sets. Returns: their crop and split."""
+    place = str(tmp_path / "img_align_celeba")
+    found = image_sets.open_real_images(list(sets), **({"data": place, "split": None, "crop": None} | changes))
+    return found.index["crop"], found.index["source"]["split"]
+
+
+def make_run(path, used, **changes):
+    """Makes the set of a run whose data.json has the crop `used`."""
+    path.mkdir()
+    (path / "data.json").write_text(json.dumps({"fingerprint": "", "count": 1, "crop": used, "source": {"name": ""}}))
+    config = replace(Config(), size=16, **changes)
+    return make_set(path, config=config, crop=find_used_crop(path, config))
+
+
+def make_set(path, **changes):
+    return ImageSet(str(path), {}, (16, 3), lambda positions: np.zeros(0), 0, 9, **changes)
+
+
+def test_any_run_decides_crop_and_split_of_real_images(tmp_path):
+    place = str(celeba(tmp_path) / "img_align_celeba")
+    images = make_set(tmp_path / "images")
+    assert open_celeba(tmp_path, images) == ("centre", "all")
+    assert open_celeba(tmp_path, images, crop="torch", split="valid") == ("torch", "valid")
+    run = make_run(tmp_path / "run", "soumith", crop="soumith", data=place, split="train")
+    assert open_celeba(tmp_path, images, run) == open_celeba(tmp_path, run, images) == ("soumith", "train")
+    elsewhere = make_run(tmp_path / "elsewhere", "centre", crop="torch", split="train")  # trained on images other than CelebA
+    assert open_celeba(tmp_path, elsewhere) == ("centre", "all")
+    with pytest.raises(UserError, match="`crop` torch: .*elsewhere have the crop centre"):
+        open_celeba(tmp_path, images, elsewhere, crop="torch")
+    drawn = make_run(tmp_path / "drawn", "drawn", data="drawn:85")
+    assert open_celeba(tmp_path, drawn, run) == ("soumith", "all")
+    assert open_celeba(tmp_path, drawn, crop="squash") == ("squash", "all")
+
+
+def test_images_against_a_run_use_its_training_images(run, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((20, 16, 16, 3), np.uint8))
+    flags = ("--against", run, "--count", 20, "--out", tmp_path / "scores.jsonl")
+    done = run_command(evaluate, "--run", tmp_path / "images.npy", *flags)
+    assert (done.code, done.faults) == (0, []), done
+    first, second = (json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines())
+    assert first["real"] == second["real"] == "85 drawn faces" and second["step"] == 12
+
+
+def test_sorted_folder_is_not_scored_by_its_beginning(tmp_path):
+    """Two classes, one after the other: a random half of them is like another, the first half is not."""
+    rng = np.random.default_rng(0)
+    classes = [rng.integers(low, low + 60, (100, 16, 16, 3), dtype=np.uint8) for low in (0, 190)]
+    np.save(tmp_path / "sorted.npy", np.concatenate(classes))
+    (tmp_path / "net.py").write_text("def mean(images):\n    return images.mean((1, 2))\n")
+    flags = {"data": tmp_path / "sorted.npy", "features": f"{tmp_path / 'net.py'}:mean", "count": 60, "repeats": 2}
+    found = evaluate(tmp_path / "sorted.npy", **flags)
+    values = [score.value for score in found.scores if score.network]
+    assert 0 < max(values) < 2000 and values[0] != values[1]  # 9,000 or more if one of them were of one class
 
 
 def test_images_must_be_square_equal_and_enough(tmp_path, monkeypatch):

@@ -28,47 +28,61 @@ def network(sha256="one"):
 def test_chunked_score_equals_the_whole(monkeypatch):
     net, _ = network()
     monkeypatch.setattr(online_score, "PART", 7)
-    found = online_score.summarise_features(net, online_score.iterate_parts(IMAGES, np.arange(60)), keep=25)
+    kept = np.array([0, 6, 7, 20, 21, 48, 59])
+    found = online_score.summarise_features(net, online_score.iterate_parts(IMAGES, np.arange(60)), kept)
     whole = scores.compute_moments(net.features(IMAGES))
     assert found.moments.count == 60
     assert_allclose(found.moments.mean, whole.mean, rtol=1e-12)
     assert_allclose(found.moments.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
-    assert_array_equal(found.some, net.features(IMAGES[:25]))
+    assert_array_equal(found.some, net.features(IMAGES[kept]))
 
 
 def test_features_are_cached_and_remade_if_truncated(tmp_path):
     reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path / "references")
     net, calls = network()
-    first = online_score.load_reference(net, reals)
+    kept = np.arange(30)
+    first = online_score.load_reference(net, reals, kept)
     seen = len(calls)
-    again = online_score.load_reference(net, reals)
+    again = online_score.load_reference(net, reals, kept)
     assert len(calls) == seen
     assert_array_equal(again.some, first.some)
     assert scores.frechet(again.moments, first.moments) == pytest.approx(0, abs=1e-6)
     [file] = reals.cache.iterdir()
     file.write_bytes(file.read_bytes()[:-40])
-    assert_array_equal(online_score.load_reference(net, reals).some, first.some)
+    assert_array_equal(online_score.load_reference(net, reals, kept).some, first.some)
     assert len(calls) == 2 * seen
-    online_score.load_reference(net, reals)
+    online_score.load_reference(net, reals, kept)
     assert len(calls) == 2 * seen
 
 
 @pytest.mark.parametrize(
-    "change", [{"chosen": np.arange(30)}, {"index": INDEX | {"fingerprint": "g"}}, {"sha256": "another"}, {"keep": 20}], ids=str
+    "change",
+    [
+        {"chosen": np.arange(30)},
+        {"index": INDEX | {"fingerprint": "g"}},
+        {"sha256": "another"},
+        {"kept": np.arange(20)},
+        {"kept": np.arange(10, 30)},
+        {"backend": "gpu"},
+    ],
+    ids=str,
 )
-def test_cache_is_not_used_for_another_score(tmp_path, change):
-    reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path)
-    online_score.load_reference(network()[0], reals)
+def test_cache_is_not_used_for_another_score(tmp_path, monkeypatch, change):
+    reals, kept = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path), np.arange(10)
+    online_score.load_reference(network()[0], reals, kept)
     net, calls = network(change.get("sha256", "one"))
     changed = {name: value for name, value in change.items() if name in RealImages._fields}
-    online_score.load_reference(net, reals._replace(**changed), change.get("keep", online_score.MAX_KEPT_FEATURES))
+    if "backend" in change:
+        monkeypatch.setattr(online_score.jax, "default_backend", lambda: change["backend"])
+    online_score.load_reference(net, reals._replace(**changed), change.get("kept", kept))
     assert calls
 
 
 def test_unwritable_cache_only_costs_time(tmp_path):
     (tmp_path / "file").write_text("")
     net, _ = network()
-    assert len(online_score.load_reference(net, RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")).some) == 30
+    reals = RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")
+    assert len(online_score.load_reference(net, reals, np.arange(30)).some) == 30
 
 
 def scorer(run, **changes):
