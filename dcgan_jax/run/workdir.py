@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
 import subprocess
 import sys
@@ -246,16 +245,6 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
             f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
             "move it away"
         )
-
-
-def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
-    """Proposes a new run with the weights of this one, where that is possible: the networks are equal and it has a checkpoint."""
-    same = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
-    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in same for name in differing)
-    if has_other_networks or not any(path.glob("checkpoints/[0-9]*")):
-        return ""
-    ungrown = " `grow_kimg` 0" if config.run.grow_kimg else ""  # trained weights are not grown again
-    return f". To train on from its weights, add `name` NEW `start` {shlex.quote(str(path))}{ungrown}"
 
 
 def _show(value: object) -> object:
