@@ -19,7 +19,8 @@ from dcgan_jax.config import Config, Crop, Split, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import download as downloads
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.data.pack import describe_left_out, pack_images
+from dcgan_jax.data.pack import pack_images
+from dcgan_jax.data.pack_index import describe_left_out
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import figures
 

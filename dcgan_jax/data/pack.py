@@ -24,9 +24,9 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.cache import create_folder_atomically, get_cache_dir
 from dcgan_jax.data.checks import count_grey, find_data_warnings, hash_images, measure_spread
-from dcgan_jax.data.class_folders import Attributes
 from dcgan_jax.data.decode import CROPS_FOR_ANY_IMAGE, Decoded, decode_images
-from dcgan_jax.data.file_kinds import count_photos, describe_ignored, fill_remedy, hide_pillow_messages, suggest_remedy
+from dcgan_jax.data.file_kinds import count_photos, fill_remedy, hide_pillow_messages, suggest_remedy
+from dcgan_jax.data.pack_index import check_attributes, describe_attributes, describe_source, is_index
 from dcgan_jax.data.sources import Source, hash_facts, map_npy
 
 PIXELS_VERSION = 1  # increase it when the same source packs to other pixels: older runs then refuse to resume on them
@@ -85,7 +85,7 @@ def pack_images(
         ) from error
     if strict:
         _raise_at_first(pack.index["skipped_first"])  # the pack may be from an earlier run without strict
-    pack = dataclasses.replace(pack, index=pack.index | _describe_source(source))
+    pack = dataclasses.replace(pack, index=pack.index | describe_source(source))
     _print_warnings(source, pack.index, check)
     return pack
 
@@ -116,28 +116,6 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
             raise UserError(f"`condition` {shown}: {source_name} have no such attribute; {nearest}")
     values = np.array(map_npy(pack.path / "attributes.npy"))
     return names, values[:, [available.index(name) for name in names]]
-
-
-def find_changed_labels(before: dict, now: dict, condition: str) -> list[str]:
-    """Returns the attributes in `condition` whose labels differ between two indexes of packs with the same images.
-
-    before: may be a changed or older file, which says nothing about labels and then agrees.
-    """
-    names, digests = before.get("attributes"), before.get("attribute_digests")
-    if not (isinstance(names, list) and isinstance(digests, list)):
-        return []
-    old, new = (list(zip(*pair, strict=False)) for pair in ((names, digests), (now["attributes"], now["attribute_digests"])))
-    wanted = now["attributes"] if condition == "all" else condition.split(",")
-    return [
-        name
-        for name in wanted
-        if any(pair[0] == name for pair in old) and not any(pair in old for pair in new if pair[0] == name)
-    ]
-
-
-def describe_left_out(index: dict) -> str:
-    """Returns which files of the source are not among its images, by type: "24 .heic, 2 hidden"; "" if there are none."""
-    return describe_ignored(index["ignored_types"])
 
 
 # ---- Messages ----
@@ -220,8 +198,8 @@ def _write_pack(temp: Path, source: Source, facts: dict, strict: bool, progress:
     if attributes.values is not None:
         np.save(temp / "attributes.npy", attributes.values[totals.kept])
     spread = measure_spread(np.lib.format.open_memmap(temp / "images.npy", mode="r"))
-    index = facts | _make_index(source, totals, spread) | _describe_attributes(attributes, totals.kept)
-    (temp / "index.json").write_text(json.dumps(index | _describe_source(source), indent=1), encoding="utf-8")
+    index = facts | _make_index(source, totals, spread) | describe_attributes(attributes, totals.kept)
+    (temp / "index.json").write_text(json.dumps(index | describe_source(source), indent=1), encoding="utf-8")
     if progress and not is_terminal:
         terminal.say(f"packed {len(totals.kept)} images in {time.monotonic() - start:.1f} s", "stderr")
 
@@ -268,32 +246,6 @@ def _make_index(source: Source, totals: _Totals, spread: float) -> dict:
     }
 
 
-def _describe_attributes(attributes: Attributes, kept: list[int]) -> dict:
-    return {
-        "attributes": attributes.names,
-        "attribute_digests": [] if attributes.values is None else _hash_columns(attributes.values[kept]),
-        "refused_attributes": attributes.refused,
-        "label_warnings": attributes.warnings,
-        "label_notes": attributes.notes,
-    }
-
-
-def _hash_columns(values: np.ndarray) -> list[str]:
-    """Returns a digest of each column, in hex. values: (N, A) uint8."""
-    return [hashlib.blake2b(np.ascontiguousarray(column).data, digest_size=8).hexdigest() for column in values.T]
-
-
-def _describe_source(source: Source) -> dict:
-    """Returns the facts that equal images of another source do not share. They are renewed whenever a pack is opened."""
-    return {
-        "ignored": sum(source.ignored.values()),
-        "ignored_types": dict(source.ignored),
-        "source_warnings": list(source.warnings),
-        "source_notes": list(source.notes),
-        "source": {name: getattr(source, name) for name in ("kind", "name", "split", "is_celeba", "fingerprint")},
-    }
-
-
 def _make_chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Chunk]:
     """Yields all chunks in order, a few of them computed in advance. By threads: JAX's own threads would not survive a fork."""
     step = min(256, max(1, CHUNK_BYTES // (size * size * channels)))
@@ -319,34 +271,6 @@ def _make_chunk(source: Source, positions: range, size: int, channels: int, crop
 
 # ---- Opening a pack ----
 
-INDEX_TYPES = {
-    "format": int,
-    "fingerprint": str,
-    "size": int,
-    "channels": int,
-    "crop": str,
-    "count": int,
-    "found": int,
-    "ignored": int,
-    "skipped": int,
-    "skipped_first": list,
-    "upscaled": int,
-    "pixels": str,
-    "duplicates": int,
-    "grey": float,
-    "spread": float,
-    "attributes": list,
-    "attribute_digests": list,
-    "refused_attributes": list,
-    "label_warnings": list,
-    "label_notes": list,
-    "ignored_types": dict,
-    "source_warnings": list,
-    "source_notes": list,
-    "source": dict,
-}
-SOURCE_TYPES = {"kind": str, "name": str, "split": str, "is_celeba": bool, "fingerprint": str}
-
 
 def _open_pack(path: Path, fingerprint: str) -> Pack | None:
     """Opens the pack at path. Returns None if there is none. Removes a broken or outdated pack and returns None."""
@@ -361,40 +285,11 @@ def _open_pack(path: Path, fingerprint: str) -> Pack | None:
         if index["format"] != INDEX_VERSION:  # written by another version: the index has other entries
             shutil.rmtree(path, ignore_errors=True)
             return None
-        if not _is_index(index):
+        if not is_index(index):
             raise ValueError("its index was changed")
-        _check_attributes(path, index)
+        check_attributes(path, index)
         return Pack(images, index, path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _warn(f"the pack {path} is broken ({error}): making it again")
         shutil.rmtree(path, ignore_errors=True)
         return None
-
-
-def _check_attributes(path: Path, index: dict) -> None:
-    """Raises OSError or ValueError if attributes.npy is missing, cut or changed."""
-    if index["attributes"]:
-        values = map_npy(path / "attributes.npy")
-        if values.shape != (index["count"], len(index["attributes"])) or values.dtype != np.uint8:
-            raise ValueError("its attributes.npy is of other images")
-        if _hash_columns(values) != index["attribute_digests"]:
-            raise ValueError("its attributes.npy was changed")
-
-
-def _is_index(index: dict) -> bool:
-    """Whether index.json has every entry that _write_pack writes, with the right type. Readers rely on it."""
-    return (
-        _has_types(index, INDEX_TYPES)
-        and _has_types(index["source"], SOURCE_TYPES)
-        and all(type(name) is str for name in index["attributes"])
-        and all(type(line) is str for name in ("label_warnings", "label_notes") for line in index[name])
-        and all(
-            type(pair) is list and list(map(type, pair)) == [str, str]
-            for name in ("skipped_first", "refused_attributes")
-            for pair in index[name]
-        )
-    )
-
-
-def _has_types(values: dict, types: dict[str, type]) -> bool:
-    return all(type(values.get(name)) is kind for name, kind in types.items())

@@ -20,7 +20,8 @@ from dcgan_jax.config import MAX_STEPS, Config, Nets, UserError
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.data.pack import Pack, describe_left_out, pack_images, read_labels
+from dcgan_jax.data.pack import Pack, pack_images, read_labels
+from dcgan_jax.data.pack_index import describe_left_out
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config

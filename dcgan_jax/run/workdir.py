@@ -21,7 +21,7 @@ from dcgan_jax.command_lines import format_flag, format_start, format_training_c
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.checks import CHECKED_FACTS
-from dcgan_jax.data.pack import find_changed_labels
+from dcgan_jax.data.pack_index import find_changed_labels
 from dcgan_jax.files import write_json
 from dcgan_jax.places import check_encodable
 from dcgan_jax.run import distributed

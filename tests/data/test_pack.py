@@ -21,7 +21,8 @@ from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data import pack as pack_module
 from dcgan_jax.data.cache import TEMP
-from dcgan_jax.data.pack import describe_left_out, find_changed_labels, pack_images, read_labels
+from dcgan_jax.data.pack import pack_images, read_labels
+from dcgan_jax.data.pack_index import describe_left_out, find_changed_labels
 from dcgan_jax.data.sources import open_source
 
 # ---- The cache ----
