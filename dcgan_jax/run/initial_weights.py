@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dcgan_jax import terminal
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
@@ -102,7 +103,7 @@ def _restore_readable(run: Path, config: Config) -> GanState:
 
 def _say(message: str) -> None:
     if distributed.is_first_process():  # every process loads the weights
-        print(message)
+        terminal.say(message)
 
 
 def is_stage_complete(low_resolution: Config, total_steps: int) -> bool:
