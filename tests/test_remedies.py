@@ -199,6 +199,11 @@ OTHERS = {
     "was trained with `crop`": "describes the run",
     "must be `steps`, not `epochs`": "an edited config.json: tests/run/test_workdir.py",
     "must be below `size`": "cannot happen with the allowed values of both",
+    "is a single image": "tests/data/test_listing.py",
+    "cannot be saved": "full disks: tests/run/test_checkpoints.py and tests/test_survival.py",
+    "`crop` {crop}": "tests/run/test_image_sets.py",
+    "XLA refuses": "needs a new process: tests/run/test_numerics.py",
+    "was trained with other labels": "tests/run/test_workdir.py",
     "removeprefix": "the text of another message",
 }
 
