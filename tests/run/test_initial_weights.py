@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -13,6 +14,7 @@ from toy_run import copy_run, get_reference_run, get_refusal, read_state, run_co
 
 from dcgan_jax import train
 from dcgan_jax.export import __main__
+from dcgan_jax.run import checkpoints
 
 pytestmark = pytest.mark.integration
 TORCH = ("--preset", "torch32", "--base-px", 4)
@@ -174,6 +176,21 @@ def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, mo
     for name, leaf in theirs.items():
         assert_array_equal(ours[name], leaf, err_msg=name)
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
+
+
+@pytest.mark.parametrize("kept", [[0], []], ids=["step 0 is saved", "nothing is saved"])
+def test_kill_before_the_second_save_keeps_grown_networks(progressive_run, tmp_path, kept):
+    """The networks of a killed run begin as those of the low-resolution stage, and so does the resumed run."""
+    run = copy_run(progressive_run, tmp_path)
+    for step in checkpoints.list_steps(run):
+        if step not in kept:
+            shutil.rmtree(run / "checkpoints" / str(step))
+    done = train_toy(tmp_path, *GROW, steps=4)
+    assert done.code == 0, done
+    ours, theirs = read_state(run, 4), read_state(progressive_run, 4)
+    for name, leaf in theirs.items():
+        assert_array_equal(ours[name], leaf, err_msg=name)
+    assert toy_run.read_metric_lines(run) == toy_run.read_metric_lines(progressive_run)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
