@@ -1,11 +1,13 @@
 """Kills a run with SIGKILL at random moments until it is done, and compares it with an undisturbed run.
 
     python experiments/kill_test.py --kills 100 --steps 4000
+    python experiments/kill_test.py --kills 20 --run grown      # or: started
 
 Each start of the run is the same command in its own process group. It is killed after a random time: at most twice as long as a
 start needs for its first saves here, which is measured first. A run that completes before all kills are spent is compared and
 followed by another, which begins without packs and without compiled programs. So with fewer --steps more first starts are hit.
 Every third kill is aimed: it comes as soon as a file appears that exists only in a dangerous moment, or after twice that time.
+The first kill of a run with initial weights comes at its save of step 0, before another save: it must not lose these weights.
 """
 
 import argparse
@@ -45,6 +47,7 @@ FLAGS = (
     "--steps",
     "300",
 )
+FIRST_SAVE = "runs/*/checkpoints/0"
 # In the run's or the cache's folder: a partial pack, checkpoint or file, a program just written.
 DANGEROUS = (
     "cache/packs/.packing@*",
@@ -53,7 +56,12 @@ DANGEROUS = (
     "runs/*/samples/*.partial",
     "cache/programs/*/*-cache",
     "runs/*/checkpoints/*/generator",
+    FIRST_SAVE,
+    "runs/*/half/checkpoints/*",
+    "runs/*/half/*.partial",
 )
+# Runs with random initial weights, with those of progressive growing, and with those of another run (made first).
+RUNS = {"plain": (), "grown": ("--size", "32", "--base-px", "8", "--grow-kimg", "0.8"), "started": ("--start", "START")}
 
 
 def life(place: Path, *more: str, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:
@@ -110,21 +118,33 @@ def survive(place: Path, kills, *more: str) -> int:
         print(f"kill {spent}: {how}; step {steps[-1] if steps else None} is saved", flush=True)
 
 
+def make_options(place: Path, kind: str) -> list[str]:
+    """Returns the options of this kind of run. Makes the run that --start names."""
+    options = list(RUNS[kind])
+    if kind == "started":
+        (place / "start").mkdir()
+        assert life(place / "start", "--steps", "50", "--seed", "1") == 0
+        options[1] = str(place / "start" / "runs" / "r")
+    return options
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", default="300")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", choices=RUNS, default="plain", help="where the run's initial weights come from")
     asked = parser.parse_args()
-    more = ("--steps", asked.steps)
     chance, place, start = random.Random(asked.seed), Path(tempfile.mkdtemp(prefix="kill_test-")), time.monotonic()
+    options = make_options(place, asked.run)
+    more = ("--steps", asked.steps, *options)
     (place / "whole").mkdir()
     assert life(place / "whole", *more) == 0
     (place / "short").mkdir()
     for _ in range(2):  # the second start finds pack and programs
         shutil.rmtree(place / "short" / "runs", ignore_errors=True)
         start_s = time.monotonic()
-        assert life(place / "short", "--steps", "100") == 0
+        assert life(place / "short", "--steps", "100", *options) == 0
     most_s = 2 * (time.monotonic() - start_s)
     print(f"kills come within {most_s:.1f} s", flush=True)
     began = time.monotonic()
@@ -142,7 +162,8 @@ def main():
         runs += 1
         here = place / f"run{runs}"
         here.mkdir()
-        total += survive(here, itertools.islice(kills, asked.kills - total), *more)
+        first = [{"at": FIRST_SAVE}] if options else []
+        total += survive(here, itertools.islice(itertools.chain(first, kills), asked.kills - total), *more)
         found = outcome(here / "runs" / "r")
         wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
         different += bool(wrong)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 
 import jax.numpy as jnp
@@ -368,6 +369,21 @@ def test_low_resolution_stage_with_a_broken_end_runs_again(progressive_run, tmp_
         theirs = read_state(progressive_run / stage.relative_to(run), step)
         for name, leaf in read_state(stage, step).items():
             assert_array_equal(leaf, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kept", [[0], []], ids=["step 0 is saved", "nothing is saved"])
+def test_kill_before_the_second_save_keeps_grown_networks(progressive_run, tmp_path, kept):
+    """The networks of a killed run begin as those of the low-resolution stage, and so does the resumed run."""
+    run = copy_run(progressive_run, tmp_path)
+    for step in checkpoints.list_steps(run):
+        if step not in kept:
+            shutil.rmtree(run / "checkpoints" / str(step))
+    done = train_toy(tmp_path, *GROW, steps=4)
+    assert done.code == 0, done
+    ours, theirs = read_state(run, 4), read_state(progressive_run, 4)
+    for name, leaf in theirs.items():
+        assert_array_equal(ours[name], leaf, err_msg=name)
+    assert toy_run.read_metric_lines(run) == toy_run.read_metric_lines(progressive_run)
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
