@@ -33,4 +33,5 @@ def describe_latent(gan: TrainedGAN) -> str:
     """JAX code for the latent of `seed`."""
     nets = gan.config.nets
     how = "normal" if nets.latent_law == "normal" else "uniform"
-    return f"jax.random.{how}(jax.random.key(seed), ({nets.latent_dim},)" + (")" if how == "normal" else ", minval=-1)")
+    key = 'jax.random.key(seed, impl="threefry2x32")'  # as in gan/state.py, whatever the reader's default is
+    return f"jax.random.{how}({key}, ({nets.latent_dim},)" + (")" if how == "normal" else ", minval=-1)")
