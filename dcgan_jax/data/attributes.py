@@ -18,16 +18,7 @@ import numpy as np
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.class_folders import Attributes, clean_attribute
 from dcgan_jax.data.listing import CELEBA_PAGE, Entry, make_one_line, open_entry, open_regular_file
-from dcgan_jax.data.tables import (
-    MAX_ATTRIBUTES,
-    MAX_TABLE_BYTES,
-    Columns,
-    NameMatcher,
-    TableError,
-    parse_label,
-    read_columns,
-    read_table,
-)
+from dcgan_jax.data.tables import MAX_TABLE_BYTES, Columns, NameMatcher, TableError, parse_label, read_columns, read_table
 
 LABELS_VERSION = 1  # increase it when the same table or folders give other labels: packs are then made again
 READABLE = (".txt", ".csv", ".tsv")
@@ -189,11 +180,9 @@ def read_celeba_attributes(table: TableFile, root: Path, names: Sequence[str]) -
 
 
 def _check_columns(columns: Columns, names: Sequence[str]) -> None:
-    """Raises TableError if the table has no header, too many columns or no row for some image."""
+    """Raises TableError if the table has no header or no row for some image."""
     if not columns.names:
         raise TableError("it has no header; write the columns' names into its first row, such as image_id,Smiling")
-    if len(columns.names) > MAX_ATTRIBUTES:
-        raise TableError(f"it has {len(columns.names):,} attributes, more than {MAX_ATTRIBUTES}; remove some columns")
     missing = np.flatnonzero(columns.rows == 0)
     if len(missing):
         raise TableError(

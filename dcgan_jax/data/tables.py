@@ -209,6 +209,8 @@ def read_columns(table: Table, matcher: NameMatcher, parse: Callable[[str], int 
     header = next(table.split()).fields
     widths = [len(row.fields) for row in _split(table.lines[1 : 1 + SAMPLE_LINES] or table.lines, table.delimiter)]
     width = max(set(widths), key=widths.count)
+    if width - 1 > MAX_ATTRIBUTES:
+        raise TableError(f"it has {width - 1:,} columns besides the names, more than {MAX_ATTRIBUTES}; remove some")
     has_header = not _is_data(header, matcher, parse)
     if has_header and len(header) == width - 1 and header[0].lower() not in NAME_HEADERS:
         header = ["", *header]  # nothing is written above the names, as in CelebA's .txt

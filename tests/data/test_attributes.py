@@ -153,7 +153,11 @@ def test_columns_equal_after_cleaning_are_refused(tmp_path):
     "name, content, words",
     [
         ("list_attr_celeba.csv", GOOD_TABLE.split("\n", 1)[1], "it has no header"),
-        ("list_attr_celeba.csv", "image_id" + ",a" * 257 + "\n" + "000001.jpg" + ",1" * 257, "257 attributes, more than 256"),
+        (
+            "list_attr_celeba.csv",
+            "image_id" + ",a" * 257 + "\n" + "000001.jpg" + ",1" * 257,
+            "257 columns besides the names, more than 256",
+        ),
         ("list_attr_celeba.csv", GOOD_TABLE.replace("000004.jpg", "other.jpg"), "no row for 1 of 6 images, such as .*000004.jpg"),
     ],
 )

@@ -46,7 +46,7 @@ def test_impossible_score_is_named_before_any_step(tmp_path):
     assert "--score-by none.py:f: none.py: No such file" in get_refusal(
         train, *flags, "--score-count", 60, "--score-by", "none.py:f"
     )
-    assert "has a score; train it with --score-every-kimg" in get_refusal(
+    assert "has a score; leave out --step for the newest, or train with --score-every-kimg" in get_refusal(
         sample, "--run", get_reference_run().run, "--step", "best"
     )
 
