@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import hashlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import jax
 from jax.extend.backend import clear_backends
 
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.data.cache import get_cache_dir
+from dcgan_jax.run.xla_flags import get_users_flags
 
 # Settings that change results, or raise errors in a correct program. Each has an environment variable of the same name, such as
 # JAX_ENABLE_X64, and a notebook may have set it for its own work. The values are JAX's defaults.
@@ -114,13 +118,24 @@ def find_devices() -> None:
 
     Call it before other functions of JAX, whose errors would hide the cause; with several processes, after they are joined.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = get_users_flags()
     if flags:
-        _check_xla_flags(flags)
+        _check_new_flags(flags)
     try:
         jax.devices()
     except Exception as fault:  # noqa: BLE001 - depends on the plugin: RuntimeError, AssertionError, ValueError
         raise UserError(_explain_no_devices(fault)) from None
+
+
+def _check_new_flags(flags: str) -> None:
+    """Checks flags of XLA the first time that this jaxlib gets them: a check takes seconds. Raises: as `_check_xla_flags`."""
+    facts = f"{importlib.metadata.version('jaxlib')} {flags}"
+    accepted = get_cache_dir() / "accepted_xla_flags" / hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    if not os.path.exists(accepted):
+        _check_xla_flags(flags)
+        with contextlib.suppress(OSError):  # in a cache that cannot be written, flags are checked each time
+            accepted.parent.mkdir(parents=True, exist_ok=True)
+            accepted.touch()
 
 
 def _check_xla_flags(flags: str) -> None:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 
 OPTION = "xla_cpu_experimental_ynn_fusion_type"
+SWITCH = f"--{OPTION}=-reduce"
 WRONG_VERSIONS = ("0.10.2", "0.11.")  # of jaxlib; 0.10.1 and 0.12.0 compute both programs of tests/test_reductions.py correctly
 
 
@@ -16,4 +17,9 @@ def disable_wrong_reductions() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if importlib.metadata.version("jaxlib").startswith(WRONG_VERSIONS) and OPTION not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{OPTION}=-reduce".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {SWITCH}".strip()
+
+
+def get_users_flags() -> str:
+    """Returns XLA_FLAGS without what `disable_wrong_reductions` adds."""
+    return os.environ.get("XLA_FLAGS", "").replace(SWITCH, "").strip()

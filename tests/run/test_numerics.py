@@ -6,7 +6,7 @@ from toy_run import get_reference_run
 import dcgan_jax
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import make_key
-from dcgan_jax.run import numerics
+from dcgan_jax.run import numerics, xla_flags
 
 CHANGED = {  # what variables of the shell, or a notebook, may have set
     "jax_enable_x64": True,
@@ -84,6 +84,21 @@ def test_missing_device_names_variable_and_remedy(monkeypatch, fault):
         numerics._set_all(before)
     line = str(mistake.value)
     assert "JAX_PLATFORMS=cuda" in line and line.endswith("Available: cpu. Set JAX_PLATFORMS=cpu, or unset it")
+
+
+def test_users_flags_are_checked_once(monkeypatch, tmp_path):
+    """A check starts a process, which takes seconds. The switch that this project adds is not checked."""
+    checked = []
+    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(numerics, "_check_xla_flags", checked.append)
+    for flags in (xla_flags.SWITCH, f"--a=1 {xla_flags.SWITCH}", "--a=1", "--b=2"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        numerics.find_devices.__wrapped__()
+    assert checked == ["--a=1", "--b=2"]
+    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "file" / "below"))
+    (tmp_path / "file").touch()
+    numerics.find_devices.__wrapped__()
+    assert checked == ["--a=1", "--b=2", "--b=2"]
 
 
 @pytest.mark.integration
