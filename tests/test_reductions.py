@@ -21,7 +21,8 @@ from dcgan_jax.run import xla_flags
 NETS = Config().nets
 AS_USERS = {"xla_backend_optimization_level": 3, **NEW_EMITTERS}  # conftest.py turns both off
 
-# In jaxlib 0.10.2 the last rows of the first function are wrong, and in about half of the runs the sum of the second one.
+# In jaxlib 0.10.2 the last rows of the first function are wrong, in many of the runs the sum of the second one, and the third one
+# ends the process.
 REPRODUCERS = """
 import jax, jax.numpy as jnp, numpy as np
 rows = np.arange(40_001, dtype=np.float32)[:, None] * np.float32([1, 0, 0])
@@ -29,6 +30,8 @@ sums = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
 np.testing.assert_allclose(sums, rows.astype(np.float64)[:, 0] ** 2, rtol=1e-6)
 count = jax.jit(lambda ones: jnp.broadcast_to(ones, (2, 1024, 1024)).sum())
 assert {float(count(jnp.ones((1024, 1)))) for _ in range(50)} == {2.0 ** 21}
+ones = jnp.ones((3, 1, 2, 2, 8, 8, 8))
+assert float(jax.jit(lambda x: jnp.sum(x * x, axis=3))(ones).sum()) == ones.size
 """
 AS_COMMAND = "from pathlib import Path; from dcgan_jax.run import backend; backend.start_backend(Path('/nonexistent'))"
 AS_LIBRARY = "import dcgan_jax; dcgan_jax.load"
@@ -51,7 +54,7 @@ def compile_as_users(function):
 @pytest.mark.integration
 @pytest.mark.parametrize("start", [AS_COMMAND, AS_LIBRARY, AS_TRAINING], ids=["command", "library", "training"])
 def test_reproducers_of_wrong_xla_sums_are_right(start):
-    """github.com/jax-ml/jax/issues/39103 and github.com/tensorflow/tensorflow/issues/126812."""
+    """github.com/jax-ml/jax/issues/39103, github.com/tensorflow/tensorflow/issues/126812, github.com/jax-ml/jax/issues/40412."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", start + REPRODUCERS], env=environment, check=True, timeout=120)
 
