@@ -101,8 +101,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     Raises: UserError if the file is a web page or not a complete zip; OSError.
     """
     with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
-    if b"<html" in head.lower() or b"<!doctype html" in head.lower():
+        kind = find_kind_of_content(file.read(HEAD_BYTES))
+    if kind == BY_SUFFIX[".html"]:
         raise UserError(
             f"`data` {path} is a web page, not a zip: the server sent an error page (Google Drive does when its quota is"
             f" used up); delete it, then download {ALIGNED}.zip in a browser from {CELEBA_PAGE}"
@@ -112,7 +112,6 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except BAD_ZIP as error:
-        kind = find_kind_of_content(head)
         if kind and kind != BY_SUFFIX[".zip"]:
             refuse_file(path, kind)
         size_bytes = path.stat().st_size
