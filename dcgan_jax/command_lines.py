@@ -3,7 +3,7 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dcgan_jax import config as configuration
 from dcgan_jax.config import LENGTHS, Config
@@ -41,6 +41,11 @@ def format_flag(name: str, value: object) -> list[str]:
         return [f"--{flag}", *map(str, value)]
     text = repr(value) if isinstance(value, float) else str(value)
     return [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]  # a value like -x would be taken for a flag
+
+
+def format_flags(values: Mapping[str, object]) -> str:
+    """Formats settings, name -> value, as flags of a command line."""
+    return join_words(word for name, value in values.items() for word in format_flag(name, value))
 
 
 def join_words(words: Iterable[str]) -> str:

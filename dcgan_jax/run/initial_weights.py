@@ -1,7 +1,6 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
 import os
-import shlex
 import zlib
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from dcgan_jax import terminal
+from dcgan_jax.command_lines import format_flags
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
@@ -72,17 +72,12 @@ def _load_run(run: Path, config: Config) -> dict:
         fields = ", ".join(
             f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
-        flags = " ".join(_format_flag(name, getattr(source.nets, name)) for name in differing)
+        flags = format_flags({name: getattr(source.nets, name) for name in differing})
         raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
     if not checkpoints.list_steps(run):
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
     state = _restore_readable(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
-
-
-def _format_flag(name: str, value: object) -> str:
-    words = value if isinstance(value, tuple) else (value,)
-    return f"`{name}` {shlex.join(map(str, words))}"
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:

@@ -17,7 +17,7 @@ import filelock
 
 from dcgan_jax import config as configuration
 from dcgan_jax import files
-from dcgan_jax.command_lines import format_flag, format_start, format_training_command, join_words
+from dcgan_jax.command_lines import format_flags, format_start, format_training_command
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.checks import CHECKED_FACTS
@@ -256,7 +256,7 @@ def _format_resume(config: Config, differing: list[str], before: dict) -> str:
     undone = {name: before[name] for name in differing}
     if len(differing) > MOST_SHOWN:
         return format_training_command(configuration.replace(config, **undone))
-    return join_words(word for name, value in undone.items() for word in format_flag(name, value))
+    return format_flags(undone)
 
 
 def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
