@@ -70,7 +70,7 @@ class Checkpoints:
             return
         if steps != sorted(self.manager.all_steps()):
             self.manager.reload()  # after `restore_newest` moved a broken checkpoint; else the manager would skip this step
-        items = _split_items(state)
+        items = _split_items(state if jax.process_count() > 1 else jax.tree.map(_get_one_copy, state))
         digests = {name: describe_leaves(item, digest_leaf) for name, item in items.items()}
         # np.empty uses no memory until it is filled.
         on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)
@@ -237,6 +237,11 @@ def add_sharding(shapes: Shapes, sharding: jax.sharding.Sharding | None = None) 
     """Adds the sharding that a restore needs to the shapes. Default: the first device of this process."""
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def _get_one_copy(leaf: jax.Array) -> jax.Array:
+    # Orbax would save a slice of each device's copy, and would compile a program for each slice.
+    return leaf.addressable_data(0) if leaf.is_fully_replicated else leaf
 
 
 def _split_items(state: GanState) -> dict[str, dict]:

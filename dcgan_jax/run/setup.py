@@ -209,9 +209,12 @@ def make_state(plan: Plan) -> GanState:
         low = _make_low_resolution(plan)
         weights = distributed.run_in_all(functools.partial(initial_weights.grow_networks, plan.config, low))
     distributed.check_agreement(initial_weights.compute_digest(weights))
-    labels = plan.choose_labels()
-    init = jax.jit(lambda weights: init_state(plan.config, labels).replace(**weights), out_shardings=plan.shardings.state)
-    return init(weights)
+    return jax.jit(make_init(plan.config), out_shardings=plan.shardings.state)(weights, plan.choose_labels())
+
+
+def make_init(config: Config) -> Callable[..., GanState]:
+    """Makes f(weights, labels) -> state: random values for all fields that are not in `weights`. Pure: jit it."""
+    return lambda weights, labels: init_state(config, labels).replace(**weights)
 
 
 def tidy_checkpoints(plan: Plan) -> None:
