@@ -25,7 +25,7 @@ from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import checkpoints, initial_weights, workdir
 
 pytestmark = pytest.mark.integration
-TORCH = ("--preset", "torch32", "--base-px", 4)
+TORCH = ("--preset", "torch32", "--base-px", 4, "--d-steps", 1)
 NETS = ("g_params/", "g_stats/", "d_params/", "d_stats/", "ema_params/")
 
 
