@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import io
 import re
 import shlex
@@ -158,6 +159,7 @@ def parse_condition(text: str) -> dict[str, int]:
     return values
 
 
+@functools.cache
 def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
     flags = set()
     for field in dataclasses.fields(cls):
@@ -170,6 +172,7 @@ def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
     return flags
 
 
+@functools.cache
 def _list_positionals(cls: "type[DataclassInstance]") -> list[str]:
     """Lists the fields that are given without a flag."""
     hints = typing.get_type_hints(cls, include_extras=True)

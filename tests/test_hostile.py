@@ -126,7 +126,7 @@ def test_run_json_is_not_evaluated(canary, tmp_path, file):
     run = copy_run(get_reference_run().run, tmp_path)
     good = (run / file).read_text()
     values = json.loads(good)
-    texts = [canary.code] + [json.dumps(values | {name: canary.code}) for name in values]
+    texts = [canary.code] + [json.dumps(values | {name: canary.code}) for name in [*values][::5]]
     for text in texts:
         (run / file).write_text(text)
         for command, flags in (
