@@ -25,10 +25,11 @@ def test_notebook_every_cell_runs(tmp_path, monkeypatch):
     (parameters,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     parameters.source += "\nKIMG, DATA = 0.1, 'drawn:300'"
     for cell in notebook.cells:
-        cell.source = cell.source.replace("kimg=10.0", "kimg=0.1").replace("width=64", "width=16")
+        cell.source = cell.source.replace("kimg=10.0", "kimg=0.1").replace("width=64", "width=8")
         cell.source = cell.source.replace("drawn:2000", "drawn:300").replace("batch_size=32", "batch_size=16")
-        # Smaller batches, because their programs compile much faster.
-        cell.source = cell.source.replace("replace(config, workdir", "replace(replace(config, width=8, batch_size=16), workdir")
+        # Smaller batches and fewer layers, because their programs compile much faster.
+        small = "replace(config, width=4, base_px=8, batch_size=16)"
+        cell.source = cell.source.replace("replace(config, workdir", f"replace({small}, workdir")
     client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     start = time.monotonic()
     client.timeout_func = lambda cell: max(1, MOST_S - int(time.monotonic() - start))  # the remaining time
