@@ -44,7 +44,7 @@ SHORTER = [  # (command, pattern, replacement), in order
     (
         "train",
         r"(--preset best64.*)$",
-        r"\1 --size 32 --width 8 --base-px 8 --grow-kimg 0.02 --g-refine 1",
+        r"\1 --size 32 --width 8 --base-px 8 --grow-kimg 0.02 --g-refine 0 --d-refine 0",
     ),  # progressive growing
     ("evaluate", r" --count \S+", ""),
     ("evaluate", r"$", " --count 40"),
