@@ -43,6 +43,10 @@ SAFE_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompr
 BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, MemoryError, struct.error)
 ALIGNED = "img_align_celeba"
 TABLE_STEMS = ("list_attr_celeba", "list_eval_partition")
+# What other programs call their labels: StyleGAN's dataset.json, metadata.csv of Hugging Face, and so on.
+LABEL_FILES = re.compile(
+    r"(dataset|labels?|metadata|annotations?|attributes?|classes|targets?)\.(jsonl?|csv|tsv|txt|xlsx?|parquet)", re.IGNORECASE
+)
 CELEBA_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -63,6 +67,7 @@ class Listing(NamedTuple):
     refused: list[tuple[str, str]]  # (name, reason), sorted
     ignored: Counter[str]  # type -> number of files that are not images
     tables: list[Entry]  # files named like CelebA's tables, which may be any files
+    others_labels: list[str]  # ignored files that may contain labels for another program
 
 
 def make_one_line(name: str) -> str:
@@ -144,7 +149,7 @@ def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
 
 def sort_entries(path: Path, entries: Iterable[Entry], archive: zipfile.ZipFile | None) -> Listing:
     """Sorts the entries of a folder (archive None) or zip. Raises: UserError if there are no images, with the remedy."""
-    listing, examples = Listing([], [], Counter(), []), {}
+    listing, examples = Listing([], [], Counter(), [], []), {}
     for entry in entries:
         last = entry.name.rpartition("/")[2]
         if clutter := name_clutter(entry.name):
@@ -155,6 +160,8 @@ def sort_entries(path: Path, entries: Iterable[Entry], archive: zipfile.ZipFile 
             type_ = make_one_line(get_suffix(last)) or "without suffix"
             listing.ignored[type_] += 1
             examples.setdefault(type_, entry)
+            if LABEL_FILES.fullmatch(last):
+                listing.others_labels.append(make_one_line(entry.name))
         elif entry.problem or entry.size_bytes > MAX_FILE_BYTES:
             problem = entry.problem or f"{entry.size_bytes} bytes: {TOO_LARGE} for an image"
             listing.refused.append((make_one_line(entry.name), problem))

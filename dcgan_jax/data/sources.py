@@ -135,11 +135,13 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
     is_celeba = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
     is_celeba |= any(table.is_inside for table in (*attributes, *partitions))
     images, warnings = listing.images, describe_unused(attributes) if is_celeba else ()
+    table = next((table for table in attributes if is_celeba and not table.problem), None)
     if split != "all":
         images, more = _select_split(path, images, partitions if is_celeba else [], split)
         warnings += more
+    if table is None:
+        warnings += _describe_others_labels(listing.others_labels)
     names, sizes = [entry.name for entry in images], [entry.size_bytes for entry in images]
-    table = next((table for table in attributes if is_celeba and not table.problem), None)
     facts = [(*entry[:1], *entry[2:4]) for entry in images]
     return Source(
         kind="celeba" if is_celeba else "folder" if archive is None else "zip",
@@ -162,6 +164,13 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
 def _describe_tables_beside(tables: Sequence[TableFile]) -> tuple[str, ...]:
     why = "is beside the images and not used, because they are not aligned CelebA; put it into their folder if it describes them"
     return tuple(f"{make_one_line(table.name)} {why}" for table in tables[:1])
+
+
+def _describe_others_labels(files: Sequence[str]) -> tuple[str, ...]:
+    if not files:
+        return ()
+    why = "may contain labels and is not read; write them into a list_attr_celeba.csv beside it (docs/own-images.md)"
+    return (f"{min(files, key=len)} {why}",)
 
 
 def _select_split(

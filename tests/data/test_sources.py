@@ -9,6 +9,7 @@ import pytest
 from image_files import draw, zip_of
 from numpy.testing import assert_array_equal
 from packs import NO_REAL_FACES, REAL_FACES
+from PIL import Image
 
 from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
@@ -80,6 +81,19 @@ def test_real_celeba_splits_as_published():
     if source.count < 162_770:
         with pytest.raises(UserError, match="valid"):
             open_source(REAL_FACES, "valid")
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "a/metadata.jsonl", "Labels.csv", "annotations.xlsx", "classes.txt"])
+def test_labels_of_other_programs_are_named_once(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    for at in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{at}.png")
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "a" / "labels.json.bak").write_text("{}")
+    (line,) = open_source(str(tmp_path)).warnings
+    assert line.startswith(f"{name} may contain labels and is not read")
+    (tmp_path / "list_attr_celeba.csv").write_text("image_id,Smiling\n0.png,1\n1.png,0\n2.png,1\n")
+    assert not open_source(str(tmp_path)).warnings
 
 
 # ---- Arrays, drawn faces, TFDS ----
