@@ -60,6 +60,7 @@ class Score(NamedTuple):
     seeds: range  # of a run's samples; for images, their positions in random order
     step: int | None  # the checkpoint's step; None for images
     network: FeatureNetwork | None = None
+    feature_count: int = 0  # D, the network's features per image
 
 
 def score_sliced_wasserstein(of: Comparison, fake: ImageSet, first: int) -> Score:
@@ -110,6 +111,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         seeds=range(first, first + of.count),
         step=fake.step,
         network=network,
+        feature_count=real.some.shape[1],
     )
 
 

@@ -80,6 +80,16 @@ def describe_score(score: Score) -> str:
         f"{1e3 * values['kid_sd']:.2f}, "
         + ", ".join(f"{name} {values[name]:.3f}" for name in ("precision", "recall", "density", "coverage"))
         + ("" if infinite is None else f", {distance} at infinity {infinite:.2f}")
+        + _warn_of_few(score)
+    )
+
+
+def _warn_of_few(score: Score) -> str:
+    if score.count > score.feature_count:
+        return ""
+    return (
+        f"; warning: N {score.count} is not above the {score.feature_count} features, so the distance is far too large; "
+        f"give --count {score.feature_count + 1} or more"
     )
 
 

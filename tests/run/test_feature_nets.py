@@ -30,6 +30,7 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     of = "FID, step 12, N 12, seeds 0..11, resize TensorFlow 1 bilinear to 299 px"
     for part in (f"{of}: {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
         assert part in said
+    assert "warning: N 12 is not above the 1083 features, so the distance is far too large; give --count 1084 or more" in said
 
 
 def test_invalid_inception_weights_are_one_line(run, tmp_path):
@@ -47,7 +48,7 @@ def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
     assert line["network_sha256"] == hashlib.sha256(NETWORK_CODE.encode()).hexdigest()
     assert line["values"].keys() >= {"frechet", "kid", "coverage", "frechet_at_infinity"}
     assert f"Frechet distance by {net}, step 12, N 40, seeds 0..39, resize its own: {line['values']['frechet']:.2f}" in said
-    assert line["of_count"] == 40
+    assert line["of_count"] == 40 and "warning" not in said
 
 
 @pytest.mark.parametrize(
