@@ -79,6 +79,17 @@ def test_flag_is_set_for_wrong_versions_only(monkeypatch, version, flags, expect
     assert os.environ.get("XLA_FLAGS") == expected
 
 
+def test_flags_in_a_file_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(xla_flags.importlib.metadata, "version", lambda name: "0.10.2")
+    for text, theirs in (("--xla_a=1\n--xla_b=2\n", "--xla_a=1 --xla_b=2 "), (None, f"{tmp_path / 'flags'} ")):
+        (tmp_path / "flags").unlink(missing_ok=True)
+        if text:
+            (tmp_path / "flags").write_text(text)
+        monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+        xla_flags.disable_wrong_reductions()
+        assert os.environ["XLA_FLAGS"] == f"{theirs}{xla_flags.SWITCH}"
+
+
 @pytest.mark.parametrize("shape", [(128, 32, 32, 32), (127, 16, 16, 33), (1, 32, 32, 64), (129, 1, 1, 512)])
 def test_batch_norm_and_its_gradients_equal_float64(shape):
     x, upstream = draw(0, *shape, mean=0.7), draw(1, *shape)

@@ -83,12 +83,14 @@ def export(
     from dcgan_jax.api import load
     from dcgan_jax.arguments import fill_flags
     from dcgan_jax.config import UserError
+    from dcgan_jax.places import check_encodable
     from dcgan_jax.run.numerics import pin_numerics
 
     ask = fill_flags(Export, arguments)
     folder = Path(ask.out)
     if os.path.lexists(folder):
         raise UserError(f"`out` {ask.out}: already exists; give another folder, or remove it")
+    check_encodable(os.path.abspath(ask.out))
     if ask.weights not in STORES[ask.format]:
         raise UserError(f"`weights` {ask.weights}: {ask.format} supports {' or '.join(STORES[ask.format])}")
     if ask.format in ("onnx", "web") and importlib.util.find_spec("onnx") is None:

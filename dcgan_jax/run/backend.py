@@ -15,8 +15,8 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from dcgan_jax.config import Config
-from dcgan_jax.places import expand_home, get_home
+from dcgan_jax.config import Config, UserError
+from dcgan_jax.places import check_encodable, expand_home, get_home
 from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
 from dcgan_jax.run.xla_flags import disable_wrong_reductions
@@ -81,11 +81,13 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
     own = jax.config.values["jax_compilation_cache_dir"]  # set by the user
     if own:
+        check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
     programs = cache / "programs" / _hash_machine()
     try:
+        check_encodable(str(programs))
         programs.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, UserError):  # the folder of the cache is no choice of the user's
         return settings
     _remove_unfinished(programs)
     return settings | {

@@ -1,4 +1,4 @@
-"""Pins the settings of JAX that change numbers, so that variables of the shell cannot change results; finds the devices."""
+"""Pins settings of JAX and Flax that change numbers, so that variables of the shell cannot do so; finds the devices."""
 
 import contextlib
 import functools
@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import jax
+from flax import config as flax_config
 from jax.extend.backend import clear_backends
 
 from dcgan_jax.config import UserError, make_printable
@@ -20,7 +21,7 @@ from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.run.xla_flags import get_users_flags
 
 # Settings that change results, or raise errors in a correct program. Each has an environment variable of the same name, such as
-# JAX_ENABLE_X64, and a notebook may have set it for its own work. The values are JAX's defaults.
+# JAX_ENABLE_X64, and a notebook may have set it for its own work. The values are the defaults of JAX and Flax.
 PINNED: dict[str, object] = {
     # data types
     "jax_enable_x64": False,
@@ -58,6 +59,10 @@ PINNED: dict[str, object] = {
     "jax_thread_guard": False,
     # devices: this program places its arrays itself
     "jax_default_device": None,
+    # Flax: how a module's random keys and names are derived
+    "flax_fix_rng_separator": False,
+    "flax_preserve_adopted_names": False,
+    "flax_return_frozendict": False,
 }
 Class = TypeVar("Class")
 CHECK_S = 60  # a child process that only reads XLA_FLAGS ends within a second
@@ -97,13 +102,34 @@ def pin_methods(cls: type[Class]) -> type[Class]:
     return cls
 
 
+@contextlib.contextmanager
+def keep_settings(theirs: dict[str, object]) -> Generator[None]:
+    """Inside the with block other people's code has its own settings, and ours are as before at its end.
+
+    theirs: the settings in PINNED that this code changed before. Those that it changes now are added.
+    """
+    before = _read_all(PINNED)
+    _set_all(theirs)
+    try:
+        yield
+    finally:
+        theirs.update({name: value for name, value in _read_all(PINNED).items() if not _is_equal(value, before[name])})
+        _set_all(before)
+
+
+def _read_all(names: Iterable[str]) -> dict[str, object]:
+    """Reads settings. A version of JAX or Flax may lack some names."""
+    values = jax.config.values | {name: getattr(flax_config, name) for name in names if hasattr(flax_config, name)}
+    return {name: values[name] for name in names if name in values}
+
+
 def _set_all(settings: dict[str, object]) -> dict[str, object]:
-    """Changes settings of JAX. Returns the previous values of those that were different. A version may lack some names."""
-    values = jax.config.values
+    """Changes settings. Returns the previous values of those that were different."""
+    values = _read_all(settings)
     differing = {name: value for name, value in settings.items() if name in values and not _is_equal(values[name], value)}
     before = {name: values[name] for name in differing}
     for name, value in differing.items():
-        jax.config.update(name, value)
+        (flax_config if name.startswith("flax_") else jax.config).update(name, value)
     return before
 
 
@@ -170,9 +196,10 @@ def _explain_no_devices(fault: Exception) -> str:
             f"({why}). Available: {', '.join(found)}. Set JAX_PLATFORMS={found[0]}, or unset it"
         )
     read = ("JAX_", "XLA_", "CUDA_VISIBLE", "TPU_", "PJRT_")
-    names = [name for name in os.environ if name.startswith(read) and name != "TPU_SKIP_MDS_QUERY"]  # JAX sets that one itself
-    shown = ", ".join(f"{name}={make_printable(os.environ[name], 60)}" for name in sorted(names))
-    remedy = f"check these environment variables: {shown}" if names else "set JAX_PLATFORMS=cpu to train on the CPU"
+    theirs = {**os.environ, "XLA_FLAGS": get_users_flags()}
+    names = [name for name in theirs if name.startswith(read) and name != "TPU_SKIP_MDS_QUERY"]  # JAX sets that one itself
+    shown = ", ".join(f"{name}={make_printable(theirs[name], 60)}" for name in sorted(names) if theirs[name])
+    remedy = f"check these environment variables: {shown}" if shown else "set JAX_PLATFORMS=cpu to train on the CPU"
     return f"JAX can start no device ({why}); {remedy}"
 
 

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 import types
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.run.numerics import keep_settings
 
 PACKAGE = "dcgan_jax_user_code"  # the file's package, so that `from .helper import f` works and no other module has its name
 
@@ -33,6 +35,7 @@ class UserFunction:
                 f"`{argument}` {place}: expected FILE.py:FUNCTION{names}, a function from uint8 (B, S, S, 3) to (B, D) floats"
             )
         self.about, self.file, self.modules = f"`{argument}` {place}", Path(file).absolute(), {}
+        self.settings: dict[str, object] = {}  # of JAX, which the code changed for itself
         try:
             self.file.read_bytes()
         except OSError as fault:
@@ -74,16 +77,21 @@ class UserFunction:
     def _importing(self) -> Generator[None]:
         """Lets the code import what is beside its file, and turns its errors into a UserError.
 
-        Afterwards those modules are hidden, so that another file may have others of the same names.
+        Afterwards those modules are hidden, so that another file may have others of the same names. Settings of JAX and NumPy and
+        the working directory are as before.
         """
-        folder, before = str(self.file.parent), set(sys.modules)
+        folder, before, here = str(self.file.parent), set(sys.modules), os.getcwd()
         sys.path.insert(0, folder)
         sys.modules.update(self.modules)
         try:
-            yield
-        except (Exception, SystemExit) as fault:
+            with keep_settings(self.settings), np.errstate():
+                yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as fault:  # noqa: BLE001 - the code may define any
             raise self._explain(fault) from None
         finally:
+            os.chdir(here)
             with contextlib.suppress(ValueError):  # the code may change the path
                 sys.path.remove(folder)
             tops = {name.partition(".")[0] for name in before}

@@ -49,6 +49,12 @@ def test_inexact_export_is_refused(tmp_path, off, flags):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("form", ["onnx", "stablehlo"])
+def test_folder_that_the_locale_cannot_name_is_refused_first(tmp_path, form):
+    line = get_refusal(__main__, "--run", tmp_path / "none", "--format", form, "--out", tmp_path / "m\udcfcller")
+    assert "its name is not UTF-8: rename it" in line
+
+
 @pytest.mark.parametrize("form", ["onnx", "web"])
 def test_missing_onnx_package_names_the_format(tmp_path, form):
     real = importlib.util.find_spec

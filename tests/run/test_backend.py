@@ -123,6 +123,11 @@ def test_unwritable_cache_is_skipped_users_own_is_kept(tmp_path):
     assert fresh(says, JAX_COMPILATION_CACHE_DIR="/own") == ["/own"]
 
 
+def test_cache_whose_name_has_no_utf8_is_skipped(tmp_path):
+    """Such a name has characters that the locale lacks. XLA cannot take it."""
+    assert "jax_compilation_cache_dir" not in backend._choose_settings(tmp_path / "m\udcfcller")
+
+
 @pytest.mark.parametrize(
     "platform_name, saves, k",
     [("cpu", 500, 1), ("gpu", 500, 10), ("tpu", 200, 10), ("gpu", 96, 8), ("gpu", 7, 7), ("gpu", 11, 1)],

@@ -18,6 +18,8 @@ CHANGED = {  # what variables of the shell, or a notebook, may have set
     "jax_debug_nans": True,
     "jax_transfer_guard": "disallow",
     "jax_optimization_level": "O0",
+    "flax_fix_rng_separator": True,
+    "flax_return_frozendict": True,
 }
 
 
@@ -32,12 +34,12 @@ def changed(monkeypatch):
 
 
 def read(names):
-    return {name: jax.config.values[name] for name in names}
+    return numerics._read_all(names)
 
 
 def test_pins_are_jaxs_defaults_and_names():
     """A plain process changes nothing, and every name exists in this version of JAX or another supported one."""
-    values = jax.config.values
+    values = numerics._read_all(numerics.PINNED)
     assert len([name for name in numerics.PINNED if name in values]) > 0.8 * len(numerics.PINNED)
     for name, value in numerics.PINNED.items():
         assert name not in values or numerics._is_equal(values[name], value), name

@@ -1,12 +1,15 @@
 """Users' functions are imported as modules from their folder, and their errors are reported as their own."""
 
 import hashlib
+import os
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from dcgan_jax.config import UserError
+from dcgan_jax.run import numerics
 from dcgan_jax.run.user_code import PACKAGE, UserFunction
 
 IMAGES = np.zeros((2, 16, 16, 3), np.uint8)
@@ -71,6 +74,35 @@ def test_modules_and_dataclasses_work(tmp_path, code):
     assert sys.path == before[0] and not {"helper", "package", PACKAGE} & set(sys.modules)
 
 
+OWN_SETTINGS = """
+import os
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_threefry_partitionable", False)
+np.seterr(all="raise")
+os.chdir("/")
+def features(images):
+    assert jax.numpy.zeros(1).dtype == np.float64
+    np.seterr(all="raise")
+    os.chdir("/")
+    return np.zeros((len(images), 4))
+"""
+
+
+@numerics.pin_numerics()
+def test_own_settings_hold_in_its_code_only(tmp_path):
+    def read():
+        values = jax.config.values
+        return values["jax_enable_x64"], values["jax_threefry_partitionable"], np.geterr(), os.getcwd()
+
+    before = read()
+    function = UserFunction(write(tmp_path / "mine", OWN_SETTINGS), "features")
+    assert read() == before
+    for _ in range(2):
+        assert function(IMAGES).shape == (2, 4)
+        assert read() == before
+
+
 def test_file_may_have_the_name_of_another_module(tmp_path):
     """Also one with a dot or a dash in its name."""
     for name in ("numpy.py", "json.py", "my-net.v2.py"):
@@ -103,6 +135,7 @@ def test_two_folders_may_have_modules_of_one_name(tmp_path):
         ("import sys\nsys.exit(3)\n", "net.py, line 2: SystemExit: 3"),
         ("raise SystemExit\n", "net.py, line 1: SystemExit: no message"),
         ("open('/nothing/there')\n", "net.py, line 1: FileNotFoundError: [Errno 2] No such file or directory: '/nothing/there'"),
+        ("class Stop(BaseException):\n    pass\nraise Stop('here')\n", "net.py, line 3: Stop: here"),
         ("raise MemoryError\n", "net.py, line 1: MemoryError"),
         ("raise OSError(28, 'No space left on device')\n", "net.py, line 1: OSError: [Errno 28] No space left"),
         ("from dcgan_jax.config import UserError\nraise UserError('set FILE')\n", "net.py, line 2: set FILE"),
