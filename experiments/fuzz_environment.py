@@ -3,8 +3,9 @@
     python experiments/fuzz_environment.py --count 500 --seed 0 [--only 17]
 
 A case is a command and up to four oddities: variables, streams, locale, home folder, umask, working directory, user. Cases
-are a function of the seed. `sample` must also generate the same images as in a plain environment. Another user needs root and
-`setpriv`; without them this oddity is left out. `experiments/fuzz.py --environment 500` does the same.
+are a function of the seed. `sample` must also generate the same images as in a plain environment, and `train` must begin with
+the same weights. Another user needs root and `setpriv`; without them this oddity is left out.
+`experiments/fuzz.py --environment 500` does the same.
 """
 
 import argparse
@@ -41,6 +42,8 @@ VARIABLES = {
         {"JAX_TRANSFER_GUARD": "disallow"},
         {"JAX_OPTIMIZATION_LEVEL": "O0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         {"JAX_NUMPY_RANK_PROMOTION": "raise"},
+        {"FLAX_FIX_RNG_SEPARATOR": "1"},
+        {"FLAX_RETURN_FROZENDICT": "1", "FLAX_PRESERVE_ADOPTED_NAMES": "1"},
         {"JAX_CHECK_TRACER_LEAKS": "1"},
         {"JAX_DEBUG_KEY_REUSE": "1"},
         {"JAX_ENABLE_CHECKS": "1"},
@@ -146,6 +149,9 @@ class Case:
         return " ".join(filter(None, [*others, variables, *self.command]))
 
 
+GRID = "00000000.png"  # the samples of a run's initial weights
+
+
 def list_commands() -> list[tuple[str, ...]]:
     """Lists the commands, the quick ones more often."""
     names = ("train", "sample", "evaluate", "explore", "export", "report", "prepare")
@@ -187,6 +193,7 @@ class World:
         self.run_plain("train", *TINY, "--workdir", str(home))
         self.run_plain("sample", "--run", str(home / "article"), "--count", "4", "--out", str(home / "reference.npy"))
         self.reference = (home / "reference.npy").read_bytes()
+        self.first_grid = (home / "article" / "samples" / GRID).read_bytes()
         for place in [home, *home.rglob("*")]:  # other users may read and write everything, as in a shared folder
             place.chmod(0o777 if place.is_dir() else 0o666)
         (home / "read-only").chmod(0o555)
@@ -236,7 +243,7 @@ def run_case(world: World, case: Case) -> str:
         )
     except subprocess.TimeoutExpired:
         return "hangs"
-    return _judge(world, case, done)
+    return _check_result(world, case, done)
 
 
 def _replace_places(word: str, places: dict[str, str]) -> str:
@@ -258,7 +265,7 @@ def _make_script(world: World, case: Case) -> str:
     return "\n".join([*lines, f'"$@" {case.streams}', "exit ${PIPESTATUS[0]}"])
 
 
-def _judge(world: World, case: Case, done: subprocess.CompletedProcess) -> str:
+def _check_result(world: World, case: Case, done: subprocess.CompletedProcess) -> str:
     text = (done.stdout + done.stderr).decode("utf-8", "replace").replace("\0", "")
     if "Traceback" in text or "Error:" in text.replace("error:", ""):
         return f"traceback: {text.strip().splitlines()[-1][:200]}"
@@ -270,6 +277,8 @@ def _judge(world: World, case: Case, done: subprocess.CompletedProcess) -> str:
     images = world.out / "a.npy"
     if case.command[0] == "sample" and str(case.command[-1]).endswith(".npy") and images.read_bytes() != world.reference:
         return "other images"
+    if any(grid.read_bytes() != world.first_grid for grid in world.out.rglob(GRID)):
+        return "other initial weights"
     return "success"
 
 
