@@ -24,16 +24,15 @@ PARAMETER = re.compile(r"(^|\.)(weight|bias|running_|original)[a-z0-9_]*$")
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
 
-def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
+def check_torch_layout(nets: Nets, about: str, remedy: str) -> None:
     """Checks that PyTorch's example can represent this network. Raises: UserError that names the field which differs.
 
-    about: the start of the message, such as the flag; otherwise: its end, such as "; or ...".
+    about: the start of the message, such as the flag; remedy: its end.
     """
     for field, value in vars(Nets()).items():
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
-                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r});"
-                f" use `preset` torch32, torch64 or torch128{otherwise}"
+                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r}); {remedy}"
             )
 
 

@@ -119,7 +119,7 @@ def _load_files(places: list[Path], config: Config) -> dict:
     start = config.run.start
     if len(places) > 2:
         raise UserError(f"`start` {start}: give netG's file, or netG's and netD's with a comma between them")
-    torch_names.check_torch_layout(config.nets, f"`start` {start}")
+    torch_names.check_torch_layout(config.nets, f"`start` {start}", "use `preset` torch32, torch64 or torch128")
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     files = {place: weight_files.read_weights(place) for place in places}
