@@ -136,7 +136,7 @@ def _explain_missing(net: str, name: str, tensors: Mapping[str, np.ndarray], lik
             "its BatchNorm layers have no running statistics (track_running_stats=False), or only the parameters were saved: "
             f"train it with running statistics, and {describe_saving(net)}"
         )
-    return describe_names(net, like)
+    return f"the file is incomplete, or {describe_names(net, like)}"
 
 
 def _suggest_flags(net: str, tensors: Mapping[str, np.ndarray], prefix: str) -> str:
