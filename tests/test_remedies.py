@@ -203,7 +203,7 @@ OTHERS = {
     "cannot be saved": "full disks: tests/run/test_checkpoints.py and tests/test_survival.py",
     "`crop` {crop}": "tests/run/test_image_sets.py",
     "XLA refuses": "needs a new process: tests/run/test_numerics.py",
-    "was trained with other labels": "tests/run/test_workdir.py",
+    "was trained with other labels": "needs a folder with a table: tests/run/test_workdir.py",
     "removeprefix": "the text of another message",
 }
 

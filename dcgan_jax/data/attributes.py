@@ -18,7 +18,16 @@ import numpy as np
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.class_folders import Attributes, clean_attribute
 from dcgan_jax.data.listing import CELEBA_PAGE, Entry, make_one_line, open_entry, open_regular_file
-from dcgan_jax.data.tables import MAX_TABLE_BYTES, Columns, NameMatcher, TableError, parse_label, read_columns, read_table
+from dcgan_jax.data.tables import (
+    MAX_TABLE_BYTES,
+    Columns,
+    NameMatcher,
+    TableError,
+    WebPageError,
+    parse_label,
+    read_columns,
+    read_table,
+)
 
 LABELS_VERSION = 1  # increase it when the same table or folders give other labels: packs are then made again
 READABLE = (".txt", ".csv", ".tsv")
@@ -104,10 +113,10 @@ def _read_columns(table: TableFile, matcher: NameMatcher, parse: Callable[[str],
     try:
         with table.open() as file:
             parsed = read_table(file)
-    except TableError as error:
-        if str(error) != "a web page":
-            raise
+    except WebPageError as error:
         why = str(error)
+    except TableError:
+        raise
     except Exception as error:  # noqa: BLE001 - for a broken zip entry zipfile raises many types
         why = f"damaged ({(str(error) or repr(error)).splitlines()[0]})"
     else:

@@ -8,6 +8,7 @@ import codecs
 import csv
 import functools
 import io
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, NamedTuple
@@ -29,6 +30,10 @@ BOMS = (
 
 class TableError(ValueError):
     """Why a table is not used, with the place and the remedy. It does not name the table."""
+
+
+class WebPageError(TableError):
+    """A web page is there instead of the table."""
 
 
 class Row(NamedTuple):
@@ -69,7 +74,7 @@ def read_table(file: IO[bytes]) -> Table:
 def decode_table(content: bytes) -> str:
     """Decodes a table: UTF-8, or UTF-16 and UTF-32 as Excel and Windows write them. Raises: TableError."""
     if content[:1024].lower().lstrip().startswith((b"<html", b"<!doctype html")):
-        raise TableError("a web page")
+        raise WebPageError("a web page")
     encoding = next((name for bom, name in BOMS if content.startswith(bom)), "utf-8")
     if encoding == "utf-8" and b"\0" in content[:2]:  # without a mark
         encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
@@ -100,31 +105,48 @@ def parse_table(text: str) -> Table:
 
 def _choose_delimiter(lines: Sequence[tuple[int, str]]) -> str:
     """Returns the delimiter that gives most rows the same number of fields, more than one. Raises: TableError."""
-    scores = {}
+    scores, faults = {}, []
     for delimiter in DELIMITERS:
-        head, *counts = (len(row.fields) for row in _split(lines, delimiter))
+        widths = []
+        try:
+            widths += (len(row.fields) for row in _split(lines, delimiter, keep_empty=True))
+        except TableError as fault:  # the rows before it decide
+            faults.append(fault)
+        head, *counts = widths or [0]
         usual = max(set(counts or [head]), key=(counts or [head]).count)
         # CelebA's .txt has no name above the names. Without this rule, decimal commas would count as delimiters.
         scores[delimiter] = (usual > 1, head in (usual, usual - 1), counts.count(usual))
     best = max(scores, key=lambda delimiter: scores[delimiter])
     if not scores[best][0]:
+        if faults:
+            raise faults[0]
         raise TableError(
             f"its columns are separated neither by commas, semicolons, tabs, | nor spaces ({quote(lines[0][1])}); save it as CSV"
         )
     return best
 
 
-def _split(lines: Sequence[tuple[int, str]], delimiter: str) -> Iterator[Row]:
+def _split(lines: Sequence[tuple[int, str]], delimiter: str, keep_empty: bool = False) -> Iterator[Row]:
+    """Yields the rows, without empty cells at their ends unless keep_empty. Raises: TableError."""
     reader, read = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True), 0
     try:
         for fields in reader:
+            _check_quotes(lines[read : reader.line_num])
             number, read = lines[read][0], reader.line_num
             fields = [field.strip() for field in fields]
-            while len(fields) > 1 and not fields[-1]:  # an empty last column, or a delimiter at the end
+            while len(fields) > 1 and not fields[-1] and not keep_empty:  # an empty last column, or a delimiter at the end
                 fields.pop()
             yield Row(number, fields)
     except csv.Error as error:
+        _check_quotes(lines[read : reader.line_num])
         raise TableError(f"row {lines[min(read, len(lines) - 1)][0]}: {error}; save it as CSV") from None
+
+
+def _check_quotes(lines: Sequence[tuple[int, str]]) -> None:
+    """Checks that a row of several lines is one because of a quoted line break. Raises: TableError if its quote never ends."""
+    if len(lines) > 1 and sum(line.count('"') for _, line in lines) % 2:
+        number, line = next((number, line) for number, line in lines if line.count('"') % 2)
+        raise TableError(f'row {number}: a quote (") is not closed in {quote(line)}; close or remove it')
 
 
 def quote(text: str) -> str:
@@ -206,15 +228,20 @@ def read_columns(table: Table, matcher: NameMatcher, parse: Callable[[str], int 
 
     parse: returns the small integer that a field means, or None. Raises: TableError if the rows cannot be assigned to images.
     """
-    header = next(table.split()).fields
-    widths = [len(row.fields) for row in _split(table.lines[1 : 1 + SAMPLE_LINES] or table.lines, table.delimiter)]
+    header, *rows = (row.fields for row in itertools.islice(table.split(), 1 + SAMPLE_LINES))
+    cells, *all_cells = (row.fields for row in itertools.islice(_split(table.lines, table.delimiter, True), 1 + SAMPLE_LINES))
+    widths = [len(row) for row in rows or [header]]
     width = max(set(widths), key=widths.count)
     if width - 1 > MAX_ATTRIBUTES:
         raise TableError(f"it has {width - 1:,} columns besides the names, more than {MAX_ATTRIBUTES}; remove some")
     has_header = not _is_data(header, matcher, parse)
+    if has_header and len(header) < width == len(cells):
+        if len(header) == 1:
+            raise TableError(f"row {table.lines[0][0]} has empty cells instead of the columns' names; write the names")
+        header = cells  # columns without a name are left out
     if has_header and len(header) == width - 1 and header[0].lower() not in NAME_HEADERS:
         header = ["", *header]  # nothing is written above the names, as in CelebA's .txt
-    if has_header and len(header) > width and len(header) in widths:  # most rows end with empty fields
+    if has_header and len(header) > width and len(header) in [*widths, *map(len, all_cells)]:  # most rows end with empty cells
         width = len(header)
     if has_header and len(header) != width and len(table.lines) > 1:
         raise TableError(

@@ -15,7 +15,8 @@ from dcgan_jax.gan.models import list_g_widths
 
 def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
     """Writes netG.safetensors and netD.safetensors, and reads G back."""
-    torch_names.check_torch_layout(gan.config.nets, f"`format` torch: {ask.run}", "; `format` onnx or safetensors takes any")
+    remedy = "train a run with `preset` torch64 for this format, or give `format` onnx or safetensors"
+    torch_names.check_torch_layout(gan.config.nets, f"`format` torch: {ask.run}", remedy)
     ours = {"G": name_weights(gan.generator), "D": name_weights(gan.discriminator)}
     for net, weights in ours.items():
         (folder / f"net{net}.safetensors").write_bytes(save(torch_names.to_torch(net, weights), metadata={"format": "pt"}))

@@ -24,16 +24,15 @@ PARAMETER = re.compile(r"(^|\.)(weight|bias|running_|original)[a-z0-9_]*$")
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
 
-def check_torch_layout(nets: Nets, about: str, otherwise: str = "") -> None:
+def check_torch_layout(nets: Nets, about: str, remedy: str) -> None:
     """Checks that PyTorch's example can represent this network. Raises: UserError that names the field which differs.
 
-    about: the start of the message, such as the flag; otherwise: its end, such as "; or ...".
+    about: the start of the message, such as the flag; remedy: its end.
     """
     for field, value in vars(Nets()).items():
         if field not in FREE_FIELDS and getattr(nets, field) != value:
             raise UserError(
-                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r});"
-                f" use `preset` torch32, torch64 or torch128{otherwise}"
+                f"{about}: PyTorch's example has no network with `{field}` {getattr(nets, field)!r} (only {value!r}); {remedy}"
             )
 
 
@@ -78,7 +77,7 @@ def check_tensors(
         tensor = tensors.get(prefix + name)
         if tensor is None or tensor.shape != shape:
             actual = "missing" if tensor is None else tensor.shape
-            remedy = describe_saving(net) if tensor is None else _suggest_flags(net, tensors, prefix)
+            remedy = _explain_missing(net, name, tensors, like) if tensor is None else _suggest_flags(net, tensors, prefix)
             raise UserError(f"{about}: {prefix}{name} is {actual}, the recipe needs {shape}; {remedy}")
         if not jnp.issubdtype(tensor.dtype, jnp.floating):  # quantised weights need scales, which the example does not have
             raise UserError(f"{about}: {prefix}{name} has {tensor.dtype} numbers; save the network in floating-point numbers")
@@ -119,6 +118,25 @@ def list_prefixes(net: str, tensors: Mapping[str, np.ndarray]) -> list[str]:
 def describe_saving(net: str) -> str:
     """Says how to save G or D in PyTorch, so that it can be read here."""
     return f'save it with torch.save(net{net}.state_dict(), "net{net}.pth")'
+
+
+def describe_names(net: str, like: Mapping[str, np.ndarray | jax.Array]) -> str:
+    """Says that layers have other names than in PyTorch's example, and which names are read."""
+    *names, last = (f"main.{name}" for name in _list_tensors(net, like))
+    return (
+        f"its layers have other names than in PyTorch's DCGAN example; if the network is the same, rename the keys to "
+        f"{', '.join(names[:6])} ... {last}"
+    )
+
+
+def _explain_missing(net: str, name: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array]) -> str:
+    """Says why a tensor of the network may be missing, and the remedy. name: without prefix."""
+    if "running_" in name and not any("running_" in other for other in tensors):
+        return (
+            "its BatchNorm layers have no running statistics (track_running_stats=False), or only the parameters were saved: "
+            f"train it with running statistics, and {describe_saving(net)}"
+        )
+    return f"the file is incomplete, or {describe_names(net, like)}"
 
 
 def _suggest_flags(net: str, tensors: Mapping[str, np.ndarray], prefix: str) -> str:

@@ -80,7 +80,12 @@ def open_images(place: str, channels: int, count: int, seed: int) -> ImageSet:
         raise UserError(str(error).removeprefix("`data` ")) from error  # another argument gave the path
     side = measure_square_side(source)
     if side not in SIZES:
-        raise UserError(f"{place}: images of {side} px; the side must be a power of two from {SIZES[0]} to {SIZES[-1]}")
+        near = max((size for size in SIZES if size <= side), default=SIZES[0])
+        raise UserError(
+            f"{place}: images of {side} px; the side must be a power of two from {SIZES[0]} to {SIZES[-1]}: resize a copy of "
+            f"them to {near} px, with Pillow's image.resize(({near}, {near})), or with ImageMagick's "
+            f"magick mogrify -resize {near}x{near} *.png"
+        )
     packed = pack_images(source, size=side, channels=channels, crop="centre", check=False)
     facts = {"fake": packed.index["source"]["name"], "fake_fingerprint": packed.index["fingerprint"], "shuffled_by_seed": seed}
     order = choose_scored(seed, len(packed.images), count)

@@ -119,7 +119,7 @@ def _load_files(places: list[Path], config: Config) -> dict:
     start = config.run.start
     if len(places) > 2:
         raise UserError(f"`start` {start}: give netG's file, or netG's and netD's with a comma between them")
-    torch_names.check_torch_layout(config.nets, f"`start` {start}")
+    torch_names.check_torch_layout(config.nets, f"`start` {start}", "use `preset` torch32, torch64 or torch128")
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     files = {place: weight_files.read_weights(place) for place in places}
@@ -142,6 +142,8 @@ def _load_files(places: list[Path], config: Config) -> dict:
                 raise UserError(
                     f"`start` {file}: {name} contains a NaN or an infinity; give weights from before training diverged"
                 )
+            if name.endswith("_norm/var") and (array < 0).any():
+                raise UserError(f"`start` {file}: {name} contains a negative variance; copy the file again, or save it again")
         for part, tree in trees.items():
             fields[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
     # The EMA generator starts with the same weights as G.
@@ -170,10 +172,12 @@ def _make_refusal(net: str, place: Path, file: WeightFile, like: dict) -> UserEr
             return fault
     other = "D" if net == "G" else "G"
     has_other = torch_names.list_prefixes(other, file.arrays)
+    has_kernels = any(name.endswith("weight") and array.ndim == 4 for name, array in file.arrays.items())
+    renames = has_kernels and not has_other
     return UserError(
         f"{about}: contains no net{net} of PyTorch's example (arrays such as main.0.weight) but {file.contents}"
         + (f" (a net{other}: give net{net}'s file too, as netG.pth,netD.pth)" if has_other else "")
-        + f"; {torch_names.describe_saving(net)}"
+        + f"; {torch_names.describe_names(net, like) if renames else torch_names.describe_saving(net)}"
     )
 
 

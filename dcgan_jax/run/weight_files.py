@@ -1,6 +1,7 @@
 """Reads arrays from weight files of PyTorch and NumPy, whatever their suffix. Pickles are parsed, never executed."""
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ LEGACY = bytes.fromhex("8a0a6cfc9c46f920")  # pickled magic number of files from
 MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 MAX_PARTS, MAX_DEPTH = 10**5, 100  # of nested dicts and objects, which may refer to each other
 SAVE = 'torch.save(netG.state_dict(), "netG.pth")'
+# For files of other programs: a copy or conversion of them would not help.
+ONLY_PYTORCH = f"only networks of PyTorch's DCGAN example can be read, saved with {SAVE}"
+KERAS_ZIP = ".weights.h5"  # the end of an entry's name in a .keras file
 # First bytes of files that people mistake for weights -> what they are, and the remedy.
 MISTAKEN = {
-    b"\x89HDF": f"an HDF5 file, as Keras writes; weights must come from PyTorch's DCGAN example: {SAVE}",
+    b"\x89HDF": f"an HDF5 file, as Keras writes; {ONLY_PYTORCH}",
     b"\x93NUMPY": "a single NumPy array; save all arrays of the network with np.savez",
     b"GGUF": f"a GGUF file of a language model; give a file from {SAVE}",
     b"\x1f\x8b": "compressed by gzip; unpack it first, with gunzip or tar -xzf",
@@ -33,6 +37,14 @@ MISTAKEN = {
     b"Rar!": "a RAR archive; unpack it first",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with git lfs pull",
     b"<": "a web page; the download failed or needs a login: download the file itself",
+}
+# The same for formats without a signature: the end of the name -> what they are.
+MISTAKEN_NAMES = {
+    r"\.onnx": f"an ONNX model; {ONLY_PYTORCH}",
+    r"\.index|\.meta|\.data-\d{5}-of-\d{5}": f"a part of a TensorFlow checkpoint; {ONLY_PYTORCH}",
+    r"\.pb|\.tflite": f"a TensorFlow model; {ONLY_PYTORCH}",
+    r"\.msgpack": f"a msgpack file, as Flax writes; {ONLY_PYTORCH}",
+    r"\.t7": f"a file of Lua Torch; {ONLY_PYTORCH}",
 }
 
 
@@ -91,18 +103,31 @@ def _read_tree(path: Path, start: bytes, size: int) -> object:
         return safetensors.numpy.load_file(path)
     if start[2:].startswith(LEGACY):
         return read_legacy(path.read_bytes(), Reader())
+    if mistaken := _recognise_mistaken(path, start):
+        raise UserError(f"{path}: is {mistaken}")
     if start.lstrip()[:1] == b"{":
         return _read_sharded(path)
-    mistaken = next((what for signature, what in MISTAKEN.items() if start.lstrip().startswith(signature)), None)
-    if start[257:262] == b"ustar":
-        mistaken = "a tar archive; unpack it first, with tar -xf"
-    if not start.strip():
-        mistaken = "empty; copy it again"
-    if mistaken:
-        raise UserError(f"{path}: is {mistaken}")
     if start[:1] != b"\x80":
-        raise ValueError(f"its first bytes, {start[:8]!r}, belong to no format of weights")
+        raise UserError(
+            f"{path}: is not a .npz, .safetensors or .pth of arrays (its first bytes, {start[:8]!r}, belong to no format of "
+            f"weights); {ONLY_PYTORCH}"
+        )
     return Reader().read(path.read_bytes())
+
+
+def _recognise_mistaken(path: Path, start: bytes) -> str | None:
+    """Says what a file that contains no weights is, and the remedy; None if it may contain weights."""
+    if not start.strip():
+        return "empty; copy it again"
+    if start[257:262] == b"ustar":
+        return "a tar archive; unpack it first, with tar -xf"
+    if start.startswith(b"\x93NUMPY") and b"'|O'" in start[:256]:  # np.save of a dict
+        return 'a NumPy file of pickled Python objects; save the dict of arrays with np.savez("netG.npz", **arrays)'
+    if start[:1] == b"\x08" and start[2:3] == b"\x12":  # the version of the format, and the name of the program
+        return MISTAKEN_NAMES[r"\.onnx"]
+    named = (what for ending, what in MISTAKEN_NAMES.items() if re.search(f"({ending})$", path.name, re.IGNORECASE))
+    signed = (what for signature, what in MISTAKEN.items() if start.lstrip().startswith(signature))
+    return next(named, None) or next(signed, None)
 
 
 def _read_zip(path: Path) -> object:
@@ -115,6 +140,8 @@ def _read_zip(path: Path) -> object:
         pickled = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if pickled:
             return _read_torch_zip(archive, pickled[0].removesuffix("data.pkl"))
+    if any(name.endswith(KERAS_ZIP) for name in names):
+        raise UserError(f"{path}: is a Keras model; {ONLY_PYTORCH}")
     if not all(name.endswith(".npy") for name in names):
         shown = ", ".join(make_printable(name, 60) for name in names[:3])
         raise UserError(f"{path}: is a zip of other files ({shown}); unpack it first and give the weight file")

@@ -243,7 +243,7 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
     if changed := find_changed_labels(trained_on, data_facts, config.nets.condition):
         raise UserError(
             f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
-            "move it away"
+            f"move it away{_propose_start(path, config)}"
         )
 
 

@@ -8,6 +8,7 @@ from dcgan_jax.data.tables import (
     MAX_TABLE_BYTES,
     NameMatcher,
     TableError,
+    WebPageError,
     decode_table,
     parse_label,
     parse_table,
@@ -97,6 +98,24 @@ def test_empty_last_cell_is_a_problem_not_a_zero():
     assert read(write().replace("000005.jpg,1,0", "000005.jpg,1,")).problems == {1: "row 6, column 'Male': an empty cell"}
 
 
+@pytest.mark.parametrize("marks, problem", [("xx......", "'x'"), ("........", "an empty cell")])
+def test_column_of_mostly_empty_cells_is_a_problem(marks, problem):
+    """The empty cells count when the delimiter is chosen."""
+    rows = "".join(f"{name},{mark.strip('.')}\n" for name, mark in zip(NAMES, marks, strict=True))
+    assert read("image_id,Smiling\n" + rows).problems == {0: f"row 2, column 'Smiling': {problem}"}
+
+
+def test_column_without_a_name_keeps_the_other_names():
+    columns = read(write("image_id,Smiling,"))
+    assert columns.names == ["Smiling", ""]
+    assert_array_equal(columns.values, LABELS)
+
+
+def test_quoted_line_break_is_read():
+    text = "image_id,Smiling,Note\n" + "".join(f'{name},1,"a\nb"\n' for name in NAMES * 9)  # more rows than decide
+    assert read(text).values[:, 0].tolist() == [1] * 8
+
+
 def test_zero_is_unknown_if_another_image_has_minus_one():
     """Some tables write 0 for unknown. It must not be read as no because only a part of the images is here."""
     text = write(label=lambda value: str(value)) + "other.jpg,-1,-1\n"
@@ -109,6 +128,13 @@ REFUSED = {
     "unquoted spaces": ("image_id Big Nose Male\n" + write(sep=" ").split("\n", 1)[1], "row 1 names 4 columns"),
     "other images": (write(name=lambda name: "x" + name), "no row for any of the images: row 2 begins with 'x000001.jpg'"),
     "no delimiter": ("image_id\n000001.jpg\n", "separated neither by commas"),
+    "open quote": (write().replace("000005.jpg", '"000005.jpg'), "row 6: a quote .* is not closed in '\"000005.jpg,1,0'"),
+    "open quote in the first row": ('"' + write(), "row 1: a quote .* is not closed"),
+    "open quote before many rows": (
+        write(name=lambda name: '"' * (name == NAMES[3]) + name) + "x.jpg,1,0\n" * 20_000,
+        "row 5: a quote",
+    ),
+    "no names of columns": (write("image_id,,"), "row 1 has empty cells instead of the columns' names; write the names"),
     "empty": ("\n# nothing\n", "no rows"),
     "long line": (write() + "x" * 70_000, "65,536 characters"),
 }
@@ -128,6 +154,11 @@ def test_unclear_table_is_refused_with_its_row(kind):
 def test_content_that_is_no_utf_8_is_refused(content, words):
     with pytest.raises(TableError, match=words):
         decode_table(content)
+
+
+def test_web_page_has_its_own_error():
+    with pytest.raises(WebPageError):
+        decode_table(b"<!DOCTYPE html><title>Quota exceeded</title>")
 
 
 def test_very_large_table_is_refused_with_its_size(tmp_path):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
     "flags, says",
     [
         (("--format", "onnx", "--out", "{there}"), ["--out", "already exists"]),
-        (("--format", "torch", "--out", "{new}"), ["--base-px 8", "torch64"]),
+        (("--format", "torch", "--out", "{new}"), ["--base-px 8", "train a run with --preset torch64", "give --format onnx or"]),
         (("--format", "stablehlo", "--out", "{new}", "--weights", "int8"), ["--weights int8", "stablehlo supports float32"]),
         (("--format", "web", "--out", "{new}", "--weights", "bfloat16"), ["--weights bfloat16", "float32 or float16 or int8"]),
         (("--format", "onyx", "--out", "{new}"), ["onyx"]),

@@ -28,26 +28,26 @@ IS_FREE = {name: bool(FIELDS[name].marks & {Mark.ANY_IN_TORCH, Mark.TRAINING_ONL
 
 @pytest.mark.parametrize("preset", ["torch32", "torch64", "torch128", "torch-tutorial", "soumith"])
 def test_pytorch_presets_are_accepted(preset):
-    check_torch_layout(PRESETS[preset].nets, "it")
+    check_torch_layout(PRESETS[preset].nets, "it", "use another")
 
 
 @pytest.mark.parametrize("preset", ["article", "newmu", "carpedm20", "keras64", "best32", "best64"])
 def test_other_networks_are_refused(preset):
     with pytest.raises(UserError, match="^it: PyTorch's example has no network with `"):
-        check_torch_layout(PRESETS[preset].nets, "it")
+        check_torch_layout(PRESETS[preset].nets, "it", "use another")
 
 
 @pytest.mark.parametrize("name", [name for name, is_free in IS_FREE.items() if not is_free])
 def test_another_value_of_a_field_is_refused(name):
     value = choose_another_value(name)
-    with pytest.raises(UserError, match=f"no network with `{name}`") as error:
-        check_torch_layout(dataclasses.replace(PRESETS["torch64"].nets, **{name: value}), "it")
+    with pytest.raises(UserError, match=f"no network with `{name}` .*; use another$") as error:
+        check_torch_layout(dataclasses.replace(PRESETS["torch64"].nets, **{name: value}), "it", "use another")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [name for name, is_free in IS_FREE.items() if is_free])
 def test_another_value_of_a_marked_field_is_accepted(name):
-    check_torch_layout(dataclasses.replace(PRESETS["torch64"].nets, **{name: choose_another_value(name)}), "it")
+    check_torch_layout(dataclasses.replace(PRESETS["torch64"].nets, **{name: choose_another_value(name)}), "it", "use another")
 
 
 @pytest.mark.integration
@@ -73,4 +73,4 @@ def test_torch_names_round_trip():
 def test_other_architectures_are_refused(flag, value):
     nets = dataclasses.replace(PRESETS["torch64"].nets, **{flag: value})
     with pytest.raises(UserError, match=f"`{flag}` {value!r}"):
-        torch_names.check_torch_layout(nets, "it")
+        torch_names.check_torch_layout(nets, "it", "use another")

@@ -116,6 +116,17 @@ def test_sorted_folder_is_not_scored_by_its_beginning(tmp_path):
     assert 0 < max(values) < 2000 and values[0] != values[1]  # 9,000 or more if one of them were of one class
 
 
+@pytest.mark.parametrize("side, near", [(200, 128), (20, 16), (8, 16), (300, 256)])
+def test_images_of_another_size_are_accepted_once_resized(tmp_path, side, near):
+    image = Image.new("RGB", (side, side))
+    image.save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=rf"of {side} px; .* image.resize\(\({near}, {near}\)\)") as fault:
+        image_sets.open_images(str(tmp_path), channels=3, count=1, seed=0)
+    assert f"magick mogrify -resize {near}x{near} *.png" in str(fault.value)
+    image.resize((near, near)).save(tmp_path / "a.png")
+    assert image_sets.open_images(str(tmp_path), channels=3, count=1, seed=0).shape == (near, 3)
+
+
 def test_images_must_be_square_equal_and_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("few.npy", np.zeros((10, 16, 16, 3), np.uint8))

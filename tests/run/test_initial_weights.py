@@ -295,6 +295,34 @@ def test_other_networks_are_refused_with_a_remedy(example, tmp_path):
     assert "has int8 numbers" in says(config, torch_files.save(path, quantised))
 
 
+def rename_in_blocks(name):
+    """main.4.bias -> gen.1.1.bias: each block has a convolution and its BN."""
+    _, module, part = name.split(".")
+    return f"gen.{int(module) // 3}.{int(module) % 3}.{part}"
+
+
+@pytest.mark.parametrize("rename", [rename_in_blocks, lambda name: name.replace("main.", "main.layer")])
+def test_layers_of_other_names_are_refused_with_the_names(example, tmp_path, rename):
+    config, g, _ = example
+    line = says(config, torch_files.save(tmp_path / "a.pth", {rename(name): array for name, array in g.items()}))
+    assert "its layers have other names than in PyTorch's DCGAN example" in line and "torch.save" not in line
+    assert "rename the keys to main.0.weight, main.1.weight, main.1.bias, " in line and line.endswith("... main.6.weight")
+
+
+def test_missing_running_statistics_are_explained(example, tmp_path):
+    config, g, _ = example
+    kept = {name: array for name, array in g.items() if name.endswith(("weight", "bias"))}
+    line = says(config, torch_files.save(tmp_path / "a.pth", kept))
+    assert "BatchNorm layers have no running statistics (track_running_stats=False)" in line
+
+
+def test_negative_variance_is_refused(example, tmp_path):
+    config, g, _ = example
+    name = "main.1.running_var"
+    broken = g | {name: -g[name]}
+    assert "head_norm/var contains a negative variance" in says(config, torch_files.save(tmp_path / "a.pth", broken))
+
+
 def test_d_of_other_shapes_beside_g_is_said(example, tmp_path, capsys):
     config, g, _ = example
     other = {"main.0.weight": np.ones((2, 3, 4, 4), np.float32), "main.2.weight": np.ones((4, 2, 4, 4), np.float32)}

@@ -134,6 +134,7 @@ def test_code_beside_arrays_is_not_executed(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"\x89HDF\r\n", "is an HDF5 file"),
         (b"\x93NUMPY\x01", "is a single NumPy array"),
+        (b"\x08\x08\x12\x07pytorch", "is an ONNX model; only networks of PyTorch's DCGAN example"),
         (b"\x1f\x8b\x08", "unpack it first"),
         (b"\0" * 257 + b"ustar", "is a tar archive"),
         (b'{"lr": 1}', "without a weight_map"),
@@ -145,6 +146,45 @@ def test_code_beside_arrays_is_not_executed(tmp_path):
 def test_mistaken_files_are_named(tmp_path, data, says):
     (tmp_path / "a.pth").write_bytes(data)
     assert says in get_refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "name, data, says",
+    [
+        ("g.onnx", b"\x08\x0a:\x04", "is an ONNX model"),
+        ("model.ckpt-9.index", b"\0\0\x0a\x08", "is a part of a TensorFlow checkpoint"),
+        ("model.ckpt-9.data-00000-of-00001", b"{\x80\x3f", "is a part of a TensorFlow checkpoint"),
+        ("saved_model.pb", b"\x08\x01", "is a TensorFlow model"),
+        ("g.msgpack", b"\x82\xa6params", "is a msgpack file"),
+        ("g.t7", b"\x04\0\0\0", "is a file of Lua Torch"),
+        ("g.h5", b"\x89HDF\r\n", "is an HDF5 file"),
+        ("g.weights", b"other", "belong to no format of weights"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path, name, data, says):
+    """A new copy would not help, so it is not proposed."""
+    (tmp_path / name).write_bytes(data)
+    line = get_refusal(tmp_path / name)
+    assert says in line and 'saved with torch.save(netG.state_dict(), "netG.pth")' in line and "copy it" not in line
+
+
+def test_keras_zip_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "g.keras", "w") as archive:
+        archive.writestr("config.json", b"{}")
+        archive.writestr("model.weights.h5", b"\x89HDF")
+    assert "is a Keras model; only networks of" in get_refusal(tmp_path / "g.keras")
+
+
+def test_saved_dict_of_numpy_is_named(tmp_path):
+    """The remedy works."""
+    np.save(tmp_path / "g.npy", {"weight": np.ones(3)})
+    assert 'pickled Python objects; save the dict of arrays with np.savez("netG.npz", **arrays)' in get_refusal(
+        tmp_path / "g.npy"
+    )
+    np.save(tmp_path / "one.npy", np.ones(3))
+    assert "is a single NumPy array" in get_refusal(tmp_path / "one.npy")
+    np.savez(tmp_path / "netG.npz", **np.load(tmp_path / "g.npy", allow_pickle=True).item())
+    assert list(read_arrays(tmp_path / "netG.npz")) == ["weight"]
 
 
 def test_zip_of_a_weight_file_is_named(tmp_path):

@@ -214,9 +214,13 @@ def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
 def test_other_labels_of_the_condition_are_refused(tmp_path):
     """Labels that the run does not use may change."""
     labels = {"attributes": ["Smiling", "Male"], "attribute_digests": ["s1", "m1"]}
-    open_run(config(tmp_path, "--condition", "Smiling"), FACTS | labels)
+    run = open_run(config(tmp_path, "--condition", "Smiling"), FACTS | labels)
     changed = FACTS | labels | {"attribute_digests": ["s2", "m1"]}
-    assert "was trained with other labels of Smiling: " in get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
+    line = get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
+    assert "was trained with other labels of Smiling: " in line and "--start" not in line  # it has no checkpoint
+    (run / "checkpoints" / "4").mkdir(parents=True)
+    line = get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
+    assert line.endswith(f"To train on from its weights, add --name NEW --start {run}")
     unused = FACTS | labels | {"attribute_digests": ["s1", "m2"]}
     assert open_run(config(tmp_path, "--condition", "Smiling"), unused).is_dir()
 
