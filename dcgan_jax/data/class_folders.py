@@ -22,11 +22,22 @@ class Attributes(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()  # (attribute, reason) of columns with values that are not understood
 
 
-SPLITS = re.compile(
-    r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout|extra|unlabell?ed)"
-    r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*",
-    re.IGNORECASE,
+_SPLIT = (  # such as train2017, images_train, PublicTest, test_set, trainA
+    r"(.*[ _.-]|public|private){prefix}({words})"
+    r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*"
 )
+TRAIN_WORDS = "train|training|dev|entrenamiento|entra[iî]nement"
+TEST_WORDS = (
+    "tests?|testing|val|valid|validation|validate|eval|evaluation|hold[ _-]?out|query|gallery|pred|predictions?|"
+    "validierung|validaci[oó]n|prueba"
+)
+OTHER_WORDS = "extra|unlabell?ed"
+SPLITS = re.compile(_SPLIT.format(prefix="{0}", words=f"{TRAIN_WORDS}|{TEST_WORDS}|{OTHER_WORDS}"), re.IGNORECASE)
+# With a prefix these may be anything (steam train, blood test), so they count as splits only beside each other.
+TRAINING = re.compile(_SPLIT.format(prefix="?", words=TRAIN_WORDS), re.IGNORECASE)
+TESTS = re.compile(_SPLIT.format(prefix="?", words=TEST_WORDS), re.IGNORECASE)
+COMPANIONS = re.compile(r"labels?|masks?|annotations?|segmentations?|mattes?|landmarks|depth", re.IGNORECASE)  # beside images/
+IMAGES = re.compile(r"images?|imgs?|photos?|pictures|JPEGImages", re.IGNORECASE)
 SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 000-099; and a camera's 100CANON
     r"(part|shard|batch|chunk|(new )?folder|dir|fold|split|set|group|block|page|archive|images?|imgs?|photos?|data|faces|vol)?"
     r"[ _.-]*\(?\d[\d ._-]*(of[ _.-]*\d+)?\)?|\d{3}[A-Z0-9_]{5}",
@@ -73,6 +84,10 @@ def _find_containers(folders: Sequence[str]) -> str:
     """Returns what the folders are if they only divide the images, "" if they may be classes."""
     if all(SPLITS.fullmatch(name) for name in folders):
         return "splits (all of them are used)"
+    if any(map(TRAINING.fullmatch, folders)) and any(map(TESTS.fullmatch, folders)):
+        return "splits, or beside splits (all of them are used)"
+    if any(map(IMAGES.fullmatch, folders)) and all(IMAGES.fullmatch(name) or COMPANIONS.fullmatch(name) for name in folders):
+        return "images and what belongs to them (all of them are used)"
     is_hex = len({len(name) for name in folders}) == 1 and len(folders) >= 10 and all(HEX.fullmatch(name) for name in folders)
     if is_hex or all(SHARDS.fullmatch(name) for name in folders):
         return "numbered parts"
