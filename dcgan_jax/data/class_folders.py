@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,10 +46,11 @@ SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 00
 )
 HEX = re.compile(r"[0-9a-f]{1,4}", re.IGNORECASE)
 PERSONS = re.compile(
-    r"(person|people|subject|subj|identity|id|user|pins|celeb|actor|speaker|s|n|m)[ _-]?\d+|pins_.*", re.IGNORECASE
+    r"(person|people|subject|subj|identity|id|user|pins|celeb|actor|speaker|s|n|m|yaleb)[ _-]?\d+|pins_.*|m\.\w+", re.IGNORECASE
 )
 SYNSET = re.compile(r"n\d{8}")  # a class of ImageNet
 FIRST_LAST = re.compile(r"[^\W\d_a-z][\w.'-]*([ _][^\W\d_a-z][\w.'-]*)+")
+FIRST_LAST_LOWER = re.compile(r"[^\W\d_][\w.'-]*([ _][^\W\d_][\w.'-]*)+")
 FEW_IMAGES = 20  # a GAN cannot learn a class from fewer
 BY_TABLE = "to use them as classes, rename them or write a list_attr_celeba.csv (docs/own-images.md)"
 
@@ -104,6 +106,8 @@ def _label_folders(folders: Sequence[str], classes: Sequence[str]) -> Attributes
         text = f"the {len(classes):,} folders ({_list(classes)}) have {per_folder:.0f} images each, as of single persons"
         return Attributes(notes=(f"{text}, and are not classes; {BY_TABLE}",))
     attributes = [clean_attribute(name) for name in classes]
+    if "" in attributes:
+        return Attributes(warnings=("the name of a folder is only spaces, so folders are not classes; rename it",))
     if equal := find_equal(attributes):
         return Attributes(
             warnings=(f"several folders would be the class {equal}, so folders are not classes; rename one of them",)
@@ -113,10 +117,18 @@ def _label_folders(folders: Sequence[str], classes: Sequence[str]) -> Attributes
 
 
 def _are_persons(classes: Sequence[str], per_folder: float) -> bool:
+    """Whether folders are single persons, by their names, or because they have too few images to be classes."""
     if all(PERSONS.fullmatch(name) and not SYNSET.fullmatch(name) for name in classes):
         return True
     are_names = len(classes) > 2 and all(FIRST_LAST.fullmatch(name) for name in classes)
-    return per_folder < FEW_IMAGES and (len(classes) >= 10 or are_names)
+    if per_folder < FEW_IMAGES and (len(classes) >= 10 or are_names):
+        return True
+    # With many images each, "Adam Sander" has the form of "Golden Retriever". But kinds share last words (Retriever, Terrier) or
+    # have one word (Beagle), and are often in lower case. Surnames seldom repeat. Of lower-case names, more are needed.
+    if not (len(classes) >= 10 and are_names or len(classes) >= 50 and all(FIRST_LAST_LOWER.fullmatch(name) for name in classes)):
+        return False
+    last_words = {re.split("[ _]", name)[-1].casefold() for name in classes}
+    return len(last_words) >= 0.95 * len(classes)
 
 
 def clean_attribute(name: str) -> str:
@@ -125,8 +137,9 @@ def clean_attribute(name: str) -> str:
 
 
 def find_equal(names: Sequence[str]) -> str:
-    """Returns a name that occurs twice, or ""."""
-    return next((name for at, name in enumerate(names) if name in names[:at]), "")
+    """Returns a name that occurs twice, or "". Case does not count, nor how a letter with an accent is encoded."""
+    keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    return next((name for at, name in enumerate(names) if keys[at] in keys[:at]), "")
 
 
 def _list(names: Sequence[str]) -> str:

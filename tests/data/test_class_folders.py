@@ -63,6 +63,33 @@ def test_other_folders_are_no_classes_and_a_note_says_why(names, words):
     assert words in attributes.notes[-1]
 
 
+SURNAMES = [
+    f"{a}{b}er" for a in ("Sand", "Bak", "Fish", "Mill", "Weav") for b in ("", "l", "n", "m", "t", "k", "p", "d", "g", "s")
+]
+BREEDS = ["golden", "labrador", "curly coated", "flat coated", "chesapeake bay", "nova scotia"]
+
+
+@pytest.mark.parametrize(
+    "folders, are_persons",
+    [
+        ([f"Adam {name}" for name in SURNAMES[:12]], True),
+        ([f"adam_{name}".lower() for name in SURNAMES], True),
+        ([f"yaleB{number:02}" for number in range(1, 13)], True),
+        (["m.0107_f", "m.01xyz", "m.02_1b"], True),
+        ([f"{name} {kind}" for name in BREEDS for kind in ("retriever", "terrier")], False),
+        ([f"{name} {kind}".title() for name in BREEDS for kind in ("retriever", "terrier")], False),
+        ([f"{name.lower()} pie" for name in SURNAMES], False),
+        ([f"{name.lower()} n{name.lower()}" for name in SURNAMES[:12]], False),
+        ([f"Adam {name}" for name in SURNAMES[:11]] + ["Beagle"], False),
+        (["Golden Retriever", "Border Collie", "Jack Russell"], False),
+    ],
+)
+def test_many_images_of_each_person_are_told_from_classes(folders, are_persons):
+    attributes = make_folder_attributes(files(*folders, count=30))
+    assert (attributes.names == ()) == are_persons
+    assert not are_persons or "as of single persons" in attributes.notes[-1]
+
+
 @pytest.mark.parametrize(
     "names, words",
     [
@@ -71,6 +98,9 @@ def test_other_folders_are_no_classes_and_a_note_says_why(names, words):
             "300 folders (aa, ab, ac and 297",
         ),
         (files("a,b", "a_b", "c"), "several folders would be the class a_b"),
+        (files("Smile", "smile"), "several folders would be the class smile"),
+        (files("caf\u00e9", "cafe\u0301"), "several folders would be the class caf"),
+        (files(" ", "a"), "only spaces"),
     ],
 )
 def test_too_many_or_equal_classes_are_a_warning(names, words):
