@@ -102,10 +102,20 @@ def hide_pillow_messages() -> Generator[None]:
 CLUTTER_FOLDERS = {name.lower() for name in (
     "__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "RECYCLER",
     "System Volume Information", "lost+found", "__pycache__", "Network Trash Folder", "Temporary Items",
+    "~snapshot", "@SynoEAStream", "@SynoResource", "Recycle Bin", "DfsrPrivate", "_gsdata_", "_vti_cnf",
+    "AppleDouble", "Thumbs", "_thumbs",
 )}  # fmt: skip
-CLUTTER_FILES = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "photothumb.db", "pspbrwse.jbf"}
+CLUTTER_FOLDER_PATTERN = re.compile(r"@gmt-[\d._-]+|found\.\d{3}")  # snapshots of Windows shares, and what chkdsk finds
+CLUTTER_FILES = {
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "photothumb.db", "pspbrwse.jbf", "folder.jpg",
+    "albumartsmall.jpg",
+}  # fmt: skip
+# The other version of a file, of Syncthing, Dropbox or Nextcloud, which is almost the same image.
+CONFLICTS = re.compile(r"\.sync-conflict-\d|\([^()]*conflicted copy[^()]*\)", re.IGNORECASE)
 # Of macOS and Lightroom: pictures that the program makes from those that are its originals.
 CLUTTER_PATHS = re.compile(r"(^|/)[^/]*\.(lrdata|photoslibrary/resources|photolibrary/(thumbnails|previews))/", re.IGNORECASE)
+TRASH = re.compile(r"(^|/)Trash/(files|info|expunged)/")  # of Linux. A folder Trash alone may be a class of waste
+THUMBNAIL_ENDS = (".thm.jpg", ".thm")  # beside a camera's videos and photos
 # Copies of editors and unfinished downloads. They may have the content of an image.
 CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp", ".part", ".partial", ".crdownload", ".download")
 
@@ -114,7 +124,7 @@ def name_clutter(name: str) -> str:
     """Returns what kind of clutter a file is, by its path, or "" for files that a user may mean. Clutter is never an image."""
     *folders, last = name.split("/")
     for folder in folders:
-        if folder.lower() in CLUTTER_FOLDERS:
+        if folder.lower() in CLUTTER_FOLDERS or CLUTTER_FOLDER_PATTERN.fullmatch(folder.lower()):
             return f"in {folder}"
     if any(part.startswith(".") and part != ".." for part in (*folders, last)):
         return "hidden"  # also ._NAME, in which macOS keeps the resources of NAME
@@ -122,6 +132,12 @@ def name_clutter(name: str) -> str:
         return last
     if found := CLUTTER_PATHS.search(name):
         return f"in *.{found[2]}"
+    if TRASH.search(name):
+        return "in Trash"
+    if CONFLICTS.search(last):
+        return "conflicted copy"
+    if last.lower().endswith(THUMBNAIL_ENDS):
+        return "thumbnail"
     return "backup or unfinished" if last.lower().endswith(CLUTTER_ENDS) else ""
 
 
