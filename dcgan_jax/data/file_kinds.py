@@ -117,7 +117,9 @@ CLUTTER_PATHS = re.compile(r"(^|/)[^/]*\.(lrdata|photoslibrary/resources|photoli
 TRASH = re.compile(r"(^|/)Trash/(files|info|expunged)/")  # of Linux. A folder Trash alone may be a class of waste
 THUMBNAIL_ENDS = (".thm.jpg", ".thm")  # beside a camera's videos and photos
 # Copies of editors and unfinished downloads. They may have the content of an image.
-CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp", ".part", ".partial", ".crdownload", ".download")
+CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp")
+UNFINISHED_ENDS, UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut"), "unfinished download"
+ZARR_FILES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # hidden, but they tell what the folder is
 
 
 def name_clutter(name: str) -> str:
@@ -126,7 +128,7 @@ def name_clutter(name: str) -> str:
     for folder in folders:
         if folder.lower() in CLUTTER_FOLDERS or CLUTTER_FOLDER_PATTERN.fullmatch(folder.lower()):
             return f"in {folder}"
-    if any(part.startswith(".") and part != ".." for part in (*folders, last)):
+    if any(part.startswith(".") and part not in ("..", *ZARR_FILES) for part in (*folders, last)):
         return "hidden"  # also ._NAME, in which macOS keeps the resources of NAME
     if last.lower() in CLUTTER_FILES:
         return last
@@ -138,7 +140,9 @@ def name_clutter(name: str) -> str:
         return "conflicted copy"
     if last.lower().endswith(THUMBNAIL_ENDS):
         return "thumbnail"
-    return "backup or unfinished" if last.lower().endswith(CLUTTER_ENDS) else ""
+    if last.lower().endswith(UNFINISHED_ENDS):
+        return UNFINISHED
+    return "backup" if last.lower().endswith(CLUTTER_ENDS) else ""
 
 
 # ---- Other files ----
@@ -181,6 +185,11 @@ KINDS = {
          "`data` whole.zip"): ".z01",
     Kind("one part of a split archive", "put all parts into one folder and join them: cat {stem}.0* > whole.zip, or "
          "7z x {stem}.001; then give the result"): ".001",
+    Kind("one part of an archive cut by split", "put all parts into one folder and join them: cat {stem}.?? > {stem}; then give "
+         "the zip, or unpack it and give the folder"): ".aa",
+    Kind("an unfinished download", "finish the download, or download the file again"):
+         ".part .partial .crdownload .download .opdownload .!ut",
+    Kind("a disk image", "mount it, or unpack it (7z x {file}), and give the folder"): ".iso .dmg .vhd .vhdx",
     Kind("a NumPy archive", "give the file itself, `data` {file}, to see how to save its array of images"):
          ".npz",
     Kind("a NumPy array", "give the file itself, `data` {file}"): ".npy",
@@ -188,7 +197,7 @@ KINDS = {
     Kind("a Python pickle", f"load it with pickle if you trust its author, {AS_ARRAY}"): ".pkl .pickle .p .joblib",
     Kind("a PyTorch file", f"load it with torch.load, {AS_ARRAY}; weights belong to `start`"): ".pt .pth",
     Kind("an HDF5 file", f"open it with h5py, {AS_ARRAY}"): ".h5 .hdf5 .hdf .he5",
-    Kind("a Zarr store", f"open it with zarr, {AS_ARRAY}"): ".zarr .zarray",
+    Kind("a Zarr store", f"open it with zarr, {AS_ARRAY}"): ".zarr",
     Kind("an IDX file as of MNIST", f"read it with np.frombuffer (the header has 16 bytes), {AS_ARRAY}"):
          ".idx3-ubyte .idx1-ubyte",
     Kind("a Parquet table", AS_FILES): ".parquet",
@@ -208,6 +217,8 @@ BY_SUFFIX = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suff
 NAME_PATTERNS = (
     (r"\.tfrecords?(\.gz)?([-.]\d+[-_]of[-_]\d+)?|[-.]tfrecord[-.]\d+-of-\d+", ".tfrecord"),
     (r"\.tar\.(gz|bz2|xz|zst)", ".tar"),
+    (r"\.(zip|7z|rar|tgz|tar|tar\.(gz|bz2|xz|zst))\.[a-f][a-z]", ".aa"),
+    (r"\.zarray|\.zgroup|\.zattrs|\.zmetadata|^zarr\.json", ".zarr"),
     (r"\.z\d\d", ".z01"),
     (r"\.\d{3}", ".001"),
     (r"\.(part\d+\.rar|r\d\d)", ".rar"),

@@ -24,6 +24,7 @@ from dcgan_jax.data.file_kinds import (
     METHODS,
     OUTSIDE,
     TOO_LARGE,
+    UNFINISHED,
     Kind,
     can_open,
     describe_ignored,
@@ -154,6 +155,8 @@ def sort_entries(path: Path, entries: Iterable[Entry], archive: zipfile.ZipFile 
         last = entry.name.rpartition("/")[2]
         if clutter := name_clutter(entry.name):
             listing.ignored[clutter] += 1
+            if clutter == UNFINISHED:
+                examples.setdefault(clutter, entry)
         elif last.lower().startswith(TABLE_STEMS):
             listing.tables.append(entry)
         elif not has_image_suffix(last) and not (needs_look(last) and (entry.problem or _is_image(entry, archive))):
@@ -226,6 +229,8 @@ def _look_for_kind(entry: Entry, archive: zipfile.ZipFile | None) -> Kind | None
 
 def _suggest_for_links(path: Path, entry: Entry) -> str:
     there = os.path.realpath(path / entry.name)
+    if not os.path.exists(there):
+        return f"the links lead to {make_one_line(there)}, which is not there: mount that disk, or copy the files again"
     there = there if os.path.isdir(there) else os.path.dirname(there)
     return f"copy the files (cp -rL {shlex.quote(str(path))} NEW, then `data` NEW), or give `data` {shlex.quote(there)}"
 
@@ -254,6 +259,13 @@ def refuse_file(path: Path, kind: Kind | None = None) -> NoReturn:
         if has_image_suffix(path.name) or can_open(file, path.name):
             folder = shlex.quote(str(path.parent))
             raise UserError(f"`data` {path} is a single image: give the folder that contains all images, `data` {folder}")
+    if kind in (BY_SUFFIX[".zip"], BY_SUFFIX[".npz"]):  # a complete one is opened elsewhere
+        name = "zip" if kind == BY_SUFFIX[".zip"] else ".npz"
+        raise UserError(
+            f"`data` {path} is an incomplete {name}, or one part of one: copy or download it again; parts are joined by cat"
+        )
+    if kind == BY_SUFFIX[".npy"]:
+        raise UserError(f"`data` {path} is a NumPy array without the suffix .npy: rename it to {path.name}.npy")
     if kind:
         raise UserError(f"`data` {path} is {kind.name}, neither a folder, a .zip nor a .npy: {fill_remedy(kind, str(path))}")
     raise UserError(f"`data` {path} is neither a folder, a .zip nor a .npy: give a folder of images")
