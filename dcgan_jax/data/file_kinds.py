@@ -284,10 +284,12 @@ def count_photos(ignored: dict[str, int]) -> list[tuple[int, str, Kind]]:
 
 # ---- What is wrong with single files ----
 
-LINK, OUTSIDE, ENCRYPTED, TOO_LARGE = "a link out of the folder", "a path out of the zip", "encrypted", "too large"
+LINK, DEAD_LINK = "a link out of the folder", "a link to a file that is not there"
+OUTSIDE, ENCRYPTED, TOO_LARGE = "a path out of the zip", "encrypted", "too large"
 METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 97: "WavPack", 98: "PPMd", 99: "AES"}
 REMEDIES = (  # (pattern of a problem, remedy)
     (LINK, "copy the files to which the links lead (cp -rL OLD NEW) and give the copy, or give the folder to which they lead"),
+    (DEAD_LINK, "copy the files again with those to which the links lead (cp -rL), or fetch them (git annex get .)"),
     (OUTSIDE, "unpack the zip with a program that you trust, and give the folder"),
     (ENCRYPTED, "unpack the zip with its password, and give the folder"),
     ("compressed by", "unpack the zip (7z x NAME.zip, or Windows Explorer) and give the folder"),

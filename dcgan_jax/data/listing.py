@@ -18,6 +18,7 @@ from typing import IO, NamedTuple, NoReturn
 from dcgan_jax.config import UserError
 from dcgan_jax.data.file_kinds import (
     BY_SUFFIX,
+    DEAD_LINK,
     ENCRYPTED,
     HEAD_BYTES,
     LINK,
@@ -97,6 +98,8 @@ def list_folder(root: Path) -> Iterator[Entry]:
                 elif child.is_file():  # not a pipe, which would block the reader
                     status = child.stat()
                     yield Entry(name, place, status.st_size, status.st_mtime_ns)
+                elif child.is_symlink() and not place.exists():
+                    yield Entry(name, place, problem=DEAD_LINK)
             except OSError as error:
                 yield Entry(name, place, problem=error.strerror or str(error))
 
@@ -116,12 +119,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     if is_last_part(path):
         refuse_file(path, BY_SUFFIX[".z01"])
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except BAD_ZIP as error:
         if kind and kind != BY_SUFFIX[".zip"]:
             refuse_file(path, kind)
         size_bytes = path.stat().st_size
         raise UserError(f"`data` {path} ({size_bytes} bytes) is not a complete zip: {error}; download it again") from error
+    if any(info.header_offset < 0 for info in archive.infolist()):  # the directory is complete, but its entries are not
+        archive.close()
+        raise UserError(f"`data` {path} is the last part of a zip that was cut: join its parts by cat, in their order")
+    return archive
 
 
 def is_last_part(path: Path) -> bool:
