@@ -177,7 +177,7 @@ CAUSES = {
     "hidden": (lambda d: draw(d / ".x" / "1.png") or d, "1 hidden.*another name"),
     "links to nowhere": (make_broken_link, "the links lead to .*/away/1.jpg, which is not there: mount that disk"),
     "dead link inside": (lambda d: (d / "1.jpg").symlink_to("no.jpg") or d, "1 refused: a link to a file that is not.*git annex"),
-    "last half": (lambda d: cut_off_head(d / "xab"), "xab is the last part of a zip that was cut: join its parts by cat, in their order$"),
+    "last half": (lambda d: cut_off_head(d / "xab"), "xab is the last part of a zip that was cut.*in their order$"),
     "cut npz": (lambda d: write(d / "cut.npz", b"PK\3\4"), "an incomplete .npz, or one part of one"),
     "cut zip": (lambda d: write(d / "img", b"PK\3\4"), "an incomplete zip, or one part of one.* joined by cat"),
     "cut zip.1": (lambda d: write(d / "img.zip.1", b"PK\3\4"), "an incomplete zip"),
