@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,11 +23,22 @@ class Attributes(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()  # (attribute, reason) of columns with values that are not understood
 
 
-SPLITS = re.compile(
-    r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout|extra|unlabell?ed)"
-    r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*",
-    re.IGNORECASE,
+_SPLIT = (  # such as train2017, images_train, PublicTest, test_set, trainA
+    r"(.*[ _.-]|public|private){prefix}({words})"
+    r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*"
 )
+TRAIN_WORDS = "train|training|dev|entrenamiento|entra[iî]nement"
+TEST_WORDS = (
+    "tests?|testing|val|valid|validation|validate|eval|evaluation|hold[ _-]?out|query|gallery|pred|predictions?|"
+    "validierung|validaci[oó]n|prueba"
+)
+OTHER_WORDS = "extra|unlabell?ed"
+SPLITS = re.compile(_SPLIT.format(prefix="{0}", words=f"{TRAIN_WORDS}|{TEST_WORDS}|{OTHER_WORDS}"), re.IGNORECASE)
+# With a prefix these may be anything (steam train, blood test), so they count as splits only beside each other.
+TRAINING = re.compile(_SPLIT.format(prefix="?", words=TRAIN_WORDS), re.IGNORECASE)
+TESTS = re.compile(_SPLIT.format(prefix="?", words=TEST_WORDS), re.IGNORECASE)
+COMPANIONS = re.compile(r"labels?|masks?|annotations?|segmentations?|mattes?|landmarks|depth", re.IGNORECASE)  # beside images/
+IMAGES = re.compile(r"images?|imgs?|photos?|pictures|JPEGImages", re.IGNORECASE)
 SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 000-099; and a camera's 100CANON
     r"(part|shard|batch|chunk|(new )?folder|dir|fold|split|set|group|block|page|archive|images?|imgs?|photos?|data|faces|vol)?"
     r"[ _.-]*\(?\d[\d ._-]*(of[ _.-]*\d+)?\)?|\d{3}[A-Z0-9_]{5}",
@@ -34,10 +46,11 @@ SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 00
 )
 HEX = re.compile(r"[0-9a-f]{1,4}", re.IGNORECASE)
 PERSONS = re.compile(
-    r"(person|people|subject|subj|identity|id|user|pins|celeb|actor|speaker|s|n|m)[ _-]?\d+|pins_.*", re.IGNORECASE
+    r"(person|people|subject|subj|identity|id|user|pins|celeb|actor|speaker|s|n|m|yaleb)[ _-]?\d+|pins_.*|m\.\w+", re.IGNORECASE
 )
 SYNSET = re.compile(r"n\d{8}")  # a class of ImageNet
 FIRST_LAST = re.compile(r"[^\W\d_a-z][\w.'-]*([ _][^\W\d_a-z][\w.'-]*)+")
+FIRST_LAST_LOWER = re.compile(r"[^\W\d_][\w.'-]*([ _][^\W\d_][\w.'-]*)+")
 FEW_IMAGES = 20  # a GAN cannot learn a class from fewer
 BY_TABLE = "to use them as classes, rename them or write a list_attr_celeba.csv (docs/own-images.md)"
 
@@ -73,6 +86,10 @@ def _find_containers(folders: Sequence[str]) -> str:
     """Returns what the folders are if they only divide the images, "" if they may be classes."""
     if all(SPLITS.fullmatch(name) for name in folders):
         return "splits (all of them are used)"
+    if any(map(TRAINING.fullmatch, folders)) and any(map(TESTS.fullmatch, folders)):
+        return "splits, or beside splits (all of them are used)"
+    if any(map(IMAGES.fullmatch, folders)) and all(IMAGES.fullmatch(name) or COMPANIONS.fullmatch(name) for name in folders):
+        return "images and what belongs to them (all of them are used)"
     is_hex = len({len(name) for name in folders}) == 1 and len(folders) >= 10 and all(HEX.fullmatch(name) for name in folders)
     if is_hex or all(SHARDS.fullmatch(name) for name in folders):
         return "numbered parts"
@@ -89,6 +106,8 @@ def _label_folders(folders: Sequence[str], classes: Sequence[str]) -> Attributes
         text = f"the {len(classes):,} folders ({_list(classes)}) have {per_folder:.0f} images each, as of single persons"
         return Attributes(notes=(f"{text}, and are not classes; {BY_TABLE}",))
     attributes = [clean_attribute(name) for name in classes]
+    if "" in attributes:
+        return Attributes(warnings=("the name of a folder is only spaces, so folders are not classes; rename it",))
     if equal := find_equal(attributes):
         return Attributes(
             warnings=(f"several folders would be the class {equal}, so folders are not classes; rename one of them",)
@@ -98,10 +117,18 @@ def _label_folders(folders: Sequence[str], classes: Sequence[str]) -> Attributes
 
 
 def _are_persons(classes: Sequence[str], per_folder: float) -> bool:
+    """Whether folders are single persons, by their names, or because they have too few images to be classes."""
     if all(PERSONS.fullmatch(name) and not SYNSET.fullmatch(name) for name in classes):
         return True
     are_names = len(classes) > 2 and all(FIRST_LAST.fullmatch(name) for name in classes)
-    return per_folder < FEW_IMAGES and (len(classes) >= 10 or are_names)
+    if per_folder < FEW_IMAGES and (len(classes) >= 10 or are_names):
+        return True
+    # With many images each, "Adam Sander" has the form of "Golden Retriever". But kinds share last words (Retriever, Terrier) or
+    # have one word (Beagle), and are often in lower case. Surnames seldom repeat. Of lower-case names, more are needed.
+    if not (len(classes) >= 10 and are_names or len(classes) >= 50 and all(FIRST_LAST_LOWER.fullmatch(name) for name in classes)):
+        return False
+    last_words = {re.split("[ _]", name)[-1].casefold() for name in classes}
+    return len(last_words) >= 0.95 * len(classes)
 
 
 def clean_attribute(name: str) -> str:
@@ -110,8 +137,9 @@ def clean_attribute(name: str) -> str:
 
 
 def find_equal(names: Sequence[str]) -> str:
-    """Returns a name that occurs twice, or ""."""
-    return next((name for at, name in enumerate(names) if name in names[:at]), "")
+    """Returns a name that occurs twice, or "". Case does not count, nor how a letter with an accent is encoded."""
+    keys = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    return next((name for at, name in enumerate(names) if keys[at] in keys[:at]), "")
 
 
 def _list(names: Sequence[str]) -> str:

@@ -102,27 +102,47 @@ def hide_pillow_messages() -> Generator[None]:
 CLUTTER_FOLDERS = {name.lower() for name in (
     "__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "RECYCLER",
     "System Volume Information", "lost+found", "__pycache__", "Network Trash Folder", "Temporary Items",
+    "~snapshot", "@SynoEAStream", "@SynoResource", "Recycle Bin", "DfsrPrivate", "_gsdata_", "_vti_cnf",
+    "AppleDouble", "Thumbs", "_thumbs",
 )}  # fmt: skip
-CLUTTER_FILES = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "photothumb.db", "pspbrwse.jbf"}
+CLUTTER_FOLDER_PATTERN = re.compile(r"@gmt-[\d._-]+|found\.\d{3}")  # snapshots of Windows shares, and what chkdsk finds
+CLUTTER_FILES = {
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "photothumb.db", "pspbrwse.jbf", "folder.jpg",
+    "albumartsmall.jpg",
+}  # fmt: skip
+# The other version of a file, of Syncthing, Dropbox or Nextcloud, which is almost the same image.
+CONFLICTS = re.compile(r"\.sync-conflict-\d|\([^()]*conflicted copy[^()]*\)", re.IGNORECASE)
 # Of macOS and Lightroom: pictures that the program makes from those that are its originals.
 CLUTTER_PATHS = re.compile(r"(^|/)[^/]*\.(lrdata|photoslibrary/resources|photolibrary/(thumbnails|previews))/", re.IGNORECASE)
+TRASH = re.compile(r"(^|/)Trash/(files|info|expunged)/")  # of Linux. A folder Trash alone may be a class of waste
+THUMBNAIL_ENDS = (".thm.jpg", ".thm")  # beside a camera's videos and photos
 # Copies of editors and unfinished downloads. They may have the content of an image.
-CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp", ".part", ".partial", ".crdownload", ".download")
+CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp")
+UNFINISHED_ENDS, UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut"), "unfinished download"
+ZARR_FILES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # hidden, but they tell what the folder is
 
 
 def name_clutter(name: str) -> str:
     """Returns what kind of clutter a file is, by its path, or "" for files that a user may mean. Clutter is never an image."""
     *folders, last = name.split("/")
     for folder in folders:
-        if folder.lower() in CLUTTER_FOLDERS:
+        if folder.lower() in CLUTTER_FOLDERS or CLUTTER_FOLDER_PATTERN.fullmatch(folder.lower()):
             return f"in {folder}"
-    if any(part.startswith(".") and part != ".." for part in (*folders, last)):
+    if any(part.startswith(".") and part not in ("..", *ZARR_FILES) for part in (*folders, last)):
         return "hidden"  # also ._NAME, in which macOS keeps the resources of NAME
     if last.lower() in CLUTTER_FILES:
         return last
     if found := CLUTTER_PATHS.search(name):
         return f"in *.{found[2]}"
-    return "backup or unfinished" if last.lower().endswith(CLUTTER_ENDS) else ""
+    if TRASH.search(name):
+        return "in Trash"
+    if CONFLICTS.search(last):
+        return "conflicted copy"
+    if last.lower().endswith(THUMBNAIL_ENDS):
+        return "thumbnail"
+    if last.lower().endswith(UNFINISHED_ENDS):
+        return UNFINISHED
+    return "backup" if last.lower().endswith(CLUTTER_ENDS) else ""
 
 
 # ---- Other files ----
@@ -165,6 +185,11 @@ KINDS = {
          "`data` whole.zip"): ".z01",
     Kind("one part of a split archive", "put all parts into one folder and join them: cat {stem}.0* > whole.zip, or "
          "7z x {stem}.001; then give the result"): ".001",
+    Kind("one part of an archive cut by split", "put all parts into one folder and join them: cat {stem}.?? > {stem}; then give "
+         "the zip, or unpack it and give the folder"): ".aa",
+    Kind("an unfinished download", "finish the download, or download the file again"):
+         ".part .partial .crdownload .download .opdownload .!ut",
+    Kind("a disk image", "mount it, or unpack it (7z x {file}), and give the folder"): ".iso .dmg .vhd .vhdx",
     Kind("a NumPy archive", "give the file itself, `data` {file}, to see how to save its array of images"):
          ".npz",
     Kind("a NumPy array", "give the file itself, `data` {file}"): ".npy",
@@ -172,7 +197,7 @@ KINDS = {
     Kind("a Python pickle", f"load it with pickle if you trust its author, {AS_ARRAY}"): ".pkl .pickle .p .joblib",
     Kind("a PyTorch file", f"load it with torch.load, {AS_ARRAY}; weights belong to `start`"): ".pt .pth",
     Kind("an HDF5 file", f"open it with h5py, {AS_ARRAY}"): ".h5 .hdf5 .hdf .he5",
-    Kind("a Zarr store", f"open it with zarr, {AS_ARRAY}"): ".zarr .zarray",
+    Kind("a Zarr store", f"open it with zarr, {AS_ARRAY}"): ".zarr",
     Kind("an IDX file as of MNIST", f"read it with np.frombuffer (the header has 16 bytes), {AS_ARRAY}"):
          ".idx3-ubyte .idx1-ubyte",
     Kind("a Parquet table", AS_FILES): ".parquet",
@@ -192,6 +217,8 @@ BY_SUFFIX = {suffix: kind for kind, suffixes in KINDS.items() for suffix in suff
 NAME_PATTERNS = (
     (r"\.tfrecords?(\.gz)?([-.]\d+[-_]of[-_]\d+)?|[-.]tfrecord[-.]\d+-of-\d+", ".tfrecord"),
     (r"\.tar\.(gz|bz2|xz|zst)", ".tar"),
+    (r"\.(zip|7z|rar|tgz|tar|tar\.(gz|bz2|xz|zst))\.[a-f][a-z]", ".aa"),
+    (r"\.zarray|\.zgroup|\.zattrs|\.zmetadata|^zarr\.json", ".zarr"),
     (r"\.z\d\d", ".z01"),
     (r"\.\d{3}", ".001"),
     (r"\.(part\d+\.rar|r\d\d)", ".rar"),
@@ -257,10 +284,12 @@ def count_photos(ignored: dict[str, int]) -> list[tuple[int, str, Kind]]:
 
 # ---- What is wrong with single files ----
 
-LINK, OUTSIDE, ENCRYPTED, TOO_LARGE = "a link out of the folder", "a path out of the zip", "encrypted", "too large"
+LINK, DEAD_LINK = "a link out of the folder", "a link to a file that is not there"
+OUTSIDE, ENCRYPTED, TOO_LARGE = "a path out of the zip", "encrypted", "too large"
 METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 97: "WavPack", 98: "PPMd", 99: "AES"}
 REMEDIES = (  # (pattern of a problem, remedy)
     (LINK, "copy the files to which the links lead (cp -rL OLD NEW) and give the copy, or give the folder to which they lead"),
+    (DEAD_LINK, "copy the files again with those to which the links lead (cp -rL), or fetch them (git annex get .)"),
     (OUTSIDE, "unpack the zip with a program that you trust, and give the folder"),
     (ENCRYPTED, "unpack the zip with its password, and give the folder"),
     ("compressed by", "unpack the zip (7z x NAME.zip, or Windows Explorer) and give the folder"),

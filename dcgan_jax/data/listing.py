@@ -18,12 +18,14 @@ from typing import IO, NamedTuple, NoReturn
 from dcgan_jax.config import UserError
 from dcgan_jax.data.file_kinds import (
     BY_SUFFIX,
+    DEAD_LINK,
     ENCRYPTED,
     HEAD_BYTES,
     LINK,
     METHODS,
     OUTSIDE,
     TOO_LARGE,
+    UNFINISHED,
     Kind,
     can_open,
     describe_ignored,
@@ -96,6 +98,8 @@ def list_folder(root: Path) -> Iterator[Entry]:
                 elif child.is_file():  # not a pipe, which would block the reader
                     status = child.stat()
                     yield Entry(name, place, status.st_size, status.st_mtime_ns)
+                elif child.is_symlink() and not place.exists():
+                    yield Entry(name, place, problem=DEAD_LINK)
             except OSError as error:
                 yield Entry(name, place, problem=error.strerror or str(error))
 
@@ -115,12 +119,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     if is_last_part(path):
         refuse_file(path, BY_SUFFIX[".z01"])
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     except BAD_ZIP as error:
         if kind and kind != BY_SUFFIX[".zip"]:
             refuse_file(path, kind)
         size_bytes = path.stat().st_size
         raise UserError(f"`data` {path} ({size_bytes} bytes) is not a complete zip: {error}; download it again") from error
+    if any(info.header_offset < 0 for info in archive.infolist()):  # the directory is complete, but its entries are not
+        archive.close()
+        raise UserError(f"`data` {path} is the last part of a zip that was cut: join its parts by cat, in their order")
+    return archive
 
 
 def is_last_part(path: Path) -> bool:
@@ -154,6 +162,8 @@ def sort_entries(path: Path, entries: Iterable[Entry], archive: zipfile.ZipFile 
         last = entry.name.rpartition("/")[2]
         if clutter := name_clutter(entry.name):
             listing.ignored[clutter] += 1
+            if clutter == UNFINISHED:
+                examples.setdefault(clutter, entry)
         elif last.lower().startswith(TABLE_STEMS):
             listing.tables.append(entry)
         elif not has_image_suffix(last) and not (needs_look(last) and (entry.problem or _is_image(entry, archive))):
@@ -226,6 +236,8 @@ def _look_for_kind(entry: Entry, archive: zipfile.ZipFile | None) -> Kind | None
 
 def _suggest_for_links(path: Path, entry: Entry) -> str:
     there = os.path.realpath(path / entry.name)
+    if not os.path.exists(there):
+        return f"the links lead to {make_one_line(there)}, which is not there: mount that disk, or copy the files again"
     there = there if os.path.isdir(there) else os.path.dirname(there)
     return f"copy the files (cp -rL {shlex.quote(str(path))} NEW, then `data` NEW), or give `data` {shlex.quote(there)}"
 
@@ -254,6 +266,13 @@ def refuse_file(path: Path, kind: Kind | None = None) -> NoReturn:
         if has_image_suffix(path.name) or can_open(file, path.name):
             folder = shlex.quote(str(path.parent))
             raise UserError(f"`data` {path} is a single image: give the folder that contains all images, `data` {folder}")
+    if kind in (BY_SUFFIX[".zip"], BY_SUFFIX[".npz"]):  # a complete one is opened elsewhere
+        name = "zip" if kind == BY_SUFFIX[".zip"] else ".npz"
+        raise UserError(
+            f"`data` {path} is an incomplete {name}, or one part of one: copy or download it again; parts are joined by cat"
+        )
+    if kind == BY_SUFFIX[".npy"]:
+        raise UserError(f"`data` {path} is a NumPy array without the suffix .npy: rename it to {path.name}.npy")
     if kind:
         raise UserError(f"`data` {path} is {kind.name}, neither a folder, a .zip nor a .npy: {fill_remedy(kind, str(path))}")
     raise UserError(f"`data` {path} is neither a folder, a .zip nor a .npy: give a folder of images")

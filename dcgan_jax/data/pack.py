@@ -60,6 +60,8 @@ def pack_images(
     used_crop = "drawn" if source.draw else crop if source.is_celeba or crop in CROPS_FOR_ANY_IMAGE else "centre"
     if used_crop == "centre" != crop:
         _warn(f"{source.name} is not aligned CelebA: the centre square of each image is used instead of the crop {crop}")
+    if source.celeba_table and used_crop not in CROPS_FOR_ANY_IMAGE:
+        _warn(f"{source.name} counts as aligned CelebA because of {source.celeba_table}: give `crop` centre unless it is")
     fingerprint = hash_facts(PIXELS_VERSION, source.fingerprint, size, channels, used_crop)
     path = get_cache_dir() / "packs" / fingerprint[:16]
     try:

@@ -66,6 +66,7 @@ class Source:
     read: Callable[[int], bytes | np.ndarray] | None = None
     draw: Callable[[np.ndarray, int], np.ndarray] | None = None
     is_celeba: bool = False  # aligned CelebA at any scale: the published crops apply
+    celeba_table: str = ""  # the table for which alone the images count as aligned CelebA; "" if they are called so
     names: Sequence[str] = ()
     size_bytes: Callable[[int], int] = lambda position: 0  # memory that `read` needs; 0 if it is small
     refused: tuple[tuple[str, str], ...] = ()  # (name, reason) of refused files, which are not in `count`
@@ -132,8 +133,9 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
     """Makes the source of a folder (archive None) or a zip. CelebA's tables may be inside it, beside it or one folder above."""
     listing = sort_entries(path, entries, archive)
     attributes, partitions = (find_tables(stem, path, listing.tables, archive) for stem in TABLE_STEMS)
-    is_celeba = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
-    is_celeba |= any(table.is_inside for table in (*attributes, *partitions))
+    is_named = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
+    inside = [table.name for table in (*attributes, *partitions) if table.is_inside]
+    is_celeba = is_named or bool(inside)
     images, warnings = listing.images, describe_unused(attributes) if is_celeba else ()
     table = next((table for table in attributes if is_celeba and not table.problem), None)
     if split != "all":
@@ -151,6 +153,7 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
         fingerprint=hash_facts(split, is_celeba, facts, listing.refused, LABELS_VERSION, table and table.hash()),
         read=_make_read([entry.place for entry in images], archive),
         is_celeba=is_celeba,
+        celeba_table="" if is_named else make_one_line(next(iter(inside), "")),
         names=names,
         size_bytes=sizes.__getitem__,
         refused=tuple(listing.refused),

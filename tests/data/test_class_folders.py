@@ -14,6 +14,8 @@ def files(*folders, count=3):
         (files("part1/cats", "part2/dogs"), ("cats", "dogs")),
         (files("Train/images/a", "Train/images/b", "VAL/images/a"), ("a", "b")),
         (files("train", "plane"), ("plane", "train")),  # vehicles
+        (files("steam train", "express train"), ("express train", "steam train")),
+        (files("celeba_train/cats", "celeba_train/dogs", "celeba_test/cats"), ("cats", "dogs")),
         (files("n01440764", "n01443537"), ("n01440764", "n01443537")),  # ImageNet's classes
         (files("cat/00", "dog/01"), ("cat", "dog")),
         (files(*"abcdefghijklmnop", count=30), tuple("abcdefghijklmnop")),
@@ -30,6 +32,18 @@ def test_classes_are_found_below_splits_and_parts(names, classes):
         (files("training_set", "validation-images"), "are splits"),
         (files("train2017", "val2017"), "are splits"),
         (files("train/cats", "train/dogs", "test"), "are splits"),
+        (files("train", "test", "masks"), "masks, test, train are splits, or beside splits (all of them are used)"),
+        (files("train", "val", "thumbnails"), "beside splits"),
+        (files("train", "test", "pred", "submission"), "beside splits"),
+        (files("images_train", "images_test"), "beside splits"),
+        (files("celeba_train", "celeba_test"), "beside splits"),
+        (files("seg_train", "seg_test", "seg_pred"), "beside splits"),
+        (files("Training", "PublicTest", "PrivateTest"), "beside splits"),
+        (files("bounding_box_train", "bounding_box_test", "gallery", "query"), "beside splits"),
+        (files("dev_set", "hold-out"), "are splits"),
+        (files("Training", "Test", "Validierung"), "are splits"),
+        (files("train/cats", "train/dogs", "test/cats", "masks"), "beside splits"),
+        (files("train/images", "train/labels"), "images, labels are images and what belongs to them"),
         (files("00000", "01000", "02000"), "00000, 01000, 02000 are numbered parts"),
         (files("part_1", "part_2"), "are numbered parts"),
         (files("00000-00999", "01000-01999"), "are numbered parts"),
@@ -49,6 +63,33 @@ def test_other_folders_are_no_classes_and_a_note_says_why(names, words):
     assert words in attributes.notes[-1]
 
 
+SURNAMES = [
+    f"{a}{b}er" for a in ("Sand", "Bak", "Fish", "Mill", "Weav") for b in ("", "l", "n", "m", "t", "k", "p", "d", "g", "s")
+]
+BREEDS = ["golden", "labrador", "curly coated", "flat coated", "chesapeake bay", "nova scotia"]
+
+
+@pytest.mark.parametrize(
+    "folders, are_persons",
+    [
+        ([f"Adam {name}" for name in SURNAMES[:12]], True),
+        ([f"adam_{name}".lower() for name in SURNAMES], True),
+        ([f"yaleB{number:02}" for number in range(1, 13)], True),
+        (["m.0107_f", "m.01xyz", "m.02_1b"], True),
+        ([f"{name} {kind}" for name in BREEDS for kind in ("retriever", "terrier")], False),
+        ([f"{name} {kind}".title() for name in BREEDS for kind in ("retriever", "terrier")], False),
+        ([f"{name.lower()} pie" for name in SURNAMES], False),
+        ([f"{name.lower()} n{name.lower()}" for name in SURNAMES[:12]], False),
+        ([f"Adam {name}" for name in SURNAMES[:11]] + ["Beagle"], False),
+        (["Golden Retriever", "Border Collie", "Jack Russell"], False),
+    ],
+)
+def test_many_images_of_each_person_are_told_from_classes(folders, are_persons):
+    attributes = make_folder_attributes(files(*folders, count=30))
+    assert (attributes.names == ()) == are_persons
+    assert not are_persons or "as of single persons" in attributes.notes[-1]
+
+
 @pytest.mark.parametrize(
     "names, words",
     [
@@ -57,6 +98,9 @@ def test_other_folders_are_no_classes_and_a_note_says_why(names, words):
             "300 folders (aa, ab, ac and 297",
         ),
         (files("a,b", "a_b", "c"), "several folders would be the class a_b"),
+        (files("Smile", "smile"), "several folders would be the class smile"),
+        (files("caf\u00e9", "cafe\u0301"), "several folders would be the class caf"),
+        (files(" ", "a"), "only spaces"),
     ],
 )
 def test_too_many_or_equal_classes_are_a_warning(names, words):

@@ -31,14 +31,20 @@ from dcgan_jax.data.file_kinds import (
     "name",
     ["Thumbs.db", "a/desktop.ini", ".DS_Store", "._1.jpg", "a/.thumbnails/1.jpg", ".ipynb_checkpoints/1.jpg", "__MACOSX/1.jpg"]
     + ["@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/1.jpg", "$RECYCLE.BIN/1.jpg", "lost+found/1.jpg", "1.jpg~", "1.jpg.part"]
-    + ["1.jpg_original", "1.jpg.crdownload", "Faces Previews.lrdata/0/1.jpg", "My.photoslibrary/resources/derivatives/1.jpg"],
+    + ["1.jpg_original", "1.jpg.crdownload", "Faces Previews.lrdata/0/1.jpg", "My.photoslibrary/resources/derivatives/1.jpg"]
+    + ["~snapshot/1.jpg", "@GMT-2020.01.01/1.jpg", "1.sync-conflict-2020.jpg", "1 (conflicted copy).jpg", "FOUND.000/1.jpg"]
+    + ["1 (Bob's conflicted copy 2020-01-01).jpg", "Trash/files/1.jpg", ".Trash-1000/1.jpg", "Recycle Bin/1.jpg", "1.THM.jpg"]
+    + ["DfsrPrivate/1.jpg", "_gsdata_/1.jpg", "_thumbs/1.jpg", "Thumbs/1.jpg", "AlbumArtSmall.jpg", "Folder.jpg", "1.THM"]
+    + ["AppleDouble/1.jpg", "@SynoEAStream/1.jpg", "a/_vti_cnf/1.jpg"],
 )  # fmt: skip
 def test_clutter_of_systems_is_recognised(name):
     assert name_clutter(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["1.jpg", "thumbnails128x128/1.jpg", "My.photoslibrary/originals/1.jpg", "../up.jpg", "a@b/1.jpg"]
+    "name",
+    ["1.jpg", "thumbnails128x128/1.jpg", "My.photoslibrary/originals/1.jpg", "../up.jpg", "a@b/1.jpg"]
+    + ["trash/1.jpg", "Trash/1.jpg", "conflict/1.jpg", "my folder.jpg", "found/1.jpg"],
 )
 def test_images_of_the_user_are_no_clutter(name):
     assert not name_clutter(name)

@@ -129,6 +129,18 @@ def make_links(folder):
     return folder / "in"
 
 
+def cut_off_head(path):
+    zip_with(path, {f"{number}.jpg": b"x" * 99 for number in range(9)})
+    path.write_bytes(path.read_bytes()[500:])
+    return path
+
+
+def make_broken_link(folder):
+    links = make_links(folder)
+    (folder / "away" / "1.jpg").unlink()
+    return links
+
+
 def write(path, content=b"x"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -163,6 +175,23 @@ CAUSES = {
     "torch": (lambda d: write(d / "a.pt", b"PK\3\4"), "a PyTorch file.*torch.load"),
     "one image": (lambda d: draw(d / "x" / "1.png") or d / "x" / "1.png", "a single image.*`data` .*/x"),
     "hidden": (lambda d: draw(d / ".x" / "1.png") or d, "1 hidden.*another name"),
+    "links to nowhere": (make_broken_link, "the links lead to .*/away/1.jpg, which is not there: mount that disk"),
+    "dead link inside": (lambda d: (d / "1.jpg").symlink_to("no.jpg") or d, "1 refused: a link to a file that is not.*git annex"),
+    "last half": (lambda d: cut_off_head(d / "xab"), "xab is the last part of a zip that was cut.*in their order$"),
+    "cut npz": (lambda d: write(d / "cut.npz", b"PK\3\4"), "an incomplete .npz, or one part of one"),
+    "cut zip": (lambda d: write(d / "img", b"PK\3\4"), "an incomplete zip, or one part of one.* joined by cat"),
+    "cut zip.1": (lambda d: write(d / "img.zip.1", b"PK\3\4"), "an incomplete zip"),
+    "xaa": (lambda d: write(d / "xaa", b"PK\3\4"), "an incomplete zip"),
+    "npy.1": (lambda d: write(d / "x.npy.1", b"\x93NUMPY"), r"a NumPy array.*rename it to x\.npy\.1\.npy"),
+    "npy": (lambda d: write(d / "x", b"\x93NUMPY"), r"a NumPy array.*rename it to x\.npy"),
+    "npy called zip": (lambda d: write(d / "x.zip", b"\x93NUMPY"), r"a NumPy array.*rename it to x\.zip\.npy"),
+    "crdownload": (lambda d: write(d / "a.zip.crdownload", b"PK\3\4"), "an unfinished download.*: finish the download"),
+    "downloads": (lambda d: write(d / "x" / "a.zip.part").parent, "1 unfinished download.*: finish the download"),
+    "iso": (lambda d: write(d / "a.iso"), "a disk image.*7z x"),
+    "zarr 2": (lambda d: write(d / "x" / "0.0") and write(d / "x" / ".zarray").parent, r"1 \.zarr.*open it with zarr"),
+    "zarr 3": (lambda d: write(d / "x" / "c" / "0") and write(d / "x" / "zarr.json").parent, "open it with zarr"),
+    "split tar": (lambda d: write(d / "a.tar.gz.aa", b"\x1f\x8b"), r"cut by split.*cat .*a\.tar\.gz\.\?\? > .*a\.tar\.gz;"),
+    "split zip": (lambda d: write(d / "a.zip.ab", b"?"), r"cut by split.*cat .*a\.zip\.\?\?"),
     "unreadable name": (lambda d: write(d / "x" / "1.foo").parent, "1 .foo.*give a folder or zip of JPEG"),
 }  # fmt: skip
 

@@ -318,6 +318,17 @@ def test_published_crop_of_other_data_warns(tmp_path, capsys):
     assert result.path == pack(path, crop="centre").path
 
 
+@pytest.mark.parametrize("crop, warns", [("carpedm20", True), ("centre", False)])
+def test_published_crop_because_of_a_table_alone_warns(tmp_path, capsys, crop, warns):
+    path = folder(tmp_path, 3)
+    (path / "list_attr_celeba.csv").write_text("image_id,Smiling,Male\n" + GOOD_ROWS)
+    pack(path, crop=crop, progress=False)
+    assert ("give `crop` centre unless it is" in capsys.readouterr().err) == warns
+    path.rename(tmp_path / "img_align_celeba")
+    pack(tmp_path / "img_align_celeba", crop=crop, progress=False)
+    assert "give `crop` centre" not in capsys.readouterr().err
+
+
 def test_small_images_are_enlarged_with_one_warning(tmp_path, capsys):
     result = pack(folder(tmp_path), size=32, progress=False)
     assert (result.index["upscaled"], result.images.shape) == (40, (40, 32, 32, 3))
