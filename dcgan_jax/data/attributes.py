@@ -29,7 +29,7 @@ from dcgan_jax.data.tables import (
     read_table,
 )
 
-LABELS_VERSION = 1  # increase it when the same table or folders give other labels: packs are then made again
+LABELS_VERSION = 2  # increase it when the same table or folders give other labels: packs are then made again
 READABLE = (".txt", ".csv", ".tsv")
 UNREADABLE = (".xlsx", ".xls", ".ods", ".numbers", ".csv.gz", ".txt.gz", ".csv.zip", ".txt.zip", ".csv.txt", ".txt.txt")
 LABELS = "1 or 0, 1 or -1, true or false, yes or no"
