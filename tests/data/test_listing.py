@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -202,6 +203,66 @@ def test_remedy_fits_the_cause(tmp_path, cause):
     with pytest.raises(UserError) as caught:
         open_source(str(make(tmp_path)))
     assert re.search(words, str(caught.value)), str(caught.value)
+
+
+def draw_three(folder):
+    for at in range(3):
+        draw(folder / f"{at}.png")
+    return folder
+
+
+def split_zip(folder, *endings):
+    """Cuts a zip of three images into a.zip + each ending, as `split` does."""
+    content = zip_of(draw_three(folder / "faces"), folder / "whole.zip").read_bytes()
+    (folder / "whole.zip").unlink()
+    step = -(-len(content) // len(endings))
+    for at, ending in enumerate(endings):
+        (folder / f"a.zip{ending}").write_bytes(content[at * step : (at + 1) * step])
+    return folder / f"a.zip{endings[0]}"
+
+
+def pack_tar(folder):
+    with tarfile.open(folder / "my faces.tar.gz", "w:gz") as archive:
+        archive.add(draw_three(folder / "drawn"), "unpacked")
+    return folder / "my faces.tar.gz"
+
+
+def link_away(folder):
+    (folder / "in").mkdir()
+    for file in draw_three(folder / "away").iterdir():
+        (folder / "in" / file.name).symlink_to(file)
+    return folder / "in"
+
+
+def save_npy(folder):
+    np.save(folder / "x.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    return (folder / "x.npy").rename(folder / "x.npy.1")
+
+
+# (what is given, the command in the message, what it makes)
+REMEDIES = {
+    "links": (link_away, r"(cp -rL .* NEW), then", "NEW"),
+    "links, their folder": (link_away, r"or give `data` (\S+)$", None),
+    "tar": (pack_tar, r"(tar -xf .*)\) and give", "unpacked"),
+    "numbered parts": (lambda d: split_zip(d, ".001", ".002", ".003"), r"(cat .* > whole.zip), or", "whole.zip"),
+    "parts of split": (lambda d: split_zip(d, ".aa", ".ab"), r"(cat \S+ > \S+);", "a.zip"),
+    "renamed array": (save_npy, r"rename it to (\S+)$", "x.npy.1.npy"),
+    "zip in a folder": (lambda d: zip_of(draw_three(d / "faces"), write(d / "x" / "a.zip")).parent, r"`data` (\S+a.zip)", None),
+}
+
+
+@pytest.mark.parametrize("cause", REMEDIES)
+def test_command_of_a_remedy_makes_what_can_be_read(tmp_path, cause):
+    make, pattern, result = REMEDIES[cause]
+    place = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_source(str(place))
+    (proposed,) = re.search(pattern, str(caught.value)).groups()
+    if cause == "renamed array":
+        place.rename(place.with_name(proposed))
+    elif result:
+        subprocess.run(["bash", "-c", proposed], check=True, cwd=tmp_path)
+    assert open_source(str(tmp_path / result) if result else proposed).count == 3
 
 
 def test_remedy_of_npz_makes_the_npy(tmp_path):
