@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 PYTHON = sys.executable
 LIMIT_S = 300
 TINY = ["--size", "16", "--width", "8", "--batch-size", "8", "--steps", "2", "--data", "drawn:64", "--no-tensorboard"]
+GRID = "00000000.png"  # the samples of a run's initial weights
 
 # Each oddity belongs to a group; a case has at most one of each group.
 VARIABLES = {
@@ -146,9 +147,6 @@ class Case:
         others = [f"umask {self.umask:o}" if self.umask is not None else "", self.folder and f"cd {self.folder}"]
         others += [self.user and f"as {self.user}", self.streams]
         return " ".join(filter(None, [*others, variables, *self.command]))
-
-
-GRID = "00000000.png"  # the samples of a run's initial weights
 
 
 def list_commands() -> list[tuple[str, ...]]:

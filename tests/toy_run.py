@@ -41,7 +41,7 @@ def drop_unread_settings(config: Config) -> Config:
     return dataclasses.replace(config, run=run, data=data, output=Output(), guard=Guard())
 
 
-def share_programs(make: Callable) -> Callable:
+def share_programs(make: Callable, reads_seed: bool = False) -> Callable:
     """Caches make(config) for runs that differ only in settings which the programs do not read, so that JAX traces once.
 
     This halves the time of a toy run. Runs in separate processes, as in test_survival.py, trace their own programs.
@@ -51,7 +51,7 @@ def share_programs(make: Callable) -> Callable:
     @functools.wraps(make)
     def get_shared(config: Config, *others):
         kept = drop_unread_settings(config)
-        return shared(replace(kept, seed=config.run.seed) if make.__name__ == "make_init" else kept, *others)
+        return shared(replace(kept, seed=config.run.seed) if reads_seed else kept, *others)
 
     return get_shared
 
@@ -73,8 +73,9 @@ def share_plots(draw: Callable) -> Callable:
     return save_shared
 
 
-for name in ("make_init", "make_train_steps", "make_recalibrate", "make_compute_logits"):
+for name in ("make_train_steps", "make_recalibrate", "make_compute_logits"):
     setattr(setup, name, share_programs(getattr(setup, name)))
+setup.make_init = share_programs(setup.make_init, reads_seed=True)
 figures.save_losses = share_plots(figures.save_losses)
 
 SESSION = Path(os.environ["DCGAN_JAX_TESTS"])  # conftest.py

@@ -23,20 +23,18 @@ class Attributes(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()  # (attribute, reason) of columns with values that are not understood
 
 
-_SPLIT = (  # such as train2017, images_train, PublicTest, test_set, trainA
-    r"(.*[ _.-]|public|private){prefix}({words})"
-    r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*"
-)
 TRAIN_WORDS = "train|training|dev|entrenamiento|entra[iî]nement"
 TEST_WORDS = (
     "tests?|testing|val|valid|validation|validate|eval|evaluation|hold[ _-]?out|query|gallery|pred|predictions?|"
     "validierung|validaci[oó]n|prueba"
 )
 OTHER_WORDS = "extra|unlabell?ed"
-SPLITS = re.compile(_SPLIT.format(prefix="{0}", words=f"{TRAIN_WORDS}|{TEST_WORDS}|{OTHER_WORDS}"), re.IGNORECASE)
+PREFIX = r"(.*[ _.-]|public|private)?"  # images_train, PublicTest
+ENDING = r"([ _.-]?(set|data|images?|imgs?|faces|split))?[ _-]?[ab]?\d*"  # train2017, test_set, trainA
+SPLITS = re.compile(f"({TRAIN_WORDS}|{TEST_WORDS}|{OTHER_WORDS}){ENDING}", re.IGNORECASE)
 # With a prefix these may be anything (steam train, blood test), so they count as splits only beside each other.
-TRAINING = re.compile(_SPLIT.format(prefix="?", words=TRAIN_WORDS), re.IGNORECASE)
-TESTS = re.compile(_SPLIT.format(prefix="?", words=TEST_WORDS), re.IGNORECASE)
+TRAINING = re.compile(f"{PREFIX}({TRAIN_WORDS}){ENDING}", re.IGNORECASE)
+TESTS = re.compile(f"{PREFIX}({TEST_WORDS}){ENDING}", re.IGNORECASE)
 COMPANIONS = re.compile(r"labels?|masks?|annotations?|segmentations?|mattes?|landmarks|depth", re.IGNORECASE)  # beside images/
 IMAGES = re.compile(r"images?|imgs?|photos?|pictures|JPEGImages", re.IGNORECASE)
 SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 000-099; and a camera's 100CANON

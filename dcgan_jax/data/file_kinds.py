@@ -119,7 +119,7 @@ THUMBNAIL_ENDS = (".thm.jpg", ".thm")  # beside a camera's videos and photos
 # Copies of editors and unfinished downloads. They may have the content of an image.
 CLUTTER_ENDS = ("~", ".bak", ".old", ".orig", "_original", ".tmp")
 UNFINISHED_ENDS, UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".opdownload", ".!ut"), "unfinished download"
-ZARR_FILES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")  # hidden, but they tell what the folder is
+ZARR_FILES = (".zarray", ".zgroup", ".zattrs", ".zmetadata")  # hidden, but they tell what the folder is
 
 
 def name_clutter(name: str) -> str:
@@ -188,7 +188,7 @@ KINDS = {
     Kind("one part of an archive cut by split", "put all parts into one folder and join them: cat {stem}.?? > {stem}; then give "
          "the zip, or unpack it and give the folder"): ".aa",
     Kind("an unfinished download", "finish the download, or download the file again"):
-         ".part .partial .crdownload .download .opdownload .!ut",
+         " ".join(UNFINISHED_ENDS),
     Kind("a disk image", "mount it, or unpack it (7z x {file}), and give the folder"): ".iso .dmg .vhd .vhdx",
     Kind("a NumPy archive", "give the file itself, `data` {file}, to see how to save its array of images"):
          ".npz",
@@ -218,7 +218,7 @@ NAME_PATTERNS = (
     (r"\.tfrecords?(\.gz)?([-.]\d+[-_]of[-_]\d+)?|[-.]tfrecord[-.]\d+-of-\d+", ".tfrecord"),
     (r"\.tar\.(gz|bz2|xz|zst)", ".tar"),
     (r"\.(zip|7z|rar|tgz|tar|tar\.(gz|bz2|xz|zst))\.[a-f][a-z]", ".aa"),
-    (r"\.zarray|\.zgroup|\.zattrs|\.zmetadata|^zarr\.json", ".zarr"),
+    ("|".join(map(re.escape, ZARR_FILES)) + r"|^zarr\.json", ".zarr"),
     (r"\.z\d\d", ".z01"),
     (r"\.\d{3}", ".001"),
     (r"\.(part\d+\.rar|r\d\d)", ".rar"),

@@ -82,10 +82,11 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
     kept = np.arange(of.count) if of.infinity else of.kept
     images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
     real = online_score.load_reference(network, images, kept)
-    least = scores.count_least_at_infinity(real.some.shape[1])
+    feature_count = real.some.shape[1]
+    least = scores.count_least_at_infinity(feature_count)
     if of.infinity and of.count < least:
         raise UserError(
-            f"`infinity` `count` {of.count}: {network.name} has {real.some.shape[1]} features, which need at least {least} images"
+            f"`infinity` `count` {of.count}: {network.name} has {feature_count} features, which need at least {least} images"
         )
 
     def parts() -> Iterator[np.ndarray]:
@@ -111,7 +112,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         seeds=range(first, first + of.count),
         step=fake.step,
         network=network,
-        feature_count=real.some.shape[1],
+        feature_count=feature_count,
     )
 
 

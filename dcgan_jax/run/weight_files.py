@@ -23,6 +23,7 @@ MAX_PARTS, MAX_DEPTH = 10**5, 100  # of nested dicts and objects, which may refe
 SAVE = 'torch.save(netG.state_dict(), "netG.pth")'
 # For files of other programs: a copy or conversion of them would not help.
 ONLY_PYTORCH = f"only networks of PyTorch's DCGAN example can be read, saved with {SAVE}"
+ONNX = f"an ONNX model; {ONLY_PYTORCH}"
 KERAS_ZIP = ".weights.h5"  # the end of an entry's name in a .keras file
 # First bytes of files that people mistake for weights -> what they are, and the remedy.
 MISTAKEN = {
@@ -40,7 +41,7 @@ MISTAKEN = {
 }
 # The same for formats without a signature: the end of the name -> what they are.
 MISTAKEN_NAMES = {
-    r"\.onnx": f"an ONNX model; {ONLY_PYTORCH}",
+    r"\.onnx": ONNX,
     r"\.index|\.meta|\.data-\d{5}-of-\d{5}": f"a part of a TensorFlow checkpoint; {ONLY_PYTORCH}",
     r"\.pb|\.tflite": f"a TensorFlow model; {ONLY_PYTORCH}",
     r"\.msgpack": f"a msgpack file, as Flax writes; {ONLY_PYTORCH}",
@@ -124,7 +125,7 @@ def _recognise_mistaken(path: Path, start: bytes) -> str | None:
     if start.startswith(b"\x93NUMPY") and b"'|O'" in start[:256]:  # np.save of a dict
         return 'a NumPy file of pickled Python objects; save the dict of arrays with np.savez("netG.npz", **arrays)'
     if start[:1] == b"\x08" and start[2:3] == b"\x12":  # the version of the format, and the name of the program
-        return MISTAKEN_NAMES[r"\.onnx"]
+        return ONNX
     named = (what for ending, what in MISTAKEN_NAMES.items() if re.search(f"({ending})$", path.name, re.IGNORECASE))
     signed = (what for signature, what in MISTAKEN.items() if start.lstrip().startswith(signature))
     return next(named, None) or next(signed, None)

@@ -123,10 +123,11 @@ def patch_zip(path, offset, value):
     return path
 
 
-def make_links(folder):
-    draw(folder / "away" / "1.jpg")
+def make_links(folder, count=1):
     (folder / "in").mkdir()
-    (folder / "in" / "1.jpg").symlink_to(folder / "away" / "1.jpg")
+    for at in range(1, count + 1):
+        draw(folder / "away" / f"{at}.jpg")
+        (folder / "in" / f"{at}.jpg").symlink_to(folder / "away" / f"{at}.jpg")
     return folder / "in"
 
 
@@ -227,13 +228,6 @@ def pack_tar(folder):
     return folder / "my faces.tar.gz"
 
 
-def link_away(folder):
-    (folder / "in").mkdir()
-    for file in draw_three(folder / "away").iterdir():
-        (folder / "in" / file.name).symlink_to(file)
-    return folder / "in"
-
-
 def save_npy(folder):
     np.save(folder / "x.npy", np.zeros((3, 8, 8, 3), np.uint8))
     return (folder / "x.npy").rename(folder / "x.npy.1")
@@ -241,8 +235,8 @@ def save_npy(folder):
 
 # (what is given, the command in the message, what it makes)
 REMEDIES = {
-    "links": (link_away, r"(cp -rL .* NEW), then", "NEW"),
-    "links, their folder": (link_away, r"or give `data` (\S+)$", None),
+    "links": (lambda d: make_links(d, 3), r"(cp -rL .* NEW), then", "NEW"),
+    "links, their folder": (lambda d: make_links(d, 3), r"or give `data` (\S+)$", None),
     "tar": (pack_tar, r"(tar -xf .*)\) and give", "unpacked"),
     "numbered parts": (lambda d: split_zip(d, ".001", ".002", ".003"), r"(cat .* > whole.zip), or", "whole.zip"),
     "parts of split": (lambda d: split_zip(d, ".aa", ".ab"), r"(cat \S+ > \S+);", "a.zip"),

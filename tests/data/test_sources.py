@@ -9,7 +9,6 @@ import pytest
 from image_files import draw, zip_of
 from numpy.testing import assert_array_equal
 from packs import NO_REAL_FACES, REAL_FACES
-from PIL import Image
 
 from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
@@ -85,9 +84,8 @@ def test_real_celeba_splits_as_published():
 
 @pytest.mark.parametrize("name", ["dataset.json", "a/metadata.jsonl", "Labels.csv", "annotations.xlsx", "classes.txt"])
 def test_labels_of_other_programs_are_named_once(tmp_path, name):
-    (tmp_path / "a").mkdir()
     for at in range(3):
-        Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"{at}.png")
+        draw(tmp_path / "a" / f"{at}.png")
     (tmp_path / name).write_text("{}")
     (tmp_path / "a" / "labels.json.bak").write_text("{}")
     (line,) = open_source(str(tmp_path)).warnings
