@@ -1,4 +1,4 @@
-"""The start of a command, before JAX is imported: standard streams, working directory, and variables that libraries refuse.
+"""The start of a command, before JAX is imported: streams, working directory, umask, and variables that libraries refuse.
 
 This module imports only the standard library.
 """
@@ -33,7 +33,7 @@ def prepare_command() -> None:
     The package calls it when a command imports it. This is the only place before the command's module, whose imports start JAX.
     """
     terminal.open_missing_streams()
-    fault = find_missing_folder() or find_refused_variables()
+    fault = find_missing_folder() or find_blocking_umask() or find_refused_variables()
     if fault:
         terminal.say(f"error: {fault}", "stderr")
         sys.exit(2)
@@ -45,6 +45,15 @@ def find_missing_folder() -> str:
         os.getcwd()
     except OSError as fault:
         return f"the working directory cannot be used ({fault.strerror}): change to a folder that exists, such as cd /"
+    return ""
+
+
+def find_blocking_umask() -> str:
+    """Describes a umask that denies this user the files that it creates; "" if there is none. Root may open them anyway."""
+    mask = os.umask(0)  # the only way to read it is to set it
+    os.umask(mask)
+    if mask & 0o700 and getattr(os, "geteuid", lambda: 0)() != 0:
+        return f"the umask {mask:03o} denies you the files that you create: run umask 022 first"
     return ""
 
 

@@ -60,6 +60,21 @@ def test_deleted_working_directory_is_named(monkeypatch):
     assert "change to a folder that exists" in startup.find_missing_folder()
 
 
+@pytest.mark.parametrize(
+    "user, mask, is_refused", [(1000, 0o777, True), (1000, 0o277, True), (1000, 0o077, False), (0, 0o777, False)]
+)
+def test_umask_that_denies_the_own_files_is_named(monkeypatch, user, mask, is_refused):
+    # Without it, Matplotlib ended in a traceback: it could not enter the folder that it had created.
+    monkeypatch.setattr(startup.os, "geteuid", lambda: user)
+    before = os.umask(mask)
+    try:
+        found = startup.find_blocking_umask()
+        assert os.umask(mask) == mask, "the umask was changed"
+    finally:
+        os.umask(before)
+    assert ("umask 022" in found) == is_refused
+
+
 # ---- Processes ----
 
 ROOT = Path(dcgan_jax.__file__).parents[1]
