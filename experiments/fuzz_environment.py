@@ -127,7 +127,18 @@ VARIABLES = {
 STREAMS = ["2>&-", ">&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "| true", "2>&1 | head -n 1"]
 UMASKS = [0o000, 0o027, 0o077, 0o277, 0o777]
 FOLDERS = ["deleted", "/", "bü  x", "read-only"]
-USERS = ["12345"] if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("setpriv") else []
+USER = "12345"  # without an entry in the list of users, as in a container
+
+
+def _can_change_user() -> bool:
+    """Whether commands can run as USER. Its processes must be able to start the interpreter: the checks of XLA_FLAGS do."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
+        return False
+    tried = ["setpriv", "--reuid", USER, "--clear-groups", "sh", "-c", f"'{PYTHON}' -c ''"]
+    return subprocess.run(tried, capture_output=True).returncode == 0
+
+
+USERS = [USER] if _can_change_user() else []
 
 
 @dataclasses.dataclass(frozen=True)
