@@ -166,8 +166,10 @@ class Nets:
     """standard deviation of BN's initial gains, whose mean is 1"""
     bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
     """epsilon that is added to BN's variance"""
-    compute_dtype: Annotated[Literal["float32", "bfloat16"], Mark.TRAINING_ONLY] = "float32"
-    """dtype of the computation in both networks; parameters, statistics, logits and losses stay float32"""
+    compute_dtype: Annotated[Literal["float32", "bfloat16", "auto"], Mark.TRAINING_ONLY] = "float32"
+    """dtype of the computation in both networks; parameters, statistics, logits and losses stay float32.
+    bfloat16: on a CPU, only the operands of the convolutions' products are rounded to it; sums stay float32.
+    auto: bfloat16 on a CPU that is faster with it (measured once), else float32; a resumed run keeps what it started with"""
 
     @property
     def conditions(self) -> tuple[str, ...]:

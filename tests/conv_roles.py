@@ -17,16 +17,16 @@ def normal_arrays(k, batch, h, w, large, small):
     return draw((batch, 2 * h, 2 * w, large)), draw((k, k, large, small)), draw((batch, h, w, small))
 
 
-def roles(module, padding="symmetric"):
-    """Returns {role: function(x, kernel, y)} of the module winograd or patches. y: the small image, or its gradient."""
+def roles(module, padding="symmetric", dtype="float32"):
+    """Returns {role: function(x, kernel, y)} of the module winograd or im2col. y: the small image, or its gradient."""
 
     def before(kernel):
         return compute_padding(len(kernel), padding)[0]
 
     return {
-        "forward": lambda x, kernel, y: module.forward(x, kernel, before(kernel)),
-        "input gradient": lambda x, kernel, y: module.input_gradient(y, kernel, before(kernel)),
-        "weight gradient": lambda x, kernel, y: module.weight_gradient(x, y, len(kernel), before(kernel)),
+        "forward": lambda x, kernel, y: module.forward(x, kernel, before(kernel), dtype),
+        "input gradient": lambda x, kernel, y: module.input_gradient(y, kernel, before(kernel), dtype),
+        "weight gradient": lambda x, kernel, y: module.weight_gradient(x, y, len(kernel), before(kernel), dtype),
     }
 
 

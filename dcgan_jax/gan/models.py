@@ -64,7 +64,7 @@ class Generator(nn.Module):
             latents = jnp.concatenate([latents, to_signs(labels)], 1)  # (B, latent_dim + A)
         x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), below with 4 px
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
-        x = x.astype(nets.compute_dtype)
+        x = x.astype(convolutions.choose_activation_dtype(nets.compute_dtype, self.conv_implementation))
         for i, features in enumerate(list_g_widths(nets)[1:]):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
             layer = ConvTranspose(features, nets, implementation=self.conv_implementation, name=f"up{i + 1}")
             x = upsample(layer, x, norm, activate)
@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
         # BN normalises a layer's output. Spectral normalisation changes a layer's weights, so it wraps the layer.
         apply_layer = functools.partial(apply_spectral, train) if nets.d_norm == "spectral" else apply_plain
         first, *deeper = list_d_widths(nets)
-        x = images.astype(nets.compute_dtype)
+        x = images.astype(convolutions.choose_activation_dtype(nets.compute_dtype))
         x = downsample(Conv(first, nets, name="down1"), x, apply_layer, skip_norm)  # (B, S/2, S/2, C), never with BN
         for i in range(nets.d_refine):
             x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
@@ -150,7 +150,7 @@ def refine(nets: Nets, x: jax.Array, name: str, norm: Callable, activate: Callab
     larger network thus starts with the outputs of the smaller one.
     Source: He et al. 2016, arXiv:1512.03385, section 3.1; zero initialisation: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
-    conv = functools.partial(nn.Conv, x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=nets.compute_dtype)
+    conv = functools.partial(nn.Conv, x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=x.dtype)
     y = conv(kernel_init=make_dense_init(nets), name=f"{name}_in")(x)
     y = activate(norm(y, f"{name}_norm"))
     return x + conv(kernel_init=nn.initializers.zeros, name=f"{name}_out")(y)
@@ -167,7 +167,7 @@ def generate_image(nets: Nets, x: jax.Array, implementation: convolutions.Implem
             (nets.g_last_kernel,) * 2,
             padding="SAME",
             use_bias=nets.conv_bias,
-            dtype=nets.compute_dtype,
+            dtype=x.dtype,
             kernel_init=make_dense_init(nets),
             name="image",
         )
@@ -221,7 +221,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         side = self.nets.kernel
         kernel = self.param("kernel", make_conv_init(self.nets), (side, side, x.shape[3], self.features))
-        x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding)
+        x = convolutions.conv(x, kernel.astype(x.dtype), self.nets.padding, product_dtype=self.nets.compute_dtype)
         return _add_bias(self, x) if self.nets.conv_bias else x
 
 
@@ -241,7 +241,8 @@ class ConvTranspose(nn.Module):
         side, init = self.nets.kernel, make_conv_transpose_init(self.nets, self.smooth)
         kernel = self.param("kernel", init, (side, side, self.features, x.shape[3]))
         kernel = blur_kernel(kernel) if self.smooth else kernel
-        x = convolutions.conv_transpose(x, kernel.astype(x.dtype), self.nets.padding, self.implementation)
+        settings = (self.nets.padding, self.implementation, self.nets.compute_dtype)
+        x = convolutions.conv_transpose(x, kernel.astype(x.dtype), *settings)
         return _add_bias(self, x) if self.nets.conv_bias else x
 
 

@@ -4,6 +4,7 @@ Real and fake images pass through D separately, so that their BN statistics neve
 images to the fakes and to the fakes of G's update. The published recipes do the same: docs/published-dcgans.md, sections 2 and 4.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -93,6 +94,17 @@ class _Parts(NamedTuple):
         """Splits a (B, ...) array over the devices."""
         return x if self.sharding is None else jax.lax.with_sharding_constraint(x, self.sharding)
 
+    def use_exact_discriminator(self, kind: Kind) -> "_Parts":
+        """Returns parts with a float32 D if the penalty on these images compares logits with those of noisy images.
+
+        bfloat16 cannot resolve the difference that noise of 0.01 makes (docs/speed.md).
+        """
+        config = self.config
+        gamma = config.loss.r1_gamma if kind == "real" else config.loss.r2_gamma
+        if config.nets.compute_dtype != "bfloat16" or gamma == 0 or config.loss.penalty_noise == 0:
+            return self
+        return self._replace(discriminator=Discriminator(dataclasses.replace(config.nets, compute_dtype="float32")))
+
 
 class _Fakes(NamedTuple):
     """Generated images, and their pullback to G's parameters. If D and G use the same fakes, one forward pass of G is enough.
@@ -177,11 +189,12 @@ def _compute_d_loss(
     d_params: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
 ) -> tuple[jax.Array, tuple[dict, Metrics]]:
     """Computes (D's loss with penalties, (D's new statistics, metrics)). real: a float32 batch; fake: (B, S, S, C) float32."""
+    exact = parts.use_exact_discriminator
     with jax.named_scope("real"):  # nan_origin.py reads the scopes
-        real_logits, stats_after_real = _discriminate(parts, d_params, state.d_stats, real, keys, "real", state.augment_p)
+        real_logits, stats_after_real = _discriminate(exact("real"), d_params, state.d_stats, real, keys, "real", state.augment_p)
     fakes = Batch(fake, real.labels)
     with jax.named_scope("fake"):
-        fake_logits, stats = _discriminate(parts, d_params, stats_after_real, fakes, keys, "fake", state.augment_p)
+        fake_logits, stats = _discriminate(exact("fake"), d_params, stats_after_real, fakes, keys, "fake", state.augment_p)
     with jax.named_scope("loss"):
         adversarial_loss = parts.loss.d(real_logits, fake_logits).mean()
     boundary = parts.loss.boundary
@@ -196,8 +209,8 @@ def _compute_d_loss(
         return adversarial_loss, (stats, metrics)
     # The critics use the statistics, keys and spectral norms of the passes above, so they are exactly the same functions.
     critics = {
-        "real": _make_critic(parts, d_params, state.d_stats, real.labels, keys, "real", state.augment_p),
-        "fake": _make_critic(parts, d_params, stats_after_real, real.labels, keys, "fake", state.augment_p),
+        "real": _make_critic(exact("real"), d_params, state.d_stats, real.labels, keys, "real", state.augment_p),
+        "fake": _make_critic(exact("fake"), d_params, stats_after_real, real.labels, keys, "fake", state.augment_p),
     }
     images, logits = {"real": real.images, "fake": fake}, {"real": real_logits, "fake": fake_logits}
     with jax.named_scope("penalty"):

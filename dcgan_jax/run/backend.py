@@ -83,7 +83,7 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     if own:
         check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
-    programs = cache / "programs" / _hash_machine()
+    programs = cache / "programs" / hash_machine()
     try:
         check_encodable(str(programs))
         programs.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,8 @@ def _keep_memory() -> None:
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later, but not the pad
 
 
-def _hash_machine() -> str:
+def hash_machine() -> str:
+    """Returns a short name of this kind of CPU, from its model and its instructions."""
     # A program compiled for one CPU can crash on another, and several machines may share a home folder.
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -28,7 +28,7 @@ from dcgan_jax.gan.progressive import make_low_resolution_config
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
 from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, init_state
 from dcgan_jax.gan.step import make_train_steps
-from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, workdir
+from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, product_speed, workdir
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.random_choices import choose_real
@@ -112,6 +112,7 @@ def open_run(config: Config) -> Generator[Plan]:
 
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
+    config = _choose_compute_dtype(config)
     shardings = distributed.make_shardings(config)
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
     if config.nets.condition:  # replace "all" by names: the networks must not change if the data gets more attributes
@@ -135,6 +136,18 @@ def open_run(config: Config) -> Generator[Plan]:
         if lock:
             held.callback(lock.release)
         yield Plan(config, path, pack, labels, order, total, steps_per_dispatch, shardings, weights)
+
+
+def _choose_compute_dtype(config: Config) -> Config:
+    """Replaces the compute dtype "auto" by that of the run if there is one, else by the first process's choice."""
+    if config.nets.compute_dtype != "auto":
+        return config
+    path = workdir.get_run_path(config)
+    if workdir.is_run(path):
+        return configuration.replace(config, compute_dtype=workdir.read_config(path).nets.compute_dtype)
+    chosen = distributed.run_in_first(functools.partial(product_speed.choose_compute_dtype, get_cache_dir()))
+    is_rounded = distributed.any_process(chosen == "bfloat16")
+    return configuration.replace(config, compute_dtype="bfloat16" if is_rounded else "float32")
 
 
 def _pack(config: Config) -> Pack:

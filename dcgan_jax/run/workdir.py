@@ -20,11 +20,13 @@ from dcgan_jax import files
 from dcgan_jax.command_lines import format_flags, format_start, format_training_command
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
+from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.checks import CHECKED_FACTS
 from dcgan_jax.data.pack_index import find_changed_labels
 from dcgan_jax.files import write_json
 from dcgan_jax.places import check_encodable
 from dcgan_jax.run import distributed
+from dcgan_jax.run.product_speed import read_speedup
 
 LOCK, MARKER = "lock", "lock.owner"
 LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
@@ -71,9 +73,14 @@ def get_run_path(config: Config) -> Path:
     return Path(config.run.workdir) / config.run.name
 
 
+def is_run(path: Path) -> bool:
+    """Whether there is a run at path."""
+    return (path / "config.json").exists()
+
+
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     """Returns whether the folder is a run. Raises: UserError if it is a run with other settings, or other files."""
-    if (path / "config.json").exists():
+    if is_run(path):
         _check_same_config(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
@@ -287,6 +294,7 @@ def _describe_environment() -> dict:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": distributed.describe_devices(),
+        "bfloat16_speedup": read_speedup(get_cache_dir()),  # of matrix products; None if no run has asked for "auto" here
         "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(COMPILER_VARIABLES)},
         "packages": _list_packages(),
         "commit": _describe_commit(),

@@ -473,3 +473,14 @@ def test_label_smoothing_changes_d_loss_alone(one_pixel_step):
     )
     assert_allclose(smooth["d_loss"] - plain["d_loss"], 0.1 * 0.5, rtol=1e-4)
     assert_allclose(smooth["g_loss"], plain["g_loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["r1_gamma", "r2_gamma"])
+def test_noisy_penalty_is_float32_beside_bfloat16_products(kind):
+    """The penalty compares logits that differ little. Rounding of D's operands would change it by more than the difference."""
+    config = make_tiny_config("torch64", base_px=8, penalty_noise=0.01, **{kind: 1.0})
+    exact, rounded = (get_compiled_step(replace(config, compute_dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    (_, expected), (_, got) = (train_step(start_of(config), make_images(config, 0)) for train_step in (exact, rounded))
+    assert abs(got["g_loss"] - expected["g_loss"]) > 1e-6, "the products are not rounded"
+    # R2 is of fakes, which G makes with rounded products.
+    assert_allclose(got["d_penalty"], expected["d_penalty"], rtol=1e-5 if kind == "r1_gamma" else 0.05)

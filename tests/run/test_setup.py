@@ -1,3 +1,4 @@
+import json
 import re
 
 import jax
@@ -8,7 +9,7 @@ from toy_run import get_reference_run, get_refusal, run_command, train, train_to
 
 from dcgan_jax import sample
 from dcgan_jax.config import UserError
-from dcgan_jax.run import setup
+from dcgan_jax.run import product_speed, setup, workdir
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
@@ -63,3 +64,19 @@ def test_resume_from_step_zero_keeps_start_weights(tmp_path, monkeypatch):
     ours, theirs = (toy_run.read_state(tmp_path / name / "article", 2) for name in ("stopped", "straight"))
     for path, leaf in ours.items():
         assert np.array_equal(leaf, theirs[path]), path
+
+
+def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):
+    """A resumed run keeps what it started with, also on a machine where the other dtype is faster. It resumes exactly."""
+    speeds = iter([4.0])
+    monkeypatch.setattr(product_speed, "measure_speedup", lambda: next(speeds))
+    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
+    stopped, straight = tmp_path / "stopped", tmp_path / "straight"
+    assert train_toy(stopped, "--compute-dtype", "auto", steps=2).code == 0
+    assert json.loads((stopped / "article" / "environment.json").read_text(encoding="utf-8"))["bfloat16_speedup"] == 4.0
+    monkeypatch.setattr(product_speed, "choose_compute_dtype", lambda cache: "float32")
+    assert train_toy(stopped, "--compute-dtype", "auto", steps=4).code == 0
+    assert workdir.read_config(stopped / "article").nets.compute_dtype == "bfloat16"
+    assert train_toy(straight, "--compute-dtype", "bfloat16", steps=4).code == 0
+    ours, theirs = (toy_run.read_state(folder / "article", 4) for folder in (stopped, straight))
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))

@@ -7,6 +7,9 @@ routines (forward, input gradient, weight gradient) are enough for both function
 The implementation is chosen when a program is traced. "auto": `lax` on GPU and TPU; on CPU `winograd`, or `im2col` for few
 channels. There `lax` is up to five times slower (docs/speed.md). "lax": `lax` on every backend, for a program that is traced on
 one backend and lowered for others.
+
+product_dtype: to what the implementations for CPUs round the operands of matrix products: "float32" (not at all) or "bfloat16".
+`lax` computes in the dtype of its arrays.
 """
 
 import functools
@@ -37,99 +40,124 @@ def compute_padding(kernel_size: int, padding: str) -> tuple[int, int]:
     return before, kernel_size - 2 - before
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, padding: str = "symmetric", implementation: Implementation = "auto") -> jax.Array:
+# Which arguments of `conv` and `conv_transpose` are not arrays: padding, implementation, product_dtype.
+_SETTINGS = (2, 3, 4)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=_SETTINGS)
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    padding: str = "symmetric",
+    implementation: Implementation = "auto",
+    product_dtype: str = "float32",
+) -> jax.Array:
     """Convolves with stride 2 (cross-correlation) and halves the side.
 
-    Args: x (B, 2h, 2w, C_large); kernel (k, k, C_large, C_small), k 4 or 5; padding, see `compute_padding`; implementation, see
-        the module's docstring.
+    Args: x (B, 2h, 2w, C_large); kernel (k, k, C_large, C_small), k 4 or 5; padding, see `compute_padding`; implementation,
+        product_dtype, see the module's docstring.
     Returns: (B, h, w, C_small), in x's dtype.
     """
-    return _compute_forward(x, kernel, padding, implementation)
+    return _compute_forward(x, kernel, padding, implementation, product_dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=_SETTINGS)
 def conv_transpose(
-    y: jax.Array, kernel: jax.Array, padding: str = "symmetric", implementation: Implementation = "auto"
+    y: jax.Array,
+    kernel: jax.Array,
+    padding: str = "symmetric",
+    implementation: Implementation = "auto",
+    product_dtype: str = "float32",
 ) -> jax.Array:
     """Applies the transpose of `conv` (its transposed Jacobian with respect to x) and doubles the side.
 
-    Args: y (B, h, w, C_small); kernel (k, k, C_large, C_small); padding, implementation, as for `conv`.
+    Args: y (B, h, w, C_small); kernel (k, k, C_large, C_small); padding, implementation, product_dtype, as for `conv`.
     Returns: (B, 2h, 2w, C_large), in y's dtype. PyTorch's ConvTranspose2d weight is (C_small, C_large, k, k), without a flip.
     """
-    return _compute_input_gradient(y, kernel, padding, implementation)
+    return _compute_input_gradient(y, kernel, padding, implementation, product_dtype)
 
 
 # The gradients call `conv` and `conv_transpose` if possible, so that second derivatives (R1, R2, WGAN-GP) are fast as well.
-def _save_inputs_of_conv(
-    x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv(x, kernel, padding, implementation), (x, kernel)
+# settings: padding, implementation, product_dtype.
+def _save_inputs_of_conv(x: jax.Array, kernel: jax.Array, *settings: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv(x, kernel, *settings), (x, kernel)
 
 
 def _differentiate_conv(
-    padding: str, implementation: Implementation, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    padding: str, implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    dx = conv_transpose(dy, kernel, padding, implementation)
-    return dx, _compute_weight_gradient(x, dy, kernel.shape[0], padding, implementation)
+    settings = (padding, implementation, product_dtype)
+    return conv_transpose(dy, kernel, *settings), _compute_weight_gradient(x, dy, kernel.shape[0], *settings)
 
 
 def _save_inputs_of_conv_transpose(
-    y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation
+    y: jax.Array, kernel: jax.Array, *settings: str
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_transpose(y, kernel, padding, implementation), (y, kernel)
+    return conv_transpose(y, kernel, *settings), (y, kernel)
 
 
 def _differentiate_conv_transpose(
-    padding: str, implementation: Implementation, saved: tuple[jax.Array, jax.Array], dx: jax.Array
+    padding: str, implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dx: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     y, kernel = saved
-    dy = conv(dx, kernel, padding, implementation)
-    return dy, _compute_weight_gradient(dx, y, kernel.shape[0], padding, implementation)
+    settings = (padding, implementation, product_dtype)
+    return conv(dx, kernel, *settings), _compute_weight_gradient(dx, y, kernel.shape[0], *settings)
 
 
 conv.defvjp(_save_inputs_of_conv, _differentiate_conv)
 conv_transpose.defvjp(_save_inputs_of_conv_transpose, _differentiate_conv_transpose)
 
 
-def _compute_forward(x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation) -> jax.Array:
-    if _is_for_cpu(implementation):
+def _compute_forward(
+    x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: str
+) -> jax.Array:
+    if is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
-        return _call_in_float32(module.forward, x, kernel, compute_padding(kernel.shape[0], padding)[0])
+        return _call_wide(module.forward, x, kernel, compute_padding(kernel.shape[0], padding)[0], dtype=product_dtype)
     return _lax_forward(x, kernel, padding)
 
 
-def _compute_input_gradient(y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation) -> jax.Array:
-    if _is_for_cpu(implementation):
+def _compute_input_gradient(
+    y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: str
+) -> jax.Array:
+    if is_for_cpu(implementation):
         module = _select_cpu_module(kernel.shape[2])
-        return _call_in_float32(module.input_gradient, y, kernel, compute_padding(kernel.shape[0], padding)[0])
+        return _call_wide(module.input_gradient, y, kernel, compute_padding(kernel.shape[0], padding)[0], dtype=product_dtype)
     batch, h, w, _ = y.shape
     like = jax.ShapeDtypeStruct((batch, 2 * h, 2 * w, kernel.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: _lax_forward(x, kernel, padding), like)(y)[0]
 
 
-def _compute_weight_gradient(x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation) -> jax.Array:
-    if _is_for_cpu(implementation):
+def _compute_weight_gradient(
+    x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation, product_dtype: str
+) -> jax.Array:
+    if is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
-        return _call_in_float32(module.weight_gradient, x, dy, k, compute_padding(k, padding)[0])
+        return _call_wide(module.weight_gradient, x, dy, k, compute_padding(k, padding)[0], dtype=product_dtype)
     like = jax.ShapeDtypeStruct((k, k, x.shape[3], dy.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, padding), like)(dy)[0]
 
 
-def _is_for_cpu(implementation: Implementation) -> bool:
+def is_for_cpu(implementation: Implementation = "auto") -> bool:
+    """Whether a program that is traced now uses the CPU's implementations."""
     return implementation == "auto" and jax.default_backend() == "cpu"
+
+
+def choose_activation_dtype(compute_dtype: str, implementation: Implementation = "auto") -> str:
+    """Chooses the dtype of the arrays between layers. On a CPU bfloat16 is for the operands of products only."""
+    return "float32" if compute_dtype == "bfloat16" and is_for_cpu(implementation) else compute_dtype
 
 
 def _select_cpu_module(channels_large: int) -> ModuleType:
     return winograd if channels_large >= FEW_CHANNELS else im2col
 
 
-def _call_in_float32(kernel: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *rest: int) -> jax.Array:
-    """Returns kernel(a, b, *rest), computed in float32 or wider, in a's dtype."""
-    # bfloat16 is not faster on a CPU, and Winograd's sums would round several times.
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return kernel(a.astype(wide), b.astype(wide), *rest).astype(a.dtype)
+def _call_wide(role: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *rest: int, dtype: str) -> jax.Array:
+    """Returns role(a, b, *rest, dtype) in a's dtype. Everything but the products is computed in float32 or wider."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)  # Winograd's sums would round several times
+    product_dtype = wide if dtype == "float32" else jnp.dtype(dtype)
+    return role(a.astype(wide), b.astype(wide), *rest, product_dtype).astype(a.dtype)
 
 
 def _lax_forward(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:

@@ -9,24 +9,31 @@ import functools
 import jax
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from dcgan_jax.gan.conv.no_fusion import call_unfused
+from dcgan_jax.gan.conv.products import multiply
 
 
-def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """Convolves x (B, 2h, 2w, C) with kernel (k, k, C, O) -> (B, h, w, O). before: pixels of padding above and left."""
+def forward(x: jax.Array, kernel: jax.Array, before: int, dtype: DTypeLike) -> jax.Array:
+    """Convolves x (B, 2h, 2w, C) with kernel (k, k, C, O) -> (B, h, w, O).
+
+    before: pixels of padding above and left. dtype: of the operands of the products, see `products`.
+    """
     batch, height, width, _ = x.shape
-    return (_extract_patches(x, kernel.shape[0], before) @ _flatten_kernel(kernel)).reshape(batch, height // 2, width // 2, -1)
+    patches = _extract_patches(x, kernel.shape[0], before, dtype)
+    return multiply(patches, _flatten_kernel(kernel).astype(dtype)).reshape(batch, height // 2, width // 2, -1)
 
 
-def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
+def input_gradient(y: jax.Array, kernel: jax.Array, before: int, dtype: DTypeLike) -> jax.Array:
     """Applies the transpose of `forward` in x: y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C)."""
     batch, h, w, out = y.shape
     k, _, channels, _ = kernel.shape
     taps = (k + 1) // 2
     kernel = _flatten_kernel(kernel).reshape(taps, 2, taps, 2 * channels, out)
     # Each pixel of y contributes to 2 taps x 2 taps pixels. 2x2 of them are folded into one position with 4C channels.
-    products = lax.dot_general(y.reshape(-1, out), kernel.transpose(0, 2, 1, 3, 4).reshape(-1, out), (((1,), (1,)), ((), ())))
+    kernel = kernel.transpose(0, 2, 1, 3, 4).reshape(-1, out)
+    products = multiply(y.reshape(-1, out).astype(dtype), kernel.astype(dtype), contract=(1, 1))
     products = products.reshape(batch, h, w, taps, taps, 4 * channels)
     zero = np.zeros((), y.dtype)
     padded = (
@@ -40,21 +47,21 @@ def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
     return image[:, before : before + 2 * h, before : before + 2 * w]
 
 
-def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
+def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int, dtype: DTypeLike) -> jax.Array:
     """Applies the transpose of `forward` in the kernel: x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O)."""
     out = dy.shape[3]
-    rows = lax.dot_general(_extract_patches(x, k, before), dy.reshape(-1, out), (((0,), (0,)), ((), ())))
+    rows = multiply(_extract_patches(x, k, before, dtype), dy.reshape(-1, out).astype(dtype), contract=(0, 0))
     even = k + k % 2
     return rows.reshape(even, even, -1, out)[:k, :k]
 
 
-def _extract_patches(x: jax.Array, k: int, before: int) -> jax.Array:
-    """Extracts the patch of each output, row by row: (B, 2h, 2w, C) -> (B h w, k k C), with k rounded up to even."""
+def _extract_patches(x: jax.Array, k: int, before: int, dtype: DTypeLike) -> jax.Array:
+    """Extracts the patch of each output, row by row: (B, 2h, 2w, C) -> (B h w, k k C). An odd k is rounded up."""
     batch, height, width, channels = x.shape
     h, w, taps = height // 2, width // 2, (k + 1) // 2
     after = 2 * (taps - 1) - before
-    zero = np.zeros((), x.dtype)
-    x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after, 0), (before, after, 0), (0, 0, 0)]), x)
+    zero = np.zeros((), dtype)
+    x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after, 0), (before, after, 0), (0, 0, 0)]), x.astype(dtype))
     x = x.reshape(batch, h + taps - 1, 2, w + taps - 1, 2 * channels)
 
     def gather(x: jax.Array) -> jax.Array:  # pairs of pixels that lie side by side in memory

@@ -29,8 +29,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from dcgan_jax.gan.conv.no_fusion import call_unfused
+from dcgan_jax.gan.conv.products import multiply
 
 # Number of taps -> the matrices B, G, A, with one row per product. Interpolation points: 0, 1, infinity; for three taps also -1.
 MATRICES = {
@@ -48,60 +50,63 @@ MOST_PARTS = 8
 Arrays = Sequence[jax.Array]
 
 
-def forward(x: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """Convolves x (B, 2h, 2w, C) with kernel (k, k, C, O) -> (B, h, w, O). before: pixels of padding above and left."""
-    taps = _count_taps(kernel.shape[0])
+def forward(x: jax.Array, kernel: jax.Array, before: int, dtype: DTypeLike, stride: int = 2) -> jax.Array:
+    """Convolves x (B, H, W, C) with kernel (k, k, C, O) -> (B, h, w, O), where H = stride h.
+
+    before: pixels of padding above and left. dtype: of the operands of the products, see `products`. stride: 2, or 1 for k 3.
+    """
+    taps = _count_taps(kernel.shape[0], stride)
+    y_shape = (x.shape[0], x.shape[1] // stride, x.shape[2] // stride, kernel.shape[3])
 
     def convolve_part(x: jax.Array, *kernels: jax.Array) -> jax.Array:
-        products = [rows @ matrix for rows, matrix in zip(_transform_data(x, taps, before), kernels, strict=True)]
-        return _restore_outputs(products, taps, x.shape)
+        data = _transform_data(x, taps, before, dtype, stride)
+        products = [multiply(rows, g) for rows, g in zip(data, kernels, strict=True)]
+        return _restore_outputs(products, taps, (len(x), *y_shape[1:]))
 
-    return jnp.concatenate(_run_in_parts(convolve_part, (x,), _transform_kernel(kernel), taps, x.shape, kernel.shape[3]))
+    kernels = _transform_kernel(kernel, dtype, stride)
+    return jnp.concatenate(_run_in_parts(convolve_part, (x,), kernels, taps, y_shape, stride**2 * x.shape[3]))
 
 
-def input_gradient(y: jax.Array, kernel: jax.Array, before: int) -> jax.Array:
-    """Applies the transpose of `forward` in x: y (B, h, w, O), kernel (k, k, C, O) -> (B, 2h, 2w, C)."""
-    taps, channels = _count_taps(kernel.shape[0]), kernel.shape[2]
-    image_shape = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], channels)
+def input_gradient(y: jax.Array, kernel: jax.Array, before: int, dtype: DTypeLike, stride: int = 2) -> jax.Array:
+    """Applies the transpose of `forward` in x: y (B, h, w, O), kernel (k, k, C, O) -> (B, H, W, C)."""
+    taps = _count_taps(kernel.shape[0], stride)
 
     def compute_part(y: jax.Array, *kernels: jax.Array) -> jax.Array:
-        products = [
-            lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
-            for rows, matrix in zip(_transform_outputs(y, taps), kernels, strict=True)
-        ]
-        return _restore_image(products, taps, y.shape, before)
+        outputs = _transform_outputs(y, taps, dtype)
+        products = [multiply(rows, g, contract=(1, 1)) for rows, g in zip(outputs, kernels, strict=True)]
+        return _restore_image(products, taps, y.shape, before, stride)
 
-    return jnp.concatenate(_run_in_parts(compute_part, (y,), _transform_kernel(kernel), taps, image_shape, y.shape[3]))
+    kernels = _transform_kernel(kernel, dtype, stride)
+    return jnp.concatenate(_run_in_parts(compute_part, (y,), kernels, taps, y.shape, stride**2 * kernel.shape[2]))
 
 
-def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int) -> jax.Array:
-    """Applies the transpose of `forward` in the kernel: x (B, 2h, 2w, C), dy (B, h, w, O) -> (k, k, C, O)."""
-    taps = _count_taps(k)
+def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int, dtype: DTypeLike, stride: int = 2) -> jax.Array:
+    """Applies the transpose of `forward` in the kernel: x (B, H, W, C), dy (B, h, w, O) -> (k, k, C, O)."""
+    taps = _count_taps(k, stride)
 
-    def compute_part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, 4C) each: faster than its transpose
-        return [
-            lax.dot_general(outputs, data, (((0,), (0,)), ((), ())))
-            for data, outputs in zip(_transform_data(x, taps, before), _transform_outputs(dy, taps), strict=True)
-        ]
+    def compute_part(x: jax.Array, dy: jax.Array) -> list[jax.Array]:  # (O, K) each: faster than its transpose
+        data, outputs = _transform_data(x, taps, before, dtype, stride), _transform_outputs(dy, taps, dtype)
+        return [multiply(rows, d, contract=(0, 0)) for rows, d in zip(outputs, data, strict=True)]
 
-    parts = _run_in_parts(compute_part, (x, dy), (), taps, x.shape, dy.shape[3])
+    parts = _run_in_parts(compute_part, (x, dy), (), taps, dy.shape, stride**2 * x.shape[3])
     products = [functools.reduce(lax.add, same) for same in zip(*parts, strict=True)]
-    return _restore_kernel(products, k, x.shape[3])
+    return _restore_kernel(products, k, x.shape[3], stride)
 
 
-def _count_taps(k: int) -> int:
-    return (k + 1) // 2
+def _count_taps(k: int, stride: int) -> int:
+    return math.ceil(k / stride)
 
 
-def _count_tiles(pixels: int) -> int:
-    """Counts the tiles of two outputs along a side of the large image, in pixels. The last tile may be half empty."""
-    return math.ceil(pixels / 4)
+def _count_tiles(outputs: int) -> int:
+    """Counts the tiles of two outputs along a side. The last tile may be half empty."""
+    return math.ceil(outputs / 2)
 
 
-def _run_in_parts(part: Callable, arrays: Arrays, shared: Arrays, taps: int, image_shape: tuple[int, ...], out: int) -> list:
-    batch, height, width, channels = image_shape
+def _run_in_parts(part: Callable, arrays: Arrays, shared: Arrays, taps: int, y_shape: tuple[int, ...], folded: int) -> list:
+    """Calls part(*arrays, *shared) for parts of the batch. y_shape: of the outputs; folded: K, channels of the folded image."""
+    batch, h, w, out = y_shape
     products = (taps + 1) ** 2
-    image_bytes = 4 * products * _count_tiles(height) * _count_tiles(width) * (4 * channels + out)
+    image_bytes = 4 * products * _count_tiles(h) * _count_tiles(w) * (folded + out)
     count = min(MOST_PARTS, batch, math.ceil(batch * image_bytes / PART_BYTES))
     if count == 1 or jax.device_count() > 1:  # with several devices, a part would be on some of them only
         return [part(*arrays, *shared)]
@@ -121,32 +126,37 @@ def _scale(part: jax.Array, coefficient: float) -> jax.Array:
     return part if coefficient == 1 else -part if coefficient == -1 else part * np.asarray(coefficient, part.dtype)
 
 
-def _transform_data(x: jax.Array, taps: int, before: int) -> list[jax.Array]:
-    """Transforms the image, B d along rows and columns: (B, 2h, 2w, C) -> for each product (tiles, 4C)."""
+def _transform_data(x: jax.Array, taps: int, before: int, dtype: DTypeLike, stride: int) -> list[jax.Array]:
+    """Transforms the image, B d along rows and columns: (B, H, W, C) -> for each product (tiles, K) of this dtype.
+
+    K is stride^2 C: squares of stride x stride pixels are folded into channels.
+    """
     data = MATRICES[taps][0]
     batch, height, width, channels = x.shape
-    rows, columns = _count_tiles(height), _count_tiles(width)
-    # Pads to even sides, 2 (taps - 1) pixels more than the tiles cover.
-    after = [4 * tiles + 2 * (taps - 1) - before - side for tiles, side in ((rows, height), (columns, width))]
+    rows, columns = _count_tiles(height // stride), _count_tiles(width // stride)
+    # Pads to whole squares, taps - 1 squares more than the tiles cover.
+    after = [stride * (2 * tiles + taps - 1) - before - side for tiles, side in ((rows, height), (columns, width))]
     zero = np.zeros((), x.dtype)
     x = call_unfused(lambda x: lax.pad(x, zero, [(0, 0, 0), (before, after[0], 0), (before, after[1], 0), (0, 0, 0)]), x)
-    x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
-    x = call_unfused(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
+    if stride == 2:
+        x = x.reshape(batch, 2 * rows + taps - 1, 2, 2 * columns + taps - 1, 2 * channels)
+        x = call_unfused(lambda x: x.transpose(0, 1, 3, 2, 4), x).reshape(*x.shape[:2], x.shape[3], 4 * channels)  # folded
 
     def slice_windows(x: jax.Array, tiles: int, axis: int) -> list[jax.Array]:
         return [lax.slice_in_dim(x, i, i + 2 * tiles - 1, 2, axis) for i in range(taps + 1)]
 
     def transform(x: jax.Array) -> list[jax.Array]:
-        return [part for row in _mix(data, slice_windows(x, rows, 1)) for part in _mix(data, slice_windows(row, columns, 2))]
+        mixed_rows = _mix(data, slice_windows(x, rows, 1))
+        return [part.astype(dtype) for row in mixed_rows for part in _mix(data, slice_windows(row, columns, 2))]
 
-    return [part.reshape(batch * rows * columns, 4 * channels) for part in call_unfused(transform, x)]
+    return [part.reshape(batch * rows * columns, stride**2 * channels) for part in call_unfused(transform, x)]
 
 
-def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
-    """Transforms the outputs, A y along rows and columns: (B, h, w, O) -> for each product (tiles, O)."""
+def _transform_outputs(y: jax.Array, taps: int, dtype: DTypeLike) -> list[jax.Array]:
+    """Transforms the outputs, A y along rows and columns: (B, h, w, O) -> for each product (tiles, O) of this dtype."""
     output = MATRICES[taps][2]
     batch, h, w, out = y.shape
-    rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
+    rows, columns = _count_tiles(h), _count_tiles(w)
     if (h, w) != (2 * rows, 2 * columns):
         y = lax.pad(y, np.zeros((), y.dtype), [(0, 0, 0), (0, 2 * rows - h, 0), (0, 2 * columns - w, 0), (0, 0, 0)])
 
@@ -154,29 +164,33 @@ def _transform_outputs(y: jax.Array, taps: int) -> list[jax.Array]:
         return [lax.index_in_dim(y, i, axis, keepdims=False) for i in range(2)]
 
     def transform(y: jax.Array) -> list[jax.Array]:
-        return [part for row in _mix(output, split_pairs(y, 2)) for part in _mix(output, split_pairs(row, 3))]
+        return [part.astype(dtype) for row in _mix(output, split_pairs(y, 2)) for part in _mix(output, split_pairs(row, 3))]
 
     parts = call_unfused(transform, y.reshape(batch, rows, 2, columns, 2, out))
     return [part.reshape(batch * rows * columns, out) for part in parts]
 
 
-def _transform_kernel(kernel: jax.Array) -> list[jax.Array]:
-    """Transforms the kernel, G g along rows and columns: (k, k, C, O) -> for each product (4C, O)."""
+def _transform_kernel(kernel: jax.Array, dtype: DTypeLike, stride: int) -> list[jax.Array]:
+    """Transforms the kernel, G g along rows and columns: (k, k, C, O) -> for each product (K, O) of this dtype."""
     k, _, channels, out = kernel.shape
-    taps = _count_taps(k)
+    taps = _count_taps(k, stride)
     matrix = MATRICES[taps][1]
-    missing = (0, 2 * taps - k, 0)
+    missing = (0, stride * taps - k, 0)
     kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [missing, missing, (0, 0, 0), (0, 0, 0)])
-    kernel = kernel.reshape(taps, 2, taps, 2, channels, out)
-    folded = call_unfused(lambda kernel: kernel.transpose(0, 2, 1, 3, 4, 5), kernel).reshape(taps, taps, 4 * channels, out)
-    return call_unfused(lambda g: [part for row in _mix(matrix, list(g)) for part in _mix(matrix, list(row))], folded)
+    kernel = kernel.reshape(taps, stride, taps, stride, channels, out)
+    folded = call_unfused(lambda kernel: kernel.transpose(0, 2, 1, 3, 4, 5), kernel).reshape(taps, taps, -1, out)
+
+    def transform(g: jax.Array) -> list[jax.Array]:
+        return [part.astype(dtype) for row in _mix(matrix, list(g)) for part in _mix(matrix, list(row))]
+
+    return call_unfused(transform, folded)
 
 
-def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) -> jax.Array:
+def _restore_outputs(products: Arrays, taps: int, y_shape: tuple[int, ...]) -> jax.Array:
     """Makes the outputs from the products, A' along rows and columns: (tiles, O) each -> (B, h, w, O)."""
     output = MATRICES[taps][2].T
-    batch, height, width, _ = image_shape
-    rows, columns = _count_tiles(height), _count_tiles(width)
+    batch, h, w, _ = y_shape
+    rows, columns = _count_tiles(h), _count_tiles(w)
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
     def transform(products: Arrays) -> jax.Array:
@@ -185,15 +199,15 @@ def _restore_outputs(products: Arrays, taps: int, image_shape: tuple[int, ...]) 
         return _interleave([_interleave(pair, 3) for pair in zip(_mix(output, left), _mix(output, right), strict=True)], 2)
 
     y = call_unfused(transform, products).reshape(batch, 2 * rows, 2 * columns, -1)
-    return y[:, : height // 2, : width // 2]
+    return y[:, :h, :w]
 
 
-def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before: int) -> jax.Array:
-    """Makes the image from the products, B along rows and columns: (tiles, 4C) each -> (B, 2h, 2w, C). Overlapping tiles add."""
+def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before: int, stride: int) -> jax.Array:
+    """Makes the image from the products, B along rows and columns: (tiles, K) each -> (B, H, W, C). Overlapping tiles add."""
     data = MATRICES[taps][0].T
     batch, h, w, _ = y_shape
-    rows, columns = _count_tiles(2 * h), _count_tiles(2 * w)
-    channels = products[0].shape[1] // 4
+    rows, columns = _count_tiles(h), _count_tiles(w)
+    channels = products[0].shape[1] // stride**2
     products = [product.reshape(batch, rows, columns, -1) for product in products]
 
     # Entry i of tile t's window is pixel 2t + i: entries 0 and 1 are the tile's own pair, 2 and 3 the next tile's.
@@ -210,18 +224,19 @@ def _restore_image(products: Arrays, taps: int, y_shape: tuple[int, ...], before
         return [add_overlapping(_mix(data, column), 1) for column in zip(*_split_grid(products), strict=True)]
 
     def unfold(image: jax.Array) -> jax.Array:  # and drop the padding
-        image = image.reshape(batch, 2 * rows + 2, 2 * columns + 2, 2, 2 * channels).transpose(0, 1, 3, 2, 4)
-        image = image.reshape(batch, 4 * rows + 4, 4 * columns + 4, channels)
-        return image[:, before : before + 2 * h, before : before + 2 * w]
+        height, width = 2 * rows + 2, 2 * columns + 2
+        image = image.reshape(batch, height, width, stride, stride * channels).transpose(0, 1, 3, 2, 4)
+        image = image.reshape(batch, stride * height, stride * width, channels)
+        return image[:, before : before + stride * h, before : before + stride * w]
 
     image = call_unfused(add_rows, products)
-    image = call_unfused(lambda image: add_overlapping(_mix(data, image), 3), image)  # (B, rows + 1, 2, columns + 1, 2, 4C)
+    image = call_unfused(lambda image: add_overlapping(_mix(data, image), 3), image)  # (B, rows + 1, 2, columns + 1, 2, K)
     return call_unfused(unfold, image)
 
 
-def _restore_kernel(products: Arrays, k: int, channels: int) -> jax.Array:
-    """Makes the kernel from the products, G' along rows and columns: (O, 4C) each -> (k, k, C, O)."""
-    taps = _count_taps(k)
+def _restore_kernel(products: Arrays, k: int, channels: int, stride: int) -> jax.Array:
+    """Makes the kernel from the products, G' along rows and columns: (O, K) each -> (k, k, C, O)."""
+    taps = _count_taps(k, stride)
     matrix = MATRICES[taps][1].T
 
     def transform(products: Arrays) -> list[list[jax.Array]]:
@@ -229,11 +244,11 @@ def _restore_kernel(products: Arrays, k: int, channels: int) -> jax.Array:
         return [_mix(matrix, row) for row in zip(*columns, strict=True)]  # [row tap][column tap]
 
     def unfold(folded: Sequence[Arrays]) -> jax.Array:
-        folded = [[tap.reshape(-1, 2, 1, 2, channels).transpose(1, 2, 3, 4, 0) for tap in row] for row in folded]
-        return lax.concatenate([lax.concatenate(row, 1)[None] for row in folded], 0)  # (T, 2, T, 2, C, O)
+        folded = [[tap.reshape(-1, stride, 1, stride, channels).transpose(1, 2, 3, 4, 0) for tap in row] for row in folded]
+        return lax.concatenate([lax.concatenate(row, 1)[None] for row in folded], 0)  # (T, stride, T, stride, C, O)
 
     kernel = call_unfused(unfold, call_unfused(transform, products))
-    return kernel.reshape(2 * taps, 2 * taps, channels, -1)[:k, :k]
+    return kernel.reshape(stride * taps, stride * taps, channels, -1)[:k, :k]
 
 
 def _split_grid(parts: Arrays) -> list[Arrays]:

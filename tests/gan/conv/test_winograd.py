@@ -1,11 +1,14 @@
-"""Winograd convolution: its identity, equality with lax, batches in parts, and the number of products."""
+"""Winograd convolution: its identity, equality with lax, bfloat16, batches in parts, and the number of products."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conv_roles import equal_to_the_largest, gemms, lax_roles, multiplications, normal_arrays, results, roles
+from jax import lax
 from numpy.testing import assert_allclose
 
-from dcgan_jax.gan.conv import im2col, winograd
+from dcgan_jax.gan.conv import DIMENSIONS, im2col, winograd
 
 PRODUCTS = {4: 9, 5: 16}  # kernel size -> GEMMs per part
 ROLES = list(roles(winograd))
@@ -41,6 +44,43 @@ def test_forward_and_gradients_equal_lax(k, padding, batch, h, w, large, small):
     ours, theirs = results(arrays, roles(winograd, padding), lax_roles(padding))
     # Additions before the multiplications lose some precision: up to 1.2e-6 was measured, including lax's own rounding.
     equal_to_the_largest(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("batch, h, w, channels, out", [(1, 1, 1, 1, 1), (2, 5, 4, 3, 7), (2, 8, 8, 32, 16)])
+def test_stride_1_equals_lax(batch, h, w, channels, out):
+    normal = np.random.Generator(np.random.Philox(channels)).standard_normal
+    x, y, kernel = (normal(shape, np.float32) for shape in ((batch, h, w, channels), (batch, h, w, out), (3, 3, channels, out)))
+
+    def lax_conv(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+
+    ours = {
+        "forward": lambda x, kernel, y: winograd.forward(x, kernel, 1, "float32", stride=1),
+        "input gradient": lambda x, kernel, y: winograd.input_gradient(y, kernel, 1, "float32", stride=1),
+        "weight gradient": lambda x, kernel, y: winograd.weight_gradient(x, y, 3, 1, "float32", stride=1),
+    }
+    theirs = {
+        "forward": lambda x, kernel, y: lax_conv(x, kernel),
+        "input gradient": lambda x, kernel, y: jax.linear_transpose(lambda x: lax_conv(x, kernel), x)(y)[0],
+        "weight gradient": lambda x, kernel, y: jax.linear_transpose(lambda kernel: lax_conv(x, kernel), kernel)(y)[0],
+    }
+    equal_to_the_largest(*results((x, kernel, y), ours, theirs), 1e-5)
+
+
+@pytest.mark.parametrize("module, large", [(winograd, 64), (im2col, 4)])
+@pytest.mark.parametrize("k", [4, 5])
+def test_bfloat16_rounds_the_operands_of_products_alone(k, module, large):
+    arrays = normal_arrays(k, 2, 8, 8, large, 64)
+    rounded, exact = results(arrays, roles(module, dtype="bfloat16"), roles(module))
+    # Each operand is rounded by up to 2^-9. The errors of a sum's terms cancel in part: 3e-3 to 5e-3 of the largest was measured.
+    equal_to_the_largest(rounded, exact, 1e-2)
+    for role, function in roles(module, dtype="bfloat16").items():
+        assert np.abs(rounded[role] - exact[role]).max() > 1e-4 * np.abs(exact[role]).max()
+        for gemm in gemms(function, *arrays):
+            assert {operand.aval.dtype for operand in gemm.invars} == {jnp.dtype("bfloat16")}
+            assert gemm.outvars[0].aval.dtype == np.float32
+            (contracted, _), _ = gemm.params["dimension_numbers"]
+            assert contracted == (1,), "XLA's fast products contract the columns of the first matrix"
 
 
 # ---- Parts of the batch ----
