@@ -43,5 +43,6 @@ def describe_comparison(found: Deviation | None, compute_dtype: str) -> str:
         before, after = ", computed in float32,", f"; `sample` computes this run in {compute_dtype}"
     return (
         f"images of {COMPARED_SEEDS} seeds{before} differ from the checkpoint's by at most {found.largest:.1e} "
-        f"(pixels are from 0 to 1); rounded, by at most {found.largest_grey_levels} of 255 grey levels, {found.mean_grey_levels:.4f} on average{after}"
+        f"(pixels are from 0 to 1); rounded, by at most {found.largest_grey_levels} of 255 grey levels, "
+        f"{found.mean_grey_levels:.4f} on average{after}"
     )
