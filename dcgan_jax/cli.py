@@ -5,11 +5,14 @@ import dataclasses
 import difflib
 import errno
 import functools
+import inspect
 import io
 import re
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -114,7 +117,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
                 args=list(arguments),
                 default=default,
                 prog=prog,
-                description=cls.__doc__,
+                description=_wrap_description(cls.__doc__ or ""),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
             return expand_places(flags)
@@ -122,6 +125,13 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
         if stop.code in (0, None):
             raise
         raise UserError(_extract_fault(printed.getvalue())) from None
+
+
+def _wrap_description(docstring: str) -> str:
+    """Wraps a docstring to the terminal's width. tyro does not wrap it, and joins lines that are not indented."""
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    width = shutil.get_terminal_size().columns
+    return "\n\n".join(textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ") for text in paragraphs)
 
 
 def parse_config(arguments: Sequence[str]) -> Config:

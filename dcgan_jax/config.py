@@ -161,7 +161,8 @@ class Nets:
     """dropout rate before D's last layer"""
     init: Annotated[Literal["normal", "truncated", "glorot", "he"], Mark.TRAINING_ONLY] = "normal"
     """distribution of the initial weights.
-    normal: N(0, 0.02); truncated: with D's cut at two standard deviations; glorot: Glorot uniform; he: He normal"""
+    normal: N(0, 0.02); truncated: the same, but D's convolutions are cut at two standard deviations.
+    glorot: Glorot uniform; he: He normal"""
     gamma_init_std: Annotated[float, Interval(ge=0, le=10), Mark.TRAINING_ONLY] = 0.0
     """standard deviation of BN's initial gains, whose mean is 1"""
     bn_epsilon: Annotated[float, Interval(ge=0, le=1)] = 1e-5
@@ -195,12 +196,13 @@ class Loss:
     """steps between penalties (lazy regularisation); the penalty's weight is multiplied by this number, also in the logs"""
     penalty_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01; 0: exact gradients.
-    This is faster, and not tested in bfloat16. With BN in D it needs another gamma: each image changes all logits."""
+    Finite differences are faster, but not tested in bfloat16. With BN in D they need another gamma.
+    The reason: with BN each image changes all logits."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all images that D sees, real and generated"""
     augment_target: ShareBelowOne = 0.0
     """adaptive augmentation: its probability rises while D's hit rate on real images is above (1 + this) / 2, else it falls.
-    0: augment always"""
+    0: no adaptation, the probability is 1"""
     augment_adapt_kimg: Annotated[float, Interval(gt=0, le=10**9), Unit("thousand images")] = 100.0
     """thousands of images in which the probability of adaptive augmentation can rise from 0 to 1"""
 
@@ -245,7 +247,7 @@ class Optimizer:
     d_stats_in_g_step: bool = True
     """the generated images of G's update also change the running statistics of D's BN"""
     ema_half_life_kimg: Kimg = 10.0
-    """half-life of the EMA generator, which makes all samples, in thousands of images; 0: samples use G itself"""
+    """half-life, in thousands of images, of the EMA generator, which makes all samples; 0: samples use G itself"""
     ema_ramp: Annotated[float, Interval(gt=0, le=10**6)] = 0.05
     """upper limit of that half-life as a share of the images shown so far, which shortens it at the start"""
 

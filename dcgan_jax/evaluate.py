@@ -31,7 +31,7 @@ class Evaluate:
     Compare scores only at equal count and size, and with the printed floor: one half of the real images against the other, at
     half the count. The sliced Wasserstein distance measures texture and shape, not brightness or contrast.
 
-    --inception adds FID, KID, precision, recall, density and coverage on the original FID's features. --features adds the
+    With --inception also FID, KID, precision, recall, density and coverage, on the original FID's features. With --features the
     same on the features of a function of your own.
     """
 
@@ -40,11 +40,11 @@ class Evaluate:
     against: str = ""
     """another run, or other images, to score as well; with --repeats it says whether the difference is more than noise"""
     data: str = ""
-    """real images; empty: the images the run was trained on, or the run to score as well"""
+    """real images; empty: the training images of --run or, if that is not a run, of --against"""
     split: Split | None = None
-    """split of a partitioned set; none: the run's own split of its own images, all of other images"""
+    """split of a partitioned data set; none: the run's split for its own training images, all for other images"""
     crop: Crop | None = None
-    """crop of each real image; none: as a run's training images, which decide it, else the centre"""
+    """crop of the real images; none: as the training images of the run were cropped, or the centre without a run"""
     count: int = 5000
     """images of each set; scores compare only at equal counts. Of a larger set they are chosen at random"""
     seed: int = 0
@@ -54,8 +54,8 @@ class Evaluate:
     step: int | Literal["best"] | None = None
     """checkpoint to score; none: the newest; best: the one with the best score in training"""
     inception: str = ""
-    """the FID Inception's weights: pt_inception-2015-12-05-6726825d.pth, or its arrays as .npz or .safetensors; download: from
-    PyTorch's cache, or once from GitHub (95 MB); empty: no FID"""
+    """weights of FID's Inception network: pt_inception-2015-12-05-6726825d.pth, or its arrays as .npz or .safetensors.
+    download: from PyTorch's cache, or once from GitHub (95 MB); empty: no FID"""
     features: str = ""
     """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D); its code is executed"""
     infinity: bool = False
@@ -65,8 +65,8 @@ class Evaluate:
     probe: bool = False
     """also score linear probes of the images' attributes on D's features, on an untrained D's and on pixels"""
     condition_accuracy: bool = False
-    """for a conditional run: also how often samples have the requested attributes, by a linear probe fitted to real images, on
-    --features (none: an untrained D's features and pixels)"""
+    """for a conditional run: also how often samples have the requested attributes.
+    A linear probe decides, fitted to real images on --features, or without them on an untrained D's features and on pixels"""
     out: str = ""
     """file to append the numbers to, as lines of JSON; empty: scores.jsonl in the run, no file for images"""
 

@@ -34,8 +34,8 @@ class Prepare:
     data: str = ""
     """folder, .zip, .npy (uint8 N,H,W,C), CelebA in any usual form, tfds:NAME, drawn or drawn:COUNT"""
     download: Literal["", "article", "celeba"] = ""
-    """data set to download, in place of --data. article: the article's zip, 89,931 faces of 64 px; celeba: all 202,599 images,
-    through TFDS or from --url"""
+    """data set to download, in place of --data.
+    article: the article's zip, 89,931 faces of 64 px; celeba: all 202,599 images, through TFDS or from --url"""
     url: str = ""
     """another http(s) address of that zip"""
     sha256: str = ""

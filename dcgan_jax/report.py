@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import tyro
 
@@ -30,7 +30,7 @@ class Report:
     It opens without a server. Several runs stand side by side.
     """
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")]
     """folders of the runs, such as runs/*; among several, folders that are not runs are ignored"""
     out: str = ""
     """file to write; empty: report.html in the run's folder, or next to the first of several runs"""

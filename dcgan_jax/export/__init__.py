@@ -21,24 +21,27 @@ LARGEST = 1e-4  # pixel difference, on a scale of 0 to 1, that another order of 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Exports the EMA generator with its statistics: a folder with a model card. The export computes in float32, whatever the
-    run's --compute-dtype. Its samples are compared with those of the checkpoint in float32. If they differ by more than 0.0001
-    (pixels are from 0 to 1), the export is refused, unless --weights requests a smaller type."""
+    """Exports the EMA generator with its statistics: a folder with a model card.
+
+    The export computes in float32, whatever the run's --compute-dtype. Its samples are compared with those of the checkpoint in
+    float32. If they differ by more than 0.0001 (pixels are from 0 to 1), the export is refused, unless --weights requests a
+    smaller type.
+    """
 
     run: str
     """folder of the run, such as runs/article"""
     format: Format
-    """onnx: for onnxruntime and other ONNX runtimes; stablehlo: for jax.export; safetensors: weights, and a NumPy file that
-    generates from them; torch: state dicts of PyTorch's DCGAN example, for runs with its networks; web: a page that generates in
-    the browser"""
+    """onnx: for onnxruntime and other ONNX runtimes; stablehlo: for jax.export; web: a page that generates in the browser.
+    safetensors: weights, and a NumPy file that generates from them.
+    torch: state dicts of PyTorch's DCGAN example, for runs with its networks"""
     out: str
     """folder to write; it must not exist"""
     weights: Weights = "float32"
-    """data type in which kernels are stored; all sums are float32. onnx supports all four, web all but bfloat16, safetensors
-    float32 and float16"""
+    """data type in which kernels are stored; all sums are float32.
+    onnx supports all four, web all but bfloat16, safetensors float32 and float16"""
     runtime: str = "cached"
-    """web: source of the npm package onnxruntime-web, which runs the generator in browsers. download: from registry.npmjs.org
-    (33 MB, once); cached: as downloaded before; otherwise the path of its .tgz"""
+    """web: source of the npm package onnxruntime-web, which runs the generator in browsers.
+    download: from registry.npmjs.org (33 MB, once); cached: as downloaded before; otherwise the path of its .tgz"""
     step: int | Literal["best"] | None = None
     """checkpoint to export; none: the newest; best: the one with the best score in training"""
 

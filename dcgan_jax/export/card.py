@@ -32,7 +32,8 @@ def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
     nets, facts = config.nets, workdir.read_data_facts(run)
     parameters = count_parameters(gan.generator[0])
     fingerprint = make_printable(facts["fingerprint"], 100)
-    changed = json.dumps({name: now for name, (_, now) in compare_with_preset(config).items() if name != "data"})
+    changes = {name: now for name, (_, now) in compare_with_preset(config).items() if name != "data"}
+    changed = f"with these changes: `{make_printable(json.dumps(changes), 1000)}`" if changes else "unchanged"
     scores = [line for line in online_score.read_score_lines(run) if line["step"] == gan.step]
     rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "This checkpoint has no score yet."
     command, rights = _describe_command(ask), _describe_rights(config, facts["source"])
@@ -59,7 +60,7 @@ from 0 to {SEEDS - 1}, is `{describe_latent(gan)}`.
 
 | | |
 |---|---|
-| preset | `{config.run.preset}`, with these changes: `{make_printable(changed, 1000)}` |
+| preset | `{config.run.preset}`, {changed} |
 | step | {gan.step:,} |
 | G | {parameters:,} parameters, stored as {ask.weights}: `{found.file.name}`, {found.size_bytes:,} bytes |
 | compared with the checkpoint | {describe_comparison(found.comparison, found.compute_dtype)} |

@@ -40,8 +40,9 @@ def describe_comparison(found: Deviation | None, compute_dtype: str) -> str:
         return "not compared with the checkpoint: onnxruntime is not installed"
     before, after = "", ""
     if compute_dtype != "float32":
-        before, after = " in float32", f", beside `sample`'s, which this run computes in {compute_dtype}"
+        before, after = ", computed in float32,", f"; `sample` computes this run in {compute_dtype}"
     return (
-        f"at most {found.largest:.1e} (of 0 to 1) from the checkpoint's faces of {COMPARED_SEEDS} seeds{before} before rounding,"
-        f" {found.largest_grey_levels} of 255 grey levels after it, {found.mean_grey_levels:.4f} on average{after}"
+        f"images of {COMPARED_SEEDS} seeds{before} differ from the checkpoint's by at most {found.largest:.1e} "
+        f"(pixels are from 0 to 1); rounded, by at most {found.largest_grey_levels} of 255 grey levels, "
+        f"{found.mean_grey_levels:.4f} on average{after}"
     )

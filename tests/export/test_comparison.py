@@ -24,7 +24,7 @@ def test_bfloat16_run_is_exported_in_float32(tmp_path):
     done = run_command(__main__, "--run", run, "--format", "safetensors", "--out", tmp_path / "a")
     assert done.code == 0, done
     for words in (done.out, (tmp_path / "a" / "README.md").read_text()):
-        assert "64 seeds in float32 before rounding" in words and "which this run computes in bfloat16" in words
+        assert "64 seeds, computed in float32," in words and "computes this run in bfloat16" in words
 
 
 def test_describe_comparison_says_numbers_and_dtype():
@@ -32,5 +32,5 @@ def test_describe_comparison_says_numbers_and_dtype():
     for number in ("1.3e-05", "64 seeds", "1 of 255 grey levels", "0.0007 on average"):
         assert number in describe_comparison(found, "float32")
     assert "bfloat16" not in describe_comparison(found, "float32")
-    assert describe_comparison(found, "bfloat16").endswith("computes in bfloat16")
+    assert describe_comparison(found, "bfloat16").endswith("computes this run in bfloat16")
     assert "onnxruntime" in describe_comparison(None, "float32")
