@@ -43,6 +43,9 @@ def _list_weight_files(start: str) -> list[Path]:
     if os.path.isdir(whole):
         return [] if (whole / "checkpoints").is_dir() else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]
+    for place in places:
+        if not os.path.isfile(place):
+            weight_files.refuse_tensorflow(place)
     return places if len(places) > 1 or whole.suffix in WEIGHT_SUFFIXES else []
 
 
@@ -52,6 +55,8 @@ def _find_in_folder(folder: Path) -> list[Path]:
     named = [[path for path in files if path.stem == net] for net in ("netG", "netD")]
     indices = [path for path in files if path.name.endswith(INDEX)]
     found = [paths[0] for paths in named if paths] if named[0] else indices[:1]
+    if not files:
+        weight_files.refuse_tensorflow(folder)
     if files and not found:
         raise UserError(f"`start` {folder}: is no run but has weight files; give one of them, such as `start` {files[-1]}")
     return found

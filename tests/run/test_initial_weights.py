@@ -261,6 +261,21 @@ def test_sharded_weights_are_read_by_their_index(example, tmp_path):
         load(config, index)
 
 
+def test_tensorflow_checkpoint_is_named(example, tmp_path):
+    """The export that the message proposes works: kernels as TensorFlow has them, transposed."""
+    config, g, _ = example
+    for name in ("model.ckpt-1000", "model.ckpt"):
+        (tmp_path / f"{name}.index").write_bytes(b"x")
+        line = says(config, tmp_path / name)
+        assert "is a checkpoint of TensorFlow, which cannot be read" in line and "np.savez" in line
+    assert "is a folder of TensorFlow" in says(config, tmp_path)
+    theirs = {name: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array for name, array in g.items()}
+    arrays = {name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array for name, array in theirs.items()}
+    np.savez(tmp_path / "netG.npz", **arrays)
+    loaded = load(config, tmp_path / "netG.npz")
+    assert_array_equal(loaded["g_params"]["image"]["kernel"], theirs["main.6.weight"])
+
+
 def test_averaged_generator_is_preferred_and_said(example, tmp_path, capsys):
     config, g, _ = example
     averaged = {name: array + 1 for name, array in g.items()}
