@@ -29,10 +29,12 @@ from dcgan_jax.data.attributes import (
     read_partition,
 )
 from dcgan_jax.data.class_folders import Attributes, make_folder_attributes
+from dcgan_jax.data.companions import describe_companions, find_companions
 from dcgan_jax.data.listing import (
     ALIGNED,
     TABLE_STEMS,
     Entry,
+    Listing,
     list_folder,
     list_zip,
     make_one_line,
@@ -73,7 +75,7 @@ class Source:
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)  # type -> number of files that are not images
     attributes: Callable[[], Attributes] = Attributes
     warnings: tuple[str, ...] = ()  # problems of its tables, besides those that `attributes` finds
-    notes: tuple[str, ...] = ()  # other facts about its tables
+    notes: tuple[str, ...] = ()  # other facts, such as pictures that are left out
 
     def label(self, position: int) -> str:
         """Returns an image's name for messages, on one line."""
@@ -132,6 +134,7 @@ def _refuse_split(data: str | Path, split: str) -> None:
 def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[Entry], split: str) -> Source:
     """Makes the source of a folder (archive None) or a zip. CelebA's tables may be inside it, beside it or one folder above."""
     listing = sort_entries(path, entries, archive)
+    left_out = _leave_out_companions(listing)
     attributes, partitions = (find_tables(stem, path, listing.tables, archive) for stem in TABLE_STEMS)
     is_named = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
     inside = [table.name for table in (*attributes, *partitions) if table.is_inside]
@@ -160,8 +163,18 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
         ignored=listing.ignored,
         attributes=lambda: read_celeba_attributes(table, path, names) if table else make_folder_attributes(names),
         warnings=warnings,
-        notes=() if is_celeba else _describe_tables_beside(attributes),
+        notes=(*describe_companions(left_out), *(() if is_celeba else _describe_tables_beside(attributes))),
     )
+
+
+def _leave_out_companions(listing: Listing) -> dict[str, int]:
+    """Removes masks and similar pictures from the images of a listing, and counts them as ignored. Returns: these counts."""
+    found = find_companions([entry.name for entry in listing.images])
+    removed = {position for positions in found.values() for position in positions}
+    counts = {what: len(positions) for what, positions in found.items()}
+    listing.images[:] = [entry for position, entry in enumerate(listing.images) if position not in removed]
+    listing.ignored.update(counts)
+    return counts
 
 
 def _describe_tables_beside(tables: Sequence[TableFile]) -> tuple[str, ...]:

@@ -198,9 +198,7 @@ def _pair_layers(wanted: Layers, others: Layers) -> dict[str, str]:
         mine, theirs = ([name for name, parts in layers.items() if (len(parts) == 1) == is_kernel] for layers in (wanted, others))
         if [wanted[name] for name in mine] != [others[name] for name in theirs]:
             return {}
-        pairs |= {
-            f"{name}.{part}": f"{other}.{part}" for name, other in zip(mine, theirs, strict=True) for part in wanted[name]
-        }
+        pairs |= {f"{name}.{part}": f"{other}.{part}" for name, other in zip(mine, theirs, strict=True) for part in wanted[name]}
     return pairs
 
 

@@ -130,10 +130,7 @@ def _load_files(places: list[Path], config: Config) -> dict:
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     files = {place: weight_files.read_weights(place) for place in places}
-    trees = {
-        "G": {"params": state.g_params, "stats": state.g_stats},
-        "D": {"params": state.d_params, "stats": state.d_stats},
-    }
+    trees = {"G": {"params": state.g_params, "stats": state.g_stats}, "D": {"params": state.d_params, "stats": state.d_stats}}
     likes = {net: name_leaves(*parts.values()) for net, parts in trees.items()}
     fields, is_matched = {}, False
     for net, place in zip("GD", [places[0], places[-1]], strict=True):
@@ -185,7 +182,7 @@ def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: di
 
 
 def _match_network(net: str, files: dict[Path, WeightFile], place: Path, likes: dict[str, dict]) -> _Found | None:
-    """Finds G or D by the order and shapes of its layers, in a file with nothing but G and D. Raises: UserError if several fit."""
+    """Finds G or D by order and shapes of its layers, in a file with nothing but G and D. Raises: UserError if several fit."""
     for file in sorted(files, key=lambda other: other != place):
         arrays = files[file].arrays
         matches = {each: torch_names.match_by_order(each, arrays, like) for each, like in likes.items()}

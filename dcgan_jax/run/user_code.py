@@ -43,7 +43,7 @@ class UserFunction:
             self.file.read_bytes()
         except OSError as fault:
             raise UserError(f"{self.about}: {file}: {fault.strerror}; give the path of a Python file") from None
-        # Python ends modules that it knows in order. Others it ends in any order, and a pool of processes then prints a traceback.
+        # At exit, Python clears known modules in order. Of others, it ends objects in any order: a pool then prints a traceback.
         atexit.register(sys.modules.update, self.modules)
         with self._importing():
             module = self._import()

@@ -1,6 +1,6 @@
 """The package of users' Python files (run/user_code.py) in processes that these files start by spawn or forkserver.
 
-Such a process imports the file by its module's name, so the name must lead to this module, which finds the folder. Imports no JAX.
+Such a process imports the file by its module's name, so that name leads to this module, which finds the folder. Imports no JAX.
 """
 
 import os

@@ -191,10 +191,7 @@ def features(images):
         POOL = {make}
     return np.concatenate(list(POOL.map(cut, [images[:1], images[1:]])))
 """
-HELPERS = {
-    "helper": "def cut(images):\n    return images.reshape(len(images), -1)[:, :4]\n",
-    "other": "SCALE = 255\n",
-}
+HELPERS = {"helper": "def cut(images):\n    return images.reshape(len(images), -1)[:, :4]\n", "other": "SCALE = 255\n"}
 POOLS = {
     "spawn": "multiprocessing.get_context('spawn').Pool(1)",
     # Its processes are replaced between calls, when no code of the file runs.
@@ -228,4 +225,4 @@ def test_processes_that_the_file_starts_find_it(tmp_path, pool):
 
 
 def test_variable_for_processes_has_one_name():
-    assert (PACKAGE, FOLDER) == (user_files.__name__, user_files.FOLDER)
+    assert (user_files.__name__, user_files.FOLDER) == (PACKAGE, FOLDER)
