@@ -98,7 +98,7 @@ def read_weights(path: Path) -> WeightFile:
         if isinstance(fault, UserError):
             raise
         raise UserError(
-            f"{path}: is not a .npz, .safetensors or .pth of arrays ({make_printable(str(fault), 200)}); copy it again, or save "
+            f"{path}: the weights in it cannot be read ({make_printable(str(fault), 200)}); copy it again, or save "
             f"it again with {SAVE}"
         ) from None
     if not arrays:
