@@ -291,6 +291,7 @@ OTHERS = {
     "so config.json belongs to another run": "tests/run/test_checksums.py",
     "resize a copy of them to": "tests/run/test_image_sets.py",
     "resize them": "raised to programmers only",
+    "rename it to {path.stem}.npz": "tests/data/test_listing.py: what a .npz then needs",
     "reduce them": "needs an array of 80 million pixels",
     "more than {MAX_ATTRIBUTES}; remove some": "tests/data/test_attributes.py",
     "contains a negative variance": "tests/run/test_initial_weights.py",

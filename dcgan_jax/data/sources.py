@@ -244,11 +244,19 @@ def _open_npy(path: Path, split: str) -> Source:
         images = map_npy(path)
     except ValueError as error:
         why = str(error)
+        if zipfile.is_zipfile(path):
+            raise UserError(f"`data` {path} is a .npz or another zip, not a .npy: rename it to {path.stem}.npz") from error
+        if "Python objects" in why:  # such as images of several sizes
+            remedy = "save np.stack(images), with uint8 images of one size, or write them to files"
+            raise UserError(f"`data` {path} contains Python objects, not one array of numbers: {remedy}") from error
         raise UserError(f"`data` {path} is not a complete .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
-        remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise UserError(f"`data` {path} contains {str(images.dtype)[:100]}, not uint8: {remedy}")
+        raise UserError(f"`data` {path} contains {str(images.dtype)[:100]}, not uint8: {_suggest_conversion(images.dtype)}")
     axes = images.shape
+    if len(axes) == 4 and axes[1] in (1, 3, 4) and axes[3] > 4:
+        raise UserError(
+            f"`data` {path} has shape {axes}, with channels first: save x.transpose(0, 2, 3, 1), which is (N, H, W, C)"
+        )
     # (H, W, 3) is one image without its first axis, not H images three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
         raise UserError(f"`data` {path} has shape {axes}: give (N, H, W), or (N, H, W, C) with C of 1, 3 or 4")
@@ -265,6 +273,15 @@ def _open_npy(path: Path, split: str) -> Source:
         read=lambda position: np.ascontiguousarray(images[position]),
         size_bytes=lambda position: images[position].nbytes,
     )
+
+
+def _suggest_conversion(dtype: np.dtype) -> str:
+    """Returns the remedy for an array x that is not uint8."""
+    if dtype == bool:
+        return "save x.astype(np.uint8) * 255"
+    if np.issubdtype(dtype, np.integer):
+        return "save x.astype(np.uint8) if x is in 0..255, or (x // 256).astype(np.uint8) if it has 16 bits"
+    return "save (x * 255).round().astype(np.uint8) where x is in 0..1"
 
 
 def _open_drawn(data: str, count: str, split: str) -> Source:
