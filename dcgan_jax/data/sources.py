@@ -277,7 +277,7 @@ def _open_npy(path: Path, split: str) -> Source:
 
 def _suggest_conversion(dtype: np.dtype) -> str:
     """Returns the remedy for an array x that is not uint8."""
-    if dtype == bool:
+    if np.issubdtype(dtype, np.bool_):
         return "save x.astype(np.uint8) * 255"
     if np.issubdtype(dtype, np.integer):
         return "save x.astype(np.uint8) if x is in 0..255, or (x // 256).astype(np.uint8) if it has 16 bits"
