@@ -97,6 +97,8 @@ def open_source(data: str, split: str = "all") -> Source:
         return _open_drawn(data, rest, split)
     if scheme == "tfds":
         return _open_tfds(data, rest, split)
+    if rest.startswith("//"):
+        raise UserError(f"`data` {data} is an address: download the file first, then give its path")
     path = Path(expand_home(data))
     if not data or not os.path.exists(path):  # os.path: False, not an error, for impossible names
         given = data or "''"

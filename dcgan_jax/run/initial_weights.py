@@ -1,6 +1,7 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +39,10 @@ def load_initial_weights(config: Config) -> dict:
 def _list_weight_files(start: str) -> list[Path]:
     """Lists the weight files that --start names: one, two with a comma, or those of a folder. Empty: it names a run."""
     whole = Path(start)
+    if re.match("[a-z]+://", start):
+        raise UserError(f"`start` {start}: is an address; download the file first, then give its path")
     if os.path.isfile(whole):
-        return [whole]
+        return [] if whole.name == "config.json" else [whole]  # a run's: the message names the run
     if os.path.isdir(whole):
         return [] if (whole / "checkpoints").is_dir() else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]

@@ -228,6 +228,11 @@ def test_conversion_of_an_array_is_proposed_and_works(tmp_path, wrong, remedy):
     np.testing.assert_array_equal(read, (IMAGES[0, ..., 0] > 99) * 255 if wrong.dtype == bool else IMAGES[0])
 
 
+def test_address_is_to_be_downloaded_first():
+    with pytest.raises(UserError, match="`data` https://host/faces.zip is an address: download the file first"):
+        open_source("https://host/faces.zip")
+
+
 @pytest.mark.parametrize("data", ["", "\0", "x" * 5000, "drawn:", "drawn:0", "drawn:-1", "drawn:many", "drawn:1.5"])
 def test_impossible_values_raise_user_error(data):
     with pytest.raises(UserError, match="`data`"):

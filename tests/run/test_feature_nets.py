@@ -71,6 +71,15 @@ def test_error_in_the_function_is_one_line(run, tmp_path):
     assert line == f"error: --features {tmp_path / 'bad.py'}:features: bad.py, line 3: ZeroDivisionError: division by zero"
 
 
+@pytest.mark.parametrize(
+    "result, what", [(None, "a NoneType"), ((i for i in ()), "a generator"), (np.ones(50), r"float64 \(50,\)")]
+)
+def test_result_that_is_no_array_is_named(result, what):
+    network = feature_nets.FeatureNetwork("net.py:f", "", "", lambda images: np.asarray(result))
+    with pytest.raises(UserError, match=f"net.py:f: returned {what} for 50 images; it must return floating-point numbers"):
+        network.features(np.zeros((2, 16, 16, 3), np.uint8))
+
+
 def test_features_must_always_be_equally_many():
     widths = iter((3, 4))
     network = feature_nets.FeatureNetwork("net.py:f", "", "", lambda images: np.ones((len(images), next(widths))))

@@ -131,6 +131,8 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
         return line
 
     assert "no run is there" in says("--start", tmp_path / "nothing")
+    assert "https://host/netG.pth: is an address; download the file first" in says("--start", "https://host/netG.pth")
+    assert f"did you mean {get_reference_run().run}?" in says("--start", get_reference_run().run / "config.json")
     assert "width is 4 there, 8 here; give the same values" in says("--start", get_reference_run().run, "--width", 8)
     assert says("--start", get_reference_run().run, "--conv-bias").endswith("give the same values: --no-conv-bias")
     assert "PyTorch's example has no network with --base-px 8" in says("--start", out / "netG.safetensors")
