@@ -60,7 +60,7 @@ MISTAKEN_NAMES = {
 
 
 class WeightFile(NamedTuple):
-    """The arrays of a file. Names of nested dicts are joined by dots: netG.main.0.weight."""
+    """The arrays of a file. Names of nested dicts are joined by dots: netG.main.0.weight. Slashes become dots."""
 
     arrays: dict[str, np.ndarray]
     contents: str  # what was found in the file, for messages
@@ -224,7 +224,7 @@ def _list_arrays(tree: object) -> Iterator[tuple[str, np.ndarray]]:
             size_bytes += array.nbytes
             if size_bytes > MAX_ARRAY_BYTES:
                 raise ValueError("its arrays are larger than 4 GB")  # many tensors may be views of one storage
-            yield ".".join(path), array
+            yield ".".join(path).replace("/", "."), array  # names of an .npz are often written as paths
         elif len(path) < MAX_DEPTH:
             parts = [((*path, *([] if key in MODULE_PARTS else [str(key)])), part) for key, part in _list_parts(value)]
             pending += parts[::-1]  # in the order of the file

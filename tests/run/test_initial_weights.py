@@ -181,6 +181,7 @@ WAYS = {
     "a training dictionary": lambda g, d: {"epoch": 24, "netG": g, "errG": 1.5, "optimizerG": make_adam(g)},
     "a dictionary of several": lambda g, d: {"args": Object("argparse", "Namespace", nz=100), "g_optim": make_adam(g), "g": g},
     "generator_state_dict": lambda g, d: {"generator_state_dict": add_prefix("module.", g), "config": {"nz": 100}},
+    "paths": lambda g, d: {f"g/{name.replace('.', '/')}": array for name, array in g.items()},
     "deeper": lambda g, d: {"checkpoint": {"models": {"G": g, "D": d}}, "rng": np.zeros(8, np.int64)},
     "Lightning": lambda g, d: {"state_dict": add_prefix("generator.", g) | add_prefix("discriminator.", d), "loops": {}},
     "both, flat": lambda g, d: add_prefix("netG.", g) | add_prefix("netD.", d),
