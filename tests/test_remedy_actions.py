@@ -242,7 +242,7 @@ ROWS = [
         "unzip -qo netG.pth -d x; mv x/netG.pth .",
     ),
     Row("empty; copy it again", "cp netG.pth x; : > netG.pth", TORCH, "mv x netG.pth"),
-    Row("copy it again, or save it", "cp netG.pth x; head -c 900 x > netG.pth", TORCH, "mv x netG.pth"),
+    Row("copy or download it again, or save it", "cp netG.pth x; head -c 900 x > netG.pth", TORCH, "mv x netG.pth"),
     Row(
         "names a part outside of its folder",
         """echo '{"weight_map": {"a": "../netG.safetensors"}}' > weights/m.index.json""",

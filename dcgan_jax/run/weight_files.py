@@ -98,8 +98,8 @@ def read_weights(path: Path) -> WeightFile:
         if isinstance(fault, UserError):
             raise
         raise UserError(
-            f"{path}: the weights in it cannot be read ({make_printable(str(fault), 200)}); copy it again, or save "
-            f"it again with {SAVE}"
+            f"{path}: the weights in it cannot be read ({make_printable(str(fault), 200)}); copy or download it again, or "
+            f"save it again with {SAVE}"
         ) from None
     if not arrays:
         raise UserError(f"{path}: contains no arrays but {_describe(tree)}; save the weights with {SAVE}")
