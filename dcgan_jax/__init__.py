@@ -30,7 +30,6 @@ _MODULES = {"load": "api", **{name: name for name in ("evaluate", "export", "pre
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.run.xla_flags").disable_wrong_reductions()
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 

@@ -46,14 +46,21 @@ def get_home() -> str | None:
     return None if home.startswith("~") else home
 
 
-def check_encodable(place: str) -> None:
-    """Raises UserError if libraries in C++ cannot open the path, since they take text as UTF-8 only."""
+def is_encodable(place: str | os.PathLike[str]) -> bool:
+    """Whether libraries in C++ can open the path: they take text as UTF-8 only."""
     try:
         os.fspath(place).encode("utf-8")
     except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_encodable(place: str | os.PathLike[str]) -> None:
+    """Raises UserError if libraries in C++ cannot open the path."""
+    if not is_encodable(place):
         shown = make_printable(os.fsencode(place).decode("utf-8", "backslashreplace"), 300)
         if sys.getfilesystemencoding().lower() != "utf-8":
             remedy = "the locale has no such characters: set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
         else:
             remedy = "its name is not UTF-8: rename it"
-        raise UserError(f"{shown}: {remedy}") from None
+        raise UserError(f"{shown}: {remedy}")

@@ -5,6 +5,7 @@ This module imports only the standard library.
 
 import importlib
 import os
+import re
 import sys
 
 from dcgan_jax import terminal
@@ -75,7 +76,8 @@ def find_refused_variables() -> str:
 
 
 def _describe_refusal(library: str, names: list[str], fault: Exception) -> str:
-    shown = ", ".join(f"{name}={os.environ[name][:50]}" for name in names)
+    named = [name for name in names if re.search(rf"\b{re.escape(name)}\b", str(fault))]  # most libraries say which one it is
+    shown = ", ".join(f"{name}={os.environ[name][:50]}" for name in named or names)
     why = " ".join(str(fault).split())[:200] or type(fault).__name__
     text = f"{library.partition('.')[0]} refuses an environment variable ({why}): correct or unset {shown}"
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -99,7 +99,9 @@ def test_inception_comes_from_pytorchs_cache_first(run, tmp_path, monkeypatch):
     there = tmp_path / "hub" / "checkpoints" / download.INCEPTION.name
     there.parent.mkdir(parents=True)
     there.write_bytes(b"PK")
-    assert f"{there}: is not a .npz" in get_refusal(evaluate, "--run", run, "--count", 20, "--inception", "download")
+    assert f"{there}: the weights in it cannot be read" in get_refusal(
+        evaluate, "--run", run, "--count", 20, "--inception", "download"
+    )
 
 
 @pytest.mark.parametrize(

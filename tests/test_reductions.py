@@ -35,6 +35,7 @@ assert float(jax.jit(lambda x: jnp.sum(x * x, axis=3))(ones).sum()) == ones.size
 """
 AS_COMMAND = "from pathlib import Path; from dcgan_jax.run import backend; backend.start_backend(Path('/nonexistent'))"
 AS_LIBRARY = "import dcgan_jax; dcgan_jax.load"
+AS_MODULE = "from dcgan_jax.api import load"
 AS_TRAINING = """
 from pathlib import Path
 from dcgan_jax.run import backend
@@ -52,7 +53,9 @@ def compile_as_users(function):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("start", [AS_COMMAND, AS_LIBRARY, AS_TRAINING], ids=["command", "library", "training"])
+@pytest.mark.parametrize(
+    "start", [AS_COMMAND, AS_LIBRARY, AS_MODULE, AS_TRAINING], ids=["command", "library", "module", "training"]
+)
 def test_reproducers_of_wrong_xla_sums_are_right(start):
     """github.com/jax-ml/jax/issues/39103, github.com/tensorflow/tensorflow/issues/126812, github.com/jax-ml/jax/issues/40412."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

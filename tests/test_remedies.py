@@ -5,7 +5,6 @@ a row, or a line in OTHERS that says why it has none.
 """
 
 import ast
-import importlib
 import re
 import shlex
 import shutil
@@ -18,39 +17,21 @@ import numpy as np
 import pytest
 import torch_files
 from PIL import Image
+from remedies import PACKAGE, read_text, run
 from saved_states import damage
-from toy_run import FLAGS, STEPS, get_reference_run, run_command
+from toy_run import STEPS, get_reference_run
 
-import dcgan_jax
 from dcgan_jax import cli
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.presets import PRESETS
-from dcgan_jax.run import setup
 
 pytestmark = pytest.mark.integration
-PACKAGE = Path(dcgan_jax.__file__).parent
 REMEDY = re.compile(r"`[a-z_0-9]+`|python -m|pip install|\b[A-Z]+_[A-Z_]+\b")
 INSERTED = re.compile(r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}")
 SUBJECT = re.compile(r"^(\{self\.about\}|\{about\}|(`[\w{}.]+`( \{[^{}]*(\{[^{}]*\})?[^{}]*\}| \w+)? ?)+)")
 
 
 # ---- The remedies in the code ----
-
-
-def read_text(node, names):
-    """The text of an expression, with {...} for what is known only at run time."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(read_text(part, names) for part in node.values)
-    if isinstance(node, ast.BinOp):
-        return read_text(node.left, names) + read_text(node.right, names)
-    if isinstance(node, ast.IfExp):
-        return read_text(node.body, names) + " | " + read_text(node.orelse, names)
-    node = node.value if isinstance(node, ast.FormattedValue) else node
-    if isinstance(node, ast.Name) and node.id in names:
-        return names[node.id]
-    return "{" + ast.unparse(node) + "}"
 
 
 def list_remedies():
@@ -266,7 +247,6 @@ def world(tmp_path_factory):
 
 SMALL = "--run runs/article --count 20 --features net.py:features"
 WALK = "--run runs/article --seeds 1,2"
-TORCH = ("--preset", "torch32", "--base-px", "4", "--d-dropout", "0", "--name", "torch")
 
 
 def fill(command, message):
@@ -276,28 +256,6 @@ def fill(command, message):
         [proposed] = re.findall(r"(?:add|values:|give|such as) (--(?:(?!, as in| or ).)*)(?:, as in the file)?$", message)
         command = command.replace("FOLLOW", proposed)
     return command.replace("FITS", message.rpartition("at most ")[2])
-
-
-def open_run(*words):
-    """Does what `train` does before its first step."""
-    length = () if "--epochs" in words else ("--steps", str(STEPS))
-    with setup.open_run(cli.parse_config([*FLAGS, *length, "--workdir", "runs", *words])):
-        pass
-
-
-def run(command):
-    """Runs a command of the table. Returns its error, or None."""
-    name, *words = shlex.split(command)
-    if name in ("train", "torch"):
-        try:
-            open_run(*(TORCH if name == "torch" else ()), *words)
-        except UserError as fault:
-            return cli.show_as_flags(str(fault))
-        return None
-    done = run_command(importlib.import_module(f"dcgan_jax.{name}"), *words)
-    assert done.code in (0, 2), done
-    assert done.code == 0 or len(done.faults) == 1, done
-    return done.faults[0] if done.code else None
 
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.cured.replace(" ", "_"))

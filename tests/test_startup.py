@@ -46,6 +46,17 @@ def test_refused_variable_is_named(monkeypatch, fault, says):
     assert says in line and "correct or unset" in line and "JAX_ENABLE_X64=maybe" in line and "\n" not in line
 
 
+def test_variable_that_the_library_names_is_shown_alone(monkeypatch):
+    def refuse(name):
+        raise ValueError("invalid truth value 'maybe' for environment 'JAX_ENABLE_X64'")
+
+    monkeypatch.setattr(startup, "READERS", {"JAX_": "jax"})
+    for name in ("JAX_ENABLE_X64", "JAX_ENABLE", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, "maybe")
+    monkeypatch.setattr(startup.importlib, "import_module", refuse)
+    assert startup.find_refused_variables().endswith(": correct or unset JAX_ENABLE_X64=maybe")
+
+
 def test_missing_library_is_not_the_variables_fault(monkeypatch):
     monkeypatch.setattr(startup, "READERS", {"NOBODY_": "no_such_library"})
     monkeypatch.setenv("NOBODY_READS", "this")

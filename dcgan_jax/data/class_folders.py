@@ -35,7 +35,6 @@ SPLITS = re.compile(f"({TRAIN_WORDS}|{TEST_WORDS}|{OTHER_WORDS}){ENDING}", re.IG
 # With a prefix these may be anything (steam train, blood test), so they count as splits only beside each other.
 TRAINING = re.compile(f"{PREFIX}({TRAIN_WORDS}){ENDING}", re.IGNORECASE)
 TESTS = re.compile(f"{PREFIX}({TEST_WORDS}){ENDING}", re.IGNORECASE)
-COMPANIONS = re.compile(r"labels?|masks?|annotations?|segmentations?|mattes?|landmarks|depth", re.IGNORECASE)  # beside images/
 IMAGES = re.compile(r"images?|imgs?|photos?|pictures|JPEGImages", re.IGNORECASE)
 SHARDS = re.compile(  # counted or dated: 00000, part-3, images_001, 2019-05, 000-099; and a camera's 100CANON
     r"(part|shard|batch|chunk|(new )?folder|dir|fold|split|set|group|block|page|archive|images?|imgs?|photos?|data|faces|vol)?"
@@ -86,8 +85,8 @@ def _find_containers(folders: Sequence[str]) -> str:
         return "splits (all of them are used)"
     if any(map(TRAINING.fullmatch, folders)) and any(map(TESTS.fullmatch, folders)):
         return "splits, or beside splits (all of them are used)"
-    if any(map(IMAGES.fullmatch, folders)) and all(IMAGES.fullmatch(name) or COMPANIONS.fullmatch(name) for name in folders):
-        return "images and what belongs to them (all of them are used)"
+    if all(map(IMAGES.fullmatch, folders)):
+        return "folders of images (all of them are used)"
     is_hex = len({len(name) for name in folders}) == 1 and len(folders) >= 10 and all(HEX.fullmatch(name) for name in folders)
     if is_hex or all(SHARDS.fullmatch(name) for name in folders):
         return "numbered parts"

@@ -29,10 +29,12 @@ from dcgan_jax.data.attributes import (
     read_partition,
 )
 from dcgan_jax.data.class_folders import Attributes, make_folder_attributes
+from dcgan_jax.data.companions import describe_companions, find_companions
 from dcgan_jax.data.listing import (
     ALIGNED,
     TABLE_STEMS,
     Entry,
+    Listing,
     list_folder,
     list_zip,
     make_one_line,
@@ -73,7 +75,7 @@ class Source:
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)  # type -> number of files that are not images
     attributes: Callable[[], Attributes] = Attributes
     warnings: tuple[str, ...] = ()  # problems of its tables, besides those that `attributes` finds
-    notes: tuple[str, ...] = ()  # other facts about its tables
+    notes: tuple[str, ...] = ()  # other facts, such as pictures that are left out
 
     def label(self, position: int) -> str:
         """Returns an image's name for messages, on one line."""
@@ -95,6 +97,8 @@ def open_source(data: str, split: str = "all") -> Source:
         return _open_drawn(data, rest, split)
     if scheme == "tfds":
         return _open_tfds(data, rest, split)
+    if rest.startswith("//"):
+        raise UserError(f"`data` {data} is an address: download the file first, then give its path")
     path = Path(expand_home(data))
     if not data or not os.path.exists(path):  # os.path: False, not an error, for impossible names
         given = data or "''"
@@ -132,6 +136,7 @@ def _refuse_split(data: str | Path, split: str) -> None:
 def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[Entry], split: str) -> Source:
     """Makes the source of a folder (archive None) or a zip. CelebA's tables may be inside it, beside it or one folder above."""
     listing = sort_entries(path, entries, archive)
+    left_out = _leave_out_companions(listing)
     attributes, partitions = (find_tables(stem, path, listing.tables, archive) for stem in TABLE_STEMS)
     is_named = ALIGNED in path.name or any(ALIGNED in entry.name for entry in listing.images)
     inside = [table.name for table in (*attributes, *partitions) if table.is_inside]
@@ -160,8 +165,18 @@ def _open_files(path: Path, archive: zipfile.ZipFile | None, entries: Iterable[E
         ignored=listing.ignored,
         attributes=lambda: read_celeba_attributes(table, path, names) if table else make_folder_attributes(names),
         warnings=warnings,
-        notes=() if is_celeba else _describe_tables_beside(attributes),
+        notes=(*describe_companions(left_out), *(() if is_celeba else _describe_tables_beside(attributes))),
     )
+
+
+def _leave_out_companions(listing: Listing) -> dict[str, int]:
+    """Removes masks and similar pictures from the images of a listing, and counts them as ignored. Returns: these counts."""
+    found = find_companions([entry.name for entry in listing.images])
+    removed = {position for positions in found.values() for position in positions}
+    counts = {what: len(positions) for what, positions in found.items()}
+    listing.images[:] = [entry for position, entry in enumerate(listing.images) if position not in removed]
+    listing.ignored.update(counts)
+    return counts
 
 
 def _describe_tables_beside(tables: Sequence[TableFile]) -> tuple[str, ...]:
@@ -231,11 +246,19 @@ def _open_npy(path: Path, split: str) -> Source:
         images = map_npy(path)
     except ValueError as error:
         why = str(error)
+        if zipfile.is_zipfile(path):
+            raise UserError(f"`data` {path} is a .npz or another zip, not a .npy: rename it to {path.stem}.npz") from error
+        if "Python objects" in why:  # such as images of several sizes
+            remedy = "save np.stack(images), with uint8 images of one size, or write them to files"
+            raise UserError(f"`data` {path} contains Python objects, not one array of numbers: {remedy}") from error
         raise UserError(f"`data` {path} is not a complete .npy of numbers ({why}): save it again with np.save") from error
     if images.dtype != np.uint8:
-        remedy = "save (x * 255).round().astype(np.uint8) where x is in 0..1"
-        raise UserError(f"`data` {path} contains {str(images.dtype)[:100]}, not uint8: {remedy}")
+        raise UserError(f"`data` {path} contains {str(images.dtype)[:100]}, not uint8: {_suggest_conversion(images.dtype)}")
     axes = images.shape
+    if len(axes) == 4 and axes[1] in (1, 3, 4) and axes[3] > 4:
+        raise UserError(
+            f"`data` {path} has shape {axes}, with channels first: save x.transpose(0, 2, 3, 1), which is (N, H, W, C)"
+        )
     # (H, W, 3) is one image without its first axis, not H images three pixels wide.
     if 0 in axes or not (len(axes) == 4 and axes[3] in (1, 3, 4) or len(axes) == 3 and axes[2] > 4):
         raise UserError(f"`data` {path} has shape {axes}: give (N, H, W), or (N, H, W, C) with C of 1, 3 or 4")
@@ -252,6 +275,15 @@ def _open_npy(path: Path, split: str) -> Source:
         read=lambda position: np.ascontiguousarray(images[position]),
         size_bytes=lambda position: images[position].nbytes,
     )
+
+
+def _suggest_conversion(dtype: np.dtype) -> str:
+    """Returns the remedy for an array x that is not uint8."""
+    if np.issubdtype(dtype, np.bool_):
+        return "save x.astype(np.uint8) * 255"
+    if np.issubdtype(dtype, np.integer):
+        return "save x.astype(np.uint8) if x is in 0..255, or (x // 256).astype(np.uint8) if it has 16 bits"
+    return "save (x * 255).round().astype(np.uint8) where x is in 0..1"
 
 
 def _open_drawn(data: str, count: str, split: str) -> Source:

@@ -49,10 +49,6 @@ class Table(NamedTuple):
     lines: list[tuple[int, str]]  # (number, text), without empty lines and comments
     delimiter: str
 
-    def split(self) -> Iterator[Row]:
-        """Yields the rows. Raises: TableError."""
-        return _split(self.lines, self.delimiter)
-
 
 class Columns(NamedTuple):
     """What a table says about N images."""
@@ -134,12 +130,16 @@ def _split(lines: Sequence[tuple[int, str]], delimiter: str, keep_empty: bool = 
             _check_quotes(lines[read : reader.line_num])
             number, read = lines[read][0], reader.line_num
             fields = [field.strip() for field in fields]
-            while len(fields) > 1 and not fields[-1] and not keep_empty:  # an empty last column, or a delimiter at the end
-                fields.pop()
-            yield Row(number, fields)
+            yield Row(number, fields if keep_empty else _drop_empty_end(fields))
     except csv.Error as error:
         _check_quotes(lines[read : reader.line_num])
         raise TableError(f"row {lines[min(read, len(lines) - 1)][0]}: {error}; save it as CSV") from None
+
+
+def _drop_empty_end(fields: list[str]) -> list[str]:
+    """Returns the fields of a row without an empty last column, or a delimiter at the end. The first field stays."""
+    count = max((at for at, field in enumerate(fields, start=1) if field), default=1)
+    return fields[:count]
 
 
 def _check_quotes(lines: Sequence[tuple[int, str]]) -> None:
@@ -228,8 +228,9 @@ def read_columns(table: Table, matcher: NameMatcher, parse: Callable[[str], int 
 
     parse: returns the small integer that a field means, or None. Raises: TableError if the rows cannot be assigned to images.
     """
-    header, *rows = (row.fields for row in itertools.islice(table.split(), 1 + SAMPLE_LINES))
-    cells, *all_cells = (row.fields for row in itertools.islice(_split(table.lines, table.delimiter, True), 1 + SAMPLE_LINES))
+    sample = itertools.islice(_split(table.lines, table.delimiter, keep_empty=True), 1 + SAMPLE_LINES)
+    cells, *all_cells = (row.fields for row in sample)
+    header, *rows = map(_drop_empty_end, [cells, *all_cells])
     widths = [len(row) for row in rows or [header]]
     width = max(set(widths), key=widths.count)
     if width - 1 > MAX_ATTRIBUTES:

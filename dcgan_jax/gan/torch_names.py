@@ -20,6 +20,7 @@ NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "runni
 AVERAGED = re.compile(r"ema|averag|avg|swa(?![a-z])|shadow", re.IGNORECASE)
 # Names that are parameters of a layer. Numbers without a dimension and an optimiser's arrays are not.
 PARAMETER = re.compile(r"(^|\.)(weight|bias|running_|original)[a-z0-9_]*$")
+MAX_LAYERS = 1000  # of files whose layers are compared by order
 # The defaults of `Nets` are PyTorch's network. A field without one of these marks must have its default, also a future field.
 FREE_FIELDS = list_fields(Mark.ANY_IN_TORCH) | list_fields(Mark.TRAINING_ONLY)
 
@@ -115,6 +116,33 @@ def list_prefixes(net: str, tensors: Mapping[str, np.ndarray]) -> list[str]:
     return [prefix for prefix in begun if not others[net](prefix)]
 
 
+def match_by_order(
+    net: str, tensors: Mapping[str, np.ndarray], like: Mapping[str, np.ndarray | jax.Array]
+) -> list[dict[str, str]]:
+    """Lists the networks whose layers have other names but the kernels and BN layers of this one: PyTorch's name -> theirs.
+
+    Kernels must have the same shapes in the order of the tensors, and so must BN layers. A network is everything below a common
+    prefix; with any other parameter there, it is another network.
+    """
+    layers = _group_layers({name: tensors[name].shape for name in list_parameters(tensors)})
+    if len(layers) > MAX_LAYERS:
+        return []
+    wanted = _group_layers({name: shape for name, (_, _, shape) in _list_tensors(net, like).items()})
+    paths = [layer.split(".") for layer in layers]
+    prefixes = dict.fromkeys(".".join(path[:depth]) for path in paths for depth in range(len(path)))
+    found = {}
+    for prefix in prefixes:
+        inner = {layer: parts for layer, parts in layers.items() if not prefix or layer.startswith(f"{prefix}.")}
+        if len(inner) == len(wanted):
+            found.setdefault(tuple(inner), _pair_layers(wanted, inner))
+    return [pairs for pairs in found.values() if pairs]
+
+
+def list_parameters(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Lists the tensors that are parameters or statistics of layers, by their names."""
+    return [name for name in tensors if PARAMETER.search(name)]
+
+
 def describe_saving(net: str) -> str:
     """Says how to save G or D in PyTorch, so that it can be read here."""
     return f'save it with torch.save(net{net}.state_dict(), "net{net}.pth")'
@@ -150,6 +178,28 @@ def _suggest_flags(net: str, tensors: Mapping[str, np.ndarray], prefix: str) -> 
     width, channels = kernels[-1][:2] if net == "G" else kernels[0][:2]
     latent = f" `latent_dim` {kernels[0][0]}" if net == "G" else ""
     return f"give `size` {size} `width` {width} `channels` {channels}{latent}, as in the file"
+
+
+Layers = Mapping[str, dict[str, tuple[int, ...]]]  # name of a layer -> its parameters: name -> shape
+
+
+def _group_layers(shapes: Mapping[str, tuple[int, ...]]) -> Layers:
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        layer, _, part = name.rpartition(".")
+        layers.setdefault(layer, {})[part] = shape
+    return layers
+
+
+def _pair_layers(wanted: Layers, others: Layers) -> dict[str, str]:
+    """Pairs the parameters of two networks: name -> the other's name. {} if kernels or BN layers differ in order or shape."""
+    pairs = {}
+    for is_kernel in (True, False):
+        mine, theirs = ([name for name, parts in layers.items() if (len(parts) == 1) == is_kernel] for layers in (wanted, others))
+        if [wanted[name] for name in mine] != [others[name] for name in theirs]:
+            return {}
+        pairs |= {f"{name}.{part}": f"{other}.{part}" for name, other in zip(mine, theirs, strict=True) for part in wanted[name]}
+    return pairs
 
 
 class _Wanted(NamedTuple):

@@ -15,11 +15,10 @@ import filelock
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from dcgan_jax.config import Config, UserError
-from dcgan_jax.places import check_encodable, expand_home, get_home
+from dcgan_jax.config import Config
+from dcgan_jax.places import check_encodable, expand_home, get_home, is_encodable
 from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
-from dcgan_jax.run.xla_flags import disable_wrong_reductions
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -35,7 +34,6 @@ def start_backend(cache: Path) -> None:
     cache: folder for compiled programs. If it cannot be created, programs are not cached.
     """
     _keep_memory()
-    disable_wrong_reductions()
     # Until exit, because Orbax's threads may still print warnings after a fault was reported.
     _UNTIL_EXIT.enter_context(silence_orbax())
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)  # from a failed save
@@ -56,7 +54,6 @@ def configure_backend(cache: Path, debug: bool = False) -> Generator[None]:
 
     cache: folder for compiled programs. debug: enable JAX's checks for reused keys and leaked tracers, which raise JAX's errors.
     """
-    disable_wrong_reductions()
     settings = _choose_settings(cache)
     if debug:
         settings |= {"jax_debug_key_reuse": True, "jax_check_tracer_leaks": True}
@@ -84,10 +81,11 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
         check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
     programs = cache / "programs" / hash_machine()
+    if not is_encodable(str(programs)):  # the folder of the cache is no choice of the user's
+        return settings
     try:
-        check_encodable(str(programs))
         programs.mkdir(parents=True, exist_ok=True)
-    except (OSError, UserError):  # the folder of the cache is no choice of the user's
+    except OSError:
         return settings
     _remove_unfinished(programs)
     return settings | {

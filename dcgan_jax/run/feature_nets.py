@@ -36,8 +36,13 @@ class FeatureNetwork(NamedTuple):
                 found = self.function(padded)
             is_shaped = found.ndim == 2 and len(found) == IMAGES_PER_CALL and found.size > 0
             if not is_shaped or not jnp.issubdtype(found.dtype, jnp.floating):
+                what = (
+                    f"a {type(found.item()).__name__}"
+                    if found.dtype == object and found.ndim == 0
+                    else f"{found.dtype} {found.shape}"
+                )
                 raise UserError(
-                    f"{self.name}: returned {found.dtype} {found.shape} for {IMAGES_PER_CALL} images; it must return "
+                    f"{self.name}: returned {what} for {IMAGES_PER_CALL} images; it must return "
                     f"floating-point numbers, ({IMAGES_PER_CALL}, D)"
                 )
             if not np.isfinite(found[: len(some)]).all():

@@ -1,8 +1,11 @@
 """Loads initial weights instead of random ones: from another run, from PyTorch, or from the low-resolution stage."""
 
 import os
+import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -36,11 +39,16 @@ def load_initial_weights(config: Config) -> dict:
 def _list_weight_files(start: str) -> list[Path]:
     """Lists the weight files that --start names: one, two with a comma, or those of a folder. Empty: it names a run."""
     whole = Path(start)
+    if re.match("[a-z]+://", start):
+        raise UserError(f"`start` {start}: is an address; download the file first, then give its path")
     if os.path.isfile(whole):
-        return [whole]
+        return [] if whole.name == "config.json" else [whole]  # a run's: the message names the run
     if os.path.isdir(whole):
         return [] if (whole / "checkpoints").is_dir() else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]
+    for place in places:
+        if not os.path.isfile(place):
+            weight_files.refuse_tensorflow(place)
     return places if len(places) > 1 or whole.suffix in WEIGHT_SUFFIXES else []
 
 
@@ -50,6 +58,8 @@ def _find_in_folder(folder: Path) -> list[Path]:
     named = [[path for path in files if path.stem == net] for net in ("netG", "netD")]
     indices = [path for path in files if path.name.endswith(INDEX)]
     found = [paths[0] for paths in named if paths] if named[0] else indices[:1]
+    if not files:
+        weight_files.refuse_tensorflow(folder)
     if files and not found:
         raise UserError(f"`start` {folder}: is no run but has weight files; give one of them, such as `start` {files[-1]}")
     return found
@@ -123,42 +133,79 @@ def _load_files(places: list[Path], config: Config) -> dict:
     shapes = describe_state(config).replace(key=None)
     state = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), shapes)
     files = {place: weight_files.read_weights(place) for place in places}
-    fields = {}
+    trees = {"G": {"params": state.g_params, "stats": state.g_stats}, "D": {"params": state.d_params, "stats": state.d_stats}}
+    likes = {net: name_leaves(*parts.values()) for net, parts in trees.items()}
+    fields, is_matched = {}, False
     for net, place in zip("GD", [places[0], places[-1]], strict=True):
-        letter = net.lower()
-        trees = {"params": getattr(state, f"{letter}_params"), "stats": getattr(state, f"{letter}_stats")}
-        like = name_leaves(*trees.values())
-        chosen = _find_network(net, files, place, like)
+        like = likes[net]
+        chosen = _find_network(net, files, place, like) or _match_network(net, files, place, likes)
         if chosen is None and net == "D" and len(places) == 1:
-            if torch_names.list_prefixes(net, files[place].arrays):
+            if torch_names.list_prefixes(net, files[place].arrays) and not is_matched:  # else all of its layers are netG's
                 _say(f"warning: {place}: its netD has other shapes than the recipe's; D starts from random weights")
             continue
         if chosen is None:
             raise _make_refusal(net, place, files[place], like)
-        file, prefix = chosen
-        read = torch_names.from_torch(net, files[file].arrays, like, f"`start` {file}", prefix)
-        for name, array in read.items():
-            if not np.isfinite(array).all():
-                raise UserError(
-                    f"`start` {file}: {name} contains a NaN or an infinity; give weights from before training diverged"
-                )
-            if name.endswith("_norm/var") and (array < 0).any():
-                raise UserError(f"`start` {file}: {name} contains a negative variance; copy the file again, or save it again")
-        for part, tree in trees.items():
-            fields[f"{letter}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), [read[name] for name in name_leaves(tree)])
+        is_matched = chosen.is_matched
+        read = torch_names.from_torch(net, chosen.tensors, like, f"`start` {chosen.file}", chosen.prefix)
+        _check_values(read, chosen.file)
+        for part, tree in trees[net].items():
+            leaves = [read[name] for name in name_leaves(tree)]
+            fields[f"{net.lower()}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     # The EMA generator starts with the same weights as G.
     return fields | {f"ema_{part}": jax.tree.map(np.copy, fields[f"g_{part}"]) for part in ("params", "stats")}
 
 
-def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: dict) -> tuple[Path, str] | None:
-    """Finds G or D: (file, prefix of its names), or None. Looks into `place` first, since the order of files may be swapped."""
+def _check_values(read: dict[str, np.ndarray], file: Path) -> None:
+    for name, array in read.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"`start` {file}: {name} contains a NaN or an infinity; give weights from before training diverged")
+        if name.endswith("_norm/var") and (array < 0).any():
+            raise UserError(f"`start` {file}: {name} contains a negative variance; copy the file again, or save it again")
+
+
+class _Found(NamedTuple):
+    """A network in a file."""
+
+    file: Path
+    tensors: Mapping[str, np.ndarray]
+    prefix: str  # what stands before 0.weight in their names
+    is_matched: bool = False  # by order and shape
+
+
+def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: dict) -> _Found | None:
+    """Finds G or D by the names of its tensors. Looks into `place` first, since the order of files may be swapped."""
     for file in sorted(files, key=lambda other: other != place):
         prefixes = torch_names.find_networks(net, files[file].arrays, like)
         if len(prefixes) > 1:
             names = ", ".join(make_printable(prefix, 60) for prefix in prefixes)
             _say(f"{file}: contains {len(prefixes)} networks that fit net{net}, with names in {names}; the first is used")
         if prefixes:
-            return file, prefixes[0]
+            return _Found(file, files[file].arrays, prefixes[0])
+    return None
+
+
+def _match_network(net: str, files: dict[Path, WeightFile], place: Path, likes: dict[str, dict]) -> _Found | None:
+    """Finds G or D by order and shapes of its layers, in a file with nothing but G and D. Raises: UserError if several fit."""
+    for file in sorted(files, key=lambda other: other != place):
+        arrays = files[file].arrays
+        matches = {each: torch_names.match_by_order(each, arrays, like) for each, like in likes.items()}
+        known = {name for networks in matches.values() for names in networks for name in names.values()}
+        if not matches[net] or not known.issuperset(torch_names.list_parameters(arrays)):
+            continue
+        pairs, *others = (list(names.items()) for names in matches[net])
+        if others:
+            shown = " and ".join(make_printable(names[0][1], 60) for names in (pairs, *others[:1]))
+            raise UserError(
+                f"`start` {file}: contains {1 + len(others)} networks that fit net{net} by the order and shapes of their layers, "
+                f"from {shown}; {torch_names.describe_saving(net)}"
+            )
+        (first, theirs), shown = pairs[0], make_printable(pairs[-1][1], 60)
+        _say(
+            f"{file}: layers have other names than in PyTorch's example; net{net} is matched by order and shape "
+            f"({make_printable(theirs, 60)} is main.{first}, ... {shown} is main.{pairs[-1][0]}), and its activations are "
+            "taken to be the example's: look at the first samples"
+        )
+        return _Found(file, {f"main.{ours}": arrays[theirs] for ours, theirs in pairs}, "main.", is_matched=True)
     return None
 
 

@@ -18,7 +18,7 @@ from jax.extend.backend import clear_backends
 
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.run.xla_flags import get_users_flags
+from dcgan_jax.run.xla_flags import disable_wrong_reductions, get_users_flags
 
 # Settings that change results, or raise errors in a correct program. Each has an environment variable of the same name, such as
 # JAX_ENABLE_X64, and a notebook may have set it for its own work. The values are the defaults of JAX and Flax.
@@ -65,6 +65,9 @@ PINNED: dict[str, object] = {
     "flax_return_frozendict": False,
 }
 Class = TypeVar("Class")
+# At import, and here alone: commands and the Python API import this module, and XLA reads the variable when it compiles its first
+# program, which may be the user's own.
+disable_wrong_reductions()
 CHECK_S = 60  # a child process that only reads XLA_FLAGS ends within a second
 
 

@@ -1,5 +1,6 @@
 """Functions in users' Python files: imported as modules from their folder, with errors that are reported as their own."""
 
+import atexit
 import contextlib
 import difflib
 import hashlib
@@ -17,7 +18,9 @@ import numpy as np
 from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.run.numerics import keep_settings
 
-PACKAGE = "dcgan_jax_user_code"  # the file's package, so that `from .helper import f` works and no other module has its name
+# The file's package, so that `from .helper import f` works, no other module has its name, and processes that it starts find it.
+PACKAGE = "dcgan_jax.run.user_files"
+FOLDER = "DCGAN_JAX_USER_FOLDER"  # as in that module, which must not be imported here
 
 
 class UserFunction:
@@ -40,6 +43,8 @@ class UserFunction:
             self.file.read_bytes()
         except OSError as fault:
             raise UserError(f"{self.about}: {file}: {fault.strerror}; give the path of a Python file") from None
+        # At exit, Python clears known modules in order. Of others, it ends objects in any order: a pool then prints a traceback.
+        atexit.register(sys.modules.update, self.modules)
         with self._importing():
             module = self._import()
         self.function = self._find(module, name)
@@ -82,6 +87,7 @@ class UserFunction:
         """
         folder, before, here = str(self.file.parent), set(sys.modules), os.getcwd()
         sys.path.insert(0, folder)
+        os.environ[FOLDER] = folder  # it stays: a pool may start a process between two calls
         sys.modules.update(self.modules)
         try:
             with keep_settings(self.settings), np.errstate():
@@ -102,7 +108,7 @@ class UserFunction:
     def _is_beside(self, name: str, module: types.ModuleType, tops: set[str]) -> bool:
         """Whether the module came from the file's folder. tops: modules that were there before, which stay."""
         top, folder = name.partition(".")[0], self.file.parent
-        if top == PACKAGE:
+        if f"{name}.".startswith(f"{PACKAGE}."):
             return True
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
         is_there = (folder / top).is_dir() or (folder / f"{top}.py").is_file()  # not in an environment below the folder

@@ -1,6 +1,7 @@
 """Reads arrays from weight files of PyTorch and NumPy, whatever their suffix. Pickles are parsed, never executed."""
 
 import json
+import os
 import re
 import zipfile
 import zlib
@@ -23,8 +24,15 @@ MAX_PARTS, MAX_DEPTH = 10**5, 100  # of nested dicts and objects, which may refe
 SAVE = 'torch.save(netG.state_dict(), "netG.pth")'
 # For files of other programs: a copy or conversion of them would not help.
 ONLY_PYTORCH = f"only networks of PyTorch's DCGAN example can be read, saved with {SAVE}"
+# Kernels of TensorFlow are (k, k, C_in, C_out) for a convolution and (k, k, C_out, C_in) for a transposed one.
+TENSORFLOW = (
+    "TensorFlow, which cannot be read; if its network is that of PyTorch's DCGAN example, write the arrays with "
+    'np.savez("netG.npz", **arrays), with PyTorch\'s names such as main.0.weight, and kernels as kernel.transpose(3, 2, 0, 1): '
+    "tf.train.load_checkpoint(PREFIX).get_tensor(NAME) reads each of a checkpoint's"
+)
 ONNX = f"an ONNX model; {ONLY_PYTORCH}"
 KERAS_ZIP = ".weights.h5"  # the end of an entry's name in a .keras file
+TENSORFLOW_PART = r"\.(index|meta|data-\d{5}-of-\d{5})"  # ends of a checkpoint's files; what is before them is its prefix
 # First bytes of files that people mistake for weights -> what they are, and the remedy.
 MISTAKEN = {
     b"\x89HDF": f"an HDF5 file, as Keras writes; {ONLY_PYTORCH}",
@@ -37,20 +45,22 @@ MISTAKEN = {
     b"7z\xbc\xaf": "a 7z archive; unpack it first",
     b"Rar!": "a RAR archive; unpack it first",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch it with git lfs pull",
+    b"model_checkpoint_path:": f"the list of checkpoints of {TENSORFLOW}",
     b"<": "a web page; the download failed or needs a login: download the file itself",
 }
 # The same for formats without a signature: the end of the name -> what they are.
 MISTAKEN_NAMES = {
     r"\.onnx": ONNX,
-    r"\.index|\.meta|\.data-\d{5}-of-\d{5}": f"a part of a TensorFlow checkpoint; {ONLY_PYTORCH}",
-    r"\.pb|\.tflite": f"a TensorFlow model; {ONLY_PYTORCH}",
+    TENSORFLOW_PART: f"a part of a checkpoint of {TENSORFLOW}",
+    r"\.pb": f"a model of {TENSORFLOW}",
+    r"\.tflite": f"a TensorFlow Lite model; {ONLY_PYTORCH}",
     r"\.msgpack": f"a msgpack file, as Flax writes; {ONLY_PYTORCH}",
     r"\.t7": f"a file of Lua Torch; {ONLY_PYTORCH}",
 }
 
 
 class WeightFile(NamedTuple):
-    """The arrays of a file. Names of nested dicts are joined by dots: netG.main.0.weight."""
+    """The arrays of a file. Names of nested dicts are joined by dots: netG.main.0.weight. Slashes become dots."""
 
     arrays: dict[str, np.ndarray]
     contents: str  # what was found in the file, for messages
@@ -88,8 +98,8 @@ def read_weights(path: Path) -> WeightFile:
         if isinstance(fault, UserError):
             raise
         raise UserError(
-            f"{path}: is not a .npz, .safetensors or .pth of arrays ({make_printable(str(fault), 200)}); copy it again, or save "
-            f"it again with {SAVE}"
+            f"{path}: the weights in it cannot be read ({make_printable(str(fault), 200)}); copy or download it again, or "
+            f"save it again with {SAVE}"
         ) from None
     if not arrays:
         raise UserError(f"{path}: contains no arrays but {_describe(tree)}; save the weights with {SAVE}")
@@ -129,6 +139,18 @@ def _recognise_mistaken(path: Path, start: bytes) -> str | None:
     named = (what for ending, what in MISTAKEN_NAMES.items() if re.search(f"({ending})$", path.name, re.IGNORECASE))
     signed = (what for signature, what in MISTAKEN.items() if start.lstrip().startswith(signature))
     return next(named, None) or next(signed, None)
+
+
+def refuse_tensorflow(place: Path) -> None:
+    """Raises a UserError if a path that is no file means a TensorFlow checkpoint or model: by its prefix, or its folder."""
+    is_folder = os.path.isdir(place)
+    try:
+        names = os.listdir(place if is_folder else place.parent)
+    except (OSError, ValueError):  # ValueError: a name that no filesystem accepts
+        return
+    pattern = f".*{TENSORFLOW_PART}|saved_model.pb" if is_folder else re.escape(place.name) + TENSORFLOW_PART
+    if any(re.fullmatch(pattern, name) for name in names):
+        raise UserError(f"{place}: is a {'folder' if is_folder else 'checkpoint'} of {TENSORFLOW}")
 
 
 def _read_zip(path: Path) -> object:
@@ -202,7 +224,7 @@ def _list_arrays(tree: object) -> Iterator[tuple[str, np.ndarray]]:
             size_bytes += array.nbytes
             if size_bytes > MAX_ARRAY_BYTES:
                 raise ValueError("its arrays are larger than 4 GB")  # many tensors may be views of one storage
-            yield ".".join(path), array
+            yield ".".join(path).replace("/", "."), array  # names of an .npz are often written as paths
         elif len(path) < MAX_DEPTH:
             parts = [((*path, *([] if key in MODULE_PARTS else [str(key)])), part) for key, part in _list_parts(value)]
             pending += parts[::-1]  # in the order of the file

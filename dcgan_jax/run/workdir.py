@@ -164,7 +164,8 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     check_encodable(os.path.abspath(path))
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
-        runs = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
+        inside = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
+        runs = [str(above) for above in path.parents if os.path.exists(above / "config.json")] or inside
         raise UserError(
             f"{path}: no run is there (no config.json); "
             + (f"did you mean {' or '.join(runs[:3])}?" if runs else "give the folder of a run, such as runs/article")

@@ -168,6 +168,8 @@ def test_only_tfds_imports_tensorflow():
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+
 # ---- Bad input: one line that names the file or flag ----
 
 
@@ -188,9 +190,10 @@ def npy(array):
         ("zero.zip", lambda path: path.touch(), "not a complete zip"),
         ("bare.zip", lambda path: zipfile.ZipFile(path, "w").close(), "no images"),
         ("float.npy", npy(np.zeros((2, 8, 8, 3))), "float64, not uint8"),
-        ("objects.npy", npy(np.array([{}, []], object)), "not a complete .npy"),
+        ("objects.npy", npy(np.array([{}, []], object)), r"Python objects.*save np\.stack\(images\)"),
+        ("zip.npy", lambda path: zipfile.ZipFile(path, "w").close(), "is a .npz or another zip.*rename it to zip.npz"),
         ("one.npy", npy(np.zeros((64, 64, 3), np.uint8)), r"\(64, 64, 3\)"),
-        ("first.npy", npy(np.zeros((2, 3, 64, 64), np.uint8)), r"\(2, 3, 64, 64\)"),
+        ("first.npy", npy(np.zeros((2, 3, 64, 64), np.uint8)), r"\(2, 3, 64, 64\), with channels first"),
         ("none.npy", npy(np.zeros((0, 8, 8, 3), np.uint8)), r"shape|complete"),
         ("short.npy", lambda path: npy(np.zeros((9, 8, 8), np.uint8))(path) or os.truncate(path, 300), "not a complete"),
         ("html.npy", lambda path: path.write_text("<html>"), "not a complete .npy"),
@@ -203,6 +206,31 @@ def test_bad_data_is_one_line_that_names_it(tmp_path, name, make, words):
         open_source(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong, remedy",
+    [
+        (IMAGES.transpose(0, 3, 1, 2), "x.transpose(0, 2, 3, 1)"),
+        (IMAGES.astype(np.int64), "x.astype(np.uint8)"),
+        (IMAGES.astype(np.uint16) * 256 + 7, "(x // 256).astype(np.uint8)"),
+        (IMAGES / 255, "(x * 255).round().astype(np.uint8)"),
+        (IMAGES[..., 0] > 99, "x.astype(np.uint8) * 255"),
+    ],
+)
+def test_conversion_of_an_array_is_proposed_and_works(tmp_path, wrong, remedy):
+    np.save(tmp_path / "x.npy", wrong)
+    with pytest.raises(UserError) as caught:
+        open_source(str(tmp_path / "x.npy"))
+    assert remedy in str(caught.value)
+    np.save(tmp_path / "x.npy", eval(remedy, {"x": wrong, "np": np}))
+    read = open_source(str(tmp_path / "x.npy")).read(0)
+    np.testing.assert_array_equal(read, (IMAGES[0, ..., 0] > 99) * 255 if wrong.dtype == bool else IMAGES[0])
+
+
+def test_address_is_to_be_downloaded_first():
+    with pytest.raises(UserError, match="`data` https://host/faces.zip is an address: download the file first"):
+        open_source("https://host/faces.zip")
 
 
 @pytest.mark.parametrize("data", ["", "\0", "x" * 5000, "drawn:", "drawn:0", "drawn:-1", "drawn:many", "drawn:1.5"])

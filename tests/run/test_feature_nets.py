@@ -38,7 +38,7 @@ def test_invalid_inception_weights_are_one_line(run, tmp_path):
     assert "are not the FID Inception's weights" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "others.npz")
     assert "No such file" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "none.pth")
     (tmp_path / "cut.pth").write_bytes(b"PK")
-    assert "is not a .npz, .safetensors or .pth" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
+    assert "the weights in it cannot be read" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
 
 
 def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
@@ -69,6 +69,15 @@ def test_error_in_the_function_is_one_line(run, tmp_path):
     (tmp_path / "bad.py").write_text("import dataclasses\ndef features(images):\n    return 1 / 0\n")
     line = get_refusal(evaluate, "--run", run, "--count", 20, "--features", f"{tmp_path / 'bad.py'}:features")
     assert line == f"error: --features {tmp_path / 'bad.py'}:features: bad.py, line 3: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    "result, what", [(None, "a NoneType"), ((i for i in ()), "a generator"), (np.ones(50), r"float64 \(50,\)")]
+)
+def test_result_that_is_no_array_is_named(result, what):
+    network = feature_nets.FeatureNetwork("net.py:f", "", "", lambda images: np.asarray(result))
+    with pytest.raises(UserError, match=f"net.py:f: returned {what} for 50 images; it must return floating-point numbers"):
+        network.features(np.zeros((2, 16, 16, 3), np.uint8))
 
 
 def test_features_must_always_be_equally_many():

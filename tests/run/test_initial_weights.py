@@ -21,6 +21,7 @@ from dcgan_jax import train
 from dcgan_jax.cli import show_as_flags
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.export import __main__
+from dcgan_jax.gan import sampling
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import checkpoints, initial_weights, workdir
 
@@ -130,6 +131,8 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
         return line
 
     assert "no run is there" in says("--start", tmp_path / "nothing")
+    assert "https://host/netG.pth: is an address; download the file first" in says("--start", "https://host/netG.pth")
+    assert f"did you mean {get_reference_run().run}?" in says("--start", get_reference_run().run / "config.json")
     assert "width is 4 there, 8 here; give the same values" in says("--start", get_reference_run().run, "--width", 8)
     assert says("--start", get_reference_run().run, "--conv-bias").endswith("give the same values: --no-conv-bias")
     assert "PyTorch's example has no network with --base-px 8" in says("--start", out / "netG.safetensors")
@@ -178,6 +181,7 @@ WAYS = {
     "a training dictionary": lambda g, d: {"epoch": 24, "netG": g, "errG": 1.5, "optimizerG": make_adam(g)},
     "a dictionary of several": lambda g, d: {"args": Object("argparse", "Namespace", nz=100), "g_optim": make_adam(g), "g": g},
     "generator_state_dict": lambda g, d: {"generator_state_dict": add_prefix("module.", g), "config": {"nz": 100}},
+    "paths": lambda g, d: {f"g/{name.replace('.', '/')}": array for name, array in g.items()},
     "deeper": lambda g, d: {"checkpoint": {"models": {"G": g, "D": d}}, "rng": np.zeros(8, np.int64)},
     "Lightning": lambda g, d: {"state_dict": add_prefix("generator.", g) | add_prefix("discriminator.", d), "loops": {}},
     "both, flat": lambda g, d: add_prefix("netG.", g) | add_prefix("netD.", d),
@@ -260,6 +264,21 @@ def test_sharded_weights_are_read_by_their_index(example, tmp_path):
         load(config, index)
 
 
+def test_tensorflow_checkpoint_is_named(example, tmp_path):
+    """The export that the message proposes works: kernels as TensorFlow has them, transposed."""
+    config, g, _ = example
+    for name in ("model.ckpt-1000", "model.ckpt"):
+        (tmp_path / f"{name}.index").write_bytes(b"x")
+        line = says(config, tmp_path / name)
+        assert "is a checkpoint of TensorFlow, which cannot be read" in line and "np.savez" in line
+    assert "is a folder of TensorFlow" in says(config, tmp_path)
+    theirs = {name: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array for name, array in g.items()}
+    arrays = {name: array.transpose(3, 2, 0, 1) if array.ndim == 4 else array for name, array in theirs.items()}
+    np.savez(tmp_path / "netG.npz", **arrays)
+    loaded = load(config, tmp_path / "netG.npz")
+    assert_array_equal(loaded["g_params"]["image"]["kernel"], theirs["main.6.weight"])
+
+
 def test_averaged_generator_is_preferred_and_said(example, tmp_path, capsys):
     config, g, _ = example
     averaged = {name: array + 1 for name, array in g.items()}
@@ -301,12 +320,114 @@ def rename_in_blocks(name):
     return f"gen.{int(module) // 3}.{int(module) % 3}.{part}"
 
 
-@pytest.mark.parametrize("rename", [rename_in_blocks, lambda name: name.replace("main.", "main.layer")])
-def test_layers_of_other_names_are_refused_with_the_names(example, tmp_path, rename):
+def rename_attributes(name):
+    """main.4.bias -> bn2.bias, main.0.weight -> conv1.weight."""
+    _, module, part = name.split(".")
+    return f"{'bn' if int(module) % 3 else 'conv'}{int(module) // 3 + 1}.{part}"
+
+
+OWN_NAMES = {
+    "blocks": rename_in_blocks,
+    "attributes": rename_attributes,
+    "DataParallel": lambda name: f"module.{rename_attributes(name)}",
+    "Sequential": lambda name: name.replace("main.", "main.layer"),
+    "first and last apart": lambda name: name.replace("main.0.", "start.").replace("main.6.", "to_rgb.conv."),
+}
+
+
+def transpose_convolution(x, kernel, stride, padding):
+    """PyTorch's ConvTranspose2d without a bias: (B, C, H, W) and (C, D, k, k) -> (B, D, H', W'), by its definition."""
+    b, _, h, w = x.shape
+    k = kernel.shape[2]
+    found = np.zeros((b, kernel.shape[1], (h - 1) * stride + k, (w - 1) * stride + k))
+    for i in range(h):
+        for j in range(w):
+            patch = found[:, :, i * stride : i * stride + k, j * stride : j * stride + k]
+            patch += np.einsum("bc,cdkl->bdkl", x[:, :, i, j], kernel)
+    return found[:, :, padding : found.shape[2] - padding, padding : found.shape[3] - padding]
+
+
+def generate_as_pytorch(g, latents):
+    """The images of the example's netG, from its state dict: (B, z) -> (B, S, S, 3) in [-1, 1]."""
+    x = latents[:, :, None, None].astype(np.float64)
+    for layer in range(0, 7, 3):
+        x = transpose_convolution(x, g[f"main.{layer}.weight"], *((2, 1) if layer else (1, 0)))
+        if layer < 6:
+            scale, bias, mean, var = (
+                g[f"main.{layer + 1}.{part}"][:, None, None] for part in ("weight", "bias", "running_mean", "running_var")
+            )
+            x = np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + bias, 0)
+    return np.tanh(x).transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("names", OWN_NAMES)
+def test_layers_of_other_names_are_matched_by_order_and_shape(example, tmp_path, capsys, names):
+    """The images of the started network are those of the original."""
     config, g, _ = example
-    line = says(config, torch_files.save(tmp_path / "a.pth", {rename(name): array for name, array in g.items()}))
-    assert "its layers have other names than in PyTorch's DCGAN example" in line and "torch.save" not in line
-    assert "rename the keys to main.0.weight, main.1.weight, main.1.bias, " in line and line.endswith("... main.6.weight")
+    random = np.random.default_rng(0)
+    g = {name: array + random.random(array.shape, np.float32) if array.ndim == 1 else 10 * array for name, array in g.items()}
+    others = {OWN_NAMES[names](name): array for name, array in g.items()}
+    loaded = load(config, torch_files.save(tmp_path / "a.pth", others))
+    said = capsys.readouterr().out
+    assert "netG is matched by order and shape" in said and said.count("\n") == 1
+    latents = random.standard_normal((8, config.nets.latent_dim), np.float32)
+    images = sampling.generate_images(config.nets, loaded["ema_params"], loaded["ema_stats"], latents)
+    expected = np.clip((generate_as_pytorch(g, latents) + 1) * 127.5, 0, 255)
+    assert expected.std() > 10 and np.abs(images - expected).max() < 0.6  # rounded to uint8
+
+
+def rename_d(name):
+    """main.3.bias -> critic.bn1.bias."""
+    _, module, part = name.split(".")
+    return f"critic.{'bn' if module == '3' else 'conv'}{(int(module) + 1) // 3}.{part}"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_both_networks_of_other_names_are_matched(example, tmp_path, capsys, order):
+    """In any order in one file, beside an optimiser; also if the layers of one kind follow those of the other."""
+    config, g, d = example
+    mine = {f"actor.{rename_attributes(name)}": array for name, array in g.items()}
+    mine = dict(sorted(mine.items(), key=lambda item: item[0].startswith("actor.bn")))
+    parts = [mine | {rename_d(name): array for name, array in d.items()}, {"optimizer": make_adam(g)}][::order]
+    loaded = load(config, torch_files.save(tmp_path / "a.pth", parts))
+    assert_array_equal(loaded["g_params"]["image"]["kernel"], g["main.6.weight"].transpose(2, 3, 1, 0))
+    assert_array_equal(loaded["g_stats"]["up1_norm"]["var"], g["main.4.running_var"])
+    assert_array_equal(loaded["d_params"]["down2_norm"]["scale"], d["main.3.weight"])
+    assert "actor.conv1.weight is main.0.weight" in capsys.readouterr().out
+
+
+def make_others(g):
+    """Networks that are not the example's for sure: why -> the state dict."""
+    own = {rename_attributes(name): array for name, array in g.items()}
+    names, one = list(own), np.ones
+    swapped = {"conv2.weight": own["conv2.weight"]} | own  # the first and second convolution
+    return {
+        "another order": swapped,
+        "a bias": own | {"conv1.bias": one(8, np.float32)},
+        "another layer": own | {"extra.weight": one((4, 4, 3, 3), np.float32)},
+        "labels": {f"net.{name}": array for name, array in own.items()} | {"embed.weight": one((10, 8), np.float32)},
+        "no statistics": {name: own[name] for name in names if "running" not in name},
+        "another shape": own | {"conv3.weight": one((4, 3, 5, 5), np.float32)},
+        "no BN layer": {name: own[name] for name in names if not name.startswith("bn2")},
+        "spectral norm": {name.replace("conv1.weight", "conv1.weight_orig"): array for name, array in own.items()},
+        "beside another": own | {"other.weight": one((5, 5), np.float32)},
+    }
+
+
+def test_layers_that_do_not_match_are_refused_with_the_names(example, tmp_path):
+    config, g, _ = example
+    for why, others in make_others(g).items():
+        line = says(config, torch_files.save(tmp_path / "a.pth", others))
+        assert "its layers have other names than in PyTorch's DCGAN example" in line and "torch.save" not in line, why
+        assert "rename the keys to main.0.weight, main.1.weight, main.1.bias, " in line and line.endswith("... main.6.weight")
+
+
+def test_several_networks_that_match_by_order_are_refused(example, tmp_path):
+    config, g, _ = example
+    own = {rename_attributes(name): array for name, array in g.items()}
+    line = says(config, torch_files.save(tmp_path / "a.pth", {"g": own, "g_ema": own}))
+    assert "contains 2 networks that fit netG by the order and shapes of their layers" in line and "torch.save(netG" in line
+    assert "from g.conv1.weight and g_ema.conv1.weight" in line
 
 
 def test_missing_running_statistics_are_explained(example, tmp_path):

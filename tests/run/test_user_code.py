@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import subprocess
 import sys
 
 import jax
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from dcgan_jax.config import UserError
-from dcgan_jax.run import numerics
-from dcgan_jax.run.user_code import PACKAGE, UserFunction
+from dcgan_jax.run import numerics, user_files
+from dcgan_jax.run.user_code import FOLDER, PACKAGE, UserFunction
 
 IMAGES = np.zeros((2, 16, 16, 3), np.uint8)
 GOOD = "def features(images):\n    return images.reshape(len(images), -1)[:, :4] / 255\n"
@@ -174,3 +175,54 @@ def test_interrupt_is_not_an_error_of_the_file(tmp_path):
 )
 def test_other_places_are_refused(place, says):
     assert says in get_refusal(place, call=False)
+
+
+PROCESSES = """
+import concurrent.futures, multiprocessing
+import numpy as np
+import helper
+from .other import SCALE
+POOL = None
+def cut(images):
+    return helper.cut(images) / SCALE
+def features(images):
+    global POOL
+    if POOL is None:
+        POOL = {make}
+    return np.concatenate(list(POOL.map(cut, [images[:1], images[1:]])))
+"""
+HELPERS = {"helper": "def cut(images):\n    return images.reshape(len(images), -1)[:, :4]\n", "other": "SCALE = 255\n"}
+POOLS = {
+    "spawn": "multiprocessing.get_context('spawn').Pool(1)",
+    # Its processes are replaced between calls, when no code of the file runs.
+    "one task each": "multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1)",
+    "forkserver": "multiprocessing.get_context('forkserver').Pool(1)",
+    "executor": "concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))",
+}
+CALL = """
+import sys, time
+import numpy as np
+from dcgan_jax.run.user_code import UserFunction
+if __name__ == "__main__":
+    function = UserFunction(sys.argv[1], "features")
+    for _ in range(2):
+        assert function(np.full((2, 16, 16, 3), 255, np.uint8)).tolist() == [[1] * 4] * 2
+        time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_processes_that_the_file_starts_find_it(tmp_path, pool):
+    """The end of the interpreter prints nothing either, though the file does not close its pool."""
+    place = write(tmp_path / "mine", PROCESSES.format(make=POOLS[pool]), **HELPERS)
+    (tmp_path / "call.py").write_text(CALL, encoding="utf-8")
+    command = [sys.executable, tmp_path / "call.py", place]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(numerics.__file__)))
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": root}, cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_variable_for_processes_has_one_name():
+    assert (user_files.__name__, user_files.FOLDER) == (PACKAGE, FOLDER)

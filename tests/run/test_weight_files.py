@@ -14,7 +14,7 @@ import safetensors.numpy
 from numpy.testing import assert_array_equal
 
 from dcgan_jax.config import UserError
-from dcgan_jax.run.weight_files import read_arrays
+from dcgan_jax.run.weight_files import read_arrays, refuse_tensorflow
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -152,9 +152,7 @@ def test_mistaken_files_are_named(tmp_path, data, says):
     "name, data, says",
     [
         ("g.onnx", b"\x08\x0a:\x04", "is an ONNX model"),
-        ("model.ckpt-9.index", b"\0\0\x0a\x08", "is a part of a TensorFlow checkpoint"),
-        ("model.ckpt-9.data-00000-of-00001", b"{\x80\x3f", "is a part of a TensorFlow checkpoint"),
-        ("saved_model.pb", b"\x08\x01", "is a TensorFlow model"),
+        ("g.tflite", b"\x1c\0\0\0TFL3", "is a TensorFlow Lite model"),
         ("g.msgpack", b"\x82\xa6params", "is a msgpack file"),
         ("g.t7", b"\x04\0\0\0", "is a file of Lua Torch"),
         ("g.h5", b"\x89HDF\r\n", "is an HDF5 file"),
@@ -166,6 +164,32 @@ def test_files_of_other_programs_are_named(tmp_path, name, data, says):
     (tmp_path / name).write_bytes(data)
     line = get_refusal(tmp_path / name)
     assert says in line and 'saved with torch.save(netG.state_dict(), "netG.pth")' in line and "copy it" not in line
+
+
+@pytest.mark.parametrize(
+    "name, data, says",
+    [
+        ("model.ckpt-9.index", b"\0\0\x0a\x08", "is a part of a checkpoint of TensorFlow, which cannot be read"),
+        ("model.ckpt-9.data-00000-of-00001", b"{\x80\x3f", "is a part of a checkpoint of TensorFlow"),
+        ("saved_model.pb", b"\x08\x01", "is a model of TensorFlow"),
+        ("checkpoint", b'model_checkpoint_path: "model.ckpt-9"', "is the list of checkpoints of TensorFlow"),
+    ],
+)
+def test_tensorflow_is_named_with_the_export(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+    line = get_refusal(tmp_path / name)
+    assert says in line and 'np.savez("netG.npz", **arrays)' in line and "kernel.transpose(3, 2, 0, 1)" in line
+
+
+def test_prefix_of_a_tensorflow_checkpoint_is_named(tmp_path):
+    for name in ("checkpoint", "model.ckpt-9.index", "model.ckpt-9.data-00000-of-00001"):
+        (tmp_path / name).write_bytes(b"x")
+    for place, what in ((tmp_path / "model.ckpt-9", "checkpoint"), (tmp_path, "folder")):
+        with pytest.raises(UserError, match=f"is a {what} of TensorFlow, which cannot be read; .*load_checkpoint") as fault:
+            refuse_tensorflow(place)
+        assert "\n" not in str(fault.value)
+    for place in (tmp_path / "model", tmp_path / "nowhere" / "model.ckpt-9", tmp_path / "a\0b"):
+        refuse_tensorflow(place)
 
 
 def test_keras_zip_is_named(tmp_path):

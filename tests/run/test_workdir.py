@@ -305,10 +305,11 @@ def test_missing_run_is_one_line(tmp_path, path):
         read_config(tmp_path / path)
 
 
-def test_folder_of_runs_names_its_runs(tmp_path):
+def test_places_near_a_run_name_it(tmp_path):
     open_run(config(tmp_path), FACTS)
-    with pytest.raises(UserError, match=f"did you mean {tmp_path / 'a'}"):
-        read_config(tmp_path)
+    for place in (tmp_path, tmp_path / "a" / "checkpoints" / "12", tmp_path / "a" / "config.json"):
+        with pytest.raises(UserError, match=f"did you mean {tmp_path / 'a'}\\?$"):
+            read_config(place)
 
 
 # ---- What is left, what is no file, what strangers wrote ----
