@@ -18,6 +18,8 @@ from flax import linen as nn
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
+from dcgan_jax.gan.batch_norm import BatchNorm
+from dcgan_jax.gan.sums import add_bias
 
 LEAKY_SLOPE = 0.2
 # The share of the running statistics that each pass keeps. It equals PyTorch's default momentum of 0.1, which is the share of the
@@ -249,7 +251,7 @@ class ConvTranspose(nn.Module):
 def _add_bias(module: Conv | ConvTranspose, x: jax.Array) -> jax.Array:
     # nn.SpectralNorm normalises every parameter with two axes or more, so a bias must have one.
     shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
-    return x + module.param("bias", nn.initializers.zeros, shape).reshape(1, 1, 1, -1).astype(x.dtype)
+    return add_bias(x, module.param("bias", nn.initializers.zeros, shape).reshape(-1))
 
 
 def blur_kernel(kernel: jax.Array) -> jax.Array:
@@ -268,14 +270,7 @@ def blur_kernel(kernel: jax.Array) -> jax.Array:
 
 def normalize_batch(nets: Nets, train: bool, momentum: float, x: jax.Array, name: str) -> jax.Array:
     """Applies batch normalisation over all axes but the last. It computes and returns float32 for every dtype of x."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=momentum,
-        epsilon=nets.bn_epsilon,
-        dtype=jnp.float32,
-        scale_init=make_gain_init(nets),
-        name=name,
-    )(x)
+    return BatchNorm(train, momentum, nets.bn_epsilon, make_gain_init(nets), name=name)(x)
 
 
 def skip_norm(x: jax.Array, name: str) -> jax.Array:
