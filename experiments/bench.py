@@ -1,6 +1,6 @@
 """Measures speed and memory on CPU beside PyTorch, and how both scale.
 
-    python experiments/bench.py step   --torch-python PYTHON     # the real loop, the bare step, PyTorch twice; peak memory
+    python experiments/bench.py step   --torch-python PYTHON     # the loop and the bare step in two formats; PyTorch in three
     python experiments/bench.py step   --before CHECKOUT         # against another checkout of this project instead
     python experiments/bench.py cli    --torch-python PYTHON     # two lengths through the command line, difference of wall times
     python experiments/bench.py start                            # first and later starts, to the end of the first step
@@ -24,7 +24,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CASES = {"article": (128, 12), "torch64": (64, 3)}  # preset: (batch, steps per round)
-PEERS = ("channels_last", "shipped")
+PEERS = ("channels_last", "bfloat16", "shipped")
+FORMATS = ("float32", "bfloat16")  # ours
 
 
 def flags(preset: str, batch: int, **more) -> list[str]:
@@ -165,26 +166,49 @@ def in_turns(workers: dict[str, Worker], steps: int, rounds: int) -> dict[str, l
 
 
 def bench_step(ask) -> None:
-    reference = "before, loop" if ask.before else "torch channels_last"
-    print(f"| | images/s | relative to {reference} | peak memory |\n|---|---:|---:|---:|")
+    """Times steps of all contestants in turns. Ratios are medians over the rounds, with the lowest and the highest one."""
+    first = "before, loop" if ask.before else "torch channels_last"
+    print(f"| | images/s (range) | relative to {first} (range) | peak memory |\n|---|---:|---:|---:|")
     for preset, (batch, steps) in ask.cases.items():
         with tempfile.TemporaryDirectory() as folder:
             given = flags(preset, batch, steps=10**7) + ["--save-every-steps", str(10**7)]
             workers = start_peers(ask, preset, given, Path(folder))
-            workers |= start_ours(sys.executable, Path(__file__), "ours", given, Path(folder))
+            for dtype in FORMATS:
+                more = ["--compute-dtype", dtype]
+                workers |= start_ours(sys.executable, Path(__file__), f"ours, {dtype}", given + more, Path(folder))
             taken = in_turns(workers, steps, ask.rounds)
             for name, worker in workers.items():
                 peak = worker.ask("memory")
                 worker.close()
-                ratio = statistics.median(a / b for a, b in zip(taken[reference], taken[name], strict=True))
-                rate = batch / statistics.median(taken[name])
-                print(f"| {preset}: {name} | {rate:.0f} | {ratio:.2f} | {peak / 1e6:,.0f} MB |", flush=True)
-            overhead = [a / b - 1 for a, b in zip(taken["ours, loop"], taken["ours, bare"], strict=True)]
-            print(f"| {preset}: overhead of the loop over the bare step | {statistics.median(overhead):+.1%} | | |", flush=True)
+                rates = [batch / s for s in taken[name]]
+                ratio = summarize(compare(taken[first], taken[name]), ".2f")
+                print(f"| {preset}: {name} | {summarize(rates, '.0f')} | {ratio} | {peak / 1e6:,.0f} MB |", flush=True)
+            print_comparison(preset, taken)
+
+
+def print_comparison(preset: str, taken: dict[str, list[float]]) -> None:
+    """Prints the loop's overhead, and our best against PyTorch's best."""
+    overhead = [a / b - 1 for a, b in zip(taken["ours, float32, loop"], taken["ours, float32, bare"], strict=True)]
+    print(f"| {preset}: overhead of the loop over the bare step | {statistics.median(overhead):+.1%} | | |", flush=True)
+    theirs, ours = (
+        min((name for name in taken if is_one(name)), key=lambda name: statistics.median(taken[name]))
+        for is_one in (lambda name: name.startswith("torch"), lambda name: name.startswith("ours") and "loop" in name)
+    )
+    ratio = summarize(compare(taken[theirs], taken[ours]), ".2f")
+    print(f"| {preset}: our best ({ours}) against {theirs} | | {ratio} | |", flush=True)
+
+
+def compare(reference: list[float], seconds: list[float]) -> list[float]:
+    """Returns the speed of each round relative to the reference in the same round."""
+    return [a / b for a, b in zip(reference, seconds, strict=True)]
+
+
+def summarize(values: list[float], digits: str) -> str:
+    return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def start_peers(ask, preset: str, given: list[str], folder: Path) -> dict[str, Worker]:
-    """Starts what ours is compared with: another checkout of this project, or PyTorch twice."""
+    """Starts what ours is compared with: another checkout of this project, or PyTorch in three ways."""
     if ask.before:
         checkout = Path(ask.before)
         return start_ours(ask.before_python, checkout / "experiments" / "bench.py", "before", given, folder, str(checkout))
@@ -214,24 +238,29 @@ def wall_s(command, environment=None) -> float:
 
 
 def bench_cli(ask) -> None:
-    print("| | images/s, ours | images/s, torch channels_last | ratio |\n|---|---:|---:|---:|")
+    """Times whole commands of two lengths. Each round takes all contestants in turns; the difference is the steps' time."""
+    print("| | images/s (range) | relative to torch channels_last (range) |\n|---|---:|---:|")
     for preset, (batch, steps) in ask.cases.items():
-        short, long = 2 * steps, 12 * steps + 2 * steps
-        ours, theirs = [], []
+        peer = [ask.torch_python, HERE / "torch_peer.py", preset]
+        train = [sys.executable, "-m", "dcgan_jax.train", *flags(preset, batch)]
+        contestants = {f"torch {variant}": [*peer, variant] for variant in PEERS[:2]}
+        contestants |= {f"ours, {dtype}": [*train, "--compute-dtype", dtype] for dtype in FORMATS}
+        taken = {name: [] for name in contestants}
         for _ in range(ask.rounds):
-            seconds = []
-            for count in (short, long):
-                with tempfile.TemporaryDirectory() as folder:
-                    given = flags(preset, batch, workdir=folder, steps=count)
-                    seconds.append(wall_s([sys.executable, "-m", "dcgan_jax.train", *given]))
-            ours.append((seconds[1] - seconds[0]) / (long - short))
-            seconds = [
-                wall_s([ask.torch_python, HERE / "torch_peer.py", preset, "channels_last", "--steps", count])
-                for count in (short, long)
-            ]
-            theirs.append((seconds[1] - seconds[0]) / (long - short))
-        a, b = statistics.median(ours), statistics.median(theirs)
-        print(f"| {preset} | {batch / a:.0f} | {batch / b:.0f} | {b / a:.2f} |", flush=True)
+            for name, command in contestants.items():
+                taken[name].append(time_steps_s(command, 2 * steps, 14 * steps, is_run=name.startswith("ours")))
+        for name, seconds in taken.items():
+            ratio = summarize(compare(taken["torch channels_last"], seconds), ".2f")
+            print(f"| {preset}: {name} | {summarize([batch / s for s in seconds], '.0f')} | {ratio} |", flush=True)
+
+
+def time_steps_s(command: list, short: int, long: int, is_run: bool) -> float:
+    """Returns the seconds per step: the difference of the wall times of a long and a short run. is_run: writes a run's folder."""
+    seconds = []
+    for count in (short, long):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds.append(wall_s([*command, "--steps", count, *(["--workdir", folder] if is_run else [])]))
+    return (seconds[1] - seconds[0]) / (long - short)
 
 
 def bench_start(ask) -> None:
@@ -359,7 +388,7 @@ def main() -> None:
     parser.add_argument("--before", help="for step: another checkout to compare with, instead of PyTorch")
     parser.add_argument("--before-python", default=sys.executable, help="its interpreter; default: this one")
     parser.add_argument("--presets", nargs="+", choices=CASES, default=list(CASES), help="for step, cli and start")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--plot", help="for growth: a .png")
     ask = parser.parse_args()
     if ask.what in ("step", "cli") and not (ask.torch_python or (ask.what == "step" and ask.before)):

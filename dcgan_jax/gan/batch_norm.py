@@ -47,7 +47,13 @@ class BatchNorm(nn.Module):
 
 def apply(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Normalises x (..., C) by a mean and a variance, then scales and shifts it, each (C,)."""
-    return (x - mean) * (lax.rsqrt(var + epsilon) * scale) + bias
+    mean, gain, bias = (_align(vector, x) for vector in (mean, lax.rsqrt(var + epsilon) * scale, bias))
+    return (x - mean) * gain + bias
+
+
+def _align(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """Reshapes a vector of channels for arithmetic with x: (C,) -> (1, ..., 1, C)."""
+    return jnp.expand_dims(vector, range(x.ndim - 1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -71,11 +77,12 @@ def _differentiate(epsilon: float, saved: tuple, upstream: tuple) -> tuple[jax.A
     inverse = lax.rsqrt(var + epsilon)
     rows = x.reshape(-1, x.shape[-1])
     d_bias = sum_rows(lambda dy: dy, dy.reshape(rows.shape))
-    centred = sum_rows(lambda dy, x: dy * (x - mean), dy.reshape(rows.shape), rows)
+    centred = sum_rows(lambda dy, x: dy * (x - mean[None]), dy.reshape(rows.shape), rows)
     # One number per channel each, so that the last line reads dy and x once.
     by_centred = (scale * inverse**3 * centred - 2 * d_var) / len(rows)
     constant = (scale * inverse * d_bias - d_mean) / len(rows)
-    dx = dy * (scale * inverse) - (x - mean) * by_centred - constant
+    gain, mean, by_centred, constant = (_align(vector, x) for vector in (scale * inverse, mean, by_centred, constant))
+    dx = dy * gain - (x - mean) * by_centred - constant
     return dx, inverse * centred, d_bias
 
 

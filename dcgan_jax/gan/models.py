@@ -71,7 +71,7 @@ class Generator(nn.Module):
             layer = ConvTranspose(features, nets, implementation=self.conv_implementation, name=f"up{i + 1}")
             x = upsample(layer, x, norm, activate)
         for i in range(nets.g_refine):
-            x = refine(nets, x, f"refine{i + 1}", norm, activate)
+            x = refine(nets, x, f"refine{i + 1}", norm, activate, self.conv_implementation)
         return generate_image(nets, x, self.conv_implementation)  # (B, S, S, channels)
 
 
@@ -145,17 +145,18 @@ def downsample(layer: "Conv", x: jax.Array, apply_layer: Callable, norm: Callabl
     return leaky_relu(norm(x, f"{layer.name}_norm").astype(x.dtype))
 
 
-def refine(nets: Nets, x: jax.Array, name: str, norm: Callable, activate: Callable) -> jax.Array:
+def refine(
+    nets: Nets, x: jax.Array, name: str, norm: Callable, activate: Callable, implementation: convolutions.Implementation = "auto"
+) -> jax.Array:
     """Applies a residual block of two 3x3 convolutions: (B, h, w, C) -> the same shape.
 
     The second convolution is initialised to zero, so that the block changes nothing at first. After progressive growing, the
     larger network thus starts with the outputs of the smaller one.
     Source: He et al. 2016, arXiv:1512.03385, section 3.1; zero initialisation: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
-    conv = functools.partial(nn.Conv, x.shape[3], (3, 3), use_bias=nets.conv_bias, dtype=x.dtype)
-    y = conv(kernel_init=make_dense_init(nets), name=f"{name}_in")(x)
+    y = ConvSame(nets, make_dense_init(nets), implementation, name=f"{name}_in")(x)
     y = activate(norm(y, f"{name}_norm"))
-    return x + conv(kernel_init=nn.initializers.zeros, name=f"{name}_out")(y)
+    return x + ConvSame(nets, nn.initializers.zeros, implementation, name=f"{name}_out")(y)
 
 
 def generate_image(nets: Nets, x: jax.Array, implementation: convolutions.Implementation) -> jax.Array:
@@ -248,9 +249,28 @@ class ConvTranspose(nn.Module):
         return _add_bias(self, x) if self.nets.conv_bias else x
 
 
-def _add_bias(module: Conv | ConvTranspose, x: jax.Array) -> jax.Array:
+class ConvSame(nn.Module):
+    """A 3x3 convolution that keeps the side and the number of channels. Its parameters are those of Flax's nn.Conv.
+
+    kernel_init: initialiser of the kernel. implementation: see `gan/conv/`.
+    """
+
+    nets: Nets
+    kernel_init: Callable
+    implementation: convolutions.Implementation = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[3]
+        kernel = self.param("kernel", self.kernel_init, (3, 3, channels, channels))
+        x = convolutions.conv_same(x, kernel.astype(x.dtype), self.implementation, self.nets.compute_dtype)
+        return _add_bias(self, x) if self.nets.conv_bias else x
+
+
+def _add_bias(module: Conv | ConvTranspose | ConvSame, x: jax.Array) -> jax.Array:
     # nn.SpectralNorm normalises every parameter with two axes or more, so a bias must have one.
-    shape = x.shape[3:] if module.nets.d_norm == "spectral" else (1, 1, 1, x.shape[3])
+    has_one_axis = module.nets.d_norm == "spectral" or isinstance(module, ConvSame)
+    shape = x.shape[3:] if has_one_axis else (1, 1, 1, x.shape[3])
     return add_bias(x, module.param("bias", nn.initializers.zeros, shape).reshape(-1))
 
 

@@ -43,7 +43,7 @@ def _add_slices(term: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias to each channel: x (B, h, w, C), bias (C,) -> (B, h, w, C), in x's dtype."""
-    return x + bias.astype(x.dtype)
+    return x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
 def _save_dtype_of_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:

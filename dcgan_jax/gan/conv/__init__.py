@@ -1,8 +1,9 @@
-"""The convolution with stride 2 and its transpose, with gradients that are fast on every backend.
+"""The convolutions with stride 2 and 1 and the transpose of the first, with gradients that are fast on every backend.
 
 `conv` halves an even image side, `conv_transpose` doubles it. Both take a kernel (k, k, C_large, C_small), where the larger image
 has C_large channels and the smaller one C_small. So the transpose is exactly the input gradient of the convolution. Three
-routines (forward, input gradient, weight gradient) are enough for both functions and all their gradients.
+routines (forward, input gradient, weight gradient) are enough for both functions and all their gradients. `conv_same` keeps the
+side.
 
 The implementation is chosen when a program is traced. "auto": `lax` on GPU and TPU; on CPU `winograd`, or `im2col` for few
 channels. There `lax` is up to five times slower (docs/speed.md). "lax": `lax` on every backend, for a program that is traced on
@@ -26,6 +27,8 @@ from dcgan_jax.gan.conv import im2col, winograd
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # On CPU, if the larger image has fewer channels than this, one GEMM over patches is faster than Winograd's many small ones.
 FEW_CHANNELS = 16
+# On CPU, with stride 1 and fewer channels than this, `lax` is as fast as Winograd forward, but not for the weight gradient.
+MANY_CHANNELS = 64
 
 Implementation = Literal["auto", "lax"]
 
@@ -105,7 +108,40 @@ def _differentiate_conv_transpose(
     return conv(dx, kernel, *settings), _compute_weight_gradient(dx, y, kernel.shape[0], *settings)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_same(
+    x: jax.Array, kernel: jax.Array, implementation: Implementation = "auto", product_dtype: str = "float32"
+) -> jax.Array:
+    """Convolves with stride 1 (cross-correlation) and keeps the side.
+
+    Args: x (B, h, w, C); kernel (3, 3, C, O); implementation, product_dtype, see the module's docstring.
+    Returns: (B, h, w, O), in x's dtype.
+    """
+    if is_for_cpu(implementation) and min(kernel.shape[2:]) >= MANY_CHANNELS:
+        forward = functools.partial(winograd.forward, stride=1)
+        return _call_wide(forward, x, kernel, 1, dtype=product_dtype)
+    return _lax_forward_same(x, kernel)
+
+
+def _save_inputs_of_conv_same(x: jax.Array, kernel: jax.Array, *settings: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv_same(x, kernel, *settings), (x, kernel)
+
+
+def _differentiate_conv_same(
+    implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    # The transpose is the same convolution with a rotated kernel.
+    dx = conv_same(dy, kernel[::-1, ::-1].swapaxes(2, 3), implementation, product_dtype)
+    if is_for_cpu(implementation):
+        weight_gradient = functools.partial(winograd.weight_gradient, stride=1)
+        return dx, _call_wide(weight_gradient, x, dy, 3, 1, dtype=product_dtype)
+    like = jax.ShapeDtypeStruct(kernel.shape, x.dtype)
+    return dx, jax.linear_transpose(lambda kernel: _lax_forward_same(x, kernel), like)(dy)[0]
+
+
 conv.defvjp(_save_inputs_of_conv, _differentiate_conv)
+conv_same.defvjp(_save_inputs_of_conv_same, _differentiate_conv_same)
 conv_transpose.defvjp(_save_inputs_of_conv_transpose, _differentiate_conv_transpose)
 
 
@@ -164,3 +200,7 @@ def _lax_forward(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (2, 2), [compute_padding(kernel.shape[0], padding)] * 2, dimension_numbers=DIMENSIONS
     )
+
+
+def _lax_forward_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)

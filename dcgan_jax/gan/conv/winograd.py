@@ -44,7 +44,7 @@ MATRICES = {
     ),
 }
 # Largest size of the transformed operands of one part: about the caches of two cores. More parts take longer to compile.
-PART_BYTES = 16 * 2**20
+PART_BYTES = 64 * 2**20
 MOST_PARTS = 8
 
 Arrays = Sequence[jax.Array]
@@ -176,14 +176,14 @@ def _transform_kernel(kernel: jax.Array, dtype: DTypeLike, stride: int) -> list[
     taps = _count_taps(k, stride)
     matrix = MATRICES[taps][1]
     missing = (0, stride * taps - k, 0)
-    kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [missing, missing, (0, 0, 0), (0, 0, 0)])
-    kernel = kernel.reshape(taps, stride, taps, stride, channels, out)
-    folded = call_unfused(lambda kernel: kernel.transpose(0, 2, 1, 3, 4, 5), kernel).reshape(taps, taps, -1, out)
+    kernel = lax.pad(kernel, np.zeros((), kernel.dtype), [missing, missing, (0, 0, 0), (0, 0, 0)]) if missing[1] else kernel
 
-    def transform(g: jax.Array) -> list[jax.Array]:
-        return [part.astype(dtype) for row in _mix(matrix, list(g)) for part in _mix(matrix, list(row))]
+    def transform(kernel: jax.Array) -> list[jax.Array]:  # (T, stride, T, stride, C, O): tap, pixel of its square, both twice
+        mixed_rows = _mix(matrix, list(kernel))
+        return [part.astype(dtype) for row in mixed_rows for part in _mix(matrix, [row[:, i] for i in range(taps)])]
 
-    return call_unfused(transform, folded)
+    parts = call_unfused(transform, kernel.reshape(taps, stride, taps, stride, channels, out))
+    return [part.reshape(stride**2 * channels, out) for part in parts]
 
 
 def _restore_outputs(products: Arrays, taps: int, y_shape: tuple[int, ...]) -> jax.Array:

@@ -13,7 +13,7 @@ from jax import lax
 from numpy.testing import assert_allclose
 from torch_weights import conv_kernel
 
-from dcgan_jax.gan.conv import FEW_CHANNELS, conv, conv_transpose
+from dcgan_jax.gan.conv import FEW_CHANNELS, MANY_CHANNELS, conv, conv_same, conv_transpose
 
 FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 
@@ -137,6 +137,25 @@ def test_implementations_equal_lax_and_each_other(lax_case, property_name):
     for ours, theirs in lax_case[property_name]:
         assert ours.shape == theirs.shape
         assert_allclose(ours, theirs, atol=tolerance * max(1, np.abs(theirs).max()), rtol=0)
+
+
+@pytest.mark.parametrize("channels", [MANY_CHANNELS, 5])
+def test_convolution_that_keeps_the_side_equals_lax(channels):
+    x, kernel, dy = normal(1, (2, 5, 6, channels)), normal(2, (3, 3, channels, channels)), normal(3, (2, 5, 6, channels))
+
+    def reference(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    @jax.jit
+    def run(x, kernel, dy):
+        return [
+            (with_gradients(function, x, kernel, dy), jax.grad(partial(penalty, function), (0, 1))(x, kernel, dy))
+            for function in (conv_same, reference)
+        ]
+
+    (ours, ours_second), (theirs, theirs_second) = run(x, kernel, dy)
+    for got, expected in zip((*ours, *ours_second), (*theirs, *theirs_second), strict=True):
+        assert_allclose(got, expected, atol=6e-5 * np.abs(expected).max(), rtol=0)
 
 
 # ---- Backends ----
