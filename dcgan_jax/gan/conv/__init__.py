@@ -25,7 +25,8 @@ from jax import lax
 from dcgan_jax.gan.conv import im2col, winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# On CPU, if the larger image has fewer channels than this, one GEMM over patches is faster than Winograd's many small ones.
+# On CPU, if the larger image has fewer channels than this, one GEMM over patches is faster than Winograd's many small ones, and
+# with stride 1 `lax` is used.
 FEW_CHANNELS = 16
 # On CPU, with stride 1 and fewer channels than this, `lax` is as fast as Winograd forward, but not for the weight gradient.
 MANY_CHANNELS = 64
@@ -133,7 +134,7 @@ def _differentiate_conv_same(
     x, kernel = saved
     # The transpose is the same convolution with a rotated kernel.
     dx = conv_same(dy, kernel[::-1, ::-1].swapaxes(2, 3), implementation, product_dtype)
-    if is_for_cpu(implementation):
+    if is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS:
         weight_gradient = functools.partial(winograd.weight_gradient, stride=1)
         return dx, _call_wide(weight_gradient, x, dy, 3, 1, dtype=product_dtype)
     like = jax.ShapeDtypeStruct(kernel.shape, x.dtype)

@@ -139,7 +139,7 @@ def test_implementations_equal_lax_and_each_other(lax_case, property_name):
         assert_allclose(ours, theirs, atol=tolerance * max(1, np.abs(theirs).max()), rtol=0)
 
 
-@pytest.mark.parametrize("channels", [MANY_CHANNELS, 5])
+@pytest.mark.parametrize("channels", [MANY_CHANNELS, FEW_CHANNELS, 5])
 def test_convolution_that_keeps_the_side_equals_lax(channels):
     x, kernel, dy = normal(1, (2, 5, 6, channels)), normal(2, (3, 3, channels, channels)), normal(3, (2, 5, 6, channels))
 
