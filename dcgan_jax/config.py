@@ -169,7 +169,7 @@ class Nets:
     """epsilon that is added to BN's variance"""
     compute_dtype: Annotated[Literal["float32", "bfloat16", "auto"], Mark.TRAINING_ONLY] = "float32"
     """dtype of the computation in both networks; parameters, statistics, logits and losses stay float32.
-    bfloat16: on a CPU, only the operands of the convolutions' products are rounded to it; sums stay float32.
+    bfloat16: on a CPU, only the operands of matrix products in our own convolutions are rounded to it; sums stay float32.
     auto: bfloat16 on a CPU that is faster with it (measured once), else float32; a resumed run keeps what it started with"""
 
     @property
@@ -196,8 +196,8 @@ class Loss:
     """steps between penalties (lazy regularisation); the penalty's weight is multiplied by this number, also in the logs"""
     penalty_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """estimate R1 and R2 by finite differences with Gaussian noise of this standard deviation, such as 0.01; 0: exact gradients.
-    Finite differences are faster, but not tested in bfloat16. With BN in D they need another gamma.
-    The reason: with BN each image changes all logits."""
+    Finite differences are faster. In bfloat16, the passes of D that they compare stay float32.
+    With BN in D they need another gamma, because each image changes all logits then."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """differentiable augmentations of all images that D sees, real and generated"""
     augment_target: ShareBelowOne = 0.0

@@ -190,9 +190,10 @@ def print_comparison(preset: str, taken: dict[str, list[float]]) -> None:
     """Prints the loop's overhead, and our best against PyTorch's best."""
     overhead = [a / b - 1 for a, b in zip(taken["ours, float32, loop"], taken["ours, float32, bare"], strict=True)]
     print(f"| {preset}: overhead of the loop over the bare step | {statistics.median(overhead):+.1%} | | |", flush=True)
+    whole = [name for name in taken if not name.endswith("bare")]
     theirs, ours = (
-        min((name for name in taken if is_one(name)), key=lambda name: statistics.median(taken[name]))
-        for is_one in (lambda name: name.startswith("torch"), lambda name: name.startswith("ours") and "loop" in name)
+        min((name for name in whole if name.startswith("ours") == is_ours), key=lambda name: statistics.median(taken[name]))
+        for is_ours in (False, True)
     )
     ratio = summarize(compare(taken[theirs], taken[ours]), ".2f")
     print(f"| {preset}: our best ({ours}) against {theirs} | | {ratio} | |", flush=True)

@@ -23,7 +23,7 @@ LAYERS = [
     ("article, 32 to 16 px, patches", 128, 32, 3, 32, 2),
     ("torch64, 32 to 16 px", 64, 32, 64, 128, 2),
     ("torch64, 8 to 4 px", 64, 8, 256, 512, 2),
-    ("best64, residual block", 32, 32, 32, 32, 1),
+    ("residual block, 64 channels", 32, 32, 64, 64, 1),
 ]
 
 

@@ -11,6 +11,7 @@ the same weights. Another user needs root and `setpriv`; without them this oddit
 import argparse
 import collections
 import dataclasses
+import functools
 import os
 import random
 import shutil
@@ -130,15 +131,13 @@ FOLDERS = ["deleted", "/", "bü  x", "read-only"]
 USER = "12345"  # without an entry in the list of users, as in a container
 
 
-def _can_change_user() -> bool:
+@functools.cache
+def can_change_user() -> bool:
     """Whether commands can run as USER. Its processes must be able to start the interpreter: the checks of XLA_FLAGS do."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
         return False
     tried = ["setpriv", "--reuid", USER, "--clear-groups", "sh", "-c", f"'{PYTHON}' -c ''"]
     return subprocess.run(tried, capture_output=True).returncode == 0
-
-
-USERS = [USER] if _can_change_user() else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,13 +175,13 @@ def list_commands() -> list[tuple[str, ...]]:
 def draw_case(seed: int, number: int) -> Case:
     """Draws the case of a number, which depends on the seed and the number alone."""
     dice = random.Random(f"{seed} {number}")
-    groups = [*VARIABLES, "streams", "umask", "folder", *(["user"] if USERS else [])]
+    groups = [*VARIABLES, "streams", "umask", "folder", *(["user"] if can_change_user() else [])]
     chosen = dice.sample(groups, dice.choice([1, 1, 2, 2, 3, 4]))
     variables = {}
     for group in chosen:
         if group in VARIABLES:
             variables |= dice.choice(VARIABLES[group])
-    others = {"streams": STREAMS, "umask": UMASKS, "folder": FOLDERS, "user": USERS}
+    others = {"streams": STREAMS, "umask": UMASKS, "folder": FOLDERS, "user": [USER]}
     picked = {name: dice.choice(values) for name, values in others.items() if name in chosen}
     return Case(dice.choice(list_commands()), variables, **picked)
 

@@ -37,8 +37,10 @@ def test_every_leaf_of_the_state_is_donated(platform, dtype):
 
 @on_each
 @in_each_dtype
-def test_convolutions_use_the_compute_dtype(platform, dtype):
-    module = lowered(make_tiny_config("torch64", compute_dtype=dtype), platform, STEPS).mlir_module()
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_convolutions_use_the_compute_dtype(platform, dtype, blocks):
+    config = make_tiny_config("torch64", compute_dtype=dtype, g_refine=blocks, d_refine=blocks)
+    module = lowered(config, platform, STEPS).mlir_module()
     assert {operands for _, operands in convolutions(module)} == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
 
 

@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         if not self.train:
-            return apply(x, mean.value, var.value, scale, bias, self.epsilon)
+            return apply_statistics(x, mean.value, var.value, scale, bias, self.epsilon)
         y, batch_mean, batch_var = normalize(x, scale, bias, self.epsilon)
         if not self.is_initializing():
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
@@ -45,7 +45,9 @@ class BatchNorm(nn.Module):
         return y
 
 
-def apply(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+def apply_statistics(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
     """Normalises x (..., C) by a mean and a variance, then scales and shifts it, each (C,)."""
     mean, gain, bias = (_align(vector, x) for vector in (mean, lax.rsqrt(var + epsilon) * scale, bias))
     return (x - mean) * gain + bias
@@ -63,7 +65,7 @@ def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -
     mean = sum_rows(lambda x: x, rows) / len(rows)
     mean_square = sum_rows(lambda x: x * x, rows) / len(rows)
     var = jnp.maximum(mean_square - mean * mean, 0)
-    return apply(x, mean, var, scale, bias, epsilon), mean, var
+    return apply_statistics(x, mean, var, scale, bias, epsilon), mean, var
 
 
 def _save_statistics(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:

@@ -155,7 +155,7 @@ def refine(
     Source: He et al. 2016, arXiv:1512.03385, section 3.1; zero initialisation: Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
     y = ConvSame(nets, make_dense_init(nets), implementation, name=f"{name}_in")(x)
-    y = activate(norm(y, f"{name}_norm"))
+    y = activate(norm(y, f"{name}_norm").astype(x.dtype))
     return x + ConvSame(nets, nn.initializers.zeros, implementation, name=f"{name}_out")(y)
 
 

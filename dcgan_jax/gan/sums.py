@@ -46,7 +46,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     return x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
-def _save_dtype_of_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _save_bias(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
     return add_bias(x, bias), bias
 
 
@@ -54,4 +54,4 @@ def _differentiate_add_bias(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, 
     return dy, sum_rows(lambda dy: dy.astype(bias.dtype), dy.reshape(-1, dy.shape[-1]))
 
 
-add_bias.defvjp(_save_dtype_of_bias, _differentiate_add_bias)
+add_bias.defvjp(_save_bias, _differentiate_add_bias)

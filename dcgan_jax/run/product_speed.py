@@ -36,12 +36,17 @@ def choose_compute_dtype(cache: Path) -> str:
 
 def read_speedup(cache: Path) -> float | None:
     """Returns the remembered speed of bfloat16 products relative to float32; None if it was not measured on this machine."""
+    value = _read_all(cache).get(_describe_machine())
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _read_all(cache: Path) -> dict:
+    """Reads what was measured, on this machine and on others that share the cache."""
     try:
         found = files.load_json(cache / FILE)
     except (OSError, ValueError):
-        return None
-    value = found.get(_describe_machine()) if isinstance(found, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def measure_speedup() -> float:
@@ -71,7 +76,7 @@ def _time(call: Callable[[], jax.Array]) -> float:
 def _write_speedup(cache: Path, speedup: float) -> None:
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        files.write_json(cache / FILE, {_describe_machine(): round(speedup, 2)})
+        files.write_json(cache / FILE, _read_all(cache) | {_describe_machine(): round(speedup, 2)})
     except OSError:
         return  # it is measured again at the next start
 

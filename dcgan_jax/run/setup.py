@@ -143,10 +143,13 @@ def _choose_compute_dtype(config: Config) -> Config:
     if config.nets.compute_dtype != "auto":
         return config
     path = workdir.get_run_path(config)
-    if workdir.is_run(path):
-        return configuration.replace(config, compute_dtype=workdir.read_config(path).nets.compute_dtype)
-    chosen = distributed.run_in_first(functools.partial(product_speed.choose_compute_dtype, get_cache_dir()))
-    is_rounded = distributed.any_process(chosen == "bfloat16")
+
+    def choose() -> str:
+        if workdir.is_run(path):
+            return workdir.read_config(path).nets.compute_dtype
+        return product_speed.choose_compute_dtype(get_cache_dir())
+
+    is_rounded = distributed.any_process(distributed.run_in_first(choose) == "bfloat16")
     return configuration.replace(config, compute_dtype="bfloat16" if is_rounded else "float32")
 
 

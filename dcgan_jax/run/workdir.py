@@ -176,6 +176,8 @@ def read_config(path: Path) -> Config:
         check_config(config)
         if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py converts epochs to steps
             raise UserError("with a learning-rate decay, the length must be `steps`, not `epochs`")
+        if config.nets.compute_dtype == "auto":  # setup.py replaces it
+            raise UserError("`compute_dtype` must be float32 or bfloat16, not auto")
     except UserError as fault:
         raise UserError(f"{file}: {fault}; restore it from a copy of the run") from None
     return config

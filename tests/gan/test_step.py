@@ -483,4 +483,4 @@ def test_noisy_penalty_is_float32_beside_bfloat16_products(kind):
     (_, expected), (_, got) = (train_step(start_of(config), make_images(config, 0)) for train_step in (exact, rounded))
     assert abs(got["g_loss"] - expected["g_loss"]) > 1e-6, "the products are not rounded"
     # R2 is of fakes, which G makes with rounded products.
-    assert_allclose(got["d_penalty"], expected["d_penalty"], rtol=1e-5 if kind == "r1_gamma" else 0.05)
+    assert_allclose(got["d_penalty"], expected["d_penalty"], rtol=1e-5 if kind == "r1_gamma" else 5e-3)

@@ -28,6 +28,16 @@ def test_unusable_memory_is_measured_again(content, tmp_path, monkeypatch):
     assert product_speed.read_speedup(tmp_path) == 1.0
 
 
+def test_machines_that_share_a_cache_keep_their_own_speeds(tmp_path, monkeypatch):
+    for machine, speed in (("a", 4.0), ("b", 1.0)):
+        monkeypatch.setattr(product_speed, "_describe_machine", lambda machine=machine: machine)
+        monkeypatch.setattr(product_speed, "measure_speedup", lambda speed=speed: speed)
+        product_speed.choose_compute_dtype(tmp_path)
+    assert product_speed.read_speedup(tmp_path) == 1.0
+    monkeypatch.setattr(product_speed, "_describe_machine", lambda: "a")
+    assert product_speed.read_speedup(tmp_path) == 4.0
+
+
 def test_cache_that_cannot_be_written_is_no_fault(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file", encoding="utf-8")
     monkeypatch.setattr(product_speed, "measure_speedup", lambda: 4.0)
@@ -41,6 +51,10 @@ def test_accelerators_are_not_measured(tmp_path, monkeypatch):
 
 
 def test_measured_speed_is_a_ratio(monkeypatch):
-    times = iter([2.0, 1.0] * product_speed.ROUNDS * len(product_speed.SHAPES))  # float32 takes twice as long as bfloat16
-    monkeypatch.setattr(product_speed, "_time", lambda call: call().dtype == "float32" and next(times))
-    assert product_speed.measure_speedup() == 2.0
+    monkeypatch.setattr(product_speed, "_compile", lambda dtype, *operands: dtype)
+    monkeypatch.setattr(product_speed, "_time", {"float32": 3.0, "bfloat16": 1.0}.get)
+    assert product_speed.measure_speedup() == 3.0
+
+
+def test_products_of_both_formats_can_be_timed():
+    assert product_speed.measure_speedup() > 0

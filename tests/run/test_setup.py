@@ -8,7 +8,7 @@ import toy_run
 from toy_run import get_reference_run, get_refusal, run_command, train, train_toy
 
 from dcgan_jax import sample
-from dcgan_jax.config import UserError
+from dcgan_jax.config import Config, UserError, replace
 from dcgan_jax.run import product_speed, setup, workdir
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
@@ -64,6 +64,15 @@ def test_resume_from_step_zero_keeps_start_weights(tmp_path, monkeypatch):
     ours, theirs = (toy_run.read_state(tmp_path / name / "article", 2) for name in ("stopped", "straight"))
     for path, leaf in ours.items():
         assert np.array_equal(leaf, theirs[path]), path
+
+
+def test_all_processes_take_the_dtype_of_the_first(monkeypatch):
+    """As in another process than the first, which neither measures nor looks for the run."""
+    config = replace(Config(), compute_dtype="auto")
+    monkeypatch.setattr(setup.distributed, "run_in_first", lambda function: None)
+    for is_rounded, chosen in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(setup.distributed, "any_process", lambda here, is_rounded=is_rounded: is_rounded)
+        assert setup._choose_compute_dtype(config).nets.compute_dtype == chosen
 
 
 def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):

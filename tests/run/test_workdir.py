@@ -413,3 +413,11 @@ def test_config_that_decays_over_epochs_is_refused(tmp_path):
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
     with pytest.raises(UserError, match="config.json: with a learning-rate decay, the length must be `steps`"):
         workdir.read_config(run)
+
+
+def test_config_with_an_automatic_dtype_is_refused(tmp_path):
+    """A run stores what was chosen, so such a file was edited. Networks of no dtype would end in a traceback."""
+    run = open_run(config(tmp_path, "--steps", "100"), FACTS)
+    write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"compute_dtype": "auto"})
+    with pytest.raises(UserError, match="config.json: `compute_dtype` must be float32 or bfloat16, not auto"):
+        workdir.read_config(run)

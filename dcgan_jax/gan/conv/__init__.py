@@ -32,6 +32,7 @@ FEW_CHANNELS = 16
 MANY_CHANNELS = 64
 
 Implementation = Literal["auto", "lax"]
+ProductDtype = Literal["float32", "bfloat16"]
 
 
 def compute_padding(kernel_size: int, padding: str) -> tuple[int, int]:
@@ -54,7 +55,7 @@ def conv(
     kernel: jax.Array,
     padding: str = "symmetric",
     implementation: Implementation = "auto",
-    product_dtype: str = "float32",
+    product_dtype: ProductDtype = "float32",
 ) -> jax.Array:
     """Convolves with stride 2 (cross-correlation) and halves the side.
 
@@ -71,7 +72,7 @@ def conv_transpose(
     kernel: jax.Array,
     padding: str = "symmetric",
     implementation: Implementation = "auto",
-    product_dtype: str = "float32",
+    product_dtype: ProductDtype = "float32",
 ) -> jax.Array:
     """Applies the transpose of `conv` (its transposed Jacobian with respect to x) and doubles the side.
 
@@ -88,7 +89,7 @@ def _save_inputs_of_conv(x: jax.Array, kernel: jax.Array, *settings: str) -> tup
 
 
 def _differentiate_conv(
-    padding: str, implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    padding: str, implementation: Implementation, product_dtype: ProductDtype, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     settings = (padding, implementation, product_dtype)
@@ -102,7 +103,7 @@ def _save_inputs_of_conv_transpose(
 
 
 def _differentiate_conv_transpose(
-    padding: str, implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dx: jax.Array
+    padding: str, implementation: Implementation, product_dtype: ProductDtype, saved: tuple[jax.Array, jax.Array], dx: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     y, kernel = saved
     settings = (padding, implementation, product_dtype)
@@ -111,7 +112,7 @@ def _differentiate_conv_transpose(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_same(
-    x: jax.Array, kernel: jax.Array, implementation: Implementation = "auto", product_dtype: str = "float32"
+    x: jax.Array, kernel: jax.Array, implementation: Implementation = "auto", product_dtype: ProductDtype = "float32"
 ) -> jax.Array:
     """Convolves with stride 1 (cross-correlation) and keeps the side.
 
@@ -129,7 +130,7 @@ def _save_inputs_of_conv_same(x: jax.Array, kernel: jax.Array, *settings: str) -
 
 
 def _differentiate_conv_same(
-    implementation: Implementation, product_dtype: str, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    implementation: Implementation, product_dtype: ProductDtype, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     # The transpose is the same convolution with a rotated kernel.
@@ -147,7 +148,7 @@ conv_transpose.defvjp(_save_inputs_of_conv_transpose, _differentiate_conv_transp
 
 
 def _compute_forward(
-    x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: str
+    x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
     if is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
@@ -156,7 +157,7 @@ def _compute_forward(
 
 
 def _compute_input_gradient(
-    y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: str
+    y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
     if is_for_cpu(implementation):
         module = _select_cpu_module(kernel.shape[2])
@@ -167,7 +168,7 @@ def _compute_input_gradient(
 
 
 def _compute_weight_gradient(
-    x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation, product_dtype: str
+    x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
     if is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])

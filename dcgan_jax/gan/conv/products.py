@@ -18,7 +18,8 @@ def multiply(a: jax.Array, b: jax.Array, contract: tuple[int, int] = (1, 0)) -> 
 
     a, b: of the same dtype. contract: the axes that are summed over; (0, 0) is a' b.
     """
-    if a.dtype == jnp.bfloat16 and contract == (0, 0):
+    # With several devices, the transposed matrix would be gathered on all of them.
+    if a.dtype == jnp.bfloat16 and contract == (0, 0) and jax.device_count() == 1:
         a, contract = transpose(a), (1, 0)
     result = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=result)

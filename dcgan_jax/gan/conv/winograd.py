@@ -43,7 +43,8 @@ MATRICES = {
         np.array([[1, 0], [1, 1], [1, -1], [0, 1]]),
     ),
 }
-# Largest size of the transformed operands of one part: about the caches of two cores. More parts take longer to compile.
+# Largest size of the transformed operands of one part, at 4 bytes a number. Chosen on two Xeon cores with a large cache, where
+# smaller parts are slower (docs/speed.md). More parts take longer to compile.
 PART_BYTES = 64 * 2**20
 MOST_PARTS = 8
 

@@ -69,7 +69,8 @@ def test_stride_1_equals_lax(batch, h, w, channels, out):
 
 @pytest.mark.parametrize("module, large", [(winograd, 64), (im2col, 4)])
 @pytest.mark.parametrize("k", [4, 5])
-def test_bfloat16_rounds_the_operands_of_products_alone(k, module, large):
+def test_bfloat16_rounds_the_operands_of_products_alone(k, module, large, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     arrays = normal_arrays(k, 2, 8, 8, large, 64)
     rounded, exact = results(arrays, roles(module, dtype="bfloat16"), roles(module))
     # Each operand is rounded by up to 2^-9. The errors of a sum's terms cancel in part: 3e-3 to 5e-3 of the largest was measured.
@@ -81,6 +82,22 @@ def test_bfloat16_rounds_the_operands_of_products_alone(k, module, large):
             assert gemm.outvars[0].aval.dtype == np.float32
             (contracted, _), _ = gemm.params["dimension_numbers"]
             assert contracted == (1,), "XLA's fast products contract the columns of the first matrix"
+
+
+def test_bfloat16_with_stride_1_is_close_to_float32():
+    normal = np.random.Generator(np.random.Philox(0)).standard_normal
+    x, kernel, y = (normal(shape, np.float32) for shape in ((2, 8, 8, 64), (3, 3, 64, 32), (2, 8, 8, 32)))
+
+    def run(dtype):
+        return {
+            "forward": lambda x, kernel, y: winograd.forward(x, kernel, 1, dtype, stride=1),
+            "input gradient": lambda x, kernel, y: winograd.input_gradient(y, kernel, 1, dtype, stride=1),
+            "weight gradient": lambda x, kernel, y: winograd.weight_gradient(x, y, 3, 1, dtype, stride=1),
+        }
+
+    rounded, exact = results((x, kernel, y), run("bfloat16"), run("float32"))
+    equal_to_the_largest(rounded, exact, 1e-2)
+    assert all(np.abs(rounded[role] - exact[role]).max() > 1e-4 * np.abs(exact[role]).max() for role in exact)
 
 
 # ---- Parts of the batch ----
