@@ -3,6 +3,7 @@
     python experiments/accelerators.py                    # the first table, and the second by XLA's compiler for CPU: 20 s
     pip install --no-deps --target compilers libtpu==0.0.42.1 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
     PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # three to ten minutes on two cores
+    PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 --settings default "folded pixels"   # of gpu.py
 
 While it is traced, the code asks only jax.default_backend(). With that function patched it makes lax convolutions and one
 lax.scan of --steps steps, with train.py's shardings and donation. The first table shows jax.export's modules. The second shows
@@ -215,6 +216,38 @@ def print_compiled(configs: list[Config], compilers: list[str], batch_size: int,
             )
 
 
+def count_with_stride(module: str) -> int:
+    """Counts convolutions of a lowered program that have a stride or a dilation."""
+    return len(re.findall(r"stablehlo\.convolution.*(?:stride|dilate) = \[[^\]]*[2-9]", module))
+
+
+def print_settings(names: list[str], compilers: list[str], batch_size: int, steps: int) -> None:
+    """Prints a table of the settings of gpu.py: `torch64` lowered for CUDA, and compiled if h100 is among the compilers."""
+    from conv_variants import use_variant  # here, because they are found only where this file is the program
+    from gpu import SETTINGS
+    from gpu_worker import count_in_hlo
+
+    print(
+        "\n| setting | loops | convolutions | with a stride or dilation | compiled: loops | operations a step "
+        "| convolutions a step | temporary |\n|---|---:|---:|---:|---:|---:|---:|---:|"
+    )
+    for name in names:
+        setting = SETTINGS[name]
+        config = replace(PRESETS["torch64"], batch_size=batch_size, compute_dtype=setting.compute_dtype)
+        cells = ["-"] * 4
+        with use_variant(setting.convolution, setting.is_unrolled):
+            module = exported(config, "cuda", steps).mlir_module()
+            if "h100" in compilers:
+                platform, pretended, options = compiler("h100")
+                options |= dict(flag.removeprefix("--").split("=", 1) for flag in setting.flags)
+                made = compiled(config, platform, steps, pretended, options)
+                found = count_in_hlo(made.as_text(), steps)
+                cells = [f"{found[key]:.0f}" for key in ("loops", "operations", "convolutions")]
+                cells.append(f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB")
+        counts = operations(module)["while"], sum(convolutions(module).values()), count_with_stride(module)
+        print(f"| {' | '.join(map(str, (name, *counts, *cells)))} |", flush=True)
+
+
 def print_transfers(presets: list[str], batch_size: int) -> None:
     """Prints the bytes from the host each step."""
     for preset in presets:
@@ -231,8 +264,11 @@ def main():
     parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="steps per dispatch")
+    parser.add_argument("--settings", nargs="+", help="print only the table of these settings of gpu.py")
     ask = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    if ask.settings:
+        return print_settings(ask.settings, ask.compilers, ask.batch_size, ask.steps)
     configs = [
         replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
         for preset in ask.presets

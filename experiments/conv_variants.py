@@ -3,7 +3,7 @@
 The networks' pair is built from one function, `_lax_forward` of dcgan_jax.gan.conv. Its input and weight gradient are the linear
 transposes of it. So a variant is one function with the same arguments, and `use_variant` puts it in that place:
 
-    folded             2x2 pixels become channels (space to depth). All three roles are then stride-1 convolutions with no dilation.
+    folded             2x2 pixels become channels (space to depth). All three roles then have stride 1 and no dilation.
     padded4, padded8   images with fewer channels, such as RGB, get zeros up to 4 or 8 channels, which tensor cores need.
 """
 

@@ -3,7 +3,7 @@
     python experiments/gpu.py --torch-python PYTHON --out runs/gpu          # a GPU: at most eight minutes
     python experiments/gpu.py --dry-run --out runs/gpu-dry                  # no GPU: the same at toy size on a CPU, two minutes
 
-Writes gpu.md (a table) and gpu.json into --out, anew after each batch size, and logs of all processes. Run nothing else beside it.
+Writes gpu.md (a table) and gpu.json into --out, after each batch size, and the processes' logs. Run nothing else beside it.
 
 Ours is the program that train.py dispatches, ten steps at a time, with batches gathered on the device. PyTorch's (torch_peer.py)
 is the published step on one fixed batch: as shipped, with channels_last, and with bfloat16 autocast as well. It needs an
@@ -18,6 +18,7 @@ difference, relative to the default's loss, must be at most TOLERANCE. A setting
 import argparse
 import itertools
 import json
+import math
 import os
 import select
 import statistics
@@ -35,6 +36,8 @@ GAIN = 1.01  # a setting joins the best combination if it is faster than the def
 SHIPPED = "PyTorch, as shipped"
 TORCH = {SHIPPED: "shipped", "PyTorch, channels_last": "channels_last", "PyTorch, bfloat16": "bfloat16"}
 DEFAULT, COMBINATION = "default", "best combination"
+PROFILE_S = 2.0  # reserved for the profile of one program
+MARGIN_S = 5.0  # of the budget, for writing and for ending processes
 
 
 class Setting(NamedTuple):
@@ -130,14 +133,14 @@ class Group:
         """Returns the seconds until this batch size's share of the budget is spent."""
         return self.deadline - time.monotonic()
 
-    def estimate_round_s(self, names) -> float:
-        """Returns about how long --steps steps of each of these take."""
-        return self.ask.steps * sum(self.step_s[name] for name in names)
+    def estimate_s(self, names) -> float:
+        """Returns about how long all rounds of these take, with a margin."""
+        return 1.2 * self.ask.rounds * self.ask.steps * sum(self.step_s[name] for name in names)
 
     def reserve_s(self) -> float:
-        """Returns what must be left for the timing: all rounds, the combination's, and its preparation."""
-        timing = 1.2 * self.ask.rounds * (self.estimate_round_s(self.running) + self.estimate_round_s(self.compared()))
-        return timing + 1.5 * max(self.prepare_s, default=0) + 5
+        """Returns what must be left for timing all, for preparing and timing the best combination, and for profiles."""
+        timing = self.estimate_s(self.running) + self.estimate_s(self.compared())
+        return timing + max(self.prepare_s, default=0) + PROFILE_S * len(self.running)
 
     def compared(self) -> list[str]:
         """Lists what the best combination is timed beside: PyTorch's three ways and the default."""
@@ -146,14 +149,15 @@ class Group:
     def start(self, name: str, command: list, environment: dict[str, str], question) -> None:
         """Starts a process, asks it to prepare, and times a few steps. A failure becomes the reason in its row."""
         row = self.rows[name] = {"batch_size": self.batch_size, "name": name}
-        if self.left_s() < self.reserve_s() + max(self.prepare_s, default=0):
+        reserve_s = self.estimate_s(self.compared()) if name == COMBINATION else self.reserve_s()
+        if self.left_s() < reserve_s + max(self.prepare_s, default=0):
             row["failed"] = "not reached: budget spent"
             return
         started = time.monotonic()
         log = self.ask.out / "logs" / f"{self.batch_size} {name}.txt".replace(" ", "_").replace(",", "")
         contestant = Contestant(command, log, environment)
         try:
-            row["prepared"] = contestant.ask(question, self.left_s() - self.reserve_s())
+            row["prepared"] = contestant.ask(question, self.left_s() - reserve_s)
             few = self.ask.steps_per_dispatch
             warm_up = few if name in TORCH else {"steps": few}
             contestant.ask(warm_up, self.left_s())  # PyTorch chooses kernels for each shape once
@@ -194,12 +198,12 @@ class Group:
         """Times these, --rounds times, fewer if the budget ends. Each row keeps its seconds per step under `timed`."""
         timed = {name: [] for name in names}
         for _ in range(self.ask.rounds):
-            if self.left_s() < self.estimate_round_s(timed):
+            if self.left_s() < self.estimate_s(timed) / self.ask.rounds:
                 break
             for name in list(timed):
                 steps = self.ask.steps if name in TORCH else {"steps": self.ask.steps}
                 try:
-                    timed[name].append(self.running[name].ask(steps, self.left_s() + 5) / self.ask.steps)
+                    timed[name].append(self.running[name].ask(steps, self.left_s()) / self.ask.steps)
                 except Failed as fault:
                     self.rows[name]["failed"] = str(fault)
                     self.running.pop(name).close()
@@ -210,11 +214,10 @@ class Group:
 
     def trace(self) -> None:
         """Counts kernels and launches of each of our programs in a profile."""
-        for name, contestant in self.running.items():
-            if name in TORCH or self.rows[name].get("profile") is not None or self.left_s() < 2:
-                continue
+        ours = [name for name in self.running if name not in TORCH]
+        for name in sorted(ours, key=lambda name: name not in (DEFAULT, COMBINATION)):
             try:
-                self.rows[name]["profile"] = contestant.ask({"trace": 1}, self.left_s())
+                self.rows[name]["profile"] = self.running[name].ask({"trace": 1}, self.left_s())
             except Failed as fault:
                 self.rows[name]["profile_failed"] = str(fault)
 
@@ -238,9 +241,6 @@ class Group:
             text = f"the fastest setting alone: {names[0]}" if names else "no setting was faster than the default"
             self.rows[COMBINATION] = {"batch_size": self.batch_size, "name": COMBINATION, "failed": text}
             return
-        self.prepare_s.clear()  # nothing comes after it: no reserve but its own rounds
-        for name in set(self.running) - set(self.compared()):
-            self.step_s[name] = 0.0
         self.start_ours(COMBINATION, combine([settings[name] for name in names]))
         self.rows[COMBINATION]["remark"] = " + ".join(names)
         if COMBINATION in self.running:
@@ -252,7 +252,7 @@ class Group:
 def compare_losses(losses: dict[str, list[float]], expected: dict[str, list[float]]) -> float:
     """Returns the largest difference of a loss, relative to the expected one."""
     pairs = itertools.chain.from_iterable(zip(losses[name], expected[name], strict=True) for name in expected)
-    return max(abs(a - b) / abs(b) if a == a else float("inf") for a, b in pairs)
+    return max(abs(a - b) / abs(b) if math.isfinite(a) else 1e9 for a, b in pairs)
 
 
 def summarize(seconds: list[float], references: dict[str, list[float]]) -> dict:
@@ -288,7 +288,8 @@ def combine(settings: list[Setting]) -> Setting:
 
 def order_settings(settings: dict[str, Setting], rows: dict[str, dict]) -> dict[str, Setting]:
     """Sorts settings: the default, then the fastest in these rows, so that a short budget leaves out the least promising."""
-    return dict(sorted(settings.items(), key=lambda item: (item[0] != DEFAULT, rows.get(item[0], {}).get("median_s", float("inf")))))
+    names = sorted(settings, key=lambda name: (name != DEFAULT, rows.get(name, {}).get("median_s", math.inf)))
+    return {name: settings[name] for name in names}
 
 
 def format_table(rows: list[dict]) -> str:
@@ -343,7 +344,8 @@ def write_results(ask: argparse.Namespace, rows: list[dict], used_s: float) -> N
     toy = "Toy networks on a CPU: a test of this script, no measurement. " if ask.dry_run else ""
     text = (
         f"{toy}`torch64` on {device}. {ask.rounds} rounds of {ask.steps} steps in turns, {ask.steps_per_dispatch} a dispatch; "
-        f"medians. Loss differences may be up to {TOLERANCE:.0%}. Took {used_s:.0f} of {ask.budget_s:.0f} s.\n\n{format_table(rows)}\n"
+        f"medians. Loss differences may be up to {TOLERANCE:.0%}. Took {used_s:.0f} of {ask.budget_s:.0f} s."
+        f"\n\n{format_table(rows)}\n"
     )
     (ask.out / "gpu.md").write_text(text, encoding="utf-8")
     print(f"\n{text}", flush=True)
@@ -379,7 +381,7 @@ def main() -> None:
     rows, last = [], {}
     for i, batch_size in enumerate(ask.batch_sizes):
         now = time.monotonic()
-        share = (began + ask.budget_s - now) / (len(ask.batch_sizes) - i)
+        share = (began + ask.budget_s - MARGIN_S - now) / (len(ask.batch_sizes) - i)
         group = Group(ask, batch_size, now + share)
         group.run(order_settings(settings, last))
         rows, last = rows + list(group.rows.values()), group.rows

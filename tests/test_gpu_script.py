@@ -17,7 +17,7 @@ from experiments.conv_variants import VARIANTS, lax_forward
 
 ROOT = Path(__file__).parents[1]
 BAD_FLAG = "--xla_no_such_flag=1"
-SETTINGS = ("default", "CUDA graphs", "folded pixels")
+SETTINGS = ("default", "folded pixels")
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,48 @@ def test_combination_takes_the_fastest_of_each_kind():
     assert sorted(names) == ["8 channels", "CUDA graphs"]
     combined = gpu.combine([gpu.SETTINGS[name] for name in names])
     assert combined.flags == (gpu.GRAPHS,) and combined.convolution == "padded8" and not combined.is_unrolled
+
+
+class FakeContestant:
+    """Answers like a process: instantly, with a step time that depends on its setting."""
+
+    def __init__(self, command, log, environment):
+        text = f"{command} {environment['XLA_FLAGS'] if environment else ''}"
+        self.step_s = 1.0 - 0.2 * ("folded" in text) - 0.3 * ("--unrolled" in text) - 0.1 * ("CONVOLUTION" in text)
+        self.is_broken = "conv_fusion" in text
+
+    def ask(self, question, timeout_s):
+        if question is None:
+            return "ready"
+        if isinstance(question, int):
+            return self.step_s * question
+        if "prepare" in question:
+            return {"losses": {"d_loss": [1.0]}, "device": "fake", "hlo": {"operations": 200.0}}
+        if self.is_broken:
+            raise gpu.Failed("out of memory")
+        return self.step_s * question["steps"] if "steps" in question else {"kernels": 200.0, "graph_launches": 1.0}
+
+    def close(self):
+        pass
+
+
+def test_best_combination_is_timed_beside_torch(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "Contestant", FakeContestant)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--batch-sizes", "128", "--budget-s", "100000"])
+    gpu.main()
+    rows = {row["name"]: row for row in json.loads((tmp_path / "gpu.json").read_text("utf-8"))["rows"]}
+    assert rows[gpu.COMBINATION]["median_s"] == pytest.approx(0.4)
+    assert rows[gpu.COMBINATION]["relative"][gpu.SHIPPED] == pytest.approx(2.5)
+    assert rows[gpu.COMBINATION]["remark"] == "CUDA graphs + folded pixels + unrolled steps"
+    assert rows["convolution fusion"]["failed"] == "out of memory"
+    assert "| 200.0 | 1.0 | 200.0 |" in (tmp_path / "gpu.md").read_text("utf-8")
+
+
+def test_a_short_budget_leaves_settings_not_reached(monkeypatch, tmp_path):
+    """Steps of a second are too slow for 3 rounds of 200 steps of everything in 6,000 s. What was started is timed."""
+    monkeypatch.setattr(gpu, "Contestant", FakeContestant)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--batch-sizes", "128", "--budget-s", "6000"])
+    gpu.main()
+    rows = {row["name"]: row for row in json.loads((tmp_path / "gpu.json").read_text("utf-8"))["rows"]}
+    assert len(rows["default"]["seconds"]) == 3
+    assert rows["default, float32"]["failed"] == "not reached: budget spent"
