@@ -11,9 +11,11 @@ from pathlib import Path
 import jax
 import pytest
 from conv_roles import equal_to_the_largest, normal_arrays
+from tiny import make_tiny_config
 
 from experiments import gpu
-from experiments.conv_variants import VARIANTS, lax_forward
+from experiments.accelerators import convolutions, count_with_stride, exported, operations
+from experiments.conv_variants import VARIANTS, lax_forward, use_variant
 
 ROOT = Path(__file__).parents[1]
 BAD_FLAG = "--xla_no_such_flag=1"
@@ -157,3 +159,19 @@ def test_a_short_budget_leaves_settings_not_reached(monkeypatch, tmp_path):
     rows = {row["name"]: row for row in json.loads((tmp_path / "gpu.json").read_text("utf-8"))["rows"]}
     assert len(rows["default"]["seconds"]) == 3
     assert rows["default, float32"]["failed"] == "not reached: budget spent"
+
+
+def test_folded_pixels_leave_no_stride_or_dilation():
+    config = make_tiny_config("torch64")
+    counts = {}
+    for name in ("lax", "folded"):
+        with use_variant(name):
+            module = exported(config, "cuda", 2).mlir_module()
+        counts[name] = convolutions(module).total(), count_with_stride(module)
+    assert counts["lax"][0] == counts["lax"][1] == counts["folded"][0] > 0
+    assert counts["folded"][1] == 0
+
+
+def test_unrolled_steps_leave_no_loop():
+    with use_variant("lax", is_unrolled=True):
+        assert operations(exported(make_tiny_config("torch64"), "cuda", 2).mlir_module())["while"] == 0
