@@ -12,7 +12,8 @@ after another, since each chooses its kernels by timing them. Then all are timed
 What fails becomes a row with its reason. What the budget does not allow becomes a row "not reached".
 
 The losses of the first dispatch are compared with those of the default setting, from the same state and batches. The largest
-difference, relative to the default's loss, must be at most TOLERANCE. A setting above it is not used in the best combination.
+difference, relative to the default's loss (but at least to 0.1), must be at most TOLERANCE. A setting above it is not used in the
+best combination.
 """
 
 import argparse
@@ -78,7 +79,7 @@ class Contestant:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=os.environ | environment,
+                env={"CUDA_VISIBLE_DEVICES": "0"} | os.environ | environment,  # one GPU for all
                 bufsize=0,  # so that select sees each line
             )
 
@@ -250,9 +251,9 @@ class Group:
 
 
 def compare_losses(losses: dict[str, list[float]], expected: dict[str, list[float]]) -> float:
-    """Returns the largest difference of a loss, relative to the expected one."""
+    """Returns the largest difference of a loss, relative to the expected one, or to 0.1 if that is smaller. 1e9: not finite."""
     pairs = itertools.chain.from_iterable(zip(losses[name], expected[name], strict=True) for name in expected)
-    return max(abs(a - b) / abs(b) if math.isfinite(a) else 1e9 for a, b in pairs)
+    return max(abs(a - b) / max(abs(b), 0.1) if math.isfinite(a) else 1e9 for a, b in pairs)
 
 
 def summarize(seconds: list[float], references: dict[str, list[float]]) -> dict:
@@ -352,6 +353,7 @@ def write_results(ask: argparse.Namespace, rows: list[dict], used_s: float) -> N
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Reads the command line. A dry run has fixed small numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for the table, the JSON file and the logs")
     parser.add_argument("--budget-s", type=float, default=480, help="seconds for everything")

@@ -41,7 +41,7 @@ class Program:
     """The compiled program of one batch size and format, its state and its batches."""
 
     def __init__(self, ask: argparse.Namespace, batch_size: int, compute_dtype: str):
-        toy = {"size": 16, "width": 4} if ask.toy else {}
+        toy, count = ({"size": 16, "width": 4}, 128) if ask.toy else ({}, 8192)
         changes = {"batch_size": batch_size, "compute_dtype": compute_dtype, "kimg": None, "epochs": None, "steps": 10**6}
         config = replace(PRESETS["torch64"], **changes, **toy, held_out=0)
         self.steps = ask.steps_per_dispatch
@@ -53,7 +53,7 @@ class Program:
         sharding = distributed.make_shardings(config)
         self.state = jax.jit(lambda: init_state(config), out_shardings=sharding.state)()
         side = config.nets.size
-        images = np.random.default_rng(0).integers(0, 256, (max(8192 // (1 + 63 * ask.toy), batch_size), side, side, 3), np.uint8)
+        images = np.random.default_rng(0).integers(0, 256, (max(count, batch_size), side, side, 3), np.uint8)
         order = batches.Order(0, len(images), batch_size, 0)
         dispatches = batches.split_dispatches(0, self.steps * 10**5, self.steps)
         self.batches = batches.gather_batches(images, order, dispatches, sharding.batches)
