@@ -232,7 +232,7 @@ def print_settings(names: list[str], ask: argparse.Namespace) -> None:
 
     print(
         "| setting | loops | convolutions | with a stride or dilation | compiled: loops | operations a step "
-        "| convolutions a step | CUDA graphs | temporary |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| convolutions a step | temporary |\n|---|---:|---:|---:|---:|---:|---:|---:|",
         flush=True,
     )
     for name in names:
@@ -264,15 +264,13 @@ def print_one_setting(name: str, compilers: list[str], batch_size: int, steps: i
 
     setting = SETTINGS[name]
     config = replace(PRESETS["torch64"], batch_size=batch_size, compute_dtype=setting.compute_dtype)
-    cells = ["-"] * 5
+    cells = ["-"] * 4
     with use_variant(setting.convolution, setting.is_unrolled):
         module = exported(config, "cuda", steps).mlir_module()
         if "h100" in compilers:
             made = compiled(config, "cuda", steps, *compiler("h100")[1:])
-            text = made.as_text()
-            found = count_in_hlo(text, steps)
+            found = count_in_hlo(made.as_text(), steps)
             cells = [f"{found[key]:.0f}" for key in ("loops", "operations", "convolutions")]
-            cells += [len(re.findall(r"^%command_buffer", text, re.MULTILINE))]
             cells += [f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB"]
     counts = operations(module)["while"], sum(convolutions(module).values()), count_with_stride(module)
     print(f"| {' | '.join(map(str, (name, *counts, *cells)))} |", flush=True)
