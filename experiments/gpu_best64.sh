@@ -8,7 +8,7 @@
 #   --compute-dtype bfloat16 1.5 times as fast for torch64 on an H200. R1 by noise stays float32
 #   --grow-kimg, --kimg      longer, for all of CelebA. Ten minutes may end before them; then the run can be resumed
 #   --score-every-kimg       so that the best checkpoint is kept, whatever the length
-# Packing of the images comes before the ten minutes. Environment: PYTHON, MINUTES.
+# Packing of the images comes before the ten minutes. Environment: PYTHON, MINUTES, COUNT (samples in the score).
 set -eu
 data=${1:?give the images: a folder, .zip or .npy}
 workdir=${2:-runs}
@@ -24,5 +24,5 @@ timeout --preserve-status --signal=TERM "$((${MINUTES:-10} * 60))" "$python" -m 
     --grow-kimg 1200 --kimg 2400 --score-every-kimg 100 "$@" || status=$?
 [ "$status" -eq 0 ] || exit "$status"
 # Until the first score there is no best checkpoint. Then the newest one is scored.
-"$python" -m dcgan_jax.evaluate --run "$workdir/gpu-best64" --count 5000 --step best ||
-    "$python" -m dcgan_jax.evaluate --run "$workdir/gpu-best64" --count 5000
+"$python" -m dcgan_jax.evaluate --run "$workdir/gpu-best64" --count "${COUNT:-5000}" --step best ||
+    "$python" -m dcgan_jax.evaluate --run "$workdir/gpu-best64" --count "${COUNT:-5000}"
