@@ -225,9 +225,10 @@ class Group:
     def run(self, settings: dict[str, Setting]) -> None:
         """Prepares and times all, then the best combination."""
         try:
-            self.start_torch()
-            for name, setting in settings.items():
+            for i, (name, setting) in enumerate(settings.items()):
                 self.start_ours(name, setting)
+                if i == 0:  # after the default, which a short budget must not leave out
+                    self.start_torch()
             self.time_in_turns(list(self.running))
             self.run_combination(settings)
             self.trace()
