@@ -3,6 +3,7 @@
     python experiments/accelerators.py                    # the first table, and the second by XLA's compiler for CPU: 20 s
     pip install --no-deps --target compilers libtpu==0.0.42.1 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2
     PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 v5e        # three to ten minutes on two cores
+    PYTHONPATH=compilers python experiments/accelerators.py --compilers h100 --settings default "folded pixels"   # of gpu.py
 
 While it is traced, the code asks only jax.default_backend(). With that function patched it makes lax convolutions and one
 lax.scan of --steps steps, with train.py's shardings and donation. The first table shows jax.export's modules. The second shows
@@ -18,6 +19,8 @@ import contextlib
 import math
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from unittest import mock
 
@@ -215,6 +218,64 @@ def print_compiled(configs: list[Config], compilers: list[str], batch_size: int,
             )
 
 
+def count_with_stride(module: str) -> int:
+    """Counts convolutions of a lowered program that have a stride or a dilation."""
+    return len(re.findall(r"stablehlo\.convolution.*(?:stride|dilate) = \[[^\]]*[2-9]", module))
+
+
+def print_settings(names: list[str], ask: argparse.Namespace) -> None:
+    """Prints a table of settings of gpu.py: `torch64` lowered for CUDA, and compiled if h100 is among the compilers.
+
+    Each setting has its own process, because XLA reads XLA_FLAGS once.
+    """
+    from gpu import SETTINGS  # here, because it is found only where this file is the program
+
+    print(
+        "| setting | loops | convolutions | with a stride or dilation | compiled: loops | operations a step "
+        "| convolutions a step | temporary |\n|---|---:|---:|---:|---:|---:|---:|---:|",
+        flush=True,
+    )
+    for name in names:
+        command = [
+            sys.executable,
+            __file__,
+            "--one-setting",
+            name,
+            "--batch-size",
+            str(ask.batch_size),
+            "--steps",
+            str(ask.steps),
+        ]
+        done = subprocess.run(
+            [*command, "--compilers", *ask.compilers],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": " ".join([os.environ.get("XLA_FLAGS", ""), *SETTINGS[name].flags]).strip()},
+        )
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        print(done.stdout.strip() or f"| {name} | failed: {lines[-1][:200] if lines else done.returncode} |", flush=True)
+
+
+def print_one_setting(name: str, compilers: list[str], batch_size: int, steps: int) -> None:
+    """Prints one row of that table. The setting's flags are in XLA_FLAGS."""
+    from conv_variants import use_variant
+    from gpu import SETTINGS
+    from gpu_worker import count_in_hlo
+
+    setting = SETTINGS[name]
+    config = replace(PRESETS["torch64"], batch_size=batch_size, compute_dtype=setting.compute_dtype)
+    cells = ["-"] * 4
+    with use_variant(setting.convolution, setting.is_unrolled):
+        module = exported(config, "cuda", steps).mlir_module()
+        if "h100" in compilers:
+            made = compiled(config, "cuda", steps, *compiler("h100")[1:])
+            found = count_in_hlo(made.as_text(), steps)
+            cells = [f"{found[key]:.0f}" for key in ("loops", "operations", "convolutions")]
+            cells += [f"{made.memory_analysis().temp_size_in_bytes / 1e6:.0f} MB"]
+    counts = operations(module)["while"], sum(convolutions(module).values()), count_with_stride(module)
+    print(f"| {' | '.join(map(str, (name, *counts, *cells)))} |", flush=True)
+
+
 def print_transfers(presets: list[str], batch_size: int) -> None:
     """Prints the bytes from the host each step."""
     for preset in presets:
@@ -231,8 +292,14 @@ def main():
     parser.add_argument("--compilers", nargs="*", default=["cpu"], choices=["cpu", "h100", "v5e"])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="steps per dispatch")
+    parser.add_argument("--settings", nargs="+", help="print only the table of these settings of gpu.py")
+    parser.add_argument("--one-setting", help=argparse.SUPPRESS)  # a row of it, by the process that prints the table
     ask = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
+    if ask.settings:
+        return print_settings(ask.settings, ask)
+    if ask.one_setting:
+        return print_one_setting(ask.one_setting, ask.compilers, ask.batch_size, ask.steps)
     configs = [
         replace(PRESETS[preset], batch_size=ask.batch_size, compute_dtype=dtype)
         for preset in ask.presets
