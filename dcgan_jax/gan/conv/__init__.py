@@ -119,7 +119,7 @@ def conv_same(
     Args: x (B, h, w, C); kernel (3, 3, C, O); implementation, product_dtype, see the module's docstring.
     Returns: (B, h, w, O), in x's dtype.
     """
-    if is_for_cpu(implementation) and min(kernel.shape[2:]) >= MANY_CHANNELS:
+    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= MANY_CHANNELS:
         forward = functools.partial(winograd.forward, stride=1)
         return _call_wide(forward, x, kernel, 1, dtype=product_dtype)
     return _lax_forward_same(x, kernel)
@@ -135,7 +135,7 @@ def _differentiate_conv_same(
     x, kernel = saved
     # The transpose is the same convolution with a rotated kernel.
     dx = conv_same(dy, kernel[::-1, ::-1].swapaxes(2, 3), implementation, product_dtype)
-    if is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS:
+    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS:
         weight_gradient = functools.partial(winograd.weight_gradient, stride=1)
         return dx, _call_wide(weight_gradient, x, dy, 3, 1, dtype=product_dtype)
     like = jax.ShapeDtypeStruct(kernel.shape, x.dtype)
@@ -150,7 +150,7 @@ conv_transpose.defvjp(_save_inputs_of_conv_transpose, _differentiate_conv_transp
 def _compute_forward(
     x: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
-    if is_for_cpu(implementation):
+    if _is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
         return _call_wide(module.forward, x, kernel, compute_padding(kernel.shape[0], padding)[0], dtype=product_dtype)
     return _lax_forward(x, kernel, padding)
@@ -159,7 +159,7 @@ def _compute_forward(
 def _compute_input_gradient(
     y: jax.Array, kernel: jax.Array, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
-    if is_for_cpu(implementation):
+    if _is_for_cpu(implementation):
         module = _select_cpu_module(kernel.shape[2])
         return _call_wide(module.input_gradient, y, kernel, compute_padding(kernel.shape[0], padding)[0], dtype=product_dtype)
     batch, h, w, _ = y.shape
@@ -170,21 +170,20 @@ def _compute_input_gradient(
 def _compute_weight_gradient(
     x: jax.Array, dy: jax.Array, k: int, padding: str, implementation: Implementation, product_dtype: ProductDtype
 ) -> jax.Array:
-    if is_for_cpu(implementation):
+    if _is_for_cpu(implementation):
         module = _select_cpu_module(x.shape[3])
         return _call_wide(module.weight_gradient, x, dy, k, compute_padding(k, padding)[0], dtype=product_dtype)
     like = jax.ShapeDtypeStruct((k, k, x.shape[3], dy.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, padding), like)(dy)[0]
 
 
-def is_for_cpu(implementation: Implementation = "auto") -> bool:
-    """Whether a program that is traced now uses the CPU's implementations."""
+def _is_for_cpu(implementation: Implementation) -> bool:
     return implementation == "auto" and jax.default_backend() == "cpu"
 
 
 def choose_activation_dtype(compute_dtype: str, implementation: Implementation = "auto") -> str:
     """Chooses the dtype of the arrays between layers. On a CPU bfloat16 is for the operands of products only."""
-    return "float32" if compute_dtype == "bfloat16" and is_for_cpu(implementation) else compute_dtype
+    return "float32" if compute_dtype == "bfloat16" and _is_for_cpu(implementation) else compute_dtype
 
 
 def _select_cpu_module(channels_large: int) -> ModuleType:
