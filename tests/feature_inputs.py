@@ -1,4 +1,4 @@
-"""Inputs for both implementations of the Inception: weights by name, and images. NumPy only, for PyTorch's environment."""
+"""Inputs for two implementations of a network of features: weights by name, and images. NumPy only, for PyTorch's environment."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     arrays = {}
     for place, name in enumerate(sorted(shapes)):
         random, shape = np.random.Generator(np.random.Philox(place)), shapes[name]
-        if name.endswith("conv.weight"):
+        if len(shape) == 4:  # a kernel
             values = random.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
-        elif name.endswith(("bn.weight", "running_var")):
+        elif name.endswith((".weight", "running_var")):
             values = random.uniform(0.5, 1.5, shape).astype(np.float32)
         else:
             values = 0.1 * random.standard_normal(shape, np.float32)
