@@ -243,7 +243,7 @@ class Optimizer:
     g_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
     """G's updates per step, all with the same latents"""
     freeze_d: Annotated[int, Interval(ge=0, le=10**6), Unit("layers")] = 0
-    """fine-tuning with start: number of D's layers, counted from the image, that are not trained; 0: all are trained.
+    """fine-tuning with start: number of D's layers, counted from the image, that are not trained (FreezeD); 0: all are trained.
     A layer is a strided convolution with its bias, BN and spectral norm. The first layer includes D's residual blocks.
     BN's running statistics of these layers still follow the images"""
     g_latents: Literal["new", "same"] = "new"

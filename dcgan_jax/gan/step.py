@@ -104,7 +104,9 @@ class _Parts(NamedTuple):
         gamma = config.loss.r1_gamma if kind == "real" else config.loss.r2_gamma
         if config.nets.compute_dtype != "bfloat16" or gamma == 0 or config.loss.penalty_noise == 0:
             return self
-        return self._replace(discriminator=self.discriminator.clone(nets=dataclasses.replace(config.nets, compute_dtype="float32")))
+        return self._replace(
+            discriminator=self.discriminator.clone(nets=dataclasses.replace(config.nets, compute_dtype="float32"))
+        )
 
 
 class _Fakes(NamedTuple):
@@ -176,6 +178,7 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     differentiate = jax.grad(lambda trained, *args: _compute_d_loss(frozen | trained, *args), has_aux=True)
     gradients, (d_stats, metrics) = differentiate(trained, parts, state, real, fakes.images, keys)
     updates, d_opt = parts.d_adam.update(gradients, state.d_opt, trained)
+    # pyrefly: ignore[unsupported-operation] - optax declares any tree; here it is a dict, like `trained`
     d_params = frozen | optax.apply_updates(trained, updates)
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
     loss = config.loss
