@@ -175,8 +175,8 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
     # Frozen layers are constants of the loss, so that no gradient is computed by their parameters or by their inputs.
     frozen, trained = split_frozen(state.d_params, config.optimizer.freeze_d)
-    differentiate = jax.grad(lambda trained, *args: _compute_d_loss(frozen | trained, *args), has_aux=True)
-    gradients, (d_stats, metrics) = differentiate(trained, parts, state, real, fakes.images, keys)
+    differentiate = jax.grad(_compute_d_loss, has_aux=True)
+    gradients, (d_stats, metrics) = differentiate(trained, frozen, parts, state, real, fakes.images, keys)
     updates, d_opt = parts.d_adam.update(gradients, state.d_opt, trained)
     # pyrefly: ignore[unsupported-operation] - optax declares any tree; here it is a dict, like `trained`
     d_params = frozen | optax.apply_updates(trained, updates)
@@ -192,9 +192,10 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
 
 
 def _compute_d_loss(
-    d_params: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
+    trained: dict, frozen: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
 ) -> tuple[jax.Array, tuple[dict, Metrics]]:
     """Computes (D's loss with penalties, (D's new statistics, metrics)). real: a float32 batch; fake: (B, S, S, C) float32."""
+    d_params = frozen | trained
     exact = parts.use_exact_discriminator
     with jax.named_scope("real"):  # nan_origin.py reads the scopes
         real_logits, stats_after_real = _discriminate(exact("real"), d_params, state.d_stats, real, keys, "real", state.augment_p)
