@@ -242,6 +242,10 @@ class Optimizer:
     """D's updates per step, each on its own batch (n_critic of WGAN)"""
     g_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1
     """G's updates per step, all with the same latents"""
+    freeze_d: Annotated[int, Interval(ge=0, le=10**6), Unit("layers")] = 0
+    """fine-tuning with start: number of D's layers, counted from the image, that are not trained (FreezeD); 0: all are trained.
+    A layer is a strided convolution with its bias, BN and spectral norm. The first layer includes D's residual blocks.
+    BN's running statistics of these layers still follow the images"""
     g_latents: Literal["new", "same"] = "new"
     """latents of G's update: new ones, or the same as in D's update"""
     d_stats_in_g_step: bool = True

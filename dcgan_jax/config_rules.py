@@ -44,6 +44,7 @@ def check_config(config: Config) -> None:
     _check_optimizer(config.optimizer)
     _check_layers(config.nets)
     _check_channels(config.nets)
+    _check_freezing(config)
     if config.run.grow_kimg:
         _check_growth(config)
 
@@ -168,6 +169,17 @@ def _check_channels(nets: Nets) -> None:
             f"{max(1, MAX_CHANNELS // widest)}, or smaller multipliers"
         )
         _require(nets.width * widest <= MAX_CHANNELS, "width", nets.width, text)
+
+
+def _check_freezing(config: Config) -> None:
+    count, nets, run = config.optimizer.freeze_d, config.nets, config.run
+    levels = int(math.log2(nets.size // nets.base_px))
+    text = f"D has {levels} strided convolutions with `size` {nets.size} and `base_px` {nets.base_px}; give at most {levels}"
+    _require(count <= levels, "freeze_d", count, text)
+    # Growing excludes `start`, so a remedy that named only one of the two would lead to the next refusal.
+    remedy = "`start` with a trained network" + (" and `grow_kimg` 0" if run.grow_kimg else "")
+    text = f"random layers must be trained; give {remedy}, or `freeze_d` 0"
+    _require(count == 0 or (run.start and not run.grow_kimg), "freeze_d", count, text)
 
 
 def _check_growth(config: Config) -> None:

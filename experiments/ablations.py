@@ -31,11 +31,12 @@ from dcgan_jax.data import batches
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images
-from dcgan_jax.gan.state import count_parameters, describe_state, init_state
+from dcgan_jax.gan.state import count_parameters, describe_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
-from dcgan_jax.run import distributed, figures
+from dcgan_jax.run import distributed, figures, initial_weights
+from dcgan_jax.run.setup import make_init
 
 BASES = {"base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True)}
 WIDE = {"g_multipliers": (8, 4, 2), "g_latents": "same"}
@@ -206,7 +207,9 @@ class Training:
         side, channels = config.nets.size, config.nets.channels
         images = {k: jax.ShapeDtypeStruct((k, config.images_per_step, side, side, channels), np.uint8) for k in lengths}
         self.programs = {k: jitted.lower(shapes, Batch(images[k])).compile() for k in lengths}
-        self.init = jax.jit(lambda: init_state(config), out_shardings=sharding.state).lower().compile()
+        weights = initial_weights.load_initial_weights(config)  # of `start`; without it none
+        init = jax.jit(make_init(config), out_shardings=sharding.state).lower(weights, None).compile()
+        self.init = functools.partial(init, weights, None)
         self.renew = jax.jit(make_recalibrate(config), out_shardings=sharding.state).lower(shapes).compile()
         return self
 

@@ -59,7 +59,7 @@ def count_needed_convolutions(config: Config) -> dict[str, int]:
     """
     nets, optimizer = config.nets, config.optimizer
     levels = (nets.size // nets.base_px).bit_length() - 1
-    d_updates, g_updates = optimizer.d_steps, optimizer.g_steps
+    d_updates, g_updates, trained = optimizer.d_steps, optimizer.g_steps, levels - optimizer.freeze_d
     # G runs for each update of D and of G. The first update of G may reuse the fakes of D's last one.
     g_passes = d_updates + g_updates - (optimizer.g_latents == "same" or optimizer.updates == "alternating")
     # D runs on reals and fakes in its own updates, and on fakes in G's. Relativistic losses need reals there too.
@@ -67,11 +67,11 @@ def count_needed_convolutions(config: Config) -> dict[str, int]:
     return {
         "down": d_passes * levels
         + g_updates * levels,  # D's forward passes; G's input gradients of all layers, since its head comes before them
-        # G's forward passes; D's input gradients. In D's updates the first layer needs none. In G's updates it does, but only
-        # for fakes, because reals do not depend on G.
-        "up": g_passes * levels + 2 * d_updates * (levels - 1) + g_updates * levels,
+        # G's forward passes; D's input gradients. In D's updates the first trained layer needs none. In G's updates all layers
+        # do, but only for fakes, because reals do not depend on G.
+        "up": g_passes * levels + 2 * d_updates * max(trained - 1, 0) + g_updates * levels,
         # D's weight gradients for reals and fakes in D's updates; G's in G's updates, where D's weights are constant.
-        "weights": 2 * d_updates * levels + g_updates * levels,
+        "weights": 2 * d_updates * trained + g_updates * levels,
     }
 
 
@@ -83,6 +83,8 @@ CONFIGS = {
     "two updates of G, 5x5": make_tiny_config("carpedm20"),
     "two updates of D": make_tiny_config("torch64", d_steps=2),
     "alternating": make_tiny_config("newmu"),
+    "one frozen layer of three": replace(make_tiny_config("article"), size=32, freeze_d=1),
+    "all layers of D frozen": make_tiny_config("torch64", freeze_d=2),
 }
 
 

@@ -79,6 +79,12 @@ def test_valid_config_passes():
         ({"d_refine": 1, "d_norm": "spectral"}, "`d_refine` 1"),
         ({"g_refine": 1, "g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1, 1)}, "`g_refine` 1"),
         ({"g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1)}, "`g_multipliers` 8 4 2 1"),
+        ({"freeze_d": -1, "start": "runs/a"}, "`freeze_d` -1: must be at least 0"),
+        ({"freeze_d": 5, "start": "runs/a"}, "`freeze_d` 5: D has 4 strided convolutions"),
+        ({"freeze_d": 5, "start": "runs/a"}, "give at most 4"),
+        ({"freeze_d": 1}, "`freeze_d` 1: random layers must be trained; give `start` with a trained network, or `freeze_d` 0"),
+        ({"freeze_d": 1, "grow_kimg": 1.0}, "give `start` with a trained network and `grow_kimg` 0, or `freeze_d` 0"),
+        ({"freeze_d": 1, "grow_kimg": 1.0, "start": "runs/a"}, "`grow_kimg` 0"),
         ({"coordinator": "host"}, "`coordinator` host"),
         ({"coordinator": "host:1234"}, "`processes` 1"),
         ({"processes": 2}, "`processes` 2"),
@@ -94,6 +100,11 @@ def test_impossible_value_names_its_argument(changes, named):
         check_config(replace(VALID, **changes))
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_every_number_of_frozen_layers_up_to_all_is_accepted(count):
+    check_config(replace(VALID, freeze_d=count, start="runs/a"))
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,13 @@ OWN = make_tiny_config(
 NOISE = make_tiny_config("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.01, g_refine=1, d_refine=1, d_dropout=0.2)
 
 
+FROZEN = make_tiny_config("article", freeze_d=1)
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("config", [CONFIG, PENALISED, OWN, NOISE], ids=["torch64", "penalised", "own", "noise"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, PENALISED, OWN, NOISE, FROZEN], ids=["torch64", "penalised", "own", "noise", "frozen"]
+)
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))

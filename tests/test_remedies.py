@@ -106,6 +106,10 @@ SETTINGS = [
     Row("give at most `width`", "--size 256 --width 4096", "--size 256 --width 256"),
     Row("is too small; give `grow_kimg` 0", "--size 16 --grow-kimg 1", "--size 16 --grow-kimg 0"),
     Row("as `start` does: give `grow_kimg` 0", "--start runs/a --grow-kimg 1", "--start runs/a --grow-kimg 0"),
+    Row("strided convolutions with `size`", "--freeze-d 5 --start runs/a", "--freeze-d 4 --start runs/a"),
+    Row("random layers must be trained", "--freeze-d 1", "--freeze-d 1 --start runs/a"),
+    Row("random layers must be trained", "--freeze-d 1", "--freeze-d 0"),
+    Row("random layers must be trained", "--freeze-d 1 --grow-kimg 1", "--freeze-d 1 --start runs/a --grow-kimg 0"),
     Row("progressive growing needs", "--grow-kimg 1 --kernel 5", "--grow-kimg 0 --kernel 5"),
     Row("needs `width`", "--grow-kimg 1 --width 4", "--grow-kimg 1 --width 6"),
     Row("a run needs exactly one of `steps`", "--epochs 1 --steps 2", "--epochs 1"),
@@ -154,6 +158,12 @@ COMMANDS = [
     Row("give the same values", "train --name t --width 8 --start runs/article", "train --name t --start runs/article FOLLOW"),
     Row("such as `start` {files[-1]}", "torch --start weights", "torch FOLLOW"),
     Row("`size` {size} `width` {width}", "torch --width 8 --start netG.pth", "torch --start netG.pth FOLLOW"),
+    Row(
+        "contains no netD",
+        "torch --start netG.pth --freeze-d 1 --name f",
+        "torch --start netG.pth,netD.pth --freeze-d 1 --name f",
+    ),
+    Row("contains no netD", "torch --start netG.pth --freeze-d 1 --name g", "torch --start netG.pth --freeze-d 0 --name g"),
     Row("use `preset` torch32", "train --name t2 --start netG.pth", "torch --start netG.pth --preset torch32"),
     Row("another `seed` under another `name`", "", "train --on-nan rollback"),
     Row("another `seed` under another `name`", "", "train --lr 0.00001 --seed 5 --name slower"),
@@ -238,10 +248,11 @@ def world(tmp_path_factory):
         for at in range(broken):
             (here / folder / f"broken{at}.png").write_bytes(b"cut")
     (here / "net.py").write_text("def features(images):\n    return images[:, ::8, ::8, 0].reshape(len(images), -1) / 255\n")
-    g, _ = torch_files.make_state_dicts(replace(PRESETS["torch32"], size=16, width=4))
+    g, d = torch_files.make_state_dicts(replace(PRESETS["torch32"], size=16, width=4))
     (here / "weights").mkdir()
     for file in ("netG.pth", "weights/last.pth"):
         torch_files.save(here / file, g)
+    torch_files.save(here / "netD.pth", d)
     lock = filelock.FileLock(here / "runs" / "busy" / "lock")
     with lock:
         yield here

@@ -76,9 +76,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps images to logits: convolutions that halve the side, then a dense head."""
+    """Maps images to logits: convolutions that halve the side, then a dense head.
+
+    frozen: the number of layers, counted from the image, that are not trained (`freezing.py`). Their spectral norms stay fixed.
+    """
 
     nets: Nets
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, labels: jax.Array | None = None) -> jax.Array:
@@ -94,14 +98,17 @@ class Discriminator(nn.Module):
         norm = functools.partial(normalize_batch, nets, train, BN_MOMENTUM) if nets.d_norm == "batch" else skip_norm
         # BN normalises a layer's output. Spectral normalisation changes a layer's weights, so it wraps the layer.
         apply_layer = functools.partial(apply_spectral, train) if nets.d_norm == "spectral" else apply_plain
+        apply_frozen = functools.partial(apply_spectral, False) if nets.d_norm == "spectral" else apply_plain
         first, *deeper = list_d_widths(nets)
+        # One for each convolution. The weights of a frozen layer are fixed, so its norm is no longer estimated.
+        apply_conv = [apply_frozen if i < self.frozen else apply_layer for i in range(1 + len(deeper))]
         x = images.astype(convolutions.choose_activation_dtype(nets.compute_dtype))
-        x = downsample(Conv(first, nets, name="down1"), x, apply_layer, skip_norm)  # (B, S/2, S/2, C), never with BN
+        x = downsample(Conv(first, nets, name="down1"), x, apply_conv[0], skip_norm)  # (B, S/2, S/2, C), never with BN
         for i in range(nets.d_refine):
             x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
         self.sow("intermediates", "features", x)  # read by logits.make_extract_features; without effect otherwise
         for i, features in enumerate(deeper):  # (B, S/4, S/4, 2C), (B, S/8, S/8, 4C) ...
-            x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_layer, norm)
+            x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_conv[i + 1], norm)
             self.sow("intermediates", "features", x)
         if nets.minibatch_std:
             x = append_minibatch_std(self, x, train)

@@ -11,6 +11,7 @@ from flax import struct
 from flax.core import unfreeze
 
 from dcgan_jax.config import Config, Data, Guard, Output, Run, count_total_steps
+from dcgan_jax.gan.freezing import split_frozen
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.optimizer import make_adam
 
@@ -25,7 +26,7 @@ class GanState(struct.PyTreeNode):
     d_params: dict
     d_stats: dict  # BN, the spectral norm's vectors and values, or the minibatch standard deviation
     g_opt: optax.OptState
-    d_opt: optax.OptState
+    d_opt: optax.OptState  # without the layers that `freeze_d` keeps fixed
     ema_params: dict  # moving average of g_params, used for samples, scores and exports
     ema_stats: dict  # BN statistics for ema_params; `sampling.make_recalibrate` recomputes them
     augment_p: jax.Array | None = None  # () float32: augmentation probability, if it is adaptive
@@ -64,7 +65,7 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
         d_params=d["params"],
         d_stats=d_stats,
         g_opt=g_adam.init(g["params"]),
-        d_opt=d_adam.init(d["params"]),
+        d_opt=d_adam.init(split_frozen(d["params"], config.optimizer.freeze_d).trained),
         # Copies, because a donated buffer must belong to one leaf only.
         ema_params=jax.tree.map(jnp.copy, g["params"]),
         ema_stats=jax.tree.map(jnp.copy, g_stats),

@@ -17,6 +17,7 @@ from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config
 from dcgan_jax.gan import losses, penalties
 from dcgan_jax.gan.augment import adapt_probability, augment
+from dcgan_jax.gan.freezing import split_frozen
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.pixels import scale_pixels
 from dcgan_jax.gan.sampling import sample_latents
@@ -42,7 +43,7 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
     parts = _Parts(
         config,
         Generator(config.nets),
-        Discriminator(config.nets),
+        Discriminator(config.nets, config.optimizer.freeze_d),
         *make_optimizers(config),
         losses.make_loss(config.loss),
         sharding,
@@ -103,7 +104,9 @@ class _Parts(NamedTuple):
         gamma = config.loss.r1_gamma if kind == "real" else config.loss.r2_gamma
         if config.nets.compute_dtype != "bfloat16" or gamma == 0 or config.loss.penalty_noise == 0:
             return self
-        return self._replace(discriminator=Discriminator(dataclasses.replace(config.nets, compute_dtype="float32")))
+        return self._replace(
+            discriminator=self.discriminator.clone(nets=dataclasses.replace(config.nets, compute_dtype="float32"))
+        )
 
 
 class _Fakes(NamedTuple):
@@ -170,10 +173,13 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     real = _prepare_real(config, batch, keys["flip"])
     latents = parts.shard(sample_latents(keys["latents"], config.data.batch_size, config.nets))
     fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
+    # Frozen layers are constants of the loss, so that no gradient is computed by their parameters or by their inputs.
+    frozen, trained = split_frozen(state.d_params, config.optimizer.freeze_d)
     differentiate = jax.grad(_compute_d_loss, has_aux=True)
-    gradients, (d_stats, metrics) = differentiate(state.d_params, parts, state, real, fakes.images, keys)
-    updates, d_opt = parts.d_adam.update(gradients, state.d_opt, state.d_params)
-    d_params = optax.apply_updates(state.d_params, updates)
+    gradients, (d_stats, metrics) = differentiate(trained, frozen, parts, state, real, fakes.images, keys)
+    updates, d_opt = parts.d_adam.update(gradients, state.d_opt, trained)
+    # pyrefly: ignore[unsupported-operation] - optax declares any tree; here it is a dict, like `trained`
+    d_params = frozen | optax.apply_updates(trained, updates)
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
     loss = config.loss
     if loss.augment_target > 0:
@@ -186,9 +192,10 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
 
 
 def _compute_d_loss(
-    d_params: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
+    trained: dict, frozen: dict, parts: _Parts, state: GanState, real: Batch, fake: jax.Array, keys: Keys
 ) -> tuple[jax.Array, tuple[dict, Metrics]]:
     """Computes (D's loss with penalties, (D's new statistics, metrics)). real: a float32 batch; fake: (B, S, S, C) float32."""
+    d_params = frozen | trained
     exact = parts.use_exact_discriminator
     with jax.named_scope("real"):  # nan_origin.py reads the scopes
         real_logits, stats_after_real = _discriminate(exact("real"), d_params, state.d_stats, real, keys, "real", state.augment_p)

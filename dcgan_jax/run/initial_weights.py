@@ -151,6 +151,11 @@ def _load_files(places: list[Path], config: Config) -> dict:
         for part, tree in trees[net].items():
             leaves = [read[name] for name in name_leaves(tree)]
             fields[f"{net.lower()}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    if config.optimizer.freeze_d and "d_params" not in fields:
+        raise UserError(
+            f"`start` {start}: contains no netD that fits, so D's frozen layers would stay random; give netG's and netD's files "
+            "as netG.pth,netD.pth, or `freeze_d` 0"
+        )
     # The EMA generator starts with the same weights as G.
     return fields | {f"ema_{part}": jax.tree.map(np.copy, fields[f"g_{part}"]) for part in ("params", "stats")}
 

@@ -23,6 +23,7 @@ from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import Pack, pack_images, read_labels
 from dcgan_jax.data.pack_index import describe_left_out
 from dcgan_jax.data.sources import open_source
+from dcgan_jax.gan.freezing import split_frozen
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
@@ -370,6 +371,9 @@ def _describe_run(plan: Plan, shapes: GanState, logs: Logs, start: int, changed:
     )
     if left_out := describe_left_out(plan.pack.index):
         logs.say(f"not among the images: {left_out}")
+    if config.optimizer.freeze_d:
+        frozen, _ = split_frozen(shapes.d_params, config.optimizer.freeze_d)
+        logs.say(f"not trained: {count_parameters(frozen):,} of D's parameters, in {', '.join(sorted(frozen))}")
     if changed:
         logs.say(f"changed since the last training: {changed}; from here on, numbers may differ in their last bits")
     if config.guard.debug:

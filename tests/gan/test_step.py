@@ -313,7 +313,7 @@ def test_ema_half_life_zero_is_g_itself():
 class OnePixel:
     """Replaces both networks. D's logit is w times the top left pixel; all pixels of G's images are w."""
 
-    def __init__(self, nets):
+    def __init__(self, nets, frozen=0):
         self.nets = nets
 
     def apply(self, variables, x, train, labels, **_):

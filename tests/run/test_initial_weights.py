@@ -66,6 +66,34 @@ def test_begun_run_no_longer_needs_the_other(tmp_path):
         assert_array_equal(ours[name], leaf, err_msg=name)
 
 
+def test_frozen_run_resumes_exactly_and_keeps_its_layers(tmp_path):
+    other = get_reference_run().run
+    flags = ("--name", "tuned", "--start", other, "--freeze-d", 1, "--data", "drawn:90")
+    assert train_toy(tmp_path, *flags, steps=3).code == 0
+    done = train_toy(tmp_path, *flags, steps=8)
+    assert done.code == 0 and "resumes from step 3" in done.out
+    assert "not trained: 192 of D's parameters, in down1\n" in done.out  # 4 x 4 x 3 x 4
+    assert train_toy(tmp_path / "whole", *flags, steps=8).code == 0
+    run, theirs = tmp_path / "tuned", read_state(other, toy_run.STEPS)
+    ours, whole = read_state(run, 8), read_state(tmp_path / "whole" / "tuned", 8)
+    assert ours.keys() == whole.keys()
+    for name, leaf in whole.items():
+        assert_array_equal(ours[name], leaf, err_msg=name)
+    for name in (name for name in ours if name.startswith("d_params/")):
+        assert np.array_equal(ours[name], theirs[name]) == name.startswith("d_params/down1/"), name
+    assert json.loads((run / "config.json").read_text())["freeze_d"] == 1
+    again = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, *flags, "--freeze-d", 0, "--steps", 9)
+    assert "was started with other settings: freeze_d was 1, is now 0" in again
+
+
+def test_frozen_layers_without_a_trained_d_are_refused(example, tmp_path):
+    config, g, d = example
+    only_g, both = (torch_files.save(tmp_path / name, nets) for name, nets in (("g.pth", g), ("a.pth", {"netG": g, "netD": d})))
+    line = says(replace(config, freeze_d=1), only_g)
+    assert "contains no netD that fits, so D's frozen layers would stay random" in line
+    assert "d_params" in load(replace(config, freeze_d=1), both)
+
+
 def test_broken_newest_checkpoint_is_said(tmp_path, capsys):
     """The run to start from is not changed; the weights are those of the checkpoint that the warning names."""
     other = copy_run(get_reference_run().run, tmp_path)
