@@ -79,7 +79,8 @@ class Run:
     kimg: Annotated[float | None, Interval(gt=0, le=10**9), Unit("thousand images"), Mark.RESUMABLE] = None
     """length in thousands of training images shown to D"""
     minutes: Annotated[float | None, Interval(gt=0, le=10**5), Unit("minutes")] = None
-    """length in minutes from the start of the program: the first steps are timed once, then config.json gets the length in kimg"""
+    """length in minutes, from the start of the program to its end. The first steps are timed once; config.json gets the length
+    in kimg, which reproduces the run on any machine"""
     coordinator: Annotated[str, Mark.RESUMABLE] = ""
     """training in several processes: address:port of process 0, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
     processes: Annotated[int, Interval(ge=1, le=2**16), Unit("processes"), Mark.RESUMABLE] = 1

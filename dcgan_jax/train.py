@@ -114,7 +114,8 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
         state = _save(session, 0, state)
     for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
-        state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)  # returns at once; donates the old state
+        # Returns at once; donates the old state.
+        state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)
         pending.append((steps, metrics))
         # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)

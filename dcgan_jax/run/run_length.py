@@ -54,7 +54,7 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     assert minutes is not None  # else the length is known
     all_s, first = 60 * minutes, distributed.is_first_process()
     if first:
-        terminal.say(f"{plan.path}: times the first steps, to choose a length of {minutes:g} minutes")
+        terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
     programs = setup.make_programs(plan)
     stage_s = (stage.end - stage.begin) * all_s
     timing = time_steps(plan, programs, min(TIMED_SHARE * stage_s, MOST_TIMED_S))
@@ -65,7 +65,7 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     if config.run.grow_kimg:  # of the stage that was trained before this one
         config = configuration.replace(config, grow_kimg=setup.make_low_resolution(plan).run.kimg)
     if first:
-        terminal.say(_describe_length(config, stage, timing, steps, left_s))
+        terminal.say(_describe_length(config, minutes, stage, timing, steps, left_s))
     return plan._replace(config=config, total_steps=steps), programs
 
 
@@ -101,8 +101,12 @@ def count_steps(config: Config, timing: Timing, left_s: float, steps_per_dispatc
     return min(max(1, steps - steps % steps_per_dispatch if steps >= steps_per_dispatch else steps), MAX_STEPS)
 
 
-def _describe_length(config: Config, stage: Stage, timing: Timing, steps: int, left_s: float) -> str:
+def _format_minutes(minutes: float) -> str:
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
+def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int, left_s: float) -> str:
     images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
-    share = {FIRST: f", {FIRST.end:.0%} of them", SECOND: ", the rest of them"}.get(stage, "")
-    text = f"{config.run.minutes:g} minutes{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
+    share = {FIRST: f", {FIRST.end:.0%} of the time", SECOND: ", the rest of the time"}.get(stage, "")
+    text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
     return text + ("; the start alone took so long" if left_s <= START_AND_END_S else "")
