@@ -109,8 +109,8 @@ def _check_run(run: Run) -> None:
     if len(given) != 1:
         shown = " and ".join(given) or "none"
         raise UserError(
-            f"a run needs exactly one of `steps`, `epochs`, `kimg`, `minutes`: {shown} given; give one (in Python, set the others "
-            "to None)"
+            f"a run needs exactly one of `steps`, `epochs`, `kimg`, `minutes`: {shown} given; give one (in Python, set the "
+            "others to None)"
         )
     reserved = "[/\0]" if os.name == "posix" else r'[/\0\\:*?"<>|]'
     is_folder = not re.search(reserved, run.name) and run.name not in (".", "..")

@@ -20,6 +20,7 @@ from dcgan_jax.places import expand_places
 from dcgan_jax.run import backend, distributed, observe, recover, run_length, setup
 from dcgan_jax.run.logs import NonFiniteError
 from dcgan_jax.run.numerics import find_devices
+from dcgan_jax.run.run_length import Stage
 from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
 from dcgan_jax.startup import BEGAN_S
@@ -63,10 +64,10 @@ def _train(config: Config, began_s: float) -> TrainResult:
             terminal.say(
                 "data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)"
             )
-        return _train_stage(config, run_length.ONLY, began_s)
+        return _train_stage(config, Stage.ONLY, began_s)
 
 
-def _train_stage(config: Config, stage: run_length.Stage, began_s: float) -> TrainResult:
+def _train_stage(config: Config, stage: Stage, began_s: float) -> TrainResult:
     """Trains a run. With progressive growing it first trains the low-resolution stage, which is a run inside this one.
 
     stage, began_s: the part of `minutes` for this run, and when the program began, by time.monotonic.
@@ -74,7 +75,7 @@ def _train_stage(config: Config, stage: run_length.Stage, began_s: float) -> Tra
     with setup.open_run(config) as plan:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
-            result = _train_stage(low_resolution, run_length.FIRST, began_s)
+            result = _train_stage(low_resolution, Stage.FIRST, began_s)
             if not result.is_complete or distributed.any_process(result.stopped_by is not None):
                 return TrainResult(plan.path, 0, plan.total_steps, False, result.stopped_by)
         start, state = setup.restore_state(plan)
@@ -84,7 +85,7 @@ def _train_stage(config: Config, stage: run_length.Stage, began_s: float) -> Tra
             return TrainResult(plan.path, start, plan.total_steps, is_complete=True)
         programs = None
         if not configuration.has_length(plan.config):
-            stage = run_length.SECOND if plan.config.run.grow_kimg else stage
+            stage = Stage.SECOND if plan.config.run.grow_kimg else stage
             plan, programs = run_length.choose_length(plan, stage, began_s)
         with setup.assemble(plan, start, programs) as session, StopSignals() as signals:
             if state is None:

@@ -4,7 +4,7 @@ The timed steps are thrown away. Training then begins as if the length had been 
 other way, and config.json reproduces it.
 """
 
-import contextlib
+import enum
 import itertools
 import statistics
 import time
@@ -27,14 +27,12 @@ SAVE_FILES_S = 0.5  # a save without recalibration: grid, diagnostics, plots, re
 START_AND_END_S = 3.0  # initial state, first use of the programs of a save, end of the process
 
 
-class Stage(NamedTuple):
-    """The part of a run's minutes in which a stage trains, as shares of them."""
+class Stage(enum.Enum):
+    """Which part of the minutes a run has. The value is its share of the time for training."""
 
-    begin: float
-    end: float
-
-
-ONLY, FIRST, SECOND = Stage(0.0, 1.0), Stage(0.0, LOW_RESOLUTION_SHARE), Stage(LOW_RESOLUTION_SHARE, 1.0)
+    ONLY = 1.0
+    FIRST = LOW_RESOLUTION_SHARE  # the low-resolution stage
+    SECOND = 1 - LOW_RESOLUTION_SHARE
 
 
 class Timing(NamedTuple):
@@ -52,21 +50,26 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     """
     config, minutes = plan.config, plan.config.run.minutes
     assert minutes is not None  # else the length is known
-    all_s, first = 60 * minutes, distributed.is_first_process()
-    if first:
+    if distributed.is_first_process():
         terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
     programs = setup.make_programs(plan)
-    stage_s = (stage.end - stage.begin) * all_s
-    timing = time_steps(plan, programs, min(TIMED_SHARE * stage_s, MOST_TIMED_S))
-    # A stage that was resumed does not get the time of the earlier process.
-    left_s = min(stage.end * all_s - (time.monotonic() - began_s), stage_s)
+    timing = time_steps(plan, programs, min(TIMED_SHARE * stage.value * 60 * minutes, MOST_TIMED_S))
+    left_s = divide_time(60 * minutes, time.monotonic() - began_s, stage)
     steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))
     config = configuration.replace(config, kimg=steps * config.images_per_step / 1000)
     if config.run.grow_kimg:  # of the stage that was trained before this one
         config = configuration.replace(config, grow_kimg=setup.make_low_resolution(plan).run.kimg)
-    if first:
+    if distributed.is_first_process():
         terminal.say(_describe_length(config, minutes, stage, timing, steps, left_s))
     return plan._replace(config=config, total_steps=steps), programs
+
+
+def divide_time(all_s: float, passed_s: float, stage: Stage) -> float:
+    """Returns the seconds of all_s that are left for the training of this stage, after passed_s in this process."""
+    if stage is Stage.FIRST:  # the second stage has programs of its own: assume that its start will take as long
+        return stage.value * (all_s - 2 * passed_s)
+    # In a process that resumes between the stages, the second has no more than its share.
+    return min(all_s - passed_s, stage.value * all_s)
 
 
 def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
@@ -76,14 +79,13 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     state = jax.block_until_ready(programs.renew_statistics(state))
     save_s = time.monotonic() - start_s + SAVE_FILES_S
     ends_s = []
-    with contextlib.closing(setup.iterate_batches(plan, 0, setup.is_resident(plan))) as batches:
-        for steps, batch in batches:
-            state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
-            jax.block_until_ready(metrics)
-            ends_s.append(time.monotonic())
-            is_enough = len(ends_s) > LEAST_TIMED and ends_s[-1] - ends_s[0] >= at_least_s
-            if distributed.any_process(is_enough and distributed.is_first_process()):
-                break
+    for steps, batch in setup.iterate_batches(plan, 0, setup.is_resident(plan)):
+        state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
+        jax.block_until_ready(metrics)
+        ends_s.append(time.monotonic())
+        is_enough = len(ends_s) > LEAST_TIMED and ends_s[-1] - ends_s[0] >= at_least_s
+        if distributed.any_process(is_enough and distributed.is_first_process()):
+            break
     durations_s = [after - before for before, after in itertools.pairwise(ends_s)]
     return Timing(statistics.median(durations_s) / plan.steps_per_dispatch, save_s)
 
@@ -107,6 +109,6 @@ def _format_minutes(minutes: float) -> str:
 
 def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int, left_s: float) -> str:
     images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
-    share = {FIRST: f", {FIRST.end:.0%} of the time", SECOND: ", the rest of the time"}.get(stage, "")
+    share = {Stage.FIRST: f", {stage.value:.0%} of the time", Stage.SECOND: ", the rest of the time"}.get(stage, "")
     text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
-    return text + ("; the start alone took so long" if left_s <= START_AND_END_S else "")
+    return text + ("; there is no time for more, because starting took most of it" if left_s <= START_AND_END_S else "")

@@ -129,7 +129,7 @@ def open_run(config: Config) -> Generator[Plan]:
         config = configuration.replace(config, epochs=None, steps=total)
     labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
     steps = checkpoints.list_steps(workdir.get_run_path(config))
-    distributed.check_agreement(steps)  # all processes must take the same branch below
+    distributed.check_agreement(steps, configuration.has_length(config))  # all processes must take the same branch below
     # Before the folder is created, so that an unreadable --start leaves no folder. A resumed run does not need --start.
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
