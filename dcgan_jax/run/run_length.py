@@ -18,7 +18,7 @@ from dcgan_jax.config import MAX_STEPS, Config
 from dcgan_jax.run import distributed, setup
 from dcgan_jax.run.setup import Plan, Programs
 
-# The share of the low-resolution stage in the time of best64, whose two lengths are 600 and 160 kimg, at 470 and 83 images/s on two
+# The share of the low-resolution stage in the time of best64, whose lengths are 600 and 160 kimg, at 470 and 83 images/s on two
 # CPU cores (experiments/RESULTS.md).
 LOW_RESOLUTION_SHARE = 0.4
 TIMED_SHARE, MOST_TIMED_S = 0.02, 20.0  # the first steps are timed for this share of the time, but not longer
