@@ -116,7 +116,7 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
 
 def test_processes_take_the_length_of_the_first(tmp_path):
     """They agree, although each has a clock and a speed of its own: assemble() refuses different lengths."""
-    first, second = finish(*start_two(tmp_path, "--minutes", 0.02))
+    first, second = finish(*start_two(tmp_path, "--minutes", 0.02, "--lr-decay", "linear"))
     assert "0.02 minutes: " in first and "minutes" not in second
     assert json.loads((tmp_path / "article" / "config.json").read_text())["kimg"] > 0
 
