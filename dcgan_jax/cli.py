@@ -137,7 +137,7 @@ def _wrap_description(docstring: str) -> str:
 def parse_config(arguments: Sequence[str]) -> Config:
     """Parses the flags of `train` into a Config: the preset's values, replaced by those given.
 
-    --steps, --epochs or --kimg replaces the preset's length, whichever of them the preset uses.
+    --steps, --epochs, --kimg or --minutes replaces the preset's length, whichever of them the preset uses.
     Raises: UserError for an unknown flag or preset, or an impossible value.
     """
     name = _get_flag_value(arguments, "preset") or "article"

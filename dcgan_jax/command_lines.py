@@ -11,7 +11,11 @@ from dcgan_jax.presets import PRESETS
 
 
 def format_training_command(config: Config) -> str:
-    """Formats the command that trains, or resumes, a run with these settings: the preset, and what differs from it."""
+    """Formats the command that trains, or resumes, a run with these settings: the preset, and what differs from it.
+
+    Of a run whose minutes have become a length in kimg, it has the kimg, which mean the same on every machine.
+    """
+    config = configuration.replace(config, minutes=None) if configuration.has_length(config) else config
     preset = PRESETS.get(config.run.preset, Config())
     defaults = configuration.flatten(preset) | {"name": config.run.preset, "preset": Config().run.preset}
     words = ["python", "-m", "dcgan_jax.train"]

@@ -55,7 +55,7 @@ Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where the run is stored, and its length. To replace the preset's length, give one of steps, epochs and kimg."""
+    """Where the run is stored, and its length. To replace the preset's length, give one of steps, epochs, kimg and minutes."""
 
     workdir: Annotated[str, Mark.RESUMABLE] = "runs"
     """folder that contains the runs"""
@@ -68,7 +68,8 @@ class Run:
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
     """seed of all random numbers"""
     grow_kimg: Kimg = 0.0
-    """progressive growing: train at half the image side first, for this many thousand images; 0: none"""
+    """progressive growing: train at half the image side first, for this many thousand images; 0: none.
+    With minutes, any other number than 0 only switches it on: the first stage takes 40 % of the time"""
     start: str = ""
     """initial weights: a run's folder; a file of PyTorch's netG, alone or in a checkpoint; or netG.pth,netD.pth; empty: random"""
     steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
@@ -77,6 +78,9 @@ class Run:
     """length in passes over the training images"""
     kimg: Annotated[float | None, Interval(gt=0, le=10**9), Unit("thousand images"), Mark.RESUMABLE] = None
     """length in thousands of training images shown to D"""
+    minutes: Annotated[float | None, Interval(gt=0, le=10**5), Unit("minutes")] = None
+    """length in minutes, from the start of the program to its end. The first steps are timed once; config.json gets the length
+    in kimg, which reproduces the run on any machine"""
     coordinator: Annotated[str, Mark.RESUMABLE] = ""
     """training in several processes: address:port of process 0, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
     processes: Annotated[int, Interval(ge=1, le=2**16), Unit("processes"), Mark.RESUMABLE] = 1
@@ -346,7 +350,7 @@ FIELDS = {
     for group, cls in GROUPS.items()
     for name, hint in typing.get_type_hints(cls, include_extras=True).items()
 }
-LENGTHS = ("steps", "epochs", "kimg")  # a run has exactly one of them
+LENGTHS = ("steps", "epochs", "kimg", "minutes")  # exactly one is given; of minutes, a run then makes kimg
 # Removed options, each with the value that has no effect. The config.json of older runs contains them.
 REMOVED = {
     "g_modulation": False,
@@ -368,7 +372,10 @@ def list_fields(mark: Mark) -> set[str]:
 def list_resumable_fields(config: Config) -> set[str]:
     """Returns the names of the fields that a resumed run may change."""
     # A decaying learning rate depends on the run's length.
-    return list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
+    fields = list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
+    # Minutes are only a record once the run has a length in kimg. A run cannot be extended to another number of minutes, because
+    # nobody knows the speed of its past.
+    return fields if config.run.minutes is not None else fields | {"minutes"}
 
 
 def replace(config: Config, **changes: typing.Any) -> Config:
@@ -430,9 +437,19 @@ def has_type(value: object, hint: typing.Any) -> bool:
     return type(value) is hint
 
 
+def has_length(config: Config) -> bool:
+    """Whether the run's length is known: not while it is given in minutes and the first steps have not been timed."""
+    return config.run.minutes is None or config.run.kimg is not None
+
+
 def count_total_steps(config: Config, image_count: int) -> int:
-    """Returns the run's length in steps on a data set of image_count images. An epoch has whole batches only."""
+    """Returns the run's length in steps on a data set of image_count images. An epoch has whole batches only.
+
+    A length that is not known yet (`has_length`) counts as MAX_STEPS.
+    """
     run = config.run
+    if not has_length(config):
+        return MAX_STEPS
     if run.steps is not None:
         return run.steps
     if run.kimg is not None:

@@ -25,6 +25,7 @@ from dcgan_jax.config import (
     flatten,
     has_type,
     list_fields,
+    replace,
 )
 
 MAX_CONDITIONS = 256
@@ -47,6 +48,17 @@ def check_config(config: Config) -> None:
     _check_freezing(config)
     if config.run.grow_kimg:
         _check_growth(config)
+
+
+def check_stored_config(config: Config) -> None:
+    """Checks the config of a run. Beside `minutes`, if they were given, it has the length in `kimg` that they became.
+
+    Raises: UserError, as check_config.
+    """
+    if config.run.minutes is not None and config.run.kimg is not None:
+        check_config(replace(config, minutes=None))
+        config = replace(config, kimg=None)
+    check_config(config)
 
 
 def _require(ok: object, name: str, value: object, remedy: str) -> None:
@@ -98,7 +110,8 @@ def _check_run(run: Run) -> None:
     if len(given) != 1:
         shown = " and ".join(given) or "none"
         raise UserError(
-            f"a run needs exactly one of `steps`, `epochs`, `kimg`: {shown} given; give one (in Python, set the others to None)"
+            f"a run needs exactly one of `steps`, `epochs`, `kimg`, `minutes`: {shown} given; give one (in Python, set the "
+            "others to None)"
         )
     reserved = "[/\0]" if os.name == "posix" else r'[/\0\\:*?"<>|]'
     is_folder = not re.search(reserved, run.name) and run.name not in (".", "..")

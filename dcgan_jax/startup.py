@@ -7,9 +7,11 @@ import importlib
 import os
 import re
 import sys
+import time
 
 from dcgan_jax import terminal
 
+BEGAN_S = time.monotonic()  # about when the command began: the package imports this module first
 # Beginnings of names of environment variables -> the library that reads them when it is imported, and may refuse them.
 READERS = {
     "NPY_": "numpy",

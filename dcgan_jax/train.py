@@ -3,6 +3,7 @@
 import functools
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +17,13 @@ from dcgan_jax.config_rules import check_config
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.places import expand_places
-from dcgan_jax.run import backend, distributed, observe, recover, setup
+from dcgan_jax.run import backend, distributed, observe, recover, run_length, setup
 from dcgan_jax.run.logs import NonFiniteError
 from dcgan_jax.run.numerics import find_devices
+from dcgan_jax.run.run_length import Stage
 from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
+from dcgan_jax.startup import BEGAN_S
 
 
 class TrainResult(NamedTuple):
@@ -28,7 +31,7 @@ class TrainResult(NamedTuple):
 
     path: Path  # the run's folder
     step: int  # the last step, which is saved
-    total_steps: int
+    total_steps: int  # the largest possible number while a length in minutes is not known in steps
     is_complete: bool
     stopped_by: signal.Signals | None = None  # the signal that this process received
 
@@ -36,14 +39,21 @@ class TrainResult(NamedTuple):
 def main() -> int:
     config = cli.parse_config(sys.argv[1:])
     backend.start_backend(get_cache_dir())
-    result = train(config)
+    result = _train(config, BEGAN_S)
     if not result.is_complete and distributed.is_first_process():
         print(f"run the same command again to resume: {format_training_command(config)}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0
 
 
 def train(config: Config) -> TrainResult:
-    """Trains a new run, or resumes one from its newest checkpoint, to its end or until a signal. Raises: UserError."""
+    """Trains a new run, or resumes one from its newest checkpoint, to its end or until a signal. Raises: UserError.
+
+    A length in `minutes` counts from this call.
+    """
+    return _train(config, time.monotonic())
+
+
+def _train(config: Config, began_s: float) -> TrainResult:
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
     config = expand_places(config)
     check_config(config)
@@ -54,15 +64,18 @@ def train(config: Config) -> TrainResult:
             terminal.say(
                 "data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)"
             )
-        return _train_stage(config)
+        return _train_stage(config, Stage.ONLY, began_s)
 
 
-def _train_stage(config: Config) -> TrainResult:
-    """Trains a run. With progressive growing it first trains the low-resolution stage, which is a run inside this one."""
+def _train_stage(config: Config, stage: Stage, began_s: float) -> TrainResult:
+    """Trains a run. With progressive growing it first trains the low-resolution stage, which is a run inside this one.
+
+    stage, began_s: the part of `minutes` for this run, and when the program began, by time.monotonic.
+    """
     with setup.open_run(config) as plan:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
-            result = _train_stage(low_resolution)
+            result = _train_stage(low_resolution, Stage.FIRST, began_s)
             if not result.is_complete or distributed.any_process(result.stopped_by is not None):
                 return TrainResult(plan.path, 0, plan.total_steps, False, result.stopped_by)
         start, state = setup.restore_state(plan)
@@ -70,7 +83,11 @@ def _train_stage(config: Config) -> TrainResult:
             setup.tidy_checkpoints(plan)
             observe.print_complete(plan, start)
             return TrainResult(plan.path, start, plan.total_steps, is_complete=True)
-        with setup.assemble(plan, start) as session, StopSignals() as signals:
+        programs = None
+        if not configuration.has_length(plan.config):
+            stage = Stage.SECOND if plan.config.run.grow_kimg else stage
+            plan, programs = run_length.choose_length(plan, stage, began_s)
+        with setup.assemble(plan, start, programs) as session, StopSignals() as signals:
             if state is None:
                 state = setup.make_state(plan)
                 distributed.run_in_first(functools.partial(observe.save_reals, plan))
@@ -98,7 +115,8 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
         state = _save(session, 0, state)
     for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
-        state, metrics = session.programs.get_steps(len(steps))(state, batch)  # returns at once; donates the old state
+        # Returns at once; donates the old state.
+        state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)
         pending.append((steps, metrics))
         # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)

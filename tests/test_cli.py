@@ -75,7 +75,7 @@ def test_run_is_named_after_its_preset_or_by_name():
 
 
 @pytest.mark.parametrize("preset", ["article", "torch64"])  # their own lengths are kimg and epochs
-@pytest.mark.parametrize("given", ["steps", "epochs", "kimg"])
+@pytest.mark.parametrize("given", ["steps", "epochs", "kimg", "minutes"])
 def test_given_length_replaces_the_presets(preset, given):
     run = parse_config(["--preset", preset, f"--{given}", "3"]).run
     assert {name: getattr(run, name) for name in cli.LENGTHS} == {**dict.fromkeys(cli.LENGTHS), given: 3}

@@ -10,12 +10,15 @@ import pytest
 from dcgan_jax.config import (
     FIELDS,
     GROUPS,
+    LENGTHS,
+    MAX_STEPS,
     REMOVED,
     Config,
     Mark,
     UserError,
     count_total_steps,
     flatten,
+    has_length,
     list_fields,
     list_resumable_fields,
     replace,
@@ -125,6 +128,19 @@ def test_resumed_run_may_change_its_length():
     lengths = {"steps", "epochs", "kimg"}
     assert list_resumable_fields(VALID) >= lengths
     assert list_resumable_fields(replace(VALID, lr_decay="linear")) == list_resumable_fields(VALID) - lengths
+
+
+def test_resumed_run_may_not_change_its_minutes():
+    """Without minutes, the run has the length of another field, and those of its config.json are a record."""
+    timed = replace(VALID, **dict.fromkeys(LENGTHS) | {"minutes": 3.0})
+    assert list_resumable_fields(VALID) - list_resumable_fields(timed) == {"minutes"}
+
+
+def test_length_in_minutes_is_known_with_its_kimg():
+    timed = replace(VALID, **dict.fromkeys(LENGTHS) | {"minutes": 3.0})
+    assert not has_length(timed) and count_total_steps(timed, 1000) == MAX_STEPS
+    decided = replace(timed, kimg=1.0)
+    assert has_length(decided) and count_total_steps(decided, 1000) == count_total_steps(replace(decided, minutes=None), 1000)
 
 
 def test_resumed_run_may_not_change_what_it_computes():

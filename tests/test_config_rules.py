@@ -6,13 +6,27 @@ import re
 import pytest
 
 from dcgan_jax.config import FIELDS, LENGTHS, Config, UserError, replace
-from dcgan_jax.config_rules import check_config
+from dcgan_jax.config_rules import check_config, check_stored_config
 
 VALID = replace(Config(), steps=10)
 
 
 def test_valid_config_passes():
     check_config(VALID)
+
+
+def test_only_a_stored_config_has_minutes_and_kimg():
+    """The kimg are what the minutes became. Both are still checked."""
+    given = replace(VALID, steps=None, minutes=3.0)
+    found = replace(given, kimg=1.0)
+    for stored in (VALID, given, found):
+        check_stored_config(stored)
+    for refused in (found, replace(given, epochs=1.0)):
+        with pytest.raises(UserError, match="needs exactly one of"):
+            check_config(refused)
+    for broken, named in (({"minutes": -1.0}, "minutes"), ({"kimg": -1.0}, "kimg"), ({"steps": 4}, "exactly one of")):
+        with pytest.raises(UserError, match=named):
+            check_stored_config(replace(found, **broken))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ IMAGE_COUNT = 85
 # Makes commands short: a toy net for four steps, scores of few samples. Everything else stays as in the page.
 TOY = "--size 16 --base-px 8 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
 SHORTER = [  # (command, pattern, replacement), in order
-    ("train", r" --(epochs|kimg|size|steps) \S+", ""),
+    ("train", r" --(epochs|kimg|minutes|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
     ("train", r"(--preset torch.*) --base-px 8", r"\1"),  # PyTorch's example begins at 4 px
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),

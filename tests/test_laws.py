@@ -224,6 +224,7 @@ FOR_COMMANDS = {
     "config",
     "config_rules",
     "presets",
+    "startup",
     "files",
     "seeds",
     "arguments",

@@ -1,5 +1,6 @@
 """Several processes train one run. It equals the run of one process with as many devices, and any number can resume it."""
 
+import json
 import re
 import signal
 import socket
@@ -111,6 +112,13 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 2
         assert "error: the processes of this run differ in flags" in errors
+
+
+def test_processes_take_the_length_of_the_first(tmp_path):
+    """They agree, although each has a clock and a speed of its own: assemble() refuses different lengths."""
+    first, second = finish(*start_two(tmp_path, "--minutes", 0.02, "--lr-decay", "linear"))
+    assert "0.02 minutes: " in first and "minutes" not in second
+    assert json.loads((tmp_path / "article" / "config.json").read_text())["kimg"] > 0
 
 
 def test_error_in_the_first_process_ends_the_second(tmp_path):

@@ -113,6 +113,7 @@ SETTINGS = [
     Row("progressive growing needs", "--grow-kimg 1 --kernel 5", "--grow-kimg 0 --kernel 5"),
     Row("needs `width`", "--grow-kimg 1 --width 4", "--grow-kimg 1 --width 6"),
     Row("a run needs exactly one of `steps`", "--epochs 1 --steps 2", "--epochs 1"),
+    Row("a run needs exactly one of `steps`", "--minutes 1 --kimg 2", "--minutes 1"),
 ]
 
 # `train` and `torch` only open the run. FOLLOW stands for the flags that the message proposes. No refused command: the message

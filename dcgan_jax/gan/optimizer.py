@@ -10,7 +10,9 @@ from jax.typing import ArrayLike
 from dcgan_jax.config import Optimizer
 
 
-def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_update: float = 1.0) -> optax.GradientTransformation:
+def make_adam(
+    optimizer: Optimizer, lr: float, updates: ArrayLike = 0, images_per_update: float = 1.0
+) -> optax.GradientTransformation:
     """Makes Adam with learning rate lr, either placement of epsilon, and coupled L2. Source: Kingma and Ba 2015, arXiv:1412.6980.
 
     updates: the net's updates in the whole run, for lr_decay. images_per_update: real images per update, for lr_warmup_kimg.
@@ -27,7 +29,7 @@ def make_adam(optimizer: Optimizer, lr: float, updates: int = 0, images_per_upda
     return optax.chain(*parts)
 
 
-def compute_lr_share(optimizer: Optimizer, count: ArrayLike, updates: int, images_per_update: float) -> jax.Array:
+def compute_lr_share(optimizer: Optimizer, count: ArrayLike, updates: ArrayLike, images_per_update: float) -> jax.Array:
     """Computes the share of the full learning rate that update number `count` (from 0) uses: () float32 in [0, 1]."""
     count = jnp.asarray(count, jnp.float32)
     share = jnp.ones(())

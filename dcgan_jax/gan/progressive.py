@@ -41,6 +41,7 @@ def make_low_resolution_config(config: Config) -> Config:
         steps=None,
         epochs=None,
         kimg=config.run.grow_kimg,
+        minutes=None,
         grow_kimg=0.0,
         lr_warmup_kimg=0.0,
         lr_decay="none",

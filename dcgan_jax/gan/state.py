@@ -56,7 +56,7 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
     g = unfreeze(Generator(nets).init(g_key, jnp.zeros((1, nets.latent_dim)), False, one))
     d = unfreeze(Discriminator(nets).init(d_key, jnp.zeros((1, nets.size, nets.size, nets.channels)), False, one))
     g_stats, d_stats = g.get("batch_stats", {}), d.get("batch_stats", {})
-    g_adam, d_adam = make_optimizers(config)
+    g_adam, d_adam = make_optimizers(config, jnp.ones(()))  # no initial value depends on the run's length
     return GanState(
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -85,17 +85,23 @@ def _trace_shapes(config: Config) -> GanState:
     return jax.eval_shape(lambda: init_state(config))
 
 
-def make_optimizers(config: Config) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Makes the optimisers of G and of D. Raises: ValueError if the learning rate decays over epochs: their steps are unknown."""
+def make_optimizers(
+    config: Config, total_steps: jax.Array | None = None
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Makes the optimisers of G and of D.
+
+    total_steps: () float32, the run's length, over which the learning rate decays; None: that of the config.
+    Raises: ValueError if the learning rate decays and the config has no length in steps or kimg.
+    """
     optimizer = config.optimizer
-    decays = optimizer.lr_decay != "none"
-    if decays and config.run.epochs is not None:
-        raise ValueError("lr_decay: the number of steps in an epoch is not known here; give the length in steps or kimg")
-    steps = count_total_steps(config, 0) if decays else 0
+    if total_steps is None and optimizer.lr_decay != "none":
+        if config.run.steps is None and config.run.kimg is None:
+            raise ValueError("lr_decay: the number of steps in an epoch is not known here; give the length in steps or kimg")
+        total_steps = jnp.asarray(count_total_steps(config, 0), jnp.float32)
     steps_per_turn = _count_steps_per_turn(config)
 
     def make_one(lr: float, updates_a_step: int) -> optax.GradientTransformation:
-        updates = max(1, -(-updates_a_step * steps // steps_per_turn))
+        updates = 0 if total_steps is None else jnp.maximum(1, jnp.ceil(updates_a_step * total_steps / steps_per_turn))
         return make_adam(optimizer, lr, updates, count_images_per_update(config, updates_a_step))
 
     return (

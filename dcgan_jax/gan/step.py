@@ -26,7 +26,8 @@ from dcgan_jax.gan.state import GanState, count_images_per_update, make_optimize
 Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
 Keys = dict[str, jax.Array]  # names of the streams below -> key
 Kind = Literal["real", "fake"]
-Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
+# f(state, batch, total_steps=None); total_steps: () float32, the run's length if the learning rate decays; None: the config's
+Step = Callable[..., tuple[GanState, Metrics]]
 # One named stream per purpose. Two uses of randomness share a key only if the recipe says so (g_latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
 G_STREAMS = ("latents", "augment_real", "augment_fake", "dropout_real", "dropout_fake")
@@ -36,21 +37,18 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
     """Makes the training step of this config, a pure function to be jitted once.
 
     Args: sharding, of the (B, ...) arrays made inside the step; None: XLA decides.
-    Returns: f(state, batch) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8 and, for a conditional recipe,
-        labels (images_per_step, A) uint8. Fakes use the labels of the real images in their batch, so that both have the same
-        frequencies. metrics: those of gan/metrics.py that the recipe has.
+    Returns: f(state, batch, total_steps=None) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8 and, for a
+        conditional recipe, labels (images_per_step, A) uint8. Fakes use the labels of the real images in their batch, so that
+        both have the same frequencies. total_steps: () float32, the length over which the learning rate decays, as an input, so
+        that runs of all lengths share one program; None: the config's length. metrics: those of gan/metrics.py that the recipe
+        has.
     """
-    parts = _Parts(
-        config,
-        Generator(config.nets),
-        Discriminator(config.nets, config.optimizer.freeze_d),
-        *make_optimizers(config),
-        losses.make_loss(config.loss),
-        sharding,
-    )
+    networks = Generator(config.nets), Discriminator(config.nets, config.optimizer.freeze_d)
+    loss = losses.make_loss(config.loss)
     update = _update_alternating if config.optimizer.updates == "alternating" else _update_d_then_g
 
-    def step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
+    def step(state: GanState, batch: Batch, total_steps: jax.Array | None = None) -> tuple[GanState, Metrics]:
+        parts = _Parts(config, *networks, *make_optimizers(config, total_steps), loss, sharding)
         d_key, g_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         state, metrics = update(parts, state, batch, d_key, g_key)
         if state.augment_p is not None:  # not the value that D's update computed: alternating updates may have discarded it
@@ -62,18 +60,24 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
 
 
 def make_train_steps(config: Config, sharding: jax.sharding.Sharding | None = None) -> Step:
-    """Makes a function of k steps in one call: f(state, batches (k, images_per_step, ...)) -> (state, metrics (k,) each)."""
+    """Makes a function of k steps in one call.
+
+    Returns: f(state, batches (k, images_per_step, ...), total_steps=None) -> (state, metrics (k,) each). See make_train_step.
+    """
     step = make_train_step(config, sharding)
 
-    def run_unrolled(state: GanState, batches: Batch) -> tuple[GanState, Metrics]:
+    def run_unrolled(state: GanState, batches: Batch, total_steps: jax.Array | None = None) -> tuple[GanState, Metrics]:
         metrics = []
         for i in range(len(batches.images)):
-            state, metric = step(state, _take(batches, i))
+            state, metric = step(state, _take(batches, i), total_steps)
             metrics.append(metric)
         return state, jax.tree.map(lambda *values: jnp.stack(values), *metrics)
 
+    def run_scanned(state: GanState, batches: Batch, total_steps: jax.Array | None = None) -> tuple[GanState, Metrics]:
+        return jax.lax.scan(lambda state, batch: step(state, batch, total_steps), state, batches)
+
     # Unrolled on CPU: XLA's own convolution (residual blocks, `g_last_kernel`) is about twenty times slower in a loop (measured).
-    return run_unrolled if jax.default_backend() == "cpu" else lambda state, batches: jax.lax.scan(step, state, batches)
+    return run_unrolled if jax.default_backend() == "cpu" else run_scanned
 
 
 def _take(batches: Batch, i: int) -> Batch:

@@ -90,6 +90,11 @@ def any_process(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(here)).any())
 
 
+def share_from_first(number: int) -> int:
+    """Returns the first process's number, at most 2**31 - 1, in all processes. All must call it."""
+    return int(multihost_utils.broadcast_one_to_all(np.array(number, np.int32)))
+
+
 class Shardings(NamedTuple):
     """How the run's arrays are split over the devices."""
 

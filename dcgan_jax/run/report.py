@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcgan_jax.command_lines import format_training_command
-from dcgan_jax.config import Config, flatten, make_printable
+from dcgan_jax.config import Config, flatten, has_length, make_printable
 from dcgan_jax.data.file_kinds import describe_ignored
 from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS, group_by_chart
@@ -148,11 +148,19 @@ def _render_lead(run: RunFacts) -> str:
 
 
 def _render_progress(run: RunFacts) -> str:
+    if not has_length(run.config):
+        return f"<p class=progress><span>step {_format_steps(run)}</span></p>"
     done = "Complete" if run.step >= run.total else f"{run.step / run.total:.0%} complete"
     return (
         f"<p class=progress><progress max={run.total} value={run.step} aria-label='training progress'></progress> "
         f"<span>{done}: step {run.step:,} of {run.total:,}</span></p>"
     )
+
+
+def _format_steps(run: RunFacts) -> str:
+    if not has_length(run.config):
+        return f"{run.step:,}, of {run.config.run.minutes:g} minutes"
+    return f"{run.step:,} of {run.total:,}"
 
 
 def _render_warnings(run: RunFacts, title: str = "Warnings") -> str:
@@ -243,7 +251,7 @@ def _summarise_run(run: RunFacts) -> dict[str, str]:
     last = {name: run.metrics[name][-1] for name in LOSS_METRICS if run.metrics.get(name)}
     return {
         "preset": run.config.run.preset,
-        "steps": f"{run.step:,} of {run.total:,}",
+        "steps": _format_steps(run),
         "images shown": describe_images_shown(run.folder, run.step * run.config.images_per_step),
         "training time, about": format_duration(seconds) if seconds else "",
         "images a second, median": f"{speed:,.0f}" if speed else "",

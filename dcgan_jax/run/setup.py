@@ -17,7 +17,7 @@ from dcgan_jax import config as configuration
 from dcgan_jax import terminal
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import MAX_STEPS, Config, Nets, UserError
-from dcgan_jax.config_rules import check_config
+from dcgan_jax.config_rules import check_stored_config
 from dcgan_jax.data import batches
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import Pack, pack_images, read_labels
@@ -54,6 +54,11 @@ class Plan(NamedTuple):
         """Yields the steps of each call of the compiled program, from start to the end."""
         return batches.split_dispatches(start, self.total_steps, self.steps_per_dispatch)
 
+    @property
+    def decay_steps(self) -> np.float32 | None:
+        """The length over which the learning rate decays, an input of the compiled steps; None if it does not decay."""
+        return None if self.config.optimizer.lr_decay == "none" else np.float32(self.total_steps)
+
     def shuffle(self) -> np.ndarray:
         """Returns the positions of the training images in the order of the first epoch."""
         training = batches.select_training(self.order.image_count, self.order.held_out)
@@ -67,7 +72,8 @@ class Plan(NamedTuple):
 class Programs(NamedTuple):
     """The compiled functions of a run."""
 
-    get_steps: Callable[[int], Callable]  # k -> compiled program of k steps: (state, batches) -> (state, metrics)
+    # k -> compiled program of k steps: (state, batches, decay_steps of the plan) -> (state, metrics)
+    get_steps: Callable[[int], Callable]
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
     compute_logits: Callable[..., jax.Array]
@@ -97,11 +103,7 @@ class Session(NamedTuple):
 
     def iterate_batches(self, start: int) -> Iterator[tuple[range, Batch]]:
         """Yields (steps, batches of these steps), from start to the end."""
-        plan = self.plan
-        dispatches = functools.partial(plan.list_dispatches, start)
-        return batches.iterate_batches(
-            plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, self.is_resident
-        )
+        return iterate_batches(self.plan, start, self.is_resident)
 
 
 # ---- First: data, folder, lock ----
@@ -113,12 +115,12 @@ def open_run(config: Config) -> Generator[Plan]:
 
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
-    config = _choose_compute_dtype(config)
+    config = distributed.run_in_all(functools.partial(workdir.keep_length, _choose_compute_dtype(config)))
     shardings = distributed.make_shardings(config)
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
     if config.nets.condition:  # replace "all" by names: the networks must not change if the data gets more attributes
         config = configuration.replace(config, condition=",".join(read_labels(pack, config.nets.condition)[0]))
-        check_config(config)
+        check_stored_config(config)
     order = batches.Order(config.run.seed, len(pack.images), config.images_per_step, config.guard.held_out)
     _check_image_count(config, order, shardings)
     total = configuration.count_total_steps(config, order.trained_on)
@@ -128,7 +130,7 @@ def open_run(config: Config) -> Generator[Plan]:
         config = configuration.replace(config, epochs=None, steps=total)
     labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
     steps = checkpoints.list_steps(workdir.get_run_path(config))
-    distributed.check_agreement(steps)  # all processes must take the same branch below
+    distributed.check_agreement(steps, configuration.has_length(config))  # all processes must take the same branch below
     # Before the folder is created, so that an unreadable --start leaves no folder. A resumed run does not need --start.
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
@@ -194,18 +196,27 @@ def find_low_resolution(plan: Plan) -> Config | None:
     """Returns the config of the low-resolution stage (progressive growing) if it must still be trained, else None."""
     if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
         return None
-    low = _make_low_resolution(plan)
+    low = make_low_resolution(plan)
+    if not configuration.has_length(low):
+        return low
     total = configuration.count_total_steps(low, image_count=0)  # its length is in kimg
     is_complete = distributed.run_in_all(functools.partial(initial_weights.is_stage_complete, low, total))
     # One process may fail to read what others can: then all train.
     return low if distributed.any_process(not is_complete) else None
 
 
-def _make_low_resolution(plan: Plan) -> Config:
-    """Returns the config of the low-resolution stage: a separate run inside this one, which stops and resumes like any run."""
-    return configuration.replace(
+def make_low_resolution(plan: Plan) -> Config:
+    """Returns the config of the low-resolution stage: a separate run inside this one, which stops and resumes like any run.
+
+    With a length in minutes, this stage has the minutes as well, and keeps the length that it found for them.
+    """
+    low = configuration.replace(
         make_low_resolution_config(plan.config), workdir=str(plan.path), name=workdir.LOW_RESOLUTION, wandb=""
     )
+    if plan.config.run.minutes is None:
+        return low
+    timed = configuration.replace(low, kimg=None, minutes=plan.config.run.minutes)
+    return distributed.run_in_all(functools.partial(workdir.keep_length, timed))
 
 
 # ---- The state ----
@@ -223,7 +234,7 @@ def make_state(plan: Plan) -> GanState:
     """Makes the state of a new run: random weights, those of --start, or those of the low-resolution stage with new layers."""
     weights = plan.weights
     if plan.config.run.grow_kimg:
-        low = _make_low_resolution(plan)
+        low = make_low_resolution(plan)
         weights = distributed.run_in_all(functools.partial(initial_weights.grow_networks, plan.config, low))
     distributed.check_agreement(initial_weights.compute_digest(weights))
     return jax.jit(make_init(plan.config), out_shardings=plan.shardings.state)(weights, plan.choose_labels())
@@ -256,36 +267,52 @@ def _describe_state(plan: Plan) -> GanState:
 
 
 @contextlib.contextmanager
-def assemble(plan: Plan, start: int) -> Generator[Session]:
-    """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError."""
+def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Generator[Session]:
+    """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError.
+
+    programs: those of `make_programs`, if they have been compiled already.
+    """
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
     process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
-    is_resident = config.data.feed == "resident" or (config.data.feed == "auto" and batches.fits_resident(plan.pack.images))
+    resident = is_resident(plan)
     distributed.check_agreement(
         start,
         plan.total_steps,
         plan.steps_per_dispatch,
-        is_resident,
+        resident,
         config.output.save_every_steps,
         config.output.score_every_kimg,
         plan.pack.index["fingerprint"],
     )
     shapes = _describe_state(plan)
-    programs, previews = _make_programs(plan, shapes), choose_previews(plan)
+    programs, previews = programs or make_programs(plan), choose_previews(plan)
     scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
     logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
     _describe_run(plan, shapes, logs, start, changed)
     saved = _open_checkpoints(plan)
     try:
-        yield Session(plan, programs, previews, scorer, logs, saved, process, is_resident)
+        yield Session(plan, programs, previews, scorer, logs, saved, process, resident)
     finally:
         logs.close()
         saved.close()  # waits until the current save is written
 
 
-def _make_programs(plan: Plan, shapes: GanState) -> Programs:
-    config, shardings = plan.config, plan.shardings
+def is_resident(plan: Plan) -> bool:
+    """Whether to keep all images on the device."""
+    feed = plan.config.data.feed
+    return feed == "resident" or (feed == "auto" and batches.fits_resident(plan.pack.images))
+
+
+def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[range, Batch]]:
+    """Yields (steps, batches of these steps), from start to the end."""
+    dispatches = functools.partial(plan.list_dispatches, start)
+    return batches.iterate_batches(plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, resident)
+
+
+def make_programs(plan: Plan) -> Programs:
+    """Compiles the programs of a run. They do not depend on its length."""
+    config, shardings, shapes = plan.config, plan.shardings, _describe_state(plan)
     return Programs(
         # Usually one program; a shorter first or last dispatch needs a second one.
         get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
@@ -306,13 +333,15 @@ def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:
             None if labels is None else jnp.zeros((*rows, labels.shape[1]), jnp.uint8),
         )
     )
+    decay_steps = None if plan.decay_steps is None else jax.ShapeDtypeStruct((), jnp.float32)
     return backend.compile_program(
         make_train_steps(config, shardings.images),
         shapes,
         batch,
+        decay_steps,
         checked=config.guard.debug,
         donate_argnames=() if config.guard.debug else "state",  # debug needs the previous state again
-        in_shardings=(shardings.state, shardings.batches),
+        in_shardings=(shardings.state, shardings.batches, shardings.state),
         out_shardings=shardings.state,
     )
 

@@ -19,7 +19,7 @@ from dcgan_jax import config as configuration
 from dcgan_jax import files
 from dcgan_jax.command_lines import format_flags, format_start, format_training_command
 from dcgan_jax.config import Config, UserError, make_printable
-from dcgan_jax.config_rules import check_config
+from dcgan_jax.config_rules import check_stored_config
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.checks import CHECKED_FACTS
 from dcgan_jax.data.pack_index import find_changed_labels
@@ -173,7 +173,7 @@ def read_config(path: Path) -> Config:
     _check_links(path)
     config = configuration.unflatten(read_json(file), str(file))
     try:
-        check_config(config)
+        check_stored_config(config)
         if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # train.py converts epochs to steps
             raise UserError("with a learning-rate decay, the length must be `steps`, not `epochs`")
         if config.nets.compute_dtype == "auto":  # setup.py replaces it
@@ -181,6 +181,19 @@ def read_config(path: Path) -> Config:
     except UserError as fault:
         raise UserError(f"{file}: {fault}; restore it from a copy of the run") from None
     return config
+
+
+def keep_length(config: Config) -> Config:
+    """Returns the config with the length in kimg that the run found for its `minutes`. Unchanged: no minutes, or no such run."""
+    path = get_run_path(config)
+    if config.run.minutes is None or not is_run(path):
+        return config
+    found = read_config(path).run
+    if found.minutes != config.run.minutes or found.kimg is None:
+        return config
+    config = configuration.replace(config, kimg=found.kimg)
+    grows = config.run.grow_kimg > 0 and found.grow_kimg > 0
+    return configuration.replace(config, grow_kimg=found.grow_kimg) if grows else config
 
 
 def _check_links(path: Path) -> None:
@@ -229,14 +242,21 @@ def read_json(file: Path) -> Any:
 
 
 def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
-    now, before = configuration.flatten(config), configuration.flatten(read_config(path))
-    resumable = configuration.list_resumable_fields(config)
-    differing = [name for name in now if name not in resumable and now[name] != before[name]]
+    stored = read_config(path)
+    now, before = configuration.flatten(config), configuration.flatten(stored)
+    free = configuration.list_resumable_fields(config)
+    if not configuration.has_length(stored):  # it has made no step
+        free |= set(configuration.LENGTHS)
+    differing = [name for name in now if name not in free and now[name] != before[name]]
+    if "minutes" in differing:  # compare the lengths as they were given
+        differing = [name for name in differing if name not in configuration.LENGTHS] + _list_given_lengths(before)
     if differing:
-        shown = ", ".join(f"{name} was {_show(before[name])}, is now {_show(now[name])}" for name in differing[:MOST_SHOWN])
+        shown = ", ".join(_show_change(name, before, now) for name in differing[:MOST_SHOWN])
         shown += f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
         shown += (
-            " (the learning rate decays over the length, so it is fixed)" if set(configuration.LENGTHS) & set(differing) else ""
+            " (the learning rate decays over the length, so it is fixed)"
+            if set(configuration.LENGTHS) & set(differing) and config.optimizer.lr_decay != "none"
+            else ""
         )
         remedy = _format_resume(config, differing, before)
         raise UserError(
@@ -255,6 +275,17 @@ def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
             f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
             f"move it away{_propose_start(path, config)}"
         )
+
+
+def _list_given_lengths(values: dict) -> list[str]:
+    """Returns the name of the length that a run was started with."""
+    return [name for name in reversed(configuration.LENGTHS) if values[name] is not None][:1]  # minutes before their kimg
+
+
+def _show_change(name: str, before: dict, now: dict) -> str:
+    if name in configuration.LENGTHS and now[name] is None:
+        return f"{name} was {before[name]}, is now {' '.join(f'{n} {now[n]}' for n in _list_given_lengths(now))}"
+    return f"{name} was {_show(before[name])}, is now {_show(now[name])}"
 
 
 def _show(value: object) -> object:

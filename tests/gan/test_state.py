@@ -126,7 +126,8 @@ def test_leaf_that_is_not_finite_is_named_by_path():
 )
 def test_decay_counts_each_nets_own_updates(changes, steps, g, d):
     config = replace(CONFIG, steps=steps, lr=1.0, lr_decay="linear", beta1=0.0, beta2=0.0, **changes)
-    for transform, shares in zip(make_optimizers(config), (g, d), strict=True):
+    as_input = make_optimizers(replace(config, steps=None, minutes=1.0), jnp.float32(steps))
+    for transform, shares in zip((*make_optimizers(config), *as_input), (g, d, g, d), strict=True):
         state = transform.init(jnp.zeros(()))
         for share in shares:
             update, state = transform.update(jnp.ones(()), state)

@@ -1,0 +1,115 @@
+"""The length of a run that is given in minutes: times its first steps once, then chooses how many steps fit into the time.
+
+The timed steps are thrown away. Training then begins as if the length had been given in kimg, so it depends on the clock in no
+other way, and config.json reproduces it.
+"""
+
+import enum
+import itertools
+import statistics
+import time
+from typing import NamedTuple
+
+import jax
+
+from dcgan_jax import config as configuration
+from dcgan_jax import terminal
+from dcgan_jax.config import MAX_STEPS, Config
+from dcgan_jax.run import distributed, setup
+from dcgan_jax.run.setup import Plan, Programs
+
+# The share of the low-resolution stage in the time of best64, whose lengths are 600 and 160 kimg, at 470 and 83 images/s on two
+# CPU cores (experiments/RESULTS.md).
+LOW_RESOLUTION_SHARE = 0.4
+TIMED_SHARE, MOST_TIMED_S = 0.02, 20.0  # the first steps are timed for this share of the time, but not longer
+LEAST_TIMED = 3  # dispatches, however slow they are
+# Measured on two CPU cores (article, best32). Both are rough: their errors are small beside those of the speed.
+SAVE_FILES_S = 0.5  # a save without recalibration: grid, diagnostics, plots, report, checkpoint
+START_AND_END_S = 3.0  # initial state, first use of the programs of a save, end of the process
+
+
+class Stage(enum.Enum):
+    """Which part of the minutes a run has. The value is its share of the time for training."""
+
+    ONLY = 1.0
+    FIRST = LOW_RESOLUTION_SHARE  # the low-resolution stage
+    SECOND = 1 - LOW_RESOLUTION_SHARE
+
+
+class Timing(NamedTuple):
+    """What a step and a save take, in seconds."""
+
+    step_s: float
+    save_s: float
+
+
+def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Programs]:
+    """Replaces a length in minutes by one in kimg, in all processes that of the first.
+
+    Args: plan: of a run whose length is not known yet; began_s: when the program began, by time.monotonic.
+    Returns: the plan with the length, and the compiled programs, which do not depend on it.
+    """
+    config, minutes = plan.config, plan.config.run.minutes
+    assert minutes is not None  # else the length is known
+    if distributed.is_first_process():
+        terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
+    programs = setup.make_programs(plan)
+    timing = time_steps(plan, programs, min(TIMED_SHARE * stage.value * 60 * minutes, MOST_TIMED_S))
+    left_s = divide_time(60 * minutes, time.monotonic() - began_s, stage)
+    steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))
+    config = configuration.replace(config, kimg=steps * config.images_per_step / 1000)
+    if config.run.grow_kimg:  # of the stage that was trained before this one
+        config = configuration.replace(config, grow_kimg=setup.make_low_resolution(plan).run.kimg)
+    if distributed.is_first_process():
+        terminal.say(_describe_length(config, minutes, stage, timing, steps, left_s))
+    return plan._replace(config=config, total_steps=steps), programs
+
+
+def divide_time(all_s: float, passed_s: float, stage: Stage) -> float:
+    """Returns the seconds of all_s that are left for the training of this stage, after passed_s in this process."""
+    if stage is Stage.FIRST:  # the second stage has programs of its own: assume that its start will take as long
+        return stage.value * (all_s - 2 * passed_s)
+    # In a process that resumes between the stages, the second has no more than its share.
+    return min(all_s - passed_s, stage.value * all_s)
+
+
+def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
+    """Times steps for at_least_s, and a save. Takes the median of the steps, without the first one."""
+    state = setup.make_state(plan)
+    start_s = time.monotonic()
+    state = jax.block_until_ready(programs.renew_statistics(state))
+    save_s = time.monotonic() - start_s + SAVE_FILES_S
+    ends_s = []
+    for steps, batch in setup.iterate_batches(plan, 0, setup.is_resident(plan)):
+        state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
+        jax.block_until_ready(metrics)
+        ends_s.append(time.monotonic())
+        is_enough = len(ends_s) > LEAST_TIMED and ends_s[-1] - ends_s[0] >= at_least_s
+        if distributed.any_process(is_enough and distributed.is_first_process()):
+            break
+    durations_s = [after - before for before, after in itertools.pairwise(ends_s)]
+    return Timing(statistics.median(durations_s) / plan.steps_per_dispatch, save_s)
+
+
+def count_steps(config: Config, timing: Timing, left_s: float, steps_per_dispatch: int) -> int:
+    """Counts the steps that fit into left_s seconds together with their saves and scores; at least one.
+
+    A multiple of steps_per_dispatch if possible: a shorter last dispatch needs a program of its own.
+    """
+    output = config.output
+    if output.score_every_kimg:
+        left_s *= 1 - output.score_share
+    left_s -= START_AND_END_S + 2 * timing.save_s  # the first and the last step are always saved
+    steps = int(max(0.0, left_s) / (timing.step_s + timing.save_s / output.save_every_steps))
+    return min(max(1, steps - steps % steps_per_dispatch if steps >= steps_per_dispatch else steps), MAX_STEPS)
+
+
+def _format_minutes(minutes: float) -> str:
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
+def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int, left_s: float) -> str:
+    images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
+    share = {Stage.FIRST: f", {stage.value:.0%} of the time", Stage.SECOND: ", the rest of the time"}.get(stage, "")
+    text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
+    return text + ("; there is no time for more, because starting took most of it" if left_s <= START_AND_END_S else "")

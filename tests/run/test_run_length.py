@@ -1,0 +1,238 @@
+"""A length in minutes. No test asserts a time: the number of steps is injected, or computed from given speeds."""
+
+import importlib
+import json
+import re
+import signal
+import types
+
+import pytest
+import toy_run
+from numpy.testing import assert_array_equal
+from toy_run import FLAGS, STEPS, TraceCounter, get_reference_run, get_refusal, read_metric_lines, read_state, run_command, train
+
+from dcgan_jax import api, report
+from dcgan_jax.config import Config, replace
+from dcgan_jax.run import run_length
+from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.logs import Logs
+from dcgan_jax.run.run_length import START_AND_END_S, Stage, Timing, count_steps, divide_time
+
+GROW = ("--size", 32, "--width", 8, "--base-px", 8)  # as in test_initial_weights.py
+IMAGES = 16  # of a step of the toy run
+
+
+# ---- How many steps fit ----
+
+
+def predict_s(steps, timing, save_every_steps):
+    """The time of a run, counted save by save."""
+    saves = len({0, steps} | set(range(0, steps, save_every_steps)))
+    return START_AND_END_S + steps * timing.step_s + saves * timing.save_s
+
+
+@pytest.mark.parametrize("step_s", [0.0004, 0.03, 2.5])
+@pytest.mark.parametrize("save_s", [0.0, 0.7, 30.0])
+@pytest.mark.parametrize("steps_per_dispatch", [1, 10])
+def test_as_many_steps_as_fit(step_s, save_s, steps_per_dispatch):
+    """At most one save and one dispatch more would not fit."""
+    timing, left_s = Timing(step_s, save_s), 600.0
+    steps = count_steps(replace(Config(), save_every_steps=500), timing, left_s, steps_per_dispatch)
+    assert steps % steps_per_dispatch == 0
+    assert predict_s(steps, timing, 500) <= left_s < predict_s(steps + steps_per_dispatch, timing, 500) + save_s + 1e-6
+
+
+@pytest.mark.parametrize("left_s", [-5.0, 0.0, START_AND_END_S + 1.0])
+def test_shortest_run_is_one_step(left_s):
+    assert count_steps(Config(), Timing(1.0, 1.0), left_s, 10) == 1
+
+
+def test_scores_leave_less_time_for_steps():
+    timing, config = Timing(0.1, 0.0), replace(Config(), score_share=0.5)
+    without, scored = (count_steps(replace(config, score_every_kimg=every), timing, 1000.0, 1) for every in (0.0, 1.0))
+    assert scored < 0.51 * without
+
+
+def test_both_stages_fit_into_the_time():
+    """If the second starts as slowly as the first, and they train for as long as they may."""
+    all_s, start_s = 600.0, 50.0
+    first_s = divide_time(all_s, start_s, Stage.FIRST)
+    second_s = divide_time(all_s, start_s + first_s + start_s, Stage.SECOND)
+    assert 2 * start_s + first_s + second_s == pytest.approx(all_s)
+    assert first_s / (first_s + second_s) == pytest.approx(run_length.LOW_RESOLUTION_SHARE)
+
+
+def test_second_stage_in_a_new_process_has_its_share_only():
+    assert divide_time(600.0, 5.0, Stage.SECOND) == pytest.approx(0.6 * 600)
+    assert divide_time(600.0, 5.0, Stage.ONLY) == pytest.approx(595)
+
+
+# ---- Runs ----
+
+
+def refuse_to_choose(*_):
+    raise AssertionError("the length was chosen again")
+
+
+@pytest.fixture
+def give_steps(monkeypatch):
+    """Sets the numbers of steps that the next runs choose, in order. Real steps are timed before."""
+
+    def give(*steps):
+        waiting = list(steps)
+        monkeypatch.setattr(run_length, "count_steps", lambda *_: waiting.pop(0) if waiting else refuse_to_choose())
+
+    return give
+
+
+def train_minutes(parent, *arguments, minutes=0.01):
+    return run_command(train, "--workdir", parent, *FLAGS, "--minutes", minutes, *arguments)
+
+
+def read_settings(run):
+    return json.loads((run / "config.json").read_text())
+
+
+def assert_equal_runs(one, other, step):
+    ours, theirs = read_state(one, step), read_state(other, step)
+    assert list(ours) == list(theirs)
+    for path, leaf in ours.items():
+        assert_array_equal(leaf, theirs[path], err_msg=path)
+    assert read_metric_lines(one) == read_metric_lines(other)
+
+
+@pytest.mark.integration
+def test_run_in_minutes_equals_one_of_its_length(tmp_path, give_steps):
+    """Bit for bit: the timed steps leave no trace. Each program is compiled once. The same command then says that it is done."""
+    give_steps(STEPS)
+    with TraceCounter() as traces:
+        done = train_minutes(tmp_path)
+    assert done.code == 0, done
+    assert traces.counts == {"make_train_steps": 1, "make_recalibrate": 1, "check_finite": 1}
+    run = tmp_path / "article"
+    assert_equal_runs(run, get_reference_run().run, STEPS)
+    assert f"0.01 minutes: {STEPS * IMAGES} images of 16 px at " in done.out
+    assert read_settings(run) | {"minutes": 0.01, "kimg": STEPS * IMAGES / 1000, "steps": None} == read_settings(run)
+    assert f"{run} is complete: step {STEPS} of {STEPS}" in train_minutes(tmp_path).out
+    assert f"--kimg {STEPS * IMAGES / 1000}" in (run / "report.html").read_text()
+    assert "--minutes" not in (run / "report.html").read_text()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_learning_rate_decays_over_the_chosen_length(tmp_path, give_steps, decay):
+    """Over the whole run, so that every step depends on the length."""
+    give_steps(6)
+    flags = ("--lr-decay", decay, "--no-tensorboard")
+    assert train_minutes(tmp_path / "minutes", *flags).code == 0
+    assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, "--kimg", 6 * IMAGES / 1000, *flags).code == 0
+    assert_equal_runs(tmp_path / "minutes" / "article", tmp_path / "kimg" / "article", 6)
+    assert run_command(train, "--workdir", tmp_path / "minutes", *FLAGS, "--kimg", 6 * IMAGES / 1000, *flags).code == 0
+
+
+@pytest.mark.integration
+def test_stopped_run_keeps_its_length(tmp_path, give_steps, monkeypatch):
+    give_steps(STEPS)
+    with monkeypatch.context() as patch:
+        real = Logs.write
+
+        def write(self, steps, values):
+            if steps.stop == 5:
+                signal.raise_signal(signal.SIGTERM)
+            real(self, steps, values)
+
+        patch.setattr(Logs, "write", write)
+        stopped = train_minutes(tmp_path)
+    assert re.search("run the same command again to resume: python -m dcgan_jax.train .*--minutes 0.01 ", stopped.out)
+    assert list_steps(tmp_path / "article")[-1] < STEPS
+    resumed = train_minutes(tmp_path)  # chooses no length: give_steps has none left
+    assert resumed.code == 0 and "resumes from step" in resumed.out
+    assert_equal_runs(tmp_path / "article", get_reference_run().run, STEPS)
+
+
+@pytest.mark.integration
+def test_run_killed_while_it_times_chooses_again(tmp_path, give_steps, monkeypatch):
+    """Until then, a report shows the minutes, and another length may be given."""
+    with monkeypatch.context() as patch:
+        patch.setattr(run_length, "time_steps", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert train_minutes(tmp_path, minutes=3).code == 130
+    run = tmp_path / "article"
+    assert read_settings(run)["kimg"] is None and not list_steps(run)
+    page = tmp_path / "page.html"
+    assert run_command(report, run, "--out", page).code == 0
+    assert "step 0, of 3 minutes" in page.read_text()
+    give_steps(STEPS)
+    assert train_minutes(tmp_path).code == 0
+    assert_equal_runs(run, get_reference_run().run, STEPS)
+
+
+@pytest.mark.integration
+def test_kimg_extends_a_run_in_minutes(tmp_path, give_steps):
+    give_steps(4)
+    assert train_minutes(tmp_path).code == 0
+    assert api.load(tmp_path / "article").step == 4
+    assert toy_run.train_toy(tmp_path).code == 0
+    assert_equal_runs(tmp_path / "article", get_reference_run().run, STEPS)
+    refusal = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--minutes", 3)
+    assert f"steps was {STEPS}, is now minutes 3.0. Resume it with --steps {STEPS}," in refusal
+
+
+@pytest.mark.integration
+def test_other_minutes_are_refused(tmp_path, give_steps):
+    give_steps(4)
+    assert train_minutes(tmp_path).code == 0
+    refusal = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--minutes", 3)
+    assert "minutes was 0.01, is now 3.0. Resume it with --minutes 0.01," in refusal
+
+
+# ---- Progressive growing ----
+
+
+@pytest.mark.integration
+def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
+    """It equals a run with both lengths, also if it is stopped between the stages. The first stage keeps its length then."""
+    give_steps(3)
+    choose = run_length.choose_length
+
+    def stop_before_second(plan, stage, began_s):
+        if stage == Stage.SECOND:
+            signal.raise_signal(signal.SIGINT)
+        return choose(plan, stage, began_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_length, "choose_length", stop_before_second)
+        assert train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7).code == 130
+    timed = tmp_path / "minutes" / "article"
+    assert read_settings(timed / "half")["kimg"] == 3 * IMAGES / 1000
+    give_steps(4)
+    done = train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7)
+    assert done.code == 0, done
+    assert f"0.01 minutes, the rest of the time: {4 * IMAGES} images of 32 px at " in done.out
+    assert read_settings(timed) | {"minutes": 0.01, "kimg": 4 * IMAGES / 1000, "grow_kimg": 0.048} == read_settings(timed)
+
+    lengths = ("--kimg", 4 * IMAGES / 1000, "--grow-kimg", 0.048)
+    assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, *GROW, *lengths).code == 0
+    plain = tmp_path / "kimg" / "article"
+    assert_equal_runs(timed / "half", plain / "half", 3)
+    assert_equal_runs(timed, plain, 4)
+    assert "is complete: step 4 of 4" in train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7).out
+    assert "is complete: step 4 of 4" in run_command(train, "--workdir", tmp_path / "minutes", *FLAGS, *GROW, *lengths).out
+
+
+@pytest.mark.integration
+def test_stages_share_the_minutes(tmp_path, monkeypatch):
+    """The first stage has chosen its length after 10 s, the second after 30 s."""
+    left = []
+
+    def count(config, timing, left_s, steps_per_dispatch):
+        left.append(left_s)
+        return 2
+
+    module = importlib.import_module("dcgan_jax.train")
+    monkeypatch.setattr(module, "BEGAN_S", 1000.0)
+    monkeypatch.setattr(run_length, "count_steps", count)
+    monkeypatch.setattr(run_length, "time_steps", lambda *_: Timing(1.0, 1.0))
+    times = iter([1000.0 + 10, 1000.0 + 30])
+    monkeypatch.setattr(run_length, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
+    assert train_minutes(tmp_path, *GROW, "--grow-kimg", 7, minutes=1).code == 0
+    assert left == pytest.approx([0.4 * (60 - 2 * 10), 60 - 30])
