@@ -78,7 +78,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Maps images to logits: convolutions that halve the side, then a dense head.
 
-    frozen: the number of layers, counted from the image, that are not trained (`freezing.py`). Their spectral norms stay fixed.
+    frozen: the number of layers, counted from the image, that are not trained (gan/freezing.py). Their spectral norms stay fixed.
     """
 
     nets: Nets
