@@ -1,6 +1,7 @@
 """The model card of an export: a README.md in Hugging Face's format."""
 
 import dataclasses
+import html
 import json
 import shlex
 from pathlib import Path
@@ -15,7 +16,8 @@ from dcgan_jax.export.comparison import describe_comparison
 from dcgan_jax.export.writing import describe_latent
 from dcgan_jax.gan.state import LABELS, count_parameters
 from dcgan_jax.presets import compare_with_preset
-from dcgan_jax.run import online_score, workdir
+from dcgan_jax.run import online_score, report_scores, workdir
+from dcgan_jax.run.report_summary import describe_images_shown
 
 CODE_LICENCE = (
     "dcgan_jax, and the code in this folder that it wrote, are licensed under "
@@ -28,14 +30,12 @@ def make_card(gan: TrainedGAN, ask: Export, usage: str, found: Exported) -> str:
 
     Args: usage, the section about loading the file, which depends on the format; found, the result of the export.
     """
-    config, run = gan.config, Path(ask.run)
+    config, run = gan.config, gan.folder
     nets, facts = config.nets, workdir.read_data_facts(run)
     parameters = count_parameters(gan.generator[0])
     fingerprint = make_printable(facts["fingerprint"], 100)
     changes = {name: now for name, (_, now) in compare_with_preset(config).items() if name != "data"}
     changed = f"with these changes: `{make_printable(json.dumps(changes), 1000)}`" if changes else "unchanged"
-    scores = [line for line in online_score.read_score_lines(run) if line["step"] == gan.step]
-    rows = "\n".join(f"- `{make_printable(json.dumps(line), 1000)}`" for line in scores) or "This checkpoint has no score yet."
     command, rights = _describe_command(ask), _describe_rights(config, facts["source"])
     conditions = (
         f"""
@@ -62,6 +62,7 @@ from 0 to {SEEDS - 1}, is `{describe_latent(gan)}`.
 |---|---|
 | preset | `{config.run.preset}`, {changed} |
 | step | {gan.step:,} |
+| images shown in training | {describe_images_shown(run, gan.step * config.images_per_step)} |
 | G | {parameters:,} parameters, stored as {ask.weights}: `{found.file.name}`, {found.size_bytes:,} bytes |
 | compared with the checkpoint | {describe_comparison(found.comparison, found.compute_dtype)} |
 | training images | {facts["count"]:,}, {make_printable(facts["source"]["name"], 200)}, fingerprint `{fingerprint}` |
@@ -69,12 +70,30 @@ from 0 to {SEEDS - 1}, is `{describe_latent(gan)}`.
 
 ## Scores
 
-{rows}
+{_describe_scores(run, gan.step)}
 
 ## Licence
 
 {rights.text}
 """
+
+
+def _describe_scores(run: Path, step: int) -> str:
+    """Describes the checkpoint's scores, in training and by `evaluate`, as a Markdown table."""
+    rows = [row for row in report_scores.list_evaluated(run) if row.step == f"{step:,}"]
+    cells = [(row.measure, row.value, row.floor, row.count, row.secondary, row.real) for row in rows]
+    if line := online_score.read_online_scores(run).get(step):
+        cells.insert(0, (f"in training, by {report_scores.describe_measure(line)}", f"{line['value']:.4g}", "", "", "", ""))
+    if not cells:
+        return "This checkpoint has no score yet."
+    head = ("score", "value", "floor", "N", "other scores", "real images"), ("---",) * 6
+    table = "\n".join("| " + " | ".join(_escape_cell(cell) for cell in row) + " |" for row in (*head, *cells))
+    return f"Smaller is better. The floor is the score of one half of the real images against the other half.\n\n{table}"
+
+
+def _escape_cell(text: str) -> str:
+    """The text on one line without what would end the cell or be read as HTML: it may quote a stranger's file."""
+    return html.escape(make_printable(text, 300)).replace("|", "&#124;")
 
 
 class _Rights(NamedTuple):

@@ -83,12 +83,26 @@ def make_card_of(run):
 
 def test_card_scores_are_of_its_step_only(tmp_path):
     run = copy_run(get_reference_run().run, tmp_path)
-    ours, others = {"score": "fid", "step": toy_run.STEPS, "value": 7.25}, {"score": "fid", "step": 4, "value": 9.5}
+    evaluated = {
+        "score": "inception",
+        "step": toy_run.STEPS,
+        "values": {"frechet": 7.25, "kid": 0.031},
+        "floor": 2.5,
+        "count": 40,
+    }
+    ours, others = evaluated | {"real": "my | <b>faces"}, evaluated | {"step": 4, "values": {"frechet": 9.5}}
+    trained = {"score": "training", "step": toy_run.STEPS, "value": 3.125, "by": "sliced-wasserstein", "count": 40}
     (run / "scores.jsonl").write_text(
-        "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None)) + json.dumps(ours)[:30]
+        "".join(f"{json.dumps(line)}\n" for line in (others, ours, [ours], 7, None, trained)) + json.dumps(ours)[:30]
     )  # cut off, as by a kill
-    card = make_card_of(run)
-    assert card.count("7.25") == 1 and "9.5" not in card
+    table = make_card_of(run).split("## Scores")[1].split("##")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == ["score", "value", "floor", "N", "other scores", "real images"]
+    assert rows[2][:2] == ["in training, by sliced-wasserstein, N 40, real images", "3.125"]
+    assert rows[3] == ["FID", "7.25", "2.5", "40", "KID x1000 31", "my &#124; &lt;b&gt;faces"]
+    assert len(rows) == 4 and "9.5" not in table
+    (run / "scores.jsonl").unlink()
+    assert "This checkpoint has no score yet." in make_card_of(run)
 
 
 FREE, NOT_STATED, RESEARCH = "license: apache-2.0", "license: other\n---", "license_name: non-commercial-research"
