@@ -17,7 +17,7 @@ from dcgan_jax.gan.logits import make_compute_logits, make_extract_features
 from dcgan_jax.gan.sampling import generate_images, jit_cached, make_seed_latents, run_in_batches, sample_images, select_labels
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.places import expand_home
-from dcgan_jax.run import checkpoints, figures, online_score, workdir
+from dcgan_jax.run import checkpoints, figures, online_score, pretrained, workdir
 from dcgan_jax.run.numerics import find_devices, pin_methods
 from dcgan_jax.seeds import Seeds, to_seed_array
 
@@ -42,11 +42,12 @@ class TrainedGAN:
 
     The same arguments always give the same result. Seeds are given as 7, range(8) or "7,12,40-47". Methods raise UserError for
     impossible arguments.
-    Attributes: name, the run's folder; config, its settings; step, of the checkpoint; attributes, names that samples can be
-    conditioned on.
+    Attributes: name, the run as it was given to `load`; folder, where it is; config, its settings; step, of the checkpoint;
+    attributes, names that samples can be conditioned on.
     """
 
     name: str
+    folder: Path
     config: Config
     attributes: tuple[str, ...]
     step: int
@@ -58,10 +59,11 @@ class TrainedGAN:
 
     def __init__(self, run: Path, step: int | Literal["best"] | None):
         find_devices()
-        self.name, self.config = str(run), workdir.read_config(run)
+        self.name, self.folder = str(run), pretrained.find_run(run)
+        self.config = workdir.read_config(self.folder)
         self.attributes = self.config.nets.conditions
         self.step, self._params, self._stats, self._table = checkpoints.restore_generator(
-            run, describe_state(self.config), online_score.resolve_step(run, step)
+            self.folder, describe_state(self.config), online_score.resolve_step(self.folder, step)
         )
 
     def sample(self, seeds: Seeds, condition: Mapping[str, int] | None = None, truncation: float | None = None) -> ImageArray:
@@ -148,10 +150,7 @@ class TrainedGAN:
     @functools.cached_property
     def discriminator(self) -> tuple[dict, dict]:
         """Parameters of the discriminator and its BN statistics."""
-        shapes = describe_state(self.config)
-        like = checkpoints.add_sharding(shapes)
-        state = checkpoints.restore_step(Path(self.name), like, self.step)
-        return state.d_params, state.d_stats
+        return checkpoints.restore_discriminator(self.folder, describe_state(self.config), self.step)
 
     def _check_images(self, images: np.ndarray) -> np.ndarray:
         nets, images = self.config.nets, np.asarray(images)
@@ -184,7 +183,7 @@ class TrainedGAN:
 
 
 def load(run: str | Path, step: int | Literal["best"] | None = None) -> TrainedGAN:
-    """Loads a trained run from its folder.
+    """Loads a trained run from its folder, or a generator of the package: "drawn32" or "drawn64". A path that exists comes first.
 
     step: of the checkpoint; None: the newest; "best": the one with the best score during training.
     Raises: UserError where there is no run, or no such checkpoint.

@@ -71,7 +71,8 @@ class Run:
     """progressive growing: train at half the image side first, for this many thousand images; 0: none.
     With minutes, any other number than 0 only switches it on: the first stage takes 40 % of the time"""
     start: str = ""
-    """initial weights: a run's folder; a file of PyTorch's netG, alone or in a checkpoint; or netG.pth,netD.pth; empty: random"""
+    """initial weights: a run's folder; drawn32 or drawn64, from the package; a file of PyTorch's netG, alone or in a checkpoint;
+    or netG.pth,netD.pth; empty: random"""
     steps: Annotated[int | None, Interval(ge=1, le=MAX_STEPS), Mark.RESUMABLE] = None
     """length in training steps"""
     epochs: Annotated[float | None, Interval(gt=0, le=10**9), Mark.RESUMABLE] = None
@@ -350,7 +351,7 @@ FIELDS = {
     for group, cls in GROUPS.items()
     for name, hint in typing.get_type_hints(cls, include_extras=True).items()
 }
-LENGTHS = ("steps", "epochs", "kimg", "minutes")  # exactly one is given; of minutes, a run then makes kimg
+LENGTHS = ("steps", "epochs", "kimg", "minutes")  # exactly one is given; a run converts minutes to kimg
 # Removed options, each with the value that has no effect. The config.json of older runs contains them.
 REMOVED = {
     "g_modulation": False,
@@ -374,7 +375,7 @@ def list_resumable_fields(config: Config) -> set[str]:
     # A decaying learning rate depends on the run's length.
     fields = list_fields(Mark.RESUMABLE) - (set(LENGTHS) if config.optimizer.lr_decay != "none" else set())
     # Minutes are only a record once the run has a length in kimg. A run cannot be extended to another number of minutes, because
-    # nobody knows the speed of its past.
+    # the time already spent is not recorded.
     return fields if config.run.minutes is not None else fields | {"minutes"}
 
 

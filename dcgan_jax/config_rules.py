@@ -51,7 +51,7 @@ def check_config(config: Config) -> None:
 
 
 def check_stored_config(config: Config) -> None:
-    """Checks the config of a run. Beside `minutes`, if they were given, it has the length in `kimg` that they became.
+    """Checks the config of a run. A run given in `minutes` also stores the `kimg` chosen for them.
 
     Raises: UserError, as check_config.
     """

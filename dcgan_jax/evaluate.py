@@ -14,7 +14,7 @@ from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.cache import get_cache_dir, get_user_cache_dir
 from dcgan_jax.places import expand_home
-from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets, workdir
+from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets, pretrained, workdir
 from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
@@ -36,7 +36,8 @@ class Evaluate:
     """
 
     run: str
-    """the run's folder, such as runs/article; or images: a folder, .zip or .npy of square images of one size"""
+    """the run's folder, such as runs/article; drawn32 or drawn64, from the package;
+    or images: a folder, .zip or .npy of square images of one size"""
     against: str = ""
     """another run, or other images, to score as well; with --repeats it says whether the difference is more than noise"""
     data: str = ""
@@ -234,7 +235,7 @@ def _check_comparable(sets: list[ImageSet]) -> None:
 
 def _share_pixels(one: ImageSet, other: ImageSet) -> bool:
     """Whether two runs were trained on equal images. Then their crops had the same effect: square images are not cropped."""
-    return workdir.is_same_data(*(workdir.read_data_facts(Path(run.name)) for run in (one, other)))
+    return workdir.is_same_data(*(workdir.read_data_facts(run.folder) for run in (one, other)))
 
 
 def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name: str) -> None:
@@ -259,7 +260,7 @@ def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name:
 
 def _name_neighbours_file(ask: Evaluate) -> Path:
     """Returns the file of the neighbours' image. Raises: UserError if it cannot be written."""
-    file = Path(ask.run) / "neighbours.png"
+    file = pretrained.name_output(ask.run, "neighbours.png")
     if os.path.lexists(file) and (file.is_symlink() or not file.is_file()):
         raise UserError(f"{file}: is a link or not a regular file; remove it")
     return file
@@ -267,7 +268,8 @@ def _name_neighbours_file(ask: Evaluate) -> Path:
 
 def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet], say: Callable[[str], object]) -> Evaluation:
     """Appends the numbers to the file and adds it to the result. Raises: UserError if it cannot be written."""
-    file = Path(ask.out) if ask.out else Path(ask.run) / "scores.jsonl" if sets[0].config else None
+    own = pretrained.name_output(ask.run, "scores.jsonl")
+    file = Path(ask.out) if ask.out else own if sets[0].config else None
     if file is None:
         return found
     by_name = {images.name: images for images in sets}

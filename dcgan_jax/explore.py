@@ -13,13 +13,13 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.explorations.results import AttributeDirections, Exploration, Inversion
-from dcgan_jax.run import backend, figures
+from dcgan_jax.run import backend, figures, pretrained
 
 
 @dataclasses.dataclass(frozen=True)
 class ExploreFlags:
     run: str
-    """folder of the run, such as runs/article"""
+    """folder of the run, such as runs/article; or drawn32 or drawn64, from the package"""
     step: int | Literal["best"] | None = None
     """checkpoint to sample from; none: the newest; best: the one with the best score during training"""
     condition: str = ""
@@ -168,7 +168,7 @@ METHODS = {"attributes": "attribute_directions"}  # other methods have the name 
 
 def _choose_out(ask: ExploreFlags, name: str) -> Path:
     suffixes = (".webp", ".gif", ".mp4") if isinstance(ask, WalkFlags) else (".png",)
-    out = Path(ask.out or Path(ask.run) / "explore" / f"{name}{suffixes[0]}")
+    out = Path(ask.out or pretrained.get_output_folder(ask.run) / "explore" / f"{name}{suffixes[0]}")
     if out.suffix not in suffixes:
         raise UserError(f"`out` {ask.out}: end it in {' or '.join(suffixes)}")
     return out

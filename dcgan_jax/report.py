@@ -16,7 +16,7 @@ from dcgan_jax.config import UserError
 from dcgan_jax.data.batches import count_training_images
 from dcgan_jax.data.checks import CHECKED_FACTS, find_data_warnings
 from dcgan_jax.presets import compare_with_preset
-from dcgan_jax.run import checkpoints, workdir
+from dcgan_jax.run import checkpoints, compact, pretrained, workdir
 from dcgan_jax.run.logs import read_metrics, read_warnings
 from dcgan_jax.run.report import RunFacts, render_page
 
@@ -72,7 +72,7 @@ def report(runs: str | Path | Iterable[str | Path], out: str | Path = "") -> Wri
 
 def _find_runs(given: tuple[str, ...]) -> list[Path]:
     """Returns the given folders; of several, only those that are runs. Raises: UserError for no runs, or too many."""
-    places = [Path(place) for place in given]
+    places = [pretrained.find_run(place) for place in given]
     if len(places) > 1:
         places = [place for place in places if os.path.exists(place / "config.json")]
     if not places:
@@ -85,6 +85,8 @@ def _find_runs(given: tuple[str, ...]) -> list[Path]:
 
 
 def _read_run_facts(run: Path, name: str) -> RunFacts:
+    if compact.is_compact(run):
+        raise UserError(f"{run}: has weights but no logs to report; give the folder of a run that was trained here")
     config = workdir.read_config(run)
     facts = workdir.read_data_facts(run)
     metrics = read_metrics(run)

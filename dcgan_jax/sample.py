@@ -21,7 +21,7 @@ class Sample:
     """Generates images with a run's EMA generator. A seed always gives the same image, whatever the other seeds are."""
 
     run: str
-    """folder of the run, such as runs/article"""
+    """folder of the run, such as runs/article; or drawn32 or drawn64, from the package"""
     count: int = 64
     """number of images; their seeds are --seed, --seed + 1 and so on"""
     seed: int = 0

@@ -26,15 +26,15 @@ def main() -> None:
     ask = parser.parse_args()
     real = measure_power(np.load(ask.real, mmap_mode="r", allow_pickle=False)[: ask.count])
     last = len(real) - 1
-    octaves = {
+    bands = {
         "lower half": slice(1, last // 2),
         "upper half": slice(last // 2, last - 1),
         "two highest": slice(last - 1, last + 1),
     }
-    print("| samples | " + " | ".join(octaves) + " | highest / next |\n|---|" + "---:|" * (len(octaves) + 1))
+    print("| samples | " + " | ".join(bands) + " | highest / next |\n|---|" + "---:|" * (len(bands) + 1))
     for file in ask.samples:
         power = measure_power(np.load(file, allow_pickle=False)[: ask.count])
-        shares = [power[some].sum() / real[some].sum() for some in octaves.values()]
+        shares = [power[some].sum() / real[some].sum() for some in bands.values()]
         peak = (power[last] / power[last - 1]) / (real[last] / real[last - 1])
         print(f"| {file} | " + " | ".join(f"{share:.2f}" for share in (*shares, peak)) + " |", flush=True)
 

@@ -20,6 +20,8 @@ cd "$empty"
 venv/bin/dcgan-train --workdir runs --name toy --size 16 --width 4 --batch-size 8 --steps 4 --data drawn:40 --feed stream
 venv/bin/dcgan-sample --run runs/toy --count 4 --out samples.png
 venv/bin/dcgan-report runs/toy
+venv/bin/dcgan-sample --run drawn32 --count 4 --out drawn32.png
+venv/bin/dcgan-sample --run drawn64 --count 4 --out drawn64.png
 venv/bin/dcgan-export --run runs/toy --format safetensors --out exported
 
 venv/bin/python -m pip install --quiet "$wheel[test]"

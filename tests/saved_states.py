@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import tiny
 from numpy.testing import assert_array_equal
 
+from dcgan_jax.api import load
 from dcgan_jax.gan.state import describe_state
-from dcgan_jax.run import checkpoints
+from dcgan_jax.run import checkpoints, compact
 
 CONFIG = tiny.make_tiny_config("article")
 
@@ -57,6 +58,14 @@ def assert_equal_leaves(ours, theirs):
 
 def restore_step(run, step, like=None):
     return checkpoints.restore(run / "checkpoints" / str(step), like or make_target())
+
+
+def write_compact(run: Path, folder: Path) -> Path:
+    """Writes the newest checkpoint of a run as a compact run."""
+    gan = load(run)
+    state = checkpoints.restore_step(run, checkpoints.add_sharding(describe_state(gan.config)), gan.step)
+    compact.write(run, gan.step, state, gan.config, folder)
+    return folder
 
 
 def find_data_file(checkpoint: Path) -> Path:

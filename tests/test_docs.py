@@ -38,12 +38,13 @@ IMAGE_COUNT = 85
 TOY = "--size 16 --base-px 8 --width 4 --batch-size 8 --save-every-steps 2 --log-every-steps 1 --grid-images 4"
 SHORTER = [  # (command, pattern, replacement), in order
     ("train", r" --(epochs|kimg|minutes|size|steps) \S+", ""),
-    ("train", r"$", f" {TOY} --steps 4"),
+    ("train", r"^((?!.*--start drawn).*)$", rf"\1 {TOY} --steps 4"),
+    ("train", r"(--start drawn.*)$", r"\1 --batch-size 8 --grid-images 4 --steps 2"),  # the networks of the package
     ("train", r"(--preset torch.*) --base-px 8", r"\1"),  # PyTorch's example begins at 4 px
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
     (
         "train",
-        r"(--preset best64.*)$",
+        r"^((?!.*--start drawn).*--preset best64.*)$",
         r"\1 --size 32 --width 8 --base-px 8 --grow-kimg 0.02 --g-refine 0 --d-refine 0",
     ),  # progressive growing
     ("evaluate", r" --count \S+", ""),

@@ -160,11 +160,11 @@ COMMANDS = [
     Row("such as `start` {files[-1]}", "torch --start weights", "torch FOLLOW"),
     Row("`size` {size} `width` {width}", "torch --width 8 --start netG.pth", "torch --start netG.pth FOLLOW"),
     Row(
-        "contains no netD",
+        "contains no discriminator that fits",
         "torch --start netG.pth --freeze-d 1 --name f",
         "torch --start netG.pth,netD.pth --freeze-d 1 --name f",
     ),
-    Row("contains no netD", "torch --start netG.pth --freeze-d 1 --name g", "torch --start netG.pth --freeze-d 0 --name g"),
+    Row("contains no discriminator that fits", "torch --start netG.pth --freeze-d 1 --name g", "torch FOLLOW"),
     Row("use `preset` torch32", "train --name t2 --start netG.pth", "torch --start netG.pth --preset torch32"),
     Row("another `seed` under another `name`", "", "train --on-nan rollback"),
     Row("another `seed` under another `name`", "", "train --lr 0.00001 --seed 5 --name slower"),
@@ -197,6 +197,7 @@ OTHERS = {
     "cannot be saved": "full disks: tests/run/test_checkpoints.py and tests/test_survival.py",
     "`crop` {crop}": "tests/run/test_image_sets.py",
     "XLA refuses": "needs a new process: tests/run/test_numerics.py",
+    "has weights only and cannot be resumed": "tests/run/test_compact.py",
     "was trained with other labels": "needs a folder with a table: tests/run/test_workdir.py",
     "removeprefix": "the text of another message",
 }

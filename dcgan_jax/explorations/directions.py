@@ -119,7 +119,7 @@ class _AttributeProbe:
 
 
 def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[str]) -> _AttributeProbe:
-    packed = open_training_images(Path(gan.name), gan.config, str(data))
+    packed = open_training_images(gan.folder, gan.config, str(data))
     source = packed.index["source"]["name"]
     try:
         fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)

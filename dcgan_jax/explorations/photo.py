@@ -33,7 +33,7 @@ def invert(
     if not 0 < starts <= 1024 or not 0 < iterations <= 100_000:
         raise UserError(f"`starts` {starts} `iterations` {iterations}: give 1 to 1,024 starts and 1 to 100,000 iterations")
     nets, seeds = gan.config.nets, np.arange(starts)
-    crop = find_used_crop(Path(gan.name), gan.config) or "centre"  # drawn images have no crop
+    crop = find_used_crop(gan.folder, gan.config) or "centre"  # drawn images have no crop
     image = decode_image_file(str(photo), nets.size, nets.channels, crop)
     labels = gan.labels(seeds, condition)
     points, losses, before = _descend(gan, image, seeds, labels, iterations)

@@ -29,7 +29,7 @@ class Export:
     """
 
     run: str
-    """folder of the run, such as runs/article"""
+    """folder of the run, such as runs/article; or drawn32 or drawn64, from the package"""
     format: Format
     """onnx: for onnxruntime and other ONNX runtimes; stablehlo: for jax.export; web: a page that generates in the browser.
     safetensors: weights, and a NumPy file that generates from them.

@@ -80,7 +80,7 @@ from 0 to {SEEDS - 1}, is `{describe_latent(gan)}`.
 
 def _describe_scores(run: Path, step: int) -> str:
     """Describes the checkpoint's scores, in training and by `evaluate`, as a Markdown table."""
-    rows = [row for row in report_scores.list_evaluated(run) if row.step == f"{step:,}"]
+    rows = report_scores.list_evaluated(run, step)
     cells = [(row.measure, row.value, row.floor, row.count, row.secondary, row.real) for row in rows]
     if line := online_score.read_online_scores(run).get(step):
         cells.insert(0, (f"in training, by {report_scores.describe_measure(line)}", f"{line['value']:.4g}", "", "", "", ""))
@@ -88,7 +88,10 @@ def _describe_scores(run: Path, step: int) -> str:
         return "This checkpoint has no score yet."
     head = ("score", "value", "floor", "N", "other scores", "real images"), ("---",) * 6
     table = "\n".join("| " + " | ".join(_escape_cell(cell) for cell in row) + " |" for row in (*head, *cells))
-    return f"Smaller is better. The floor is the score of one half of the real images against the other half.\n\n{table}"
+    return (
+        "Smaller values and KIDs are better; larger precision, recall, density and coverage are better. The floor is the score "
+        f"of one half of the real images against the other half.\n\n{table}"
+    )
 
 
 def _escape_cell(text: str) -> str:

@@ -18,7 +18,7 @@ from dcgan_jax.export import Export, onnx
 from dcgan_jax.export.writing import Written
 from dcgan_jax.gan.directions import factorise_first_layer
 from dcgan_jax.gan.state import count_parameters
-from dcgan_jax.run import online_score, workdir
+from dcgan_jax.run import online_score, pretrained, workdir
 from dcgan_jax.run.report_summary import describe_images_shown, name_measure
 
 PACKAGE = download.ONNX_IN_BROWSERS.name.removesuffix(".tgz")
@@ -71,13 +71,13 @@ The page uses WebGPU if the browser has it, else WebAssembly. It loads nothing f
 
 def _list_page_facts(gan: TrainedGAN) -> list[list[str]]:
     """[label, value] of what was trained, for how long, and its score if this checkpoint was scored in training."""
-    facts, nets = workdir.read_data_facts(Path(gan.name)), gan.config.nets
-    score = online_score.read_online_scores(Path(gan.name)).get(gan.step)
+    facts, nets = workdir.read_data_facts(gan.folder), gan.config.nets
+    score = online_score.read_online_scores(gan.folder).get(gan.step)
     found = [
         ("Preset", gan.config.run.preset),
         ("Image size", f"{nets.size} x {nets.size} px"),
         ("Data set", f"{facts['count']:,} images"),
-        ("Images shown in training", describe_images_shown(Path(gan.name), gan.step * gan.config.images_per_step)),
+        ("Images shown in training", describe_images_shown(gan.folder, gan.step * gan.config.images_per_step)),
     ]
     if score:
         found.append(("Score", f"{score['value']:.2f} ({name_measure(score)}, N {score.get('count')}; smaller is better)"))
@@ -123,9 +123,11 @@ def _list_sliders(gan: TrainedGAN) -> list[dict]:
     They are attributes' directions, largest change first, if `explore attributes` was run on this checkpoint. Otherwise they are
     the strongest directions of the first layer.
     """
-    file = Path(gan.name) / "explore" / "attributes.json"
+    folder = pretrained.get_output_folder(gan.name)
+    file = folder / "explore" / "attributes.json"
     found = workdir.read_json(file) if file.exists() else {}
-    if not (isinstance(found, dict) and found.get("step") == gan.step):
+    is_of_run = isinstance(found, dict) and (folder == gan.folder or found.get("run") == gan.name)  # else it is of another run
+    if not (is_of_run and found.get("step") == gan.step):
         rows, _ = factorise_first_layer(*gan.generator, gan.config.nets, SLIDERS // 2)
         return [{"name": f"direction {i + 1}", "direction": row.round(6).tolist()} for i, row in enumerate(rows)]
     try:

@@ -177,7 +177,7 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     real = _prepare_real(config, batch, keys["flip"])
     latents = parts.shard(sample_latents(keys["latents"], config.data.batch_size, config.nets))
     fakes, g_stats = _generate(parts, state.g_params, state.g_stats, latents, real.labels)
-    # Frozen layers are constants of the loss, so that no gradient is computed by their parameters or by their inputs.
+    # Frozen layers are constants of the loss, so no gradient with respect to their parameters or their inputs is computed.
     frozen, trained = split_frozen(state.d_params, config.optimizer.freeze_d)
     differentiate = jax.grad(_compute_d_loss, has_aux=True)
     gradients, (d_stats, metrics) = differentiate(trained, frozen, parts, state, real, fakes.images, keys)

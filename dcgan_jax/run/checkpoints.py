@@ -19,7 +19,7 @@ import tensorstore
 from dcgan_jax import terminal
 from dcgan_jax.config import UserError
 from dcgan_jax.gan.state import GanState
-from dcgan_jax.run import distributed
+from dcgan_jax.run import compact, distributed, pretrained
 from dcgan_jax.run.checksums import (
     CorruptCheckpointError,
     check_digests,
@@ -199,9 +199,13 @@ def restore_generator(
     """
     steps = list_steps(run)
     if not steps:
+        pretrained.check_not_hiding(run)
         raise UserError(f"{run}: no checkpoint yet; train it first, or wait for its first save")
     if step is not None and step not in steps:
         raise UserError(f"`step` {step}: no such checkpoint; {run} has {', '.join(map(str, steps))}")
+    if compact.is_compact(run):
+        params, stats, labels = compact.read_generator(run, shapes)
+        return steps[-1], *jax.device_put((params, stats), jax.local_devices()[0]), labels
     like = add_sharding(shapes)
     item = {"generator": _split_items(like)["generator"]}
     # No CheckpointManager, because it deletes files. So this also works during training and on a read-only disk.
@@ -218,6 +222,14 @@ def restore_generator(
     raise AssertionError("the loop returns or raises")
 
 
+def restore_discriminator(run: Path, shapes: GanState, step: int) -> tuple[dict, dict]:
+    """Restores D's parameters and statistics of one step. shapes: as in `restore_generator`. Raises: UserError."""
+    if compact.is_compact(run):
+        return jax.device_put(compact.read_discriminator(run, shapes), jax.local_devices()[0])
+    state = restore_step(run, add_sharding(shapes), step)
+    return state.d_params, state.d_stats
+
+
 def restore_step(run: Path, like: GanState, step: int) -> GanState:
     """Restores the state of one step. Raises: UserError if the checkpoint is broken or has other shapes."""
     path = run / "checkpoints" / str(step)
@@ -228,7 +240,12 @@ def restore_step(run: Path, like: GanState, step: int) -> GanState:
 
 
 def list_steps(run: Path) -> list[int]:
-    """Lists the steps that have a checkpoint, ascending. Unfinished ones have another name until Orbax has written them."""
+    """Lists the steps that have a checkpoint, ascending. Unfinished ones have another name until Orbax has written them.
+
+    A compact run has the step of its weights.
+    """
+    if compact.is_compact(run):
+        return [compact.read_step(run)]
     folder = run / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
 

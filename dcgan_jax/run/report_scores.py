@@ -44,9 +44,10 @@ def render_scores(run: Path) -> str:
     return text
 
 
-def list_evaluated(run: Path) -> list[ScoreRow]:
-    """Lists the scores by `evaluate`, oldest first."""
-    return [row for line in online_score.read_score_lines(run) if (row := _make_score_row(line))]
+def list_evaluated(run: Path, step: int | None = None) -> list[ScoreRow]:
+    """Lists the scores by `evaluate`, of this step or of all, oldest first."""
+    lines = (line for line in online_score.read_score_lines(run) if step in (None, line["step"]))
+    return [row for line in lines if (row := _make_score_row(line))]
 
 
 def find_evaluated(run: Path) -> ScoreRow | None:

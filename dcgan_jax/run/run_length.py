@@ -44,7 +44,7 @@ class Timing(NamedTuple):
 
 
 def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Programs]:
-    """Replaces a length in minutes by one in kimg, in all processes that of the first.
+    """Chooses a length in kimg for a length in minutes. All processes use the first one's choice.
 
     Args: plan: of a run whose length is not known yet; began_s: when the program began, by time.monotonic.
     Returns: the plan with the length, and the compiled programs, which do not depend on it.
@@ -53,9 +53,11 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     assert minutes is not None  # else the length is known
     if distributed.is_first_process():
         terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
+    opened_s = time.monotonic()
     programs = setup.make_programs(plan)
     timing = time_steps(plan, programs, min(TIMED_SHARE * stage.value * 60 * minutes, MOST_TIMED_S))
-    left_s = divide_time(60 * minutes, time.monotonic() - began_s, stage)
+    now_s = time.monotonic()
+    left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, stage)
     steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))
     config = configuration.replace(config, kimg=steps * config.images_per_step / 1000)
     if config.run.grow_kimg:  # of the stage that was trained before this one
@@ -65,10 +67,13 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     return plan._replace(config=config, total_steps=steps), programs
 
 
-def divide_time(all_s: float, passed_s: float, stage: Stage) -> float:
-    """Returns the seconds of all_s that are left for the training of this stage, after passed_s in this process."""
-    if stage is Stage.FIRST:  # the second stage has programs of its own: assume that its start will take as long
-        return stage.value * (all_s - 2 * passed_s)
+def divide_time(all_s: float, passed_s: float, prepared_s: float, stage: Stage) -> float:
+    """Returns the seconds of all_s that are left for the training of this stage.
+
+    passed_s: since the program began; prepared_s: of them, those in which this stage's programs were compiled and timed.
+    """
+    if stage is Stage.FIRST:  # the second stage has programs of its own: assume that they take as long
+        return stage.value * (all_s - passed_s - prepared_s)
     # In a process that resumes between the stages, the second has no more than its share.
     return min(all_s - passed_s, stage.value * all_s)
 
@@ -80,7 +85,7 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     state = jax.block_until_ready(programs.renew_statistics(state))
     save_s = time.monotonic() - start_s + SAVE_FILES_S
     ends_s = []
-    for steps, batch in setup.iterate_batches(plan, 0, setup.is_resident(plan)):
+    for steps, batch in setup.iterate_batches(plan, 0, setup.decide_resident(plan)):
         state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
         jax.block_until_ready(metrics)
         ends_s.append(time.monotonic())
@@ -112,4 +117,4 @@ def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timin
     images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
     share = {Stage.FIRST: f", {stage.value:.0%} of the time", Stage.SECOND: ", the rest of the time"}.get(stage, "")
     text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
-    return text + ("; there is no time for more, because starting took most of it" if left_s <= START_AND_END_S else "")
+    return text + ("; there is no time for more, because starting and saving take most of it" if steps == 1 else "")

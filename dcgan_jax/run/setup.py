@@ -115,7 +115,7 @@ def open_run(config: Config) -> Generator[Plan]:
 
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
-    config = distributed.run_in_all(functools.partial(workdir.keep_length, _choose_compute_dtype(config)))
+    config = distributed.run_in_all(functools.partial(workdir.restore_length, _choose_compute_dtype(config)))
     shardings = distributed.make_shardings(config)
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
     if config.nets.condition:  # replace "all" by names: the networks must not change if the data gets more attributes
@@ -216,7 +216,7 @@ def make_low_resolution(plan: Plan) -> Config:
     if plan.config.run.minutes is None:
         return low
     timed = configuration.replace(low, kimg=None, minutes=plan.config.run.minutes)
-    return distributed.run_in_all(functools.partial(workdir.keep_length, timed))
+    return distributed.run_in_all(functools.partial(workdir.restore_length, timed))
 
 
 # ---- The state ----
@@ -275,7 +275,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
     process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
-    resident = is_resident(plan)
+    resident = decide_resident(plan)
     distributed.check_agreement(
         start,
         plan.total_steps,
@@ -298,7 +298,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         saved.close()  # waits until the current save is written
 
 
-def is_resident(plan: Plan) -> bool:
+def decide_resident(plan: Plan) -> bool:
     """Whether to keep all images on the device."""
     feed = plan.config.data.feed
     return feed == "resident" or (feed == "auto" and batches.fits_resident(plan.pack.images))

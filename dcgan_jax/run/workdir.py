@@ -25,7 +25,7 @@ from dcgan_jax.data.checks import CHECKED_FACTS
 from dcgan_jax.data.pack_index import find_changed_labels
 from dcgan_jax.files import write_json
 from dcgan_jax.places import check_encodable
-from dcgan_jax.run import distributed
+from dcgan_jax.run import compact, distributed, pretrained
 from dcgan_jax.run.product_speed import read_speedup
 
 LOCK, MARKER = "lock", "lock.owner"
@@ -80,6 +80,8 @@ def is_run(path: Path) -> bool:
 
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     """Returns whether the folder is a run. Raises: UserError if it is a run with other settings, or other files."""
+    if compact.is_compact(path):
+        raise UserError(f"{path}: has weights only and cannot be resumed; give another `name`, and its path as `start`")
     if is_run(path):
         _check_same_config(path, config, data_facts)
         return True
@@ -164,13 +166,15 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     check_encodable(os.path.abspath(path))
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
+        pretrained.check_not_hiding(path)
         inside = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
         runs = [str(above) for above in path.parents if os.path.exists(above / "config.json")] or inside
         raise UserError(
             f"{path}: no run is there (no config.json); "
-            + (f"did you mean {' or '.join(runs[:3])}?" if runs else "give the folder of a run, such as runs/article")
+            + (f"did you mean {' or '.join(runs[:3])}?" if runs else pretrained.suggest_name(path))
         )
-    _check_links(path)
+    if not pretrained.is_packaged(path):  # installers may link a package's files
+        _check_links(path)
     config = configuration.unflatten(read_json(file), str(file))
     try:
         check_stored_config(config)
@@ -183,7 +187,7 @@ def read_config(path: Path) -> Config:
     return config
 
 
-def keep_length(config: Config) -> Config:
+def restore_length(config: Config) -> Config:
     """Returns the config with the length in kimg that the run found for its `minutes`. Unchanged: no minutes, or no such run."""
     path = get_run_path(config)
     if config.run.minutes is None or not is_run(path):
@@ -294,9 +298,11 @@ def _show(value: object) -> object:
 
 def _format_resume(config: Config, differing: list[str], before: dict) -> str:
     """Formats the flags that undo the differences; for many, the whole command."""
+    # A run has one length: a restored one replaces the one that is given now.
+    lengths = configuration.LENGTHS if set(differing) & set(configuration.LENGTHS) else ()
     undone = {name: before[name] for name in differing}
     if len(differing) > MOST_SHOWN:
-        return format_training_command(configuration.replace(config, **undone))
+        return format_training_command(configuration.replace(config, **{name: before[name] for name in lengths} | undone))
     return format_flags(undone)
 
 

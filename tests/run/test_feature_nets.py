@@ -6,12 +6,12 @@ import feature_inputs
 import numpy as np
 import pytest
 from evaluations import NETWORK_CODE, evaluate_run
-from toy_run import get_refusal
+from toy_run import get_refusal, train_toy
 
 from dcgan_jax import evaluate
 from dcgan_jax.config import UserError
 from dcgan_jax.quality import efficientnet, inception
-from dcgan_jax.run import feature_nets
+from dcgan_jax.run import feature_nets, online_score
 
 pytestmark = pytest.mark.integration
 
@@ -119,9 +119,12 @@ def test_efficientnet_is_read_from_its_package(run, efficientnet_file):
     assert "Frechet distance by efficientnet-lite0, step 12, N 40, seeds 0..39, resize antialiased bilinear to 224 px" in said
 
 
-def test_efficientnet_can_score_a_run_in_training(tmp_path, efficientnet_file):
-    network = feature_nets.open_feature_network("efficientnet-lite0", "score_by")
-    assert network.features(np.zeros((3, 16, 16, 3), np.uint8)).shape == (3, 12)
+def test_efficientnet_scores_a_run_in_training(tmp_path, efficientnet_file):
+    score = ("--score-every-kimg", 0.064, "--score-by", "efficientnet-lite0", "--score-count", 20, "--score-share", 1)
+    assert train_toy(tmp_path, *score, steps=4).code == 0
+    [line] = online_score.read_score_lines(tmp_path / "article")
+    assert (line["by"], line["sha256"], line["step"]) == ("efficientnet-lite0", feature_nets.EFFICIENTNET_SHA256, 4)
+    assert line["value"] > 0
 
 
 def test_altered_efficientnet_weights_are_refused(run, efficientnet_file):

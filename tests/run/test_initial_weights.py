@@ -90,7 +90,7 @@ def test_frozen_layers_without_a_trained_d_are_refused(example, tmp_path):
     config, g, d = example
     only_g, both = (torch_files.save(tmp_path / name, nets) for name, nets in (("g.pth", g), ("a.pth", {"netG": g, "netD": d})))
     line = says(replace(config, freeze_d=1), only_g)
-    assert "contains no netD that fits, so D's frozen layers would stay random" in line
+    assert "contains no discriminator that fits, so the frozen layers would stay random" in line
     assert "d_params" in load(replace(config, freeze_d=1), both)
 
 

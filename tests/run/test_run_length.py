@@ -55,16 +55,17 @@ def test_scores_leave_less_time_for_steps():
 
 def test_both_stages_fit_into_the_time():
     """If the second starts as slowly as the first, and they train for as long as they may."""
-    all_s, start_s = 600.0, 50.0
-    first_s = divide_time(all_s, start_s, Stage.FIRST)
-    second_s = divide_time(all_s, start_s + first_s + start_s, Stage.SECOND)
-    assert 2 * start_s + first_s + second_s == pytest.approx(all_s)
+    all_s, pack_s, prepare_s = 600.0, 100.0, 50.0
+    passed_s = pack_s + prepare_s
+    first_s = divide_time(all_s, passed_s, prepare_s, Stage.FIRST)
+    second_s = divide_time(all_s, passed_s + first_s + prepare_s, prepare_s, Stage.SECOND)
+    assert passed_s + prepare_s + first_s + second_s == pytest.approx(all_s)
     assert first_s / (first_s + second_s) == pytest.approx(run_length.LOW_RESOLUTION_SHARE)
 
 
 def test_second_stage_in_a_new_process_has_its_share_only():
-    assert divide_time(600.0, 5.0, Stage.SECOND) == pytest.approx(0.6 * 600)
-    assert divide_time(600.0, 5.0, Stage.ONLY) == pytest.approx(595)
+    assert divide_time(600.0, 5.0, 1.0, Stage.SECOND) == pytest.approx(0.6 * 600)
+    assert divide_time(600.0, 5.0, 1.0, Stage.ONLY) == pytest.approx(595)
 
 
 # ---- Runs ----
@@ -221,7 +222,7 @@ def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
 
 @pytest.mark.integration
 def test_stages_share_the_minutes(tmp_path, monkeypatch):
-    """The first stage has chosen its length after 10 s, the second after 30 s."""
+    """The first stage has chosen its length after 10 s, 3 of them for its programs, the second after 30 s."""
     left = []
 
     def count(config, timing, left_s, steps_per_dispatch):
@@ -232,7 +233,7 @@ def test_stages_share_the_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BEGAN_S", 1000.0)
     monkeypatch.setattr(run_length, "count_steps", count)
     monkeypatch.setattr(run_length, "time_steps", lambda *_: Timing(1.0, 1.0))
-    times = iter([1000.0 + 10, 1000.0 + 30])
+    times = iter([1007.0, 1010.0, 1027.0, 1030.0])
     monkeypatch.setattr(run_length, "time", types.SimpleNamespace(monotonic=lambda: next(times)))
     assert train_minutes(tmp_path, *GROW, "--grow-kimg", 7, minutes=1).code == 0
-    assert left == pytest.approx([0.4 * (60 - 2 * 10), 60 - 30])
+    assert left == pytest.approx([0.4 * (60 - 10 - 3), 60 - 30])

@@ -169,6 +169,13 @@ def test_many_differences_are_counted(tmp_path):
     assert len(line) < 500
 
 
+def test_command_that_undoes_many_differences_has_one_length(tmp_path):
+    open_run(config(tmp_path, "--steps", "12"), FACTS)
+    line = get_refusal(config(tmp_path, "--preset", "carpedm20", "--minutes", "3"))
+    command = line.split("Resume it with ")[1].split(", give another")[0]
+    assert "--steps 12" in command and "--minutes" not in command
+
+
 def test_other_images_are_refused(tmp_path):
     run = open_run(config(tmp_path), FACTS)
     before = contents(run)

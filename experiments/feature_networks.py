@@ -1,10 +1,10 @@
-"""Checks that a feature network is fit to judge faces, and scores the samples of models with it.
+"""Checks that a feature network is fit to compare faces, and scores the samples of models with it.
 
-    python experiments/judges.py --data CELEBA --size 64 --features efficientnet-lite0 experiments/mobilenet.py:features
+    python experiments/feature_networks.py --data CELEBA --size 64 --features efficientnet-lite0 experiments/mobilenet.py:features
         [--samples FACES.npy ...]
 
 Frechet distances of N real images, damaged in several ways and strengths, to N other real images of the same set. The undamaged
-images give the floor. A judge is fit if the distance grows with every strength. FACES.npy: the samples of a model
+images give the floor. It is fit if the distance grows with every strength. FACES.npy: the samples of a model
 (python -m dcgan_jax.sample --count N --out FACES.npy).
 """
 
