@@ -164,7 +164,7 @@ COMMANDS = [
         "torch --start netG.pth --freeze-d 1 --name f",
         "torch --start netG.pth,netD.pth --freeze-d 1 --name f",
     ),
-    Row("contains no discriminator that fits", "torch --start netG.pth --freeze-d 1 --name g", "torch FOLLOW"),
+    Row("contains no discriminator that fits", "torch --start netG.pth --freeze-d 1 --name g", "torch --start netG.pth --name g"),
     Row("use `preset` torch32", "train --name t2 --start netG.pth", "torch --start netG.pth --preset torch32"),
     Row("another `seed` under another `name`", "", "train --on-nan rollback"),
     Row("another `seed` under another `name`", "", "train --lr 0.00001 --seed 5 --name slower"),
