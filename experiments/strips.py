@@ -1,6 +1,6 @@
 """Saves the first samples of a run side by side, as README.md shows them.
 
-    python experiments/strips.py --run runs/faces --out docs/images/best64-13min.png
+    python experiments/strips.py --run runs/faces --out docs/images/best64-8min.png
 
 The seeds are 0 to 11, not selected.
 """
