@@ -20,7 +20,6 @@ from toy_run import FLAGS, STEPS, TraceCounter, get_reference_run, read_metric_l
 import dcgan_jax
 from dcgan_jax.data import batches
 from dcgan_jax.run.checkpoints import list_steps
-from dcgan_jax.run.logs import Logs
 
 ONCE = {"make_train_steps": 1, "make_recalibrate": 1, "check_finite": 1}
 PACKAGE = Path(dcgan_jax.__file__).parent
@@ -56,15 +55,7 @@ def test_reference_run_changes_every_leaf():
 @pytest.mark.integration
 def test_run_stopped_twice_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """It gets SIGTERM while the loop waits for metrics, then Ctrl-C between two steps. The last part uses the other feed."""
-    with monkeypatch.context() as patch:
-        real = Logs.write
-
-        def write(self, steps, values):
-            if steps.stop == 2:
-                signal.raise_signal(signal.SIGTERM)
-            real(self, steps, values)
-
-        patch.setattr(Logs, "write", write)
+    with toy_run.send_signals_after(2, signal.SIGTERM):
         first = train_toy(tmp_path)
     assert first.code == 0
     (stopped,) = list_steps(tmp_path / "article")[-1:]

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -29,6 +30,7 @@ from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.run import checkpoints, figures, setup, workdir
+from dcgan_jax.run.logs import Logs
 
 train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.train is the function
 
@@ -169,6 +171,21 @@ def start_toy(parent: Path, *arguments, device_count: int = 2) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def send_signals_after(step: int, *numbers: signal.Signals):
+    """Sends these signals to this process when a run writes the metrics of its steps up to `step`."""
+    real = Logs.write
+
+    def write(self, steps, values):
+        if steps.stop == step:
+            for number in numbers:
+                signal.raise_signal(number)
+        real(self, steps, values)
+
+    with mock.patch.object(Logs, "write", write):
+        yield
 
 
 def get_refusal(command, *arguments) -> str:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dcgan_jax.quality.folding import NORM_PARTS, check_shapes, fold_convolution
+
 SIDE = 224  # pixels
 FEATURES = 1280
-CLASSES = 1000
 BN_EPSILON = 1e-3
 Layers = dict[str, tuple[jax.Array, jax.Array]]  # name -> kernel (kh, kw, I, O), bias (O,), float32
 
@@ -50,7 +51,7 @@ def list_weight_shapes() -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, (norm, shape) in _CONVS.items():
         shapes[f"{conv}.weight"] = shape
-        shapes |= {f"{norm}.{part}": shape[:1] for part in ("weight", "bias", "running_mean", "running_var")}
+        shapes |= {f"{norm}.{part}": shape[:1] for part in NORM_PARTS}
     return shapes
 
 
@@ -59,17 +60,8 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
 
     Raises: ValueError that names the first missing or wrong array.
     """
-    for name, shape in list_weight_shapes().items():
-        if name not in weights or weights[name].shape != shape:
-            found = f"is {weights[name].shape}, not {shape}" if name in weights else "is missing"
-            raise ValueError(f"{name} {found}: these are not EfficientNet-Lite0's weights")
-    layers = {}
-    for conv, (norm, _) in _CONVS.items():
-        names = f"{conv}.weight", f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"
-        kernel, gain, bias, mean, variance = (np.asarray(weights[name], np.float64) for name in names)
-        gain = gain / np.sqrt(variance + BN_EPSILON)
-        layers[conv] = (kernel.transpose(2, 3, 1, 0) * gain).astype(np.float32), (bias - mean * gain).astype(np.float32)
-    return layers
+    check_shapes(weights, list_weight_shapes(), "EfficientNet-Lite0's")
+    return {conv: fold_convolution(weights, conv, norm, BN_EPSILON) for conv, (norm, _) in _CONVS.items()}
 
 
 def extract_features(layers: Layers, images: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dcgan_jax.quality.folding import NORM_PARTS, check_shapes, fold_convolution
+
 SIDE = 299  # pixels
 FEATURES = 2048
 CLASSES = 1008  # of the last layer, which the features do not need
@@ -41,7 +43,7 @@ def list_weight_shapes() -> dict[str, tuple[int, ...]]:
     shapes = {}
     for name, (inputs, outputs, rows, columns) in _CONVS.items():
         shapes[f"{name}.conv.weight"] = outputs, inputs, rows, columns
-        shapes |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+        shapes |= {f"{name}.bn.{part}": (outputs,) for part in NORM_PARTS}
     return shapes
 
 
@@ -57,20 +59,8 @@ def fold_batch_norm(weights: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarra
             f"fc.weight has {weights['fc.weight'].shape[0]} classes, not {CLASSES}: these are not the FID "
             "Inception's weights; torchvision's give other numbers"
         )
-    for name, shape in list_weight_shapes().items():
-        if name not in weights:
-            raise ValueError(f"{name} is missing: these are not the FID Inception's weights")
-        if weights[name].shape != shape:
-            raise ValueError(f"{name} is {weights[name].shape}, not {shape}: these are not the FID Inception's weights")
-    layers = {}
-    for name in _CONVS:
-        kernel, gain, bias, mean, variance = (
-            np.asarray(weights[f"{name}.{part}"], np.float64)
-            for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
-        )
-        gain = gain / np.sqrt(variance + BN_EPSILON)
-        layers[name] = (kernel.transpose(2, 3, 1, 0) * gain).astype(np.float32), (bias - mean * gain).astype(np.float32)
-    return layers
+    check_shapes(weights, list_weight_shapes(), "the FID Inception's")
+    return {name: fold_convolution(weights, f"{name}.conv", f"{name}.bn", BN_EPSILON) for name in _CONVS}
 
 
 def extract_features(

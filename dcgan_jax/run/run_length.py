@@ -63,7 +63,7 @@ def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Progr
     if config.run.grow_kimg:  # of the stage that was trained before this one
         config = configuration.replace(config, grow_kimg=setup.make_low_resolution(plan).run.kimg)
     if distributed.is_first_process():
-        terminal.say(_describe_length(config, minutes, stage, timing, steps, left_s))
+        terminal.say(_describe_length(config, minutes, stage, timing, steps))
     return plan._replace(config=config, total_steps=steps), programs
 
 
@@ -113,7 +113,7 @@ def _format_minutes(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int, left_s: float) -> str:
+def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int) -> str:
     images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
     share = {Stage.FIRST: f", {stage.value:.0%} of the time", Stage.SECOND: ", the rest of the time"}.get(stage, "")
     text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"

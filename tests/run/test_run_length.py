@@ -15,7 +15,6 @@ from dcgan_jax import api, report
 from dcgan_jax.config import Config, replace
 from dcgan_jax.run import run_length
 from dcgan_jax.run.checkpoints import list_steps
-from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.run_length import START_AND_END_S, Stage, Timing, count_steps, divide_time
 
 GROW = ("--size", 32, "--width", 8, "--base-px", 8)  # as in test_initial_weights.py
@@ -132,17 +131,9 @@ def test_learning_rate_decays_over_the_chosen_length(tmp_path, give_steps, decay
 
 
 @pytest.mark.integration
-def test_stopped_run_keeps_its_length(tmp_path, give_steps, monkeypatch):
+def test_stopped_run_keeps_its_length(tmp_path, give_steps):
     give_steps(STEPS)
-    with monkeypatch.context() as patch:
-        real = Logs.write
-
-        def write(self, steps, values):
-            if steps.stop == 5:
-                signal.raise_signal(signal.SIGTERM)
-            real(self, steps, values)
-
-        patch.setattr(Logs, "write", write)
+    with toy_run.send_signals_after(5, signal.SIGTERM):
         stopped = train_minutes(tmp_path)
     assert re.search("run the same command again to resume: python -m dcgan_jax.train .*--minutes 0.01 ", stopped.out)
     assert list_steps(tmp_path / "article")[-1] < STEPS
