@@ -28,7 +28,7 @@ def format_training_command(config: Config) -> str:
 def format_start(config: Config, run: str) -> str:
     """Formats the flags that start a new run from the weights of another one."""
     words = ["--name", "NEW", *format_flag("start", run)]
-    return join_words(words + ["--grow-kimg", "0"] * (config.run.grow_kimg > 0))  # trained weights are not grown again
+    return join_words(words + ["--grow-kimg", "0"] * bool(config.run.grow_kimg))  # trained weights are not grown again
 
 
 def _sort_for_reading(values: dict) -> list[tuple[str, object]]:
@@ -42,7 +42,7 @@ def format_flag(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, tuple):
-        return [f"--{flag}", *map(str, value)]
+        return [f"--{flag}", *map(str, value if value or name != "grow_kimg" else (0,))]  # 0 is easier to read than no number
     text = repr(value) if isinstance(value, float) else str(value)
     return [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]  # a value like -x would be taken for a flag
 

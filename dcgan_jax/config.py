@@ -53,6 +53,15 @@ Split = Literal["train", "valid", "test", "all"]
 Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
 
 
+def list_stages(grow_kimg: object) -> tuple:
+    """Makes the value of `grow_kimg`, one number for each low-resolution stage: (600.0,) of 600.0, and () of 0.
+
+    Python code may give a number, and the config.json of older runs contains one.
+    """
+    stages = tuple(grow_kimg) if isinstance(grow_kimg, (list, tuple)) else (grow_kimg,)
+    return () if stages == (0,) else stages
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Where the run is stored, and its length. To replace the preset's length, give one of steps, epochs, kimg and minutes."""
@@ -64,12 +73,13 @@ class Run:
     preset: str = "article"
     """recipe: the defaults of all other settings.
     Published: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20, keras64.
-    This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px)"""
+    This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px), best128 (unmeasured)"""
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
     """seed of all random numbers"""
-    grow_kimg: Kimg = 0.0
-    """progressive growing: train at half the image side first, for this many thousand images; 0: none.
-    With minutes, any other number than 0 only switches it on: the first stage takes 40 % of the time"""
+    grow_kimg: tuple[Kimg, ...] = ()
+    """progressive growing: thousands of images of each low-resolution stage. One number: half the image side first.
+    Several: from the smallest side on, each stage at twice the side of the one before; 0: none.
+    With minutes, only the count of numbers matters: all stages before the last take 40 % of the time"""
     start: str = ""
     """initial weights: a run's folder; drawn32 or drawn64, from the package; a file of PyTorch's netG, alone or in a checkpoint;
     or netG.pth,netD.pth; empty: random"""
@@ -88,6 +98,9 @@ class Run:
     """number of processes, if coordinator is an address"""
     process_id: Annotated[int, Interval(ge=0, le=2**16 - 1), Mark.RESUMABLE] = 0
     """number of this process, counted from 0"""
+
+    def __post_init__(self):
+        object.__setattr__(self, "grow_kimg", list_stages(self.grow_kimg))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +158,14 @@ class Nets:
     d_norm: Annotated[Literal["batch", "spectral", "none"], Mark.DEFAULT_TO_GROW] = "batch"
     """D's normalisation: batch (BN, but not after the first layer), spectral (in every layer) or none"""
     g_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
-    """residual blocks (two 3x3 convolutions) in G at half the output resolution; none in the low-resolution stage"""
+    """residual blocks (two 3x3 convolutions) in G at half the output resolution; none in low-resolution stages"""
     d_refine: Annotated[int, Interval(ge=0, le=8), Unit("blocks")] = 0
-    """residual blocks in D at half the input resolution; the low-resolution stage then has no blocks, no R1 and no R2"""
+    """residual blocks in D at half the input resolution; low-resolution stages then have no blocks, no R1 and no R2"""
     g_smooth: bool = False
     """blur after G's last up-sampling (weights 1 2 1 along each axis), against checkerboard artifacts"""
+    g_smooth_inner: Annotated[int, Interval(ge=0, le=8), Unit("layers")] = 0
+    """the same blur after this many of G's up-samplings before the last one, counted from the image.
+    A layer keeps its blur in progressive growing, so 1 also blurs the images of the last low-resolution stage"""
     minibatch_std: bool = False
     """minibatch standard deviation: D also sees how much its last feature map varies over the batch"""
     g_activation: Literal["relu", "leaky"] = "relu"
@@ -415,6 +431,7 @@ def unflatten(values: dict, where: str) -> Config:
                 f"{where}: unknown field {reprlib.repr(name)}, from another version or an edit; remove it, or restore the file"
             )
         value = tuple(value) if isinstance(value, list) else value
+        value = list_stages(value) if name == "grow_kimg" else value
         if not has_type(value, FIELDS[name].type):
             raise UserError(f"{where}: {name} cannot be {shown}; correct it, or restore the file")
         changes[name] = value

@@ -67,7 +67,9 @@ def _require(ok: object, name: str, value: object, remedy: str) -> None:
 
 
 def _check_type(name: str, value: object, field: Field) -> None:
-    _require(not isinstance(value, float) or math.isfinite(value), name, value, "give a finite number")
+    items = value if isinstance(value, tuple) else (value,)
+    is_finite = all(math.isfinite(item) for item in items if isinstance(item, float))
+    _require(is_finite, name, value, "give a finite number")
     _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {_describe_type(field.type)}")
 
 
@@ -164,6 +166,9 @@ def _check_layers(nets: Nets) -> None:
     _require(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine, text)
     text = "needs a G whose last layer is an up-sampling: give `g_last_kernel` 0"
     _require(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth, text)
+    inner = int(math.log2(nets.size // nets.base_px)) - (nets.g_last_kernel == 0)  # up-samplings before the last layer
+    text = f"G has {inner} up-sampling{'' if inner == 1 else 's'} before its last layer; give at most {inner}"
+    _require(nets.g_smooth_inner <= inner, "g_smooth_inner", nets.g_smooth_inner, text)
     text = "its zero initial weights cannot be divided by their norm, as `d_norm` spectral does; give `d_norm` batch or none"
     _require(not (nets.d_refine and nets.d_norm == "spectral"), "d_refine", nets.d_refine, text)
     _require(nets.g_multipliers or not nets.g_last_kernel, "g_last_kernel", nets.g_last_kernel, "needs `g_multipliers`")
@@ -198,8 +203,11 @@ def _check_freezing(config: Config) -> None:
 def _check_growth(config: Config) -> None:
     grow, nets, default = config.run.grow_kimg, config.nets, Nets()
     otherwise = "give `grow_kimg` 0 to train at the full size from the start"
-    is_large = nets.size >= 32 and nets.size // 2 > nets.base_px
-    _require(is_large, "grow_kimg", grow, f"half of `size` {nets.size} is too small; {otherwise}")
+    most = int(math.log2(nets.size // SIZES[0]))
+    _require(most, "grow_kimg", grow, f"half of `size` {nets.size} is too small; {otherwise}")
+    _require(all(grow), "grow_kimg", grow, f"each of several stages needs a number above 0; {otherwise}")
+    text = f"the smallest side is {SIZES[0]} px; with `size` {nets.size}, give at most {most} number{'' if most == 1 else 's'}"
+    _require(len(grow) <= most, "grow_kimg", grow, text)
     _require(not config.run.start, "grow_kimg", grow, "cannot start from trained networks, as `start` does: give `grow_kimg` 0")
     for name in sorted(list_fields(Mark.DEFAULT_TO_GROW)):
         value, only = getattr(nets, name), getattr(default, name)

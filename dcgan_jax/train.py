@@ -20,7 +20,6 @@ from dcgan_jax.places import expand_places
 from dcgan_jax.run import backend, distributed, observe, recover, run_length, setup
 from dcgan_jax.run.logs import NonFiniteError
 from dcgan_jax.run.numerics import find_devices
-from dcgan_jax.run.run_length import Stage
 from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
 from dcgan_jax.startup import BEGAN_S
@@ -64,18 +63,18 @@ def _train(config: Config, began_s: float) -> TrainResult:
             terminal.say(
                 "data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)"
             )
-        return _train_stage(config, Stage.ONLY, began_s)
+        return _train_stage(config, 0, began_s)
 
 
-def _train_stage(config: Config, stage: Stage, began_s: float) -> TrainResult:
-    """Trains a run. With progressive growing it first trains the low-resolution stage, which is a run inside this one.
+def _train_stage(config: Config, later_count: int, began_s: float) -> TrainResult:
+    """Trains a run. With progressive growing it first trains its low-resolution stages, each a run inside the next one.
 
-    stage, began_s: the part of `minutes` for this run, and when the program began, by time.monotonic.
+    For a length in minutes: later_count, number of stages after this one; began_s, when the program began, by time.monotonic.
     """
     with setup.open_run(config) as plan:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
-            result = _train_stage(low_resolution, Stage.FIRST, began_s)
+            result = _train_stage(low_resolution, later_count + 1, began_s)
             if not result.is_complete or distributed.any_process(result.stopped_by is not None):
                 return TrainResult(plan.path, 0, plan.total_steps, False, result.stopped_by)
         start, state = setup.restore_state(plan)
@@ -85,8 +84,7 @@ def _train_stage(config: Config, stage: Stage, began_s: float) -> TrainResult:
             return TrainResult(plan.path, start, plan.total_steps, is_complete=True)
         programs = None
         if not configuration.has_length(plan.config):
-            stage = Stage.SECOND if plan.config.run.grow_kimg else stage
-            plan, programs = run_length.choose_length(plan, stage, began_s)
+            plan, programs = run_length.choose_length(plan, later_count, began_s)
         with setup.assemble(plan, start, programs) as session, StopSignals() as signals:
             if state is None:
                 state = setup.make_state(plan)

@@ -55,7 +55,7 @@ def test_empty_value_is_quoted():
 def test_new_run_from_a_grown_one_does_not_grow_again():
     words = shlex.split(command_lines.format_start(make_config("best64"), "my runs/a"))
     parsed = cli.parse_config(["--preset", "best64", *words])
-    assert (parsed.run.start, parsed.run.name, parsed.run.grow_kimg) == ("my runs/a", "NEW", 0)
+    assert (parsed.run.start, parsed.run.name, parsed.run.grow_kimg) == ("my runs/a", "NEW", ())
 
 
 def test_windows_quotes_with_double_quotes(monkeypatch):

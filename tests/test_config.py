@@ -49,6 +49,8 @@ def test_groups_share_no_field_name():
     [
         VALID,
         replace(VALID, augment=("color", "cutout"), g_multipliers=(8, 4, 2, 1), d_lr=4e-4, epochs=1.5, steps=None, flip=True),
+        replace(VALID, grow_kimg=(600.0,)),
+        replace(VALID, size=128, grow_kimg=(600.0, 160.0)),
     ],
 )
 def test_config_round_trips_through_json(config):
@@ -73,6 +75,12 @@ def test_missing_fields_keep_their_defaults():
         ({"lr": float("nan")}, "lr"),
         ({"lr": [1e-3]}, "lr"),
         ({"name": 3}, "name"),
+        ({"grow_kimg": "600"}, "grow_kimg"),
+        ({"grow_kimg": None}, "grow_kimg"),
+        ({"grow_kimg": True}, "grow_kimg"),
+        ({"grow_kimg": float("nan")}, "grow_kimg"),
+        ({"grow_kimg": [600.0, "160"]}, "grow_kimg"),
+        ({"grow_kimg": [[600.0]]}, "grow_kimg"),
         ({"steps": 3.5}, "steps"),
         ({"channels": 2}, "channels"),
         ({"channels": 3.0}, "channels"),
@@ -164,6 +172,13 @@ def test_marks_of_networks_are_on_network_fields():
 
 
 # ---- Files of older versions ----
+
+
+@pytest.mark.parametrize("number, stages", [(600.0, (600.0,)), (600, (600,)), (0.0, ()), (0, ())])
+def test_number_is_one_low_resolution_stage(number, stages):
+    """In older files, in Python and, as a list of one number, on the command line."""
+    assert unflatten({"grow_kimg": number}, "config.json").run.grow_kimg == stages
+    assert replace(VALID, grow_kimg=number) == replace(VALID, grow_kimg=(number,)) == replace(VALID, grow_kimg=stages)
 
 
 @pytest.mark.parametrize("name, neutral", REMOVED.items())

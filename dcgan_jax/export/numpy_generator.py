@@ -169,9 +169,11 @@ def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], late
     if config["head_norm"] != "none":
         x = _activate(ops, config, x)
     x = ops.reshape_to_image(x, config["base_px"])  # (N, px, px, C)
-    for up in _list_layers(weights, "up{}"):
+    ups = _list_layers(weights, "up{}")
+    for i, up in enumerate(ups):
         kernel, bias = _fold_norm(config, weights, up, f"{up}_norm", 2)
-        x = _activate(ops, config, ops.conv_transpose(x, kernel, bias, _count_cut_pixels(config)))
+        is_smooth = i >= len(ups) - config.get("g_smooth_inner", 0)  # older exports have no such field
+        x = _activate(ops, config, _upsample(ops, config, x, kernel, bias, is_smooth))
     for block in _list_layers(weights, "refine{}_in"):
         block = block.removesuffix("_in")
         y = _activate(ops, config, ops.conv(x, *_fold_norm(config, weights, f"{block}_in", f"{block}_norm", 3)))
@@ -179,11 +181,16 @@ def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], late
     kernel, bias = _fold_norm(config, weights, "image", "", 2)
     if config["g_last_kernel"]:
         x = ops.conv(x, kernel, bias)
-    elif config.get("g_smooth", False):  # older exports have no such field
-        x = ops.conv_transpose(x, _blur_kernel(kernel), bias, _count_cut_pixels(config) + 1)
     else:
-        x = ops.conv_transpose(x, kernel, bias, _count_cut_pixels(config))
+        x = _upsample(ops, config, x, kernel, bias, config.get("g_smooth", False))
     return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
+
+
+def _upsample(ops: Any, config: dict, x: Any, kernel: np.ndarray, bias: np.ndarray | None, is_smooth: bool) -> Any:
+    """Applies a transposed convolution, with a blur if is_smooth: (N, h, w, C) -> (N, 2h, 2w, C_out)."""
+    if is_smooth:
+        return ops.conv_transpose(x, _blur_kernel(kernel), bias, _count_cut_pixels(config) + 1)
+    return ops.conv_transpose(x, kernel, bias, _count_cut_pixels(config))
 
 
 def _activate(ops: Any, config: dict, x: Any) -> Any:

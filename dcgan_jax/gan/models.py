@@ -67,8 +67,10 @@ class Generator(nn.Module):
         x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), below with 4 px
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
         x = x.astype(convolutions.choose_activation_dtype(nets.compute_dtype, self.conv_implementation))
-        for i, features in enumerate(list_g_widths(nets)[1:]):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
-            layer = ConvTranspose(features, nets, implementation=self.conv_implementation, name=f"up{i + 1}")
+        hidden = list_g_widths(nets)[1:]
+        for i, features in enumerate(hidden):  # side and channels: (B, 8, 8, C/2), (B, 16, 16, C/4) ...
+            is_smooth = i >= len(hidden) - nets.g_smooth_inner
+            layer = ConvTranspose(features, nets, is_smooth, self.conv_implementation, name=f"up{i + 1}")
             x = upsample(layer, x, norm, activate)
         for i in range(nets.g_refine):
             x = refine(nets, x, f"refine{i + 1}", norm, activate, self.conv_implementation)

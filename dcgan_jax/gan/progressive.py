@@ -22,11 +22,14 @@ UPSAMPLE_BEFORE_BLUR = np.array([0, 1, 1, 0], np.float32)  # with the blur of `g
 
 
 def make_low_resolution_config(config: Config) -> Config:
-    """Makes the settings of the low-resolution stage (`grow_kimg`): half the image side, the same inner layers.
+    """Makes the settings of the last low-resolution stage (`grow_kimg`): half the image side, the same inner layers.
 
-    Residual blocks and blur belong to the outermost layers, so they are off. If D has residual blocks, R1 and R2 are off too:
-    only the steep gradients of these blocks need them.
+    If it has low-resolution stages itself, apply the function again. Every layer keeps its blur. Residual blocks are off in all
+    of these stages: they belong next to the image, and the larger networks have no place for those of a smaller one. If D has
+    residual blocks, R1 and R2 are off too: only the steep gradients of these blocks need them. The learning rate warms up where
+    trained networks have grown. With `minutes`, the stage has the same minutes and its length is not known yet.
     """
+    *earlier, kimg = config.run.grow_kimg
     if config.nets.d_refine:
         config = replace(config, r1_gamma=0.0, r2_gamma=0.0, penalty_noise=0.0)
     if not config.loss.has_penalty:
@@ -35,15 +38,15 @@ def make_low_resolution_config(config: Config) -> Config:
         config,
         size=config.nets.size // 2,
         width=config.nets.width * 2,
-        g_smooth=False,
+        g_smooth=config.nets.g_smooth_inner > 0,
+        g_smooth_inner=max(0, config.nets.g_smooth_inner - 1),
         g_refine=0,
         d_refine=0,
         steps=None,
         epochs=None,
-        kimg=config.run.grow_kimg,
-        minutes=None,
-        grow_kimg=0.0,
-        lr_warmup_kimg=0.0,
+        kimg=kimg if config.run.minutes is None else None,
+        grow_kimg=tuple(earlier),
+        lr_warmup_kimg=config.optimizer.lr_warmup_kimg if earlier else 0.0,
         lr_decay="none",
         lr_decay_share=1.0,
     )

@@ -16,14 +16,19 @@ import safetensors
 import safetensors.numpy
 
 from dcgan_jax import files
-from dcgan_jax.config import Config, UserError, flatten, make_printable, replace, unflatten
+from dcgan_jax.config import SIZES, Config, UserError, flatten, make_printable, replace, unflatten
 from dcgan_jax.gan.state import GanState, name_leaves
 
 GENERATOR, DISCRIMINATOR = "weights-g.safetensors", "weights-d.safetensors"  # D's is optional
 SUMS = "SHA256SUMS"
-# The other files. Those of half/, the low-resolution stage, tell how many images it was shown.
-STAGE = ("half/config.json", "half/metrics.jsonl")
-FACTS = ("config.json", "data.json", "scores.jsonl", *STAGE)
+# The other files. Those of half/, half/half/ ..., the low-resolution stages, tell how many images these were shown.
+STAGES = tuple("half/" * depth for depth in range(1, len(SIZES)))
+FACTS = (
+    "config.json",
+    "data.json",
+    "scores.jsonl",
+    *(stage + name for stage in STAGES for name in ("config.json", "metrics.jsonl")),
+)
 MAX_BYTES = 2**30
 REMEDY = "copy the folder again; for a generator of the package, install the package again"
 
@@ -131,10 +136,12 @@ def write(run: Path, step: int, state: GanState, config: Config, folder: Path) -
     if (run / "scores.jsonl").exists():
         content["scores.jsonl"] = (run / "scores.jsonl").read_bytes()
     configs = {"config.json": config}
-    if (run / STAGE[0]).exists():
-        configs[STAGE[0]] = unflatten(files.load_json(run / STAGE[0]), STAGE[0])
-        content[STAGE[1]] = (run / STAGE[1]).read_bytes().splitlines(keepends=True)[-1]
-        (folder / STAGE[0]).parent.mkdir(exist_ok=True)
+    for stage in STAGES:
+        settings, metrics = f"{stage}config.json", f"{stage}metrics.jsonl"
+        if (run / settings).exists():
+            configs[settings] = unflatten(files.load_json(run / settings), settings)
+            content[metrics] = (run / metrics).read_bytes().splitlines(keepends=True)[-1]
+            (folder / stage).mkdir(exist_ok=True)
     for name, one in configs.items():
         content[name] = (json.dumps(flatten(replace(one, workdir="runs")), indent=1) + "\n").encode()
     for name in (DISCRIMINATOR, *FACTS):  # of an older compact run there

@@ -25,36 +25,40 @@ class Fact(NamedTuple):
 
 
 class LowResolutionStage(NamedTuple):
-    """The first stage of progressive growing."""
+    """A stage of progressive growing before the last."""
 
     size: int  # pixels
     images: int  # shown
     seconds: float  # 0 if no speed was logged
 
 
-def read_low_resolution_stage(run: Path) -> LowResolutionStage | None:
-    """Reads what the run's low-resolution stage did. None: no progressive growing, or the stage's files are damaged."""
-    stage = run / workdir.LOW_RESOLUTION
-    if not (stage / "config.json").exists():
-        return None
-    try:
-        config, metrics = workdir.read_config(stage), logs.read_metrics(stage)
-    except UserError:  # every save writes the report: it must not end a run whose own files are intact
-        return None
-    images = [value for value in metrics.get("images", ()) if math.isfinite(value)]
-    return LowResolutionStage(config.nets.size, int(max(images, default=0)), estimate_training_s(metrics) or 0.0)
+def read_low_resolution_stages(run: Path) -> list[LowResolutionStage]:
+    """Reads what the run's low-resolution stages did, from the smallest image side on. Stages with damaged files are left out."""
+    stages = []
+    for stage in workdir.list_low_resolution_stages(run):
+        try:
+            config, metrics = workdir.read_config(stage), logs.read_metrics(stage)
+        except UserError:  # every save writes the report: it must not end a run whose own files are intact
+            continue
+        images = [value for value in metrics.get("images", ()) if math.isfinite(value)]
+        stages.append(LowResolutionStage(config.nets.size, int(max(images, default=0)), estimate_training_s(metrics) or 0.0))
+    return stages
+
+
+def _describe_images(stages: Sequence[LowResolutionStage]) -> str:
+    return " and ".join(f"{stage.images:,} at {stage.size} px" for stage in stages)
 
 
 def describe_images_shown(run: Path, images: int) -> str:
-    """Formats the number of images shown, with those of the low-resolution stage."""
-    stage = read_low_resolution_stage(run)
-    return f"{images:,}" + (f", after {stage.images:,} at {stage.size} px" if stage else "")
+    """Formats the number of images shown, with those of the low-resolution stages."""
+    before = _describe_images(read_low_resolution_stages(run))
+    return f"{images:,}" + (f", after {before}" if before else "")
 
 
 def describe_uncounted_images(runs: Sequence[Path]) -> str:
-    """Names the runs with a low-resolution stage, whose images do not count as training images. "" if there is none."""
-    stages = [(run.name, stage) for run in runs if (stage := read_low_resolution_stage(run))]
-    each = [f"{escape(name)} {stage.images:,} at {stage.size} px" for name, stage in stages]
+    """Names the runs with low-resolution stages, whose images do not count as training images. "" if there is none."""
+    stages = [(run.name, found) for run in runs if (found := read_low_resolution_stages(run))]
+    each = [f"{escape(name)} {_describe_images(found)}" for name, found in stages]
     return f" at full resolution (before: {', '.join(each)})" if each else ""
 
 
@@ -63,16 +67,17 @@ def list_facts(run: Path, step: int, images_per_step: int, metrics: dict[str, li
 
     Args: step: steps made; metrics: columns of metrics.jsonl; devices: "" if unknown.
     """
-    seconds, speed, stage = estimate_training_s(metrics), find_median_speed(metrics), read_low_resolution_stage(run)
+    seconds, speed, stages = estimate_training_s(metrics), find_median_speed(metrics), read_low_resolution_stages(run)
     machine = f" on {devices}" if devices else ""
-    before = f"; before, {stage.images:,} at {stage.size} px" if stage else ""
-    first = f"; before, about {format_duration(stage.seconds)} at {stage.size} px" if stage and stage.seconds else ""
+    before = f"; before, {_describe_images(stages)}" if stages else ""
+    times = [f"{format_duration(stage.seconds)} at {stage.size} px" for stage in stages if stage.seconds]
+    earlier = f"; before, about {' and '.join(times)}" if times else ""
     facts = [
         Fact("Images shown", f"{step * images_per_step:,}", f"{images_per_step:,} a step{before}"),
         Fact(
             "Training time",
             f"about {format_duration(seconds)}" if seconds else "not measured",
-            (f"{speed:,.0f} images a second{machine}" if speed else "no speed was logged") + first,
+            (f"{speed:,.0f} images a second{machine}" if speed else "no speed was logged") + earlier,
         ),
     ]
     best, evaluated = find_best(run), find_evaluated(run)

@@ -4,10 +4,10 @@ The timed steps are thrown away. Training then begins as if the length had been 
 other way, and config.json reproduces it.
 """
 
-import enum
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,22 +18,14 @@ from dcgan_jax.config import MAX_STEPS, Config
 from dcgan_jax.run import distributed, setup
 from dcgan_jax.run.setup import Plan, Programs
 
-# The share of the low-resolution stage in the time of best64, whose lengths are 600 and 160 kimg, at 470 and 83 images/s on two
-# CPU cores (experiments/RESULTS.md).
+# The share of the low-resolution stages in the time of a run. It is that of best64, whose lengths are 600 and 160 kimg, at 470
+# and 83 images/s on two CPU cores (experiments/RESULTS.md).
 LOW_RESOLUTION_SHARE = 0.4
 TIMED_SHARE, MOST_TIMED_S = 0.02, 20.0  # the first steps are timed for this share of the time, but not longer
 LEAST_TIMED = 3  # dispatches, however slow they are
 # Measured on two CPU cores (article, best32). Both are rough: their errors are small beside those of the speed.
 SAVE_FILES_S = 0.5  # a save without recalibration: grid, diagnostics, plots, report, checkpoint
 START_AND_END_S = 3.0  # initial state, first use of the programs of a save, end of the process
-
-
-class Stage(enum.Enum):
-    """Which part of the minutes a run has. The value is its share of the time for training."""
-
-    ONLY = 1.0
-    FIRST = LOW_RESOLUTION_SHARE  # the low-resolution stage
-    SECOND = 1 - LOW_RESOLUTION_SHARE
 
 
 class Timing(NamedTuple):
@@ -43,39 +35,55 @@ class Timing(NamedTuple):
     save_s: float
 
 
-def choose_length(plan: Plan, stage: Stage, began_s: float) -> tuple[Plan, Programs]:
+def list_shares(stage_count: int) -> tuple[float, ...]:
+    """Lists the shares of a run's stages in the time for training, from the smallest image side on: 1; 0.4, 0.6; 0.16, 0.24, 0.6.
+
+    The stages before the last one divide their share in the same way.
+    """
+    shares = (1.0,)
+    for _ in range(stage_count - 1):
+        shares = (*(LOW_RESOLUTION_SHARE * share for share in shares), 1 - LOW_RESOLUTION_SHARE)
+    return shares
+
+
+def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, Programs]:
     """Chooses a length in kimg for a length in minutes. All processes use the first one's choice.
 
-    Args: plan: of a run whose length is not known yet; began_s: when the program began, by time.monotonic.
+    Args: plan: of a run whose length is not known yet; later_count: number of stages of progressive growing after this run;
+        began_s: when the program began, by time.monotonic.
     Returns: the plan with the length, and the compiled programs, which do not depend on it.
     """
     config, minutes = plan.config, plan.config.run.minutes
     assert minutes is not None  # else the length is known
     if distributed.is_first_process():
         terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
+    earlier_count = len(config.run.grow_kimg)
+    shares = list_shares(earlier_count + 1 + later_count)[earlier_count:]  # of this stage and the later ones
     opened_s = time.monotonic()
     programs = setup.make_programs(plan)
-    timing = time_steps(plan, programs, min(TIMED_SHARE * stage.value * 60 * minutes, MOST_TIMED_S))
+    timing = time_steps(plan, programs, min(TIMED_SHARE * shares[0] * 60 * minutes, MOST_TIMED_S))
     now_s = time.monotonic()
-    left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, stage)
+    left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, shares)
     steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))
     config = configuration.replace(config, kimg=steps * config.images_per_step / 1000)
-    if config.run.grow_kimg:  # of the stage that was trained before this one
-        config = configuration.replace(config, grow_kimg=setup.make_low_resolution(plan).run.kimg)
+    if config.run.grow_kimg:  # those of the stages that were trained before this one
+        low = setup.make_low_resolution(plan).run
+        config = configuration.replace(config, grow_kimg=(*low.grow_kimg, low.kimg))
     if distributed.is_first_process():
-        terminal.say(_describe_length(config, minutes, stage, timing, steps))
+        terminal.say(_describe_length(config, minutes, shares, timing, steps))
     return plan._replace(config=config, total_steps=steps), programs
 
 
-def divide_time(all_s: float, passed_s: float, prepared_s: float, stage: Stage) -> float:
+def divide_time(all_s: float, passed_s: float, prepared_s: float, shares: Sequence[float]) -> float:
     """Returns the seconds of all_s that are left for the training of this stage.
 
-    passed_s: since the program began; prepared_s: of them, those in which this stage's programs were compiled and timed.
+    passed_s: since the program began; prepared_s: of them, those in which this stage's programs were compiled and timed; shares:
+    of this stage and of the later ones (`list_shares`).
     """
-    if stage is Stage.FIRST:  # the second stage has programs of its own: assume that they take as long
-        return stage.value * (all_s - passed_s - prepared_s)
-    # In a process that resumes between the stages, the second has no more than its share.
-    return min(all_s - passed_s, stage.value * all_s)
+    share, *later = shares
+    left_s = all_s - passed_s - len(later) * prepared_s  # each stage has programs of its own: assume that they take as long
+    # In a process that resumes between two stages, the next one has no more than its share.
+    return min(share / sum(shares) * left_s, share * all_s)
 
 
 def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
@@ -113,8 +121,9 @@ def _format_minutes(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def _describe_length(config: Config, minutes: float, stage: Stage, timing: Timing, steps: int) -> str:
+def _describe_length(config: Config, minutes: float, shares: Sequence[float], timing: Timing, steps: int) -> str:
     images, speed = steps * config.images_per_step, config.images_per_step / timing.step_s
-    share = {Stage.FIRST: f", {stage.value:.0%} of the time", Stage.SECOND: ", the rest of the time"}.get(stage, "")
+    is_last, is_only = len(shares) == 1, shares[0] == 1
+    share = "" if is_only else ", the rest of the time" if is_last else f", {shares[0]:.0%} of the time"
     text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
     return text + ("; there is no time for more, because starting and saving take most of it" if steps == 1 else "")

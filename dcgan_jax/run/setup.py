@@ -193,7 +193,7 @@ def _explain_faults(path: Path) -> Generator[None]:
 
 
 def find_low_resolution(plan: Plan) -> Config | None:
-    """Returns the config of the low-resolution stage (progressive growing) if it must still be trained, else None."""
+    """Returns the config of the last low-resolution stage (progressive growing) if it must still be trained, else None."""
     if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
         return None
     low = make_low_resolution(plan)
@@ -206,17 +206,13 @@ def find_low_resolution(plan: Plan) -> Config | None:
 
 
 def make_low_resolution(plan: Plan) -> Config:
-    """Returns the config of the low-resolution stage: a separate run inside this one, which stops and resumes like any run.
+    """Returns the config of the last low-resolution stage: a run inside this one, which stops and resumes like any run.
 
-    With a length in minutes, this stage has the minutes as well, and keeps the length that it found for them.
+    With a length in minutes, it has the lengths in kimg that it found for itself and its own stages, if it has begun.
     """
-    low = configuration.replace(
-        make_low_resolution_config(plan.config), workdir=str(plan.path), name=workdir.LOW_RESOLUTION, wandb=""
-    )
-    if plan.config.run.minutes is None:
-        return low
-    timed = configuration.replace(low, kimg=None, minutes=plan.config.run.minutes)
-    return distributed.run_in_all(functools.partial(workdir.restore_length, timed))
+    low = make_low_resolution_config(plan.config)
+    low = configuration.replace(low, workdir=str(plan.path), name=workdir.LOW_RESOLUTION, wandb="")
+    return distributed.run_in_all(functools.partial(workdir.restore_length, low))
 
 
 # ---- The state ----

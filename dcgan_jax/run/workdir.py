@@ -29,7 +29,7 @@ from dcgan_jax.run import compact, distributed, pretrained
 from dcgan_jax.run.product_speed import read_speedup
 
 LOCK, MARKER = "lock", "lock.owner"
-LOW_RESOLUTION = "half"  # progressive growing: folder of the low-resolution stage, inside the run's folder
+LOW_RESOLUTION = "half"  # progressive growing: folder of the last low-resolution stage, inside the run's folder
 MOST_SHOWN = 4  # differing settings in a message
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Files that claim_folder creates, in this order. A folder with config.json is a run.
@@ -76,6 +76,13 @@ def get_run_path(config: Config) -> Path:
 def is_run(path: Path) -> bool:
     """Whether there is a run at path."""
     return (path / "config.json").exists()
+
+
+def list_low_resolution_stages(run: Path) -> list[Path]:
+    """Lists the folders of the run's low-resolution stages, from the smallest image side on: half/half, half."""
+    most = len(configuration.SIZES) - 1
+    places = [run.joinpath(*[LOW_RESOLUTION] * depth) for depth in range(most, 0, -1)]
+    return [place for place in places if is_run(place)]
 
 
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
@@ -188,7 +195,7 @@ def read_config(path: Path) -> Config:
 
 
 def restore_length(config: Config) -> Config:
-    """Returns the config with the length in kimg that the run found for its `minutes`. Unchanged: no minutes, or no such run."""
+    """Returns the config with the lengths in kimg that the run found for its `minutes`. Unchanged: no minutes, or no such run."""
     path = get_run_path(config)
     if config.run.minutes is None or not is_run(path):
         return config
@@ -196,8 +203,8 @@ def restore_length(config: Config) -> Config:
     if found.minutes != config.run.minutes or found.kimg is None:
         return config
     config = configuration.replace(config, kimg=found.kimg)
-    grows = config.run.grow_kimg > 0 and found.grow_kimg > 0
-    return configuration.replace(config, grow_kimg=found.grow_kimg) if grows else config
+    has_same_stages = len(config.run.grow_kimg) == len(found.grow_kimg)
+    return configuration.replace(config, grow_kimg=found.grow_kimg) if has_same_stages else config
 
 
 def _check_links(path: Path) -> None:
@@ -293,7 +300,9 @@ def _show_change(name: str, before: dict, now: dict) -> str:
 
 
 def _show(value: object) -> object:
-    return "empty" if value in ("", ()) else value
+    if value in ("", ()):
+        return "empty"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _format_resume(config: Config, differing: list[str], before: dict) -> str:

@@ -28,24 +28,53 @@ WAYS = {
     "sigmoid": replace(LARGE, g_output="sigmoid"),
     "refined": replace(LARGE, g_refine=2, d_refine=1),
     "conditional": replace(LARGE, condition="Smiling,Male", minibatch_std=True, augment=("color",), augment_target=0.6),
+    "smooth in both stages": replace(LARGE, g_smooth=True, g_smooth_inner=1),
+}
+# Two low-resolution stages: 16, 32 and 64 px. The last has everything that best128 has.
+TWICE = replace(LARGE, size=64, grow_kimg=(1.0, 3.0))
+IN_TWO_STEPS = {
+    "plain": TWICE,
+    "smooth": replace(TWICE, g_smooth=True),
+    "as best128": replace(TWICE, g_smooth=True, g_smooth_inner=1, g_refine=3, d_refine=1, minibatch_std=True, r1_gamma=0.1),
 }
 
 
-@functools.cache
-def pair(way):
-    """Returns (config, the low-resolution state, the grown state), with weights that vary as in training."""
-    config = WAYS[way]
-    small = make_toy_state(make_low_resolution_config(config))
+def make_trained_state(config):
+    """Makes a state with weights that vary as in training."""
+    state = make_toy_state(config)
 
     def trained(params, seed):
         params = vary_leaves(params, seed)
         # Smaller outputs, so that tanh does not saturate and the images show its input.
         return params | {"image": jax.tree.map(lambda leaf: leaf / 4, params["image"])}
 
-    small = small.replace(
-        g_params=trained(small.g_params, 1), ema_params=trained(small.g_params, 3), d_params=vary_leaves(small.d_params, 2)
+    return state.replace(
+        g_params=trained(state.g_params, 1), ema_params=trained(state.g_params, 3), d_params=vary_leaves(state.d_params, 2)
     )
-    return config, small, jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), small)
+
+
+def grow(config, small):
+    return jax.jit(functools.partial(grow_state, config))(make_fresh_state(config), small)
+
+
+@functools.cache
+def pair(way):
+    """Returns (config, the low-resolution state, the grown state)."""
+    config = WAYS[way]
+    small = make_trained_state(make_low_resolution_config(config))
+    return config, small, grow(config, small)
+
+
+@functools.cache
+def grow_twice(way):
+    """Returns [(config, state)] at 16, 32 and 64 px: each state is grown from the one before."""
+    large = IN_TWO_STEPS[way]
+    middle = make_low_resolution_config(large)
+    small = make_low_resolution_config(middle)
+    states = [make_trained_state(small)]
+    states.append(grow(middle, states[0]))
+    states.append(grow(large, states[1]))
+    return list(zip((small, middle, large), states, strict=True))
 
 
 def generate(config, params, stats, labels):
@@ -84,6 +113,31 @@ def test_progressive_g_gives_the_same_images_enlarged(way, which):
     means = np.asarray(before)[:, 1:-1, 1:-1].mean((1, 2)), np.asarray(after)[:, 2:-2, 2:-2].mean((1, 2))
     # Interpolation keeps mean colours, so they show a wrong scale: 1.2 times as far apart without the slope of leaky ReLU.
     assert_lines_up(*means, tolerance=0.06)
+
+
+@pytest.mark.parametrize("way", IN_TWO_STEPS)
+@pytest.mark.parametrize("which", ["g_params", "ema_params"])
+def test_g_gives_the_same_images_after_two_steps(way, which):
+    images = [np.asarray(generate(config, getattr(state, which), state.g_stats, None)) for config, state in grow_twice(way)]
+    assert [one.shape[1] for one in images] == [16, 32, 64]
+    expected = repeat_pixels(repeat_pixels(images[0]))[:, 4:-4, 4:-4].reshape(256, -1)
+    grown = images[2][:, 4:-4, 4:-4].reshape(256, -1)
+    assert np.median([np.corrcoef(one, other)[0, 1] for one, other in zip(expected, grown, strict=True)]) > 0.7
+    assert_lines_up(images[0][:, 1:-1, 1:-1].mean((1, 2)), images[2][:, 4:-4, 4:-4].mean((1, 2)), tolerance=0.08)
+    # The second step alone is as exact as the first.
+    assert_lines_up(images[1][:, 2:-2, 2:-2].mean((1, 2)), images[2][:, 4:-4, 4:-4].mean((1, 2)), tolerance=0.06)
+
+
+@pytest.mark.parametrize("way", IN_TWO_STEPS)
+def test_d_gives_equal_logits_after_two_steps(way):
+    """As test_progressive_d_gives_equal_logits."""
+    corners = np.random.Generator(np.random.Philox(0)).normal(0, 0.5, (256, 2, 2, 3)).astype(np.float32)
+    logits = []
+    for config, state in grow_twice(way):
+        images = jax.image.resize(corners, (256, config.nets.size, config.nets.size, 3), "linear")
+        network = compile_apply(Discriminator(config.nets), False, "batch_stats")
+        logits.append(np.asarray(network(state.d_params, state.d_stats, images)[0]))
+    assert_lines_up(logits[0], logits[2], tolerance=0.12)
 
 
 def test_saturated_activations_stay_finite():
@@ -157,7 +211,7 @@ def test_low_resolution_stage_is_a_normal_run(changes):
     half = make_low_resolution_config(large)
     check_config(large)
     check_config(half)
-    assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, 0.0)
+    assert (half.nets.size, half.nets.width, half.run.kimg, half.run.grow_kimg) == (16, 16, 1.0, ())
     assert not half.nets.g_smooth
     if "d_refine" in changes:
         assert half.loss.r1_gamma == half.loss.r2_gamma == half.loss.penalty_noise == 0
@@ -171,6 +225,9 @@ def test_low_resolution_stage_is_a_normal_run(changes):
     "changes, says",
     [
         ({"grow_kimg": -1.0}, "`grow_kimg` -1.0: must be at least 0 and at most"),
+        ({"grow_kimg": (0.0, 1.0)}, "`grow_kimg` 0.0 1.0: each of several stages needs a number above 0"),
+        ({"grow_kimg": (1.0, 2.0)}, "`grow_kimg` 1.0 2.0: the smallest side is 16 px; with `size` 32, give at most 1 number$"),
+        ({"grow_kimg": (1.0,) * 5, "size": 256}, "with `size` 256, give at most 4 numbers$"),
         ({"size": 16}, "half of `size` 16 is too small"),
         ({"base_px": 8, "size": 16}, "too small"),
         ({"kernel": 5}, "needs kernel 4, not 5; give `grow_kimg` 0"),

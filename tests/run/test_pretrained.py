@@ -54,7 +54,7 @@ def test_it_is_a_preset_trained_on_drawn_faces_only(name, preset):
     assert (config.run.preset, config.run.name, config.run.workdir, config.run.start) == (preset, name, "runs", "")
     assert config.nets == PRESETS[preset].nets
     assert (facts["source"]["kind"], facts["size"]) == ("drawn", config.nets.size)
-    assert (folder / "half").is_dir() == (config.run.grow_kimg > 0)
+    assert (folder / "half").is_dir() == bool(config.run.grow_kimg)
 
 
 @pytest.mark.parametrize("name", pretrained.NAMES)

@@ -15,7 +15,7 @@ from dcgan_jax import api, report
 from dcgan_jax.config import Config, replace
 from dcgan_jax.run import run_length
 from dcgan_jax.run.checkpoints import list_steps
-from dcgan_jax.run.run_length import START_AND_END_S, Stage, Timing, count_steps, divide_time
+from dcgan_jax.run.run_length import START_AND_END_S, Timing, count_steps, divide_time, list_shares
 
 GROW = ("--size", 32, "--width", 8, "--base-px", 8)  # as in test_initial_weights.py
 IMAGES = 16  # of a step of the toy run
@@ -52,19 +52,31 @@ def test_scores_leave_less_time_for_steps():
     assert scored < 0.51 * without
 
 
-def test_both_stages_fit_into_the_time():
-    """If the second starts as slowly as the first, and they train for as long as they may."""
-    all_s, pack_s, prepare_s = 600.0, 100.0, 50.0
-    passed_s = pack_s + prepare_s
-    first_s = divide_time(all_s, passed_s, prepare_s, Stage.FIRST)
-    second_s = divide_time(all_s, passed_s + first_s + prepare_s, prepare_s, Stage.SECOND)
-    assert passed_s + prepare_s + first_s + second_s == pytest.approx(all_s)
-    assert first_s / (first_s + second_s) == pytest.approx(run_length.LOW_RESOLUTION_SHARE)
+@pytest.mark.parametrize("count", range(1, 6))
+def test_all_stages_fit_into_the_time(count):
+    """If each starts as slowly as the first, and they train for as long as they may."""
+    all_s, passed_s, prepare_s, trained_s = 600.0, 100.0, 20.0, []
+    for stage in range(count):
+        passed_s += prepare_s
+        trained_s.append(divide_time(all_s, passed_s, prepare_s, list_shares(count)[stage:]))
+        passed_s += trained_s[-1]
+    assert passed_s == pytest.approx(all_s)
+    assert [one_s / sum(trained_s) for one_s in trained_s] == pytest.approx(list_shares(count))
 
 
-def test_second_stage_in_a_new_process_has_its_share_only():
-    assert divide_time(600.0, 5.0, 1.0, Stage.SECOND) == pytest.approx(0.6 * 600)
-    assert divide_time(600.0, 5.0, 1.0, Stage.ONLY) == pytest.approx(595)
+def test_low_resolution_stages_divide_their_share_in_the_same_way():
+    assert list_shares(1) == (1,) and list_shares(2) == pytest.approx((0.4, 0.6))
+    for count in range(2, 6):
+        *before, last = list_shares(count)
+        assert last == pytest.approx(0.6)
+        assert before == pytest.approx([0.4 * share for share in list_shares(count - 1)])
+
+
+def test_later_stage_in_a_new_process_has_its_share_only():
+    assert divide_time(600.0, 5.0, 1.0, (0.6,)) == pytest.approx(0.6 * 600)
+    assert divide_time(600.0, 5.0, 1.0, (0.24, 0.6)) == pytest.approx(0.24 * 600)
+    assert divide_time(600.0, 5.0, 1.0, (0.16, 0.24, 0.6)) == pytest.approx(0.16 * (600 - 5 - 2))
+    assert divide_time(600.0, 5.0, 1.0, (1.0,)) == pytest.approx(595)
 
 
 # ---- Runs ----
@@ -186,10 +198,10 @@ def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     give_steps(3)
     choose = run_length.choose_length
 
-    def stop_before_second(plan, stage, began_s):
-        if stage == Stage.SECOND:
+    def stop_before_second(plan, later_count, began_s):
+        if later_count == 0:
             signal.raise_signal(signal.SIGINT)
-        return choose(plan, stage, began_s)
+        return choose(plan, later_count, began_s)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_length, "choose_length", stop_before_second)
@@ -200,7 +212,7 @@ def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     done = train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7)
     assert done.code == 0, done
     assert f"0.01 minutes, the rest of the time: {4 * IMAGES} images of 32 px at " in done.out
-    assert read_settings(timed) | {"minutes": 0.01, "kimg": 4 * IMAGES / 1000, "grow_kimg": 0.048} == read_settings(timed)
+    assert read_settings(timed) | {"minutes": 0.01, "kimg": 4 * IMAGES / 1000, "grow_kimg": [0.048]} == read_settings(timed)
 
     lengths = ("--kimg", 4 * IMAGES / 1000, "--grow-kimg", 0.048)
     assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, *GROW, *lengths).code == 0
