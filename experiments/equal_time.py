@@ -34,6 +34,7 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run.workdir import list_low_resolution_stages
 
 SAME = ("flags", "seed", "minutes", "count", "recipe")  # a row that agrees in these exists already
 
@@ -48,8 +49,8 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
     config = parse_config(["--data", ask.data, "--workdir", str(folder), "--name", "run", *flags])
     source = open_source(ask.data, config.data.split)
     packed = pack_images(source, size=config.nets.size, channels=3, crop=config.data.crop)
-    if config.run.grow_kimg:
-        pack_images(source, size=config.nets.size // 2, channels=3, crop=config.data.crop)
+    for halved in range(1, 1 + len(config.run.grow_kimg)):
+        pack_images(source, size=config.nets.size >> halved, channels=3, crop=config.data.crop)
     command = [
         sys.executable,
         "-m",
@@ -81,7 +82,8 @@ def ours(flags: list[str], ask, folder: Path) -> tuple[Path, int, float, object]
         [sys.executable, "-m", "dcgan_jax.sample", "--run", folder / "run", "--count", str(ask.count), "--out", faces, *which],
         check=True,
     )
-    steps = sum(list_steps(run)[-1] for run in (folder / "run", folder / "run" / "half") if run.exists())
+    stages = (folder / "run", *list_low_resolution_stages(folder / "run"))
+    steps = sum(list_steps(stage)[-1] for stage in stages if list_steps(stage))
     return faces, steps * config.images_per_step, ran_s, packed
 
 

@@ -1,7 +1,7 @@
 """Kills a run with SIGKILL at random moments until it is done, and compares it with an undisturbed run.
 
     python experiments/kill_test.py --kills 100 --steps 4000
-    python experiments/kill_test.py --kills 20 --run grown      # or: started
+    python experiments/kill_test.py --kills 20 --run grown      # or: grown-twice, started
 
 Each start of the run is the same command in its own process group. It is killed after a random time: at most twice as long as a
 start needs for its first saves here, which is measured first. A run that completes before all kills are spent is compared and
@@ -59,9 +59,15 @@ DANGEROUS = (
     FIRST_SAVE,
     "runs/*/half/checkpoints/*",
     "runs/*/half/*.partial",
+    "runs/*/half/half/checkpoints/*",
 )
 # Runs with random initial weights, with those of progressive growing, and with those of another run (made first).
-RUNS = {"plain": (), "grown": ("--size", "32", "--base-px", "8", "--grow-kimg", "0.8"), "started": ("--start", "START")}
+RUNS = {
+    "plain": (),
+    "grown": ("--size", "32", "--base-px", "8", "--grow-kimg", "0.8"),
+    "grown-twice": ("--size", "64", "--base-px", "8", "--grow-kimg", "0.8", "0.4"),
+    "started": ("--start", "START"),
+}
 
 
 def life(place: Path, *more: str, after_s: float | None = None, at: str | None = None, nth: int = 1) -> int:

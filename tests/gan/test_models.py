@@ -37,6 +37,7 @@ def shapes(config):
         ("modern32", 372_416, 167_809, 192, 384),  # same networks as article
         ("best32", 1_072_512, 663_313, 384, 768),
         ("best64", 1_159_296, 713_169, 640, 960),
+        ("best128", 3_670_656, 2_815_441, 1_152, 1_984),
     ],
 )
 def test_published_parameter_counts(name, g, d, g_norms, d_norms):

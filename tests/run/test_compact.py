@@ -203,9 +203,10 @@ def test_facts_of_the_low_resolution_stage_are_kept(tmp_path):
     (run / "half").mkdir()
     shutil.copy(run / "config.json", run / "half")
     (run / "half" / "metrics.jsonl").write_text('{"step": 10, "images": 1000}\n{"step": 20, "images": 2000}\n')
+    shutil.copytree(run / "half", run / "half" / "half")
     (run / "scores.jsonl").write_text('{"step": 12, "score": "training", "value": 1.5}\n')
     small = write_compact(run, tmp_path / "small")
-    assert describe_images_shown(small, 192) == "192, after 2,000 at 16 px"
+    assert describe_images_shown(small, 192) == "192, after 2,000 at 16 px and 2,000 at 16 px"
     assert (small / "scores.jsonl").read_text() == (run / "scores.jsonl").read_text()
     (small / "half" / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="half/metrics.jsonl: cannot be used"):

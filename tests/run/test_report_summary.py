@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 from numpy.testing import assert_allclose
@@ -105,5 +106,14 @@ def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     assert describe_images_shown(tmp_path, 1280) == "1,280, after 200 at 32 px"
     assert describe_uncounted_images([tmp_path / "plain", tmp_path]).endswith(f"(before: {tmp_path.name} 200 at 32 px)")
     assert describe_uncounted_images([tmp_path / "plain"]) == ""
+    earlier = stage / workdir.LOW_RESOLUTION
+    earlier.mkdir()
+    write_json(earlier / "config.json", flatten(replace(Config(), size=16, steps=2)))
+    (earlier / "metrics.jsonl").write_text(json.dumps({"step": 1, "images": 3000, "images_per_s": 1000.0}) + "\n")
+    assert describe_images_shown(tmp_path, 1280) == "1,280, after 3,000 at 16 px and 200 at 32 px"
+    assert describe_images_shown(stage, 200) == "200, after 3,000 at 16 px"
+    notes = [fact.note for fact in list_facts(tmp_path, 10, 128, {}, "")]
+    assert "no speed was logged; before, about 3 s at 16 px and 20 s at 32 px" in notes
+    shutil.rmtree(earlier)
     (stage / "metrics.jsonl").write_text("not JSON\n" + json.dumps(lines[0]) + "\n")
     assert describe_images_shown(tmp_path, 1280) == "1,280"  # a damaged stage does not stop the run that shows it

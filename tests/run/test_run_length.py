@@ -224,6 +224,36 @@ def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
 
 
 @pytest.mark.integration
+def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypatch):
+    """It equals a run with all lengths, also if it is stopped before the second stage and before the third."""
+    flags = ("--size", 64, "--width", 8, "--base-px", 8, "--grow-kimg", 7, 7)
+    choose = run_length.choose_length
+    lengths = [3, 2]  # of the first two stages
+    for waiting, steps in zip((1, 0), lengths, strict=True):  # number of stages after the one that is not reached
+
+        def stop(plan, later_count, began_s, waiting=waiting):
+            if later_count == waiting:
+                signal.raise_signal(signal.SIGINT)
+            return choose(plan, later_count, began_s)
+
+        give_steps(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(run_length, "choose_length", stop)
+            assert train_minutes(tmp_path / "minutes", *flags).code == 130
+    give_steps(4)
+    assert train_minutes(tmp_path / "minutes", *flags).code == 0
+    timed, kimg = tmp_path / "minutes" / "article", IMAGES / 1000
+    assert read_settings(timed) | {"kimg": 4 * kimg, "grow_kimg": [3 * kimg, 2 * kimg]} == read_settings(timed)
+    assert read_settings(timed / "half") | {"kimg": 2 * kimg, "grow_kimg": [3 * kimg]} == read_settings(timed / "half")
+    plain = tmp_path / "kimg" / "article"
+    lengths = ("--kimg", 4 * kimg, "--grow-kimg", 3 * kimg, 2 * kimg)
+    assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, *flags, *lengths).code == 0
+    for stage, step in (("half/half", 3), ("half", 2), (".", 4)):
+        assert_equal_runs(timed / stage, plain / stage, step)
+    assert "is complete: step 4 of 4" in train_minutes(tmp_path / "minutes", *flags).out
+
+
+@pytest.mark.integration
 def test_stages_share_the_minutes(tmp_path, monkeypatch):
     """The first stage has chosen its length after 10 s, 3 of them for its programs, the second after 30 s."""
     left = []
