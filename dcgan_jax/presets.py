@@ -183,6 +183,7 @@ def best32() -> Config:
         lr_decay_share=1 / 3,  # 39.7 -> 33.8 after 860,000 images
         ema_half_life_kimg=100.0,
         ema_ramp=0.1,  # with lr_decay 33.1 -> 32.0 after 900,000 images, without it 39.2 -> 34.1 after 700,000
+        compute_dtype="auto",  # 1.6 times as fast in bfloat16 on a CPU with AMX; 74.3 in both after 160,000 images, two seeds
     )
 
 

@@ -10,7 +10,7 @@ channels. There `lax` is up to five times slower (docs/speed.md). "lax": `lax` o
 one backend and lowered for others.
 
 product_dtype: to what the implementations for CPUs round the operands of matrix products: "float32" (not at all) or "bfloat16".
-`lax` computes in the dtype of its arrays.
+"auto" counts as float32 here: run/setup.py replaces it by what the machine does faster. `lax` computes in the dtype of its arrays.
 """
 
 import functools
@@ -32,7 +32,7 @@ FEW_CHANNELS = 16
 MANY_CHANNELS = 64
 
 Implementation = Literal["auto", "lax"]
-ProductDtype = Literal["float32", "bfloat16"]
+ProductDtype = Literal["float32", "bfloat16", "auto"]
 
 
 def compute_padding(kernel_size: int, padding: str) -> tuple[int, int]:
@@ -183,7 +183,8 @@ def _is_for_cpu(implementation: Implementation) -> bool:
 
 def choose_activation_dtype(compute_dtype: str, implementation: Implementation = "auto") -> str:
     """Chooses the dtype of the arrays between layers. On a CPU bfloat16 is for the operands of products only."""
-    return "float32" if compute_dtype == "bfloat16" and _is_for_cpu(implementation) else compute_dtype
+    is_float32 = compute_dtype == "auto" or (compute_dtype == "bfloat16" and _is_for_cpu(implementation))
+    return "float32" if is_float32 else compute_dtype
 
 
 def _select_cpu_module(channels_large: int) -> ModuleType:
@@ -193,7 +194,7 @@ def _select_cpu_module(channels_large: int) -> ModuleType:
 def _call_wide(role: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *rest: int, dtype: str) -> jax.Array:
     """Returns role(a, b, *rest, dtype) in a's dtype. Everything but the products is computed in float32 or wider."""
     wide = jnp.promote_types(a.dtype, jnp.float32)  # Winograd's sums would round several times
-    product_dtype = wide if dtype == "float32" else jnp.dtype(dtype)
+    product_dtype = jnp.bfloat16 if dtype == "bfloat16" else wide
     return role(a.astype(wide), b.astype(wide), *rest, product_dtype).astype(a.dtype)
 
 
