@@ -73,7 +73,8 @@ class Run:
     preset: str = "article"
     """recipe: the defaults of all other settings.
     Published: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20, keras64.
-    This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px), best128 (unmeasured)"""
+    This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px), best128 (unmeasured),
+    residual64 (R3GAN's networks and loss, unmeasured)"""
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
     """seed of all random numbers"""
     grow_kimg: tuple[Kimg, ...] = ()
@@ -127,6 +128,8 @@ class Data:
 class Nets:
     """The architecture of the generator G and the discriminator D. BN is batch normalisation."""
 
+    architecture: Annotated[Literal["dcgan", "residual"], Mark.DEFAULT_TO_GROW] = "dcgan"
+    """dcgan: strided convolutions; residual: residual blocks without normalisation, as in R3GAN (preset residual64)"""
     size: Annotated[int, Interval(ge=SIZES[0], le=SIZES[-1]), Unit("px"), Mark.ANY_IN_TORCH] = 64
     """image side in pixels, a power of two from 16 to 256"""
     channels: Annotated[Literal[1, 3], Mark.ANY_IN_TORCH] = 3
@@ -266,6 +269,7 @@ class Optimizer:
     freeze_d: Annotated[int, Interval(ge=0, le=10**6), Unit("layers")] = 0
     """fine-tuning with start: number of D's layers, counted from the image, that are not trained (FreezeD); 0: all are trained.
     A layer is a strided convolution with its bias, BN and spectral norm. The first layer includes D's residual blocks.
+    With the architecture residual, it is all that is computed at one resolution, up to halving it.
     BN's running statistics of these layers still follow the images"""
     g_latents: Literal["new", "same"] = "new"
     """latents of G's update: new ones, or the same as in D's update"""

@@ -29,6 +29,21 @@ from dcgan_jax.config import (
 )
 
 MAX_CONDITIONS = 256
+# The values that residual networks need: they have no normalisation, no other blocks, and their own initial values.
+RESIDUAL_VALUES = {
+    "kernel": 4,
+    "g_last_kernel": 0,
+    "head_norm": "none",
+    "g_norm": "none",
+    "d_norm": "none",
+    "g_refine": 0,
+    "d_refine": 0,
+    "g_smooth": False,
+    "g_smooth_inner": 0,
+    "g_activation": "leaky",
+    "conv_bias": False,
+    "init": "he",
+}
 
 
 def check_config(config: Config) -> None:
@@ -43,6 +58,7 @@ def check_config(config: Config) -> None:
     _check_loss(config)
     _check_penalties(config)
     _check_optimizer(config.optimizer)
+    _check_residual(config.nets)
     _check_layers(config.nets)
     _check_channels(config.nets)
     _check_freezing(config)
@@ -158,6 +174,12 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     _require(optimizer.lr_decay != "none" or share == 1, "lr_decay_share", share, text)
 
 
+def _check_residual(nets: Nets) -> None:
+    missing = [f"`{name}` {value}" for name, value in RESIDUAL_VALUES.items() if getattr(nets, name) != value]
+    text = f"these networks have no normalisation and one kind of block; give {' '.join(missing)}, or `architecture` dcgan"
+    _require(nets.architecture != "residual" or not missing, "architecture", nets.architecture, text)
+
+
 def _check_layers(nets: Nets) -> None:
     names = nets.conditions
     _require(all(names) and len(set(names)) == len(names), "condition", nets.condition, "name each once, separated by commas")
@@ -177,11 +199,13 @@ def _check_layers(nets: Nets) -> None:
 def _check_channels(nets: Nets) -> None:
     levels = int(math.log2(nets.size // nets.base_px))
     _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
-    for name, count in (("g_multipliers", levels + (nets.g_last_kernel > 0)), ("d_multipliers", levels)):
+    is_residual = nets.architecture == "residual"  # its networks also have a map at the image's side
+    counts = {"g_multipliers": levels + (nets.g_last_kernel > 0 or is_residual), "d_multipliers": levels + is_residual}
+    for name, count in counts.items():
         multipliers = getattr(nets, name)
         text = f"must have {count} numbers for `size` {nets.size} and `base_px` {nets.base_px}; give it together with `size`"
         _require(len(multipliers) in (0, count), name, multipliers, text)
-        widest = max(multipliers, default=2 ** (levels - 1))
+        widest = max(multipliers, default=2 ** (levels - 1 + is_residual))
         text = (
             f"the widest layer has {widest} times as many channels, more than {MAX_CHANNELS:,}; give at most `width` "
             f"{max(1, MAX_CHANNELS // widest)}, or smaller multipliers"
@@ -192,7 +216,7 @@ def _check_channels(nets: Nets) -> None:
 def _check_freezing(config: Config) -> None:
     count, nets, run = config.optimizer.freeze_d, config.nets, config.run
     levels = int(math.log2(nets.size // nets.base_px))
-    text = f"D has {levels} strided convolutions with `size` {nets.size} and `base_px` {nets.base_px}; give at most {levels}"
+    text = f"D halves the side {levels} times with `size` {nets.size} and `base_px` {nets.base_px}; give at most {levels}"
     _require(count <= levels, "freeze_d", count, text)
     # Growing excludes `start`, so a remedy that named only one of the two would lead to the next refusal.
     remedy = "`start` with a trained network" + (" and `grow_kimg` 0" if run.grow_kimg else "")

@@ -34,6 +34,9 @@ VARIANTS = {preset: make_tiny_config(preset) for preset in PRESETS} | {
         "all": {"g_refine": 1, "conv_bias": True, "g_output": "sigmoid", "condition": "Smiling,Male"},
     }.items()
 }
+VARIANTS["residual64, all"] = make_tiny_config(
+    "residual64", g_multipliers=(3, 3, 1), g_head_bias=True, g_output="sigmoid", condition="Smiling,Male", channels=1
+)
 
 
 def vary_leaves(tree, seed=0):
@@ -45,6 +48,8 @@ def vary_leaves(tree, seed=0):
         noise = rng.normal(size=leaf.shape).astype(np.float32)
         if name.endswith("var"):
             return np.exp(0.5 * noise)
+        if name.startswith("basis"):  # the first map of residual networks, which is large, so that images are not grey
+            return 10 * noise
         return noise * (0.3 if "kernel" not in name else 0.15) + np.float32(name.endswith("scale"))
 
     return jax.tree_util.tree_map_with_path(vary, tree)

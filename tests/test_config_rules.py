@@ -6,9 +6,10 @@ import re
 import pytest
 
 from dcgan_jax.config import FIELDS, LENGTHS, Config, UserError, replace
-from dcgan_jax.config_rules import check_config, check_stored_config
+from dcgan_jax.config_rules import RESIDUAL_VALUES, check_config, check_stored_config
 
 VALID = replace(Config(), steps=10)
+RESIDUAL = {"architecture": "residual"} | RESIDUAL_VALUES
 
 
 def test_valid_config_passes():
@@ -93,8 +94,15 @@ def test_only_a_stored_config_has_minutes_and_kimg():
         ({"d_refine": 1, "d_norm": "spectral"}, "`d_refine` 1"),
         ({"g_refine": 1, "g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1, 1)}, "`g_refine` 1"),
         ({"g_last_kernel": 5, "g_multipliers": (8, 4, 2, 1)}, "`g_multipliers` 8 4 2 1"),
+        (RESIDUAL | {"d_norm": "batch"}, "`architecture` residual: these networks have no normalisation"),
+        (RESIDUAL | {"kernel": 5, "g_refine": 1}, "give `kernel` 4 `g_refine` 0, or `architecture` dcgan"),
+        (RESIDUAL | {"grow_kimg": 1.0}, "`grow_kimg` 1.0: progressive growing needs architecture dcgan, not residual"),
+        (RESIDUAL | {"freeze_d": 5, "start": "runs/a"}, "`freeze_d` 5: D halves the side 4 times"),
+        (RESIDUAL | {"g_multipliers": (8, 4, 2, 1)}, "`g_multipliers` 8 4 2 1: must have 5 numbers"),
+        (RESIDUAL | {"d_multipliers": (1, 2, 4, 8)}, "`d_multipliers` 1 2 4 8: must have 5 numbers"),
+        (RESIDUAL | {"width": 1024}, "the widest layer has 16 times as many channels, more than 8,192; give at most `width` 512"),
         ({"freeze_d": -1, "start": "runs/a"}, "`freeze_d` -1: must be at least 0"),
-        ({"freeze_d": 5, "start": "runs/a"}, "`freeze_d` 5: D has 4 strided convolutions"),
+        ({"freeze_d": 5, "start": "runs/a"}, "`freeze_d` 5: D halves the side 4 times"),
         ({"freeze_d": 5, "start": "runs/a"}, "give at most 4"),
         ({"freeze_d": 1}, "`freeze_d` 1: random layers must be trained; give `start` with a trained network, or `freeze_d` 0"),
         ({"freeze_d": 1, "grow_kimg": 1.0}, "give `start` with a trained network and `grow_kimg` 0, or `freeze_d` 0"),

@@ -112,9 +112,14 @@ NOISE = make_tiny_config("article", r1_gamma=1.0, r2_gamma=1.0, penalty_noise=0.
 FROZEN = make_tiny_config("article", freeze_d=1)
 
 
+RESIDUAL = make_tiny_config("residual64")
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "config", [CONFIG, PENALISED, OWN, NOISE, FROZEN], ids=["torch64", "penalised", "own", "noise", "frozen"]
+    "config",
+    [CONFIG, PENALISED, OWN, NOISE, FROZEN, RESIDUAL],
+    ids=["torch64", "penalised", "own", "noise", "frozen", "residual"],
 )
 def test_two_devices_train_as_one(config):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))

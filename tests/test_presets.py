@@ -27,6 +27,7 @@ SOURCES = {
     "best32": "`article`",
     "best64": "`best32`",
     "best128": "`best64`",
+    "residual64": "brownvc/R3GAN 19a7ddf",
 }
 
 

@@ -68,6 +68,8 @@ class Row(NamedTuple):
     cured: str
 
 
+PLAIN = "--kernel 5 --g-smooth --init normal"  # these layers are not residual
+RESIDUAL = "--kernel 4 --no-g-smooth --g-norm none --d-norm none --g-activation leaky --init he"  # the others are in FLAGS
 SETTINGS = [
     Row("must be the name of a folder inside `workdir`", "--name a/b", "--name b --workdir a"),
     Row("needs `coordinator` address:port", "--processes 2", "--processes 2 --coordinator 10.0.0.1:1234"),
@@ -101,6 +103,8 @@ SETTINGS = [
     ),
     Row("give `d_norm` batch or none", "--d-refine 1 --d-norm spectral", "--d-refine 1 --d-norm batch"),
     Row("give `d_norm` batch or none", "--d-refine 1 --d-norm spectral", "--d-refine 1 --d-norm none"),
+    Row("no normalisation and one kind of block", f"--architecture residual {PLAIN}", f"--architecture residual {RESIDUAL}"),
+    Row("no normalisation and one kind of block", f"--architecture residual {PLAIN}", f"--architecture dcgan {PLAIN}"),
     Row("needs `g_multipliers`", "--g-last-kernel 5", "--g-last-kernel 5 --g-multipliers 8 4 2 1 1"),
     Row("give it together with `size`", "--g-multipliers 8 4", "--g-multipliers 8 4 --size 16"),
     Row("give at most `width`", "--size 256 --width 4096", "--size 256 --width 256"),
@@ -109,7 +113,7 @@ SETTINGS = [
     Row("each of several stages needs", "--grow-kimg 0 1", "--grow-kimg 0"),
     Row("before its last layer; give at most", "--g-smooth-inner 4", "--g-smooth-inner 3"),
     Row("as `start` does: give `grow_kimg` 0", "--start runs/a --grow-kimg 1", "--start runs/a --grow-kimg 0"),
-    Row("strided convolutions with `size`", "--freeze-d 5 --start runs/a", "--freeze-d 4 --start runs/a"),
+    Row("times with `size`", "--freeze-d 5 --start runs/a", "--freeze-d 4 --start runs/a"),
     Row("random layers must be trained", "--freeze-d 1", "--freeze-d 1 --start runs/a"),
     Row("random layers must be trained", "--freeze-d 1", "--freeze-d 0"),
     Row("random layers must be trained", "--freeze-d 1 --grow-kimg 1", "--freeze-d 1 --start runs/a --grow-kimg 0"),

@@ -164,6 +164,13 @@ def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], late
     """
     if labels is not None:
         latents = ops.concatenate(latents, ops.affine(labels, 2.0, -1.0))
+    is_residual = config.get("architecture") == "residual"  # older exports have no such field
+    x = (_apply_residual if is_residual else _apply_strided)(ops, config, weights, latents)
+    return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
+
+
+def _apply_strided(ops: Any, config: dict, weights: dict[str, np.ndarray], latents: Any) -> Any:
+    """Applies the network up to its output activation."""
     x = ops.dense(latents, *_fold_norm(config, weights, "head", "head_norm", 1))
     # Once folded, a norm per unit and a norm per channel are the same. Without a norm there is no activation.
     if config["head_norm"] != "none":
@@ -180,10 +187,37 @@ def apply_generator(ops: Any, config: dict, weights: dict[str, np.ndarray], late
         x = ops.add(x, ops.conv(y, *_fold_norm(config, weights, f"{block}_out", "", 3)))
     kernel, bias = _fold_norm(config, weights, "image", "", 2)
     if config["g_last_kernel"]:
-        x = ops.conv(x, kernel, bias)
-    else:
-        x = _upsample(ops, config, x, kernel, bias, config.get("g_smooth", False))
-    return ops.sigmoid(x) if config["g_output"] == "sigmoid" else ops.affine(ops.tanh(x), 0.5, 0.5)
+        return ops.conv(x, kernel, bias)
+    return _upsample(ops, config, x, kernel, bias, config.get("g_smooth", False))
+
+
+def _apply_residual(ops: Any, config: dict, weights: dict[str, np.ndarray], latents: Any) -> Any:
+    """Applies the network of --architecture residual (gan/residual.py) up to its output activation."""
+    basis, kernel, bias = weights["basis/kernel"], weights["head/kernel"], weights.get("head/bias")
+    # The product with the learned map is part of the dense layer.
+    kernel = (basis[None] * kernel[:, None, None]).reshape(len(kernel), -1)
+    x = ops.dense(latents, kernel, None if bias is None else (basis * bias).reshape(-1))
+    x = ops.reshape_to_image(x, config["base_px"])  # (N, px, px, C)
+    stages = ["first"]
+    while f"up{len(stages)}/block1/expand/kernel" in weights:
+        stages.append(f"up{len(stages)}")
+    for stage in stages:
+        if f"{stage}/transition/kernel" in weights:
+            x = ops.conv(x, weights[f"{stage}/transition/kernel"], None)
+        blocks = [f"{stage}/{block}" for block in ("block1", "block2")]
+        if stage != "first":
+            x = ops.upsample(x, weights[f"{blocks[0]}/expand/kernel"].shape[2])
+        for block in blocks:
+            x = ops.add(x, _apply_block(ops, weights, block, x))
+    return ops.conv(x, weights["image/kernel"], None)
+
+
+def _apply_block(ops: Any, weights: dict[str, np.ndarray], block: str, x: Any) -> Any:
+    """The branch of a residual block."""
+    y = ops.leaky_relu(ops.conv(x, weights[f"{block}/expand/kernel"], weights[f"{block}/expand/bias"]), 0.2)
+    kernel = weights[f"{block}/grouped/kernel"]  # (3, 3, C / groups, C)
+    y = ops.leaky_relu(ops.conv(y, kernel, weights[f"{block}/grouped/bias"], kernel.shape[3] // kernel.shape[2]), 0.2)
+    return ops.conv(y, weights[f"{block}/reduce/kernel"], None)
 
 
 def _upsample(ops: Any, config: dict, x: Any, kernel: np.ndarray, bias: np.ndarray | None, is_smooth: bool) -> Any:
@@ -238,7 +272,7 @@ def _count_cut_pixels(config: dict) -> int:
 
 class NumPyOps:
     """Layers on (N, ...) float32 arrays, channels last. Kernels of `conv_transpose` are (k, k, C_out, C_in), of `conv`
-    (k, k, C_in, C_out)."""
+    (k, k, C_in / groups, C_out)."""
 
     @staticmethod
     def dense(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -261,13 +295,27 @@ class NumPyOps:
         return large if bias is None else large + bias
 
     @staticmethod
-    def conv(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    def conv(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, groups: int = 1) -> np.ndarray:
         """Stride 1, same size."""
+        if groups > 1:
+            parts = zip(np.split(x, groups, 3), np.split(kernel, groups, 3), strict=True)
+            out = np.concatenate([NumPyOps.conv(*part, None) for part in parts], 3)
+            return out if bias is None else out + bias
         k, (_, h, w, _) = kernel.shape[0], x.shape
         padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
         products = (padded[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(k) for j in range(k))
         out = functools.reduce(np.add, products)
         return out if bias is None else out + bias
+
+    @staticmethod
+    def upsample(x: np.ndarray, channels: int) -> np.ndarray:
+        """Doubles the side: weights [1 3 3 1] / 4 along each axis, with zeros outside."""
+        for axis in (1, 2):
+            padded = np.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
+            before, after = (np.take(padded, range(start, start + x.shape[axis]), axis) for start in (0, 2))
+            pair = np.stack([(3 * x + before) / 4, (3 * x + after) / 4], axis + 1)
+            x = pair.reshape([-1 if i == axis else side for i, side in enumerate(x.shape)])
+        return x
 
     @staticmethod
     def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:

@@ -105,10 +105,15 @@ class OnnxOps:
         pads = [cut, cut, after, after]
         return self.add_node("ConvTranspose", x, weights, *self._add_bias(bias), strides=[2, 2], pads=pads)
 
-    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray | None) -> str:
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray | None, groups: int = 1) -> str:
         pads = [kernel.shape[0] // 2] * 4
         weights = self.add_kernel(kernel.transpose(3, 2, 0, 1), 0)
-        return self.add_node("Conv", x, weights, *self._add_bias(bias), pads=pads)
+        return self.add_node("Conv", x, weights, *self._add_bias(bias), pads=pads, group=groups)
+
+    def upsample(self, x: str, channels: int) -> str:
+        taps = np.array([1, 3, 3, 1], np.float32) / 4
+        kernel = self.add_constant(np.tile(np.outer(taps, taps), (channels, 1, 1, 1)))
+        return self.add_node("ConvTranspose", x, kernel, strides=[2, 2], pads=[1] * 4, group=channels)
 
     def _add_bias(self, bias: np.ndarray | None) -> list[str]:
         """The inputs after the kernel: one or none."""

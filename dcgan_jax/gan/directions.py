@@ -59,6 +59,8 @@ def factorise_first_layer(params: dict, stats: dict, nets: Nets, count: int) -> 
     Source: SeFa, Shen and Zhou 2021, arXiv:2007.06600, section 3.2.
     """
     kernel = np.asarray(params["head"]["kernel"], np.float64)[: nets.latent_dim]  # without the rows of the labels
+    if nets.architecture == "residual":  # each output is a channel of a learned map
+        kernel = kernel * np.linalg.norm(np.asarray(params["basis"]["kernel"], np.float64), axis=(0, 1))[None]
     if nets.head_norm != "none":
         norm = stats["head_norm"]
         gain = 1 / np.sqrt(np.asarray(norm["var"], np.float64) + nets.bn_epsilon) * np.asarray(params["head_norm"]["scale"])

@@ -18,6 +18,7 @@ def split_frozen(params: dict, count: int) -> Split:
 
     Layers are counted from the image. Layer i is the strided convolution down{i} with its bias and BN. The residual blocks
     follow down1 at the same side, so they belong to layer 1. The head and the labels' layer are always trained.
+    With the architecture residual, down{i} holds the blocks before its down-sampling, and layer 1 includes the first convolution.
     """
     frozen = {name: layer for name, layer in params.items() if _is_frozen(name, count)}
     return Split(frozen, {name: layer for name, layer in params.items() if name not in frozen})
@@ -25,6 +26,6 @@ def split_frozen(params: dict, count: int) -> Split:
 
 def _is_frozen(name: str, count: int) -> bool:
     layer = name.partition("_")[0]  # down2_norm -> down2, refine1_in -> refine1
-    if layer.startswith("refine"):
+    if layer.startswith("refine") or layer == "image":
         return count >= 1
     return layer.startswith("down") and int(layer.removeprefix("down")) <= count

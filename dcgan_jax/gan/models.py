@@ -1,6 +1,7 @@
 """The generator and the discriminator. One configurable pair covers all published DCGANs (Radford et al. 2016, arXiv:1511.06434).
 
-Each network is a loop over blocks: `upsample` or `downsample`, and `refine`. A feature that only some published networks have is
+Each network is a loop over blocks: `upsample` or `downsample`, and `refine`. With `--architecture residual`, the networks between
+input and output are those of residual.py. A feature that only some published networks have is
 a function of its own. These functions create Flax layers, which belong to the network that calls the function (`nn.compact`).
 "T1" to "T17" in comments refer to the list in docs/published-dcgans.md, section 5. Do not rename layers: parameters have the
 layer's name, and Flax derives random keys from it. A renamed layer cannot load old checkpoints and gets other initial values.
@@ -18,6 +19,7 @@ from flax import linen as nn
 
 from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
+from dcgan_jax.gan import residual
 from dcgan_jax.gan.batch_norm import BatchNorm
 from dcgan_jax.gan.sums import add_bias
 
@@ -29,14 +31,18 @@ BN_MOMENTUM = 0.9
 
 def list_g_widths(nets: Nets) -> tuple[int, ...]:
     """Lists the channels of G's feature maps, from the head towards the image. The image is not in the list."""
-    levels = int(math.log2(nets.size // nets.base_px))
-    return tuple(nets.width * m for m in nets.g_multipliers or [2 ** (levels - 1 - i) for i in range(levels)])
+    count = count_widths(nets)
+    return tuple(nets.width * m for m in nets.g_multipliers or [2 ** (count - 1 - i) for i in range(count)])
 
 
 def list_d_widths(nets: Nets) -> tuple[int, ...]:
     """Lists the channels of D's feature maps, from the image towards the head."""
-    levels = int(math.log2(nets.size // nets.base_px))
-    return tuple(nets.width * m for m in nets.d_multipliers or [2**i for i in range(levels)])
+    return tuple(nets.width * m for m in nets.d_multipliers or [2**i for i in range(count_widths(nets))])
+
+
+def count_widths(nets: Nets) -> int:
+    """Counts the resolutions of feature maps. Strided convolutions have none at the image's side, residual blocks have."""
+    return int(math.log2(nets.size // nets.base_px)) + (nets.architecture == "residual")
 
 
 class Generator(nn.Module):
@@ -64,6 +70,8 @@ class Generator(nn.Module):
         if nets.condition:
             assert labels is not None, "a conditional recipe: labels needed"
             latents = jnp.concatenate([latents, to_signs(labels)], 1)  # (B, latent_dim + A)
+        if nets.architecture == "residual":
+            return activate_output(nets, residual.generate_map(nets, list_g_widths(nets), latents, self.conv_implementation))
         x = generate_first_map(nets, latents, batch_norm, activate)  # (B, base_px, base_px, C), below with 4 px
         # Dense layers stay float32 whatever the compute dtype: bfloat16 is safe for convolutions only.
         x = x.astype(convolutions.choose_activation_dtype(nets.compute_dtype, self.conv_implementation))
@@ -100,21 +108,15 @@ class Discriminator(nn.Module):
         norm = functools.partial(normalize_batch, nets, train, BN_MOMENTUM) if nets.d_norm == "batch" else skip_norm
         # BN normalises a layer's output. Spectral normalisation changes a layer's weights, so it wraps the layer.
         apply_layer = functools.partial(apply_spectral, train) if nets.d_norm == "spectral" else apply_plain
-        apply_frozen = functools.partial(apply_spectral, False) if nets.d_norm == "spectral" else apply_plain
-        first, *deeper = list_d_widths(nets)
-        # One for each convolution. The weights of a frozen layer are fixed, so its norm is no longer estimated.
-        apply_conv = [apply_frozen if i < self.frozen else apply_layer for i in range(1 + len(deeper))]
         x = images.astype(convolutions.choose_activation_dtype(nets.compute_dtype))
-        x = downsample(Conv(first, nets, name="down1"), x, apply_conv[0], skip_norm)  # (B, S/2, S/2, C), never with BN
-        for i in range(nets.d_refine):
-            x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
-        self.sow("intermediates", "features", x)  # read by logits.make_extract_features; without effect otherwise
-        for i, features in enumerate(deeper):  # (B, S/4, S/4, 2C), (B, S/8, S/8, 4C) ...
-            x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_conv[i + 1], norm)
-            self.sow("intermediates", "features", x)
+        if nets.architecture == "residual":
+            x = residual.extract_map(self, nets, list_d_widths(nets), x)
+        else:
+            x = extract_map(self, nets, self.frozen, x, train, norm)
         if nets.minibatch_std:
             x = append_minibatch_std(self, x, train)
-        x = x.reshape(x.shape[0], -1)  # (B, base_px * base_px * C)
+        # (B, C), or (B, base_px * base_px * C)
+        x = residual.WeightedSum(name="basis")(x) if nets.architecture == "residual" else x.reshape(x.shape[0], -1)
         if nets.d_dropout > 0:
             x = nn.Dropout(nets.d_dropout, deterministic=not train)(x)
         head = nn.Dense(1, nets.d_head_bias, dtype=jnp.float32, kernel_init=make_dense_init(nets), name="head")
@@ -140,6 +142,27 @@ def generate_first_map(nets: Nets, latents: jax.Array, batch_norm: Callable, act
     x = layer(latents).reshape(-1, px, px, channels)
     # "none" also omits the activation, as in Udacity's course.
     return activate(batch_norm(x, "head_norm")) if nets.head_norm == "channel" else x
+
+
+def extract_map(net: nn.Module, nets: Nets, frozen: int, x: jax.Array, train: bool, norm: Callable) -> jax.Array:
+    """Applies D's convolutions: images (B, S, S, channels) -> (B, base_px, base_px, C), in x's dtype.
+
+    net: the discriminator, which also stores the features of each layer. frozen, train: as for `Discriminator`.
+    """
+    first, *deeper = list_d_widths(nets)
+    # One for each convolution. The weights of a frozen layer are fixed, so its norm is no longer estimated.
+    is_spectral = nets.d_norm == "spectral"
+    apply_conv = [
+        functools.partial(apply_spectral, train and i >= frozen) if is_spectral else apply_plain for i in range(1 + len(deeper))
+    ]
+    x = downsample(Conv(first, nets, name="down1"), x, apply_conv[0], skip_norm)  # (B, S/2, S/2, C), never with BN
+    for i in range(nets.d_refine):
+        x = refine(nets, x, f"refine{i + 1}", norm, leaky_relu)
+    net.sow("intermediates", "features", x)  # read by logits.make_extract_features; without effect otherwise
+    for i, features in enumerate(deeper):  # (B, S/4, S/4, 2C), (B, S/8, S/8, 4C) ...
+        x = downsample(Conv(features, nets, name=f"down{i + 2}"), x, apply_conv[i + 1], norm)
+        net.sow("intermediates", "features", x)
+    return x
 
 
 def upsample(layer: "ConvTranspose", x: jax.Array, norm: Callable, activate: Callable) -> jax.Array:
@@ -185,7 +208,11 @@ def generate_image(nets: Nets, x: jax.Array, implementation: convolutions.Implem
         )
     else:  # h is S / 2
         layer = ConvTranspose(nets.channels, nets, nets.g_smooth, implementation, name="image")
-    x = layer(x).astype(jnp.float32)
+    return activate_output(nets, layer(x).astype(jnp.float32))
+
+
+def activate_output(nets: Nets, x: jax.Array) -> jax.Array:
+    """Applies G's output activation."""
     return nn.tanh(x) if nets.g_output == "tanh" else nn.sigmoid(x)
 
 

@@ -85,7 +85,19 @@ def test_factorised_direction_is_the_largest_singular(head_norm):
     np.testing.assert_allclose(shares, [0.9, 0.1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["article", "keras64"])
+def test_factorised_direction_counts_the_learned_map():
+    """One unit of a latent that moves a strong channel of the map changes the map more."""
+    config = make_tiny_config("residual64")
+    params = dict(make_toy_state(config).ema_params)
+    latents, channels = params["head"]["kernel"].shape
+    params["head"] = {"kernel": np.eye(latents, channels)}
+    params["basis"] = {"kernel": np.ones((4, 4, channels)) * np.r_[1.0, 3.0, np.zeros(channels - 2)]}
+    found, shares = factorise_first_layer(params, {}, config.nets, 2)
+    np.testing.assert_allclose(found, np.eye(latents)[[1, 0]], atol=1e-6)
+    np.testing.assert_allclose(shares, [0.9, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["article", "keras64", "residual64"])
 def test_first_features_are_on_the_way_to_the_image(preset):
     config = make_tiny_config(preset)
     nets, state = config.nets, make_toy_state(config)

@@ -9,7 +9,7 @@ from tiny import get_compiled_step, get_leaves, make_images, make_tiny_config, m
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
 from dcgan_jax.gan.freezing import split_frozen
-from dcgan_jax.gan.models import Discriminator, list_d_widths
+from dcgan_jax.gan.models import Discriminator
 from dcgan_jax.gan.state import describe_state
 from dcgan_jax.gan.step import make_train_step
 from dcgan_jax.presets import PRESETS
@@ -28,6 +28,7 @@ NOISE = make_tiny_config(
 )
 ALTERNATING = make_tiny_config("newmu", augment=("translation",), conv_bias=True)
 CONFIGS = {"spectral": SPECTRAL, "exact": EXACT, "noise": NOISE, "alternating": ALTERNATING}
+OTHERS = {preset: make_tiny_config(preset) for preset in ("keras64", "residual64")}
 
 
 def get_frozen_names(params, count):
@@ -37,7 +38,7 @@ def get_frozen_names(params, count):
 # ---- Which layers they are ----
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), make_tiny_config("keras64")], ids=[*CONFIGS, "keras64"])
+@pytest.mark.parametrize("config", [*CONFIGS.values(), *OTHERS.values()], ids=[*CONFIGS, *OTHERS])
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_frozen_layers_make_the_feature_map_of_their_level(config, count):
     """The gradient of D's feature map number `count` reaches all frozen parameters and no other."""
@@ -63,14 +64,14 @@ def test_frozen_layers_make_the_feature_map_of_their_level(config, count):
 def test_split_has_every_parameter_once(preset):
     config = PRESETS[preset]
     params = describe_state(replace(config, epochs=None, kimg=None, steps=10)).d_params
-    levels = len(list_d_widths(config.nets))
+    levels = int(np.log2(config.nets.size // config.nets.base_px))
     sizes = []
     for count in range(levels + 1):
         frozen, trained = split_frozen(params, count)
         assert frozen | trained == params and not frozen.keys() & trained.keys()
         sizes.append(len(frozen))
     assert sizes[0] == 0 and np.all(np.diff(sizes) > 0)
-    assert trained.keys() == {"head"}
+    assert trained.keys() == ({"last", "basis", "head"} if config.nets.architecture == "residual" else {"head"})
 
 
 # ---- No step changes them ----

@@ -38,6 +38,7 @@ def shapes(config):
         ("best32", 1_072_512, 663_313, 384, 768),
         ("best64", 1_159_296, 713_169, 640, 960),
         ("best128", 3_670_656, 2_815_441, 1_152, 1_984),
+        ("residual64", 3_587_936, 3_555_680, 0, 0),
     ],
 )
 def test_published_parameter_counts(name, g, d, g_norms, d_norms):

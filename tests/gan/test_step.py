@@ -85,11 +85,13 @@ DISTINCT = {
 def start_of(config):
     """Makes an initial state with kernels five times larger. With N(0, 0.02) the outputs of such small networks are nearly 0.
 
-    Only the presets have golden values, and need the project's own initial state.
+    Residual networks begin with larger kernels, which are only doubled. Only the presets have golden values, and need the
+    project's own initial state.
     """
 
     def enlarge(params):
-        return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, params)
+        factor = 2 if config.nets.architecture == "residual" else 5
+        return jax.tree.map(lambda leaf: factor * leaf if leaf.ndim > 1 else leaf, params)
 
     state = (make_fresh_state if config in OF_PRESETS else make_toy_state)(config)
     return state.replace(g_params=enlarge(state.g_params), d_params=enlarge(state.d_params))
@@ -140,6 +142,7 @@ GOLDEN = {
     "keras64": [(11.249359, 27.331326), (11.386477, 20.054092), (6.417891, 18.250664)],
     "modern32": [(2.609454, 0.838966), (1.378198, 1.388832), (1.19881, 1.644868)],
     "best32": [(1.867098, 0.369623), (1.78913, 0.37113), (1.5202, 0.627936)],
+    "residual64": [(0.147534, 1.215842), (5.334092, 1.612652), (3.731757, 2.011916)],
     "best64": [(1.433528, 0.587043), (1.590047, 0.430593), (1.870648, 0.329346)],
     "best128": [(1.592196, 0.538387), (1.673641, 0.38066), (1.853605, 0.357539)],
 }

@@ -59,7 +59,7 @@ def test_weights_are_those_of_the_run_rounded_to_float16(made):
                 assert_array_equal(leaf, np.float16(theirs).astype(theirs.dtype) if name.endswith("kernel") else theirs)
 
 
-@pytest.mark.parametrize("preset", ["torch64", "best32", "best64", "keras64"])
+@pytest.mark.parametrize("preset", ["torch64", "best32", "best64", "keras64", "residual64"])
 def test_networks_of_other_recipes_are_kept(tmp_path, preset):
     """Statistics and biases stay float32: a variance may be too large for float16."""
     config = tiny.make_tiny_config(preset)

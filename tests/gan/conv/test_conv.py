@@ -10,10 +10,10 @@ import parity_inputs as inputs
 import pytest
 from conv_roles import operations
 from jax import lax
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from torch_weights import conv_kernel
 
-from dcgan_jax.gan.conv import FEW_CHANNELS, MANY_CHANNELS, conv, conv_same, conv_transpose
+from dcgan_jax.gan.conv import FEW_CHANNELS, MANY_CHANNELS, conv, conv_grouped, conv_same, conv_transpose, expand_groups
 
 FIXTURE = np.load(Path(__file__).parents[2] / "fixtures" / "torch_parity.npz", allow_pickle=False)
 
@@ -156,6 +156,30 @@ def test_convolution_that_keeps_the_side_equals_lax(channels):
     (ours, ours_second), (theirs, theirs_second) = run(x, kernel, dy)
     for got, expected in zip((*ours, *ours_second), (*theirs, *theirs_second), strict=True):
         assert_allclose(got, expected, atol=6e-5 * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("groups, each, out", [(8, 16, 128), (4, 16, 64), (3, 2, 12), (1, 4, 5)])
+def test_grouped_convolution_equals_lax(groups, each, out):
+    x, kernel, dy = normal(1, (2, 4, 5, groups * each)), normal(2, (3, 3, each, out)), normal(3, (2, 4, 5, out))
+
+    @jax.jit
+    def run(x, kernel, dy):
+        functions = (conv_grouped, partial(conv_grouped, implementation="lax"))
+        return [
+            (*with_gradients(function, x, kernel, dy), *jax.grad(partial(penalty, function), (0, 1))(x, kernel, dy))
+            for function in functions
+        ]
+
+    for got, expected in zip(*run(x, kernel, dy), strict=True):
+        assert_allclose(got, expected, atol=6e-5 * np.abs(expected).max(), rtol=0)
+
+
+def test_groups_do_not_see_each_other():
+    kernel = normal(0, (3, 3, 2, 9))  # three groups of two inputs and three outputs
+    expanded = np.asarray(expand_groups(kernel, 3)).reshape(3, 3, 3, 2, 3, 3)
+    for i in range(3):
+        for j in range(3):
+            assert_array_equal(expanded[:, :, i, :, j], kernel[:, :, :, 3 * j : 3 * j + 3] if i == j else 0)
 
 
 @pytest.mark.parametrize("channels, out", [(MANY_CHANNELS, MANY_CHANNELS + 1), (FEW_CHANNELS, FEW_CHANNELS + 1)])
