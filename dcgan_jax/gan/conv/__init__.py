@@ -29,7 +29,8 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # On CPU, if the larger image has fewer channels than this, one GEMM over patches is faster than Winograd's many small ones, and
 # with stride 1 `lax` is used.
 FEW_CHANNELS = 16
-# On CPU, with stride 1 and fewer channels than this, `lax` is as fast as Winograd forward, but not for the weight gradient.
+# On CPU, with stride 1 and fewer channels than this, GEMMs over shifted images are the fastest, but in float32 `lax` is as fast
+# forward.
 MANY_CHANNELS = 64
 
 Implementation = Literal["auto", "lax"]
@@ -123,6 +124,8 @@ def conv_same(
     if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= MANY_CHANNELS:
         forward = functools.partial(winograd.forward, stride=1)
         return _call_wide(forward, x, kernel, 1, dtype=product_dtype)
+    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS and product_dtype == "bfloat16":
+        return _call_wide(im2col.forward_same, x, kernel, dtype=product_dtype)
     return _lax_forward_same(x, kernel)
 
 
@@ -136,9 +139,11 @@ def _differentiate_conv_same(
     x, kernel = saved
     # The transpose is the same convolution with a rotated kernel.
     dx = conv_same(dy, kernel[::-1, ::-1].swapaxes(2, 3), implementation, product_dtype)
-    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS:
+    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= MANY_CHANNELS:
         weight_gradient = functools.partial(winograd.weight_gradient, stride=1)
         return dx, _call_wide(weight_gradient, x, dy, 3, 1, dtype=product_dtype)
+    if _is_for_cpu(implementation) and min(kernel.shape[2:]) >= FEW_CHANNELS:
+        return dx, _call_wide(im2col.weight_gradient_same, x, dy, dtype=product_dtype)
     like = jax.ShapeDtypeStruct(kernel.shape, x.dtype)
     return dx, jax.linear_transpose(lambda kernel: _lax_forward_same(x, kernel), like)(dy)[0]
 

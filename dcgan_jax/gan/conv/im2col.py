@@ -55,6 +55,38 @@ def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int, dtype: DTy
     return rows.reshape(even, even, -1, out)[:k, :k]
 
 
+def forward_same(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Convolves x (B, h, w, C) with kernel (3, 3, C, O), stride 1 -> (B, h, w, O). One GEMM for each row of the kernel."""
+    batch, h, w, channels = x.shape
+    beside = _shift(x, 2, dtype)
+    rows = (multiply(beside, row.reshape(3 * channels, -1).astype(dtype)).reshape(batch, h, w, -1) for row in kernel)
+    zero = np.zeros((), x.dtype)
+    # The kernel's upper row belongs to the pixels above, so its products move down.
+    moved = [lax.pad(row, zero, [(0, 0, 0), (1 - i, i - 1, 0), (0, 0, 0), (0, 0, 0)]) for i, row in enumerate(rows)]
+    return functools.reduce(lax.add, moved)
+
+
+def weight_gradient_same(x: jax.Array, dy: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Applies the transpose of `forward_same` in the kernel: x (B, h, w, C), dy (B, h, w, O) -> (3, 3, C, O).
+
+    One GEMM of x, moved to both sides, and dy, moved up and down. That is three copies of each, where patches are nine of x.
+    """
+    products = multiply(_shift(x, 2, dtype), _shift(dy, 1, dtype), contract=(0, 0))
+    products = products.reshape(3, x.shape[3], 3, dy.shape[3])  # column of the kernel, C, shift of dy, O
+    return products.transpose(2, 0, 1, 3)[::-1]  # dy moved down meets the pixels below
+
+
+def _shift(x: jax.Array, axis: int, dtype: DTypeLike) -> jax.Array:
+    """Joins x moved by 1, 0 and -1 along an axis, with zeros outside: (B, h, w, C) -> (B h w, 3C)."""
+    zero = np.zeros((), dtype)
+
+    def join(x: jax.Array) -> jax.Array:
+        padded = lax.pad(x.astype(dtype), zero, [(int(i == axis), int(i == axis), 0) for i in range(4)])
+        return lax.concatenate([lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)], 3)
+
+    return call_unfused(join, x).reshape(-1, 3 * x.shape[3])
+
+
 def _extract_patches(x: jax.Array, k: int, before: int, dtype: DTypeLike) -> jax.Array:
     """Extracts the patch of each output, row by row: (B, 2h, 2w, C) -> (B h w, k k C). An odd k is rounded up."""
     batch, height, width, channels = x.shape

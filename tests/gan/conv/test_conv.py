@@ -184,13 +184,10 @@ def test_groups_do_not_see_each_other():
 
 @pytest.mark.parametrize("channels, out", [(MANY_CHANNELS, MANY_CHANNELS + 1), (FEW_CHANNELS, FEW_CHANNELS + 1)])
 def test_products_of_the_convolution_that_keeps_the_side_can_be_rounded(channels, out):
-    """With few channels, the forward pass is lax's, which is not rounded."""
     x, kernel, dy = normal(1, (2, 6, 6, channels)), normal(2, (3, 3, channels, out)), normal(3, (2, 6, 6, out))
     exact, rounded = (with_gradients(partial(conv_same, product_dtype=dtype), x, kernel, dy) for dtype in ("float32", "bfloat16"))
     errors = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, rounded, strict=True)]
-    assert max(errors) < 1e-2
-    is_rounded = [error > 1e-4 for error in errors]
-    assert is_rounded == ([True] * 3 if channels == MANY_CHANNELS else [False, False, True])
+    assert 1e-4 < min(errors) < max(errors) < 1e-2
 
 
 # ---- Backends ----
