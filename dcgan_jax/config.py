@@ -53,13 +53,13 @@ Split = Literal["train", "valid", "test", "all"]
 Crop = Literal["centre", "squash", "carpedm20", "soumith", "torch"]
 
 
-def list_stages(grow_kimg: object) -> tuple:
+def normalize_grow_kimg(grow_kimg: object) -> tuple:
     """Makes the value of `grow_kimg`, one number for each low-resolution stage: (600.0,) of 600.0, and () of 0.
 
     Python code may give a number, and the config.json of older runs contains one.
     """
     stages = tuple(grow_kimg) if isinstance(grow_kimg, (list, tuple)) else (grow_kimg,)
-    return () if stages == (0,) else stages
+    return () if stages == (0,) and stages[0] is not False else stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Run:
     """length in thousands of training images shown to D"""
     minutes: Annotated[float | None, Interval(gt=0, le=10**5), Unit("minutes")] = None
     """length in minutes, from the start of the program to its end. The first steps are timed once; config.json gets the length
-    in kimg, which reproduces the run on any machine"""
+    in kimg, which reproduces the run on any machine, with the same compute dtype"""
     coordinator: Annotated[str, Mark.RESUMABLE] = ""
     """training in several processes: address:port of process 0, the same in all; auto: from SLURM, Kubernetes or a TPU pod"""
     processes: Annotated[int, Interval(ge=1, le=2**16), Unit("processes"), Mark.RESUMABLE] = 1
@@ -101,7 +101,7 @@ class Run:
     """number of this process, counted from 0"""
 
     def __post_init__(self):
-        object.__setattr__(self, "grow_kimg", list_stages(self.grow_kimg))
+        object.__setattr__(self, "grow_kimg", normalize_grow_kimg(self.grow_kimg))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -435,7 +435,7 @@ def unflatten(values: dict, where: str) -> Config:
                 f"{where}: unknown field {reprlib.repr(name)}, from another version or an edit; remove it, or restore the file"
             )
         value = tuple(value) if isinstance(value, list) else value
-        value = list_stages(value) if name == "grow_kimg" else value
+        value = normalize_grow_kimg(value) if name == "grow_kimg" else value
         if not has_type(value, FIELDS[name].type):
             raise UserError(f"{where}: {name} cannot be {shown}; correct it, or restore the file")
         changes[name] = value

@@ -241,7 +241,7 @@ def residual64() -> Config:
     compilation 3 minutes. About as many parameters as `torch64`. The published widths are --width 384 --g-multipliers 2 2 2 2 1
     --d-multipliers 1 2 2 2 2. gan/residual.py says what differs in the networks.
     Not reproduced: its augmentation, and its schedules over 20 million images (learning rate 2e-4 to 5e-5, gamma 2 to 0.2, beta2
-    0.9 to 0.99, EMA half-life 0 to 500 kimg). Here these are constant.
+    0.9 to 0.99, EMA half-life 0 to 500 kimg). Here only the half-life rises, over the whole run (`ema_ramp`).
     """
     return replace(
         Config(),
@@ -294,7 +294,11 @@ PLACES = ("workdir", "name")
 
 
 def compare_with_preset(config: Config) -> dict[str, tuple]:
-    """Finds fields that differ from the run's preset: field -> (preset's value, run's value). Empty for an unknown preset."""
+    """Finds fields that differ from the run's preset: field -> (preset's value, run's value). Empty for an unknown preset.
+
+    "auto" is no difference: a run stores what was chosen for it.
+    """
     values = flatten(config)
     preset = flatten(PRESETS[config.run.preset]) if config.run.preset in PRESETS else values
-    return {name: (preset[name], value) for name, value in values.items() if value != preset[name] and name not in PLACES}
+    changed = {name: (preset[name], value) for name, value in values.items() if value != preset[name] and name not in PLACES}
+    return {name: pair for name, pair in changed.items() if not (name == "compute_dtype" and pair[0] == "auto")}

@@ -60,6 +60,7 @@ DANGEROUS = (
     "runs/*/half/checkpoints/*",
     "runs/*/half/*.partial",
     "runs/*/half/half/checkpoints/*",
+    "runs/*/half/half/*.partial",
 )
 # Runs with random initial weights, with those of progressive growing, and with those of another run (made first).
 RUNS = {

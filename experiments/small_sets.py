@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=(*AUGMENTED, *STARTED), help="default: see above")
     parser.add_argument("--out", type=Path, default=Path("runs/small_sets.jsonl"))
     ask = parser.parse_args()
-    base = replace(PRESETS[ask.preset], kimg=ask.kimg, epochs=None, seed=ask.seed)
+    base = replace(PRESETS[ask.preset], kimg=ask.kimg, epochs=None, seed=ask.seed, compute_dtype="float32")
     base = replace(base, width=ask.width) if ask.width else base
     names = ask.ways or (STARTED if ask.start else AUGMENTED)
     if {"start", "frozen"} & set(names) and not ask.start:

@@ -43,7 +43,7 @@ def kind(instruction: str, source: str) -> str:
 
 def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
     """Returns images/s, and for each kind of work its share of the time of all thunks."""
-    config = configuration.replace(PRESETS[preset], batch_size={"torch64": 64}.get(preset, 128))
+    config = configuration.replace(PRESETS[preset], batch_size={"torch64": 64}.get(preset, 128), compute_dtype="float32")
     shape = (1, config.images_per_step, config.nets.size, config.nets.size, config.nets.channels)
     batch = jax.device_put(Batch(np.random.default_rng(0).integers(0, 256, shape, np.uint8)))
     state = jax.jit(lambda: init_state(config))()

@@ -78,6 +78,7 @@ def test_missing_fields_keep_their_defaults():
         ({"grow_kimg": "600"}, "grow_kimg"),
         ({"grow_kimg": None}, "grow_kimg"),
         ({"grow_kimg": True}, "grow_kimg"),
+        ({"grow_kimg": False}, "grow_kimg"),
         ({"grow_kimg": float("nan")}, "grow_kimg"),
         ({"grow_kimg": [600.0, "160"]}, "grow_kimg"),
         ({"grow_kimg": [[600.0]]}, "grow_kimg"),

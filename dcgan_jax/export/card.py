@@ -13,7 +13,7 @@ from dcgan_jax.config import SEEDS, Config, make_printable
 from dcgan_jax.data.listing import CELEBA_PAGE
 from dcgan_jax.export import Export, Exported
 from dcgan_jax.export.comparison import describe_comparison
-from dcgan_jax.export.writing import describe_latent
+from dcgan_jax.export.writing import describe_kind, describe_latent
 from dcgan_jax.gan.state import LABELS, count_parameters
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.run import online_score, report_scores, workdir
@@ -48,11 +48,11 @@ By default a seed's labels are row seed % {LABELS} of `labels.npy`, which has th
     return f"""---
 library_name: dcgan_jax
 pipeline_tag: unconditional-image-generation
-tags: [dcgan, gan, faces, {ask.format}]
+tags: [{"dcgan, " if nets.architecture == "dcgan" else ""}gan, faces, {ask.format}]
 {rights.metadata}
 ---
 
-# {make_printable(config.run.name, 100)}: a DCGAN of {nets.size} px, {ask.format}
+# {make_printable(config.run.name, 100)}: a {describe_kind(nets)} of {nets.size} px, {ask.format}
 
 {usage}{conditions}
 A latent has {nets.latent_dim} numbers from {"N(0, 1)" if nets.latent_law == "normal" else "U(-1, 1)"}. The latent of a seed,

@@ -15,7 +15,7 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.data import download
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.export import Export, onnx
-from dcgan_jax.export.writing import Written
+from dcgan_jax.export.writing import Written, describe_kind
 from dcgan_jax.gan.directions import factorise_first_layer
 from dcgan_jax.gan.state import count_parameters
 from dcgan_jax.run import online_score, pretrained, workdir
@@ -45,7 +45,7 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
         json.dumps(
             {
                 "title": f"Generated faces: {gan.config.run.name}",
-                "about": f"Generated in this browser by a DCGAN with {count_parameters(gan.generator[0]):,} parameters. None of "
+                "about": f"Generated in this browser by a {describe_kind(nets)} with {count_parameters(gan.generator[0]):,} parameters. None of "
                 "these people exist.",
                 "facts": _list_page_facts(gan),
                 "size": nets.size,

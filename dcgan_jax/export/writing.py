@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcgan_jax.api import TrainedGAN
+from dcgan_jax.config import Nets
 from dcgan_jax.gan.state import name_leaves
 
 
@@ -21,6 +22,11 @@ class Written(NamedTuple):
 def name_weights(net: tuple[dict, dict]) -> dict[str, np.ndarray]:
     """Parameters and statistics of a network by name, such as head/kernel and head_norm/mean."""
     return {name: np.asarray(leaf) for name, leaf in name_leaves(*net).items()}
+
+
+def describe_kind(nets: Nets) -> str:
+    """The kind of the networks as text."""
+    return "GAN" if nets.architecture == "residual" else "DCGAN"
 
 
 def describe_shape(gan: TrainedGAN) -> str:

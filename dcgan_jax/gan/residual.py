@@ -1,14 +1,14 @@
 """Networks of residual blocks without normalisation (`--architecture residual`), after R3GAN.
 
 Source: Huang et al. 2024, arXiv:2501.05441, config E, and its code: brownvc/R3GAN 19a7ddf, R3GAN/Networks.py and Resamplers.py.
-As there: the blocks with grouped 3x3 convolutions of 16 channels a group, two blocks a stage, their fix-up initialisation, where
-biases are, resampling by [1 3 3 1] with zeros outside the image, G's learned first map, D's depthwise last convolution.
+As there: the blocks with grouped 3x3 convolutions of 16 channels a group, two at each resolution, their Fixup initialisation,
+where biases are, resampling by [1 3 3 1] with zeros outside the image, G's learned first map, D's depthwise last convolution.
 What differs:
 
 - G's output activation is that of `g_output`. There it is none.
 - Dense layers draw truncated normal numbers of the same standard deviation, and may have a bias (`g_head_bias`, `d_head_bias`).
 - Labels join the latent without an embedding of their own. D's logit of labels is added to that of the image (projection).
-- Widths default to one doubling a stage. There most stages have the same width (`g_multipliers`, `d_multipliers`).
+- Widths default to one doubling at each resolution. There most have the same width (`g_multipliers`, `d_multipliers`).
 
 `Generator` and `Discriminator` in models.py call these functions; the layers belong to those networks.
 """
@@ -25,7 +25,7 @@ from dcgan_jax.config import Nets
 from dcgan_jax.gan import conv as convolutions
 from dcgan_jax.gan.sums import add_bias
 
-BLOCKS = 2  # in each stage
+BLOCKS = 2  # at each resolution
 EXPANSION = 2  # of the channels inside a block
 GROUP_CHANNELS = 16  # in a group of the 3x3 convolution
 LINEAR_LAYERS = 3  # in a block
@@ -36,15 +36,15 @@ ACTIVATION_GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))  # keeps the mean square t
 def generate_map(nets: Nets, widths: Sequence[int], latents: jax.Array, implementation: convolutions.Implementation) -> jax.Array:
     """Applies G up to its output activation: latents (B, L) float32 -> (B, S, S, channels) float32.
 
-    widths: channels of each stage, from the head to the image. implementation: see `gan/conv/`.
+    widths: channels at each resolution, from the head to the image. implementation: see `gan/conv/`.
     """
     blocks = BLOCKS * len(widths)
     scales = nn.Dense(widths[0], nets.g_head_bias, dtype=jnp.float32, kernel_init=nn.initializers.lecun_normal(), name="head")
     x = ModulatedMap(nets.base_px, name="basis")(scales(latents))  # (B, base_px, base_px, C), below with 4 px
     x = x.astype(convolutions.choose_activation_dtype(nets.compute_dtype, implementation))
-    x = Stage(widths[0], nets, blocks, "none", implementation, name="first")(x)
+    x = Resolution(widths[0], nets, blocks, "none", implementation, name="first")(x)
     for i, features in enumerate(widths[1:]):  # (B, 8, 8, C/2), (B, 16, 16, C/4) ...
-        x = Stage(features, nets, blocks, "up", implementation, name=f"up{i + 1}")(x)
+        x = Resolution(features, nets, blocks, "up", implementation, name=f"up{i + 1}")(x)
     return Pointwise(nets.channels, name="image")(x).astype(jnp.float32)
 
 
@@ -56,9 +56,9 @@ def extract_map(net: nn.Module, nets: Nets, widths: Sequence[int], x: jax.Array)
     blocks = BLOCKS * len(widths)
     x = Pointwise(widths[0], name="image")(x)  # (B, S, S, C)
     for i, features in enumerate(widths[1:]):  # (B, S/2, S/2, 2C), (B, S/4, S/4, 4C) ...
-        x = Stage(features, nets, blocks, "down", name=f"down{i + 1}")(x)
+        x = Resolution(features, nets, blocks, "down", name=f"down{i + 1}")(x)
         net.sow("intermediates", "features", x)  # read by logits.make_extract_features; without effect otherwise
-    x = Stage(widths[-1], nets, blocks, "none", name="last")(x)
+    x = Resolution(widths[-1], nets, blocks, "none", name="last")(x)
     net.sow("intermediates", "features", x)
     return x
 
@@ -87,16 +87,16 @@ class WeightedSum(nn.Module):
         return (x.astype(jnp.float32) * kernel[None]).sum((1, 2))
 
 
-class Stage(nn.Module):
+class Resolution(nn.Module):
     """The blocks of one resolution, after doubling the side (G) or before halving it (D).
 
-    features: channels of the output. blocks: number of blocks in the whole network, for their initial values.
+    features: channels of the output. network_blocks: number of blocks in the whole network, for their initial values.
     resample: "up", "down" or "none". implementation: see `gan/conv/`.
     """
 
     features: int
     nets: Nets
-    blocks: int
+    network_blocks: int
     resample: str
     implementation: convolutions.Implementation = "auto"
 
@@ -108,7 +108,7 @@ class Stage(nn.Module):
             x = Pointwise(self.features, name="transition")(x) if changes else x
             x = upsample(x)
         for i in range(BLOCKS):
-            x = ResidualBlock(self.nets, self.blocks, self.implementation, name=f"block{i + 1}")(x)
+            x = ResidualBlock(self.nets, self.network_blocks, self.implementation, name=f"block{i + 1}")(x)
         if self.resample == "down":
             x = downsample(x)
             x = Pointwise(self.features, name="transition")(x) if changes else x
@@ -121,17 +121,17 @@ class ResidualBlock(nn.Module):
     The last convolution is initialised to zero, so a new block returns its input. The kernels of the others are smaller, the more
     blocks the network has. So the first updates change its output by an amount that does not depend on its depth.
     Grouped, as in the paper: the 3x3 convolution then has fewer weights than the 1x1 ones, although the bottleneck is wide.
-    Source: as the module; initial values: fix-up, Zhang et al. 2019, arXiv:1901.09321, section 3.
+    Source: as the module; initial values: Fixup, Zhang et al. 2019, arXiv:1901.09321, section 3.
     """
 
     nets: Nets
-    blocks: int
+    network_blocks: int
     implementation: convolutions.Implementation = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[3]
-        init = _make_init(ACTIVATION_GAIN * self.blocks ** (-1 / (2 * LINEAR_LAYERS - 2)))
+        init = _make_init(ACTIVATION_GAIN * self.network_blocks ** (-1 / (2 * LINEAR_LAYERS - 2)))
         y = Pointwise(EXPANSION * channels, init, use_bias=True, name="expand")(x)
         y = GroupedConv(self.nets, init, self.implementation, name="grouped")(nn.leaky_relu(y, LEAKY_SLOPE))
         return x + Pointwise(channels, nn.initializers.zeros, name="reduce")(nn.leaky_relu(y, LEAKY_SLOPE))

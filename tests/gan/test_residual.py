@@ -19,7 +19,7 @@ from dcgan_jax.gan.residual import (
     ModulatedMap,
     Pointwise,
     ResidualBlock,
-    Stage,
+    Resolution,
     WeightedSum,
     downsample,
     upsample,
@@ -90,7 +90,7 @@ def test_block_is_three_convolutions_with_two_activations():
 def test_stages_change_side_and_channels():
     x, key = normal(2, 4, 4, 8), jax.random.key(0)
     for resample, features, shape in (("up", 4, (2, 8, 8, 4)), ("down", 16, (2, 2, 2, 16)), ("none", 8, (2, 4, 4, 8))):
-        stage = Stage(features, TINY.nets, 6, resample)
+        stage = Resolution(features, TINY.nets, 6, resample)
         y, params = stage.init_with_output(key, x)
         assert y.shape == shape
         assert ("transition" in params["params"]) == (features != 8)
@@ -198,7 +198,7 @@ def test_implementations_agree():
 # ---- Training ----
 
 
-def test_one_step_changes_both_networks_through_the_zero_kernels():
+def test_one_step_changes_the_zero_kernels_of_both_networks():
     start = make_fresh_state(TINY)
     state, metrics = get_compiled_step(TINY)(start, make_images(TINY))
     assert metrics["d_penalty"] > 0

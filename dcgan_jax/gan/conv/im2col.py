@@ -1,7 +1,8 @@
-"""The stride-2 convolution and its gradients on CPU for images with few channels: one GEMM over patches of pixels.
+"""Convolutions and their gradients on CPU for images with few channels: GEMMs over patches or over shifted images.
 
-With three channels a patch holds 48 numbers (k 4). These are too few for Winograd's transforms, but enough for a fast GEMM: 100
-GFLOP/s against 20 of XLA's own convolution (docs/speed.md). Arguments and results are those of `winograd`.
+With stride 2 and three channels a patch holds 48 numbers (k 4). These are too few for Winograd's transforms, but enough for a fast GEMM: 100
+GFLOP/s against 20 of XLA's own convolution (docs/speed.md). Arguments and results are those of `winograd`. With stride 1 (`_same`)
+and 16 to 63 channels, transforms cost more than they save, and three copies of an image are enough.
 """
 
 import functools
@@ -58,7 +59,7 @@ def weight_gradient(x: jax.Array, dy: jax.Array, k: int, before: int, dtype: DTy
 def forward_same(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Convolves x (B, h, w, C) with kernel (3, 3, C, O), stride 1 -> (B, h, w, O). One GEMM for each row of the kernel."""
     batch, h, w, channels = x.shape
-    beside = _shift(x, 2, dtype)
+    beside = _join_shifted(x, 2, dtype)
     rows = (multiply(beside, row.reshape(3 * channels, -1).astype(dtype)).reshape(batch, h, w, -1) for row in kernel)
     zero = np.zeros((), x.dtype)
     # The kernel's upper row belongs to the pixels above, so its products move down.
@@ -69,15 +70,15 @@ def forward_same(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array
 def weight_gradient_same(x: jax.Array, dy: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Applies the transpose of `forward_same` in the kernel: x (B, h, w, C), dy (B, h, w, O) -> (3, 3, C, O).
 
-    One GEMM of x, moved to both sides, and dy, moved up and down. That is three copies of each, where patches are nine of x.
+    One GEMM of x, shifted to both sides, and dy, shifted up and down. That is three copies of each, where patches are nine of x.
     """
-    products = multiply(_shift(x, 2, dtype), _shift(dy, 1, dtype), contract=(0, 0))
+    products = multiply(_join_shifted(x, 2, dtype), _join_shifted(dy, 1, dtype), contract=(0, 0))
     products = products.reshape(3, x.shape[3], 3, dy.shape[3])  # column of the kernel, C, shift of dy, O
-    return products.transpose(2, 0, 1, 3)[::-1]  # dy moved down meets the pixels below
+    return products.transpose(2, 0, 1, 3)[::-1]  # dy shifted down meets the pixels below
 
 
-def _shift(x: jax.Array, axis: int, dtype: DTypeLike) -> jax.Array:
-    """Joins x moved by 1, 0 and -1 along an axis, with zeros outside: (B, h, w, C) -> (B h w, 3C)."""
+def _join_shifted(x: jax.Array, axis: int, dtype: DTypeLike) -> jax.Array:
+    """Joins x shifted by 1, 0 and -1 along an axis, with zeros outside: (B, h, w, C) -> (B h w, 3C)."""
     zero = np.zeros((), dtype)
 
     def join(x: jax.Array) -> jax.Array:

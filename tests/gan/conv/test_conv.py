@@ -174,6 +174,15 @@ def test_grouped_convolution_equals_lax(groups, each, out):
         assert_allclose(got, expected, atol=6e-5 * np.abs(expected).max(), rtol=0)
 
 
+def test_products_of_the_grouped_convolution_can_be_rounded():
+    x, kernel, dy = normal(1, (2, 6, 6, 32)), normal(2, (3, 3, 16, 32)), normal(3, (2, 6, 6, 32))
+    exact, rounded = (
+        with_gradients(partial(conv_grouped, product_dtype=dtype), x, kernel, dy) for dtype in ("float32", "bfloat16")
+    )
+    errors = [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, rounded, strict=True)]
+    assert 1e-4 < min(errors) < max(errors) < 1e-2
+
+
 def test_groups_do_not_see_each_other():
     kernel = normal(0, (3, 3, 2, 9))  # three groups of two inputs and three outputs
     expanded = np.asarray(expand_groups(kernel, 3)).reshape(3, 3, 3, 2, 3, 3)
