@@ -45,8 +45,8 @@ def write(gan: TrainedGAN, folder: Path, ask: Export) -> Written:
         json.dumps(
             {
                 "title": f"Generated faces: {gan.config.run.name}",
-                "about": f"Generated in this browser by a {describe_kind(nets)} with {count_parameters(gan.generator[0]):,} parameters. None of "
-                "these people exist.",
+                "about": f"Generated in this browser by a {describe_kind(nets)} with {count_parameters(gan.generator[0]):,} "
+                "parameters. None of these people exist.",
                 "facts": _list_page_facts(gan),
                 "size": nets.size,
                 "channels": nets.channels,

@@ -30,8 +30,8 @@ def make_compute_logits(config: Config) -> Callable[..., jax.Array]:
 def make_extract_features(config: Config) -> Callable[[dict, dict, jax.Array], jax.Array]:
     """Makes a function that extracts the features of D, max-pooled. Pure: jit it.
 
-    They are the outputs of all its strided convolutions, or of each resolution in a residual D. Each is max-pooled to the side of D's
-    last one, flattened, and joined with the others.
+    They are the outputs of all its strided convolutions, or of each resolution in a residual D. Each is max-pooled to the side
+    of D's last one, flattened, and joined with the others.
     Returns: f(d_params, d_stats, images (N, S, S, C) uint8) -> (N, P) float32.
     Source: Radford et al. 2016, arXiv:1511.06434, section 5.1.
     """
