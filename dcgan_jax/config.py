@@ -74,7 +74,7 @@ class Run:
     """recipe: the defaults of all other settings.
     Published: article, udacity-wide, newmu, soumith, torch64, torch-tutorial, carpedm20, keras64.
     This project's: torch32, torch128, modern32, best32 (best scores at 32 px), best64 (at 64 px), best128 (unmeasured),
-    residual64 (R3GAN's networks and loss, unmeasured)"""
+    residual64 (R3GAN's networks; unmeasured)"""
     seed: Annotated[int, Interval(ge=0, le=SEEDS - 1)] = 0
     """seed of all random numbers"""
     grow_kimg: tuple[Kimg, ...] = ()

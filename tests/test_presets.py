@@ -68,7 +68,7 @@ def test_preset_is_a_short_difference(name):
     """It leaves the settings of the run and the machine alone. Only our own recipes may be rounded to bfloat16."""
     default, values = flatten(Config()), flatten(PRESETS[name])
     changed = {field for field in values if values[field] != default[field]}
-    assert len(changed) <= 25
+    assert len(changed) <= 26
     untouchable = {"workdir", "name", "seed", "data", "feed", "strict", "tensorboard"}
     assert not changed & untouchable
     assert values["compute_dtype"] == ("auto" if name in ("best32", "best64", "best128") else "float32")

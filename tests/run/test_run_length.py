@@ -226,7 +226,7 @@ def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
 @pytest.mark.integration
 def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     """It equals a run with all lengths, also if it is stopped before the second stage and before the third."""
-    flags = ("--size", 64, "--width", 8, "--base-px", 8, "--grow-kimg", 7, 7)
+    flags = ("--size", 64, "--width", 6, "--base-px", 8, "--grow-kimg", 7, 7)
     choose = run_length.choose_length
     lengths = [3, 2]  # of the first two stages
     for waiting, steps in zip((1, 0), lengths, strict=True):  # number of stages after the one that is not reached

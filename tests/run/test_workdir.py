@@ -48,7 +48,8 @@ def contents(folder):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_config_of_every_preset_round_trips(tmp_path, preset):
     # keras64's sigmoid takes no augmentations.
-    wanted = config(tmp_path, "--preset", preset, "--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3")
+    flags = ("--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3", "--compute-dtype", "bfloat16")
+    wanted = config(tmp_path, "--preset", preset, *flags)
     assert read_config(open_run(wanted, FACTS)) == wanted
 
 

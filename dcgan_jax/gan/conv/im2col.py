@@ -2,7 +2,7 @@
 
 With stride 2 and three channels a patch holds 48 numbers (k 4). These are too few for Winograd's transforms, but enough for a
 fast GEMM: 100 GFLOP/s against 20 of XLA's own convolution (docs/speed.md). Arguments and results are those of `winograd`. With
-stride 1 (`_same`) and 16 to 63 channels, transforms cost more than they save, and three copies of an image are enough.
+stride 1 and 16 to 63 channels, transforms cost more than they save, and three copies of an image are enough.
 """
 
 import functools
