@@ -115,8 +115,9 @@ def test_closed_streams_get_the_null_device():
 
 
 WITHOUT_POSIX = """
-import os, runpy, signal, sys
+import os, runpy, shutil, signal, sys
 del signal.SIGHUP, os.getuid, os.O_NONBLOCK
+shutil._use_fd_functions = False  # as there; Python 3.13's rmtree needs O_NONBLOCK otherwise
 for name in ("fcntl", "pwd", "resource", "termios"):
     sys.modules[name] = None
 sys.argv = ["-m", "--help"]
