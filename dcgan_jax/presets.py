@@ -193,8 +193,8 @@ def best64() -> Config:
 
     A third of `torch64`'s parameters. A fixed blur after G's last kernel prevents checkerboard artifacts. The length is where the
     score of one seed stopped improving on 10,000 images; another seed still improved (--score-every-kimg keeps the best).
-    Comments give scores without and with the change (experiments/notes/ablations-64px.md). Scores of 10,000 CelebA faces: 227 after
-    2 minutes of two cores, 126 after 8, 54 after an hour (docs/recipes.md).
+    Comments give scores without and with the change (experiments/notes/ablations-64px.md). Scores of 10,000 CelebA faces: 227
+    after 2 minutes of two cores, 126 after 8, 54 after an hour (docs/recipes.md).
     """
     return replace(
         best32(),
