@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 import re
 import reprlib
 import sys
@@ -195,6 +196,11 @@ class Nets:
     """dtype of the computation in both networks; parameters, statistics, logits and losses stay float32.
     bfloat16: on a CPU, only the operands of matrix products in our own convolutions are rounded to it; sums stay float32.
     auto: bfloat16 on a CPU that is faster with it (measured once), else float32; a resumed run keeps what it started with"""
+
+    @property
+    def levels(self) -> int:
+        """How often the side is halved from the image to the last feature map of D, and doubled in G."""
+        return int(math.log2(self.size // self.base_px))
 
     @property
     def conditions(self) -> tuple[str, ...]:

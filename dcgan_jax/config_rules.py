@@ -188,7 +188,7 @@ def _check_layers(nets: Nets) -> None:
     _require(not (nets.g_refine and nets.g_last_kernel), "g_refine", nets.g_refine, text)
     text = "needs a G whose last layer is an up-sampling: give `g_last_kernel` 0"
     _require(not (nets.g_smooth and nets.g_last_kernel), "g_smooth", nets.g_smooth, text)
-    inner = int(math.log2(nets.size // nets.base_px)) - (nets.g_last_kernel == 0)  # up-samplings before the last layer
+    inner = nets.levels - (nets.g_last_kernel == 0)  # up-samplings before the last layer
     text = f"G has {inner} up-sampling{'' if inner == 1 else 's'} before its last layer; give at most {inner}"
     _require(nets.g_smooth_inner <= inner, "g_smooth_inner", nets.g_smooth_inner, text)
     text = "its zero initial weights cannot be divided by their norm, as `d_norm` spectral does; give `d_norm` batch or none"
@@ -197,7 +197,7 @@ def _check_layers(nets: Nets) -> None:
 
 
 def _check_channels(nets: Nets) -> None:
-    levels = int(math.log2(nets.size // nets.base_px))
+    levels = nets.levels
     _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
     is_residual = nets.architecture == "residual"  # its networks also have a map at the image's side
     counts = {"g_multipliers": levels + (nets.g_last_kernel > 0 or is_residual), "d_multipliers": levels + is_residual}
@@ -215,7 +215,7 @@ def _check_channels(nets: Nets) -> None:
 
 def _check_freezing(config: Config) -> None:
     count, nets, run = config.optimizer.freeze_d, config.nets, config.run
-    levels = int(math.log2(nets.size // nets.base_px))
+    levels = nets.levels
     text = f"D halves the side {levels} times with `size` {nets.size} and `base_px` {nets.base_px}; give at most {levels}"
     _require(count <= levels, "freeze_d", count, text)
     # Growing excludes `start`, so a remedy that named only one of the two would lead to the next refusal.

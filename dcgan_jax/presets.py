@@ -228,7 +228,6 @@ def best128() -> Config:
         best64(),
         preset="best128",
         size=128,
-        width=32,
         batch_size=128,  # at 32 images, accelerators wait for their host
         g_smooth_inner=1,  # so that the blur of the stage at 64 px stays when the networks grow
         grow_kimg=(1200.0, 1200.0),
@@ -262,7 +261,6 @@ def residual64() -> Config:
         loss="relativistic-paired",
         r1_gamma=2.0,  # the published schedule begins with it and stays near it for some million images
         r2_gamma=2.0,
-        lr=2e-4,
         beta1=0.0,
         beta2=0.99,
         ema_half_life_kimg=500.0,
@@ -302,5 +300,6 @@ def compare_with_preset(config: Config) -> dict[str, tuple]:
     """
     values = flatten(config)
     preset = flatten(PRESETS[config.run.preset]) if config.run.preset in PRESETS else values
-    changed = {name: (preset[name], value) for name, value in values.items() if value != preset[name] and name not in PLACES}
-    return {name: pair for name, pair in changed.items() if not (name == "compute_dtype" and pair[0] == "auto")}
+    if preset["compute_dtype"] == "auto":
+        preset["compute_dtype"] = values["compute_dtype"]
+    return {name: (preset[name], value) for name, value in values.items() if value != preset[name] and name not in PLACES}

@@ -198,10 +198,7 @@ def _apply_residual(ops: Any, config: dict, weights: dict[str, np.ndarray], late
     kernel = (basis[None] * kernel[:, None, None]).reshape(len(kernel), -1)
     x = ops.dense(latents, kernel, None if bias is None else (basis * bias).reshape(-1))
     x = ops.reshape_to_image(x, config["base_px"])  # (N, px, px, C)
-    stages = ["first"]
-    while f"up{len(stages)}/block1/expand/kernel" in weights:
-        stages.append(f"up{len(stages)}")
-    for stage in stages:
+    for stage in ("first", *(layer.partition("/")[0] for layer in _list_layers(weights, "up{}/block1/expand"))):
         if f"{stage}/transition/kernel" in weights:
             x = ops.conv(x, weights[f"{stage}/transition/kernel"], None)
         blocks = [f"{stage}/{block}" for block in ("block1", "block2")]

@@ -8,7 +8,6 @@ layer's name, and Flax derives random keys from it. A renamed layer cannot load 
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +41,7 @@ def list_d_widths(nets: Nets) -> tuple[int, ...]:
 
 def count_widths(nets: Nets) -> int:
     """Counts the resolutions of feature maps. Strided convolutions have none at the image's side, residual blocks have."""
-    return int(math.log2(nets.size // nets.base_px)) + (nets.architecture == "residual")
+    return nets.levels + (nets.architecture == "residual")
 
 
 class Generator(nn.Module):
