@@ -259,6 +259,22 @@ def get_reference_run() -> ReferenceRun:
     return ReferenceRun(folder / "article", Result(*done), traces)
 
 
+# Two low-resolution stages: 16, 32 and 64 px. tests/gan/test_progressive.py grows networks with everything that best128 has.
+GROW_TWICE = (
+    *("--size", 64, "--width", 6, "--base-px", 8, "--grow-kimg", 0.05, 0.05),
+    *("--g-smooth", "--g-smooth-inner", 1, "--lr-warmup-kimg", 0.02),
+)
+
+
+def get_three_stage_run() -> Path:
+    """Returns a finished run of three, three and four steps at 16, 32 and 64 px, with GROW_TWICE."""
+
+    def make(folder):
+        assert train_toy(folder, *GROW_TWICE, steps=4).code == 0
+
+    return make_once("three stages", make)[0] / "article"
+
+
 def copy_run(run: Path, parent: Path) -> Path:
     """Copies a run, so that a test may change it."""
     return Path(shutil.copytree(run, parent / run.name))

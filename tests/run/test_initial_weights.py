@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 from saved_states import damage
 from torch_files import Object
-from toy_run import copy_run, get_reference_run, get_refusal, read_state, run_command, train_toy
+from toy_run import GROW_TWICE, copy_run, get_reference_run, get_refusal, get_three_stage_run, read_state, run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import evaluate, explore, report, train
@@ -536,26 +536,9 @@ def test_progressive_run_stops_and_resumes_exactly(progressive_run, tmp_path, mo
     assert "is complete" in train_toy(tmp_path / "parts", *GROW, steps=4).out
 
 
-# Two low-resolution stages: 16, 32 and 64 px. tests/gan/test_progressive.py grows networks with everything that best128 has, and
-# tests/run/test_run_length.py stops such a run between its stages.
-GROW_TWICE = (
-    *("--size", 64, "--width", 6, "--base-px", 8, "--grow-kimg", 0.05, 0.05),
-    *("--g-smooth", "--g-smooth-inner", 1, "--lr-warmup-kimg", 0.02),
-)
-
-
-@pytest.fixture
-def three_stage_run():
-    """A run of three, three and four steps at 16, 32 and 64 px. Tests must not change it."""
-
-    def make(folder):
-        assert train_toy(folder, *GROW_TWICE, steps=4).code == 0
-
-    return toy_run.make_once("three stages", make)[0] / "article"
-
-
-def test_each_of_three_stages_grows_from_the_one_before(three_stage_run):
-    run, middle, first = three_stage_run, three_stage_run / "half", three_stage_run / "half" / "half"
+def test_each_of_three_stages_grows_from_the_one_before():
+    run = get_three_stage_run()
+    middle, first = run / "half", run / "half" / "half"
     assert workdir.list_low_resolution_stages(run) == [first, middle]
     configs = [workdir.read_config(stage) for stage in (first, middle, run)]
     assert [(config.nets.size, config.nets.width) for config in configs] == [(16, 24), (32, 12), (64, 6)]
@@ -568,8 +551,8 @@ def test_each_of_three_stages_grows_from_the_one_before(three_stage_run):
         assert_array_equal(read_state(large, 0)[name], read_state(small, last)[name])
 
 
-def test_commands_work_on_a_run_of_three_stages(three_stage_run, tmp_path):
-    run = copy_run(three_stage_run, tmp_path)
+def test_commands_work_on_a_run_of_three_stages(tmp_path):
+    run = copy_run(get_three_stage_run(), tmp_path)
     page = tmp_path / "page.html"
     assert run_command(report, run, "--out", page).code == 0
     assert "before, 48 at 16 px and 48 at 32 px" in page.read_text()

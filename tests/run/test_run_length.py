@@ -9,7 +9,19 @@ import types
 import pytest
 import toy_run
 from numpy.testing import assert_array_equal
-from toy_run import FLAGS, STEPS, TraceCounter, get_reference_run, get_refusal, read_metric_lines, read_state, run_command, train
+from toy_run import (
+    FLAGS,
+    GROW_TWICE,
+    STEPS,
+    TraceCounter,
+    get_reference_run,
+    get_refusal,
+    get_three_stage_run,
+    read_metric_lines,
+    read_state,
+    run_command,
+    train,
+)
 
 from dcgan_jax import api, report
 from dcgan_jax.config import Config, replace
@@ -193,64 +205,33 @@ def test_other_minutes_are_refused(tmp_path, give_steps):
 
 
 @pytest.mark.integration
-def test_each_stage_times_its_own_steps(tmp_path, give_steps, monkeypatch):
-    """It equals a run with both lengths, also if it is stopped between the stages. The first stage keeps its length then."""
-    give_steps(3)
-    choose = run_length.choose_length
-
-    def stop_before_second(plan, later_count, began_s):
-        if later_count == 0:
-            signal.raise_signal(signal.SIGINT)
-        return choose(plan, later_count, began_s)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_length, "choose_length", stop_before_second)
-        assert train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7).code == 130
-    timed = tmp_path / "minutes" / "article"
-    assert read_settings(timed / "half")["kimg"] == 3 * IMAGES / 1000
-    give_steps(4)
-    done = train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7)
-    assert done.code == 0, done
-    assert f"0.01 minutes, the rest of the time: {4 * IMAGES} images of 32 px at " in done.out
-    assert read_settings(timed) | {"minutes": 0.01, "kimg": 4 * IMAGES / 1000, "grow_kimg": [0.048]} == read_settings(timed)
-
-    lengths = ("--kimg", 4 * IMAGES / 1000, "--grow-kimg", 0.048)
-    assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, *GROW, *lengths).code == 0
-    plain = tmp_path / "kimg" / "article"
-    assert_equal_runs(timed / "half", plain / "half", 3)
-    assert_equal_runs(timed, plain, 4)
-    assert "is complete: step 4 of 4" in train_minutes(tmp_path / "minutes", *GROW, "--grow-kimg", 7).out
-    assert "is complete: step 4 of 4" in run_command(train, "--workdir", tmp_path / "minutes", *FLAGS, *GROW, *lengths).out
-
-
-@pytest.mark.integration
 def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     """It equals a run with all lengths, also if it is stopped before the second stage and before the third."""
-    flags = ("--size", 64, "--width", 6, "--base-px", 8, "--grow-kimg", 7, 7)
     choose = run_length.choose_length
-    lengths = [3, 2]  # of the first two stages
-    for waiting, steps in zip((1, 0), lengths, strict=True):  # number of stages after the one that is not reached
+    for waiting in (1, 0):  # number of stages after the one that is not reached
 
         def stop(plan, later_count, began_s, waiting=waiting):
             if later_count == waiting:
                 signal.raise_signal(signal.SIGINT)
             return choose(plan, later_count, began_s)
 
-        give_steps(steps)
+        give_steps(3)
         with monkeypatch.context() as patch:
             patch.setattr(run_length, "choose_length", stop)
-            assert train_minutes(tmp_path / "minutes", *flags).code == 130
+            assert train_minutes(tmp_path, *GROW_TWICE).code == 130
     give_steps(4)
-    assert train_minutes(tmp_path / "minutes", *flags).code == 0
-    timed, kimg = tmp_path / "minutes" / "article", IMAGES / 1000
-    assert read_settings(timed) | {"kimg": 4 * kimg, "grow_kimg": [3 * kimg, 2 * kimg]} == read_settings(timed)
-    assert read_settings(timed / "half") | {"kimg": 2 * kimg, "grow_kimg": [3 * kimg]} == read_settings(timed / "half")
-    plain = tmp_path / "kimg" / "article"
-    lengths = ("--kimg", 4 * kimg, "--grow-kimg", 3 * kimg, 2 * kimg)
-    assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, *flags, *lengths).code == 0
-    for stage, step in (("half/half", 3), ("half", 2), (".", 4)):
-        assert_equal_runs(timed / stage, plain / stage, step)
-    assert "is complete: step 4 of 4" in train_minutes(tmp_path / "minutes", *flags).out
+    done = train_minutes(tmp_path, *GROW_TWICE)
+    assert done.code == 0, done
+    assert f"0.01 minutes, the rest of the time: {4 * IMAGES} images of 64 px at " in done.out
+    run, kimg = tmp_path / "article", IMAGES / 1000
+    assert read_settings(run) | {"minutes": 0.01, "kimg": 4 * kimg, "grow_kimg": [3 * kimg, 3 * kimg]} == read_settings(run)
+    assert read_settings(run / "half") | {"kimg": 3 * kimg, "grow_kimg": [3 * kimg]} == read_settings(run / "half")
+    assert read_settings(run / "half" / "half")["kimg"] == 3 * kimg
+    for stage, step in (("half/half", 3), ("half", 3), (".", 4)):
+        assert_equal_runs(run / stage, get_three_stage_run() / stage, step)
+    assert "is complete: step 4 of 4" in train_minutes(tmp_path, *GROW_TWICE).out
+    lengths = ("--kimg", 4 * kimg, "--grow-kimg", 3 * kimg, 3 * kimg)
+    assert "is complete: step 4 of 4" in run_command(train, "--workdir", tmp_path, *FLAGS, *GROW_TWICE, *lengths).out
 
 
 @pytest.mark.integration
