@@ -80,7 +80,7 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     if own:
         check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
-    programs = cache / "programs" / hash_machine()
+    programs = cache / "programs" / f"{hash_machine()}-{count_cores()}"
     if not is_encodable(str(programs)):  # the folder of the cache is no choice of the user's
         return settings
     try:
@@ -134,6 +134,14 @@ def hash_machine() -> str:
     except OSError:
         facts = platform.processor()
     return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
+
+
+def count_cores() -> int:
+    """Counts the cores that this process may use."""
+    # XLA divides a program's loops among as many threads, but JAX finds it in the cache whatever their number. A program compiled
+    # under `taskset -c 0` would use one core in many operations (measured: a step of best32 takes 31 ms instead of 25).
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def compile_program(function: Callable, *shapes: Any, checked: bool = False, **how: Any) -> Callable:

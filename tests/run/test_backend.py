@@ -114,6 +114,26 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
 
 
 @pytest.mark.integration
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a limit on the cores of a process")
+@pytest.mark.skipif(backend.count_cores() < 2, reason="needs two cores")
+def test_program_compiled_on_one_core_is_not_used_on_more(tmp_path):
+    """XLA divides loops among the cores of the process that compiles, and JAX's cache does not know their number."""
+    compiles = """
+import os
+if ONE:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+backend.start_backend(Path("CACHE"))
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+program = jax.jit(lambda x: jnp.sin(x) * 2).lower(jnp.ones((512, 1024))).compile()
+print("outer_dimension_partitions" in program.as_text())
+""".replace("CACHE", str(tmp_path))
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    assert fresh(compiles.replace("ONE", "True"), **unset) == ["False"]
+    assert fresh(compiles.replace("ONE", "False"), **unset) == ["True"]
+
+
+@pytest.mark.integration
 def test_unwritable_cache_is_skipped_users_own_is_kept(tmp_path):
     """If the cache folder cannot be created, there is no cache. A cache that the user has set stays."""
     (tmp_path / "programs").touch()
