@@ -44,6 +44,7 @@ SHORTER = [  # (command, pattern, replacement), in order
     # In place of the package's generators, see `world`.
     ("train", r"--preset best64 --grow-kimg 0 --start drawn64", "--preset best32 --start drawn32"),
     ("train", r"(--preset torch.*) --base-px 8", r"\1"),  # PyTorch's example begins at 4 px
+    ("train", r"(--preset residual64.*)", r"\1 --r1-gamma 0 --r2-gamma 0"),  # their second derivatives compile slowly
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
     (
         "train",
