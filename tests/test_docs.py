@@ -41,10 +41,10 @@ TOY = "--size 16 --base-px 8 --width 4 --batch-size 8 --save-every-steps 2 --log
 SHORTER = [  # (command, pattern, replacement), in order
     ("train", r" --(epochs|kimg|minutes|size|steps) \S+", ""),
     ("train", r"$", f" {TOY} --steps 4"),
-    # In place of the package's generators, see `world`.
+    # Both generators of the package are toy networks of best32 here, see `world`.
     ("train", r"--preset best64 --grow-kimg 0 --start drawn64", "--preset best32 --start drawn32"),
     ("train", r"(--preset torch.*) --base-px 8", r"\1"),  # PyTorch's example begins at 4 px
-    ("train", r"(--preset residual64.*)", r"\1 --r1-gamma 0 --r2-gamma 0"),  # their second derivatives compile slowly
+    ("train", r"(--preset residual64.*)", r"\1 --r1-gamma 0 --r2-gamma 0"),  # the second derivatives of R1 and R2 compile slowly
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
     (
         "train",
@@ -134,7 +134,7 @@ def world(tmp_path_factory):
     assert train_toy(here / "runs", "--data", here / "img_align_celeba.zip", steps=4).code == 0
     toy = ("--workdir", here / "package-runs", "--preset", "best32", *TOY.split(), "--steps", 4, "--data", f"drawn:{IMAGE_COUNT}")
     assert run_command(train, *toy).code == 0
-    for name in pretrained.NAMES:  # compiling the package's own networks takes half a minute
+    for name in pretrained.NAMES:  # toy networks in place of the package's, which take half a minute to compile
         write_compact(here / "package-runs" / "best32", here / "package" / name)
     for name in ("faces", "a", "b"):
         shutil.copytree(here / "runs" / "article", here / "runs" / name)

@@ -138,8 +138,9 @@ def hash_machine() -> str:
 
 def count_cores() -> int:
     """Counts the cores that this process may use."""
-    # XLA divides a program's loops among as many threads, but JAX finds it in the cache whatever their number. A program compiled
-    # under `taskset -c 0` would use one core in many operations (measured: a step of best32 takes 31 ms instead of 25).
+    # XLA divides a program's loops among as many threads, but the number is not part of JAX's cache key. A program compiled under
+    # `taskset -c 0` would use one core in many operations (docs/design.md). PJRT_NPROC and NPROC, which XLA reads first, are not
+    # counted.
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

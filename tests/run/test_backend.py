@@ -126,11 +126,19 @@ backend.start_backend(Path("CACHE"))
 import jax, jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 program = jax.jit(lambda x: jnp.sin(x) * 2).lower(jnp.ones((512, 1024))).compile()
-print("outer_dimension_partitions" in program.as_text())
+print('outer_dimension_partitions":["' in program.as_text())
 """.replace("CACHE", str(tmp_path))
-    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    unset = {"JAX_COMPILATION_CACHE_DIR": "", "PJRT_NPROC": "", "NPROC": ""}  # XLA reads the last two before the limit
     assert fresh(compiles.replace("ONE", "True"), **unset) == ["False"]
     assert fresh(compiles.replace("ONE", "False"), **unset) == ["True"]
+    assert len({file.parent for file in (tmp_path / "programs").glob("*/*-cache")}) == 2  # each kept its program
+
+
+def test_cores_are_counted_without_affinity(monkeypatch):
+    """As on macOS. Python may not know the number of cores either."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert backend.count_cores() == 1
 
 
 @pytest.mark.integration

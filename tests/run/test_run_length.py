@@ -208,14 +208,14 @@ def test_other_minutes_are_refused(tmp_path, give_steps):
 def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     """It equals a run with all lengths, also if it is stopped before the second stage and before the third."""
     choose = run_length.choose_length
-    for waiting in (1, 0):  # number of stages after the one that is not reached
+    for waiting, steps in ((1, 3), (0, 2)):  # stages after the one that is not reached; steps of the one before it
 
         def stop(plan, later_count, began_s, waiting=waiting):
             if later_count == waiting:
                 signal.raise_signal(signal.SIGINT)
             return choose(plan, later_count, began_s)
 
-        give_steps(3)
+        give_steps(steps)
         with monkeypatch.context() as patch:
             patch.setattr(run_length, "choose_length", stop)
             assert train_minutes(tmp_path, *GROW_TWICE).code == 130
@@ -224,13 +224,13 @@ def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypa
     assert done.code == 0, done
     assert f"0.01 minutes, the rest of the time: {4 * IMAGES} images of 64 px at " in done.out
     run, kimg = tmp_path / "article", IMAGES / 1000
-    assert read_settings(run) | {"minutes": 0.01, "kimg": 4 * kimg, "grow_kimg": [3 * kimg, 3 * kimg]} == read_settings(run)
-    assert read_settings(run / "half") | {"kimg": 3 * kimg, "grow_kimg": [3 * kimg]} == read_settings(run / "half")
+    assert read_settings(run) | {"minutes": 0.01, "kimg": 4 * kimg, "grow_kimg": [3 * kimg, 2 * kimg]} == read_settings(run)
+    assert read_settings(run / "half") | {"kimg": 2 * kimg, "grow_kimg": [3 * kimg]} == read_settings(run / "half")
     assert read_settings(run / "half" / "half")["kimg"] == 3 * kimg
-    for stage, step in (("half/half", 3), ("half", 3), (".", 4)):
+    for stage, step in (("half/half", 3), ("half", 2), (".", 4)):
         assert_equal_runs(run / stage, get_three_stage_run() / stage, step)
     assert "is complete: step 4 of 4" in train_minutes(tmp_path, *GROW_TWICE).out
-    lengths = ("--kimg", 4 * kimg, "--grow-kimg", 3 * kimg, 3 * kimg)
+    lengths = ("--kimg", 4 * kimg, "--grow-kimg", 3 * kimg, 2 * kimg)
     assert "is complete: step 4 of 4" in run_command(train, "--workdir", tmp_path, *FLAGS, *GROW_TWICE, *lengths).out
 
 
