@@ -191,6 +191,7 @@ def flags_of(cls):
 
 OTHERS = {  # flags of other programs and of the experiments
     "completion",
+    "cpuset-cpus",
     "directory",
     "help",
     "version",

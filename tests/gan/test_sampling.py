@@ -1,6 +1,7 @@
 """Samples depend on their seed alone, not on the batch. Recalibration gives the EMA generator its own BN statistics."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -9,6 +10,7 @@ from tiny import get_leaves, make_fresh_state, make_tiny_config
 from dcgan_jax.gan import sampling
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
+from dcgan_jax.gan.state import LABELS
 
 CONFIG = make_tiny_config("torch64", width=16)
 LATENTS = 64  # for the toy recalibration below, in 4 batches
@@ -53,6 +55,13 @@ def test_recalibration_changes_ema_statistics_only(state, calibrated):
         assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
         if path != "step":
             assert_array_equal(again[path], after[path])
+
+
+def test_recalibration_uses_all_labels_equally_often():
+    table = np.arange(LABELS, dtype=np.uint16)[:, None]
+    repeated = np.asarray(sampling._repeat_labels(jnp.asarray(table)))
+    assert repeated.shape == (sampling.RECALIBRATION_BATCHES, sampling.RECALIBRATION_BATCH, 1)
+    assert set(np.bincount(repeated.ravel())) == {repeated.size // LABELS} and repeated.size >= 4096
 
 
 def test_first_layer_statistics_are_of_all_latents(state, calibrated):
