@@ -48,7 +48,7 @@ SHORTER = [  # (command, pattern, replacement), in order
     ("train", r"--score-every-kimg \S+", "--score-every-kimg 0.02 --score-count 40"),
     (
         "train",
-        r"^(.*--preset best64.*)$",
+        r"(--preset best64.*)",
         r"\1 --size 32 --width 8 --base-px 8 --grow-kimg 0.02 --g-refine 0 --d-refine 0",
     ),  # progressive growing
     ("evaluate", r" --count \S+", ""),

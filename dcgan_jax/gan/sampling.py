@@ -58,8 +58,7 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
 
 def _repeat_labels(table: jax.Array) -> jax.Array:
     """Repeats the table of labels for all latents of a recalibration: (LABELS, A) -> (batches, latents of a batch, A)."""
-    rows = jnp.arange(RECALIBRATION_BATCHES * RECALIBRATION_BATCH) % len(table)
-    return table[rows].reshape(RECALIBRATION_BATCHES, RECALIBRATION_BATCH, -1)
+    return jnp.resize(table, (RECALIBRATION_BATCHES, RECALIBRATION_BATCH, table.shape[1]))
 
 
 def select_labels(table: np.ndarray | None, seeds: np.ndarray) -> np.ndarray | None:

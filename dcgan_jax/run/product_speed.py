@@ -13,7 +13,8 @@ from dcgan_jax.gan.conv.products import multiply
 from dcgan_jax.run.backend import hash_machine
 
 FILE = "product_speed.json"
-# Below this the conversions cost more than the products gain. With AMX the ratio is 2 to 5, with AVX512-BF16 about 2.
+# Below this the conversions cost more than the products gain. With AMX the ratio is 2 to 5, with AVX512-BF16 2, with neither
+# below 1.
 WORTHWHILE = 1.3
 SHAPES = ((4096, 256, 128), (1024, 1024, 256))  # rows, columns and results of a row, as in the convolutions of torch64
 ROUNDS = 7
