@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from dcgan_jax.data.decode import CROPS_FOR_ANY_IMAGE, Decoded, decode_images
 from dcgan_jax.data.file_kinds import count_photos, fill_remedy, hide_pillow_messages, suggest_remedy
 from dcgan_jax.data.pack_index import check_attributes, describe_attributes, describe_source, is_index
 from dcgan_jax.data.sources import Source, hash_facts, map_npy
+from dcgan_jax.machine import count_cores
 
 PIXELS_VERSION = 1  # increase it when the same source packs to other pixels: older runs then refuse to resume on them
 INDEX_VERSION = 4  # increase it when the entries of index.json change: packs are then made again, and runs still resume
@@ -251,7 +251,7 @@ def _make_index(source: Source, totals: _Totals, spread: float) -> dict:
 def _make_chunks(source: Source, size: int, channels: int, crop: str) -> Iterator[_Chunk]:
     """Yields all chunks in order, a few of them computed in advance. By threads: JAX's own threads would not survive a fork."""
     step = min(256, max(1, CHUNK_BYTES // (size * size * channels)))
-    workers, waiting = os.cpu_count() or 1, collections.deque()
+    workers, waiting = count_cores(), collections.deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for start in range(0, source.count, step):

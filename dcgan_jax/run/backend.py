@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
 import logging
 import os
 import platform
@@ -16,6 +15,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from dcgan_jax.config import Config
+from dcgan_jax.machine import count_cores, hash_machine
 from dcgan_jax.places import check_encodable, expand_home, get_home, is_encodable
 from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
@@ -80,6 +80,9 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     if own:
         check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
+    # XLA divides a program's loops among as many threads as there are cores, but their number is not part of JAX's cache key.
+    # A program compiled under `taskset -c 0` would use one core in many operations (docs/design.md). PJRT_NPROC and NPROC, which
+    # XLA reads first, are not counted.
     programs = cache / "programs" / f"{hash_machine()}-{count_cores()}"
     if not is_encodable(str(programs)):  # the folder of the cache is no choice of the user's
         return settings
@@ -123,26 +126,6 @@ def _keep_memory() -> None:
         if libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25):
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later, but not the pad
-
-
-def hash_machine() -> str:
-    """Returns a short name of this kind of CPU, from its model and its instructions."""
-    # A program compiled for one CPU can crash on another, and several machines may share a home folder.
-    try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        facts = "".join(sorted({line for line in facts.splitlines() if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        facts = platform.processor()
-    return hashlib.sha256(f"{platform.machine()} {facts}".encode()).hexdigest()[:16]
-
-
-def count_cores() -> int:
-    """Counts the cores that this process may use."""
-    # XLA divides a program's loops among as many threads, but the number is not part of JAX's cache key. A program compiled under
-    # `taskset -c 0` would use one core in many operations (docs/design.md). PJRT_NPROC and NPROC, which XLA reads first, are not
-    # counted.
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def compile_program(function: Callable, *shapes: Any, checked: bool = False, **how: Any) -> Callable:

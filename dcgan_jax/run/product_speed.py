@@ -10,7 +10,7 @@ import numpy as np
 
 from dcgan_jax import files
 from dcgan_jax.gan.conv.products import multiply
-from dcgan_jax.run.backend import hash_machine
+from dcgan_jax.machine import hash_machine
 
 FILE = "product_speed.json"
 # Below this the conversions cost more than the products gain. With AMX the ratio is 2 to 5, with AVX512-BF16 2, with neither

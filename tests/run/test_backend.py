@@ -10,6 +10,7 @@ import pytest
 
 import dcgan_jax
 from dcgan_jax.config import Config, replace
+from dcgan_jax.machine import count_cores
 from dcgan_jax.run import backend
 
 
@@ -115,7 +116,7 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4)))
 
 @pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a limit on the cores of a process")
-@pytest.mark.skipif(backend.count_cores() < 2, reason="needs two cores")
+@pytest.mark.skipif(count_cores() < 2, reason="needs two cores")
 def test_program_compiled_on_one_core_is_not_used_on_more(tmp_path):
     """XLA divides loops among the cores of the process that compiles, and JAX's cache does not know their number."""
     compiles = """
@@ -132,13 +133,6 @@ print('outer_dimension_partitions":["' in program.as_text())
     assert fresh(compiles.replace("ONE", "True"), **unset) == ["False"]
     assert fresh(compiles.replace("ONE", "False"), **unset) == ["True"]
     assert len({file.parent for file in (tmp_path / "programs").glob("*/*-cache")}) == 2  # each kept its program
-
-
-def test_cores_are_counted_without_affinity(monkeypatch):
-    """As on macOS. Python may not know the number of cores either."""
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert backend.count_cores() == 1
 
 
 @pytest.mark.integration

@@ -1,0 +1,20 @@
+import os
+
+import pytest
+
+from dcgan_jax import machine
+
+
+def test_cores_are_those_of_the_process(monkeypatch):
+    """`taskset` limits the process to some of the machine's cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 7}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert machine.count_cores() == 2
+
+
+@pytest.mark.parametrize(("found", "cores"), [(8, 8), (None, 1)])
+def test_cores_are_counted_without_affinity(monkeypatch, found, cores):
+    """As on macOS. Python may not know the number of cores either."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: found)
+    assert machine.count_cores() == cores
