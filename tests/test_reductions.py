@@ -163,10 +163,12 @@ def test_recalibrated_statistics_equal_float64():
         return generator.apply(params, latents, True, None, mutable="batch_stats")[1]["batch_stats"]["head_norm"]
 
     batches = [compile_as_users(run)(params, part) for part in np.split(latents, 8)]
-    means, variances = (np.stack([batch[name] for batch in batches]) for name in ("mean", "var"))
-    head = (latents.astype(np.float64) @ np.asarray(kernel, np.float64).reshape(100, -1)).reshape(-1, means.shape[1])
-    assert_allclose(means.mean(0), head.mean(0), rtol=1e-4, atol=1e-4)
-    assert_allclose(variances.mean(0) + means.var(0), head.var(0), rtol=1e-4)
+    unused = [jax.tree.map(np.zeros_like, batches[0])] * (sampling.RECALIBRATION_BATCHES - 8)
+    rows = jax.tree.map(lambda *batches: np.stack(batches), *batches, *unused)
+    merged = compile_as_users(sampling._merge_batches)(rows, 8)
+    head = (latents.astype(np.float64) @ np.asarray(kernel, np.float64).reshape(100, -1)).reshape(-1, len(merged["mean"]))
+    assert_allclose(merged["mean"], head.mean(0), rtol=1e-4, atol=1e-4)
+    assert_allclose(merged["var"], head.var(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(128, 32, 32, 3), (127, 64, 64, 3), (1, 16, 16, 1)])

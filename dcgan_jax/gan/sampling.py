@@ -16,6 +16,7 @@ from dcgan_jax.gan.state import GanState, make_key
 # With 1,024 latents, scores at 64 px vary by two points with the choice of the latents (experiments/notes/equal-time.md).
 RECALIBRATION_BATCHES = 32
 RECALIBRATION_BATCH = 128
+FIRST_RECALIBRATION_BATCHES = 4  # in step 0, for samples of random weights, so that training begins sooner
 # All sampling uses this batch size; the last batch is padded. A program for another size may sum in another order, but an image
 # must not depend on how many are requested.
 SAMPLES_PER_BATCH = 64
@@ -28,10 +29,11 @@ def sample_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
 
 
 def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
-    """Makes f(state) -> state, which recomputes ema_stats for ema_params from 4,096 latents. Other leaves stay. Pure: jit it.
+    """Makes f(state) -> state, which recomputes ema_stats for ema_params. Other leaves stay. Pure: jit it.
 
-    The EMA generator is never run in training, so it has no running statistics of its own. The latents depend on the state's key
-    alone, so each state has one set of statistics. Means and variances are those of all batches together.
+    The EMA generator is never run in training, so it has no running statistics of its own. Here it generates images from 4,096
+    latents, or 512 in step 0. They depend on the state's key alone, so each state has one set of statistics. Means and variances
+    are those of all batches together.
     """
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are those of that batch
 
@@ -46,14 +48,26 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
         labels = None if state.labels is None else _repeat_labels(state.labels)
-        batches = jax.lax.map(lambda each: compute_batch_stats(state, *each), (keys, labels))  # (32, C) each
-        merged = {
-            name: {"mean": layer["mean"].mean(0), "var": layer["var"].mean(0) + layer["mean"].var(0)}
-            for name, layer in batches.items()
-        }
-        return state.replace(ema_stats=merged)
+        count = jnp.where(state.step == 0, FIRST_RECALIBRATION_BATCHES, RECALIBRATION_BATCHES)
+
+        def add_batch(i: jax.Array, found: dict) -> dict:
+            # Cloned, because JAX's check for reused keys (--debug) takes an array of keys that a loop reads as one key.
+            new = compute_batch_stats(state, jax.random.clone(keys[i]), None if labels is None else labels[i])
+            return jax.tree.map(lambda rows, row: rows.at[i].set(row), found, new)
+
+        none = jax.tree.map(lambda leaf: jnp.zeros((RECALIBRATION_BATCHES, *leaf.shape)), state.ema_stats)
+        found = jax.lax.fori_loop(0, count, add_batch, none)  # (32, C) each
+        return state.replace(ema_stats={name: _merge_batches(layer, count) for name, layer in found.items()})
 
     return recalibrate
+
+
+def _merge_batches(layer: dict, count: jax.Array) -> dict:
+    """Merges the statistics of the first `count` batches, {"mean", "var"} (32, C) each -> (C,) each."""
+    is_used = jnp.arange(RECALIBRATION_BATCHES)[:, None] < count
+    mean = layer["mean"].sum(0, keepdims=True) / count  # unused rows are 0
+    between = jnp.where(is_used, jnp.square(layer["mean"] - mean), 0).sum(0)
+    return {"mean": mean[0], "var": (layer["var"].sum(0) + between) / count}
 
 
 def _repeat_labels(table: jax.Array) -> jax.Array:

@@ -40,7 +40,8 @@ def show_save(session: Session, step: int, state: GanState, is_scored: bool) -> 
     if session.scorer and is_scored:
         logs.say(session.scorer.score(step, *generator))
         figures.save_scores(plan.path / "scores.png", online_score.read_score_curve(plan.path), session.scorer.by)
-    figures.save_losses(plan.path / "losses.png", logs.metrics)
+    if step:  # before the first step there are no losses, and importing Matplotlib takes time
+        figures.save_losses(plan.path / "losses.png", logs.metrics)
     figures.delete_old_grids(plan.path / "samples", plan.config.output.save_every_steps)
     _save_report(session, step)
 

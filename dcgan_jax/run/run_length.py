@@ -60,7 +60,7 @@ def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, P
     earlier_count = len(config.run.grow_kimg)
     shares = list_shares(earlier_count + 1 + later_count)[earlier_count:]  # of this stage and the later ones
     opened_s = time.monotonic()
-    programs = setup.make_programs(plan)
+    programs = setup.make_programs(plan, 0)
     timing = time_steps(plan, programs, min(TIMED_SHARE * shares[0] * 60 * minutes, MOST_TIMED_S))
     now_s = time.monotonic()
     left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, shares)
@@ -89,9 +89,6 @@ def divide_time(all_s: float, passed_s: float, prepared_s: float, shares: Sequen
 def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     """Times steps for at_least_s, and a save. Takes the median of the steps, without the first one."""
     state = setup.make_state(plan)
-    start_s = time.monotonic()
-    state = jax.block_until_ready(programs.renew_statistics(state))
-    save_s = time.monotonic() - start_s + SAVE_FILES_S
     ends_s = []
     for steps, batch in setup.iterate_batches(plan, 0, setup.decide_resident(plan)):
         state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
@@ -101,6 +98,9 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
         if distributed.any_process(is_enough and distributed.is_first_process()):
             break
     durations_s = [after - before for before, after in itertools.pairwise(ends_s)]
+    start_s = time.monotonic()
+    jax.block_until_ready(programs.renew_statistics(state))
+    save_s = time.monotonic() - start_s + SAVE_FILES_S
     return Timing(statistics.median(durations_s) / plan.steps_per_dispatch, save_s)
 
 

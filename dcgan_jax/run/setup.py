@@ -3,6 +3,7 @@
 Both tuples are immutable.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator
@@ -77,6 +78,7 @@ class Programs(NamedTuple):
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
     compute_logits: Callable[..., jax.Array]
+    close: Callable[[], None]  # waits for the thread that compiles
 
 
 class Previews(NamedTuple):
@@ -282,7 +284,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         plan.pack.index["fingerprint"],
     )
     shapes = _describe_state(plan)
-    programs, previews = programs or make_programs(plan), choose_previews(plan)
+    programs, previews = programs or make_programs(plan, start), choose_previews(plan)
     scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
     logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
     _describe_run(plan, shapes, logs, start, changed)
@@ -290,6 +292,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
     try:
         yield Session(plan, programs, previews, scorer, logs, saved, process, resident)
     finally:
+        programs.close()
         logs.close()
         saved.close()  # waits until the current save is written
 
@@ -306,18 +309,21 @@ def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[ra
     return batches.iterate_batches(plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, resident)
 
 
-def make_programs(plan: Plan) -> Programs:
-    """Compiles the programs of a run. They do not depend on its length."""
+def make_programs(plan: Plan, start: int) -> Programs:
+    """Compiles the programs of a run. They do not depend on its length. start: the first step."""
     config, shardings, shapes = plan.config, plan.shardings, _describe_state(plan)
-    return Programs(
-        # Usually one program; a shorter first or last dispatch needs a second one.
-        get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
-        renew_statistics=backend.compile_program(
-            make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
-        ),
-        check_finite=jax.jit(check_finite),
-        compute_logits=jax.jit(make_compute_logits(config)),
+    renew_statistics = backend.compile_program(
+        make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
     )
+    # Usually there is one program of steps; a shorter first or last dispatch needs a second one.
+    compile_steps, first = functools.partial(_compile_steps, plan, shapes), len(next(plan.list_dispatches(start)))
+    thread = concurrent.futures.ThreadPoolExecutor(1)
+    if jax.default_backend() == "cpu":  # compiled while the state is made and saved; last here, because it slows all other work
+        compiling = thread.submit(compile_steps, first)
+        get_steps = functools.cache(lambda k: compiling.result() if k == first else compile_steps(k))
+    else:  # XLA chooses an accelerator's kernels by timing them, which other work would disturb
+        get_steps = functools.cache(compile_steps)
+    return Programs(get_steps, renew_statistics, jax.jit(check_finite), jax.jit(make_compute_logits(config)), thread.shutdown)
 
 
 def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:

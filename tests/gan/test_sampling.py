@@ -24,13 +24,19 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def calibrated(state):
-    """Returns (the recalibrated state, the recalibrated state of another step)."""
+def by_step(state):
+    """Returns the recalibrated states of steps 0, 1 and 2. In step 0 only half of the batches are used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
+        patch.setattr(sampling, "FIRST_RECALIBRATION_BATCHES", 2)
         patch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
         recalibrate = jax.jit(make_recalibrate(CONFIG))
-        return recalibrate(state), recalibrate(state.replace(step=state.step + 1))
+        return [recalibrate(state.replace(step=state.step + step)) for step in range(3)]
+
+
+@pytest.fixture(scope="module")
+def calibrated(by_step):
+    return by_step[1]
 
 
 # ---- latents
@@ -48,12 +54,13 @@ def test_latents_follow_the_preset_distribution(name, sd, furthest):
 # ---- statistics
 
 
-def test_recalibration_changes_ema_statistics_only(state, calibrated):
-    """The statistics do not depend on the step."""
-    before, after, again = get_leaves(state), get_leaves(calibrated[0]), get_leaves(calibrated[1])
+def test_recalibration_changes_ema_statistics_only(state, by_step):
+    """The statistics do not depend on the step, apart from step 0."""
+    before, (first, after, again) = get_leaves(state), map(get_leaves, by_step)
     for path in before:
-        assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
+        assert np.array_equal(first[path], before[path]) != path.startswith("ema_stats"), path
         if path != "step":
+            assert np.array_equal(after[path], before[path]) != path.startswith("ema_stats"), path
             assert_array_equal(again[path], after[path])
 
 
@@ -64,13 +71,15 @@ def test_recalibration_uses_all_labels_equally_often():
     assert set(np.bincount(repeated.ravel())) == {repeated.size // LABELS} and repeated.size >= 4096
 
 
-def test_first_layer_statistics_are_of_all_latents(state, calibrated):
+@pytest.mark.parametrize("step, batches", [(0, 2), (1, 4)])
+def test_first_layer_statistics_are_of_all_latents(state, by_step, step, batches):
+    """They are of those of the first batches in step 0, and of all later."""
     # The first layer is linear in the latents. So NumPy can compute mean and variance over all latents and pixels at once.
-    keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)
+    keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)[:batches]
     latents = np.concatenate([sample_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
     values = (latents @ np.asarray(state.ema_params["head"]["kernel"], np.float64)).reshape(-1, 32)  # (64 * 4 * 4, C)
-    assert_allclose(calibrated[0].ema_stats["head_norm"]["mean"], values.mean(0), atol=1e-4)
-    assert_allclose(calibrated[0].ema_stats["head_norm"]["var"], values.var(0), rtol=1e-4)
+    assert_allclose(by_step[step].ema_stats["head_norm"]["mean"], values.mean(0), atol=1e-4)
+    assert_allclose(by_step[step].ema_stats["head_norm"]["var"], values.var(0), rtol=1e-4)
 
 
 def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
@@ -86,7 +95,7 @@ def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
         )
 
     stale, expected = images(state.ema_params, state.ema_stats, latents)
-    recalibrated, _ = images(state.ema_params, calibrated[0].ema_stats, latents)
+    recalibrated, _ = images(state.ema_params, calibrated.ema_stats, latents)
     assert np.abs(recalibrated - expected).mean() < 0.05 * expected.std()  # statistics of 64 latents, images of 256
     assert np.abs(stale - expected).mean() > 0.5 * expected.std()
 
@@ -102,7 +111,7 @@ def test_generator_without_bn_needs_no_recalibration():
 
 @pytest.fixture(scope="module")
 def generate(calibrated):
-    sample, state = jax.jit(make_sample(CONFIG.nets)), calibrated[0]
+    sample, state = jax.jit(make_sample(CONFIG.nets)), calibrated
     return lambda seeds: np.asarray(sample(state.ema_params, state.ema_stats, np.array(seeds, np.uint32)))
 
 
@@ -131,7 +140,7 @@ def test_batch_size_changes_at_most_one_grey_level(generate, count):
 
 
 def test_latents_of_many_seeds_are_those_of_each(calibrated):
-    params, stats = calibrated[0].ema_params, calibrated[0].ema_stats
+    params, stats = calibrated.ema_params, calibrated.ema_stats
     seeds = np.arange(5, 5 + SAMPLES_PER_BATCH + 3)  # a full batch and a padded one
     together = sample_images(CONFIG.nets, params, stats, seeds)
     assert together.shape == (SAMPLES_PER_BATCH + 3, 16, 16, 3)

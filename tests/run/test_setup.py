@@ -1,5 +1,7 @@
 import json
 import re
+import threading
+import time
 
 import jax
 import numpy as np
@@ -89,3 +91,47 @@ def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):
     assert train_toy(straight, "--compute-dtype", "bfloat16", steps=4).code == 0
     ours, theirs = (toy_run.read_state(folder / "article", 4) for folder in (stopped, straight))
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
+
+
+# ---- programs
+
+
+def test_steps_compile_in_a_thread_while_the_first_save_is_written(tmp_path, monkeypatch):
+    """Once, also when the run resumes."""
+    real, threads = setup._compile_steps, []
+
+    def compile_steps(plan, shapes, k):
+        threads.append((k, threading.current_thread() is threading.main_thread()))
+        return real(plan, shapes, k)
+
+    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
+    for steps in (1, 3):
+        assert train_toy(tmp_path, steps=steps).code == 0
+    assert threads == [(1, False)] * 2
+
+
+def test_out_of_memory_in_the_compiling_thread_is_one_line(tmp_path, monkeypatch):
+    def compile_steps(plan, shapes, k):
+        raise MemoryError
+
+    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
+    assert "out of memory" in line and "--batch-size" in line
+    assert list_steps(tmp_path / "article") == [0]
+
+
+def test_thread_that_compiles_ends_with_the_run(tmp_path, monkeypatch):
+    """A run that fails while the thread compiles leaves no thread behind."""
+    real, ended = setup._compile_steps, []
+
+    def compile_steps(plan, shapes, k):
+        time.sleep(0.5)
+        ended.append(real(plan, shapes, k))
+
+    def fail(plan):
+        raise UserError("cannot make a state")
+
+    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
+    monkeypatch.setattr(setup, "make_state", fail)
+    assert "cannot make a state" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
+    assert ended
