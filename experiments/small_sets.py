@@ -30,7 +30,7 @@ from ablations import ALL, Score, Training, recipe
 from dcgan_jax.cli import show_as_flags
 from dcgan_jax.config import Config, UserError, replace
 from dcgan_jax.config_rules import check_config
-from dcgan_jax.data.batches import select_held_out, select_training
+from dcgan_jax.data.batches import HELD_OUT_SHARE, select_held_out, select_training
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
@@ -42,44 +42,44 @@ from dcgan_jax.run.feature_nets import FeatureNetwork, open_feature_network
 from dcgan_jax.run.initial_weights import load_initial_weights
 
 AUGMENTED, STARTED = ("none", "always", "adaptive"), ("scratch", "start", "frozen")
-JUDGED = 2000  # samples that the second network sees
+SECOND_COUNT = 2000  # samples and real images that the second network sees
 ADAPTIVE = {"augment": ALL, "augment_target": 0.8, "augment_adapt_kimg": 100.0}
 
 
-class Judges(NamedTuple):
+class Scorer(NamedTuple):
     """Scores samples against real images, and compares their distances to training images with those to others."""
 
     face_score: Score
     network: FeatureNetwork | None  # a second one
     moments: Moments | None  # of its features of real images
     trained_on: np.ndarray  # (N, S, S, C) uint8
-    unseen: np.ndarray  # (U, S, S, C) uint8
+    unseen: np.ndarray  # (U, S, S, C) uint8, at most N
+    facts: dict  # of the real images, for each row
 
-    def __call__(self, faces: np.ndarray) -> dict[str, float]:
-        found = self.face_score(faces)
+    def __call__(self, samples: np.ndarray) -> dict[str, float]:
+        scores = self.face_score(samples)
         if self.network and self.moments:
-            fake = compute_moments(self.network.features(faces[:JUDGED]))
-            found |= {"second_frechet": frechet(self.moments, fake)}
-        samples, unseen, trained_on = (flatten_pixels(of) for of in (faces[:1000], self.unseen[:1000], self.trained_on))
-        found["to_training_over_to_held_out"] = measure_memorisation(samples, unseen, [trained_on], seed=0).ratio
-        return found
+            moments = compute_moments(self.network.features(samples[:SECOND_COUNT]))
+            scores |= {"second_frechet": frechet(self.moments, moments)}
+        few, unseen, trained_on = (flatten_pixels(images) for images in (samples[:1000], self.unseen, self.trained_on))
+        return scores | {"to_training_over_to_held_out": measure_memorisation(few, unseen, [trained_on], seed=0).ratio}
 
 
 def flatten_pixels(images: np.ndarray) -> np.ndarray:
     return np.float32(images).reshape(len(images), -1) / 255
 
 
-def make_judges(ask: argparse.Namespace, images: np.ndarray, few: np.ndarray, held_out: int) -> Judges:
+def make_scorer(ask: argparse.Namespace, images: np.ndarray, few: np.ndarray, held_out: int) -> Scorer:
     """few: (n, S, S, C) uint8, those that are given to training; it leaves out `held_out` of them at most."""
     network = open_feature_network(ask.features, "features") if ask.features else None
     trained_on = few[select_training(len(few), held_out)]
-    if len(images) >= ask.count + len(few):
-        reals = unseen = images[: ask.count]
-    else:
-        reals, unseen = few, few[select_held_out(len(few), held_out)]
-    print(f"scored against {len(reals)} images that were{' not' if reals is unseen else ''} trained on", flush=True)
-    moments = compute_moments(network.features(reals[:JUDGED])) if network else None
-    return Judges(Score(ask.face_score, reals), network, moments, trained_on, unseen)
+    are_unseen = len(images) >= ask.count + len(few)
+    reals = images[: ask.count] if are_unseen else few
+    unseen = reals if are_unseen else few[select_held_out(len(few), held_out)]
+    print(f"scored against {len(reals)} images that were{' not' if are_unseen else ''} trained on", flush=True)
+    moments = compute_moments(network.features(reals[:SECOND_COUNT])) if network else None
+    facts = {"real_count": len(reals), "are_reals_unseen": are_unseen, "second": ask.features, "second_count": SECOND_COUNT}
+    return Scorer(Score(ask.face_score, reals), network, moments, trained_on, unseen[: min(1000, len(trained_on))], facts)
 
 
 def list_ways(ask: argparse.Namespace, base: Config) -> list[tuple[str, Config]]:
@@ -114,7 +114,7 @@ def main():
     )
     parser.add_argument("--ways", nargs="+", choices=(*AUGMENTED, *STARTED), help="default: see above")
     parser.add_argument("--out", type=Path, default=Path("runs/small_sets.jsonl"))
-    parser.add_argument("--faces", type=Path, help="folder for a grid of each way's samples")
+    parser.add_argument("--samples", type=Path, help="folder for a grid of each way's samples")
     ask = parser.parse_args()
     settings = {"kimg": ask.kimg, "epochs": None, "seed": ask.seed, "compute_dtype": ask.compute_dtype}
     base = replace(PRESETS[ask.preset], **settings, **({"width": ask.width} if ask.width else {}))
@@ -132,13 +132,13 @@ def main():
     except UserError as fault:
         parser.error(show_as_flags(str(fault)))
     images = pack_images(open_source(ask.data), size=base.nets.size, channels=3, crop=base.data.crop).images
-    if len(images) < ask.images:
-        parser.error(f"{len(images)} images are fewer than --images")
+    if not HELD_OUT_SHARE <= ask.images <= len(images):
+        parser.error(f"--images {ask.images}: give {HELD_OUT_SHARE} to {len(images)}, of which some are held out")
     few = images[-ask.images :]
-    judge = make_judges(ask, images, few, base.guard.held_out)
+    score = make_scorer(ask, images, few, base.guard.held_out)
     ask.out.parent.mkdir(parents=True, exist_ok=True)
     for way, config in ways:
-        faces, seconds = Training(config, few, 1).compile().run(ask.count)
+        samples, seconds = Training(config, few, 1).compile().run(ask.count)
         row = {
             "way": way,
             "recipe": recipe(config),
@@ -149,7 +149,8 @@ def main():
             "kimg": ask.kimg,
             "seed": ask.seed,
             "count": ask.count,
-            **judge(faces),
+            **score.facts,
+            **score(samples),
             "images_per_s": ask.kimg * 1e3 / seconds,
         }
         with ask.out.open("a") as out:
@@ -157,9 +158,11 @@ def main():
         cells = (way, ask.seed, *(f"{row.get(name, math.nan):.1f}" for name in ("frechet", "kid_x1e3", "second_frechet")))
         cells = (*cells, f"{row['to_training_over_to_held_out']:.3f}", f"{row['images_per_s']:.0f}")
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
-        if ask.faces:
-            ask.faces.mkdir(parents=True, exist_ok=True)
-            figures.save_grid(ask.faces / f"{way.replace('/', '_').replace(' ', '-')}-{ask.kimg:.0f}-{ask.seed}.png", faces[:64])
+        if ask.samples:
+            ask.samples.mkdir(parents=True, exist_ok=True)
+            figures.save_grid(
+                ask.samples / f"{way.replace('/', '_').replace(' ', '-')}-{ask.kimg:.0f}-{ask.seed}.png", samples[:64]
+            )
 
 
 if __name__ == "__main__":

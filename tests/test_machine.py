@@ -12,9 +12,9 @@ def test_cores_are_those_of_the_process(monkeypatch):
     assert machine.count_cores() == 2
 
 
-@pytest.mark.parametrize(("found", "cores"), [(8, 8), (None, 1)])
-def test_cores_are_counted_without_affinity(monkeypatch, found, cores):
+@pytest.mark.parametrize(("cpu_count", "cores"), [(8, 8), (None, 1)])
+def test_cores_are_counted_without_affinity(monkeypatch, cpu_count, cores):
     """As on macOS. Python may not know the number of cores either."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: found)
+    monkeypatch.setattr(os, "cpu_count", lambda: cpu_count)
     assert machine.count_cores() == cores

@@ -16,7 +16,7 @@ from dcgan_jax.gan.state import GanState, make_key
 # With 1,024 latents, scores at 64 px vary by two points with the choice of the latents (experiments/notes/equal-time.md).
 RECALIBRATION_BATCHES = 32
 RECALIBRATION_BATCH = 128
-FIRST_RECALIBRATION_BATCHES = 4  # in step 0, for samples of random weights, so that training begins sooner
+FIRST_RECALIBRATION_BATCHES = 4  # in step 0 with random weights, whose samples need no accuracy: training begins sooner
 # All sampling uses this batch size; the last batch is padded. A program for another size may sum in another order, but an image
 # must not depend on how many are requested.
 SAMPLES_PER_BATCH = 64
@@ -32,9 +32,11 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """Makes f(state) -> state, which recomputes ema_stats for ema_params. Other leaves stay. Pure: jit it.
 
     The EMA generator is never run in training, so it has no running statistics of its own. Here it generates images from 4,096
-    latents, or 512 in step 0. They depend on the state's key alone, so each state has one set of statistics. Means and variances
-    are those of all batches together.
+    latents, or from 512 if its weights are the random ones of step 0. They depend on the state's key alone, so each state has one
+    set of statistics. Means and variances are those of all batches together.
     """
+    is_random_at_first = not (config.run.start or config.run.grow_kimg)
+    first_batches = FIRST_RECALIBRATION_BATCHES if is_random_at_first else RECALIBRATION_BATCHES
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are those of that batch
 
     def compute_batch_stats(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:
@@ -48,16 +50,16 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
             return state
         keys = jax.random.split(jax.random.fold_in(state.key, 2**32 - 1), RECALIBRATION_BATCHES)  # no step has this number
         labels = None if state.labels is None else _repeat_labels(state.labels)
-        count = jnp.where(state.step == 0, FIRST_RECALIBRATION_BATCHES, RECALIBRATION_BATCHES)
+        count = jnp.where(state.step == 0, first_batches, RECALIBRATION_BATCHES)
 
-        def add_batch(i: jax.Array, found: dict) -> dict:
+        def add_batch(i: jax.Array, statistics: dict) -> dict:
             # Cloned, because JAX's check for reused keys (--debug) takes an array of keys that a loop reads as one key.
             new = compute_batch_stats(state, jax.random.clone(keys[i]), None if labels is None else labels[i])
-            return jax.tree.map(lambda rows, row: rows.at[i].set(row), found, new)
+            return jax.tree.map(lambda rows, row: rows.at[i].set(row), statistics, new)
 
-        none = jax.tree.map(lambda leaf: jnp.zeros((RECALIBRATION_BATCHES, *leaf.shape)), state.ema_stats)
-        found = jax.lax.fori_loop(0, count, add_batch, none)  # (32, C) each
-        return state.replace(ema_stats={name: _merge_batches(layer, count) for name, layer in found.items()})
+        empty = jax.tree.map(lambda leaf: jnp.zeros((RECALIBRATION_BATCHES, *leaf.shape), leaf.dtype), state.ema_stats)
+        statistics = jax.lax.fori_loop(0, count, add_batch, empty)  # (32, C) each
+        return state.replace(ema_stats={name: _merge_batches(layer, count) for name, layer in statistics.items()})
 
     return recalibrate
 

@@ -268,7 +268,7 @@ def _describe_state(plan: Plan) -> GanState:
 def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Generator[Session]:
     """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError.
 
-    programs: those of `make_programs`, if they have been compiled already.
+    programs: those of `make_programs`, if they exist already.
     """
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
@@ -283,18 +283,18 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         config.output.score_every_kimg,
         plan.pack.index["fingerprint"],
     )
-    shapes = _describe_state(plan)
-    programs, previews = programs or make_programs(plan, start), choose_previews(plan)
+    previews = choose_previews(plan)
+    # Before the steps compile in the background, because it may run a user's code, which may change settings of JAX.
     scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
-    logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
-    _describe_run(plan, shapes, logs, start, changed)
-    saved = _open_checkpoints(plan)
-    try:
+    with contextlib.ExitStack() as open_parts:
+        programs = programs or make_programs(plan)
+        open_parts.callback(programs.close)
+        saved = _open_checkpoints(plan)
+        open_parts.callback(saved.close)  # waits until the current save is written
+        logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
+        open_parts.callback(logs.close)
+        _describe_run(plan, _describe_state(plan), logs, start, changed)
         yield Session(plan, programs, previews, scorer, logs, saved, process, resident)
-    finally:
-        programs.close()
-        logs.close()
-        saved.close()  # waits until the current save is written
 
 
 def decide_resident(plan: Plan) -> bool:
@@ -309,21 +309,25 @@ def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[ra
     return batches.iterate_batches(plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, resident)
 
 
-def make_programs(plan: Plan, start: int) -> Programs:
-    """Compiles the programs of a run. They do not depend on its length. start: the first step."""
+def make_programs(plan: Plan) -> Programs:
+    """Compiles the programs of a run, on a CPU those of the steps in the background. They do not depend on the run's length."""
     config, shardings, shapes = plan.config, plan.shardings, _describe_state(plan)
     renew_statistics = backend.compile_program(
         make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
     )
-    # Usually there is one program of steps; a shorter first or last dispatch needs a second one.
-    compile_steps, first = functools.partial(_compile_steps, plan, shapes), len(next(plan.list_dispatches(start)))
-    thread = concurrent.futures.ThreadPoolExecutor(1)
-    if jax.default_backend() == "cpu":  # compiled while the state is made and saved; last here, because it slows all other work
-        compiling = thread.submit(compile_steps, first)
-        get_steps = functools.cache(lambda k: compiling.result() if k == first else compile_steps(k))
-    else:  # XLA chooses an accelerator's kernels by timing them, which other work would disturb
-        get_steps = functools.cache(compile_steps)
-    return Programs(get_steps, renew_statistics, jax.jit(check_finite), jax.jit(make_compute_logits(config)), thread.shutdown)
+    compile_steps = functools.partial(_compile_steps, plan, shapes)
+    get_steps, close = functools.cache(compile_steps), lambda: None
+    # Not on an accelerator, whose kernels XLA chooses by timing them: other work would disturb it.
+    if jax.default_backend() == "cpu":  # always one step a dispatch
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        compiling = executor.submit(compile_steps, plan.steps_per_dispatch)
+        executor.shutdown(wait=False)  # the thread ends when it has compiled
+        get_steps, close = lambda k: compiling.result(), lambda: _wait_for(compiling)
+    return Programs(get_steps, renew_statistics, jax.jit(check_finite), jax.jit(make_compute_logits(config)), close)
+
+
+def _wait_for(compiling: concurrent.futures.Future) -> None:
+    concurrent.futures.wait([compiling])
 
 
 def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:

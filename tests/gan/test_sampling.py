@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import get_leaves, make_fresh_state, make_tiny_config
 
+from dcgan_jax.config import replace
 from dcgan_jax.gan import sampling
 from dcgan_jax.gan.models import Generator
 from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH, make_recalibrate, make_sample, sample_images, sample_latents
@@ -72,8 +73,8 @@ def test_recalibration_uses_all_labels_equally_often():
 
 
 @pytest.mark.parametrize("step, batches", [(0, 2), (1, 4)])
-def test_first_layer_statistics_are_of_all_latents(state, by_step, step, batches):
-    """They are of those of the first batches in step 0, and of all later."""
+def test_first_layer_statistics_equal_numpy(state, by_step, step, batches):
+    """Step 0 uses the first batches only. Later steps use all."""
     # The first layer is linear in the latents. So NumPy can compute mean and variance over all latents and pixels at once.
     keys = jax.random.split(jax.random.fold_in(jax.random.clone(state.key), 2**32 - 1), 4)[:batches]
     latents = np.concatenate([sample_latents(key, LATENTS // 4, CONFIG.nets) for key in keys]).astype(np.float64)
@@ -98,6 +99,16 @@ def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
     recalibrated, _ = images(state.ema_params, calibrated.ema_stats, latents)
     assert np.abs(recalibrated - expected).mean() < 0.05 * expected.std()  # statistics of 64 latents, images of 256
     assert np.abs(stale - expected).mean() > 0.5 * expected.std()
+
+
+@pytest.mark.parametrize("given", [{"start": "runs/other"}, {"grow_kimg": 1.0}])
+def test_trained_weights_get_all_latents_in_step_0(state, by_step, given, monkeypatch):
+    monkeypatch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
+    monkeypatch.setattr(sampling, "FIRST_RECALIBRATION_BATCHES", 2)
+    monkeypatch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
+    stats = jax.jit(make_recalibrate(replace(CONFIG, **given)))(state).ema_stats
+    for name in stats["head_norm"]:
+        assert_array_equal(stats["head_norm"][name], by_step[1].ema_stats["head_norm"][name])
 
 
 def test_generator_without_bn_needs_no_recalibration():

@@ -11,7 +11,7 @@ from toy_run import get_reference_run, get_refusal, run_command, train, train_to
 
 from dcgan_jax import sample
 from dcgan_jax.config import Config, UserError, replace
-from dcgan_jax.run import product_speed, setup, workdir
+from dcgan_jax.run import observe, product_speed, setup, workdir
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
@@ -96,21 +96,28 @@ def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):
 # ---- programs
 
 
-def test_steps_compile_in_a_thread_while_the_first_save_is_written(tmp_path, monkeypatch):
-    """Once, also when the run resumes."""
-    real, threads = setup._compile_steps, []
+def test_steps_compile_during_the_first_save(tmp_path, monkeypatch):
+    """And once in each start."""
+    real, calls, is_saving = setup._compile_steps, [], threading.Event()
 
     def compile_steps(plan, shapes, k):
-        threads.append((k, threading.current_thread() is threading.main_thread()))
+        calls.append(k)
+        assert is_saving.wait(30), "the first save waits for the compilation"
         return real(plan, shapes, k)
 
+    def show_save(*args):
+        is_saving.set()
+        return shown(*args)
+
+    shown = observe.show_save
     monkeypatch.setattr(setup, "_compile_steps", compile_steps)
+    monkeypatch.setattr(observe, "show_save", show_save)
     for steps in (1, 3):
         assert train_toy(tmp_path, steps=steps).code == 0
-    assert threads == [(1, False)] * 2
+    assert calls == [1, 1]
 
 
-def test_out_of_memory_in_the_compiling_thread_is_one_line(tmp_path, monkeypatch):
+def test_out_of_memory_while_compiling_is_one_line(tmp_path, monkeypatch):
     def compile_steps(plan, shapes, k):
         raise MemoryError
 
@@ -118,20 +125,43 @@ def test_out_of_memory_in_the_compiling_thread_is_one_line(tmp_path, monkeypatch
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
     assert "out of memory" in line and "--batch-size" in line
     assert list_steps(tmp_path / "article") == [0]
+    assert not (tmp_path / "article" / "losses.png").exists()  # there are no losses yet
 
 
-def test_thread_that_compiles_ends_with_the_run(tmp_path, monkeypatch):
-    """A run that fails while the thread compiles leaves no thread behind."""
+@pytest.mark.parametrize(
+    "length, failing", [("--steps", "make_state"), ("--steps", "_open_logs"), ("--minutes", "iterate_batches")]
+)
+def test_failed_start_leaves_no_thread(tmp_path, monkeypatch, length, failing):
     real, ended = setup._compile_steps, []
 
     def compile_steps(plan, shapes, k):
         time.sleep(0.5)
         ended.append(real(plan, shapes, k))
 
-    def fail(plan):
-        raise UserError("cannot make a state")
+    def fail(*args):
+        raise UserError(f"no {failing}")
 
     monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    monkeypatch.setattr(setup, "make_state", fail)
-    assert "cannot make a state" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
+    monkeypatch.setattr(setup, failing, fail)
+    assert f"no {failing}" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, length, 1)
     assert ended
+
+
+def test_users_scoring_code_runs_before_steps_compile(tmp_path, monkeypatch):
+    """It may change settings of JAX while it runs."""
+    events = []
+    real_compile, real_open = setup._compile_steps, setup._open_scorer
+
+    def compile_steps(*args):
+        events.append("compile")
+        return real_compile(*args)
+
+    def open_scorer(*args):
+        scorer = real_open(*args)
+        events.append("scorer")
+        return scorer
+
+    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
+    monkeypatch.setattr(setup, "_open_scorer", open_scorer)
+    assert train_toy(tmp_path, "--score-every-kimg", 1, "--score-count", 60, steps=1).code == 0
+    assert events == ["scorer", "compile"]
