@@ -159,10 +159,9 @@ def main():
         cells = (*cells, f"{row['to_training_over_to_held_out']:.3f}", f"{row['images_per_s']:.0f}")
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
         if ask.samples:
+            name = f"{way}-{ask.kimg:.0f}-{ask.seed}.png".replace("/", "_").replace(" ", "-")
             ask.samples.mkdir(parents=True, exist_ok=True)
-            figures.save_grid(
-                ask.samples / f"{way.replace('/', '_').replace(' ', '-')}-{ask.kimg:.0f}-{ask.seed}.png", samples[:64]
-            )
+            figures.save_grid(ask.samples / name, samples[:64])
 
 
 if __name__ == "__main__":
