@@ -61,11 +61,7 @@ def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, P
     shares = list_shares(earlier_count + 1 + later_count)[earlier_count:]  # of this stage and the later ones
     opened_s = time.monotonic()
     programs = setup.make_programs(plan)
-    try:
-        timing = time_steps(plan, programs, min(TIMED_SHARE * shares[0] * 60 * minutes, MOST_TIMED_S))
-    except BaseException:
-        programs.close()
-        raise
+    timing = time_steps(plan, programs, min(TIMED_SHARE * shares[0] * 60 * minutes, MOST_TIMED_S))
     now_s = time.monotonic()
     left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, shares)
     steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))

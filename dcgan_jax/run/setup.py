@@ -3,7 +3,6 @@
 Both tuples are immutable.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator
@@ -78,7 +77,6 @@ class Programs(NamedTuple):
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
     compute_logits: Callable[..., jax.Array]
-    close: Callable[[], None]  # waits for the thread that compiles
 
 
 class Previews(NamedTuple):
@@ -268,7 +266,7 @@ def _describe_state(plan: Plan) -> GanState:
 def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Generator[Session]:
     """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError.
 
-    programs: those of `make_programs`, if they exist already.
+    programs: those of `make_programs`, if they have been compiled already.
     """
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
@@ -283,18 +281,17 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         config.output.score_every_kimg,
         plan.pack.index["fingerprint"],
     )
-    previews = choose_previews(plan)
-    # Before the steps compile in the background, because it may run a user's code, which may change settings of JAX.
+    shapes = _describe_state(plan)
+    programs, previews = programs or make_programs(plan), choose_previews(plan)
     scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
-    with contextlib.ExitStack() as open_parts:
-        programs = programs or make_programs(plan)
-        open_parts.callback(programs.close)
-        saved = _open_checkpoints(plan)
-        open_parts.callback(saved.close)  # waits until the current save is written
-        logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
-        open_parts.callback(logs.close)
-        _describe_run(plan, _describe_state(plan), logs, start, changed)
+    logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
+    _describe_run(plan, shapes, logs, start, changed)
+    saved = _open_checkpoints(plan)
+    try:
         yield Session(plan, programs, previews, scorer, logs, saved, process, resident)
+    finally:
+        logs.close()
+        saved.close()  # waits until the current save is written
 
 
 def decide_resident(plan: Plan) -> bool:
@@ -310,24 +307,17 @@ def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[ra
 
 
 def make_programs(plan: Plan) -> Programs:
-    """Compiles the programs of a run, on a CPU those of the steps in the background. They do not depend on the run's length."""
+    """Compiles the programs of a run. They do not depend on its length."""
     config, shardings, shapes = plan.config, plan.shardings, _describe_state(plan)
-    renew_statistics = backend.compile_program(
-        make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
+    return Programs(
+        # Usually one program; a shorter first or last dispatch needs a second one.
+        get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
+        renew_statistics=backend.compile_program(
+            make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
+        ),
+        check_finite=jax.jit(check_finite),
+        compute_logits=jax.jit(make_compute_logits(config)),
     )
-    compile_steps = functools.partial(_compile_steps, plan, shapes)
-    get_steps, close = functools.cache(compile_steps), lambda: None
-    # Not on an accelerator, whose kernels XLA chooses by timing them: other work would disturb it.
-    if jax.default_backend() == "cpu":  # always one step a dispatch
-        executor = concurrent.futures.ThreadPoolExecutor(1)
-        compiling = executor.submit(compile_steps, plan.steps_per_dispatch)
-        executor.shutdown(wait=False)  # the thread ends when it has compiled
-        get_steps, close = lambda k: compiling.result(), lambda: _wait_for(compiling)
-    return Programs(get_steps, renew_statistics, jax.jit(check_finite), jax.jit(make_compute_logits(config)), close)
-
-
-def _wait_for(compiling: concurrent.futures.Future) -> None:
-    concurrent.futures.wait([compiling])
 
 
 def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:

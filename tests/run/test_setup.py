@@ -1,7 +1,5 @@
 import json
 import re
-import threading
-import time
 
 import jax
 import numpy as np
@@ -11,7 +9,7 @@ from toy_run import get_reference_run, get_refusal, run_command, train, train_to
 
 from dcgan_jax import sample
 from dcgan_jax.config import Config, UserError, replace
-from dcgan_jax.run import observe, product_speed, setup, workdir
+from dcgan_jax.run import product_speed, setup, workdir
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
@@ -93,75 +91,11 @@ def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
 
 
-# ---- programs
-
-
-def test_steps_compile_during_the_first_save(tmp_path, monkeypatch):
-    """And once in each start."""
-    real, calls, is_saving = setup._compile_steps, [], threading.Event()
-
-    def compile_steps(plan, shapes, k):
-        calls.append(k)
-        assert is_saving.wait(30), "the first save waits for the compilation"
-        return real(plan, shapes, k)
-
-    def show_save(*args):
-        is_saving.set()
-        return shown(*args)
-
-    shown = observe.show_save
-    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    monkeypatch.setattr(observe, "show_save", show_save)
-    for steps in (1, 3):
-        assert train_toy(tmp_path, steps=steps).code == 0
-    assert calls == [1, 1]
-
-
-def test_out_of_memory_while_compiling_is_one_line(tmp_path, monkeypatch):
-    def compile_steps(plan, shapes, k):
-        raise MemoryError
-
-    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
-    assert "out of memory" in line and "--batch-size" in line
-    assert list_steps(tmp_path / "article") == [0]
-    assert not (tmp_path / "article" / "losses.png").exists()  # there are no losses yet
-
-
-@pytest.mark.parametrize(
-    "length, failing", [("--steps", "make_state"), ("--steps", "_open_logs"), ("--minutes", "iterate_batches")]
-)
-def test_failed_start_leaves_no_thread(tmp_path, monkeypatch, length, failing):
-    real, ended = setup._compile_steps, []
-
-    def compile_steps(plan, shapes, k):
-        time.sleep(0.5)
-        ended.append(real(plan, shapes, k))
-
-    def fail(*args):
-        raise UserError(f"no {failing}")
-
-    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    monkeypatch.setattr(setup, failing, fail)
-    assert f"no {failing}" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, length, 1)
-    assert ended
-
-
-def test_users_scoring_code_runs_before_steps_compile(tmp_path, monkeypatch):
-    """It may change settings of JAX while it runs."""
-    events = []
-    real_compile, real_open = setup._compile_steps, setup._open_scorer
-
+def test_no_loss_plot_before_the_first_step(tmp_path, monkeypatch):
     def compile_steps(*args):
-        events.append("compile")
-        return real_compile(*args)
-
-    def open_scorer(*args):
-        scorer = real_open(*args)
-        events.append("scorer")
-        return scorer
+        raise UserError("no steps")
 
     monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    monkeypatch.setattr(setup, "_open_scorer", open_scorer)
-    assert train_toy(tmp_path, "--score-every-kimg", 1, "--score-count", 60, steps=1).code == 0
-    assert events == ["scorer", "compile"]
+    assert "no steps" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
+    assert list_steps(tmp_path / "article") == [0]
+    assert not (tmp_path / "article" / "losses.png").exists()
