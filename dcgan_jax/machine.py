@@ -18,6 +18,6 @@ def hash_machine() -> str:
 
 
 def count_cores() -> int:
-    """Counts the cores that this process may use, which `taskset` and some containers limit."""
+    """Counts the cores that this process may use, which the command taskset and some containers limit."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
