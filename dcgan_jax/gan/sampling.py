@@ -67,9 +67,8 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
 def _merge_batches(layer: dict, count: jax.Array) -> dict:
     """Merges the statistics of the first `count` batches, {"mean", "var"} (32, C) each -> (C,) each."""
     is_used = jnp.arange(RECALIBRATION_BATCHES)[:, None] < count
-    mean = layer["mean"].sum(0, keepdims=True) / count  # unused rows are 0
-    between = jnp.where(is_used, jnp.square(layer["mean"] - mean), 0).sum(0)
-    return {"mean": mean[0], "var": (layer["var"].sum(0) + between) / count}
+    means, variances = layer["mean"], layer["var"]
+    return {"mean": means.mean(0, where=is_used), "var": variances.mean(0, where=is_used) + means.var(0, where=is_used)}
 
 
 def _repeat_labels(table: jax.Array) -> jax.Array:

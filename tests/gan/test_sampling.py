@@ -24,15 +24,19 @@ def state():
     return state.replace(ema_params=jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf, state.g_params))
 
 
-@pytest.fixture(scope="module")
-def by_step(state):
-    """Returns the recalibrated states of steps 0, 1 and 2. In step 0 only half of the batches are used."""
+def recalibrate_steps(config, state, steps):
+    """Returns the recalibrated states of these steps. Random weights use only half of the batches in step 0."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
         patch.setattr(sampling, "FIRST_RECALIBRATION_BATCHES", 2)
         patch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
-        recalibrate = jax.jit(make_recalibrate(CONFIG))
-        return [recalibrate(state.replace(step=state.step + step)) for step in range(3)]
+        recalibrate = jax.jit(make_recalibrate(config))
+        return [recalibrate(state.replace(step=state.step + step)) for step in steps]
+
+
+@pytest.fixture(scope="module")
+def by_step(state):
+    return recalibrate_steps(CONFIG, state, range(3))
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +106,9 @@ def test_recalibrated_statistics_match_batch_statistics(state, calibrated):
 
 
 @pytest.mark.parametrize("given", [{"start": "runs/other"}, {"grow_kimg": 1.0}])
-def test_trained_weights_get_all_latents_in_step_0(state, by_step, given, monkeypatch):
-    monkeypatch.setattr(sampling, "RECALIBRATION_BATCHES", 4)
-    monkeypatch.setattr(sampling, "FIRST_RECALIBRATION_BATCHES", 2)
-    monkeypatch.setattr(sampling, "RECALIBRATION_BATCH", LATENTS // 4)
-    stats = jax.jit(make_recalibrate(replace(CONFIG, **given)))(state).ema_stats
+def test_trained_weights_get_all_latents_in_step_0(state, by_step, given):
+    [recalibrated] = recalibrate_steps(replace(CONFIG, **given), state, [0])
+    stats = recalibrated.ema_stats
     for name in stats["head_norm"]:
         assert_array_equal(stats["head_norm"][name], by_step[1].ema_stats["head_norm"][name])
 
