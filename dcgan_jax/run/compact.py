@@ -21,8 +21,10 @@ from dcgan_jax.gan.state import GanState, name_leaves
 
 GENERATOR, DISCRIMINATOR = "weights-g.safetensors", "weights-d.safetensors"  # D's is optional
 SUMS = "SHA256SUMS"
-# The other files. Those of half/, half/half/ ..., the low-resolution stages, tell how many images these were shown.
-STAGES = tuple("half/" * depth for depth in range(1, len(SIZES)))
+LOW_RESOLUTION = "half"  # progressive growing: folder of the last low-resolution stage, inside the run's folder
+# half/, half/half/ ...: the folders of all low-resolution stages that a run may have, from the last one on.
+STAGES = tuple(f"{LOW_RESOLUTION}/" * depth for depth in range(1, len(SIZES)))
+# The other files. Those of the low-resolution stages tell how many images these were shown.
 FACTS = (
     "config.json",
     "data.json",

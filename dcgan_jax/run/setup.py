@@ -29,7 +29,7 @@ from dcgan_jax.gan.progressive import make_low_resolution_config
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
 from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, init_state
 from dcgan_jax.gan.step import make_train_steps
-from dcgan_jax.run import backend, checkpoints, distributed, initial_weights, online_score, product_speed, workdir
+from dcgan_jax.run import backend, checkpoints, compact, distributed, initial_weights, online_score, product_speed, workdir
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.random_choices import choose_real
@@ -211,7 +211,7 @@ def make_low_resolution(plan: Plan) -> Config:
     With a length in minutes, it has the lengths in kimg that it found for itself and its own stages, if it has begun.
     """
     low = make_low_resolution_config(plan.config)
-    low = configuration.replace(low, workdir=str(plan.path), name=workdir.LOW_RESOLUTION, wandb="")
+    low = configuration.replace(low, workdir=str(plan.path), name=compact.LOW_RESOLUTION, wandb="")
     return distributed.run_in_all(functools.partial(workdir.restore_length, low))
 
 

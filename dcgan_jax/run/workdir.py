@@ -29,7 +29,6 @@ from dcgan_jax.run import compact, distributed, pretrained
 from dcgan_jax.run.product_speed import read_speedup
 
 LOCK, MARKER = "lock", "lock.owner"
-LOW_RESOLUTION = "half"  # progressive growing: folder of the last low-resolution stage, inside the run's folder
 MOST_SHOWN = 4  # differing settings in a message
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # Files that claim_folder creates, in this order. A folder with config.json is a run.
@@ -80,9 +79,7 @@ def is_run(path: Path) -> bool:
 
 def list_low_resolution_stages(run: Path) -> list[Path]:
     """Lists the folders of the run's low-resolution stages, from the smallest image side on: half/half, half."""
-    most = len(configuration.SIZES) - 1
-    places = [run.joinpath(*[LOW_RESOLUTION] * depth) for depth in range(most, 0, -1)]
-    return [place for place in places if is_run(place)]
+    return [run / stage for stage in reversed(compact.STAGES) if is_run(run / stage)]
 
 
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from dcgan_jax.config import Config, flatten, replace
 from dcgan_jax.files import write_json
-from dcgan_jax.run import workdir
+from dcgan_jax.run import compact
 from dcgan_jax.run.report_scores import find_evaluated
 from dcgan_jax.run.report_summary import (
     describe_images_shown,
@@ -95,7 +95,7 @@ def test_headline_score_is_the_best_comparable_fid(tmp_path):
 
 def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     """Progressive growing: the report counts images and time of the first stage too."""
-    stage = tmp_path / workdir.LOW_RESOLUTION
+    stage = tmp_path / compact.LOW_RESOLUTION
     stage.mkdir()
     write_json(stage / "config.json", flatten(replace(Config(), size=32, steps=2)))
     lines = [{"step": step, "images": 100 * step, "images_per_s": 10.0} for step in (1, 2)]
@@ -106,7 +106,7 @@ def test_low_resolution_stage_is_part_of_the_story(tmp_path):
     assert describe_images_shown(tmp_path, 1280) == "1,280, after 200 at 32 px"
     assert describe_uncounted_images([tmp_path / "plain", tmp_path]).endswith(f"(before: {tmp_path.name} 200 at 32 px)")
     assert describe_uncounted_images([tmp_path / "plain"]) == ""
-    earlier = stage / workdir.LOW_RESOLUTION
+    earlier = stage / compact.LOW_RESOLUTION
     earlier.mkdir()
     write_json(earlier / "config.json", flatten(replace(Config(), size=16, steps=2)))
     (earlier / "metrics.jsonl").write_text(json.dumps({"step": 1, "images": 3000, "images_per_s": 1000.0}) + "\n")
