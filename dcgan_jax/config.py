@@ -266,9 +266,6 @@ class Optimizer:
     """share of the run, at its end, over which the learning rate decays"""
     l2: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     """L2 regularisation: adds this times each parameter to its gradient, before Adam"""
-    kernel_rms: Annotated[float, Interval(ge=0, le=1000)] = 0.0
-    """root mean square to which an update rescales the kernels of convolutions that BN follows. It does not change what the
-    networks compute, but how much the next update changes their kernels. 0: kernels grow freely"""
     updates: Literal["d-then-g", "alternating"] = "d-then-g"
     """d-then-g: each step updates D, then G; alternating: even steps update G and odd steps D, as in the paper's code"""
     d_steps: Annotated[int, Interval(ge=1, le=1000), Unit("updates")] = 1

@@ -58,7 +58,6 @@ def check_config(config: Config) -> None:
     _check_loss(config)
     _check_penalties(config)
     _check_optimizer(config.optimizer)
-    _check_kernel_rms(config)
     _check_residual(config.nets)
     _check_layers(config.nets)
     _check_channels(config.nets)
@@ -173,12 +172,6 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     share = optimizer.lr_decay_share
     text = "needs `lr_decay` linear or cosine; without decay, give `lr_decay_share` 1"
     _require(optimizer.lr_decay != "none" or share == 1, "lr_decay_share", share, text)
-
-
-def _check_kernel_rms(config: Config) -> None:
-    rms, nets = config.optimizer.kernel_rms, config.nets
-    text = "neither network has BN, so the scale of kernels matters; give `kernel_rms` 0"
-    _require(rms == 0 or "batch" in (nets.g_norm, nets.d_norm), "kernel_rms", rms, text)
 
 
 def _check_residual(nets: Nets) -> None:

@@ -80,8 +80,6 @@ def test_only_a_stored_config_has_minutes_and_kimg():
         ({"penalty_noise": 0.01, "gp_weight": 1.0}, "`penalty_noise` 0.01"),
         ({"augment": ("color",), "g_output": "sigmoid"}, "`augment` color"),
         ({"lr_warmup_kimg": -1.0}, "`lr_warmup_kimg` -1.0"),
-        ({"kernel_rms": -0.1}, "`kernel_rms` -0.1"),
-        ({"kernel_rms": 0.1, "g_norm": "none", "d_norm": "none"}, "`kernel_rms` 0.1: neither network has BN"),
         ({"lr_decay_share": 0.5}, "`lr_decay_share` 0.5"),
         ({"lr_decay": "linear", "lr_decay_share": 1.5}, "`lr_decay_share` 1.5"),
         ({"lr_decay": "linear", "lr_decay_share": 0.0}, "`lr_decay_share` 0.0"),

@@ -18,7 +18,6 @@ from dcgan_jax.config import Config
 from dcgan_jax.gan import losses, penalties
 from dcgan_jax.gan.augment import adapt_probability, augment
 from dcgan_jax.gan.freezing import split_frozen
-from dcgan_jax.gan.kernel_scale import rescale_kernels
 from dcgan_jax.gan.models import Discriminator, Generator
 from dcgan_jax.gan.pixels import scale_pixels
 from dcgan_jax.gan.sampling import sample_latents
@@ -183,8 +182,8 @@ def _update_d(parts: _Parts, state: GanState, batch: Batch, key: jax.Array) -> t
     differentiate = jax.grad(_compute_d_loss, has_aux=True)
     gradients, (d_stats, metrics) = differentiate(trained, frozen, parts, state, real, fakes.images, keys)
     updates, d_opt = parts.d_adam.update(gradients, state.d_opt, trained)
-    # pyrefly: ignore[bad-argument-type] - optax declares any tree; here it is a dict, like `trained`
-    d_params = frozen | rescale_kernels(optax.apply_updates(trained, updates), config.optimizer.kernel_rms)
+    # pyrefly: ignore[unsupported-operation] - optax declares any tree; here it is a dict, like `trained`
+    d_params = frozen | optax.apply_updates(trained, updates)
     state = state.replace(d_params=d_params, d_stats=d_stats, d_opt=d_opt, g_stats=g_stats)
     loss = config.loss
     if loss.augment_target > 0:
@@ -267,9 +266,7 @@ def _update_g(parts: _Parts, state: GanState, fakes: _Fakes, real: Batch, keys: 
     (g_loss, d_stats), d_fake = objective(fakes.images, parts, state, real, keys)
     [gradients] = fakes.pullback(d_fake)
     updates, g_opt = parts.g_adam.update(gradients, state.g_opt, state.g_params)
-    # pyrefly: ignore[bad-argument-type] - as in D's update
-    g_params = rescale_kernels(optax.apply_updates(state.g_params, updates), parts.config.optimizer.kernel_rms)
-    state = state.replace(g_params=g_params, g_opt=g_opt)
+    state = state.replace(g_params=optax.apply_updates(state.g_params, updates), g_opt=g_opt)
     state = state.replace(d_stats=d_stats) if parts.config.optimizer.d_stats_in_g_step else state
     return state, {"g_loss": g_loss, "g_grad_norm": optax.tree.norm(gradients)}
 
