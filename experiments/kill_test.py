@@ -1,7 +1,7 @@
 """Kills a run with SIGKILL at random moments until it is done, and compares it with an undisturbed run.
 
     python experiments/kill_test.py --kills 100 --steps 4000
-    python experiments/kill_test.py --kills 20 --run grown      # or: grown-twice, started
+    python experiments/kill_test.py --kills 20 --run progressive      # or: progressive-twice, from-weights
 
 Each start of the run is the same command in its own process group. It is killed after a random time: at most twice as long as a
 start needs for its first saves here, which is measured first. A run that completes before all kills are spent is compared and
@@ -65,9 +65,9 @@ DANGEROUS = (
 # Runs with random initial weights, with those of progressive growing, and with those of another run (made first).
 RUNS = {
     "plain": (),
-    "grown": ("--size", "32", "--base-px", "8", "--grow-kimg", "0.8"),
-    "grown-twice": ("--size", "64", "--base-px", "8", "--grow-kimg", "0.8", "0.4"),
-    "started": ("--start", "START"),
+    "progressive": ("--size", "32", "--base-px", "8", "--grow-kimg", "0.8"),
+    "progressive-twice": ("--size", "64", "--base-px", "8", "--grow-kimg", "0.8", "0.4"),
+    "from-weights": ("--start", "START"),
 }
 
 
@@ -128,7 +128,7 @@ def survive(place: Path, kills, *more: str) -> int:
 def make_options(place: Path, kind: str) -> list[str]:
     """Returns the options of this kind of run. Makes the run that --start names."""
     options = list(RUNS[kind])
-    if kind == "started":
+    if kind == "from-weights":
         (place / "start").mkdir()
         assert life(place / "start", "--steps", "50", "--seed", "1") == 0
         options[1] = str(place / "start" / "runs" / "r")
