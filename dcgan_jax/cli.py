@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Flags = TypeVar("Flags", bound="DataclassInstance")
+SCORE_FLAGS = {"score-by", "score-count", "score-share"}
 INTERRUPTED = 130  # exit code of a program that Ctrl-C stopped
 # Faults of the disk, not of the program: it is full, over quota, read-only, unmounted or belongs to another user.
 DISK_FAULTS = (
@@ -70,7 +71,12 @@ def _run_to_exit(main: Callable[[], int | None]) -> NoReturn:
     except UserError as mistake:
         print(f"error: {show_as_flags(str(mistake))}", file=sys.stderr)
         sys.exit(2)
-    except MemoryError as fault:
+    except (MemoryError, RuntimeError) as fault:
+        # JAX's own error, by its name: a command such as --help does not import JAX.
+        if isinstance(fault, RuntimeError) and (
+            type(fault).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(fault)
+        ):
+            raise
         print(
             f"error: out of memory ({make_printable(str(fault), 200) or 'no memory left'}): use less at a time, "
             "for example a smaller --count or --batch-size",
@@ -155,6 +161,9 @@ def parse_config(arguments: Sequence[str]) -> Config:
     if not config.run.name:
         config = configuration.replace(config, name=config.run.preset)
     check_config(config)
+    for flag in SCORE_FLAGS & set(list_given_flags(arguments)):
+        if not config.output.score_every_kimg:
+            raise UserError(f"--{flag}: needs `score_every_kimg`, such as `score_every_kimg` 20: without it there are no scores")
     return config
 
 

@@ -109,7 +109,7 @@ class Run:
 class Data:
     """The training images, and how batches are made of them."""
 
-    data: Annotated[str, Mark.RESUMABLE] = "drawn"  # a resumed run may find its images elsewhere: the fingerprint compares them
+    data: Annotated[str, Mark.RESUMABLE] = "drawn"  # a resumed run may find its images elsewhere: their pixels are compared
     """images: a folder, .zip or .npy (uint8 N,H,W,C); CelebA's folder or zip; tfds:NAME; drawn faces: drawn or drawn:COUNT"""
     split: Split = "all"
     """part of the data set, if it is partitioned; the published recipes train on all"""

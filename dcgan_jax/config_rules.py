@@ -198,7 +198,6 @@ def _check_layers(nets: Nets) -> None:
 
 def _check_channels(nets: Nets) -> None:
     levels = nets.levels
-    _require(levels >= 1, "base_px", nets.base_px, f"must be below `size` {nets.size}")
     is_residual = nets.architecture == "residual"  # its networks also have a map at the image's side
     counts = {"g_multipliers": levels + (nets.g_last_kernel > 0 or is_residual), "d_multipliers": levels + is_residual}
     for name, count in counts.items():

@@ -212,7 +212,11 @@ def _find_inception(place: str) -> str:
 
 def _open_image_sets(ask: Evaluate) -> list[ImageSet]:
     places = [place for place in (ask.run, ask.against) if place]
-    runs = {place: image_sets.open_run_samples(place, ask.step, ask.seed) for place in places if image_sets.is_run(place)}
+    runs = {
+        place: image_sets.open_run_samples(place, ask.step, ask.seed) for place in places if image_sets.is_meant_as_run(place)
+    }
+    if ask.step is not None and not runs:
+        raise UserError(f"`step` {ask.step}: selects a checkpoint of a run, and {' and '.join(places)} are images; leave it out")
     channels = next(iter(runs.values())).shape[1] if runs else 3
     return [runs.get(place) or image_sets.open_images(place, channels, ask.count, ask.seed) for place in places]
 

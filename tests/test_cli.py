@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from dcgan_jax import cli, config
@@ -193,6 +194,23 @@ def test_user_error_is_one_line_and_exit_code_2(capsys):
 
     code, output = ends(main, capsys)
     assert (code, output.out, output.err) == (2, "", "error: --data x: spread over lines\n")
+
+
+def test_jax_out_of_memory_is_one_line_and_exit_code_2(capsys):
+    def main():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\nat many\nplaces")
+
+    code, output = ends(main, capsys)
+    assert code == 2 and output.err.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
+    assert output.err.count("\n") == 1
+
+
+def test_other_faults_of_jax_keep_their_traceback():
+    def main():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault of the program")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        cli.run_command(main)
 
 
 def test_ctrl_c_outside_the_loop_is_exit_code_130(capsys):

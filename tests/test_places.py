@@ -18,7 +18,9 @@ def home(monkeypatch, tmp_path):
 
 
 def test_home_is_expanded_in_every_flag(home):
-    parsed = parse_config(["--workdir=~/runs", "--data=~/a b.zip", "--start=~/g.pth,~/d.pth", "--score-by", "~/f.py:score"])
+    parsed = parse_config(
+        ["--workdir=~/runs", "--data=~/a b.zip", "--start=~/g.pth,~/d.pth", "--score-by", "~/f.py:score", "--score-every-kimg=1"]
+    )
     assert (parsed.run.workdir, parsed.data.data) == (f"{home}/runs", f"{home}/a b.zip")
     assert parsed.run.start == f"{home}/g.pth,{home}/d.pth"
     assert parsed.output.score_by == f"{home}/f.py:score"

@@ -1,6 +1,7 @@
 """Several processes train one run. It equals the run of one process with as many devices, and any number can resume it."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import toy_run
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 from toy_run import read_metric_lines, read_state, start_toy
 
+from dcgan_jax.data.drawn_faces import draw_faces
 from dcgan_jax.run.checkpoints import list_steps
 
 pytestmark = pytest.mark.integration
@@ -115,8 +118,14 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
 
 
 def test_processes_take_the_length_of_the_first(tmp_path):
-    """They agree, although each has a clock and a speed of its own: assemble() refuses different lengths."""
-    first, second = finish(*start_two(tmp_path, "--minutes", 0.02, "--lr-decay", "linear"))
+    """Each has a clock, a speed and a copy of the images of its own. assemble() refuses different lengths and images."""
+    for number in (1, 2):  # copies have other times, and so another fingerprint
+        (tmp_path / f"images{number}").mkdir()
+        for i, face in enumerate(draw_faces(0, np.arange(40), 16)):
+            Image.fromarray(face).save(tmp_path / f"images{number}" / f"{i:02}.png")
+            os.utime(tmp_path / f"images{number}" / f"{i:02}.png", (number, number))
+    lengths = ("--minutes", 0.02, "--lr-decay", "linear", "--data", tmp_path / "images1")
+    first, second = finish(*start_two(tmp_path, *lengths, second=("--data", tmp_path / "images2")))
     assert "0.02 minutes: " in first and "minutes" not in second
     assert json.loads((tmp_path / "article" / "config.json").read_text())["kimg"] > 0
 

@@ -120,6 +120,7 @@ SETTINGS = [
     Row("progressive growing needs", "--grow-kimg 1 --kernel 5", "--grow-kimg 0 --kernel 5"),
     Row("needs `width`", "--grow-kimg 1 --width 4", "--grow-kimg 1 --width 6"),
     Row("a run needs exactly one of `steps`", "--epochs 1 --steps 2", "--epochs 1"),
+    Row("needs `score_every_kimg`", "--score-count 20", "--score-count 20 --score-every-kimg 20"),
     Row("a run needs exactly one of `steps`", "--minutes 1 --kimg 2", "--minutes 1"),
 ]
 
@@ -136,6 +137,16 @@ COMMANDS = [
     ),
     Row("give another `step`", "sample --run runs/broken --step 12", "sample --run runs/broken --step 8"),
     Row("needs `inception` or `features`", "evaluate --run runs/article --count 40 --infinity", "evaluate SMALL --infinity"),
+    Row(
+        "selects a checkpoint of a run",
+        "evaluate --run faces --count 20 --data drawn:85 --step 4",
+        "evaluate --run faces --count 20 --data drawn:85",
+    ),
+    Row(
+        "is for `format` web",
+        "export --run runs/article --format safetensors --runtime download --out e",
+        "export --run runs/article --format safetensors --out e",
+    ),
     Row("is the same as `run`", "evaluate SMALL --against runs/article", "evaluate SMALL --against runs/other"),
     Row("so give `count` {real_count}", "evaluate SMALL --count 90", "evaluate SMALL --count 85"),
     Row("leave out `data` and `split`", "evaluate SMALL --neighbours --data drawn:85", "evaluate SMALL --neighbours"),
@@ -197,9 +208,7 @@ OTHERS = {
     "explore attributes --run": "tests/export/test_web.py",
     "`wandb` {project}": "packages: tests/run/test_logs.py",
     "the processes of this run differ": "several processes: tests/test_processes.py",
-    "was trained with `crop`": "describes the run",
     "must be `steps`, not `epochs`": "an edited config.json: tests/run/test_workdir.py",
-    "must be below `size`": "cannot happen with the allowed values of both",
     "is a single image": "tests/data/test_listing.py",
     "cannot be saved": "full disks: tests/run/test_checkpoints.py and tests/test_survival.py",
     "`crop` {crop}": "tests/run/test_image_sets.py",

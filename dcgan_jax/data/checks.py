@@ -48,7 +48,7 @@ def find_data_warnings(index: dict) -> list[str]:
     if index["spread"] < ALIKE_BELOW:
         lines.append(
             f"the {count:,} images are nearly alike (they differ by {index['spread']:.1f} grey levels; photographs of"
-            " faces by 50 to 70): G cannot learn any variety; look at preview.png, and try another --data or --crop"
+            " faces by 50 to 70): G cannot learn any variety; look at some of them, and try another --data or --crop"
         )
     if index["channels"] == 3 and index["grey"] >= 0.99:
         lines.append(f"{index['grey']:.1%} of the {count:,} images are grey: try --channels 1, which needs less computation")

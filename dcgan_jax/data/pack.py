@@ -120,6 +120,11 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
     return names, values[:, [available.index(name) for name in names]]
 
 
+def read_all_labels(pack: Pack) -> tuple[tuple[str, ...], np.ndarray]:
+    """Reads the labels of all attributes, as `read_labels`. Leaves out columns that were not understood, which "all" refuses."""
+    return read_labels(pack, ",".join(pack.index["attributes"]))
+
+
 # ---- Messages ----
 
 

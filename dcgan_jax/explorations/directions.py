@@ -11,7 +11,7 @@ import numpy as np
 from dcgan_jax.config import Nets, UserError, make_printable
 from dcgan_jax.data.attributes import suggest_nearest
 from dcgan_jax.data.batches import permute_epoch
-from dcgan_jax.data.pack import read_labels
+from dcgan_jax.data.pack import read_all_labels
 from dcgan_jax.explorations.checks import Condition, check_whole, make_title, read_seeds
 from dcgan_jax.explorations.results import AttributeDirections, Directions
 from dcgan_jax.gan import latents
@@ -23,7 +23,8 @@ from dcgan_jax.seeds import Seeds, describe_seeds
 if TYPE_CHECKING:
     from dcgan_jax.api import TrainedGAN
 
-FIT_SAMPLES = 4000  # directions are fitted to so many samples
+FIT_SAMPLES = 4000  # directions of attributes are fitted to so many samples
+PRINCIPAL_SAMPLES = 2000  # for principal directions; the (N, N) matrix of the samples is decomposed, at a cost of N^3
 EFFECT_SAMPLES = 256  # so many samples measure what each direction changes
 STEPS_SD = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations
 
@@ -50,7 +51,7 @@ def directions(
     if method == "factorised":
         vectors, shares = factorise_first_layer(*gan.generator, nets, count)
     else:
-        many = np.arange(min(FIT_SAMPLES, 2000))  # their (N, N) matrix is decomposed, at a cost of N^3
+        many = np.arange(PRINCIPAL_SAMPLES)
         points = np.asarray(latents.to_normal(gan.latents(many), nets))
         features = gan.first_features(points, gan.labels(many, condition))
         vectors, shares = find_principal_directions(features, points, count)
@@ -125,7 +126,7 @@ def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[st
         fit, test = split_fit_and_test(permute_epoch(0, 0, len(packed.images)), packed.index["attributes"], source)
     except ValueError as fault:
         raise UserError(f"`data`: {fault}") from None
-    names, values = read_labels(packed, "all")
+    names, values = read_all_labels(packed)
     alike = [name for name, has in zip(names, values[fit].T, strict=True) if has.all() or not has.any()]
     among = f"all or none of the {len(fit):,} images that the probe is fitted to have"
     for name in shown:

@@ -96,6 +96,8 @@ def export(
     check_encodable(os.path.abspath(ask.out))
     if ask.weights not in STORES[ask.format]:
         raise UserError(f"`weights` {ask.weights}: {ask.format} supports {' or '.join(STORES[ask.format])}")
+    if ask.runtime != "cached" and ask.format != "web":
+        raise UserError(f"`runtime` {ask.runtime}: is for `format` web; leave it out for {ask.format}")
     if ask.format in ("onnx", "web") and importlib.util.find_spec("onnx") is None:
         raise UserError(f"`format` {ask.format}: needs the package onnx: pip install onnx")
     gan = load(ask.run, ask.step)

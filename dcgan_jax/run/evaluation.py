@@ -9,7 +9,7 @@ import numpy as np
 from dcgan_jax.config import Config, UserError
 from dcgan_jax.data.batches import permute_epoch, select_held_out, select_training
 from dcgan_jax.data.cache import get_cache_dir
-from dcgan_jax.data.pack import Pack, read_labels
+from dcgan_jax.data.pack import Pack, read_all_labels, read_labels
 from dcgan_jax.gan.logits import make_extract_features
 from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import intervals, memorisation, scores
@@ -236,7 +236,7 @@ def probe_discriminator(of: Comparison, run: ImageSet) -> ProbeScores:
     """Scores linear probes of the images' attributes on D's features, on those of an untrained D and on pixels."""
     assert run.config, "the images are no run's"
     fit, test = _split_real(of)
-    names, values = read_labels(of.real, "all")
+    names, values = read_all_labels(of.real)
     images = of.real.images
     views = {
         "D": _see_by(run.config, *run.restore_discriminator()),

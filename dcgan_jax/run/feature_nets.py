@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def _open_inception(file: Path, argument: str) -> FeatureNetwork:
     except ValueError as fault:
         raise UserError(f"`{argument}` {file}: {fault}") from None
     promised = file.stem.rpartition("-")[2]
-    if file.suffix == ".pth" and len(promised) == 8 and not sha256.startswith(promised):
+    if file.suffix == ".pth" and re.fullmatch("[0-9a-f]{8}", promised) and not sha256.startswith(promised):
         raise UserError(
             f"`{argument}` {file}: its SHA-256 begins with {sha256[:8]}, not {promised} as in its name; download it again"
         )

@@ -47,8 +47,8 @@ class ImageSet(NamedTuple):
         return checkpoints.restore_discriminator(self.folder, describe_state(config), step)
 
 
-def is_run(place: str) -> bool:
-    """Whether messages call it a run: true for a run, and for a path that is neither a run nor images."""
+def is_meant_as_run(place: str) -> bool:
+    """Whether to open it as a run: true for a run, and for a path that is neither a run nor images (messages call it a run)."""
     path = Path(place)
     if os.path.isdir(place):
         entries = os.listdir(place)

@@ -1,4 +1,4 @@
-"""Logs the metrics of a run to metrics.jsonl (one line per step), TensorBoard, Weights & Biases and a progress bar."""
+"""Logs the metrics of a run to metrics.jsonl, TensorBoard, Weights & Biases and a progress bar."""
 
 import contextlib
 import json

@@ -1,5 +1,6 @@
 """What a run writes for people at every save: sample grid, diagnostics, score, loss plot and report."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from dcgan_jax import terminal
 from dcgan_jax.command_lines import format_start
 from dcgan_jax.data.checks import find_data_warnings
-from dcgan_jax.gan.sampling import sample_images
+from dcgan_jax.gan.sampling import run_in_batches, sample_images
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.quality.diagnostics import diagnose
@@ -64,7 +65,8 @@ def _diagnose(session: Session, discriminator: tuple[dict, dict], grid: np.ndarr
     """Runs the diagnostics: kind -> message of each problem."""
     previews = session.previews
     images = np.concatenate([previews.reals, previews.held_out, grid[:CHECKED]])
-    logits = session.programs.compute_logits(*discriminator, images, previews.checked_labels)
+    compute_logits = functools.partial(session.programs.compute_logits, *discriminator)
+    logits = run_in_batches(compute_logits, images, previews.checked_labels)  # the user chooses how many are held out
     ends = np.cumsum([len(previews.reals), len(previews.held_out)])
     on_reals, on_held_out, on_samples = np.split(logits, ends)
     loss = session.plan.config.loss.loss

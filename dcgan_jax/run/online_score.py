@@ -80,7 +80,7 @@ def load_reference(network: FeatureNetwork, reals: RealImages, kept: np.ndarray)
     """
     facts = [
         REFERENCE_VERSION,
-        reals.index["fingerprint"],
+        reals.index["pixels"],
         network.name.rpartition(":")[2],
         network.sha256,
         jax.default_backend(),  # a GPU's features differ from a CPU's by more than rounding if the function does not prevent it
@@ -129,7 +129,7 @@ def compute_feature_scores(real: FeatureSummary, fake: FeatureSummary, seed: int
 
 FILE = "scores.jsonl"
 MAX_SCORE_LINE = 2**16
-COMPARABLE_BY = ("by", "sha256", "count", "real_fingerprint")  # scores that agree in these can be compared
+SLICED_WASSERSTEIN = "sliced-wasserstein"  # the value of --score-by that needs no network
 
 
 class OnlineScorer:
@@ -138,8 +138,10 @@ class OnlineScorer:
     def __init__(self, config: Config, run: Path, reals: RealImages, generate: Callable[[dict, dict, np.ndarray], np.ndarray]):
         """generate: (params, stats, seeds) -> uint8 images. Raises: UserError if the network cannot be opened or fails."""
         self.config, self.run, self.reals, self.generate = config, run, reals, generate
-        self.by, self.every_images = config.output.score_by, config.output.score_every_kimg * 1000
-        self.network = None if self.by == "sliced-wasserstein" else open_feature_network(self.by, "score_by")
+        self.every_images = config.output.score_every_kimg * 1000
+        place = config.output.score_by
+        self.network = None if place == SLICED_WASSERSTEIN else open_feature_network(place, "score_by")
+        self.by = Path(self.network.name).name if self.network else SLICED_WASSERSTEIN  # without the user's folders
         if self.network:  # fail now, not at the first score, which would lose the steps before it
             self.network.features(reals.images[reals.chosen[:2]])
         self.seeds = np.arange(len(reals.chosen))
@@ -158,14 +160,13 @@ class OnlineScorer:
     def score(self, step: int, params: dict, stats: dict) -> str:
         """Scores the samples and appends a line to scores.jsonl. Returns the message."""
         start = time.monotonic()
-        fakes = self.generate(params, stats, self.seeds)
+        kept = choose_kept(0, len(self.seeds))  # as in evaluate, which shares the cached reference
         if self.network:
-            kept = choose_kept(0, len(self.seeds))  # as in evaluate, which shares the cached reference
             real = load_reference(self.network, self.reals, kept)
-            fake = summarise_features(self.network, iterate_parts(fakes, self.seeds), kept[:0])
-            value = scores.frechet(real.moments, fake.moments)
-        else:
-            value = sliced_wasserstein(self.reals.images[self.reals.chosen], fakes)["mean"]
+            parts = (self.generate(params, stats, some) for some in split_parts(self.seeds))
+            value = scores.frechet(real.moments, summarise_features(self.network, parts, kept[:0]).moments)
+        else:  # patches of more images would take gigabytes
+            value = sliced_wasserstein(self.reals.images[self.reals.chosen[kept]], self.generate(params, stats, kept))["mean"]
         self.last_s = time.monotonic() - start
         self.spent_s += self.last_s
         share = self.spent_s / (time.monotonic() - self.began)
@@ -179,6 +180,7 @@ class OnlineScorer:
             "count": len(self.seeds),
             "real": self.reals.index["source"]["name"],
             "real_fingerprint": self.reals.index["fingerprint"],
+            "real_pixels": self.reals.index["pixels"],
             "seeds": [0, len(self.seeds) - 1],
             "size": self.config.nets.size,
             "seconds": round(self.last_s, 1),
@@ -216,7 +218,20 @@ def read_online_scores(run: Path) -> dict[int, dict]:
         for line in read_score_lines(run)
         if line.get("score") == "training" and type(line.get("value")) is float and math.isfinite(line["value"])
     ]
-    return {line["step"]: line for line in found if all(line.get(name) == found[-1].get(name) for name in COMPARABLE_BY)}
+    return {line["step"]: line for line in found if identify_measure(line) == identify_measure(found[-1])}
+
+
+def identify_measure(line: dict) -> tuple[str, str, str]:
+    """Returns what must be equal in two scores of a run to compare them: the network's hash, its function, and the count.
+
+    Not the paths: a resumed run may find its network and its images elsewhere. Its images are the same, pixel for pixel.
+    """
+    return str(line.get("sha256")), str(line.get("by")).partition(".py:")[2], str(line.get("count"))
+
+
+def identify_real_images(line: dict) -> str:
+    """Returns a hash of the real images of a score. Lines of earlier versions have only that of their files."""
+    return str(line.get("real_pixels", line.get("real_fingerprint")))
 
 
 def read_score_curve(run: Path) -> dict[int, float]:

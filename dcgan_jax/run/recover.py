@@ -41,10 +41,10 @@ def roll_back(session: Session, fault: NonFiniteError) -> tuple[int, GanState]:
     plan, guard, done = session.plan, session.plan.config.guard, _count_rollbacks(session)
     if guard.on_nan == "stop" or done >= guard.max_rollbacks:
         after = f" after {done} rollbacks" if done else ""
-        raise UserError(
-            f"{plan.path}: {fault}{after}; {checkpoints.describe_kept(plan.path)}. Try "
-            "`on_nan` rollback, or a lower `lr` or another `seed` under another `name`"
-        ) from None
+        about = f"{plan.path}: {fault}{after}; {checkpoints.describe_kept(plan.path)}"
+        if guard.on_nan == "stop":
+            raise UserError(f"{about}. Try `on_nan` rollback, or a lower `lr` or another `seed` under another `name`") from None
+        raise UserError(f"{about}. Try a lower `lr` or another `seed` under another `name`, or more `max_rollbacks`") from None
     step, state = setup.restore_state(plan, session.logs.say)
     if state is None:  # the initial state contains a NaN
         raise UserError(f"{plan.path}: {fault}; there is no checkpoint to return to") from None

@@ -75,7 +75,7 @@ def describe_measure(line: dict) -> str:
     """The measure, N and the real images of a score during training: scores can be compared where these are equal."""
     return make_printable(
         f"{make_printable(str(line.get('by')), 60)}{_shorten(line, 'sha256')}, N {line.get('count')}, real images"
-        f"{_shorten(line, 'real_fingerprint')}",
+        f" {online_score.identify_real_images(line)[:8]}",
         150,
     )
 
@@ -91,8 +91,8 @@ def _make_score_row(line: dict) -> ScoreRow | None:
     }
     if not isinstance(values, dict) or kind not in measures or "fake" in line:
         return None
-    # Sliced Wasserstein and the secondary scores use only the first of many images.
-    first_count = line.get("of_count", count)
+    # Sliced Wasserstein and the secondary scores use only some of many images.
+    some_count = line.get("of_count", count)
     secondary = {
         "KID x1000": _format_number(values.get("kid"), 1000),
         **{
@@ -105,11 +105,11 @@ def _make_score_row(line: dict) -> ScoreRow | None:
     return ScoreRow(
         f"{line['step']:,}",
         measures[kind] + (f", resize {line['resize']}" if "resize" in line else ""),
-        str(first_count if kind.startswith("sliced") else count),
+        str(some_count if kind.startswith("sliced") else count),
         _format_number(values.get("mean", values.get("frechet"))),
         _format_number(line.get("floor")),
         str(line.get("floor_count", "")),
-        secondary + (f" (N {first_count})" if secondary and first_count != count else ""),
+        secondary + (f" (N {some_count})" if secondary and some_count != count else ""),
         "-".join(map(str, seeds)) if isinstance(seeds, list) else "",
         f"{make_printable(str(line.get('real')), 60)}{_shorten(line, 'real_fingerprint')}",
     )

@@ -11,7 +11,7 @@ from dcgan_jax.run import logs, online_score, workdir
 from dcgan_jax.run.report_scores import find_best, find_evaluated
 from dcgan_jax.run.report_text import escape
 
-MEASURES = {"sliced-wasserstein": "sliced Wasserstein x1000", "inception": "FID"}  # --score-by -> its name
+MEASURES = {online_score.SLICED_WASSERSTEIN: "sliced Wasserstein x1000", "inception": "FID"}  # `by` of a score -> its name
 LONGEST_S = 1e9  # longer times come from a damaged file
 SLOWEST = 0.25  # of a session's mean speed: between two lines, less than this means that the run was resumed
 
@@ -154,7 +154,7 @@ def find_best_of_runs(runs: list[Path]) -> int | None:
     """Returns the position of the run with the best score in training; None unless all have scores of the same measure."""
     lines = [find_best(run) for run in runs]
     found = [line for line in lines if line]
-    same = {tuple(str(line.get(name)) for name in online_score.COMPARABLE_BY) for line in found}
+    same = {(*online_score.identify_measure(line), online_score.identify_real_images(line)) for line in found}
     if len(found) < len(runs) or len(same) != 1 or len(runs) < 2:
         return None
     values = [line["value"] for line in found]

@@ -5,6 +5,7 @@ Both tuples are immutable.
 
 import contextlib
 import functools
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -118,17 +119,11 @@ def open_run(config: Config) -> Generator[Plan]:
     config = distributed.run_in_all(functools.partial(workdir.restore_length, _choose_compute_dtype(config)))
     shardings = distributed.make_shardings(config)
     pack = distributed.run_first_then_others(functools.partial(_pack, config))
-    if config.nets.condition:  # replace "all" by names: the networks must not change if the data gets more attributes
-        config = configuration.replace(config, condition=",".join(read_labels(pack, config.nets.condition)[0]))
-        check_stored_config(config)
+    config, labels = distributed.run_in_all(functools.partial(_read_condition, config, pack))
     order = batches.Order(config.run.seed, len(pack.images), config.images_per_step, config.guard.held_out)
-    _check_image_count(config, order, shardings)
-    total = configuration.count_total_steps(config, order.trained_on)
-    if total > MAX_STEPS:
-        raise UserError(f"{total} steps is more than the maximum of {MAX_STEPS:,}; give a smaller `steps`, `epochs` or `kimg`")
+    total = distributed.run_in_all(functools.partial(_count_steps, config, order, shardings))
     if config.optimizer.lr_decay != "none" and config.run.epochs is not None:  # the learning-rate decay counts steps
         config = configuration.replace(config, epochs=None, steps=total)
-    labels = read_labels(pack, config.nets.condition)[1] if config.nets.condition else None
     steps = checkpoints.list_steps(workdir.get_run_path(config))
     distributed.check_agreement(steps, configuration.has_length(config))  # all processes must take the same branch below
     # Before the folder is created, so that an unreadable --start leaves no folder. A resumed run does not need --start.
@@ -162,7 +157,18 @@ def _pack(config: Config) -> Pack:
     return pack_images(source, size=nets.size, channels=nets.channels, crop=data.crop, strict=data.strict)
 
 
-def _check_image_count(config: Config, order: batches.Order, shardings: Shardings) -> None:
+def _read_condition(config: Config, pack: Pack) -> tuple[Config, np.ndarray | None]:
+    """Reads the labels. Replaces `condition` all by names: the networks must not change if the data gets more attributes."""
+    if not config.nets.condition:
+        return config, None
+    names, labels = read_labels(pack, config.nets.condition)
+    config = configuration.replace(config, condition=",".join(names))
+    check_stored_config(config)
+    return config, labels
+
+
+def _count_steps(config: Config, order: batches.Order, shardings: Shardings) -> int:
+    """Counts the steps of the run. Raises: UserError for too few images or too many steps."""
     if order.trained_on < order.images_per_step:
         device_count = shardings.state.mesh.size
         fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
@@ -170,6 +176,10 @@ def _check_image_count(config: Config, order: batches.Order, shardings: Sharding
             f"`data` {config.data.data}: {order.trained_on} training images, fewer than the {order.images_per_step} of one "
             f"step; give more images, or a `batch_size` of at most {fits}"
         )
+    total = configuration.count_total_steps(config, order.trained_on)
+    if total > MAX_STEPS:
+        raise UserError(f"{total} steps is more than the maximum of {MAX_STEPS:,}; give a smaller `steps`, `epochs` or `kimg`")
+    return total
 
 
 @contextlib.contextmanager
@@ -279,7 +289,8 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         resident,
         config.output.save_every_steps,
         config.output.score_every_kimg,
-        plan.pack.index["fingerprint"],
+        plan.pack.index["pixels"],  # not the fingerprint: each machine may have its own copy of the files
+        None if plan.labels is None else zlib.crc32(plan.labels),
     )
     shapes = _describe_state(plan)
     programs, previews = programs or make_programs(plan), choose_previews(plan)

@@ -21,7 +21,7 @@ from dcgan_jax.config import UserError
 from dcgan_jax.data import drawn_faces
 from dcgan_jax.data import pack as pack_module
 from dcgan_jax.data.cache import TEMP
-from dcgan_jax.data.pack import pack_images, read_labels
+from dcgan_jax.data.pack import pack_images, read_all_labels, read_labels
 from dcgan_jax.data.pack_index import describe_left_out, find_changed_labels
 from dcgan_jax.data.sources import open_source
 
@@ -195,6 +195,7 @@ def test_refused_column_cannot_be_a_condition(tmp_path, capsys):
     for condition in ("Smiling", "Male,Smiling", "all"):
         with pytest.raises(UserError, match="row 3, column 'Smiling': 'unsure'.*correct it"):
             read_labels(packed, condition)
+    assert read_all_labels(packed)[0] == ("Male",)  # commands that take no --condition must not be stopped by a column
 
 
 def test_condition_without_attributes_says_why(tmp_path):

@@ -41,6 +41,19 @@ def test_invalid_inception_weights_are_one_line(run, tmp_path):
     assert "the weights in it cannot be read" in get_refusal(evaluate, "--run", run, "--inception", tmp_path / "cut.pth")
 
 
+@pytest.mark.parametrize("name, is_promise", [("pt-6726825d.pth", True), ("fid_2015.pth", False), ("fid-original.pth", False)])
+def test_inception_file_is_checked_against_the_hash_in_its_name(run, tmp_path, monkeypatch, name, is_promise):
+    """A name without a hash promises nothing."""
+    monkeypatch.setattr(inception, "fold_batch_norm", lambda weights: weights)
+    monkeypatch.setattr(feature_nets.weight_files, "read_arrays", lambda file: {})
+    (tmp_path / name).write_bytes(b"other weights")
+    if is_promise:
+        with pytest.raises(UserError, match="not 6726825d as in its name"):
+            feature_nets.open_feature_network(str(tmp_path / name), "inception")
+    else:
+        assert feature_nets.open_feature_network(str(tmp_path / name), "inception").name == "inception"
+
+
 def test_own_network_is_named_by_place_and_hash(run, net, tmp_path):
     net = net.replace("features", "coarse")
     said, (_, line) = evaluate_run(run, "--count", 40, "--features", net, "--infinity")

@@ -1,9 +1,12 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from toy_run import train_toy
 
+from dcgan_jax.gan.sampling import SAMPLES_PER_BATCH
+from dcgan_jax.run import observe
 from dcgan_jax.run.logs import read_warnings
 
 pytestmark = pytest.mark.integration
@@ -30,3 +33,25 @@ def test_diagnosis_uses_the_runs_images_and_is_reported(tmp_path, monkeypatch):
     assert samples.shape == (4, 16, 16, 3) and samples.dtype == reals.dtype == np.uint8 and loss == "bce"
     assert (len(on_reals), len(on_held_out), len(on_samples)) == (len(reals), facts["count"] // 20, 4)
     assert np.isfinite(np.concatenate([on_reals, on_held_out, on_samples])).all()
+
+
+def test_many_held_out_images_pass_d_in_batches(monkeypatch):
+    """--held-out allows thousands of images. All at once would need gigabytes at every save."""
+    images, sizes = np.arange(200, dtype=np.uint8).reshape(-1, 1, 1, 1), []
+
+    def compute_logits(params, stats, images, labels):
+        sizes.append(len(images))
+        return images[:, 0, 0, 0].astype(np.float32)
+
+    previews = SimpleNamespace(reals=images[:64], held_out=images, checked_labels=None)
+    session = SimpleNamespace(
+        previews=previews,
+        programs=SimpleNamespace(compute_logits=compute_logits),
+        logs=SimpleNamespace(metrics={}),
+        plan=SimpleNamespace(config=SimpleNamespace(loss=SimpleNamespace(loss="bce"))),
+    )
+    monkeypatch.setattr(observe, "diagnose", lambda metrics, grid, reals, *logits_and_loss: logits_and_loss)
+    on_reals, on_held_out, on_samples, _ = observe._diagnose(session, ({}, {}), images[:20])
+    assert set(sizes) == {SAMPLES_PER_BATCH}
+    for logits, those in ((on_reals, images[:64]), (on_held_out, images), (on_samples, images[:20])):
+        assert logits.tolist() == those.ravel().tolist()

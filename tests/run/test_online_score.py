@@ -6,13 +6,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from dcgan_jax.config import Config, UserError, replace
 from dcgan_jax.quality import scores
-from dcgan_jax.run import online_score
+from dcgan_jax.run import online_score, random_choices
 from dcgan_jax.run.feature_nets import FeatureNetwork
 from dcgan_jax.run.online_score import OnlineScorer, RealImages
+from dcgan_jax.run.report_summary import name_measure
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
-INDEX = {"fingerprint": "f", "source": {"name": "noise"}}
+INDEX = {"fingerprint": "f", "pixels": "p", "source": {"name": "noise"}}
 
 
 def network(sha256="one"):
@@ -59,7 +60,7 @@ def test_features_are_cached_and_remade_if_truncated(tmp_path):
     "change",
     [
         {"chosen": np.arange(30)},
-        {"index": INDEX | {"fingerprint": "g"}},
+        {"index": INDEX | {"pixels": "q"}},
         {"sha256": "another"},
         {"kept": np.arange(20)},
         {"kept": np.arange(10, 30)},
@@ -85,9 +86,9 @@ def test_unwritable_cache_only_costs_time(tmp_path):
     assert len(online_score.load_reference(net, reals, np.arange(30)).some) == 30
 
 
-def scorer(run, **changes):
+def scorer(run, index=INDEX, **changes):
     config = replace(Config(), size=16, batch_size=10, score_every_kimg=0.1, score_count=30, **changes)
-    reals = RealImages(IMAGES, np.arange(30), INDEX, run / "references")
+    reals = RealImages(IMAGES, np.arange(30), index, run / "references")
     return OnlineScorer(config, run, reals, lambda params, stats, seeds: np.roll(IMAGES, params, 0)[seeds])
 
 
@@ -150,3 +151,50 @@ def test_best_step_compares_equal_scores_that_exist(tmp_path):
     with (tmp_path / "scores.jsonl").open("a") as lines:
         lines.write(json.dumps(other) + "\n")
     assert online_score.read_score_curve(tmp_path) == {30: -1.0}
+
+
+def test_best_step_is_kept_when_files_have_moved(tmp_path):
+    """A resumed run may find its images and its network in another folder: copied images have another fingerprint."""
+    code = "def f(x): return x.reshape(len(x), 16, -1).mean(2).astype('float32')"
+    for place, index, step, shift in (("here", INDEX, 10, 0), ("there", INDEX | {"fingerprint": "g"}, 20, 3)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "net.py").write_text(code)
+        scorer(tmp_path, index, score_by=f"{tmp_path / place}/net.py:f").score(step, shift, {})
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    assert set(online_score.read_score_curve(tmp_path)) == {10, 20}
+    assert online_score.find_best_step(tmp_path) == 10  # the same images
+    other_function = json.loads((tmp_path / "scores.jsonl").read_text().splitlines()[0]) | {"by": "net.py:g", "step": 30}
+    with (tmp_path / "scores.jsonl").open("a") as lines:
+        lines.write(json.dumps(other_function) + "\n")
+    assert set(online_score.read_score_curve(tmp_path)) == {30}
+
+
+def test_score_by_inception_is_named_fid_without_its_path(tmp_path, monkeypatch):
+    net = network()[0]._replace(name="inception")
+    monkeypatch.setattr(online_score, "open_feature_network", lambda place, argument: net)
+    message = scorer(tmp_path, score_by="/home/me/pt_inception.pth").score(10, 0, {})
+    [line] = online_score.read_score_lines(tmp_path)
+    assert line["by"] == "inception" and name_measure(line) == "FID"
+    assert "/home/me" not in message + json.dumps(line)
+
+
+@pytest.mark.parametrize("score_by", ["sliced-wasserstein", "net.py:f"])
+def test_score_generates_in_parts_and_bounds_its_memory(tmp_path, monkeypatch, score_by):
+    """All samples at once would be gigabytes. The parts give the same score."""
+    monkeypatch.setattr(online_score, "open_feature_network", lambda place, argument: network()[0])
+    whole = scorer(tmp_path, score_by=score_by)
+    whole.score(10, 3, {})
+    sizes = []
+    monkeypatch.setattr(online_score, "PART", 7)
+    parts = scorer(tmp_path, score_by=score_by)
+    generate = parts.generate
+    parts.generate = lambda params, stats, seeds: sizes.append(len(seeds)) or generate(params, stats, seeds)
+    parts.score(20, 3, {})
+    if score_by != "sliced-wasserstein":
+        assert max(sizes) <= 7 and sum(sizes) == 30
+    curve = online_score.read_score_curve(tmp_path)
+    assert_allclose(curve[10], curve[20], rtol=1e-9)
+    monkeypatch.setattr(random_choices, "MAX_KEPT", 20)
+    sizes.clear()
+    parts.score(30, 3, {})
+    assert max(sizes) <= 20

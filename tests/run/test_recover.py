@@ -71,7 +71,8 @@ def test_rollbacks_are_bounded_and_recorded(tmp_path):
     done = run_command(train, "--workdir", tmp_path, *arguments)
     assert done.code == 2
     assert done.out.count("went back to step 0, continued with other random numbers") == 2
-    assert "after 2 rollbacks; the checkpoint of step 0 is kept" in done.err
+    assert "after 2 rollbacks; the checkpoint of step 0 is kept. Try a lower --lr" in done.err
+    assert "more --max-rollbacks" in done.err and "--on-nan" not in done.err  # it is in use already
     assert [kind for _, kind, _ in read_warnings(tmp_path / "article")] == ["rolled-back"] * 2
 
 

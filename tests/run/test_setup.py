@@ -9,7 +9,7 @@ from toy_run import get_reference_run, get_refusal, run_command, train, train_to
 
 from dcgan_jax import sample
 from dcgan_jax.config import Config, UserError, replace
-from dcgan_jax.run import product_speed, setup, workdir
+from dcgan_jax.run import distributed, product_speed, setup, workdir
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs
 
@@ -39,6 +39,18 @@ def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
     assert f"{run} is complete: step 4 of 4" in run_command(*command, "--epochs", 0.8).out
     assert "so it is fixed). Resume it with --steps 4" in get_refusal(*command, "--epochs", 1.6)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--data", "drawn:10"), ("--epochs", 10**9), ("--condition", "Nonsense")], ids=lambda flags: flags[0][2:]
+)
+def test_fault_of_one_process_ends_all(tmp_path, monkeypatch, flags):
+    """Otherwise the other processes would wait for it for ever, for example if it has fewer images."""
+    told = []
+    monkeypatch.setattr(distributed, "any_process", lambda here: told.append(here) or here)
+    length = () if "--epochs" in flags else ("--steps", 4)
+    get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, *length, *flags)
+    assert told[-1] is True
 
 
 def test_impossible_score_is_named_before_any_step(tmp_path):
