@@ -5,12 +5,12 @@ import enum
 import math
 import re
 import reprlib
-import sys
-import types
 import typing
 from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Interval, Unit
+
+from dcgan_jax.field_types import has_type
 
 SEEDS = 2**32  # a seed is 0 .. SEEDS - 1
 MAX_CHANNELS = 8192  # in the widest layer, which has 0.8 billion weights at most
@@ -446,23 +446,6 @@ def unflatten(values: dict, where: str) -> Config:
             raise UserError(f"{where}: {name} cannot be {shown}; correct it, or restore the file")
         changes[name] = value
     return replace(Config(), **changes)
-
-
-def has_type(value: object, hint: typing.Any) -> bool:
-    """Whether the value has a field's type, without conversion. A whole number is also a float."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return has_type(value, args[0])
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in args)
-    if origin is types.UnionType:
-        return any(has_type(value, choice) for choice in args)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(has_type(item, args[0]) for item in value)
-    if hint is float:
-        # The limit excludes whole numbers that are too large for a float.
-        return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
-    return type(value) is hint
 
 
 def has_length(config: Config) -> bool:

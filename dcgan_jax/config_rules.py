@@ -4,9 +4,7 @@ import math
 import os
 import re
 import reprlib
-import types
 import typing
-from typing import Annotated, Literal
 
 from annotated_types import Interval
 
@@ -23,10 +21,10 @@ from dcgan_jax.config import (
     Run,
     UserError,
     flatten,
-    has_type,
     list_fields,
     replace,
 )
+from dcgan_jax.field_types import describe_type, has_type
 
 MAX_CONDITIONS = 256
 # The values that residual networks need: they have no normalisation, no other blocks, and their own initial values.
@@ -86,18 +84,7 @@ def _check_type(name: str, value: object, field: Field) -> None:
     items = value if isinstance(value, tuple) else (value,)
     is_finite = all(math.isfinite(item) for item in items if isinstance(item, float))
     _require(is_finite, name, value, "give a finite number")
-    _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {_describe_type(field.type)}")
-
-
-def _describe_type(hint: typing.Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _describe_type(args[0])
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin is tuple:
-        return f"a tuple, each item {_describe_type(args[0])}"
-    return str(hint) if origin is types.UnionType else hint.__name__
+    _require(has_type(value, field.type), name, reprlib.repr(value), f"must be {describe_type(field.type)}")
 
 
 def _check_bounds(name: str, value: typing.Any, field: Field) -> None:

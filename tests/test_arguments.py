@@ -55,9 +55,9 @@ def test_arguments_of_the_flags_types_are_taken(change):
         ({"share": False}, "`share` False: give a number"),
         ({"is_on": 1}, "`is_on` 1: give True or False"),
         ({"step": "worst"}, "`step` 'worst': give a whole number or 'best' or None"),
-        ({"names": ["a"]}, "`names` ['a']: give a tuple, each text"),
-        ({"names": (1,)}, "`names` (1,): give a tuple, each text"),
-        ({"places": "a"}, "`places` 'a': give a tuple, each text"),
+        ({"names": ["a"]}, "`names` ['a']: give a tuple, each item text"),
+        ({"names": (1,)}, "`names` (1,): give a tuple, each item text"),
+        ({"places": "a"}, "`places` 'a': give a tuple, each item text"),
     ],
     ids=str,
 )
