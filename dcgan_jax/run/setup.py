@@ -290,7 +290,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         config.output.save_every_steps,
         config.output.score_every_kimg,
         plan.pack.index["pixels"],  # not the fingerprint: each machine may have its own copy of the files
-        None if plan.labels is None else zlib.crc32(plan.labels),
+        None if plan.labels is None else zlib.crc32(plan.labels.tobytes()),
     )
     shapes = _describe_state(plan)
     programs, previews = programs or make_programs(plan), choose_previews(plan)
