@@ -22,6 +22,7 @@ import tyro
 
 from dcgan_jax import config as configuration
 from dcgan_jax import terminal
+from dcgan_jax.command_lines import UNUSED_WITHOUT_SCORES
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.places import expand_places
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Flags = TypeVar("Flags", bound="DataclassInstance")
-SCORE_FLAGS = {"score-by", "score-count", "score-share"}
 INTERRUPTED = 130  # exit code of a program that Ctrl-C stopped
 # Faults of the disk, not of the program: it is full, over quota, read-only, unmounted or belongs to another user.
 DISK_FAULTS = (
@@ -161,8 +161,8 @@ def parse_config(arguments: Sequence[str]) -> Config:
     if not config.run.name:
         config = configuration.replace(config, name=config.run.preset)
     check_config(config)
-    for flag in SCORE_FLAGS & set(list_given_flags(arguments)):
-        if not config.output.score_every_kimg:
+    for flag in list_given_flags(arguments):
+        if flag.replace("-", "_") in UNUSED_WITHOUT_SCORES and not config.output.score_every_kimg:
             raise UserError(f"--{flag}: needs `score_every_kimg`, such as `score_every_kimg` 20: without it there are no scores")
     return config
 

@@ -9,6 +9,8 @@ from dcgan_jax import config as configuration
 from dcgan_jax.config import LENGTHS, Config
 from dcgan_jax.presets import PRESETS
 
+UNUSED_WITHOUT_SCORES = ("score_by", "score_count", "score_share")  # the command line refuses them without `score_every_kimg`
+
 
 def format_training_command(config: Config) -> str:
     """Formats the command that trains, or resumes, a run with these settings: the preset, and what differs from it.
@@ -19,8 +21,9 @@ def format_training_command(config: Config) -> str:
     preset = PRESETS.get(config.run.preset, Config())
     defaults = configuration.flatten(preset) | {"name": config.run.preset, "preset": Config().run.preset}
     words = ["python", "-m", "dcgan_jax.train"]
+    unused = () if config.output.score_every_kimg else UNUSED_WITHOUT_SCORES
     for name, value in _sort_for_reading(configuration.flatten(config)):
-        if value != defaults[name] and not (name in LENGTHS and value is None):
+        if name not in unused and value != defaults[name] and not (name in LENGTHS and value is None):
             words += format_flag(name, value)
     return join_words(words)
 

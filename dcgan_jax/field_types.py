@@ -35,7 +35,7 @@ def describe_type(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe_type(part) for part in parts)
     if origin is Literal:
-        return repr(parts[0]) if len(parts) == 1 else f"one of {', '.join(map(str, parts))}"
+        return repr(parts[0]) if len(parts) == 1 else f"one of {', '.join(str(part) or repr(part) for part in parts)}"
     if origin is tuple:
         return f"a tuple, each item {describe_type(parts[0])}"
     return NAMES[hint]

@@ -163,7 +163,8 @@ def best32() -> Config:
     """Our own: the best score after some minutes on a CPU at 32 px, found by ablations (experiments/notes/ablations.md).
 
     `article` with the changes below. Comments give the score without and with the change: one seed, about three points of noise.
-    Scores of 10,000 CelebA faces: 97 after 2 minutes of two cores, 43 after 10, 32 to 35 after 30 of one core (docs/recipes.md).
+    Scores of 10,000 CelebA faces: 97 after 2 minutes of two cores, 43 after 10, 32 to 39 after 30 of one core, by
+    machine (docs/recipes.md).
     """
     return replace(
         article(),

@@ -48,6 +48,14 @@ def test_command_of_a_preset_is_short(preset):
     assert words[3:] == ([] if preset == "article" else ["--preset", preset])
 
 
+def test_score_settings_without_scores_are_left_out():
+    """From Python they may be set without `score_every_kimg`. The command line refuses that."""
+    config = make_config("article", score_count=100, score_share=0.5)
+    assert cli.parse_config(shlex.split(command_lines.format_training_command(config))[3:]) == make_config("article")
+    scored = configuration.replace(config, score_every_kimg=20.0)
+    assert cli.parse_config(shlex.split(command_lines.format_training_command(scored))[3:]) == scored
+
+
 def test_empty_value_is_quoted():
     assert command_lines.join_words(command_lines.format_flag("condition", "")) == "--condition ''"
 

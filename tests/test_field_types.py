@@ -36,6 +36,7 @@ def test_value_has_the_type_or_not(hint, taken, refused):
         (STEP, "a whole number or 'best' or None"),
         (tuple[Annotated[bool, "a marker"], ...], "a tuple, each item True or False"),
         (Literal["color", "cutout"], "one of color, cutout"),
+        (Literal["", "celeba"], "one of '', celeba"),
     ],
     ids=str,
 )

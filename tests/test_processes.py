@@ -118,7 +118,7 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
 
 
 def test_processes_take_the_length_of_the_first(tmp_path):
-    """Each has a clock, a speed and a copy of the images of its own. assemble() refuses different lengths and images."""
+    """Each has a clock, a speed and a copy of the images of its own."""
     for number in (1, 2):  # copies have other times, and so another fingerprint
         (tmp_path / f"images{number}").mkdir()
         for i, face in enumerate(draw_faces(0, np.arange(40), 16)):

@@ -161,6 +161,7 @@ class OnlineScorer:
         """Scores the samples and appends a line to scores.jsonl. Returns the message."""
         start = time.monotonic()
         kept = choose_kept(0, len(self.seeds))  # as in evaluate, which shares the cached reference
+        count = len(self.seeds) if self.network else len(kept)
         if self.network:
             real = load_reference(self.network, self.reals, kept)
             parts = (self.generate(params, stats, some) for some in split_parts(self.seeds))
@@ -177,7 +178,7 @@ class OnlineScorer:
             "by": self.by,
             "sha256": self.network.sha256 if self.network else "",
             "resize": self.network.resize if self.network else "",
-            "count": len(self.seeds),
+            "count": count,
             "real": self.reals.index["source"]["name"],
             "real_fingerprint": self.reals.index["fingerprint"],
             "real_pixels": self.reals.index["pixels"],
@@ -190,7 +191,7 @@ class OnlineScorer:
             lines.flush()
             os.fsync(lines.fileno())
         return (
-            f"score of step {step:,}: {value:.2f} by {self.by}, N {len(self.seeds)} ({self.last_s:.1f} s; scores took "
+            f"score of step {step:,}: {value:.2f} by {self.by}, N {count} ({self.last_s:.1f} s; scores took "
             f"{share:.1%} of the time so far)"
         )
 

@@ -104,7 +104,7 @@ def render_facts(facts: list[Fact]) -> str:
 
 def name_measure(line: dict) -> str:
     """Returns the name of the measure of a score during training."""
-    by = str(line.get("by"))
+    by = Path(str(line.get("by"))).name  # earlier versions wrote the path as it was given
     return MEASURES.get(by, f"Frechet distance by {by}")
 
 

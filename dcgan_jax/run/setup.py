@@ -294,7 +294,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
     )
     shapes = _describe_state(plan)
     programs, previews = programs or make_programs(plan), choose_previews(plan)
-    scorer = _open_scorer(plan, previews.sample_labels) if config.output.score_every_kimg else None
+    scorer = distributed.run_in_all(functools.partial(_open_scorer, plan, previews.sample_labels))
     logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
     _describe_run(plan, shapes, logs, start, changed)
     saved = _open_checkpoints(plan)
@@ -367,7 +367,10 @@ def choose_previews(plan: Plan) -> Previews:
     return Previews(images[reals], images[held_out], checked, table, grid_labels)
 
 
-def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer:
+def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer | None:
+    """Returns None if the run is not scored. Raises: UserError."""
+    if not plan.config.output.score_every_kimg:
+        return None
     count, images = plan.config.output.score_count, plan.pack.images
     if len(images) < count:
         raise UserError(f"`score_count` {count}: there are only {len(images)} images; give a smaller number")

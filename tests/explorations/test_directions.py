@@ -1,5 +1,6 @@
 """Latent directions of largest variation, and of attributes."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -64,6 +65,19 @@ def test_constant_attributes_are_left_out(tmp_path, few):
         "attributes", "--run", get_reference_run().run, "--out", tmp_path / "a.png", *arguments, "--attributes", left[0]
     )
     assert f"--attributes {left[0]}: all or none of the 13 images that the probe is fitted to have it" in line
+
+
+def test_column_that_is_not_understood_stops_nothing(tmp_path, few, monkeypatch):
+    real = directions.open_training_images
+
+    def with_refused_column(*arguments):
+        pack = real(*arguments)
+        refused = [["age", "row 3, column 'age': '31' is not a label"]]
+        return dataclasses.replace(pack, index=pack.index | {"refused_attributes": refused})
+
+    monkeypatch.setattr(directions, "open_training_images", with_refused_column)
+    _, numbers, _ = explore_run(tmp_path, "attributes", "--attributes", "Smiling")
+    assert "Smiling" in numbers["attributes"]
 
 
 def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):

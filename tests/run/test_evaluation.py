@@ -1,5 +1,6 @@
 """Scores, confidence intervals, differences, nearest neighbours and probes of `evaluate`."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ import dcgan_jax
 from dcgan_jax import evaluate, sample
 from dcgan_jax.quality.scores import compute_moments, frechet
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
-from dcgan_jax.run import online_score, random_choices
+from dcgan_jax.run import image_sets, online_score, random_choices
 
 pytestmark = pytest.mark.integration
 
@@ -107,7 +108,16 @@ def test_neighbours_give_a_figure_and_numbers(run, net):
     assert "neighbours.png" in said
 
 
-def test_probe_compares_d_with_baselines(run):
+def test_probe_compares_d_with_baselines(run, monkeypatch):
+    """A column of the table that is not understood does not stop it."""
+    real = image_sets.open_training_images
+
+    def with_refused_column(*arguments):
+        pack = real(*arguments)
+        refused = [["age", "row 3, column 'age': '31' is not a label"]]
+        return dataclasses.replace(pack, index=pack.index | {"refused_attributes": refused})
+
+    monkeypatch.setattr(image_sets, "open_training_images", with_refused_column)
     said, lines = evaluate_run(run, "--count", 20, "--probe")
     values = lines[-1]["values"]
     assert (lines[-1]["score"], lines[-1]["fitted"], lines[-1]["tested"]) == ("probe", 56, 29)

@@ -178,23 +178,29 @@ def test_score_by_inception_is_named_fid_without_its_path(tmp_path, monkeypatch)
     assert "/home/me" not in message + json.dumps(line)
 
 
-@pytest.mark.parametrize("score_by", ["sliced-wasserstein", "net.py:f"])
-def test_score_generates_in_parts_and_bounds_its_memory(tmp_path, monkeypatch, score_by):
+def test_score_by_features_generates_in_parts(tmp_path, monkeypatch):
     """All samples at once would be gigabytes. The parts give the same score."""
     monkeypatch.setattr(online_score, "open_feature_network", lambda place, argument: network()[0])
-    whole = scorer(tmp_path, score_by=score_by)
+    whole = scorer(tmp_path, score_by="net.py:f")
     whole.score(10, 3, {})
     sizes = []
     monkeypatch.setattr(online_score, "PART", 7)
-    parts = scorer(tmp_path, score_by=score_by)
+    parts = scorer(tmp_path, score_by="net.py:f")
     generate = parts.generate
     parts.generate = lambda params, stats, seeds: sizes.append(len(seeds)) or generate(params, stats, seeds)
     parts.score(20, 3, {})
-    if score_by != "sliced-wasserstein":
-        assert max(sizes) <= 7 and sum(sizes) == 30
+    assert max(sizes) <= 7 and sum(sizes) == 30
     curve = online_score.read_score_curve(tmp_path)
     assert_allclose(curve[10], curve[20], rtol=1e-9)
+
+
+def test_sliced_wasserstein_uses_a_bounded_number_of_images(tmp_path, monkeypatch):
+    """Patches of more images would be gigabytes. The line and the message say how many were used."""
+    sizes = []
     monkeypatch.setattr(random_choices, "MAX_KEPT", 20)
-    sizes.clear()
-    parts.score(30, 3, {})
-    assert max(sizes) <= 20
+    ours = scorer(tmp_path)
+    generate = ours.generate
+    ours.generate = lambda params, stats, seeds: sizes.append(len(seeds)) or generate(params, stats, seeds)
+    message = ours.score(10, 3, {})
+    [line] = online_score.read_score_lines(tmp_path)
+    assert sizes == [20] and line["count"] == 20 and "N 20 (" in message

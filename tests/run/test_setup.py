@@ -42,15 +42,22 @@ def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--data", "drawn:10"), ("--epochs", 10**9), ("--condition", "Nonsense")], ids=lambda flags: flags[0][2:]
+    "flags",
+    [
+        ("--data", "drawn:10"),
+        ("--epochs", 10**9),
+        ("--condition", "Nonsense"),
+        ("--score-by", "none.py:f", "--score-every-kimg", 1, "--score-count", 60),
+    ],
+    ids=lambda flags: flags[0][2:],
 )
 def test_fault_of_one_process_ends_all(tmp_path, monkeypatch, flags):
     """Otherwise the other processes would wait for it for ever, for example if it has fewer images."""
-    told = []
-    monkeypatch.setattr(distributed, "any_process", lambda here: told.append(here) or here)
+    faults = []
+    monkeypatch.setattr(distributed, "any_process", lambda here: faults.append(here) or here)
     length = () if "--epochs" in flags else ("--steps", 4)
     get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, *length, *flags)
-    assert told[-1] is True
+    assert faults[-1] is True
 
 
 def test_impossible_score_is_named_before_any_step(tmp_path):
