@@ -232,7 +232,7 @@ def identify_measure(line: dict) -> tuple[str, str, str]:
 
 def identify_real_images(line: dict) -> str:
     """Returns a hash of the real images of a score. Lines of earlier versions have only that of their files."""
-    return str(line.get("real_pixels", line.get("real_fingerprint")))
+    return str(line.get("real_pixels", line.get("real_fingerprint", "")))
 
 
 def read_score_curve(run: Path) -> dict[int, float]:

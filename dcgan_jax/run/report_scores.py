@@ -75,7 +75,7 @@ def describe_measure(line: dict) -> str:
     """The measure, N and the real images of a score during training: scores can be compared where these are equal."""
     return make_printable(
         f"{make_printable(Path(str(line.get('by'))).name, 60)}{_shorten(line, 'sha256')}, N {line.get('count')}, real images"
-        f" {online_score.identify_real_images(line)[:8]}",
+        f" {online_score.identify_real_images(line)[:8]}".rstrip(),
         150,
     )
 
