@@ -30,4 +30,7 @@ def fill_flags(flags: type[Flags], arguments: Mapping[str, Any]) -> Flags:
 
 
 def _to_text(value: object) -> object:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # pyrefly: ignore[unnecessary-type-conversion] - it may be of a subclass, such as NumPy's
+    return str(value) if isinstance(value, str) else value

@@ -73,9 +73,8 @@ def _run_to_exit(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(2)
     except (MemoryError, RuntimeError) as fault:
         # JAX's own error, by its name: a command such as --help does not import JAX.
-        if isinstance(fault, RuntimeError) and (
-            type(fault).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(fault)
-        ):
+        is_jax_memory = type(fault).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(fault)
+        if not (is_jax_memory or isinstance(fault, MemoryError)):
             raise
         print(
             f"error: out of memory ({make_printable(str(fault), 200) or 'no memory left'}): use less at a time, "

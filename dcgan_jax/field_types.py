@@ -19,12 +19,10 @@ def has_type(value: object, hint: Any) -> bool:
         return any(type(value) is type(part) and value == part for part in parts)
     if origin is tuple:  # of any length
         return isinstance(value, tuple) and all(has_type(item, parts[0]) for item in value)
-    if isinstance(value, bool):
-        return hint is bool
     if hint is float:
         # The limit excludes infinities, and whole numbers that are too large for a float.
-        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-    return isinstance(value, hint)
+        return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
+    return type(value) is hint
 
 
 def describe_type(hint: Any) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from dcgan_jax.arguments import fill_flags
@@ -29,6 +30,7 @@ DEFAULTS = dataclasses.asdict(Flags(run="a"))
     [
         {},
         {"run": Path("a")},
+        {"run": np.str_("a")},
         {"share": 1},
         {"is_on": True},
         {"step": 7},
@@ -41,7 +43,7 @@ DEFAULTS = dataclasses.asdict(Flags(run="a"))
 def test_arguments_of_the_flags_types_are_taken(change):
     filled = fill_flags(Flags, DEFAULTS | change)
     assert dataclasses.asdict(filled) == DEFAULTS | change | ({"run": "a"} if "run" in change else {})
-    assert isinstance(filled.run, str)
+    assert type(filled.run) is str
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from dcgan_jax.field_types import describe_type, has_type
@@ -14,7 +15,7 @@ STEP = int | Literal["best"] | None
     ("hint", "taken", "refused"),
     [
         (int, (0, -3), (True, 1.0, "1", None)),
-        (float, (0, 0.5, -1e300), (True, "0.5", None, math.nan, math.inf, 10**400)),
+        (float, (0, 0.5, -1e300), (True, "0.5", None, math.nan, math.inf, 10**400, np.float64(1))),
         (bool, (True, False), (1, 0, "True", None)),
         (str, ("", "a"), (1, b"a", None)),
         (STEP, (7, "best", None), ("worst", 7.0, True)),

@@ -300,3 +300,14 @@ def hash_tree(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
     }
+
+
+def refuse_column(open_images: Callable) -> Callable:
+    """Changes a function that opens a pack: the table of labels has one more column, which is not understood."""
+
+    def open_with_refused_column(*arguments):
+        pack = open_images(*arguments)
+        refused = [["age", "row 3, column 'age': '31' is not a label"]]
+        return dataclasses.replace(pack, index=pack.index | {"refused_attributes": refused})
+
+    return open_with_refused_column

@@ -1,13 +1,12 @@
 """Latent directions of largest variation, and of attributes."""
 
-import dataclasses
 import re
 
 import numpy as np
 import pytest
 import toy_run
 from exploring import SIDE, assert_near, explore_run, get_cells, get_explore_refusal
-from toy_run import get_reference_run
+from toy_run import get_reference_run, refuse_column
 
 import dcgan_jax
 from dcgan_jax import api
@@ -68,14 +67,7 @@ def test_constant_attributes_are_left_out(tmp_path, few):
 
 
 def test_column_that_is_not_understood_stops_nothing(tmp_path, few, monkeypatch):
-    real = directions.open_training_images
-
-    def with_refused_column(*arguments):
-        pack = real(*arguments)
-        refused = [["age", "row 3, column 'age': '31' is not a label"]]
-        return dataclasses.replace(pack, index=pack.index | {"refused_attributes": refused})
-
-    monkeypatch.setattr(directions, "open_training_images", with_refused_column)
+    monkeypatch.setattr(directions, "open_training_images", refuse_column(directions.open_training_images))
     _, numbers, _ = explore_run(tmp_path, "attributes", "--attributes", "Smiling")
     assert "Smiling" in numbers["attributes"]
 

@@ -1,13 +1,12 @@
 """Scores, confidence intervals, differences, nearest neighbours and probes of `evaluate`."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 from evaluations import evaluate_run
 from PIL import Image
-from toy_run import DATA, get_refusal, run_command, train_toy
+from toy_run import DATA, get_refusal, refuse_column, run_command, train_toy
 
 import dcgan_jax
 from dcgan_jax import evaluate, sample
@@ -110,14 +109,7 @@ def test_neighbours_give_a_figure_and_numbers(run, net):
 
 def test_probe_compares_d_with_baselines(run, monkeypatch):
     """A column of the table that is not understood does not stop it."""
-    real = image_sets.open_training_images
-
-    def with_refused_column(*arguments):
-        pack = real(*arguments)
-        refused = [["age", "row 3, column 'age': '31' is not a label"]]
-        return dataclasses.replace(pack, index=pack.index | {"refused_attributes": refused})
-
-    monkeypatch.setattr(image_sets, "open_training_images", with_refused_column)
+    monkeypatch.setattr(image_sets, "open_training_images", refuse_column(image_sets.open_training_images))
     said, lines = evaluate_run(run, "--count", 20, "--probe")
     values = lines[-1]["values"]
     assert (lines[-1]["score"], lines[-1]["fitted"], lines[-1]["tested"]) == ("probe", 56, 29)
