@@ -28,6 +28,7 @@ from dcgan_jax.batch import Batch
 from dcgan_jax.config import Config, replace
 from dcgan_jax.config_rules import check_config
 from dcgan_jax.data import batches
+from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images
@@ -35,7 +36,7 @@ from dcgan_jax.gan.state import count_parameters, describe_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
-from dcgan_jax.run import distributed, figures, initial_weights
+from dcgan_jax.run import backend, distributed, figures, initial_weights
 from dcgan_jax.run.setup import make_init
 
 BASES = {"base32": replace(PRESETS["article"], kimg=400.0, batch_size=64, lr=5e-4, flip=True)}
@@ -367,6 +368,7 @@ def main():
     unknown = set(ask.only) - {name for rows in ask.rows for name in ROWS[rows][1]}
     if unknown:
         parser.error(f"--only {sorted(unknown)[0]!r}: no such row")
+    backend.start_backend(get_cache_dir())
     train_and_score(list_rows(ask), ask, began)
     return 0
 
