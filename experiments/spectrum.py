@@ -5,7 +5,10 @@
 Power of samples relative to that of real images, by frequency along rows and columns; the highest is half a cycle per pixel. A
 grid of period two shows as a peak at the highest frequency, missing detail as values below 1. Rows and columns are faded out
 towards their ends (Hann window). Without that, the jump between opposite borders of an image adds power at all frequencies, in
-samples as in real images, and hides much of what is missing. The last two columns are without it.
+samples as in real images, and hides much of what is missing. Two columns are without it ("plain").
+
+"grid of 2" and "grid of 4" are the power at a period of two or four pixels along both axes, divided by that of the frequencies
+around it, and by the same of real images. 1: no grid.
 """
 
 import argparse
@@ -31,6 +34,19 @@ def compare_bands(real: np.ndarray, samples: np.ndarray) -> list[float]:
     return [samples[band].sum() / real[band].sum() for band in bands] + [(samples[-1] / samples[-2]) / (real[-1] / real[-2])]
 
 
+def measure_grids(images: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Computes the power at periods of 2 and 4 pixels along both axes, divided by that around it: (N, S, S, C) uint8 -> (2,)."""
+    pixels = images.astype(np.float32) / 255
+    pixels = (pixels - pixels.mean((1, 2), keepdims=True)) * np.outer(window, window)[None, :, :, None]
+    power = np.square(np.abs(np.fft.fft2(pixels, axes=(1, 2)))).mean((0, 3))  # (S, S)
+    side = len(power)
+    # The window spreads each frequency to its neighbours, so the comparison begins two further on.
+    around = [(i, j) for i in (-3, -2, 2, 3) for j in (-3, -2, 2, 3)]
+    return np.array(
+        [power[k, k] / np.mean([power[(k + i) % side, (k + j) % side] for i, j in around]) for k in (side // 2, side // 4)]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("real", help="a .npy of uint8 images (N, S, S, C), such as images.npy of a pack")
@@ -40,12 +56,14 @@ def main() -> None:
     images = [np.load(file, mmap_mode="r", allow_pickle=False)[: ask.count] for file in (ask.real, *ask.samples)]
     side = images[0].shape[1]
     faded, plain = np.hanning(side + 1)[:-1].astype(np.float32), np.ones(side, np.float32)
-    (real, real_plain), *powers = [(measure_power(some, faded), measure_power(some, plain)) for some in images]
+    measured = [(measure_power(some, faded), measure_power(some, plain), measure_grids(some, faded)) for some in images]
+    (real, real_plain, real_grids), *found = measured
     columns = "lower half", "upper half", "two highest", "highest / next", "two highest, plain", "highest / next, plain"
+    columns += "grid of 2", "grid of 4"
     print("| samples | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
-    for file, (power, power_plain) in zip(ask.samples, powers, strict=True):
-        shares = compare_bands(real, power) + compare_bands(real_plain, power_plain)[2:]
-        print(f"| {file} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+    for file, (power, power_plain, grids) in zip(ask.samples, found, strict=True):
+        values = [*compare_bands(real, power), *compare_bands(real_plain, power_plain)[2:], *(grids / real_grids)]
+        print(f"| {file} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
 
 
 if __name__ == "__main__":
