@@ -230,7 +230,7 @@ def best128() -> Config:
         preset="best128",
         size=128,
         batch_size=128,  # at 32 images, accelerators wait for their host
-        g_smooth_inner=1,  # so that the blur of the stage at 64 px stays when the networks grow; in `best64` 1 is much worse
+        g_smooth_inner=1,  # so that the blur of the stage at 64 px stays when the networks grow; best64 with 1: 68.6 -> 116.4
         grow_kimg=(1200.0, 1200.0),
         kimg=2400.0,
     )
