@@ -16,12 +16,11 @@ import argparse
 import numpy as np
 
 
-def measure_power(images: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Computes the mean power at each frequency along one axis: images (N, S, S, C) uint8, window (S,) -> (S / 2 + 1,) float64.
+def measure_power(pixels: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Computes the mean power at each frequency along one axis: pixels (N, S, S, C) float32, window (S,) -> (S / 2 + 1,) float64.
 
-    Pixels count from 0 to 1. Index k is k cycles per image. The mean of each line is removed, so index 0 has no meaning.
+    Pixels are from 0 to 1. Index k is k cycles per image. The mean of each line is removed, so index 0 has no meaning.
     """
-    pixels = images.astype(np.float32) / 255
     power = np.zeros(pixels.shape[1] // 2 + 1)
     for axis in (1, 2):
         lines = np.moveaxis(pixels, axis, -1)  # (..., S)
@@ -41,9 +40,8 @@ def compare_bands(real: np.ndarray, samples: np.ndarray) -> list[float]:
     return [samples[band].sum() / real[band].sum() for band in bands] + [(samples[-1] / samples[-2]) / (real[-1] / real[-2])]
 
 
-def measure_grids(images: np.ndarray, window: np.ndarray) -> np.ndarray:
-    """Computes the power at periods of 2 and 4 pixels along both axes, divided by that around it: (N, S, S, C) uint8 -> (2,)."""
-    pixels = images.astype(np.float32) / 255
+def measure_grids(pixels: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Computes power at periods of 2 and 4 pixels along both axes, divided by that around it: (N, S, S, C) float32 -> (2,)."""
     pixels = (pixels - pixels.mean((1, 2), keepdims=True)) * np.outer(window, window)[None, :, :, None]
     power = np.square(np.abs(np.fft.fft2(pixels, axes=(1, 2)))).mean((0, 3), dtype=np.float64)  # (S, S)
     side = len(power)
@@ -68,7 +66,10 @@ def main() -> None:
         parser.error("samples and real images differ in size or channels; give some that agree")
     side = images[0].shape[1]
     hann, plain = np.hanning(side + 1)[:-1].astype(np.float32), np.ones(side, np.float32)
-    measured = [(measure_power(batch, hann), measure_power(batch, plain), measure_grids(batch, hann)) for batch in images]
+    measured = []
+    for batch in images:
+        pixels = batch.astype(np.float32) / 255
+        measured.append((measure_power(pixels, hann), measure_power(pixels, plain), measure_grids(pixels, hann)))
     (real, real_plain, real_grids), *of_samples = measured
     columns = "lower half", "upper half", "two highest", "highest / next", "two highest, plain", "highest / next, plain"
     columns += "grid of 2", "grid of 4"
