@@ -73,7 +73,7 @@ def test_recalibration_uses_all_labels_equally_often():
     table = np.arange(LABELS, dtype=np.uint16)[:, None]
     repeated = np.asarray(sampling._repeat_labels(jnp.asarray(table)))
     assert repeated.shape == (sampling.RECALIBRATION_BATCHES, sampling.RECALIBRATION_BATCH, 1)
-    assert set(np.bincount(repeated.ravel())) == {repeated.size // LABELS} and repeated.size >= 4096
+    assert set(np.bincount(repeated.ravel())) == {repeated.size // LABELS}
 
 
 @pytest.mark.parametrize("step, batches", [(0, 2), (1, 4)])

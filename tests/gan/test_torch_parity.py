@@ -11,7 +11,6 @@ import parity_inputs as inputs
 import pytest
 import torch_weights
 from numpy.testing import assert_allclose
-from tiny import NEW_EMITTERS
 
 from dcgan_jax.batch import Batch
 from dcgan_jax.config import replace
@@ -70,11 +69,7 @@ def train(name, steps, dtype=np.float32):
             patch.setattr(step, "scale_pixels", lambda images, nets: jnp.asarray(levels)[images])
         one_step = step.make_train_step(config)
 
-        # conftest.py makes compilation fast and programs slow. Twenty steps at 64 px are faster with full optimisation.
-        as_users = {"xla_backend_optimization_level": 3, **NEW_EMITTERS}
-        slow = steps > 1 and run.image_size == 64
-
-        @functools.partial(jax.jit, compiler_options=as_users if slow else None)
+        @jax.jit
         def traced(state, batch, latents):
             queue[:] = latents
             return one_step(state, Batch(batch))
