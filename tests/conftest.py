@@ -75,7 +75,7 @@ gc.set_threshold(50_000, 50, 100)
 
 # A worker stays under 2 GB. Released programs are traced again when needed, so they are released only above these limits.
 MAX_RSS_BYTES = 1_450_000_000  # after a test; most programs take 300 MB more while they are compiled
-MAX_RSS_BYTES_BETWEEN_FILES = 1_200_000_000  # the next file has other programs
+MAX_RSS_BYTES_BETWEEN_FILES = 900_000_000  # the next file has other programs
 STATM = Path("/proc/self/statm")
 
 

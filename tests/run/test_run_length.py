@@ -163,10 +163,11 @@ def test_run_in_minutes_equals_one_of_its_length(tmp_path, give_steps):
 
 
 @pytest.mark.integration
-def test_learning_rate_decays_over_the_chosen_length(tmp_path, give_steps):
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_learning_rate_decays_over_the_chosen_length(tmp_path, give_steps, decay):
     """Over the whole run, so that every step depends on the length."""
     give_steps(6)
-    flags = ("--lr-decay", "cosine", "--no-tensorboard")
+    flags = ("--lr-decay", decay, "--no-tensorboard")
     assert train_minutes(tmp_path / "minutes", *flags).code == 0
     assert run_command(train, "--workdir", tmp_path / "kimg", *FLAGS, "--kimg", 6 * IMAGES / 1000, *flags).code == 0
     assert_equal_runs(tmp_path / "minutes" / "article", tmp_path / "kimg" / "article", 6)
