@@ -111,11 +111,14 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
     pending = []  # (steps, metrics on the device), dispatched but not yet read
     if start == 0:
         state = _save(session, 0, state)
+    last_saved = start
     for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
         # Returns at once; donates the old state.
         state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)
         pending.append((steps, metrics))
+        if steps.start == last_saved:
+            backend.release_memory()  # the next step may place its temporary memory elsewhere
         # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)
         is_scored = _is_scored(session, steps)
@@ -128,7 +131,7 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
         except NonFiniteError as fault:
             raise recover.explain(session, fault, before, state, batch) from None
         if is_saved:
-            state = _save(session, steps.stop, state, is_scored)
+            state, last_saved = _save(session, steps.stop, state, is_scored), steps.stop
             session.logs.say(f"saved step {steps.stop:,}: {observe.get_grid_path(session.plan, steps.stop)}")
         if is_stopping:
             break
@@ -151,6 +154,7 @@ def _save(session: Session, step: int, state: GanState, is_scored: bool = False)
     state = session.programs.renew_statistics(state)
     recover.require_finite(session, step, state)
     distributed.run_in_first(functools.partial(observe.show_save, session, step, state, is_scored))
+    backend.release_memory()
     session.checkpoints.save(step, state)
     return state
 

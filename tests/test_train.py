@@ -23,7 +23,8 @@ from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.run.checkpoints import list_steps
+from dcgan_jax.run import backend
+from dcgan_jax.run.checkpoints import Checkpoints, list_steps
 from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.online_score import OnlineScorer
@@ -158,6 +159,25 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", STEPS + 4)
     assert "another process (process 1 on elsewhere) now trains this run; this process stops without saving" in line
     assert list_steps(run) == [4, 8, 12]
+
+
+# ---- Memory ----
+
+
+def test_freed_memory_is_released_around_saves(run, tmp_path, monkeypatch):
+    """Before a checkpoint, and after the first step of the process or after a save. Else the peak grows with every save."""
+    events = []
+
+    def record(owner, name, event):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *arguments: (events.append(event), real(*arguments))[1])
+
+    record(backend, "release_memory", "release")
+    record(Checkpoints, "save", "save")
+    record(Logs, "write", "step")
+    assert train_toy(tmp_path, "--save-every-steps", 3, steps=STEPS + 6).code == 0
+    segment = ["release", "step", "step", "step", "release", "save"]
+    assert events[events.index("step") - 1 :] == segment * 2
 
 
 # ---- A damaged checkpoint ----

@@ -132,14 +132,22 @@ def compile_program(function: Callable, *shapes: Any, checked: bool = False, **h
     """Compiles function for these shapes. how: arguments of jax.jit.
 
     checked: compile at the first call instead, because only then JAX checks for reused keys.
-    Memory that the compiler has freed is returned to the kernel here, which lowers the peak memory of the run.
     """
     if checked:
         return jax.jit(function, **how)
     program = jax.jit(function, **how).lower(*shapes).compile()
+    release_memory()  # what the compiler has freed
+    return program
+
+
+def release_memory() -> None:
+    """Returns freed memory to the kernel, all of it, although `_keep_memory` keeps it otherwise. Takes some 50 ms.
+
+    Call it after work that differs from a step. Small arrays divide the large block that a step has freed, so the next step takes
+    another one, and the first would be kept without use. This lowers the peak memory of a run.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    return program
 
 
 def choose_steps_per_dispatch(config: Config) -> int:

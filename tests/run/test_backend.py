@@ -98,6 +98,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert int(faults) < 100  # of 32,768 pages
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have other rules")
+@pytest.mark.integration
+def test_release_memory_returns_freed_blocks_to_the_kernel():
+    """It returns those below a live block too, which the kernel cannot take back otherwise."""
+    kept, released = fresh("""
+import os, numpy as np
+backend._keep_memory()
+def count_resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+before = count_resident()
+step, live = np.ones(2**27, np.uint8), np.ones(2**22, np.uint8)
+del step
+print(count_resident() - before)
+backend.release_memory()
+print(count_resident() - before)
+""")
+    assert int(kept) > 2**27
+    assert int(released) < 2**24
+
+
 @pytest.mark.integration
 def test_compiled_programs_are_kept_for_the_next_start(tmp_path):
     compiles = """
