@@ -118,7 +118,7 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
         state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)
         pending.append((steps, metrics))
         if steps.start == last_saved:
-            backend.release_memory()  # the next step may place its temporary memory elsewhere
+            backend.release_memory()  # what the save and this step have freed; later steps may use other blocks
         # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)
         is_scored = _is_scored(session, steps)
@@ -154,7 +154,7 @@ def _save(session: Session, step: int, state: GanState, is_scored: bool = False)
     state = session.programs.renew_statistics(state)
     recover.require_finite(session, step, state)
     distributed.run_in_first(functools.partial(observe.show_save, session, step, state, is_scored))
-    backend.release_memory()
+    backend.release_memory()  # what recalibration, grid and scores have freed; a save copies the state
     session.checkpoints.save(step, state)
     return state
 

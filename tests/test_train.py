@@ -23,7 +23,7 @@ from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.run import backend
+from dcgan_jax.run import backend, setup
 from dcgan_jax.run.checkpoints import Checkpoints, list_steps
 from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.logs import Logs
@@ -165,19 +165,20 @@ def test_run_taken_over_is_not_saved_again(run, tmp_path, monkeypatch):
 
 
 def test_freed_memory_is_released_around_saves(run, tmp_path, monkeypatch):
-    """Before a checkpoint, and after the first step of the process or after a save. Else the peak grows with every save."""
+    """Before a checkpoint, and after the first step of the process or after a save. Else the peak grows over the first saves."""
     events = []
 
     def record(owner, name, event):
         real = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *arguments: (events.append(event), real(*arguments))[1])
+        monkeypatch.setattr(owner, name, lambda *arguments: (real(*arguments), events.append(event))[0])
 
+    record(setup, "_compile_steps", "compiled")
     record(backend, "release_memory", "release")
     record(Checkpoints, "save", "save")
     record(Logs, "write", "step")
     assert train_toy(tmp_path, "--save-every-steps", 3, steps=STEPS + 6).code == 0
     segment = ["release", "step", "step", "step", "release", "save"]
-    assert events[events.index("step") - 1 :] == segment * 2
+    assert events[events.index("compiled") + 1 :] == segment * 2
 
 
 # ---- A damaged checkpoint ----

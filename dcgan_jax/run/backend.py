@@ -141,10 +141,10 @@ def compile_program(function: Callable, *shapes: Any, checked: bool = False, **h
 
 
 def release_memory() -> None:
-    """Returns freed memory to the kernel, all of it, although `_keep_memory` keeps it otherwise. Takes some 50 ms.
+    """Returns malloc's free pages to the kernel (glibc only), which `_keep_memory` prevents otherwise. Takes some 50 ms.
 
-    Call it after work that differs from a step. Small arrays divide the large block that a step has freed, so the next step takes
-    another one, and the first would be kept without use. This lowers the peak memory of a run.
+    Smaller arrays later take a part of the large block that a step has freed. Then the next step needs another block while the
+    rest of the first stays in memory. So call this around work that makes many arrays, such as a compilation or a save.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
