@@ -1,11 +1,9 @@
 """Strict JAX for all tests: two CPU devices, no silent broadcasting, no reused PRNG key. For warnings see pyproject.toml."""
 
 import atexit
-import ctypes
 import functools
 import gc
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -51,6 +49,7 @@ import pytest  # noqa: E402
 from jax._src import lru_cache  # noqa: E402
 
 from dcgan_jax.gan import sampling  # noqa: E402
+from dcgan_jax.run import backend  # noqa: E402
 
 sampling.RECALIBRATION_BATCH //= 4  # with all its latents a save at 64 px takes 15 s without LLVM's optimiser
 jax.config.update("jax_num_cpu_devices", 2)
@@ -97,8 +96,7 @@ def release_memory():
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    backend.release_memory()
 
 
 @pytest.fixture(autouse=True, scope="module")
