@@ -20,6 +20,7 @@ from dcgan_jax.places import expand_places
 from dcgan_jax.run import backend, distributed, observe, recover, run_length, setup
 from dcgan_jax.run.logs import NonFiniteError
 from dcgan_jax.run.numerics import find_devices
+from dcgan_jax.run.program_cache import ProgramCache, open_program_cache
 from dcgan_jax.run.setup import Session
 from dcgan_jax.run.stop_signals import StopSignals
 from dcgan_jax.startup import BEGAN_S
@@ -37,8 +38,9 @@ class TrainResult(NamedTuple):
 
 def main() -> int:
     config = cli.parse_config(sys.argv[1:])
-    backend.start_backend(get_cache_dir())
-    result = _train(config, BEGAN_S)
+    programs = backend.start_backend(get_cache_dir())
+    # Not in `train`: a notebook may replace a function of this package, and files do not show that.
+    result = _train(config, BEGAN_S, open_program_cache(programs) if programs else None)
     if not result.is_complete and distributed.is_first_process():
         print(f"run the same command again to resume: {format_training_command(config)}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0
@@ -52,7 +54,7 @@ def train(config: Config) -> TrainResult:
     return _train(config, time.monotonic())
 
 
-def _train(config: Config, began_s: float) -> TrainResult:
+def _train(config: Config, began_s: float, program_cache: ProgramCache | None = None) -> TrainResult:
     config = config if config.run.name else configuration.replace(config, name=config.run.preset)
     config = expand_places(config)
     check_config(config)
@@ -63,18 +65,18 @@ def _train(config: Config, began_s: float) -> TrainResult:
             terminal.say(
                 "data: 20,000 drawn faces, the default. For CelebA: --data img_align_celeba.zip, or its folder (docs/celeba.md)"
             )
-        return _train_stage(config, 0, began_s)
+        return _train_stage(config, 0, began_s, program_cache)
 
 
-def _train_stage(config: Config, later_count: int, began_s: float) -> TrainResult:
+def _train_stage(config: Config, later_count: int, began_s: float, program_cache: ProgramCache | None) -> TrainResult:
     """Trains a run. With progressive growing it first trains its low-resolution stages, each a run inside the next one.
 
     For a length in minutes: later_count, number of stages after this one; began_s, when the program began, by time.monotonic.
     """
-    with setup.open_run(config) as plan:
+    with setup.open_run(config, program_cache) as plan:
         low_resolution = setup.find_low_resolution(plan)
         if low_resolution:
-            result = _train_stage(low_resolution, later_count + 1, began_s)
+            result = _train_stage(low_resolution, later_count + 1, began_s, program_cache)
             if not result.is_complete or distributed.any_process(result.stopped_by is not None):
                 return TrainResult(plan.path, 0, plan.total_steps, False, result.stopped_by)
         start, state = setup.restore_state(plan)

@@ -13,25 +13,52 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny import CompiledStep, fused_loops, get_compiled_step, get_leaves, make_images, make_tiny_config, make_toy_state
-from toy_run import drop_unread_settings
 
 from dcgan_jax.batch import Batch
-from dcgan_jax.config import replace
-from dcgan_jax.gan.state import describe_state
+from dcgan_jax.config import FIELDS, replace
+from dcgan_jax.gan.sampling import make_recalibrate
+from dcgan_jax.gan.state import describe_state, drop_unread_settings
 from dcgan_jax.gan.step import make_train_step, make_train_steps
 
 CONFIG = make_tiny_config("torch64", flip=True)
 
 
-def test_step_reads_no_setting_that_toy_runs_drop():
-    """Toy runs that differ only in dropped settings share one program (toy_run.share_programs)."""
-    changes = {"workdir": "x", "name": "y", "seed": 3, "steps": 9, "data": "drawn:40", "crop": "carpedm20", "feed": "stream"}
-    changes |= {"save_every_steps": 3, "score_every_kimg": 1.0, "grid_images": 4, "held_out": 7, "on_nan": "rollback"}
-    one, other = (replace(CONFIG, **some) for some in ({}, changes))
+# Settings that no program of a run reads, and other values for them. A new field of these groups must be in one of the two lists.
+UNREAD = {"workdir": "x", "name": "y", "preset": "best32", "seed": 3, "steps": 9, "coordinator": "auto", "processes": 2}
+UNREAD |= {"process_id": 1, "data": "drawn:40", "split": "train", "crop": "carpedm20", "feed": "stream", "strict": True}
+UNREAD |= {"save_every_steps": 3, "log_every_steps": 7, "grid_images": 4, "keep_checkpoints": 9, "tensorboard": False}
+UNREAD |= {"wandb": "project", "score_every_kimg": 1.0, "score_count": 99, "score_by": "a.py:f", "score_share": 0.3}
+UNREAD |= {"held_out": 7, "on_nan": "rollback", "max_rollbacks": 9, "debug": True}
+READ = {"batch_size", "flip", "start", "grow_kimg"}  # the last two by recalibration (`has_random_start`)
+LENGTHS = {"epochs", "kimg", "minutes"}  # instead of steps
+
+
+def trace(function, *arguments):
+    """Returns the program as text, without addresses of functions."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(*arguments)))
+
+
+def test_every_setting_is_known_as_read_or_unread():
+    groups = {name for name, field in FIELDS.items() if field.group in ("run", "data", "output", "guard")}
+    assert groups == UNREAD.keys() | READ | LENGTHS
+
+
+def test_programs_read_no_setting_that_is_dropped():
+    """Runs that differ only in dropped settings share a kept program (run/program_cache.py)."""
+    decaying = replace(CONFIG, lr_decay="linear")
+    one, other = (replace(decaying, **some) for some in ({}, UNREAD))
     assert drop_unread_settings(one) == drop_unread_settings(other)
-    batch = Batch(make_images(CONFIG))
-    texts = [str(jax.make_jaxpr(make_train_step(config))(describe_state(CONFIG), batch)) for config in (one, other)]
-    assert re.sub(r"0x[0-9a-f]+", "", texts[0]) == re.sub(r"0x[0-9a-f]+", "", texts[1])  # less addresses of functions
+    state, batch, total_steps = describe_state(one), Batch(make_images(one)), jnp.ones(())
+    steps = [trace(make_train_step(config), state, batch, total_steps) for config in (one, other)]
+    assert steps[0] == steps[1]
+    recalibrations = [trace(make_recalibrate(config), state) for config in (one, other)]
+    assert recalibrations[0] == recalibrations[1]
+
+
+def test_recalibration_at_step_0_depends_on_the_start():
+    """Random weights get fewer latents, so the two need different programs."""
+    state = describe_state(CONFIG)
+    assert trace(make_recalibrate(CONFIG), state) != trace(make_recalibrate(replace(CONFIG, start="drawn32")), state)
 
 
 @pytest.fixture(scope="module")

@@ -25,22 +25,14 @@ import tiny
 
 import dcgan_jax
 from dcgan_jax import cli
-from dcgan_jax.config import Config, Data, Guard, Output, Run, replace
+from dcgan_jax.config import Config, replace
 from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS
-from dcgan_jax.gan.state import describe_state
+from dcgan_jax.gan.state import describe_state, drop_unread_settings
 from dcgan_jax.run import checkpoints, figures, setup, workdir
 from dcgan_jax.run.logs import Logs
 
 train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.train is the function
-
-
-def drop_unread_settings(config: Config) -> Config:
-    """Returns the config with defaults in all settings that the programs do not read (tests/test_laws_gan.py)."""
-    decays = config.optimizer.lr_decay != "none"
-    run = Run(steps=config.run.steps, kimg=config.run.kimg, epochs=config.run.epochs) if decays else Run()
-    data = Data(batch_size=config.data.batch_size, flip=config.data.flip)
-    return dataclasses.replace(config, run=run, data=data, output=Output(), guard=Guard())
 
 
 def share_programs(make: Callable, reads_seed: bool = False) -> Callable:

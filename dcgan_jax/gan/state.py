@@ -76,8 +76,16 @@ def init_state(config: Config, labels: jax.Array | np.ndarray | None = None) -> 
 
 def describe_state(config: Config) -> GanState:
     """Returns the shapes and dtypes of `init_state(config)`, as jax.ShapeDtypeStruct leaves. Cached: do not change its dicts."""
-    # Length, images and storage of a run change no shape. So all runs of a recipe share one trace.
-    return _trace_shapes(dataclasses.replace(config, run=Run(steps=1), data=Data(), output=Output(), guard=Guard()))
+    return _trace_shapes(drop_unread_settings(config))  # so all runs of a recipe share one trace
+
+
+def drop_unread_settings(config: Config) -> Config:
+    """Returns the config with defaults in all settings that the programs of a run do not read.
+
+    They read no length, because it is an input of a step. They read no seed, except for the initial values of a state.
+    """
+    data = Data(batch_size=config.data.batch_size, flip=config.data.flip)
+    return dataclasses.replace(config, run=Run(steps=1), data=data, output=Output(), guard=Guard())
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from dcgan_jax.machine import count_cores, hash_machine
 from dcgan_jax.places import check_encodable, expand_home, get_home, is_encodable
 from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
+from dcgan_jax.run.program_cache import ProgramCache
 
 # glibc's mallopt numbers, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -27,11 +28,12 @@ MAX_STEPS_PER_DISPATCH = 10
 _UNTIL_EXIT = contextlib.ExitStack()  # never closed: settings that a command keeps until its process ends
 
 
-def start_backend(cache: Path) -> None:
+def start_backend(cache: Path) -> Path | None:
     """Configures this process for a command, before JAX starts: reuses memory and caches compiled programs.
 
     Only for commands, which own their process. Functions of the Python API use `configure_backend`.
     cache: folder for compiled programs. If it cannot be created, programs are not cached.
+    Returns: the folder in it for this machine, if programs are cached there and not in a folder that the user chose.
     """
     _keep_memory()
     # Until exit, because Orbax's threads may still print warnings after a fault was reported.
@@ -40,8 +42,11 @@ def start_backend(cache: Path) -> None:
     warnings.filterwarnings("ignore", message=CACHE_WARNING)
     _give_matplotlib_a_folder(cache)
     _UNTIL_EXIT.enter_context(pin_numerics())
+    chosen_by_user = jax.config.values["jax_compilation_cache_dir"]
     for name, value in _choose_settings(cache).items():
         jax.config.update(name, value)
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    return Path(folder) if folder and not chosen_by_user else None
 
 
 # JAX compiles again what it cannot write or read, so a full disk needs no warning here.
@@ -128,14 +133,25 @@ def _keep_memory() -> None:
             libc.mallopt(M_TOP_PAD, 2**30)  # TensorFlow lowers the trim threshold later, but not the pad
 
 
-def compile_program(function: Callable, *shapes: Any, checked: bool = False, **how: Any) -> Callable:
+def compile_program(
+    function: Callable, *shapes: Any, checked: bool = False, cache: ProgramCache | None = None, recipe: tuple = (), **how: Any
+) -> Callable:
     """Compiles function for these shapes. how: arguments of jax.jit.
 
     checked: compile at the first call instead, because only then JAX checks for reused keys.
+    cache: keeps the program for the next start, if this process has all devices and they are a CPU's. recipe: all that the
+    program depends on, besides shapes and how.
     """
     if checked:
         return jax.jit(function, **how)
-    program = jax.jit(function, **how).lower(*shapes).compile()
+
+    def lower() -> jax.stages.Lowered:
+        return jax.jit(function, **how).lower(*shapes)
+
+    if cache and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        program = cache.load_or_compile((recipe, shapes, how), lower)
+    else:
+        program = lower().compile()
     release_memory()  # what the compiler has freed
     return program
 

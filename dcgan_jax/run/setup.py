@@ -27,12 +27,13 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.freezing import split_frozen
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
-from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
-from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, init_state
+from dcgan_jax.gan.sampling import has_random_start, make_recalibrate, sample_images, select_labels
+from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, drop_unread_settings, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.run import backend, checkpoints, compact, distributed, initial_weights, online_score, product_speed, workdir
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
+from dcgan_jax.run.program_cache import ProgramCache
 from dcgan_jax.run.random_choices import choose_real
 
 CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     steps_per_dispatch: int
     shardings: Shardings
     weights: dict  # initial values of fields of GanState, from --start; empty without it
+    program_cache: ProgramCache | None  # where compiled programs are kept; None: JAX's own cache has to do
 
     def list_dispatches(self, start: int) -> Iterator[range]:
         """Yields the steps of each call of the compiled program, from start to the end."""
@@ -111,9 +113,10 @@ class Session(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_run(config: Config) -> Generator[Plan]:
+def open_run(config: Config, program_cache: ProgramCache | None = None) -> Generator[Plan]:
     """Packs the images, creates or reopens the run's folder, and holds its lock inside the with block.
 
+    program_cache: where the run's compiled programs are kept. `debug` does not use it, because it checks while it traces.
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
     config = distributed.run_in_all(functools.partial(workdir.restore_length, _choose_compute_dtype(config)))
@@ -130,10 +133,11 @@ def open_run(config: Config) -> Generator[Plan]:
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
+    program_cache = None if config.guard.debug else program_cache
     with contextlib.ExitStack() as held, _explain_faults(path):
         if lock:
             held.callback(lock.release)
-        yield Plan(config, path, pack, labels, order, total, steps_per_dispatch, shardings, weights)
+        yield Plan(config, path, pack, labels, order, total, steps_per_dispatch, shardings, weights, program_cache)
 
 
 def _choose_compute_dtype(config: Config) -> Config:
@@ -324,7 +328,12 @@ def make_programs(plan: Plan) -> Programs:
         # Usually one program; a shorter first or last dispatch needs a second one.
         get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
         renew_statistics=backend.compile_program(
-            make_recalibrate(config), shapes, donate_argnames="state", out_shardings=shardings.state
+            make_recalibrate(config),
+            shapes,
+            cache=plan.program_cache,
+            recipe=("recalibrate", drop_unread_settings(config), has_random_start(config)),
+            donate_argnames="state",
+            out_shardings=shardings.state,
         ),
         check_finite=jax.jit(check_finite),
         compute_logits=jax.jit(make_compute_logits(config)),
@@ -347,6 +356,8 @@ def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:
         batch,
         decay_steps,
         checked=config.guard.debug,
+        cache=plan.program_cache,
+        recipe=("steps", drop_unread_settings(config)),
         donate_argnames=() if config.guard.debug else "state",  # debug needs the previous state again
         in_shardings=(shardings.state, shardings.batches, shardings.state),
         out_shardings=shardings.state,

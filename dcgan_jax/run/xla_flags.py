@@ -15,13 +15,14 @@ def disable_wrong_reductions() -> None:
     (github.com/jax-ml/jax/issues/39103) or a broadcast (github.com/tensorflow/tensorflow/issues/126812) is fused with the sum.
     Has no effect after JAX has compiled its first program, because XLA reads the variable once.
     """
-    flags = _read_flags_file(os.environ.get("XLA_FLAGS", ""))
+    flags = read_flags()
     if importlib.metadata.version("jaxlib").startswith(WRONG_VERSIONS) and OPTION not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {SWITCH}".strip()
 
 
-def _read_flags_file(flags: str) -> str:
-    """Returns the flags in a file: XLA takes a variable that begins with no dash as the path of a file with flags."""
+def read_flags() -> str:
+    """Returns XLA_FLAGS, or the flags in a file: XLA takes a variable that begins with no dash as the path of one."""
+    flags = os.environ.get("XLA_FLAGS", "")
     if not flags.strip() or flags.lstrip().startswith("-"):
         return flags
     try:
