@@ -40,7 +40,7 @@ def main() -> int:
     config = cli.parse_config(sys.argv[1:])
     programs = backend.start_backend(get_cache_dir())
     # Not in `train`: a notebook may replace a function of this package, and files do not show that.
-    result = _train(config, BEGAN_S, open_program_cache(programs) if programs else None)
+    result = _train(config, BEGAN_S, open_program_cache(programs, BEGAN_S) if programs else None)
     if not result.is_complete and distributed.is_first_process():
         print(f"run the same command again to resume: {format_training_command(config)}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0

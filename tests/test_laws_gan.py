@@ -29,7 +29,7 @@ UNREAD |= {"process_id": 1, "data": "drawn:40", "split": "train", "crop": "carpe
 UNREAD |= {"save_every_steps": 3, "log_every_steps": 7, "grid_images": 4, "keep_checkpoints": 9, "tensorboard": False}
 UNREAD |= {"wandb": "project", "score_every_kimg": 1.0, "score_count": 99, "score_by": "a.py:f", "score_share": 0.3}
 UNREAD |= {"held_out": 7, "on_nan": "rollback", "max_rollbacks": 9, "debug": True}
-READ = {"batch_size", "flip", "start", "grow_kimg"}  # the last two by recalibration (`has_random_start`)
+READ = {"batch_size", "flip", "start", "grow_kimg"}  # the last two by recalibration
 LENGTHS = {"epochs", "kimg", "minutes"}  # instead of steps
 
 
@@ -57,8 +57,9 @@ def test_programs_read_no_setting_that_is_dropped():
 
 def test_recalibration_at_step_0_depends_on_the_start():
     """Random weights get fewer latents, so the two need different programs."""
-    state = describe_state(CONFIG)
-    assert trace(make_recalibrate(CONFIG), state) != trace(make_recalibrate(replace(CONFIG, start="drawn32")), state)
+    state, started = describe_state(CONFIG), replace(CONFIG, start="drawn32")
+    assert trace(make_recalibrate(CONFIG), state) != trace(make_recalibrate(started), state)
+    assert trace(make_recalibrate(drop_unread_settings(started)), state) == trace(make_recalibrate(started), state)
 
 
 @pytest.fixture(scope="module")

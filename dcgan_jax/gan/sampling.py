@@ -28,11 +28,6 @@ def sample_latents(key: jax.Array, count: int, nets: Nets) -> jax.Array:
     return jax.random.normal(key, shape) if nets.latent_law == "normal" else jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
-def has_random_start(config: Config) -> bool:
-    """Whether the weights of step 0 are random, not those of another run or of a low-resolution stage."""
-    return not (config.run.start or config.run.grow_kimg)
-
-
 def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """Makes f(state) -> state, which recomputes ema_stats for ema_params. Other leaves stay. Pure: jit it.
 
@@ -40,7 +35,8 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     latents, or from 512 if its weights are the random ones of step 0. They depend on the state's key alone, so each state has one
     set of statistics. Means and variances are those of all batches together.
     """
-    first_batches = FIRST_RECALIBRATION_BATCHES if has_random_start(config) else RECALIBRATION_BATCHES
+    has_random_start = not (config.run.start or config.run.grow_kimg)  # else step 0 has weights of another run or stage
+    first_batches = FIRST_RECALIBRATION_BATCHES if has_random_start else RECALIBRATION_BATCHES
     generator = Generator(config.nets, bn_momentum=0.0)  # after a pass the "running" statistics are those of that batch
 
     def compute_batch_stats(state: GanState, key: jax.Array, labels: jax.Array | None) -> dict:

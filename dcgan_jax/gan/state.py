@@ -83,9 +83,11 @@ def drop_unread_settings(config: Config) -> Config:
     """Returns the config with defaults in all settings that the programs of a run do not read.
 
     They read no length, because it is an input of a step. They read no seed, except for the initial values of a state.
+    Recalibration reads whether a state's first weights are random (`start`, `grow_kimg`).
     """
+    run = Run(steps=1, start=config.run.start, grow_kimg=config.run.grow_kimg)
     data = Data(batch_size=config.data.batch_size, flip=config.data.flip)
-    return dataclasses.replace(config, run=Run(steps=1), data=data, output=Output(), guard=Guard())
+    return dataclasses.replace(config, run=run, data=data, output=Output(), guard=Guard())
 
 
 @functools.cache

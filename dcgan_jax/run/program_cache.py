@@ -6,6 +6,7 @@ this text depends on: the source code of this package, the versions of libraries
 
 import contextlib
 import hashlib
+import importlib.metadata
 import os
 import pickle
 import sys
@@ -26,6 +27,8 @@ from dcgan_jax.run.xla_flags import read_flags
 PACKAGE = Path(__file__).parents[1]
 MAX_PROGRAMS = 32  # in a folder; one has some megabytes
 STALE_AFTER_S = 3600  # for what killed processes have left
+MARGIN_S = 2  # between the start of a process and its own clock, and for file systems with coarse times
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")  # distributions whose code makes programs
 FROM_JAXS_CACHE = "/jax/compilation_cache/cache_hits"  # an event of jax.monitoring
 
 
@@ -38,7 +41,7 @@ class ProgramCache(NamedTuple):
     def load_or_compile(self, parts: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         """Returns the program of these parts from the folder. If it is not there, compiles and writes it.
 
-        Args: parts: what the program depends on, besides code and settings, with the same texts in every process;
+        Args: parts: what the program depends on, besides code and settings; their `repr` must be the same in every process;
             lower: traces and lowers a program that uses all devices of this process.
         """
         file = self.folder / f"{self.compute_key(parts)}.program"
@@ -55,30 +58,56 @@ class ProgramCache(NamedTuple):
         return hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
 
 
-def open_program_cache(folder: Path) -> ProgramCache | None:
-    """Opens the cache in this folder. Call it when a process begins: it reads the source code that the process runs.
+def open_program_cache(folder: Path, began_s: float) -> ProgramCache | None:
+    """Opens the cache in this folder, which must exist. began_s: when this process began, by time.monotonic.
 
-    Returns: None if programs must not be kept: the user has switched caches off, or this kind of CPU is not known.
+    Returns: None if programs must not be kept: the user has switched caches off, this kind of CPU is not known, another user may
+        write to the folder, or the files of this package or of a library may not be the code that this process runs.
     """
-    is_wanted = jax.config.values["jax_enable_compilation_cache"]
-    sources = hash_sources()
     # machine.hash_machine can tell kinds of CPUs apart only on Linux.
-    return ProgramCache(folder, sources) if is_wanted and sources and sys.platform == "linux" else None
+    if sys.platform != "linux" or not jax.config.values["jax_enable_compilation_cache"]:
+        return None
+    sources = hash_sources(began_s)
+    return ProgramCache(folder, sources) if sources and _is_private(folder) and all(map(_read_record, LIBRARIES)) else None
 
 
-def hash_sources() -> str:
-    """Computes a checksum of this package's Python files. "" if there are none, as in a package without source code."""
+def hash_sources(began_s: float) -> str:
+    """Computes a checksum of this package's Python files. Returns "" if it may not be that of the code that runs.
+
+    That is so if there are no such files, or if one was changed or removed after this process began.
+    """
+    began = time.time() - (time.monotonic() - began_s) - MARGIN_S
     files = sorted(file for file in PACKAGE.rglob("*.py") if file.is_file())
     found = hashlib.sha256()
-    for file in files:
-        found.update(repr((file.relative_to(PACKAGE).as_posix(), file.read_bytes())).encode())
+    try:
+        for file in files:
+            if file.stat().st_ctime > began:  # not the time of modification, which copies of files may keep
+                return ""
+            found.update(repr((file.relative_to(PACKAGE).as_posix(), file.read_bytes())).encode())
+    except OSError:
+        return ""
     return found.hexdigest() if files else ""
 
 
 def list_versions() -> list[str]:
     """Lists the versions of what makes programs, and of Python, which stores their trees."""
     versions = [library.__version__ for library in (jax, jax.lib, flax, optax, np)]
-    return [*versions, sys.version, jax.devices()[0].client.platform_version]
+    # Two builds may have one version, for example two commits of a Git repository. Their files differ.
+    records = [hashlib.sha256(_read_record(library).encode()).hexdigest() for library in LIBRARIES]
+    return [*versions, *records, sys.version, jax.devices()[0].client.platform_version]
+
+
+def _read_record(library: str) -> str:
+    """Returns a library's list of files with their checksums. "" if it has none, or if the library runs from a checkout."""
+    installed = importlib.metadata.distribution(library)
+    is_checkout = '"editable": true' in (installed.read_text("direct_url.json") or "")
+    return "" if is_checkout else installed.read_text("RECORD") or ""
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether only this user, or their group, may write to the folder. Its files are unpickled."""
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o002
 
 
 def list_settings() -> list:

@@ -27,7 +27,7 @@ from dcgan_jax.data.sources import open_source
 from dcgan_jax.gan.freezing import split_frozen
 from dcgan_jax.gan.logits import make_compute_logits
 from dcgan_jax.gan.progressive import make_low_resolution_config
-from dcgan_jax.gan.sampling import has_random_start, make_recalibrate, sample_images, select_labels
+from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
 from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, drop_unread_settings, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.run import backend, checkpoints, compact, distributed, initial_weights, online_score, product_speed, workdir
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     steps_per_dispatch: int
     shardings: Shardings
     weights: dict  # initial values of fields of GanState, from --start; empty without it
-    program_cache: ProgramCache | None  # where compiled programs are kept; None: JAX's own cache has to do
+    program_cache: ProgramCache | None  # where compiled programs are kept; None: only JAX's own cache is used
 
     def list_dispatches(self, start: int) -> Iterator[range]:
         """Yields the steps of each call of the compiled program, from start to the end."""
@@ -116,7 +116,8 @@ class Session(NamedTuple):
 def open_run(config: Config, program_cache: ProgramCache | None = None) -> Generator[Plan]:
     """Packs the images, creates or reopens the run's folder, and holds its lock inside the with block.
 
-    program_cache: where the run's compiled programs are kept. `debug` does not use it, because it checks while it traces.
+    program_cache: where the run's compiled programs are kept. `debug` does not use it, because it checks while it traces. Nor
+    does a run that is scored by code of the user's, which may change this package before the step is traced.
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
     config = distributed.run_in_all(functools.partial(workdir.restore_length, _choose_compute_dtype(config)))
@@ -133,7 +134,8 @@ def open_run(config: Config, program_cache: ProgramCache | None = None) -> Gener
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
-    program_cache = None if config.guard.debug else program_cache
+    if config.guard.debug or ".py" in config.output.score_by:
+        program_cache = None
     with contextlib.ExitStack() as held, _explain_faults(path):
         if lock:
             held.callback(lock.release)
@@ -331,7 +333,7 @@ def make_programs(plan: Plan) -> Programs:
             make_recalibrate(config),
             shapes,
             cache=plan.program_cache,
-            recipe=("recalibrate", drop_unread_settings(config), has_random_start(config)),
+            recipe=("recalibrate", drop_unread_settings(config)),
             donate_argnames="state",
             out_shardings=shardings.state,
         ),

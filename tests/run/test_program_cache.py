@@ -4,6 +4,8 @@ import os
 import pickle
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import jax
@@ -15,6 +17,7 @@ from toy_run import FLAGS, read_state
 
 import dcgan_jax
 from dcgan_jax import cli
+from dcgan_jax.config import replace
 from dcgan_jax.run import program_cache, setup
 from dcgan_jax.run.program_cache import MAX_PROGRAMS, ProgramCache, hash_sources, open_program_cache
 
@@ -96,7 +99,7 @@ def add_checksum(content):
         lambda whole: add_checksum(pickle.dumps((b"no program", None, None))),
     ],
 )
-def test_damaged_program_is_compiled_again(cache, damage):
+def test_damaged_program_is_not_used(cache, damage):
     lowering = Lowering()
     cache.load_or_compile(("a",), lowering)
     [file] = cache.folder.iterdir()
@@ -181,22 +184,59 @@ def test_settings_include_those_of_jax_and_flax():
 
 def test_checksum_of_sources_sees_contents_and_names(tmp_path, monkeypatch):
     monkeypatch.setattr(program_cache, "PACKAGE", tmp_path)
-    assert hash_sources() == ""
-    assert open_program_cache(tmp_path) is None
+    later = time.monotonic() + 99  # a process that began after the edits below
+    assert hash_sources(later) == ""
+    assert open_program_cache(tmp_path, later) is None
     (tmp_path / "gan").mkdir()
     (tmp_path / ".#lock.py").symlink_to("nowhere")  # as Emacs makes them
     found = []
     for name, text in (("step.py", "a = 1\n"), ("step.py", "a = 2\n"), ("other.py", "a = 2\n")):
         (tmp_path / "gan" / name).write_text(text)
-        found.append(hash_sources())
+        found.append(hash_sources(later))
         (tmp_path / "gan" / name).unlink()
     assert len({*found}) == 3
+
+
+def test_no_program_is_kept_after_an_edit_that_this_process_may_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(program_cache, "PACKAGE", tmp_path)
+    (tmp_path / "step.py").touch()
+    now = time.monotonic()
+    assert hash_sources(now) == ""
+    assert hash_sources(now + 99)  # a process that began after the edit
+    monkeypatch.setattr(Path, "read_bytes", lambda file: (tmp_path / "removed").open())
+    assert hash_sources(now + 99) == ""
+
+
+def test_builds_of_one_version_have_other_keys(monkeypatch):
+    before = program_cache.list_versions()
+    monkeypatch.setattr(program_cache, "_read_record", lambda library: f"{library}/a.py,sha256=0")
+    assert program_cache.list_versions() != before
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"RECORD": "a.py", "direct_url.json": '{"dir_info": {"editable": true}, "url": "file:///"}'}]
+)
+def test_no_program_is_kept_where_files_of_a_library_are_unknown(tmp_path, monkeypatch, files):
+    assert open_program_cache(tmp_path, time.monotonic())
+    other = types.SimpleNamespace(read_text=files.get)
+    real = program_cache.importlib.metadata.distribution
+    monkeypatch.setattr(program_cache.importlib.metadata, "distribution", lambda name: other if name == "optax" else real(name))
+    assert open_program_cache(tmp_path, time.monotonic()) is None
+
+
+def test_no_program_is_kept_in_a_folder_of_others(tmp_path, monkeypatch):
+    tmp_path.chmod(0o777)
+    assert open_program_cache(tmp_path, time.monotonic()) is None
+    tmp_path.chmod(0o775)
+    assert open_program_cache(tmp_path, time.monotonic())
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert open_program_cache(tmp_path, time.monotonic()) is None
 
 
 def test_no_program_is_kept_where_caches_are_switched_off(tmp_path):
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        assert open_program_cache(tmp_path) is None
+        assert open_program_cache(tmp_path, time.monotonic()) is None
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
 
@@ -234,12 +274,42 @@ def test_second_start_compiles_no_step_and_trains_the_same(tmp_path):
     assert all(map(np.array_equal, *states))
 
 
-@pytest.mark.parametrize("debug", [False, True])
-def test_debug_uses_no_kept_programs(tmp_path, debug):
-    """It checks while it traces."""
-    config = cli.parse_config([*FLAGS, "--workdir", str(tmp_path), "--steps", "1", *(["--debug"] if debug else [])])
-    with setup.open_run(config, ProgramCache(tmp_path, "sources")) as plan:
-        assert (plan.program_cache is None) == debug
+def open_toy_run(folder, *more):
+    config = cli.parse_config([*FLAGS, "--workdir", str(folder), "--steps", "1", *more])
+    return setup.open_run(config, ProgramCache(folder, "sources"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_used"), [([], True), (["--debug"], False), (["--score-every-kimg", "1", "--score-by", "own.py:f"], False)]
+)
+def test_runs_that_use_kept_programs(tmp_path, flags, is_used):
+    """--debug checks while it traces. A user's file may change the package before the step is traced."""
+    with open_toy_run(tmp_path, *flags) as plan:
+        assert (plan.program_cache is not None) == is_used
+
+
+@pytest.mark.parametrize(
+    ("change", "others"),
+    [
+        ({"lr": 1e-3}, {"steps"}),
+        ({"loss": "hinge"}, {"steps"}),
+        ({"width": 6}, {"steps", "recalibrate"}),
+        ({"start": "drawn32"}, {"steps", "recalibrate"}),
+        ({"seed": 3, "steps": 9, "name": "other"}, set()),
+    ],
+)
+def test_key_depends_on_what_a_program_reads(tmp_path, monkeypatch, change, others):
+    def list_keys(plan):
+        keys = {}
+        monkeypatch.setattr(ProgramCache, "load_or_compile", lambda cache, parts, lower: keys.update({parts[0][0]: repr(parts)}))
+        setup.make_programs(plan).get_steps(1)
+        return keys
+
+    with open_toy_run(tmp_path) as plan:
+        before, after = list_keys(plan), list_keys(plan._replace(config=replace(plan.config, **change)))
+    assert before.keys() == {"steps", "recalibrate"}
+    assert {name for name in before if before[name] != after[name]} >= others
+    assert others or before == after
 
 
 @pytest.mark.integration
