@@ -14,7 +14,7 @@ import numpy as np
 from dcgan_jax.config import UserError
 from dcgan_jax.quality import efficientnet, inception
 from dcgan_jax.run import weight_files
-from dcgan_jax.run.user_code import UserFunction
+from dcgan_jax.run.user_code import UserFunction, names_function
 
 IMAGES_PER_CALL = 50  # the Inception needs 0.5 GB for them
 IMAGES_PER_PART = 10  # of EfficientNet; a divisor of the above
@@ -67,7 +67,7 @@ def open_feature_network(place: str, argument: str) -> FeatureNetwork:
     """Opens EFFICIENTNET, FILE.py:FUNCTION or the FID Inception's weight file. Raises: UserError that names the argument."""
     if place == EFFICIENTNET and argument != "inception":
         return _open_efficientnet(argument)
-    if argument == "features" or ".py:" in place or place.endswith(".py"):
+    if argument == "features" or names_function(place):
         function = UserFunction(place, argument)
         return FeatureNetwork(place, function.sha256, "its own", function)
     return _open_inception(Path(place), argument)

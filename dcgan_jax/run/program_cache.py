@@ -36,7 +36,7 @@ class ProgramCache(NamedTuple):
     """A folder of compiled programs. If it cannot be written, nothing is kept."""
 
     folder: Path
-    sources: str  # checksum of this package's source code when the process began
+    sources: str  # checksum of the code of this package and of the libraries, when the process began
 
     def load_or_compile(self, parts: tuple, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
         """Returns the program of these parts from the folder. If it is not there, compiles and writes it.
@@ -68,13 +68,14 @@ def open_program_cache(folder: Path, began_s: float) -> ProgramCache | None:
     if sys.platform != "linux" or not jax.config.values["jax_enable_compilation_cache"]:
         return None
     sources = hash_sources(began_s)
-    return ProgramCache(folder, sources) if sources and _is_private(folder) and all(map(_read_record, LIBRARIES)) else None
+    return ProgramCache(folder, sources) if sources and _is_private(folder) else None
 
 
 def hash_sources(began_s: float) -> str:
-    """Computes a checksum of this package's Python files. Returns "" if it may not be that of the code that runs.
+    """Computes a checksum of this package's Python files and of the libraries' files.
 
-    That is so if there are no such files, or if one was changed or removed after this process began.
+    Returns: "" if it may not be that of the code that runs: there are no such files, one of this package was changed or removed
+        after this process began, or those of a library are not known.
     """
     began = time.time() - (time.monotonic() - began_s) - MARGIN_S
     files = sorted(file for file in PACKAGE.rglob("*.py") if file.is_file())
@@ -86,20 +87,24 @@ def hash_sources(began_s: float) -> str:
             found.update(repr((file.relative_to(PACKAGE).as_posix(), file.read_bytes())).encode())
     except OSError:
         return ""
-    return found.hexdigest() if files else ""
+    # Two builds may have one version, for example two commits of a Git repository. Their files differ.
+    records = [_read_record(library) for library in LIBRARIES]
+    found.update(repr(records).encode())
+    return found.hexdigest() if files and all(records) else ""
 
 
 def list_versions() -> list[str]:
     """Lists the versions of what makes programs, and of Python, which stores their trees."""
     versions = [library.__version__ for library in (jax, jax.lib, flax, optax, np)]
-    # Two builds may have one version, for example two commits of a Git repository. Their files differ.
-    records = [hashlib.sha256(_read_record(library).encode()).hexdigest() for library in LIBRARIES]
-    return [*versions, *records, sys.version, jax.devices()[0].client.platform_version]
+    return [*versions, sys.version, jax.devices()[0].client.platform_version]
 
 
 def _read_record(library: str) -> str:
-    """Returns a library's list of files with their checksums. "" if it has none, or if the library runs from a checkout."""
-    installed = importlib.metadata.distribution(library)
+    """Returns a library's list of files with their checksums. "" if there is none, or if the library runs from a checkout."""
+    try:
+        installed = importlib.metadata.distribution(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
     is_checkout = '"editable": true' in (installed.read_text("direct_url.json") or "")
     return "" if is_checkout else installed.read_text("RECORD") or ""
 

@@ -35,6 +35,7 @@ from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.program_cache import ProgramCache
 from dcgan_jax.run.random_choices import choose_real
+from dcgan_jax.run.user_code import names_function
 
 CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
 
@@ -134,7 +135,7 @@ def open_run(config: Config, program_cache: ProgramCache | None = None) -> Gener
     weights = {} if steps else distributed.run_in_all(functools.partial(initial_weights.load_initial_weights, config))
     path, lock = distributed.run_first_then_others(functools.partial(workdir.claim_folder, config, pack.index))
     steps_per_dispatch = backend.choose_steps_per_dispatch(config)
-    if config.guard.debug or ".py" in config.output.score_by:
+    if config.guard.debug or names_function(config.output.score_by):
         program_cache = None
     with contextlib.ExitStack() as held, _explain_faults(path):
         if lock:

@@ -23,6 +23,11 @@ PACKAGE = "dcgan_jax.run.user_files"
 FOLDER = "DCGAN_JAX_USER_FOLDER"  # as in that module, which must not be imported here
 
 
+def names_function(place: str) -> bool:
+    """Whether a place is FILE.py:FUNCTION, or FILE.py without the function."""
+    return ".py:" in place or place.endswith(".py")
+
+
 class UserFunction:
     """A function in a user's file, called with an array. Modules beside the file can be imported, at any time."""
 
