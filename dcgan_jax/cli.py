@@ -25,6 +25,7 @@ from dcgan_jax import terminal
 from dcgan_jax.command_lines import UNUSED_WITHOUT_SCORES
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
+from dcgan_jax.machine import is_out_of_memory
 from dcgan_jax.places import expand_places
 from dcgan_jax.presets import PRESETS
 
@@ -72,9 +73,7 @@ def _run_to_exit(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {show_as_flags(str(mistake))}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as fault:
-        # JAX's own error, by its name: a command such as --help does not import JAX.
-        is_jax_memory = type(fault).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(fault)
-        if not (is_jax_memory or isinstance(fault, MemoryError)):
+        if not is_out_of_memory(fault):
             raise
         print(
             f"error: out of memory ({make_printable(str(fault), 200) or 'no memory left'}): use less at a time, "

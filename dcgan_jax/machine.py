@@ -1,4 +1,4 @@
-"""Facts about this computer: its kind of CPU, and the cores that this process may use."""
+"""Facts about this computer: its kind of CPU, the cores that this process may use, and whether its memory was exhausted."""
 
 import hashlib
 import os
@@ -21,3 +21,9 @@ def count_cores() -> int:
     """Counts the cores that this process may use, which the command taskset and some containers limit."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether the fault is Python's MemoryError or JAX's error for exhausted memory, of the host or of a device."""
+    # By the name of its class: a command such as --help does not import JAX.
+    return isinstance(fault, MemoryError) or (type(fault).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(fault))

@@ -7,12 +7,12 @@ Traces some steps with jax.profiler and sums the times of the executed thunks by
 names. Thunks that run in parallel count in full. So shares are of the sum, not of the wall time.
 """
 
+import argparse
 import collections
 import glob
 import gzip
 import json
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -74,8 +74,11 @@ def shares(preset: str, steps: int = 8) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    print("| preset | img/s | " + "of the thunks' time |\n|---|---:|---|")
-    for preset in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="+", choices=PRESETS, metavar="PRESET")
+    ask = parser.parse_args()
+    print("| preset | img/s | of the thunks' time |\n|---|---:|---|")
+    for preset in ask.presets:
         images_per_s, found = shares(preset)
         print(f"| {preset} | {images_per_s:,.0f} | " + "; ".join(f"{name} {share:.0%}" for name, share in found.items()) + " |")
 

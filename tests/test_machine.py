@@ -1,5 +1,6 @@
 import os
 
+import jax
 import pytest
 
 from dcgan_jax import machine
@@ -18,3 +19,16 @@ def test_cores_are_counted_without_affinity(monkeypatch, cpu_count, cores):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: cpu_count)
     assert machine.count_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("fault", "exhausted"),
+    [
+        (MemoryError(), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: something else"), False),
+        (RuntimeError("RESOURCE_EXHAUSTED: not JAX's"), False),
+    ],
+)
+def test_out_of_memory_is_recognised(fault, exhausted):
+    assert machine.is_out_of_memory(fault) is exhausted

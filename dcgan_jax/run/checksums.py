@@ -21,6 +21,7 @@ import numpy as np
 
 from dcgan_jax import files
 from dcgan_jax.config import UserError, make_printable
+from dcgan_jax.machine import is_out_of_memory
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 FILES = "files.json"  # file inside a checkpoint with the hashes of the other files
@@ -159,7 +160,7 @@ def reraise_machine_fault(fault: Exception) -> None:
     """Raises the fault again if its cause is the machine, such as memory or permissions, and not the checkpoint."""
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno in NOT_NOW):
         raise fault
-    if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(fault):
+    if is_out_of_memory(fault):
         raise MemoryError(describe_reason(fault)) from None
     code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore puts it into the text of a ValueError
     if code and int(code[1]) in NOT_NOW:

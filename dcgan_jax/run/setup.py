@@ -30,6 +30,7 @@ from dcgan_jax.gan.progressive import make_low_resolution_config
 from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_labels
 from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, drop_unread_settings, init_state
 from dcgan_jax.gan.step import make_train_steps
+from dcgan_jax.machine import is_out_of_memory
 from dcgan_jax.run import backend, checkpoints, compact, distributed, initial_weights, online_score, product_speed, workdir
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
@@ -195,7 +196,7 @@ def _explain_faults(path: Path) -> Generator[None]:
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as fault:
-        if isinstance(fault, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(fault):
+        if not is_out_of_memory(fault):
             raise
         kept = checkpoints.describe_kept(path)
         raise UserError(
