@@ -27,10 +27,10 @@ from dcgan_jax.startup import BEGAN_S
 
 
 class TrainResult(NamedTuple):
-    """The state of a run at the end of `train`."""
+    """What `train` returns."""
 
     path: Path  # the run's folder
-    step: int  # the last step, which is saved
+    step: int  # the last saved step; 0 if a low-resolution stage was stopped first
     total_steps: int  # the largest possible number while a length in minutes is not known in steps
     is_complete: bool
     stopped_by: signal.Signals | None = None  # the signal that this process received
@@ -38,9 +38,9 @@ class TrainResult(NamedTuple):
 
 def main() -> int:
     config = cli.parse_config(sys.argv[1:])
-    programs = backend.start_backend(get_cache_dir())
+    program_folder = backend.start_backend(get_cache_dir())
     # Not in `train`: a notebook may replace a function of this package, and files do not show that.
-    result = _train(config, BEGAN_S, open_program_cache(programs, BEGAN_S) if programs else None)
+    result = _train(config, BEGAN_S, open_program_cache(program_folder, BEGAN_S) if program_folder else None)
     if not result.is_complete and distributed.is_first_process():
         print(f"run the same command again to resume: {format_training_command(config)}")
     return cli.INTERRUPTED if result.stopped_by == signal.SIGINT else 0
@@ -87,7 +87,7 @@ def _train_stage(config: Config, later_count: int, began_s: float, program_cache
         programs = None
         if not configuration.has_length(plan.config):
             plan, programs = run_length.choose_length(plan, later_count, began_s)
-        with setup.assemble(plan, start, programs) as session, StopSignals() as signals:
+        with setup.open_session(plan, start, programs) as session, StopSignals() as signals:
             if state is None:
                 state = setup.make_state(plan)
                 distributed.run_in_first(functools.partial(observe.save_reals, plan))
@@ -117,11 +117,12 @@ def _train_steps(session: Session, start: int, state: GanState, signals: StopSig
     for steps, batch in session.iterate_batches(start):
         before = state if config.guard.debug else None
         # Returns at once; donates the old state.
-        state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.decay_steps)
+        state, metrics = session.programs.get_steps(len(steps))(state, batch, session.plan.schedule_steps)
         pending.append((steps, metrics))
         if steps.start == last_saved:
             backend.release_memory()  # what the save and this step have freed; later steps may use other blocks
-        # Read once per dispatch: a signal between the save and the break would lose steps. All processes wait here.
+        # Read once per dispatch: if it were read again after the save, a new signal could end the loop with unsaved steps. All
+        # processes wait here.
         is_stopping = distributed.any_process(signals.received is not None)
         is_scored = _is_scored(session, steps)
         is_saved = steps.stop % config.output.save_every_steps == 0 or steps.stop == total or is_stopping or is_scored

@@ -31,6 +31,12 @@ def refused_start(tmp_path, *arguments):
     return line
 
 
+def test_name_that_no_filesystem_accepts_is_refused(tmp_path):
+    (tmp_path / "runs").mkdir()  # else no folder is looked for in it
+    line = get_refusal(train, "--workdir", tmp_path / "runs", *FLAGS, "--data", "drawn:40", "--name", "n" * 300)
+    assert "File name too long; give a --workdir and --name that can be written" in line
+
+
 # ---- Images ----
 
 

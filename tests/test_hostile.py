@@ -109,16 +109,16 @@ def test_checkpoint_files_are_not_unpickled(canary, tmp_path, sealed):
     for file in sorted(file for file in last.rglob("*") if file.is_file()):
         kept = file.read_bytes()
         file.write_bytes(pickle.dumps(canary))
-        seal = (last / checksums.FILES).read_bytes()
-        if sealed and file.name != checksums.FILES:  # an attacker can also replace the hashes
-            (last / checksums.FILES).write_text(json.dumps(checksums.hash_files(last)))
+        seal = (last / checksums.FILES_JSON).read_bytes()
+        if sealed and file.name != checksums.FILES_JSON:  # an attacker can also replace the hashes
+            (last / checksums.FILES_JSON).write_text(json.dumps(checksums.hash_files(last)))
         line = run_command(sample, "--run", run, "--count", 1, "--step", STEPS, "--out", tmp_path / "out.png")
         if line.code:
             assert line.code == 2 and len(line.faults) == 1
         with contextlib.suppress(checksums.CorruptCheckpointError, UserError):
             read_state(run, STEPS)  # training reads it in this way
         file.write_bytes(kept)
-        (last / checksums.FILES).write_bytes(seal)
+        (last / checksums.FILES_JSON).write_bytes(seal)
 
 
 @pytest.mark.parametrize("file", ["config.json", "data.json", "environment.json"])

@@ -26,8 +26,8 @@ def make_low_resolution_config(config: Config) -> Config:
 
     If it has low-resolution stages itself, apply the function again. Every layer keeps its blur. Residual blocks are off in all
     of these stages: they belong next to the image, and the larger networks have no place for those of a smaller one. If D has
-    residual blocks, R1 and R2 are off too: only the steep gradients of these blocks need them. The learning rate warms up where
-    trained networks have grown. With `minutes`, the stage has the same minutes and its length is not known yet.
+    residual blocks, R1 and R2 are off too: only the steep gradients of these blocks need them. Only stages that grow from a
+    smaller one keep the warmup of the learning rate. With `minutes`, the stage has the same minutes, and no length yet.
     """
     *earlier, kimg = config.run.grow_kimg
     if config.nets.d_refine:

@@ -32,8 +32,8 @@ def make_recalibrate(config: Config) -> Callable[[GanState], GanState]:
     """Makes f(state) -> state, which recomputes ema_stats for ema_params. Other leaves stay. Pure: jit it.
 
     The EMA generator is never run in training, so it has no running statistics of its own. Here it generates images from 4,096
-    latents, or from 512 if its weights are the random ones of step 0. They depend on the state's key alone, so each state has one
-    set of statistics. Means and variances are those of all batches together.
+    latents, or from 512 if its weights are the random ones of step 0. The latents depend only on the state's key, so each state
+    has one set of statistics. Means and variances are those of all batches together.
     """
     has_random_start = not (config.run.start or config.run.grow_kimg)  # else step 0 has weights of another run or stage
     first_batches = FIRST_RECALIBRATION_BATCHES if has_random_start else RECALIBRATION_BATCHES
@@ -140,7 +140,7 @@ def run_in_batches(program: Callable[..., jax.Array], first: np.ndarray, *others
     return np.concatenate(results)
 
 
-@functools.cache  # one program per kind and recipe
-def jit_cached(kind: Callable[..., Callable], recipe: Config | Nets) -> Callable:
-    """Returns jax.jit(kind(recipe)), cached. kind: a function such as `make_generate`."""
-    return jax.jit(kind(recipe))
+@functools.cache  # one program per factory and settings
+def jit_cached(factory: Callable[..., Callable], settings: Config | Nets) -> Callable:
+    """Returns jax.jit(factory(settings)), cached. factory: a function such as `make_generate`."""
+    return jax.jit(factory(settings))

@@ -26,7 +26,7 @@ from dcgan_jax.gan.state import GanState, count_images_per_update, make_optimize
 Metrics = dict[str, jax.Array]  # names of gan/metrics.py -> () float32
 Keys = dict[str, jax.Array]  # names of the streams below -> key
 Kind = Literal["real", "fake"]
-# f(state, batch, total_steps=None); total_steps: () float32, the run's length if the learning rate decays; None: the config's
+# f(state, batch, total_steps=None), see make_train_step
 Step = Callable[..., tuple[GanState, Metrics]]
 # One named stream per purpose. Two uses of randomness share a key only if the recipe says so (g_latents "same").
 D_STREAMS = ("latents", "flip", "augment_real", "augment_fake", "dropout_real", "dropout_fake", "mix", "noise_real", "noise_fake")
@@ -39,9 +39,9 @@ def make_train_step(config: Config, sharding: jax.sharding.Sharding | None = Non
     Args: sharding, of the (B, ...) arrays made inside the step; None: XLA decides.
     Returns: f(state, batch, total_steps=None) -> (state, metrics). batch: images (images_per_step, S, S, C) uint8 and, for a
         conditional recipe, labels (images_per_step, A) uint8. Fakes use the labels of the real images in their batch, so that
-        both have the same frequencies. total_steps: () float32, the length over which the learning rate decays, as an input, so
-        that runs of all lengths share one program; None: the config's length. metrics: those of gan/metrics.py that the recipe
-        has.
+        both have the same frequencies. total_steps: () float32, the run's length, for the learning-rate schedule. It is an
+        input, so that runs of all lengths share one program; None: the config's length. metrics: those of gan/metrics.py that
+        the recipe has.
     """
     networks = Generator(config.nets), Discriminator(config.nets, config.optimizer.freeze_d)
     loss = losses.make_loss(config.loss)
@@ -249,7 +249,7 @@ def _make_critic(
 
 
 def _compute_lazily(every_steps: int, step: jax.Array, compute: Callable[[], jax.Array]) -> jax.Array:
-    """Returns compute() in every every_steps-th step, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
+    """Returns compute() once every `every_steps` steps, else 0. Source: Karras et al. 2020, arXiv:1912.04958, section 3.1."""
     if every_steps == 1:
         return compute()
     is_due = (step + 1) % every_steps == 0  # so that log lines, written at multiples, contain the penalty

@@ -25,6 +25,8 @@ from dcgan_jax.run.program_cache import ProgramCache
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PROGRAM_CACHE_BYTES = 2**30
 MAX_STEPS_PER_DISPATCH = 10
+# JAX compiles again what it cannot write or read, so a full disk needs no warning here.
+CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 _UNTIL_EXIT = contextlib.ExitStack()  # never closed: settings that a command keeps until its process ends
 
 
@@ -47,10 +49,6 @@ def start_backend(cache: Path) -> Path | None:
         jax.config.update(name, value)
     folder = jax.config.values["jax_compilation_cache_dir"]
     return Path(folder) if folder and not chosen_by_user else None
-
-
-# JAX compiles again what it cannot write or read, so a full disk needs no warning here.
-CACHE_WARNING = "Error (writing|reading) persistent compilation cache"
 
 
 @contextlib.contextmanager
@@ -81,7 +79,7 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     # Without async dispatch, steps run in this thread and use malloc's main arena, which keeps its memory. Arenas of other
     # threads are too small for a step and map new memory each time. On a CPU, async dispatch has nothing to overlap with.
     settings: dict[str, bool | int | float | str] = {"jax_cpu_enable_async_dispatch": False}
-    own = jax.config.values["jax_compilation_cache_dir"]  # set by the user
+    own = jax.config.values["jax_compilation_cache_dir"]  # set by the user, or before by start_backend
     if own:
         check_encodable(own)
         return settings | ({"jax_compilation_cache_dir": expand_home(own)} if own.startswith("~") else {})
@@ -92,7 +90,7 @@ def _choose_settings(cache: Path) -> dict[str, bool | int | float | str]:
     if not is_encodable(str(programs)):  # the folder of the cache is no choice of the user's
         return settings
     try:
-        programs.mkdir(parents=True, exist_ok=True)
+        programs.mkdir(mode=0o700, parents=True, exist_ok=True)  # run/program_cache.py uses only a private folder
     except OSError:
         return settings
     _remove_unfinished(programs)
@@ -134,22 +132,27 @@ def _keep_memory() -> None:
 
 
 def compile_program(
-    function: Callable, *shapes: Any, checked: bool = False, cache: ProgramCache | None = None, recipe: tuple = (), **how: Any
+    function: Callable,
+    *shapes: Any,
+    debug: bool = False,
+    program_cache: ProgramCache | None = None,
+    key_parts: tuple = (),
+    **how: Any,
 ) -> Callable:
     """Compiles function for these shapes. how: arguments of jax.jit.
 
-    checked: compile at the first call instead, because only then JAX checks for reused keys.
-    cache: keeps the program for the next start, if this process has all devices and they are a CPU's. recipe: all that the
-    program depends on, besides shapes and how.
+    debug: compile at the first call instead, because only then JAX checks for reused keys.
+    program_cache: keeps the program for the next start, if this process has all devices and they are a CPU's. key_parts: all
+    that the program depends on, besides shapes and how.
     """
-    if checked:
+    if debug:
         return jax.jit(function, **how)
 
     def lower() -> jax.stages.Lowered:
         return jax.jit(function, **how).lower(*shapes)
 
-    if cache and jax.default_backend() == "cpu" and jax.process_count() == 1:
-        program = cache.load_or_compile((recipe, shapes, how), lower)
+    if program_cache and jax.default_backend() == "cpu" and jax.process_count() == 1:
+        program = program_cache.load_or_compile((key_parts, shapes, how), lower)
     else:
         program = lower().compile()
     release_memory()  # what the compiler has freed

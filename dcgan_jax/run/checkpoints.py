@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -29,7 +30,8 @@ from dcgan_jax.run.checksums import (
     describe_reason,
     digest_json,
     digest_leaf,
-    is_disk_fault,
+    get_system_code,
+    propose_remedy,
     read_digests,
     reraise_machine_fault,
     seal_files,
@@ -38,7 +40,7 @@ from dcgan_jax.run.checksums import (
 
 Shapes = TypeVar("Shapes")
 # A checkpoint has three items: "generator" (these fields, which sampling needs), "training" (all other fields), and "digests".
-GENERATOR = ("ema_params", "ema_stats", "labels")
+GENERATOR_FIELDS = ("ema_params", "ema_stats", "labels")
 TENSORSTORE_METRICS = "experimental_collect_matching_metrics"
 REST_S = 0.2  # TensorStore does not tell when its threads have ended; they read small files within milliseconds
 BROKEN = "broken-checkpoints"  # subfolder of the run for damaged checkpoints
@@ -73,7 +75,7 @@ class Checkpoints:
         items = _split_items(state if jax.process_count() > 1 else jax.tree.map(_get_one_copy, state))
         digests = {name: describe_leaves(item, digest_leaf) for name, item in items.items()}
         # np.empty uses no memory until it is filled.
-        on_host = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)
+        targets = jax.tree.map(lambda leaf: np.empty(to_stored(leaf).shape, to_stored(leaf).dtype), items)
         try:
             self.manager.save(
                 step,
@@ -84,13 +86,13 @@ class Checkpoints:
             )
         except Exception as fault:  # for a full disk TensorStore raises a ValueError, Orbax an OSError
             self._raise_save_error(step, fault)
-        self.unverified = step, on_host, digests
+        self.unverified = step, targets, digests
 
     def settle(self) -> None:
         """Waits for the current save, verifies it by reading it back, and removes old checkpoints. Raises: UserError."""
         if self.unverified is None:
             return
-        (step, on_host, digests), self.unverified = self.unverified, None
+        (step, targets, digests), self.unverified = self.unverified, None
         try:
             self.manager.wait_until_finished()
         except Exception as fault:
@@ -98,7 +100,7 @@ class Checkpoints:
         try:
             if read_digests(self._get_path(step)) != digests:
                 raise CorruptCheckpointError("its digests differ")
-            check_digests(_restore_items(self._get_path(step), **on_host), digests)
+            check_digests(_restore_items(self._get_path(step), **targets), digests)
         except CorruptCheckpointError as fault:
             raise UserError(
                 f"{self._get_path(step)}: differs from what was written ({fault}): check the disk; "
@@ -135,10 +137,10 @@ class Checkpoints:
         for partial in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # frees space on a full disk
         about = f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}"
-        if not is_disk_fault(fault):  # another fault: say no more than is known
+        code = get_system_code(fault)
+        if code is None:  # another fault: say no more than is known
             raise UserError(f"{about}. Run the same command again; if it fails again, give another `workdir`") from fault
-        remedy = "Free disk space or make the folder writable, then run the same command again"
-        raise UserError(f"{about}. {remedy}") from None
+        raise UserError(f"{about}. {propose_remedy(code)}") from None
 
 
 def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = terminal.say) -> tuple[int, GanState] | None:
@@ -247,7 +249,9 @@ def list_steps(run: Path) -> list[int]:
     if compact.is_compact(run):
         return [compact.read_step(run)]
     folder = run / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that no filesystem accepts
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def add_sharding(shapes: Shapes, sharding: jax.sharding.Sharding | None = None) -> Shapes:
@@ -264,8 +268,8 @@ def _get_one_copy(leaf: jax.Array) -> jax.Array:
 def _split_items(state: GanState) -> dict[str, dict]:
     leaves = {name: leaf for name, leaf in vars(state).items() if leaf is not None}  # None: not used with this config
     return {
-        "generator": {name: leaves[name] for name in GENERATOR if name in leaves},
-        "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR},
+        "generator": {name: leaves[name] for name in GENERATOR_FIELDS if name in leaves},
+        "training": {name: leaf for name, leaf in leaves.items() if name not in GENERATOR_FIELDS},
     }
 
 

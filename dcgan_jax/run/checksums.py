@@ -24,11 +24,13 @@ from dcgan_jax.config import UserError, make_printable
 from dcgan_jax.machine import is_out_of_memory
 
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-FILES = "files.json"  # file inside a checkpoint with the hashes of the other files
+FILES_JSON = "files.json"  # file inside a checkpoint with the hashes of the other files
 # From filesystems that cannot flush folders, such as some 9p.
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 # Faults of the machine, not of the file: a checkpoint that cannot be read for these reasons is not broken.
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
+
+FOR_SPACE_OR_RIGHTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # what the user can give
 
 
 class CorruptCheckpointError(Exception):
@@ -70,7 +72,7 @@ def hash_files(path: Path, *parts: str) -> dict[str, str]:
         raise fault
 
     paths = sorted(Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names)
-    names = {str(file.relative_to(path)): file for file in paths if file.name not in (FILES, f"{FILES}.partial")}
+    names = {file.relative_to(path).as_posix(): file for file in paths if file.name not in (FILES_JSON, f"{FILES_JSON}.partial")}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in names.items() if _is_in_parts(name, parts)}
 
 
@@ -80,8 +82,8 @@ def _is_in_parts(name: str, parts: tuple[str, ...]) -> bool:
 
 def seal_files(path: Path) -> None:
     """Writes files.json if it is missing, then flushes the checkpoint to disk. Orbax flushes only arrays, not the metadata."""
-    if not (path / FILES).exists():
-        files.write_json(path / FILES, hash_files(path))
+    if not (path / FILES_JSON).exists():
+        files.write_json(path / FILES_JSON, hash_files(path))
     for place in [path, *path.rglob("*"), path.parent]:
         if os.name == "nt" and place.is_dir():  # Windows opens no folders, and flushes only files that may be written
             continue
@@ -98,14 +100,14 @@ def seal_files(path: Path) -> None:
 def check_files(path: Path, *parts: str) -> None:
     """Compares the files of a checkpoint with files.json. Raises: CorruptCheckpointError for a changed or missing file."""
     # A process that was killed between a save and its verification leaves no files.json; the digests still guard the arrays.
-    if not (path / FILES).exists():
+    if not (path / FILES_JSON).exists():
         return
     try:
-        recorded, current = files.load_json(path / FILES), hash_files(path, *parts)
+        recorded, current = files.load_json(path / FILES_JSON), hash_files(path, *parts)
         differing = [name for name in recorded if _is_in_parts(name, parts) and recorded[name] != current.get(name)]
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         reraise_machine_fault(fault)
-        raise CorruptCheckpointError(f"{FILES} cannot be read: {describe_reason(fault)}") from None
+        raise CorruptCheckpointError(f"{FILES_JSON} cannot be read: {describe_reason(fault)}") from None
     if differing:
         raise CorruptCheckpointError(
             f"{make_printable(differing[0], 200)} {'has changed' if differing[0] in current else 'is missing'}"
@@ -162,14 +164,24 @@ def reraise_machine_fault(fault: Exception) -> None:
         raise fault
     if is_out_of_memory(fault):
         raise MemoryError(describe_reason(fault)) from None
+    code = get_system_code(fault)
+    if code in NOT_NOW:
+        raise OSError(code, describe_reason(fault)) from None
+
+
+def get_system_code(fault: BaseException) -> int | None:
+    """Returns the operating system's error code (errno); None if the fault has none."""
+    if isinstance(fault, OSError):
+        return fault.errno
     code = re.search(r"\[os_error_code='?(\d{1,4})\D", str(fault))  # TensorStore puts it into the text of a ValueError
-    if code and int(code[1]) in NOT_NOW:
-        raise OSError(int(code[1]), describe_reason(fault)) from None
+    return int(code[1]) if code else None
 
 
-def is_disk_fault(fault: BaseException) -> bool:
-    """Whether the operating system refused an operation on a file. TensorStore raises it as a ValueError with a code."""
-    return isinstance(fault, OSError) or "os_error_code=" in str(fault)
+def propose_remedy(code: int | None) -> str:
+    """Proposes what to do about an error of the operating system, as a sentence without its full stop."""
+    if code in FOR_SPACE_OR_RIGHTS:
+        return "Free disk space or make the folder writable, then run the same command again"
+    return "Correct this, then run the same command again"
 
 
 def describe_reason(fault: BaseException) -> str:

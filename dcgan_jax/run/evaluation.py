@@ -15,7 +15,7 @@ from dcgan_jax.gan.state import init_state
 from dcgan_jax.quality import intervals, memorisation, scores
 from dcgan_jax.quality.linear_probe import TESTED, fit_and_score_probe, fit_probe, score_probe, split_fit_and_test
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
-from dcgan_jax.run import online_score
+from dcgan_jax.run import feature_summaries
 from dcgan_jax.run.feature_nets import FeatureNetwork
 from dcgan_jax.run.image_sets import ImageSet
 from dcgan_jax.run.random_choices import choose_kept, split_halves
@@ -80,9 +80,9 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
     Raises: UserError if there are too few images for the distance at infinity.
     """
     kept = np.arange(of.count) if of.infinity else of.kept
-    images = online_score.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
-    real = online_score.load_reference(network, images, kept)
-    feature_count = real.some.shape[1]
+    images = feature_summaries.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
+    real = feature_summaries.load_reference(network, images, kept)
+    feature_count = real.kept.shape[1]
     least = scores.count_least_at_infinity(feature_count)
     if of.infinity and of.count < least:
         raise UserError(
@@ -90,16 +90,16 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         )
 
     def parts() -> Iterator[np.ndarray]:
-        for some in online_score.split_parts(np.arange(of.count)):
+        for some in feature_summaries.split_parts(np.arange(of.count)):
             yield fake.get(first + some)
 
-    found = online_score.summarise_features(network, parts(), kept)
-    few_real, few_found = (one._replace(some=one.some[of.kept]) if of.infinity else one for one in (real, found))
-    values = online_score.compute_feature_scores(few_real, few_found, of.seed)
-    halves = split_halves(of.seed, len(real.some))
-    floor = scores.frechet(*(scores.compute_moments(real.some[half]) for half in halves))
+    found = feature_summaries.summarise_features(network, parts(), kept)
+    few_real, few_found = (one._replace(kept=one.kept[of.kept]) if of.infinity else one for one in (real, found))
+    values = feature_summaries.compute_feature_scores(few_real, few_found, of.seed)
+    halves = split_halves(of.seed, len(real.kept))
+    floor = scores.frechet(*(scores.compute_moments(real.kept[half]) for half in halves))
     if of.infinity:
-        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.some, seed=of.seed)
+        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.kept, seed=of.seed)
     return Score(
         name=fake.name,
         kind="inception" if network.name == "inception" else "features",
@@ -108,7 +108,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         floor=floor,
         floor_count=len(halves[0]),
         count=of.count,
-        some_count=len(few_found.some),
+        some_count=len(few_found.kept),
         seeds=range(first, first + of.count),
         step=fake.step,
         network=network,
@@ -193,15 +193,18 @@ def find_neighbours(of: Comparison, run: ImageSet) -> Neighbours:
     # In random order, so that each part of the training images, and some of the held-out ones, are like all of them.
     training = training[permute_epoch(of.seed, 0, len(training))]
     fresh = fresh[permute_epoch(of.seed, 0, len(fresh))]
-    fresh = fresh[: min(online_score.PART // 2, len(training))]  # each part of the training images has at least as many
-    samples = run.get(of.seed + np.arange(min(of.count, online_score.PART)))
+    fresh = fresh[: min(feature_summaries.PART // 2, len(training))]  # each part of the training images has at least as many
+    samples = run.get(of.seed + np.arange(min(of.count, feature_summaries.PART)))
     # For a network's features, as many training images as samples: all would take hours.
     few = training[: max(of.count, len(fresh))]
     spaces = {"pixels": (lambda some: some.reshape(len(some), -1).astype(np.float32) / 255, training)}
     spaces |= {network.name: (network.features, few) for network in of.networks}
     found = {
         name: memorisation.measure_memorisation(
-            see(samples), see(images[fresh]), (see(some) for some in online_score.iterate_parts(images, looked_at)), seed=of.seed
+            see(samples),
+            see(images[fresh]),
+            (see(some) for some in feature_summaries.iterate_parts(images, looked_at)),
+            seed=of.seed,
         )
         for name, (see, looked_at) in spaces.items()
     }

@@ -48,7 +48,7 @@ def _list_weight_files(start: str) -> list[Path]:
     if re.match("[a-z]+://", start):
         raise UserError(f"`start` {start}: is an address; download the file first, then give its path")
     if os.path.isfile(whole):
-        return [] if whole.name == "config.json" else [whole]  # a run's: the message names the run
+        return [] if whole.name == "config.json" else [whole]  # of a run: load the run
     if os.path.isdir(whole):
         return [] if (whole / "checkpoints").is_dir() or compact.is_compact(whole) else _find_in_folder(whole)
     places = [Path(place) for place in start.split(",")]
@@ -73,9 +73,9 @@ def _find_in_folder(folder: Path) -> list[Path]:
 
 
 def grow_networks(config: Config, low_resolution: Config) -> dict:
-    """Makes the same fields from the low-resolution stage, with one more layer in each network (gan/progressive.py)."""
+    """Makes fields of GanState from the low-resolution stage, with one more layer in each network (gan/progressive.py)."""
     run = workdir.get_run_path(low_resolution)
-    small = _restore_readable(run, low_resolution)
+    small = _restore_newest_read_only(run, low_resolution)
     state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
     fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
     return {name: jax.device_get(getattr(state, name)) for name in fields}
@@ -96,14 +96,14 @@ def _load_run(run: Path, config: Config) -> dict:
     if not checkpoints.list_steps(run):
         pretrained.check_not_hiding(run)
         raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
-    state = _restore_readable(run, source)
+    state = _restore_newest_read_only(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
 def _load_compact(run: Path, source: Config) -> dict:
     shapes = describe_state(source)
     params, stats, _ = compact.read_generator(run, shapes)
-    # The EMA generator is all there is of G.
+    # Of G, a compact run has only the EMA generator.
     fields = {"ema_params": params, "ema_stats": stats} | jax.tree.map(np.copy, {"g_params": params, "g_stats": stats})
     if not compact.has_discriminator(run):
         _say(f"warning: {run}: has no discriminator; D starts from random weights")
@@ -112,7 +112,7 @@ def _load_compact(run: Path, source: Config) -> dict:
     return fields | {"d_params": d_params, "d_stats": d_stats}
 
 
-def _restore_readable(run: Path, config: Config) -> GanState:
+def _restore_newest_read_only(run: Path, config: Config) -> GanState:
     """Restores the newest intact checkpoint of a run, which is not changed. Prints a warning for each newer, broken one."""
     like = checkpoints.add_sharding(describe_state(config))
     broken = []
@@ -185,7 +185,7 @@ def _check_values(read: dict[str, np.ndarray], file: Path) -> None:
             raise UserError(f"`start` {file}: {name} contains a negative variance; copy the file again, or save it again")
 
 
-class _Found(NamedTuple):
+class _NetworkInFile(NamedTuple):
     """A network in a file."""
 
     file: Path
@@ -194,7 +194,7 @@ class _Found(NamedTuple):
     is_matched: bool = False  # by order and shape
 
 
-def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: dict) -> _Found | None:
+def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: dict) -> _NetworkInFile | None:
     """Finds G or D by the names of its tensors. Looks into `place` first, since the order of files may be swapped."""
     for file in sorted(files, key=lambda other: other != place):
         prefixes = torch_names.find_networks(net, files[file].arrays, like)
@@ -202,11 +202,11 @@ def _find_network(net: str, files: dict[Path, WeightFile], place: Path, like: di
             names = ", ".join(make_printable(prefix, 60) for prefix in prefixes)
             _say(f"{file}: contains {len(prefixes)} networks that fit net{net}, with names in {names}; the first is used")
         if prefixes:
-            return _Found(file, files[file].arrays, prefixes[0])
+            return _NetworkInFile(file, files[file].arrays, prefixes[0])
     return None
 
 
-def _match_network(net: str, files: dict[Path, WeightFile], place: Path, likes: dict[str, dict]) -> _Found | None:
+def _match_network(net: str, files: dict[Path, WeightFile], place: Path, likes: dict[str, dict]) -> _NetworkInFile | None:
     """Finds G or D by order and shapes of its layers, in a file with nothing but G and D. Raises: UserError if several fit."""
     for file in sorted(files, key=lambda other: other != place):
         arrays = files[file].arrays
@@ -227,7 +227,7 @@ def _match_network(net: str, files: dict[Path, WeightFile], place: Path, likes: 
             f"({make_printable(theirs, 60)} is main.{first}, ... {shown} is main.{pairs[-1][0]}), and its activations are "
             "taken to be the example's: look at the first samples"
         )
-        return _Found(file, {f"main.{ours}": arrays[theirs] for ours, theirs in pairs}, "main.", is_matched=True)
+        return _NetworkInFile(file, {f"main.{ours}": arrays[theirs] for ours, theirs in pairs}, "main.", is_matched=True)
     return None
 
 
@@ -250,7 +250,7 @@ def _make_refusal(net: str, place: Path, file: WeightFile, like: dict) -> UserEr
     )
 
 
-def compute_digest(networks: dict) -> int:
+def compute_checksum(networks: dict) -> int:
     """Computes a checksum of all arrays, by which processes check that they loaded the same weights."""
     checksum = 0
     for leaf in jax.tree.leaves(networks):

@@ -14,7 +14,7 @@ from dcgan_jax.gan.state import GanState
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.quality.diagnostics import diagnose
 from dcgan_jax.run import distributed, figures, online_score, report, workdir
-from dcgan_jax.run.setup import CHECKED, Plan, Session
+from dcgan_jax.run.setup import DIAGNOSED_IMAGES, Plan, Session
 
 
 def save_reals(plan: Plan) -> None:
@@ -64,9 +64,9 @@ def _save_samples(session: Session, step: int, generator: tuple[dict, dict]) -> 
 def _diagnose(session: Session, discriminator: tuple[dict, dict], grid: np.ndarray) -> dict[str, str]:
     """Runs the diagnostics: kind -> message of each problem."""
     previews = session.previews
-    images = np.concatenate([previews.reals, previews.held_out, grid[:CHECKED]])
+    images = np.concatenate([previews.reals, previews.held_out, grid[:DIAGNOSED_IMAGES]])
     compute_logits = functools.partial(session.programs.compute_logits, *discriminator)
-    logits = run_in_batches(compute_logits, images, previews.checked_labels)  # the user chooses how many are held out
+    logits = run_in_batches(compute_logits, images, previews.diagnosed_labels)  # the user chooses how many are held out
     ends = np.cumsum([len(previews.reals), len(previews.held_out)])
     on_reals, on_held_out, on_samples = np.split(logits, ends)
     loss = session.plan.config.loss.loss

@@ -25,7 +25,7 @@ from dcgan_jax.files import atomic_write
 from dcgan_jax.run.xla_flags import read_flags
 
 PACKAGE = Path(__file__).parents[1]
-MAX_PROGRAMS = 32  # in a folder; one has some megabytes
+MAX_PROGRAMS = 32  # per folder; a program has some megabytes
 STALE_AFTER_S = 3600  # for what killed processes have left
 MARGIN_S = 2  # between the start of a process and its own clock, and for file systems with coarse times
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")  # distributions whose code makes programs
@@ -79,22 +79,22 @@ def hash_sources(began_s: float) -> str:
     """
     began = time.time() - (time.monotonic() - began_s) - MARGIN_S
     files = sorted(file for file in PACKAGE.rglob("*.py") if file.is_file())
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     try:
         for file in files:
             if file.stat().st_ctime > began:  # not the time of modification, which copies of files may keep
                 return ""
-            found.update(repr((file.relative_to(PACKAGE).as_posix(), file.read_bytes())).encode())
+            checksum.update(repr((file.relative_to(PACKAGE).as_posix(), file.read_bytes())).encode())
     except OSError:
         return ""
     # Two builds may have one version, for example two commits of a Git repository. Their files differ.
     records = [_read_record(library) for library in LIBRARIES]
-    found.update(repr(records).encode())
-    return found.hexdigest() if files and all(records) else ""
+    checksum.update(repr(records).encode())
+    return checksum.hexdigest() if files and all(records) else ""
 
 
 def list_versions() -> list[str]:
-    """Lists the versions of what makes programs, and of Python, which stores their trees."""
+    """Lists the versions of the libraries that compile programs, and of Python, which pickles them."""
     versions = [library.__version__ for library in (jax, jax.lib, flax, optax, np)]
     return [*versions, sys.version, jax.devices()[0].client.platform_version]
 
@@ -110,9 +110,9 @@ def _read_record(library: str) -> str:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether only this user, or their group, may write to the folder. Its files are unpickled."""
+    """Whether only this user may write to the folder. Its files are unpickled."""
     status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o002
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def list_settings() -> list:
@@ -122,7 +122,7 @@ def list_settings() -> list:
 
 
 def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
-    """Returns the program, and whether XLA has made it now. It cannot write the code of a program that it has loaded."""
+    """Returns the program, and whether XLA compiled it now. XLA cannot serialise a program that came from JAX's cache."""
     events = []
 
     def note(event: str, **_: object) -> None:
@@ -146,7 +146,7 @@ def _load(file: Path) -> jax.stages.Compiled | None:
     if hashlib.sha256(program).digest() != checksum:
         return None
     with contextlib.suppress(OSError):  # a cache that this user cannot change
-        os.utime(file)  # it is no longer among those to be removed next
+        os.utime(file)  # marks it as used: _remove_old deletes the least recently used
     try:
         return serialize_executable.deserialize_and_load(*pickle.loads(program))
     except Exception:  # noqa: BLE001 - like JAX's own cache: what it cannot load is compiled again
@@ -156,7 +156,7 @@ def _load(file: Path) -> jax.stages.Compiled | None:
 def _write(file: Path, program: jax.stages.Compiled) -> None:
     try:
         content = pickle.dumps(serialize_executable.serialize(program))
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_write(file, own=f".{os.getpid()}") as partial:
             partial.write_bytes(hashlib.sha256(content).digest() + content)
         _remove_old(file.parent)

@@ -67,7 +67,7 @@ def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, P
     steps = distributed.share_from_first(count_steps(config, timing, left_s, plan.steps_per_dispatch))
     config = configuration.replace(config, kimg=steps * config.images_per_step / 1000)
     if config.run.grow_kimg:  # those of the stages that were trained before this one
-        low = setup.make_low_resolution(plan).run
+        low = setup.make_stage_config(plan).run
         config = configuration.replace(config, grow_kimg=(*low.grow_kimg, low.kimg))
     if distributed.is_first_process():
         terminal.say(_describe_length(config, minutes, shares, timing, steps))
@@ -90,8 +90,8 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     """Times steps for at_least_s, and a save. Takes the median of the steps, without the first one."""
     state = setup.make_state(plan)
     ends_s = []
-    for steps, batch in setup.iterate_batches(plan, 0, setup.decide_resident(plan)):
-        state, metrics = programs.get_steps(len(steps))(state, batch, plan.decay_steps)
+    for steps, batch in setup.iterate_batches(plan, 0, setup.should_be_resident(plan)):
+        state, metrics = programs.get_steps(len(steps))(state, batch, plan.schedule_steps)
         jax.block_until_ready(metrics)
         ends_s.append(time.monotonic())
         is_enough = len(ends_s) > LEAST_TIMED and ends_s[-1] - ends_s[0] >= at_least_s

@@ -31,14 +31,25 @@ from dcgan_jax.gan.sampling import make_recalibrate, sample_images, select_label
 from dcgan_jax.gan.state import LABELS, GanState, check_finite, count_parameters, describe_state, drop_unread_settings, init_state
 from dcgan_jax.gan.step import make_train_steps
 from dcgan_jax.machine import is_out_of_memory
-from dcgan_jax.run import backend, checkpoints, compact, distributed, initial_weights, online_score, product_speed, workdir
+from dcgan_jax.run import (
+    backend,
+    checkpoints,
+    compact,
+    distributed,
+    feature_summaries,
+    initial_weights,
+    online_score,
+    product_speed,
+    workdir,
+)
+from dcgan_jax.run.checksums import propose_remedy
 from dcgan_jax.run.distributed import Shardings
 from dcgan_jax.run.logs import Logs
 from dcgan_jax.run.program_cache import ProgramCache
 from dcgan_jax.run.random_choices import choose_real
 from dcgan_jax.run.user_code import names_function
 
-CHECKED = 64  # number of training images, and of samples, that the diagnostics use at each save
+DIAGNOSED_IMAGES = 64  # number of training images, and of samples, that the diagnostics use at each save
 
 
 class Plan(NamedTuple):
@@ -60,8 +71,8 @@ class Plan(NamedTuple):
         return batches.split_dispatches(start, self.total_steps, self.steps_per_dispatch)
 
     @property
-    def decay_steps(self) -> np.float32 | None:
-        """The length over which the learning rate decays, an input of the compiled steps; None if it does not decay."""
+    def schedule_steps(self) -> np.float32 | None:
+        """total_steps as an input of the compiled steps, for the learning-rate schedule; None if the rate does not decay."""
         return None if self.config.optimizer.lr_decay == "none" else np.float32(self.total_steps)
 
     def shuffle(self) -> np.ndarray:
@@ -77,7 +88,7 @@ class Plan(NamedTuple):
 class Programs(NamedTuple):
     """The compiled functions of a run."""
 
-    # k -> compiled program of k steps: (state, batches, decay_steps of the plan) -> (state, metrics)
+    # k -> compiled program of k steps: (state, batches, schedule_steps of the plan) -> (state, metrics)
     get_steps: Callable[[int], Callable]
     renew_statistics: Callable[[GanState], GanState]
     check_finite: Callable[[GanState], dict[str, jax.Array]]
@@ -89,7 +100,7 @@ class Previews(NamedTuple):
 
     reals: np.ndarray  # training images, evenly spaced: the data set may be sorted
     held_out: np.ndarray  # images that D never sees
-    checked_labels: np.ndarray | None  # for reals, held_out and samples, concatenated in this order
+    diagnosed_labels: np.ndarray | None  # for reals, held_out and samples, concatenated in this order
     sample_labels: np.ndarray | None  # (LABELS, A): the table in the state
     grid_labels: np.ndarray | None  # for the sample grid
 
@@ -118,8 +129,8 @@ class Session(NamedTuple):
 def open_run(config: Config, program_cache: ProgramCache | None = None) -> Generator[Plan]:
     """Packs the images, creates or reopens the run's folder, and holds its lock inside the with block.
 
-    program_cache: where the run's compiled programs are kept. `debug` does not use it, because it checks while it traces. Nor
-    does a run that is scored by code of the user's, which may change this package before the step is traced.
+    program_cache: where the run's compiled programs are kept. It is not used with `debug`, which checks while it traces, nor
+    with a user's own score function: that code may change this package before the step is traced.
     Raises: UserError for faults that the user can fix, also when the block runs out of memory or disk space.
     """
     config = distributed.run_in_all(functools.partial(workdir.restore_length, _choose_compute_dtype(config)))
@@ -155,8 +166,8 @@ def _choose_compute_dtype(config: Config) -> Config:
             return workdir.read_config(path).nets.compute_dtype
         return product_speed.choose_compute_dtype(get_cache_dir())
 
-    is_rounded = distributed.any_process(distributed.run_in_first(choose) == "bfloat16")
-    return configuration.replace(config, compute_dtype="bfloat16" if is_rounded else "float32")
+    is_bfloat16 = distributed.any_process(distributed.run_in_first(choose) == "bfloat16")
+    return configuration.replace(config, compute_dtype="bfloat16" if is_bfloat16 else "float32")
 
 
 def _pack(config: Config) -> Pack:
@@ -204,29 +215,26 @@ def _explain_faults(path: Path) -> Generator[None]:
         ) from None
     except OSError as fault:
         place, kept = fault.filename or "the disk", checkpoints.describe_kept(path)
-        raise UserError(
-            f"{path}: {place}: {fault.strerror or fault}; {kept}. Free disk space or make the folder writable, then run the "
-            "same command again"
-        ) from None
+        raise UserError(f"{path}: {place}: {fault.strerror or fault}; {kept}. {propose_remedy(fault.errno)}") from None
 
 
 def find_low_resolution(plan: Plan) -> Config | None:
     """Returns the config of the last low-resolution stage (progressive growing) if it must still be trained, else None."""
     if not plan.config.run.grow_kimg or checkpoints.list_steps(plan.path):
         return None
-    low = make_low_resolution(plan)
+    low = make_stage_config(plan)
     if not configuration.has_length(low):
         return low
     total = configuration.count_total_steps(low, image_count=0)  # its length is in kimg
     is_complete = distributed.run_in_all(functools.partial(initial_weights.is_stage_complete, low, total))
-    # One process may fail to read what others can: then all train.
+    # If one process cannot read the checkpoint, all processes train the stage.
     return low if distributed.any_process(not is_complete) else None
 
 
-def make_low_resolution(plan: Plan) -> Config:
+def make_stage_config(plan: Plan) -> Config:
     """Returns the config of the last low-resolution stage: a run inside this one, which stops and resumes like any run.
 
-    With a length in minutes, it has the lengths in kimg that it found for itself and its own stages, if it has begun.
+    With a length in minutes, a stage that has begun keeps the kimg that it chose for itself and for its own stages.
     """
     low = make_low_resolution_config(plan.config)
     low = configuration.replace(low, workdir=str(plan.path), name=compact.LOW_RESOLUTION, wandb="")
@@ -241,16 +249,16 @@ def restore_state(plan: Plan, say: Callable[[str], None] = terminal.say) -> tupl
 
     say: called with a warning for each broken checkpoint.
     """
-    return checkpoints.restore_newest(plan.path, _describe_state(plan), say) or (0, None)
+    return checkpoints.restore_newest(plan.path, _make_restore_target(plan), say) or (0, None)
 
 
 def make_state(plan: Plan) -> GanState:
     """Makes the state of a new run: random weights, those of --start, or those of the low-resolution stage with new layers."""
     weights = plan.weights
     if plan.config.run.grow_kimg:
-        low = make_low_resolution(plan)
+        low = make_stage_config(plan)
         weights = distributed.run_in_all(functools.partial(initial_weights.grow_networks, plan.config, low))
-    distributed.check_agreement(initial_weights.compute_digest(weights))
+    distributed.check_agreement(initial_weights.compute_checksum(weights))
     return jax.jit(make_init(plan.config), out_shardings=plan.shardings.state)(weights, plan.choose_labels())
 
 
@@ -272,7 +280,7 @@ def _open_checkpoints(plan: Plan) -> checkpoints.Checkpoints:
     return checkpoints.Checkpoints(plan.path, plan.config.output.keep_checkpoints, online_score.find_best_step)
 
 
-def _describe_state(plan: Plan) -> GanState:
+def _make_restore_target(plan: Plan) -> GanState:
     """Returns the shapes, dtypes and shardings of the state's leaves."""
     return checkpoints.add_sharding(describe_state(plan.config), plan.shardings.state)
 
@@ -281,7 +289,7 @@ def _describe_state(plan: Plan) -> GanState:
 
 
 @contextlib.contextmanager
-def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Generator[Session]:
+def open_session(plan: Plan, start: int, programs: Programs | None = None) -> Generator[Session]:
     """Prepares everything for training from step `start`. Closes logs and checkpoints at the end. Raises: UserError.
 
     programs: those of `make_programs`, if they have been compiled already.
@@ -289,7 +297,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
     process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
-    resident = decide_resident(plan)
+    resident = should_be_resident(plan)
     distributed.check_agreement(
         start,
         plan.total_steps,
@@ -300,7 +308,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         plan.pack.index["pixels"],  # not the fingerprint: each machine may have its own copy of the files
         None if plan.labels is None else zlib.crc32(plan.labels.tobytes()),
     )
-    shapes = _describe_state(plan)
+    shapes = _make_restore_target(plan)
     programs, previews = programs or make_programs(plan), choose_previews(plan)
     scorer = distributed.run_in_all(functools.partial(_open_scorer, plan, previews.sample_labels))
     logs = distributed.run_in_all(functools.partial(_open_logs, plan, start))
@@ -313,7 +321,7 @@ def assemble(plan: Plan, start: int, programs: Programs | None = None) -> Genera
         saved.close()  # waits until the current save is written
 
 
-def decide_resident(plan: Plan) -> bool:
+def should_be_resident(plan: Plan) -> bool:
     """Whether to keep all images on the device."""
     feed = plan.config.data.feed
     return feed == "resident" or (feed == "auto" and batches.fits_resident(plan.pack.images))
@@ -327,15 +335,15 @@ def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[ra
 
 def make_programs(plan: Plan) -> Programs:
     """Compiles the programs of a run. They do not depend on its length."""
-    config, shardings, shapes = plan.config, plan.shardings, _describe_state(plan)
+    config, shardings, shapes = plan.config, plan.shardings, _make_restore_target(plan)
     return Programs(
         # Usually one program; a shorter first or last dispatch needs a second one.
         get_steps=functools.cache(functools.partial(_compile_steps, plan, shapes)),
         renew_statistics=backend.compile_program(
             make_recalibrate(config),
             shapes,
-            cache=plan.program_cache,
-            recipe=("recalibrate", drop_unread_settings(config)),
+            program_cache=plan.program_cache,
+            key_parts=("recalibrate", drop_unread_settings(config)),
             donate_argnames="state",
             out_shardings=shardings.state,
         ),
@@ -353,15 +361,15 @@ def _compile_steps(plan: Plan, shapes: GanState, k: int) -> Callable:
             None if labels is None else jnp.zeros((*rows, labels.shape[1]), jnp.uint8),
         )
     )
-    decay_steps = None if plan.decay_steps is None else jax.ShapeDtypeStruct((), jnp.float32)
+    schedule_steps = None if plan.schedule_steps is None else jax.ShapeDtypeStruct((), jnp.float32)
     return backend.compile_program(
         make_train_steps(config, shardings.images),
         shapes,
         batch,
-        decay_steps,
-        checked=config.guard.debug,
-        cache=plan.program_cache,
-        recipe=("steps", drop_unread_settings(config)),
+        schedule_steps,
+        debug=config.guard.debug,
+        program_cache=plan.program_cache,
+        key_parts=("steps", drop_unread_settings(config)),
         donate_argnames=() if config.guard.debug else "state",  # debug needs the previous state again
         in_shardings=(shardings.state, shardings.batches, shardings.state),
         out_shardings=shardings.state,
@@ -372,13 +380,13 @@ def choose_previews(plan: Plan) -> Previews:
     """Chooses the images and labels that every save uses. The choice depends only on the plan."""
     images, order, labels = plan.pack.images, plan.order, plan.labels
     training = batches.select_training(order.image_count, order.held_out)
-    reals = training[np.linspace(0, len(training) - 1, min(CHECKED, len(training))).astype(int)]
+    reals = training[np.linspace(0, len(training) - 1, min(DIAGNOSED_IMAGES, len(training))).astype(int)]
     held_out = batches.select_held_out(order.image_count, order.held_out)
     table = plan.choose_labels()
     grid_labels = select_labels(table, np.arange(plan.config.output.grid_images))
     checked = None
     if labels is not None and grid_labels is not None:  # both are set or both are None
-        checked = np.concatenate([labels[reals], labels[held_out], grid_labels[:CHECKED]])
+        checked = np.concatenate([labels[reals], labels[held_out], grid_labels[:DIAGNOSED_IMAGES]])
     return Previews(images[reals], images[held_out], checked, table, grid_labels)
 
 
@@ -390,7 +398,7 @@ def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.O
     if len(images) < count:
         raise UserError(f"`score_count` {count}: there are only {len(images)} images; give a smaller number")
     chosen = choose_real(0, len(images), count)  # the same choice as in evaluate
-    reals = online_score.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
+    reals = feature_summaries.RealImages(images, chosen, plan.pack.index, get_cache_dir() / "references")
     sample = functools.partial(_sample, plan.config.nets, sample_labels)
     return online_score.OnlineScorer(plan.config, plan.path, reals, sample)
 

@@ -31,7 +31,7 @@ from dcgan_jax.run.product_speed import read_speedup
 LOCK, MARKER = "lock", "lock.owner"
 MOST_SHOWN = 4  # differing settings in a message
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-# Files that claim_folder creates, in this order. A folder with config.json is a run.
+# What claim_folder creates. config.json is written last: a folder with it is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
 COMPILER_VARIABLES = ("JAX_", "XLA_")  # beginnings of names; JAX's own settings are pinned (numerics.py), XLA's are not
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "tensorflow", "tensorflow-cpu")
@@ -56,7 +56,7 @@ def claim_folder(config: Config, data_facts: dict) -> tuple[Path, filelock.BaseF
             if lock:
                 _remove_partial_files(path)
             if not _check_run(path, config, data_facts):  # again, under the lock: another process may have created it meanwhile
-                write_json(path / "data.json", data_facts)  # may replace files of an interrupted start, which has no config.json
+                write_json(path / "data.json", data_facts)  # replaces that of an interrupted start
                 write_run_facts(path, config)
         except BaseException:
             if lock:
@@ -74,7 +74,7 @@ def get_run_path(config: Config) -> Path:
 
 def is_run(path: Path) -> bool:
     """Whether there is a run at path."""
-    return (path / "config.json").exists()
+    return os.path.exists(path / "config.json")  # Path.exists raises for names that no filesystem accepts
 
 
 def list_low_resolution_stages(run: Path) -> list[Path]:
@@ -83,11 +83,14 @@ def list_low_resolution_stages(run: Path) -> list[Path]:
 
 
 def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
-    """Returns whether the folder is a run. Raises: UserError if it is a run with other settings, or other files."""
+    """Returns whether the folder is a run.
+
+    Raises: UserError if the run has other settings, images or labels, or if the folder has foreign files.
+    """
     if compact.is_compact(path):
         raise UserError(f"{path}: has weights only and cannot be resumed; give another `name`, and its path as `start`")
     if is_run(path):
-        _check_same_config(path, config, data_facts)
+        _check_resumable(path, config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise UserError(f"{path}: exists but is not a run; give another `name`")
@@ -119,11 +122,11 @@ def _remove_partial_files(path: Path) -> None:
     """Removes unfinished files of a killed process. A later save would replace them, but may never come."""
     image_names = r"(reals|losses|scores|neighbours|\d{8,})\.png"
     ours = re.compile(rf"(config|data|environment)\.json|metrics\.jsonl|{image_names}|report\.html(\.\d+)?|files\.json")
-    for half in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
-        if ours.fullmatch(half.name.removesuffix(".partial")) and half.is_file():
-            half.unlink(missing_ok=True)
-    for half in (path / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(half, ignore_errors=True)
+    for partial in [*path.glob("*.partial"), *path.glob("samples/*.partial"), *path.glob("checkpoints/*/*.partial")]:
+        if ours.fullmatch(partial.name.removesuffix(".partial")) and partial.is_file():
+            partial.unlink(missing_ok=True)
+    for partial in (path / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_run_facts(path: Path, config: Config) -> str:
@@ -192,16 +195,19 @@ def read_config(path: Path) -> Config:
 
 
 def restore_length(config: Config) -> Config:
-    """Returns the config with the lengths in kimg that the run found for its `minutes`. Unchanged: no minutes, or no such run."""
+    """Adds the lengths in kimg that an existing run chose for its `minutes`.
+
+    Returns: the config; unchanged without `minutes`, or if there is no such run.
+    """
     path = get_run_path(config)
     if config.run.minutes is None or not is_run(path):
         return config
-    found = read_config(path).run
-    if found.minutes != config.run.minutes or found.kimg is None:
+    stored = read_config(path).run
+    if stored.minutes != config.run.minutes or stored.kimg is None:
         return config
-    config = configuration.replace(config, kimg=found.kimg)
-    has_same_stages = len(config.run.grow_kimg) == len(found.grow_kimg)
-    return configuration.replace(config, grow_kimg=found.grow_kimg) if has_same_stages else config
+    config = configuration.replace(config, kimg=stored.kimg)
+    has_same_stages = len(config.run.grow_kimg) == len(stored.grow_kimg)
+    return configuration.replace(config, grow_kimg=stored.grow_kimg) if has_same_stages else config
 
 
 def _check_links(path: Path) -> None:
@@ -249,7 +255,7 @@ def read_json(file: Path) -> Any:
         raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
 
 
-def _check_same_config(path: Path, config: Config, data_facts: dict) -> None:
+def _check_resumable(path: Path, config: Config, data_facts: dict) -> None:
     stored = read_config(path)
     now, before = configuration.flatten(config), configuration.flatten(stored)
     free = configuration.list_resumable_fields(config)
@@ -314,8 +320,8 @@ def _format_resume(config: Config, differing: list[str], before: dict) -> str:
 
 def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
     """Proposes a new run with the weights of this one, where that is possible: the networks are equal and it has a checkpoint."""
-    same = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
-    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in same for name in differing)
+    training_only = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
+    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in training_only for name in differing)
     if has_other_networks or not any(path.glob("checkpoints/[0-9]*")):
         return ""
     return f". To train on from its weights, add {format_start(config, str(path))}"

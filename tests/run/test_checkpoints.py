@@ -116,11 +116,11 @@ def test_save_is_flushed_before_an_old_one_is_deleted(tmp_path, monkeypatch):
 def test_unverified_newest_is_sealed_and_old_ones_go(tmp_path):
     """A process that is killed between a save and its verification leaves such a checkpoint."""
     run = save_steps(tmp_path, 2, 4, keep=2)
-    (run / "checkpoints" / "4" / checksums.FILES).unlink()
+    (run / "checkpoints" / "4" / checksums.FILES_JSON).unlink()
     saved = checkpoints.Checkpoints(run, 1)
     saved.tidy()
     saved.close()
-    assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checksums.FILES).exists()
+    assert checkpoints.list_steps(run) == [4] and (run / "checkpoints" / "4" / checksums.FILES_JSON).exists()
 
 
 def test_saves_leak_no_memory(tmp_path):

@@ -33,7 +33,7 @@ def test_folder_flush_not_supported_is_ignored(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", refusing)
     save_steps(tmp_path, 2)
-    assert (tmp_path / "checkpoints" / "2" / checksums.FILES).exists()
+    assert (tmp_path / "checkpoints" / "2" / checksums.FILES_JSON).exists()
 
 
 JSON, ORBAX = "dcgan_jax.files.load_json", "orbax.checkpoint.StandardCheckpointer.restore"
@@ -109,7 +109,7 @@ def test_flipped_bit_anywhere_is_detected(run, tmp_path):
 @pytest.mark.parametrize("how", DAMAGES)
 def test_unverified_checkpoint_is_checked_by_digests(run, tmp_path, how):
     copy = shutil.copytree(run, tmp_path / "copy")
-    (copy / "checkpoints" / "4" / checksums.FILES).unlink()
+    (copy / "checkpoints" / "4" / checksums.FILES_JSON).unlink()
     damage(copy / "checkpoints" / "4", how)
     step, back = checkpoints.restore_newest(copy, make_target(), lambda line: None)
     assert step == 2
@@ -123,6 +123,23 @@ def test_hostile_digests_are_a_broken_checkpoint(run, tmp_path):
         for items in ({}, 3, [], {"generator": 3, "training": {}}, {"generator": {"a": 3}, "training": {}}, {"generator": {}})
     ]
     for text in ("[" * 100_000, "null", "{}", '{"items": 3, "sha256": 4}', *map(json.dumps, sealed)):
-        (copy / "checkpoints" / "4" / checksums.FILES).unlink(missing_ok=True)
+        (copy / "checkpoints" / "4" / checksums.FILES_JSON).unlink(missing_ok=True)
         (copy / "checkpoints" / "4" / "digests" / "metadata").write_text(text)
         assert checkpoints.restore_generator(copy, SHAPES, say=lambda line: None)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "Free disk space"),
+        (ValueError("Error writing file [os_error_code='28' description]"), "Free disk space"),
+        (PermissionError(errno.EACCES, "Permission denied"), "make the folder writable"),
+        (OSError(errno.EMFILE, "Too many open files"), "Correct this"),
+    ],
+)
+def test_remedy_fits_the_error_of_the_operating_system(fault, remedy):
+    assert remedy in checksums.propose_remedy(checksums.get_system_code(fault))
+
+
+def test_other_faults_have_no_code():
+    assert checksums.get_system_code(ValueError("shapes differ")) is None

@@ -12,7 +12,7 @@ import dcgan_jax
 from dcgan_jax import evaluate, sample
 from dcgan_jax.quality.scores import compute_moments, frechet
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
-from dcgan_jax.run import image_sets, online_score, random_choices
+from dcgan_jax.run import feature_summaries, image_sets, random_choices
 
 pytestmark = pytest.mark.integration
 
@@ -49,13 +49,13 @@ def test_floor_is_not_lowered_by_near_duplicates(net, twins):
 def test_scores_of_many_images_use_a_random_part(net, twins, monkeypatch):
     """The real images are sorted. Scores of pairs use 20 of 80, which must not be the first 20."""
     monkeypatch.setattr(random_choices, "MAX_KEPT", 20)
-    seen, real_scores = [], online_score.compute_feature_scores
+    seen, real_scores = [], feature_summaries.compute_feature_scores
 
     def spy(real, fake, seed):
-        seen.append((real.some, fake.some))
+        seen.append((real.kept, fake.kept))
         return real_scores(real, fake, seed)
 
-    monkeypatch.setattr(online_score, "compute_feature_scores", spy)
+    monkeypatch.setattr(feature_summaries, "compute_feature_scores", spy)
     for infinity in (False, True):
         few = net.replace("features", "three_each") if infinity else net
         patches, by_features = dcgan_jax.evaluate(twins, data=twins, count=80, features=few, infinity=infinity).scores
@@ -68,14 +68,14 @@ def test_scores_of_many_images_use_a_random_part(net, twins, monkeypatch):
 
 def test_neighbours_look_at_all_of_a_sorted_set(run, monkeypatch):
     """Parts of the training images, and the held-out images of a large set, are random."""
-    monkeypatch.setattr(online_score, "PART", 4)
-    seen, real_parts = [], online_score.iterate_parts
+    monkeypatch.setattr(feature_summaries, "PART", 4)
+    seen, real_parts = [], feature_summaries.iterate_parts
 
     def spy(images, positions):
         seen.append(positions)
         return real_parts(images, positions)
 
-    monkeypatch.setattr(online_score, "iterate_parts", spy)
+    monkeypatch.setattr(feature_summaries, "iterate_parts", spy)
     _, lines = evaluate_run(run, "--count", 20, "--neighbours")
     [positions] = seen
     assert len(set(positions)) == 81 and max(positions[:4]) > 20

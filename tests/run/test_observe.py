@@ -43,7 +43,7 @@ def test_many_held_out_images_pass_d_in_batches(monkeypatch):
         sizes.append(len(images))
         return images[:, 0, 0, 0].astype(np.float32)
 
-    previews = SimpleNamespace(reals=images[:64], held_out=images, checked_labels=None)
+    previews = SimpleNamespace(reals=images[:64], held_out=images, diagnosed_labels=None)
     session = SimpleNamespace(
         previews=previews,
         programs=SimpleNamespace(compute_logits=compute_logits),

@@ -2,88 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from noise_features import IMAGES, INDEX, network
+from numpy.testing import assert_allclose
 
 from dcgan_jax.config import Config, UserError, replace
-from dcgan_jax.quality import scores
-from dcgan_jax.run import online_score, random_choices
-from dcgan_jax.run.feature_nets import FeatureNetwork
-from dcgan_jax.run.online_score import OnlineScorer, RealImages
+from dcgan_jax.run import feature_summaries, online_score, random_choices
+from dcgan_jax.run.feature_summaries import RealImages
+from dcgan_jax.run.online_score import OnlineScorer
 from dcgan_jax.run.report_summary import name_measure
-
-RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
-INDEX = {"fingerprint": "f", "pixels": "p", "source": {"name": "noise"}}
-
-
-def network(sha256="one"):
-    calls = []
-
-    def function(images):
-        calls.append(len(images))
-        return images.reshape(len(images), 16, -1).mean(2).astype(np.float32)
-
-    return FeatureNetwork("net.py:f", sha256, "none", function), calls
-
-
-def test_chunked_score_equals_the_whole(monkeypatch):
-    net, _ = network()
-    monkeypatch.setattr(online_score, "PART", 7)
-    kept = np.array([0, 6, 7, 20, 21, 48, 59])
-    found = online_score.summarise_features(net, online_score.iterate_parts(IMAGES, np.arange(60)), kept)
-    whole = scores.compute_moments(net.features(IMAGES))
-    assert found.moments.count == 60
-    assert_allclose(found.moments.mean, whole.mean, rtol=1e-12)
-    assert_allclose(found.moments.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
-    assert_array_equal(found.some, net.features(IMAGES[kept]))
-
-
-def test_features_are_cached_and_remade_if_truncated(tmp_path):
-    reals = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path / "references")
-    net, calls = network()
-    kept = np.arange(30)
-    first = online_score.load_reference(net, reals, kept)
-    seen = len(calls)
-    again = online_score.load_reference(net, reals, kept)
-    assert len(calls) == seen
-    assert_array_equal(again.some, first.some)
-    assert scores.frechet(again.moments, first.moments) == pytest.approx(0, abs=1e-6)
-    [file] = reals.cache.iterdir()
-    file.write_bytes(file.read_bytes()[:-40])
-    assert_array_equal(online_score.load_reference(net, reals, kept).some, first.some)
-    assert len(calls) == 2 * seen
-    online_score.load_reference(net, reals, kept)
-    assert len(calls) == 2 * seen
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"chosen": np.arange(30)},
-        {"index": INDEX | {"pixels": "q"}},
-        {"sha256": "another"},
-        {"kept": np.arange(20)},
-        {"kept": np.arange(10, 30)},
-        {"backend": "gpu"},
-    ],
-    ids=str,
-)
-def test_cache_is_not_used_for_another_score(tmp_path, monkeypatch, change):
-    reals, kept = RealImages(IMAGES, np.arange(0, 60, 2), INDEX, tmp_path), np.arange(10)
-    online_score.load_reference(network()[0], reals, kept)
-    net, calls = network(change.get("sha256", "one"))
-    changed = {name: value for name, value in change.items() if name in RealImages._fields}
-    if "backend" in change:
-        monkeypatch.setattr(online_score.jax, "default_backend", lambda: change["backend"])
-    online_score.load_reference(net, reals._replace(**changed), change.get("kept", kept))
-    assert calls
-
-
-def test_unwritable_cache_only_costs_time(tmp_path):
-    (tmp_path / "file").write_text("")
-    net, _ = network()
-    reals = RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")
-    assert len(online_score.load_reference(net, reals, np.arange(30)).some) == 30
 
 
 def scorer(run, index=INDEX, **changes):
@@ -184,7 +110,7 @@ def test_score_by_features_generates_in_parts(tmp_path, monkeypatch):
     whole = scorer(tmp_path, score_by="net.py:f")
     whole.score(10, 3, {})
     sizes = []
-    monkeypatch.setattr(online_score, "PART", 7)
+    monkeypatch.setattr(feature_summaries, "PART", 7)
     parts = scorer(tmp_path, score_by="net.py:f")
     generate = parts.generate
     parts.generate = lambda params, stats, seeds: sizes.append(len(seeds)) or generate(params, stats, seeds)

@@ -233,9 +233,10 @@ def test_no_program_is_kept_where_files_of_a_library_are_unknown(tmp_path, monke
 
 
 def test_no_program_is_kept_in_a_folder_of_others(tmp_path, monkeypatch):
-    tmp_path.chmod(0o777)
-    assert open_program_cache(tmp_path, time.monotonic()) is None
-    tmp_path.chmod(0o775)
+    for mode in (0o777, 0o775):  # a file that another user wrote would be unpickled
+        tmp_path.chmod(mode)
+        assert open_program_cache(tmp_path, time.monotonic()) is None
+    tmp_path.chmod(0o755)
     assert open_program_cache(tmp_path, time.monotonic())
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert open_program_cache(tmp_path, time.monotonic()) is None

@@ -37,8 +37,8 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
     real = setup.make_train_steps
 
     def poisoned(*args):
-        def steps(state, batches, decay_steps):
-            state, numbers = real(*args)(state, batches, decay_steps)
+        def steps(state, batches, schedule_steps):
+            state, numbers = real(*args)(state, batches, schedule_steps)
             nan = jax.numpy.where(state.step == 16, jax.numpy.nan, 0.0)
             return state.replace(d_params=jax.tree.map(lambda leaf: leaf + nan, state.d_params)), numbers
 

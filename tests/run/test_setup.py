@@ -89,8 +89,8 @@ def test_all_processes_take_the_dtype_of_the_first(monkeypatch):
     """As in another process than the first, which neither measures nor looks for the run."""
     config = replace(Config(), compute_dtype="auto")
     monkeypatch.setattr(setup.distributed, "run_in_first", lambda function: None)
-    for is_rounded, chosen in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(setup.distributed, "any_process", lambda here, is_rounded=is_rounded: is_rounded)
+    for is_bfloat16, chosen in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(setup.distributed, "any_process", lambda here, is_bfloat16=is_bfloat16: is_bfloat16)
         assert setup._choose_compute_dtype(config).nets.compute_dtype == chosen
 
 
