@@ -21,7 +21,7 @@ from dcgan_jax.run import backend, distributed, observe, recover, run_length, se
 from dcgan_jax.run.logs import NonFiniteError
 from dcgan_jax.run.numerics import find_devices
 from dcgan_jax.run.program_cache import ProgramCache, open_program_cache
-from dcgan_jax.run.setup import Session
+from dcgan_jax.run.session import Session, open_session
 from dcgan_jax.run.stop_signals import StopSignals
 from dcgan_jax.startup import BEGAN_S
 
@@ -87,7 +87,7 @@ def _train_stage(config: Config, later_count: int, began_s: float, program_cache
         programs = None
         if not configuration.has_length(plan.config):
             plan, programs = run_length.choose_length(plan, later_count, began_s)
-        with setup.open_session(plan, start, programs) as session, StopSignals() as signals:
+        with open_session(plan, start, programs) as session, StopSignals() as signals:
             if state is None:
                 state = setup.make_state(plan)
                 distributed.run_in_first(functools.partial(observe.save_reals, plan))

@@ -143,7 +143,7 @@ def test_run_compiles_each_program_once():
 
 def test_trace_count_can_fail():
     with TraceCounter() as traces:
-        steps = jax.jit(toy_run.setup.check_finite)
+        steps = jax.jit(toy_run.session.check_finite)
         for length in (1, 2):
             steps({"leaf": np.zeros(length)})
     assert traces.counts["check_finite"] == 2

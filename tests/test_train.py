@@ -23,7 +23,7 @@ from dcgan_jax import sample
 from dcgan_jax.cli import parse_config
 from dcgan_jax.data.pack import pack_images
 from dcgan_jax.data.sources import open_source
-from dcgan_jax.run import backend, setup
+from dcgan_jax.run import backend, session
 from dcgan_jax.run.checkpoints import Checkpoints, list_steps
 from dcgan_jax.run.figures import GAP_PX, REALS_SHOWN
 from dcgan_jax.run.logs import Logs
@@ -172,7 +172,7 @@ def test_freed_memory_is_released_around_saves(run, tmp_path, monkeypatch):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *arguments: (real(*arguments), events.append(event))[0])
 
-    record(setup, "_compile_steps", "compiled")
+    record(session, "_compile_steps", "compiled")
     record(backend, "release_memory", "release")
     record(Checkpoints, "save", "save")
     record(Logs, "write", "step")

@@ -29,7 +29,7 @@ from dcgan_jax.config import Config, replace
 from dcgan_jax.files import atomic_write
 from dcgan_jax.gan.metrics import LOSS_METRICS
 from dcgan_jax.gan.state import describe_state, drop_unread_settings
-from dcgan_jax.run import checkpoints, figures, setup, workdir
+from dcgan_jax.run import checkpoints, figures, session, setup, workdir
 from dcgan_jax.run.logs import Logs
 
 train = importlib.import_module("dcgan_jax.train")  # the attribute dcgan_jax.train is the function
@@ -68,7 +68,7 @@ def share_plots(draw: Callable) -> Callable:
 
 
 for name in ("make_train_steps", "make_recalibrate", "make_compute_logits"):
-    setattr(setup, name, share_programs(getattr(setup, name)))
+    setattr(session, name, share_programs(getattr(session, name)))
 setup.make_init = share_programs(setup.make_init, reads_seed=True)
 figures.save_losses = share_plots(figures.save_losses)
 
@@ -199,9 +199,9 @@ class TraceCounter:
     def __enter__(self):
         self.patches = contextlib.ExitStack()
         for name in self.counts:
-            real = getattr(setup, name)
+            real = getattr(session, name)
             patched = self._counted(name, real) if name == "check_finite" else self._maker(name, real)
-            self.patches.enter_context(mock.patch.object(setup, name, patched))
+            self.patches.enter_context(mock.patch.object(session, name, patched))
         return self
 
     def __exit__(self, *fault):

@@ -17,8 +17,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from dcgan_jax.config import Config
 from dcgan_jax.machine import count_cores, hash_machine
 from dcgan_jax.places import check_encodable, expand_home, get_home, is_encodable
-from dcgan_jax.run.checkpoints import silence_orbax
 from dcgan_jax.run.numerics import pin_numerics
+from dcgan_jax.run.orbax_messages import silence_orbax
 from dcgan_jax.run.program_cache import ProgramCache
 
 # glibc's mallopt numbers, from malloc.h.

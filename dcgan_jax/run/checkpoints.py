@@ -2,20 +2,16 @@
 
 import contextlib
 import gc
-import logging
 import os
 import shutil
-import sys
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 
 from dcgan_jax import terminal
 from dcgan_jax.config import UserError
@@ -37,11 +33,11 @@ from dcgan_jax.run.checksums import (
     seal_files,
     to_stored,
 )
+from dcgan_jax.run.orbax_messages import silence_orbax
 
 Shapes = TypeVar("Shapes")
 # A checkpoint has three items: "generator" (these fields, which sampling needs), "training" (all other fields), and "digests".
 GENERATOR_FIELDS = ("ema_params", "ema_stats", "labels")
-TENSORSTORE_METRICS = "experimental_collect_matching_metrics"
 REST_S = 0.2  # TensorStore does not tell when its threads have ended; they read small files within milliseconds
 BROKEN = "broken-checkpoints"  # subfolder of the run for damaged checkpoints
 
@@ -254,6 +250,14 @@ def list_steps(run: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
+def describe_kept(run: Path) -> str:
+    """Describes in words which checkpoint a run that ends now has kept."""
+    if not run.is_dir():
+        return "the folder no longer exists"
+    steps = list_steps(run)
+    return f"the checkpoint of step {steps[-1]} is kept" if steps else "no step was saved yet"
+
+
 def add_sharding(shapes: Shapes, sharding: jax.sharding.Sharding | None = None) -> Shapes:
     """Adds the sharding that a restore needs to the shapes. Default: the first device of this process."""
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -304,58 +308,3 @@ def _restore_items(path: Path, **items: dict) -> dict[str, dict]:
         time.sleep(REST_S)
         gc.collect()
         raise CorruptCheckpointError(reason)
-
-
-class _Silence:
-    """Counts the nested and overlapping uses of `silence_orbax`. The last one to end restores the original hooks."""
-
-    lock = threading.Lock()
-    count = 0
-    undo = contextlib.ExitStack()
-
-
-@contextlib.contextmanager
-def silence_orbax() -> Generator[None]:
-    """Silences the log messages and warnings of Orbax in the whole process. Exceptions are still raised."""
-    with _Silence.lock:
-        if not _Silence.count:
-            _Silence.undo = _replace_hooks()
-        _Silence.count += 1
-    try:
-        yield
-    finally:
-        with _Silence.lock:
-            _Silence.count -= 1
-            if not _Silence.count:
-                _Silence.undo.close()
-
-
-def _replace_hooks() -> contextlib.ExitStack:
-    undo = contextlib.ExitStack()
-    # Orbax and its event loops log tracebacks of faults that they also raise. Afterwards TensorStore's threads call a closed
-    # event loop, and coroutines that were never awaited warn when they are collected.
-    for logger in map(logging.getLogger, ("absl", "asyncio")):
-        undo.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL)
-    report = sys.unraisablehook
-
-    def report_others(fault: "sys.UnraisableHookArgs") -> None:
-        code = getattr(fault.object, "cr_code", None)
-        if str(fault.exc_value) != "Event loop is closed" and "/orbax/" not in getattr(code, "co_filename", ""):
-            report(fault)
-
-    undo.callback(setattr, sys, "unraisablehook", report)
-    sys.unraisablehook = report_others
-    # At each save and restore Orbax collects TensorStore's metrics for its log. TensorStore 0.1.86 leaks 60 kB each time, which
-    # adds up in a run of weeks.
-    undo.callback(setattr, tensorstore, TENSORSTORE_METRICS, getattr(tensorstore, TENSORSTORE_METRICS))
-    setattr(tensorstore, TENSORSTORE_METRICS, lambda *prefix, **how: [])
-    return undo
-
-
-def describe_kept(run: Path) -> str:
-    """Describes in words which checkpoint a run that ends now has kept."""
-    if not run.is_dir():
-        return "the folder no longer exists"
-    steps = list_steps(run)
-    return f"the checkpoint of step {steps[-1]} is kept" if steps else "no step was saved yet"

@@ -14,7 +14,8 @@ from dcgan_jax.gan.state import GanState
 from dcgan_jax.presets import compare_with_preset
 from dcgan_jax.quality.diagnostics import diagnose
 from dcgan_jax.run import distributed, figures, online_score, report, workdir
-from dcgan_jax.run.setup import DIAGNOSED_IMAGES, Plan, Session
+from dcgan_jax.run.session import DIAGNOSED_IMAGES, Session
+from dcgan_jax.run.setup import Plan
 
 
 def save_reals(plan: Plan) -> None:

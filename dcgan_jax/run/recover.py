@@ -9,7 +9,7 @@ from dcgan_jax.gan.nan_origin import find_first_nan
 from dcgan_jax.gan.state import GanState
 from dcgan_jax.run import checkpoints, distributed, setup
 from dcgan_jax.run.logs import NonFiniteError, read_warnings
-from dcgan_jax.run.setup import Session
+from dcgan_jax.run.session import Session
 
 ROLLED_BACK = "rolled-back"  # kind of a warning in metrics.jsonl
 

@@ -15,8 +15,9 @@ import jax
 from dcgan_jax import config as configuration
 from dcgan_jax import terminal
 from dcgan_jax.config import MAX_STEPS, Config
-from dcgan_jax.run import distributed, setup
-from dcgan_jax.run.setup import Plan, Programs
+from dcgan_jax.run import distributed, session, setup
+from dcgan_jax.run.session import Programs
+from dcgan_jax.run.setup import Plan
 
 # The share of the low-resolution stages in the time of a run. It is that of best64, whose lengths are 600 and 160 kimg, at 470
 # and 83 images/s on two CPU cores (experiments/RESULTS.md).
@@ -60,7 +61,7 @@ def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, P
     earlier_count = len(config.run.grow_kimg)
     shares = list_shares(earlier_count + 1 + later_count)[earlier_count:]  # of this stage and the later ones
     opened_s = time.monotonic()
-    programs = setup.make_programs(plan)
+    programs = session.make_programs(plan)
     timing = time_steps(plan, programs, min(TIMED_SHARE * shares[0] * 60 * minutes, MOST_TIMED_S))
     now_s = time.monotonic()
     left_s = divide_time(60 * minutes, now_s - began_s, now_s - opened_s, shares)
@@ -90,7 +91,7 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     """Times steps for at_least_s, and a save. Takes the median of the steps, without the first one."""
     state = setup.make_state(plan)
     ends_s = []
-    for steps, batch in setup.iterate_batches(plan, 0, setup.should_be_resident(plan)):
+    for steps, batch in session.iterate_batches(plan, 0, session.should_be_resident(plan)):
         state, metrics = programs.get_steps(len(steps))(state, batch, plan.schedule_steps)
         jax.block_until_ready(metrics)
         ends_s.append(time.monotonic())

@@ -19,7 +19,7 @@ from toy_run import FLAGS, read_state
 import dcgan_jax
 from dcgan_jax import cli
 from dcgan_jax.config import replace
-from dcgan_jax.run import program_cache, setup
+from dcgan_jax.run import program_cache, session, setup
 from dcgan_jax.run.program_cache import MAX_PROGRAMS, ProgramCache, hash_sources, open_program_cache
 
 HERE = Path(dcgan_jax.__file__).parents[1]
@@ -311,7 +311,7 @@ def test_key_depends_on_what_a_program_reads(tmp_path, monkeypatch, change, othe
     def list_keys(plan):
         keys = {}
         monkeypatch.setattr(ProgramCache, "load_or_compile", lambda cache, parts, lower: keys.update({parts[0][0]: repr(parts)}))
-        setup.make_programs(plan).get_steps(1)
+        session.make_programs(plan).get_steps(1)
         return keys
 
     with open_toy_run(tmp_path) as plan:

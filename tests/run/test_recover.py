@@ -7,7 +7,7 @@ import tiny
 import toy_run
 from toy_run import STEPS, copy_run, get_reference_run, get_refusal, hash_tree, read_metric_lines, run_command, train, train_toy
 
-from dcgan_jax.run import setup
+from dcgan_jax.run import session, setup
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.logs import Logs, read_warnings
 
@@ -34,7 +34,7 @@ def test_nan_metric_stops_and_is_never_saved(run, tmp_path, monkeypatch, at):
 
 
 def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
-    real = setup.make_train_steps
+    real = session.make_train_steps
 
     def poisoned(*args):
         def steps(state, batches, schedule_steps):
@@ -44,7 +44,7 @@ def test_nan_state_without_nan_loss_is_never_saved(run, tmp_path, monkeypatch):
 
         return steps
 
-    monkeypatch.setattr(setup, "make_train_steps", poisoned)
+    monkeypatch.setattr(session, "make_train_steps", poisoned)
     before = hash_tree(run / "checkpoints")
     line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 20)
     assert "step 16: d_params/down1/kernel contains a NaN or an infinity; the checkpoint of step 12 is kept" in line
@@ -165,7 +165,7 @@ def test_debug_names_the_layer_of_the_nan(tmp_path, monkeypatch):
 
 def test_debug_gives_the_same_run(tmp_path, monkeypatch):
     # A function of its own, because the shared one may have a program with other emitters already.
-    monkeypatch.setattr(setup, "make_train_steps", setup.make_train_steps.__wrapped__)
+    monkeypatch.setattr(session, "make_train_steps", session.make_train_steps.__wrapped__)
     few = ("--d-steps", 1, "--no-flip", "--d-dropout", 0)  # the default emitters compile slowly
     with tiny.fused_loops():  # with --debug the program does not donate the state, so it is another program
         debug, plain = (

@@ -25,7 +25,7 @@ from toy_run import (
 
 from dcgan_jax import api, report
 from dcgan_jax.config import Config, replace
-from dcgan_jax.run import run_length, setup
+from dcgan_jax.run import run_length, session
 from dcgan_jax.run.checkpoints import list_steps
 from dcgan_jax.run.run_length import START_AND_END_S, Timing, count_steps, divide_time, list_shares
 
@@ -129,7 +129,7 @@ def assert_equal_runs(one, other, step):
 def test_timed_save_is_one_after_training(tmp_path, give_steps, monkeypatch):
     """A save before the first step is shorter, because it uses fewer latents."""
     give_steps(1)
-    real, steps = setup.make_programs, []
+    real, steps = session.make_programs, []
 
     def make_programs(plan):
         programs = real(plan)
@@ -140,7 +140,7 @@ def test_timed_save_is_one_after_training(tmp_path, give_steps, monkeypatch):
 
         return programs._replace(renew_statistics=renew_statistics)
 
-    monkeypatch.setattr(setup, "make_programs", make_programs)
+    monkeypatch.setattr(session, "make_programs", make_programs)
     assert train_minutes(tmp_path).code == 0
     assert steps[0] > 0 and steps[1:] == [0, 1]  # the timed one; those of the run
 

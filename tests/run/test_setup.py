@@ -108,13 +108,3 @@ def test_automatic_dtype_is_chosen_once(tmp_path, monkeypatch):
     assert train_toy(straight, "--compute-dtype", "bfloat16", steps=4).code == 0
     ours, theirs = (toy_run.read_state(folder / "article", 4) for folder in (stopped, straight))
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-
-
-def test_no_loss_plot_before_the_first_step(tmp_path, monkeypatch):
-    def compile_steps(*args):
-        raise UserError("no steps")
-
-    monkeypatch.setattr(setup, "_compile_steps", compile_steps)
-    assert "no steps" in get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 1)
-    assert list_steps(tmp_path / "article") == [0]
-    assert not (tmp_path / "article" / "losses.png").exists()
