@@ -281,7 +281,7 @@ def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet
     shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
     lines += [line | shared for line in text.make_other_lines(found.neighbours, found.probe, found.conditions)]
     _append(file, lines, is_named=bool(ask.out))
-    say(f"written to {file}")
+    say(f"written to {file}" + ("" if ask.out else "; the command report shows it in the run's report.html"))
     return found._replace(file=file)
 
 

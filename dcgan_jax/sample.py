@@ -50,7 +50,7 @@ def main() -> int:
         write_images(out, images, seeds)
     except OSError as fault:
         raise UserError(f"`out` {ask.out}: {fault.strerror}; give a place that can be written") from None
-    print(f"{len(seeds)} faces of step {gan.step:,}: {out}")
+    print(f"{len(seeds)} samples of step {gan.step:,}: {out}")
     return 0
 
 

@@ -122,7 +122,7 @@ def test_missing_attributes_are_one_line(tmp_path):
     line = get_refusal(
         train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--data", tmp_path / "plain.npy", "--condition", "Male"
     )
-    assert "have no attributes; give --data with attributes" in line
+    assert "has no attributes; give --data with attributes" in line
     for given in ("Male,Male", "Male,", ","):
         assert "name each once" in get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.npy"]

@@ -44,7 +44,7 @@ def test_training_grid_is_of_the_first_seeds(tmp_path):
 
 def test_older_checkpoint_can_be_sampled(tmp_path):
     output = run_sample(tmp_path / "sheet.png", "--count", 4, "--step", 8)
-    assert output == f"4 faces of step 8: {tmp_path / 'sheet.png'}\n"
+    assert output == f"4 samples of step 8: {tmp_path / 'sheet.png'}\n"
     assert (tmp_path / "sheet.png").read_bytes() == (get_reference_run().run / "samples" / "00000008.png").read_bytes()
 
 

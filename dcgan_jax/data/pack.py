@@ -108,7 +108,7 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
     if not available:
         reasons = [*index["source_warnings"], *index["label_warnings"], *index["label_notes"]]
         raise UserError(
-            f"`condition` {condition}: {source_name} have no attributes"
+            f"`condition` {condition}: {source_name} has no attributes"
             + (f": {'; '.join(reasons)}" if reasons else "")
             + "; give `data` with attributes: CelebA with list_attr_celeba.txt, drawn faces, or a folder for each class"
         )

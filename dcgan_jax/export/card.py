@@ -16,7 +16,7 @@ from dcgan_jax.export.comparison import describe_comparison
 from dcgan_jax.export.writing import describe_kind, describe_latent
 from dcgan_jax.gan.state import LABELS, count_parameters
 from dcgan_jax.presets import compare_with_preset
-from dcgan_jax.run import online_score, report_scores, workdir
+from dcgan_jax.run import online_score, pretrained, report_scores, workdir
 from dcgan_jax.run.report_summary import describe_images_shown
 
 CODE_LICENCE = (
@@ -124,11 +124,16 @@ def _describe_rights(config: Config, source: dict) -> _Rights:
         metadata = "license: other"
         weights = (
             "The weights have no licence yet. The rights of the training images may restrict their use. "
-            "State the licence here before you publish the weights. CelebA's images, in any form, are for "
+            "State the licence here before you publish the weights. If the images are CelebA's, in any form, the weights are for "
             "non-commercial research only."
         )
     if start:
-        weights += f" Training began with the weights of `{start}`. The rights of its training images apply as well."
+        weights += f" Training began with the weights of `{start}`. "
+        # A folder of the user's may have the same name.
+        is_package_name = config.run.start in pretrained.NAMES
+        weights += (
+            "Those in dcgan_jax add no restriction." if is_package_name else "The rights of its training images apply as well."
+        )
     return _Rights(metadata, f"{CODE_LICENCE} {weights} {nobody}")
 
 

@@ -26,7 +26,7 @@ def split_fit_and_test(shuffled: np.ndarray, attributes: Sequence[str], name: st
     """
     if not attributes:
         raise ValueError(
-            f"{name} have no attributes, which a probe needs; give CelebA with list_attr_celeba.txt, drawn faces, or a "
+            f"{name}: has no attributes, which a probe needs; give CelebA with list_attr_celeba.txt, drawn faces, or a "
             "folder for each class"
         )
     if len(shuffled) < MIN_PROBE_IMAGES:

@@ -88,8 +88,8 @@ def _warn_of_few(score: Score) -> str:
     if score.count > score.feature_count:
         return ""
     return (
-        f"; warning: N {score.count} is not above the {score.feature_count} features, so the distance is far too large; "
-        f"give --count {score.feature_count + 1} or more"
+        f"; warning: N {score.count} is not above the {score.feature_count} features, so the distance is far too large: "
+        f"compare the KID, or with more images give --count {score.feature_count + 1} or more"
     )
 
 

@@ -15,6 +15,7 @@ from dcgan_jax.command_lines import format_flags
 from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
+from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import checkpoints, checksums, compact, distributed, pretrained, weight_files, workdir
 from dcgan_jax.run.weight_files import WeightFile
 
@@ -89,6 +90,10 @@ def _load_run(run: Path, config: Config) -> dict:
         fields = ", ".join(
             f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
+        fields += f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        if pretrained.is_packaged(run):
+            recipe = {"preset": source.run.preset} | ({"grow_kimg": ()} if PRESETS[source.run.preset].run.grow_kimg else {})
+            raise UserError(f"`start` {run.name}: has other networks: {fields}; begin with {format_flags(recipe)}")
         flags = format_flags({name: getattr(source.nets, name) for name in differing})
         raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
     if compact.is_compact(run):

@@ -89,7 +89,13 @@ def list_facts(run: Path, step: int, images_per_step: int, metrics: dict[str, li
         note = f"by evaluate, N {evaluated.count}, step {evaluated.step}; smaller is better{floor}"
         facts.append(Fact(evaluated.measure.partition(", resize")[0], evaluated.value, note))
     if not best and not evaluated:
-        facts.append(Fact("Score", "none yet", "train with --score-every-kimg 20, or run python -m dcgan_jax.evaluate"))
+        facts.append(
+            Fact(
+                "Score",
+                "none yet",
+                "train with --score-every-kimg 20, or run python -m dcgan_jax.evaluate, then python -m dcgan_jax.report",
+            )
+        )
     return facts
 
 

@@ -57,7 +57,7 @@ def choose_length(plan: Plan, later_count: int, began_s: float) -> tuple[Plan, P
     config, minutes = plan.config, plan.config.run.minutes
     assert minutes is not None  # else the length is known
     if distributed.is_first_process():
-        terminal.say(f"{plan.path}: times the first steps, to choose a length of {_format_minutes(minutes)}")
+        terminal.say(f"{plan.path}: compiles, then times the first steps, to choose a length of {_format_minutes(minutes)}")
     earlier_count = len(config.run.grow_kimg)
     shares = list_shares(earlier_count + 1 + later_count)[earlier_count:]  # of this stage and the later ones
     opened_s = time.monotonic()
@@ -127,4 +127,6 @@ def _describe_length(config: Config, minutes: float, shares: Sequence[float], ti
     is_last, is_only = len(shares) == 1, shares[0] == 1
     share = "" if is_only else ", the rest of the time" if is_last else f", {shares[0]:.0%} of the time"
     text = f"{_format_minutes(minutes)}{share}: {images:,} images of {config.nets.size} px at {speed:,.0f} images/s"
-    return text + ("; there is no time for more, because starting and saving take most of it" if steps == 1 else "")
+    return text + (
+        "; there is no time for more, because starting and saving take most of it: give more minutes" if steps == 1 else ""
+    )

@@ -202,9 +202,9 @@ def test_condition_without_attributes_says_why(tmp_path):
     path = folder(tmp_path, 3)
     for part in ("train", "test"):
         shutil.copytree(path, tmp_path / "splits" / part)
-    with pytest.raises(UserError, match="have no attributes: the folders test, train are splits"):
+    with pytest.raises(UserError, match="has no attributes: the folders test, train are splits"):
         read_labels(pack(tmp_path / "splits"), "all")
-    with pytest.raises(UserError, match="in have no attributes; give `data`"):
+    with pytest.raises(UserError, match="in has no attributes; give `data`"):
         read_labels(pack(path), "Smiling")
 
 

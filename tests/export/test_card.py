@@ -114,6 +114,7 @@ FREE, NOT_STATED, RESEARCH = "license: apache-2.0", "license: other\n---", "lice
         ("", {"kind": "drawn", "name": "20000 drawn faces"}, FREE),
         ("", {"kind": "folder", "name": "cats"}, NOT_STATED),
         ("runs/other", {"kind": "drawn", "name": "20000 drawn faces"}, NOT_STATED),
+        ("drawn32", {"kind": "folder", "name": "cats"}, NOT_STATED),
         ("", {"name": "of an old run"}, NOT_STATED),
         ("", {"kind": "celeba", "name": "faces", "is_celeba": True}, RESEARCH),
         ("", {"kind": "tfds", "name": "celeb_a/2.1.0", "is_celeba": True}, RESEARCH),
@@ -133,3 +134,4 @@ def test_card_licence_follows_the_training_images(tmp_path, start, source, licen
     assert ("carry no rights of others" in text.replace("\n", " ")) == (licence == FREE)
     assert ("Use the weights for non-commercial research only" in text) == (licence == RESEARCH)
     assert (f"weights of `{start}`" in text) == bool(start)
+    assert ("rights of its training images" in text.replace("\n", " ")) == (start == "runs/other")

@@ -60,7 +60,7 @@ def test_no_image_is_both_fitted_to_and_tested_on(count, sizes):
     assert len({*fit, *test}) == sum(sizes)
 
 
-@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "^faces: too few"), (20, [], "have no attributes")])
+@pytest.mark.parametrize("count, attributes, says", [(19, ["Male"], "^faces: too few"), (20, [], "has no attributes")])
 def test_unusable_training_images_are_refused(count, attributes, says):
     """Refuses too few images, and images without attributes."""
     with pytest.raises(ValueError, match=says):

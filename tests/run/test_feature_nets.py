@@ -30,7 +30,7 @@ def test_inception_score_line_names_its_inputs(run, tmp_path, monkeypatch):
     of = "FID, step 12, N 12, seeds 0..11, resize TensorFlow 1 bilinear to 299 px"
     for part in (f"{of}: {line['values']['frechet']:.2f}", f"floor {line['floor']:.2f} at N 6"):
         assert part in said
-    assert "warning: N 12 is not above the 1083 features, so the distance is far too large; give --count 1084 or more" in said
+    assert "so the distance is far too large: compare the KID, or with more images give --count 1084 or more" in said
 
 
 def test_invalid_inception_weights_are_one_line(run, tmp_path):
