@@ -494,7 +494,7 @@ def _run(home) -> dict[str, Reader]:
 def _checkpoint(run, shapes):
     folder = run / "checkpoints" / "4"
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    seal = folder / checksums.FILES
+    seal = folder / checksums.FILES_JSON
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     def read():  # like sampling, and like training

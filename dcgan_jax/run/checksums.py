@@ -30,7 +30,7 @@ NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 # Faults of the machine, not of the file: a checkpoint that cannot be read for these reasons is not broken.
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
 
-FOR_SPACE_OR_RIGHTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # what the user can give
+FOR_SPACE_OR_RIGHTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # what the user can give
 
 
 class CorruptCheckpointError(Exception):
