@@ -396,6 +396,11 @@ def list_fields(mark: Mark) -> set[str]:
     return {name for name, field in FIELDS.items() if mark in field.marks}
 
 
+def list_network_fields() -> list[str]:
+    """Returns the names of the fields that the function of trained networks depends on."""
+    return [name for name, field in FIELDS.items() if field.group == "nets" and Mark.TRAINING_ONLY not in field.marks]
+
+
 def list_resumable_fields(config: Config) -> set[str]:
     """Returns the names of the fields that a resumed run may change."""
     # A decaying learning rate depends on the run's length.

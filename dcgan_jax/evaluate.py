@@ -10,11 +10,13 @@ from typing import Literal, NamedTuple
 
 from dcgan_jax import cli
 from dcgan_jax.arguments import fill_flags
+from dcgan_jax.command_lines import quote_word
 from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.cache import get_cache_dir, get_user_cache_dir
+from dcgan_jax.data.pack_index import is_same_data
 from dcgan_jax.places import expand_home
-from dcgan_jax.run import backend, evaluation, feature_nets, figures, image_sets, pretrained, workdir
+from dcgan_jax.run import backend, compact, evaluation, feature_nets, figures, image_sets, pretrained, workdir
 from dcgan_jax.run import evaluation_text as text
 from dcgan_jax.run.evaluation import Comparison, ConditionScores, Difference, Interval, Neighbours, ProbeScores, Score
 from dcgan_jax.run.image_sets import ImageSet
@@ -239,7 +241,7 @@ def _check_comparable(sets: list[ImageSet]) -> None:
 
 def _share_pixels(one: ImageSet, other: ImageSet) -> bool:
     """Whether two runs were trained on equal images. Then their crops had the same effect: square images are not cropped."""
-    return workdir.is_same_data(*(workdir.read_data_facts(run.folder) for run in (one, other)))
+    return is_same_data(*(workdir.read_data_facts(run.folder) for run in (one, other)))
 
 
 def _check_sets(ask: Evaluate, sets: list[ImageSet], real_count: int, real_name: str) -> None:
@@ -281,7 +283,8 @@ def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet
     shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
     lines += [line | shared for line in text.make_other_lines(found.neighbours, found.probe, found.conditions)]
     _append(file, lines, is_named=bool(ask.out))
-    say(f"written to {file}" + ("" if ask.out else "; the command report shows it in the run's report.html"))
+    has_report = not ask.out and not compact.is_compact(pretrained.find_run(ask.run))
+    say(f"written to {file}" + (f"; python -m dcgan_jax.report {quote_word(ask.run)} shows it" if has_report else ""))
     return found._replace(file=file)
 
 

@@ -27,7 +27,7 @@ from dcgan_jax.startup import BEGAN_S
 
 
 class TrainResult(NamedTuple):
-    """What `train` returns."""
+    """The end of a training."""
 
     path: Path  # the run's folder
     step: int  # the last saved step; 0 if a low-resolution stage was stopped first

@@ -124,7 +124,7 @@ ROWS = [
         "rm -r runs/article/checkpoints/8; cp -r copy/checkpoints/8 runs/article/checkpoints/",
     ),
     Row(
-        "none of its checkpoints is intact; restore one",
+        "); restore one from a copy of the run",
         "for f in $(find runs/article/checkpoints -type f); do : > $f; done",
         "start --start runs/article",
         "rm -r runs/article/checkpoints/12; cp -r copy/checkpoints/12 runs/article/checkpoints/",

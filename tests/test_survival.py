@@ -95,7 +95,7 @@ def test_full_disk_is_one_line_then_resumes(tmp_path):
     code, _, err = wait_for_end(full)
     assert (code, len(err)) == (2, 1), err
     assert err[0].startswith(f"error: {run}: ")
-    assert "the checkpoint of step 12 is kept. Free disk space" in err[0]
+    assert "the checkpoint of step 12 is kept. Raise the limit of file sizes" in err[0]
     assert toy_run.hash_tree(run / "checkpoints") == before
     assert train_toy(tmp_path, steps=STEPS + 8).code == 0
     assert read_metric_lines(run) == read_metric_lines(straight())

@@ -81,7 +81,7 @@ def attribute_directions(
     scores = known.margins(gan.features(gan.images(points, labels)))
     if scores.std(0).min() < 1e-9:  # usual margins are near -1 and 1
         raise UserError(
-            f"{gan.name}: D sees no difference between the faces of step {gan.step:,}, so no direction can be found; "
+            f"{gan.name}: D sees no difference between the samples of step {gan.step:,}, so no direction can be found; "
             "try another `step`"
         )
     vectors = fit_attribute_directions(np.asarray(latents.to_normal(points, nets)), scores)

@@ -129,11 +129,10 @@ def _describe_rights(config: Config, source: dict) -> _Rights:
         )
     if start:
         weights += f" Training began with the weights of `{start}`. "
-        # A folder of the user's may have the same name.
-        is_package_name = config.run.start in pretrained.NAMES
-        weights += (
-            "Those in dcgan_jax add no restriction." if is_package_name else "The rights of its training images apply as well."
-        )
+        if config.run.start in pretrained.NAMES:  # a folder of the user's may have the same name
+            weights += f"The weights named `{start}` inside dcgan_jax add no restriction."
+        else:
+            weights += "The rights of its training images apply as well."
     return _Rights(metadata, f"{CODE_LICENCE} {weights} {nobody}")
 
 

@@ -26,7 +26,7 @@ from dcgan_jax.run.checksums import (
     describe_reason,
     digest_json,
     digest_leaf,
-    get_system_code,
+    get_errno,
     propose_remedy,
     read_digests,
     reraise_machine_fault,
@@ -36,6 +36,7 @@ from dcgan_jax.run.checksums import (
 from dcgan_jax.run.orbax_messages import silence_orbax
 
 Shapes = TypeVar("Shapes")
+Item = TypeVar("Item")  # what is read from a checkpoint
 # A checkpoint has three items: "generator" (these fields, which sampling needs), "training" (all other fields), and "digests".
 GENERATOR_FIELDS = ("ema_params", "ema_stats", "labels")
 REST_S = 0.2  # TensorStore does not tell when its threads have ended; they read small files within milliseconds
@@ -94,12 +95,12 @@ class Checkpoints:
         except Exception as fault:
             self._raise_save_error(step, fault)
         try:
-            if read_digests(self._get_path(step)) != digests:
+            if read_digests(get_checkpoint_path(self.run, step)) != digests:
                 raise CorruptCheckpointError("its digests differ")
-            check_digests(_restore_items(self._get_path(step), **targets), digests)
+            check_digests(_restore_items(get_checkpoint_path(self.run, step), **targets), digests)
         except CorruptCheckpointError as fault:
             raise UserError(
-                f"{self._get_path(step)}: differs from what was written ({fault}): check the disk; "
+                f"{get_checkpoint_path(self.run, step)}: differs from what was written ({fault}): check the disk; "
                 "the same command resumes from the previous checkpoint"
             ) from None
         self.tidy()
@@ -110,7 +111,7 @@ class Checkpoints:
         Call it only after the newest checkpoint was read successfully.
         """
         steps = list_steps(self.run)
-        distributed.run_in_first(lambda: seal_files(self._get_path(steps[-1])))  # waits for all processes
+        distributed.run_in_first(lambda: seal_files(get_checkpoint_path(self.run, steps[-1])))  # waits for all processes
         best = distributed.run_in_all(lambda: self.best(self.run))
         for old in steps[: -self.keep]:
             if old != best:
@@ -126,17 +127,12 @@ class Checkpoints:
             gc.collect()  # leftover coroutines warn when they are collected: do it while Orbax is silenced
             self.silence.close()
 
-    def _get_path(self, step: int) -> Path:
-        return self.run / "checkpoints" / str(step)
-
     def _raise_save_error(self, step: int | str, fault: Exception) -> NoReturn:
         for partial in (self.run / "checkpoints").glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # frees space on a full disk
         about = f"{self.run}: step {step} cannot be saved: {describe_reason(fault)}; {describe_kept(self.run)}"
-        code = get_system_code(fault)
-        if code is None:  # another fault: say no more than is known
-            raise UserError(f"{about}. Run the same command again; if it fails again, give another `workdir`") from fault
-        raise UserError(f"{about}. {propose_remedy(code)}") from None
+        code = get_errno(fault)
+        raise UserError(f"{about}. {propose_remedy(code)}") from (fault if code is None else None)
 
 
 def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = terminal.say) -> tuple[int, GanState] | None:
@@ -148,7 +144,7 @@ def restore_newest(run: Path, like: GanState, say: Callable[[str], None] = termi
     """
     steps, damaged = list_steps(run)[::-1], {}
     for step in steps:
-        restored = distributed.run_in_all(lambda step=step: _try_restore(run / "checkpoints" / str(step), like))
+        restored = distributed.run_in_all(lambda step=step: _try_restore(get_checkpoint_path(run, step), like))
         is_damaged = distributed.any_process(isinstance(restored, CorruptCheckpointError))  # a call that all processes must make
         if isinstance(restored, CorruptCheckpointError) or is_damaged:
             damaged[step] = restored if isinstance(restored, CorruptCheckpointError) else "another process could not read it"
@@ -178,7 +174,7 @@ def _set_aside(run: Path, step: int) -> Path:
     aside.parent.mkdir(exist_ok=True)
     while aside.exists():
         aside = aside.with_name(aside.name + "-again")
-    return (run / "checkpoints" / str(step)).rename(aside)
+    return get_checkpoint_path(run, step).rename(aside)
 
 
 def restore(path: Path, like: GanState) -> GanState:
@@ -195,29 +191,19 @@ def restore_generator(
     Args: shapes: of the whole state, from jax.eval_shape. say: called with a warning for each broken checkpoint.
     Raises: UserError if there is no such checkpoint, or it is broken.
     """
-    steps = list_steps(run)
-    if not steps:
-        pretrained.check_not_hiding(run)
-        raise UserError(f"{run}: no checkpoint yet; train it first, or wait for its first save")
+    steps = _list_saved_steps(run)
     if step is not None and step not in steps:
         raise UserError(f"`step` {step}: no such checkpoint; {run} has {', '.join(map(str, steps))}")
     if compact.is_compact(run):
         params, stats, labels = compact.read_generator(run, shapes)
         return steps[-1], *jax.device_put((params, stats), jax.local_devices()[0]), labels
-    like = add_sharding(shapes)
-    item = {"generator": _split_items(like)["generator"]}
-    # No CheckpointManager, because it deletes files. So this also works during training and on a read-only disk.
-    for at in steps[::-1] if step is None else [step]:
-        path = run / "checkpoints" / str(at)
-        try:
-            generator = _restore_verified(path, item, "generator", "digests")["generator"]
-            return at, generator["ema_params"], generator["ema_stats"], generator.get("labels")
-        except CorruptCheckpointError as fault:
-            if step is None and at != steps[0]:
-                say(f"warning: the checkpoint of step {at} is broken ({fault}); an older one is used")
-                continue
-            raise UserError(f"{path}: {fault}; give another `step`, or restore it from a copy of the run") from None
-    raise AssertionError("the loop returns or raises")
+    item = {"generator": _split_items(add_sharding(shapes))["generator"]}
+
+    def read(path: Path) -> dict:
+        return _restore_verified(path, item, "generator", "digests")["generator"]
+
+    at, generator = _read_newest_intact(run, read, say) if step is None else (step, _read_step(run, step, read))
+    return at, generator["ema_params"], generator["ema_stats"], generator.get("labels")
 
 
 def restore_discriminator(run: Path, shapes: GanState, step: int) -> tuple[dict, dict]:
@@ -230,11 +216,55 @@ def restore_discriminator(run: Path, shapes: GanState, step: int) -> tuple[dict,
 
 def restore_step(run: Path, like: GanState, step: int) -> GanState:
     """Restores the state of one step. Raises: UserError if the checkpoint is broken or has other shapes."""
-    path = run / "checkpoints" / str(step)
+    return _read_step(run, step, lambda path: restore(path, like))
+
+
+def restore_newest_read_only(run: Path, like: GanState, say: Callable[[str], None] = terminal.say) -> tuple[int, GanState]:
+    """Restores the newest intact checkpoint: (step, state). Unlike `restore_newest` it changes nothing in the run.
+
+    Args: as those of `restore_newest`. Raises: UserError if there is no intact checkpoint, or if it has other shapes.
+    """
+    return _read_newest_intact(run, lambda path: restore(path, like), say)
+
+
+def _read_newest_intact(run: Path, read: Callable[[Path], Item], say: Callable[[str], None]) -> tuple[int, Item]:
+    # Without a CheckpointManager, because it deletes files. So this also works during training and on a read-only disk.
+    broken = []
+    for step in _list_saved_steps(run)[::-1]:
+        try:
+            item = read(get_checkpoint_path(run, step))
+        except CorruptCheckpointError as fault:
+            broken.append((step, fault))
+            continue
+        for newer, fault in broken:
+            say(f"warning: {run}: the checkpoint of step {newer} is broken ({fault}); that of step {step} is used")
+        return step, item
+    newest, fault = broken[0]
+    raise UserError(
+        f"{run}: none of its {len(broken)} checkpoints is intact (step {newest}: {fault}); restore one from a copy of the run"
+    )
+
+
+def _read_step(run: Path, step: int, read: Callable[[Path], Item]) -> Item:
+    path = get_checkpoint_path(run, step)
     try:
-        return restore(path, like)
+        return read(path)
     except CorruptCheckpointError as fault:
         raise UserError(f"{path}: {fault}; give another `step`, or restore it from a copy of the run") from None
+
+
+def _list_saved_steps(run: Path) -> list[int]:
+    """Lists the steps that have a checkpoint, ascending; at least one. Raises: UserError if there is none."""
+    steps = list_steps(run)
+    if not steps:
+        pretrained.check_not_hiding(run)
+        raise UserError(f"{run}: no checkpoint yet; train it first, or wait for its first save")
+    return steps
+
+
+def get_checkpoint_path(run: Path, step: int) -> Path:
+    """Returns the folder of the checkpoint of a step."""
+    return run / "checkpoints" / str(step)
 
 
 def list_steps(run: Path) -> list[int]:

@@ -29,8 +29,15 @@ FILES_JSON = "files.json"  # file inside a checkpoint with the hashes of the oth
 NO_FOLDER_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 # Faults of the machine, not of the file: a checkpoint that cannot be read for these reasons is not broken.
 NOT_NOW = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN)
-
-FOR_SPACE_OR_RIGHTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # what the user can give
+# What to do about an error of the operating system.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Make the folder writable"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit of open files (ulimit -n)"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN), "Check the disk, or the network that it is on"),
+    errno.EFBIG: "Raise the limit of file sizes (ulimit -f), or use another file system",
+    errno.ENOMEM: "End other programs",
+}
 
 
 class CorruptCheckpointError(Exception):
@@ -104,6 +111,7 @@ def check_files(path: Path, *parts: str) -> None:
         return
     try:
         recorded, current = files.load_json(path / FILES_JSON), hash_files(path, *parts)
+        recorded = {name.replace("\\", "/"): value for name, value in recorded.items()}  # an earlier version on Windows
         differing = [name for name in recorded if _is_in_parts(name, parts) and recorded[name] != current.get(name)]
     except (OSError, ValueError, TypeError, AttributeError) as fault:
         reraise_machine_fault(fault)
@@ -164,12 +172,12 @@ def reraise_machine_fault(fault: Exception) -> None:
         raise fault
     if is_out_of_memory(fault):
         raise MemoryError(describe_reason(fault)) from None
-    code = get_system_code(fault)
+    code = get_errno(fault)
     if code in NOT_NOW:
         raise OSError(code, describe_reason(fault)) from None
 
 
-def get_system_code(fault: BaseException) -> int | None:
+def get_errno(fault: BaseException) -> int | None:
     """Returns the operating system's error code (errno); None if the fault has none."""
     if isinstance(fault, OSError):
         return fault.errno
@@ -179,9 +187,9 @@ def get_system_code(fault: BaseException) -> int | None:
 
 def propose_remedy(code: int | None) -> str:
     """Proposes what to do about an error of the operating system, as a sentence without its full stop."""
-    if code in FOR_SPACE_OR_RIGHTS:
-        return "Free disk space or make the folder writable, then run the same command again"
-    return "Correct this, then run the same command again"
+    if code in REMEDIES:
+        return f"{REMEDIES[code]}, then run the same command again"
+    return "Run the same command again; if it fails again, give another `workdir`"
 
 
 def describe_reason(fault: BaseException) -> str:

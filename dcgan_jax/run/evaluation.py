@@ -56,7 +56,7 @@ class Score(NamedTuple):
     floor: float  # the score of one half of the real images against the other
     floor_count: int  # images in each half
     count: int  # images from each side
-    some_count: int  # images used for KID, precision, recall, density and coverage, or for patches
+    kept_count: int  # images used for KID, precision, recall, density and coverage, or for patches
     seeds: range  # of a run's samples; for images, their positions in random order
     step: int | None  # the checkpoint's step; None for images
     network: FeatureNetwork | None = None
@@ -82,7 +82,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
     kept = np.arange(of.count) if of.infinity else of.kept
     images = feature_summaries.RealImages(of.real.images, of.chosen, of.real.index, get_cache_dir() / "references")
     real = feature_summaries.load_reference(network, images, kept)
-    feature_count = real.kept.shape[1]
+    feature_count = real.kept_features.shape[1]
     least = scores.count_least_at_infinity(feature_count)
     if of.infinity and of.count < least:
         raise UserError(
@@ -94,12 +94,14 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
             yield fake.get(first + some)
 
     found = feature_summaries.summarise_features(network, parts(), kept)
-    few_real, few_found = (one._replace(kept=one.kept[of.kept]) if of.infinity else one for one in (real, found))
-    values = feature_summaries.compute_feature_scores(few_real, few_found, of.seed)
-    halves = split_halves(of.seed, len(real.kept))
-    floor = scores.frechet(*(scores.compute_moments(real.kept[half]) for half in halves))
+    few_real, few_found = real, found
     if of.infinity:
-        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.kept, seed=of.seed)
+        few_real, few_found = (one._replace(kept_features=one.kept_features[of.kept]) for one in (real, found))
+    values = feature_summaries.compute_feature_scores(few_real, few_found, of.seed)
+    halves = split_halves(of.seed, len(real.kept_features))
+    floor = scores.frechet(*(scores.compute_moments(real.kept_features[half]) for half in halves))
+    if of.infinity:
+        values["frechet_at_infinity"] = scores.frechet_at_infinity(real.moments, found.kept_features, seed=of.seed)
     return Score(
         name=fake.name,
         kind="inception" if network.name == "inception" else "features",
@@ -108,7 +110,7 @@ def score_features(of: Comparison, network: FeatureNetwork, fake: ImageSet, firs
         floor=floor,
         floor_count=len(halves[0]),
         count=of.count,
-        some_count=len(few_found.kept),
+        kept_count=len(few_found.kept_features),
         seeds=range(first, first + of.count),
         step=fake.step,
         network=network,

@@ -20,7 +20,7 @@ def make_score_line(score: Score, of: Comparison, images: ImageSet, is_other: bo
         **by,
         "floor": floor,
         "floor_count": score.floor_count,
-        "of_count": score.some_count,
+        "of_count": score.kept_count,
         "values": values,
         "count": score.count,
         **of.real_facts,
@@ -67,9 +67,9 @@ def describe_score(score: Score) -> str:
     at = "" if score.step is None else f", step {score.step:,}"
     if not network:
         levels = "  ".join(f"{name} px {value:.2f}" for name, value in values.items() if name != "mean")
-        which += f" (a random {score.some_count} of them)" if score.some_count < score.count else ""
+        which += f" (a random {score.kept_count} of them)" if score.kept_count < score.count else ""
         return (
-            f"sliced Wasserstein x1e3{at}, N {score.some_count}, {which}: mean {values['mean']:.2f}  ({levels}); "
+            f"sliced Wasserstein x1e3{at}, N {score.kept_count}, {which}: mean {values['mean']:.2f}  ({levels}); "
             f"floor {score.floor:.2f} at N {score.floor_count}"
         )
     distance = "FID" if network.name == "inception" else f"Frechet distance by {network.name}"

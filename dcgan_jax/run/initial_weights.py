@@ -12,7 +12,7 @@ import numpy as np
 
 from dcgan_jax import terminal
 from dcgan_jax.command_lines import format_flags
-from dcgan_jax.config import Config, Mark, Nets, UserError, list_fields, make_printable
+from dcgan_jax.config import Config, UserError, list_network_fields, make_printable
 from dcgan_jax.gan import progressive, torch_names
 from dcgan_jax.gan.state import GanState, describe_state, init_state, name_leaves
 from dcgan_jax.presets import PRESETS
@@ -76,7 +76,7 @@ def _find_in_folder(folder: Path) -> list[Path]:
 def grow_networks(config: Config, low_resolution: Config) -> dict:
     """Makes fields of GanState from the low-resolution stage, with one more layer in each network (gan/progressive.py)."""
     run = workdir.get_run_path(low_resolution)
-    small = _restore_newest_read_only(run, low_resolution)
+    small = _restore_newest(run, low_resolution)
     state = jax.jit(lambda small: progressive.grow_state(config, init_state(config), small))(small)
     fields = (*OF_NETS, "augment_p") if state.augment_p is not None else OF_NETS
     return {name: jax.device_get(getattr(state, name)) for name in fields}
@@ -84,24 +84,22 @@ def grow_networks(config: Config, low_resolution: Config) -> dict:
 
 def _load_run(run: Path, config: Config) -> dict:
     source = workdir.read_config(run)
-    compared = [name for name in vars(Nets()) if name not in list_fields(Mark.TRAINING_ONLY)]
-    differing = [name for name in compared if getattr(source.nets, name) != getattr(config.nets, name)]
+    differing = [name for name in list_network_fields() if getattr(source.nets, name) != getattr(config.nets, name)]
     if differing:
         fields = ", ".join(
             f"{name} is {getattr(source.nets, name)!r} there, {getattr(config.nets, name)!r} here" for name in differing[:4]
         )
         fields += f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        if pretrained.is_packaged(run):
-            recipe = {"preset": source.run.preset} | ({"grow_kimg": ()} if PRESETS[source.run.preset].run.grow_kimg else {})
-            raise UserError(f"`start` {run.name}: has other networks: {fields}; begin with {format_flags(recipe)}")
+        preset, is_packaged = source.run.preset, pretrained.is_packaged(run)
+        if is_packaged and config.run.preset != preset:
+            flags = format_flags({"preset": preset} | ({"grow_kimg": ()} if PRESETS[preset].run.grow_kimg else {}))
+            raise UserError(f"`start` {run.name}: has other networks: {fields}; begin with {flags}")
         flags = format_flags({name: getattr(source.nets, name) for name in differing})
-        raise UserError(f"`start` {run}: has other networks: {fields}; give the same values: {flags}")
+        shown = run.name if is_packaged else run
+        raise UserError(f"`start` {shown}: has other networks: {fields}; give the same values: {flags}")
     if compact.is_compact(run):
         return _load_compact(run, source)
-    if not checkpoints.list_steps(run):
-        pretrained.check_not_hiding(run)
-        raise UserError(f"`start` {run}: no checkpoint yet; train it first, or wait for its first save")
-    state = _restore_newest_read_only(run, source)
+    state = _restore_newest(run, source)
     return {name: jax.device_get(getattr(state, name)) for name in OF_NETS}
 
 
@@ -117,20 +115,9 @@ def _load_compact(run: Path, source: Config) -> dict:
     return fields | {"d_params": d_params, "d_stats": d_stats}
 
 
-def _restore_newest_read_only(run: Path, config: Config) -> GanState:
-    """Restores the newest intact checkpoint of a run, which is not changed. Prints a warning for each newer, broken one."""
+def _restore_newest(run: Path, config: Config) -> GanState:
     like = checkpoints.add_sharding(describe_state(config))
-    broken = []
-    for step in checkpoints.list_steps(run)[::-1]:
-        try:
-            state = checkpoints.restore(run / "checkpoints" / str(step), like)
-        except checksums.CorruptCheckpointError as fault:
-            broken.append(f"the checkpoint of step {step} is broken ({fault})")
-            continue
-        for what in broken:
-            _say(f"warning: {run}: {what}; that of step {step} is used")
-        return state
-    raise UserError(f"{run}: none of its checkpoints is intact; restore one from a copy of the run")
+    return checkpoints.restore_newest_read_only(run, like, _say)[1]
 
 
 def _say(message: str) -> None:
@@ -145,7 +132,9 @@ def is_stage_complete(low_resolution: Config, total_steps: int) -> bool:
     if not steps or steps[-1] < total_steps:
         return False
     try:
-        checkpoints.restore(run / "checkpoints" / str(steps[-1]), checkpoints.add_sharding(describe_state(low_resolution)))
+        checkpoints.restore(
+            checkpoints.get_checkpoint_path(run, steps[-1]), checkpoints.add_sharding(describe_state(low_resolution))
+        )
     except checksums.CorruptCheckpointError:
         return False  # the stage itself says it, moves the checkpoint aside and resumes from an older one
     return True

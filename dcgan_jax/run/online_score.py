@@ -73,7 +73,7 @@ class OnlineScorer:
             "real": self.reals.index["source"]["name"],
             "real_fingerprint": self.reals.index["fingerprint"],
             "real_pixels": self.reals.index["pixels"],
-            "seeds": [0, len(self.seeds) - 1],  # without a network, `count` of them
+            "seeds": [0, len(self.seeds) - 1],  # sliced Wasserstein uses only `count` of them
             "size": self.config.nets.size,
             "seconds": round(self.last_s, 1),
         }

@@ -1,7 +1,7 @@
 """Keeps the compiled programs of a command for its next start, which then neither traces nor lowers them.
 
 JAX's own cache saves only the compilation: it finds a program by the text that lowering makes. Here a program is found by what
-this text depends on: the source code of this package, the versions of libraries, JAX's settings, the shapes and the recipe.
+this text depends on: the source code of this package, the versions of libraries, JAX's settings, the run's settings and shapes.
 """
 
 import contextlib
@@ -139,7 +139,10 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, bool]:
 def _load(file: Path) -> jax.stages.Compiled | None:
     """Loads a program. Returns None if it is missing or damaged."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_uid != os.getuid():  # another user has put it here since `_is_private`
+                return None
+            content = opened.read()
     except OSError:
         return None
     checksum, program = content[:32], content[32:]

@@ -92,7 +92,7 @@ def _make_score_row(line: dict) -> ScoreRow | None:
     if not isinstance(values, dict) or kind not in measures or "fake" in line:
         return None
     # Sliced Wasserstein and the secondary scores use only some of many images.
-    some_count = line.get("of_count", count)
+    kept_count = line.get("of_count", count)
     secondary = {
         "KID x1000": _format_number(values.get("kid"), 1000),
         **{
@@ -105,11 +105,11 @@ def _make_score_row(line: dict) -> ScoreRow | None:
     return ScoreRow(
         f"{line['step']:,}",
         measures[kind] + (f", resize {line['resize']}" if "resize" in line else ""),
-        str(some_count if kind.startswith("sliced") else count),
+        str(kept_count if kind.startswith("sliced") else count),
         _format_number(values.get("mean", values.get("frechet"))),
         _format_number(line.get("floor")),
         str(line.get("floor_count", "")),
-        secondary + (f" (N {some_count})" if secondary and some_count != count else ""),
+        secondary + (f" (N {kept_count})" if secondary and kept_count != count else ""),
         "-".join(map(str, seeds)) if isinstance(seeds, list) else "",
         f"{make_printable(str(line.get('real')), 60)}{_shorten(line, 'real_fingerprint')}",
     )

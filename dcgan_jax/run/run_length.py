@@ -91,7 +91,7 @@ def time_steps(plan: Plan, programs: Programs, at_least_s: float) -> Timing:
     """Times steps for at_least_s, and a save. Takes the median of the steps, without the first one."""
     state = setup.make_state(plan)
     ends_s = []
-    for steps, batch in session.iterate_batches(plan, 0, session.should_be_resident(plan)):
+    for steps, batch in session.iterate_batches(plan, 0, session.decide_is_resident(plan)):
         state, metrics = programs.get_steps(len(steps))(state, batch, plan.schedule_steps)
         jax.block_until_ready(metrics)
         ends_s.append(time.monotonic())

@@ -75,12 +75,12 @@ def open_session(plan: Plan, start: int, programs: Programs | None = None) -> Ge
     config, path = plan.config, plan.path
     changed = workdir.compare_environment(path) if start else ""
     process = distributed.run_in_first(functools.partial(workdir.write_run_facts, path, config))
-    resident = should_be_resident(plan)
+    is_resident = decide_is_resident(plan)
     distributed.check_agreement(
         start,
         plan.total_steps,
         plan.steps_per_dispatch,
-        resident,
+        is_resident,
         config.output.save_every_steps,
         config.output.score_every_kimg,
         plan.pack.index["pixels"],  # not the fingerprint: each machine may have its own copy of the files
@@ -93,22 +93,22 @@ def open_session(plan: Plan, start: int, programs: Programs | None = None) -> Ge
     _describe_run(plan, shapes, logs, start, changed)
     saved = open_checkpoints(plan)
     try:
-        yield Session(plan, programs, previews, scorer, logs, saved, process, resident)
+        yield Session(plan, programs, previews, scorer, logs, saved, process, is_resident)
     finally:
         logs.close()
         saved.close()  # waits until the current save is written
 
 
-def should_be_resident(plan: Plan) -> bool:
-    """Whether to keep all images on the device."""
+def decide_is_resident(plan: Plan) -> bool:
+    """Decides whether to keep all images on the device."""
     feed = plan.config.data.feed
     return feed == "resident" or (feed == "auto" and batches.fits_resident(plan.pack.images))
 
 
-def iterate_batches(plan: Plan, start: int, resident: bool) -> Iterator[tuple[range, Batch]]:
+def iterate_batches(plan: Plan, start: int, is_resident: bool) -> Iterator[tuple[range, Batch]]:
     """Yields (steps, batches of these steps), from start to the end."""
     dispatches = functools.partial(plan.list_dispatches, start)
-    return batches.iterate_batches(plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, resident)
+    return batches.iterate_batches(plan.pack.images, plan.labels, plan.order, dispatches, plan.shardings.batches, is_resident)
 
 
 def make_programs(plan: Plan) -> Programs:
@@ -162,10 +162,10 @@ def choose_previews(plan: Plan) -> Previews:
     held_out = batches.select_held_out(order.image_count, order.held_out)
     table = plan.choose_labels()
     grid_labels = select_labels(table, np.arange(plan.config.output.grid_images))
-    checked = None
+    diagnosed_labels = None
     if labels is not None and grid_labels is not None:  # both are set or both are None
-        checked = np.concatenate([labels[reals], labels[held_out], grid_labels[:DIAGNOSED_IMAGES]])
-    return Previews(images[reals], images[held_out], checked, table, grid_labels)
+        diagnosed_labels = np.concatenate([labels[reals], labels[held_out], grid_labels[:DIAGNOSED_IMAGES]])
+    return Previews(images[reals], images[held_out], diagnosed_labels, table, grid_labels)
 
 
 def _open_scorer(plan: Plan, sample_labels: np.ndarray | None) -> online_score.OnlineScorer | None:

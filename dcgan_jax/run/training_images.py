@@ -6,6 +6,7 @@ from typing import get_args
 
 from dcgan_jax.config import Config, Crop, Split, UserError
 from dcgan_jax.data.pack import Pack, pack_images
+from dcgan_jax.data.pack_index import is_same_data
 from dcgan_jax.data.sources import open_source
 from dcgan_jax.run import workdir
 
@@ -28,7 +29,7 @@ def open_training_images(run: Path, config: Config, data: str = "", split: Split
     if is_own and trained_on.get("found", count) != count:
         raise changed
     packed = pack_images(source, size=config.nets.size, channels=config.nets.channels, crop=crop)
-    if is_own and not workdir.is_same_data(trained_on, packed.index):
+    if is_own and not is_same_data(trained_on, packed.index):
         raise changed
     return packed
 

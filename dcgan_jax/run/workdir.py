@@ -1,4 +1,4 @@
-"""The run's folder: records settings, environment and data, holds the lock, and checks whether a run may be resumed."""
+"""The run's folder: records settings, environment and data, and holds the lock."""
 
 import errno
 import importlib.metadata
@@ -9,7 +9,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,17 @@ import filelock
 
 from dcgan_jax import config as configuration
 from dcgan_jax import files
-from dcgan_jax.command_lines import format_flags, format_start, format_training_command
 from dcgan_jax.config import Config, UserError, make_printable
 from dcgan_jax.config_rules import check_stored_config
 from dcgan_jax.data.cache import get_cache_dir
 from dcgan_jax.data.checks import CHECKED_FACTS
-from dcgan_jax.data.pack_index import find_changed_labels
 from dcgan_jax.files import write_json
 from dcgan_jax.places import check_encodable
 from dcgan_jax.run import compact, distributed, pretrained
 from dcgan_jax.run.product_speed import read_speedup
+from dcgan_jax.run.resume_check import check_resumable
 
 LOCK, MARKER = "lock", "lock.owner"
-MOST_SHOWN = 4  # differing settings in a message
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # What claim_folder creates. config.json is written last: a folder with it is a run.
 OWN = (LOCK, MARKER, "samples", "data.json", "environment.json", "config.json")
@@ -90,7 +87,7 @@ def _check_run(path: Path, config: Config, data_facts: dict) -> bool:
     if compact.is_compact(path):
         raise UserError(f"{path}: has weights only and cannot be resumed; give another `name`, and its path as `start`")
     if is_run(path):
-        _check_resumable(path, config, data_facts)
+        check_resumable(path, read_config(path), read_data_facts(path), config, data_facts)
         return True
     if path.exists() and not (path.is_dir() and all(file.name.removesuffix(".partial") in OWN for file in path.iterdir())):
         raise UserError(f"{path}: exists but is not a run; give another `name`")
@@ -175,7 +172,7 @@ def read_config(path: Path) -> Config:
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
         pretrained.check_not_hiding(path)
         inside = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
-        runs = [str(above) for above in path.parents if os.path.exists(above / "config.json")] or inside
+        runs = [str(near) for near in (*path.parents, Path("runs", path)) if is_run(near)] or inside
         raise UserError(
             f"{path}: no run is there (no config.json); "
             + (f"did you mean {' or '.join(runs[:3])}?" if runs else pretrained.suggest_name(path))
@@ -242,89 +239,12 @@ def read_data_facts(path: Path) -> dict:
     return facts
 
 
-def is_same_data(one: dict, other: dict) -> bool:
-    """Whether two packs contain the same pixels in the same order. Paths and dates of the files do not matter."""
-    return one.get("pixels") == other.get("pixels") is not None
-
-
 def read_json(file: Path) -> Any:
     """Reads a JSON file of a run. Raises: UserError if it is not valid JSON, too large or too deeply nested."""
     try:
         return files.load_json(file)
     except (ValueError, OSError) as fault:
         raise UserError(f"{file}: cannot be read ({fault}); restore it from a copy of the run") from None
-
-
-def _check_resumable(path: Path, config: Config, data_facts: dict) -> None:
-    stored = read_config(path)
-    now, before = configuration.flatten(config), configuration.flatten(stored)
-    free = configuration.list_resumable_fields(config)
-    if not configuration.has_length(stored):  # it has made no step
-        free |= set(configuration.LENGTHS)
-    differing = [name for name in now if name not in free and now[name] != before[name]]
-    if "minutes" in differing:  # compare the lengths as they were given
-        differing = [name for name in differing if name not in configuration.LENGTHS] + _list_given_lengths(before)
-    if differing:
-        shown = ", ".join(_show_change(name, before, now) for name in differing[:MOST_SHOWN])
-        shown += f" and {len(differing) - MOST_SHOWN} more" if len(differing) > MOST_SHOWN else ""
-        shown += (
-            " (the learning rate decays over the length, so it is fixed)"
-            if set(configuration.LENGTHS) & set(differing) and config.optimizer.lr_decay != "none"
-            else ""
-        )
-        remedy = _format_resume(config, differing, before)
-        raise UserError(
-            f"{path} was started with other settings: {shown}. Resume it with {remedy}, give another `name`, or move it "
-            f"away{_propose_start(path, config, differing)}"
-        )
-    trained_on = read_data_facts(path)
-    if not is_same_data(trained_on, data_facts):
-        raise UserError(
-            f"{path} was trained on other images: {trained_on['source']['name']} ({trained_on['count']:,}), "
-            f"now {data_facts['source']['name']} ({data_facts['count']:,}). Resume it with the same `data`, give "
-            f"another `name`, or move it away{_propose_start(path, config)}"
-        )
-    if changed := find_changed_labels(trained_on, data_facts, config.nets.condition):
-        raise UserError(
-            f"{path} was trained with other labels of {', '.join(changed[:4])}: restore its table, give another `name`, or "
-            f"move it away{_propose_start(path, config)}"
-        )
-
-
-def _list_given_lengths(values: dict) -> list[str]:
-    """Returns the name of the length that a run was started with."""
-    return [name for name in reversed(configuration.LENGTHS) if values[name] is not None][:1]  # minutes before their kimg
-
-
-def _show_change(name: str, before: dict, now: dict) -> str:
-    if name in configuration.LENGTHS and now[name] is None:
-        return f"{name} was {before[name]}, is now {' '.join(f'{n} {now[n]}' for n in _list_given_lengths(now))}"
-    return f"{name} was {_show(before[name])}, is now {_show(now[name])}"
-
-
-def _show(value: object) -> object:
-    if value in ("", ()):
-        return "empty"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def _format_resume(config: Config, differing: list[str], before: dict) -> str:
-    """Formats the flags that undo the differences; for many, the whole command."""
-    # A run has one length: a restored one replaces the one that is given now.
-    lengths = configuration.LENGTHS if set(differing) & set(configuration.LENGTHS) else ()
-    undone = {name: before[name] for name in differing}
-    if len(differing) > MOST_SHOWN:
-        return format_training_command(configuration.replace(config, **{name: before[name] for name in lengths} | undone))
-    return format_flags(undone)
-
-
-def _propose_start(path: Path, config: Config, differing: Collection[str] = ()) -> str:
-    """Proposes a new run with the weights of this one, where that is possible: the networks are equal and it has a checkpoint."""
-    training_only = configuration.list_fields(configuration.Mark.TRAINING_ONLY)
-    has_other_networks = any(configuration.FIELDS[name].group == "nets" and name not in training_only for name in differing)
-    if has_other_networks or not any(path.glob("checkpoints/[0-9]*")):
-        return ""
-    return f". To train on from its weights, add {format_start(config, str(path))}"
 
 
 def _list_packages() -> dict[str, str]:

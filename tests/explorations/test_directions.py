@@ -74,7 +74,7 @@ def test_column_that_is_not_understood_stops_nothing(tmp_path, few, monkeypatch)
 
 def test_equal_samples_have_no_directions(tmp_path, few, monkeypatch):
     monkeypatch.setattr(api.TrainedGAN, "images", lambda run, points, labels=None: np.zeros((len(points), 16, 16, 3), np.uint8))
-    assert "D sees no difference between the faces of step 12" in get_explore_refusal(
+    assert "D sees no difference between the samples of step 12" in get_explore_refusal(
         "attributes", "--run", get_reference_run().run, "--out", tmp_path / "a.png"
     )
 

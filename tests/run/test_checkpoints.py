@@ -33,6 +33,10 @@ def run(tmp_path_factory):
     return save_steps(tmp_path_factory.mktemp("run"), 2, 4)
 
 
+def restore_newest_read_only(run, say=print):
+    return checkpoints.restore_newest_read_only(run, make_target(), say)
+
+
 # ---- Whole states ----
 
 
@@ -226,8 +230,9 @@ def test_no_checkpoint_is_one_line(tmp_path, made):
     tmp_path.joinpath(*made).mkdir(parents=True, exist_ok=True)  # the last one is left by a process that was killed during a save
     assert checkpoints.list_steps(tmp_path) == []
     assert checkpoints.restore_newest(tmp_path, make_target()) is None
-    with pytest.raises(UserError, match="no checkpoint yet"):
-        checkpoints.restore_generator(tmp_path, SHAPES)
+    for read in (lambda: checkpoints.restore_generator(tmp_path, SHAPES), lambda: restore_newest_read_only(tmp_path)):
+        with pytest.raises(UserError, match="no checkpoint yet"):
+            read()
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -263,7 +268,10 @@ def test_broken_newest_is_skipped_by_read_only_users(run, tmp_path, how):
     step, params, *_ = checkpoints.restore_generator(copy, SHAPES, say=messages.append)
     assert step == 2
     assert_equal_leaves(params, make_state(2).ema_params)
-    assert "checkpoint of step 4 is broken (" in messages[0]
+    assert "checkpoint of step 4 is broken (" in messages[0] and messages[0].endswith("that of step 2 is used")
+    step, state = restore_newest_read_only(copy, messages.append)
+    assert step == 2 and "checkpoint of step 4 is broken (" in messages[1]
+    assert_equal_leaves(state, make_state(2))
     with pytest.raises(UserError, match="checkpoints/4: .*give another `step`"):
         checkpoints.restore_generator(copy, SHAPES, 4)
     assert sorted((str(path), path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
@@ -275,6 +283,9 @@ def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
         damage(copy / "checkpoints" / step, "flip")
     with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: "):
         checkpoints.restore_newest(copy, make_target())
+    for read in (lambda: checkpoints.restore_generator(copy, SHAPES), lambda: restore_newest_read_only(copy)):
+        with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: .*; restore one from a copy"):
+            read()
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
 

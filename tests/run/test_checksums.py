@@ -133,13 +133,17 @@ def test_hostile_digests_are_a_broken_checkpoint(run, tmp_path):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "Free disk space"),
         (ValueError("Error writing file [os_error_code='28' description]"), "Free disk space"),
-        (PermissionError(errno.EACCES, "Permission denied"), "make the folder writable"),
-        (OSError(errno.EMFILE, "Too many open files"), "Correct this"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Make the folder writable, then run the same"),
+        (OSError(errno.EFBIG, "File too large"), "limit of file sizes"),
+        (OSError(errno.EMFILE, "Too many open files"), "limit of open files"),
+        (OSError(errno.EIO, "Input/output error"), "Check the disk"),
+        (OSError(errno.ENXIO, "No such device or address"), "Run the same command again; if it fails again"),
+        (ValueError("shapes differ"), "Run the same command again; if it fails again"),
     ],
 )
 def test_remedy_fits_the_error_of_the_operating_system(fault, remedy):
-    assert remedy in checksums.propose_remedy(checksums.get_system_code(fault))
+    assert remedy in checksums.propose_remedy(checksums.get_errno(fault))
 
 
 def test_other_faults_have_no_code():
-    assert checksums.get_system_code(ValueError("shapes differ")) is None
+    assert checksums.get_errno(ValueError("shapes differ")) is None

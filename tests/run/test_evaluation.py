@@ -52,14 +52,14 @@ def test_scores_of_many_images_use_a_random_part(net, twins, monkeypatch):
     seen, real_scores = [], feature_summaries.compute_feature_scores
 
     def spy(real, fake, seed):
-        seen.append((real.kept, fake.kept))
+        seen.append((real.kept_features, fake.kept_features))
         return real_scores(real, fake, seed)
 
     monkeypatch.setattr(feature_summaries, "compute_feature_scores", spy)
     for infinity in (False, True):
         few = net.replace("features", "three_each") if infinity else net
         patches, by_features = dcgan_jax.evaluate(twins, data=twins, count=80, features=few, infinity=infinity).scores
-        assert (patches.some_count, by_features.some_count, by_features.count) == (20, 20, 80)
+        assert (patches.kept_count, by_features.kept_count, by_features.count) == (20, 20, 80)
         assert patches.floor_count == 10 and by_features.floor_count == (40 if infinity else 10)
         for some in seen.pop():
             dark = np.sum(some.mean(1) < 64)  # the second half of the set

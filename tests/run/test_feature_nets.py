@@ -130,6 +130,7 @@ def test_efficientnet_is_read_from_its_package(run, efficientnet_file):
     assert (line["score"], line["network"]) == ("features", "efficientnet-lite0")
     assert line["network_sha256"] == feature_nets.EFFICIENTNET_SHA256
     assert "Frechet distance by efficientnet-lite0, step 12, N 40, seeds 0..39, resize antialiased bilinear to 224 px" in said
+    assert f"written to {run / 'scores.jsonl'}; python -m dcgan_jax.report {run} shows it" in said
 
 
 def test_efficientnet_scores_a_run_in_training(tmp_path, efficientnet_file):

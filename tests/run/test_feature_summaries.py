@@ -17,7 +17,7 @@ def test_chunked_score_equals_the_whole(monkeypatch):
     assert found.moments.count == 60
     assert_allclose(found.moments.mean, whole.mean, rtol=1e-12)
     assert_allclose(found.moments.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
-    assert_array_equal(found.kept, net.features(IMAGES[kept]))
+    assert_array_equal(found.kept_features, net.features(IMAGES[kept]))
 
 
 def test_features_are_cached_and_remade_if_truncated(tmp_path):
@@ -28,11 +28,11 @@ def test_features_are_cached_and_remade_if_truncated(tmp_path):
     seen = len(calls)
     again = feature_summaries.load_reference(net, reals, kept)
     assert len(calls) == seen
-    assert_array_equal(again.kept, first.kept)
+    assert_array_equal(again.kept_features, first.kept_features)
     assert scores.frechet(again.moments, first.moments) == pytest.approx(0, abs=1e-6)
     [file] = reals.cache.iterdir()
     file.write_bytes(file.read_bytes()[:-40])
-    assert_array_equal(feature_summaries.load_reference(net, reals, kept).kept, first.kept)
+    assert_array_equal(feature_summaries.load_reference(net, reals, kept).kept_features, first.kept_features)
     assert len(calls) == 2 * seen
     feature_summaries.load_reference(net, reals, kept)
     assert len(calls) == 2 * seen
@@ -65,4 +65,4 @@ def test_unwritable_cache_only_costs_time(tmp_path):
     (tmp_path / "file").write_text("")
     net, _ = network()
     reals = RealImages(IMAGES, np.arange(30), INDEX, tmp_path / "file" / "x")
-    assert len(feature_summaries.load_reference(net, reals, np.arange(30)).kept) == 30
+    assert len(feature_summaries.load_reference(net, reals, np.arange(30)).kept_features) == 30

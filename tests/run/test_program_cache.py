@@ -109,6 +109,15 @@ def test_damaged_program_is_not_used(cache, damage):
     assert lowering.count == 2
 
 
+def test_program_of_another_user_is_not_loaded(cache, monkeypatch):
+    """It may come into the folder after the folder was found to be private."""
+    lowering = Lowering()
+    cache.load_or_compile(("a",), lowering)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    cache.load_or_compile(("a",), lowering)
+    assert lowering.count == 2
+
+
 def test_program_that_cannot_be_stored_is_used(cache, monkeypatch):
     def refuse(program):
         raise ValueError("Compilation does not support serialization")

@@ -1,46 +1,20 @@
 import errno
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
+from claimed_runs import FACTS, OTHERS, get_refusal, make_config, open_run, read_contents
 
-from dcgan_jax import config as configuration
-from dcgan_jax.cli import parse_config, show_as_flags
 from dcgan_jax.config import UserError, replace
 from dcgan_jax.files import write_json
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.run import workdir
-from dcgan_jax.run.workdir import read_config, write_run_facts
-
-FACTS = {"fingerprint": "f1", "pixels": "p1", "count": 1234, "source": {"name": "faces"}}
-OTHERS = {"fingerprint": "f2", "pixels": "p2", "count": 56, "source": {"name": "cats"}}
-
-
-def config(parent, *arguments):
-    return parse_config(["--workdir", str(parent), "--name", "a", *arguments])
-
-
-def open_run(config, facts):
-    """Claims the folder and releases the lock at once. Returns: the path of the run."""
-    path, lock = workdir.claim_folder(config, facts)
-    lock.release()
-    return path
-
-
-def get_refusal(config, facts=FACTS):
-    with pytest.raises(UserError) as mistake:
-        open_run(config, facts)
-    return show_as_flags(str(mistake.value))
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
+from dcgan_jax.run.workdir import read_config
 
 # ---- What a run says of itself ----
 
@@ -49,13 +23,13 @@ def contents(folder):
 def test_config_of_every_preset_round_trips(tmp_path, preset):
     # keras64's sigmoid takes no augmentations.
     flags = ("--g-output", "tanh", "--augment", "color", "cutout", "--d-lr", "1e-3", "--compute-dtype", "bfloat16")
-    wanted = config(tmp_path, "--preset", preset, *flags)
+    wanted = make_config(tmp_path, "--preset", preset, *flags)
     assert read_config(open_run(wanted, FACTS)) == wanted
 
 
 def test_run_records_config_environment_and_data(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "--workdir", "x"])
-    run = open_run(config(tmp_path, "--lr", "0.5"), FACTS)
+    run = open_run(make_config(tmp_path, "--lr", "0.5"), FACTS)
     assert run == tmp_path / "a"
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "data.json", "environment.json", "lock", "samples"]
     assert json.loads((run / "data.json").read_text()) == FACTS
@@ -73,7 +47,7 @@ def test_missing_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
         raise FileNotFoundError("git") if git == "absent" else workdir.subprocess.TimeoutExpired(command, 10)
 
     monkeypatch.setattr(workdir.subprocess, "run", run)
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     assert json.loads((run / "environment.json").read_text())["commit"] is None
 
 
@@ -81,108 +55,21 @@ def test_missing_git_only_lacks_the_commit(tmp_path, monkeypatch, git):
 
 
 def test_same_run_is_found_again(tmp_path):
-    first = open_run(config(tmp_path), FACTS)
-    before = {path: data for path, data in contents(first).items() if path.name != "environment.json"}
-    assert open_run(config(tmp_path), FACTS) == first
-    assert before.items() <= contents(first).items()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "--steps 9",
-        "--epochs 2",
-        "--kimg 7",
-        "--feed stream",
-        "--keep-checkpoints 9",
-        "--no-tensorboard",
-        "--strict",
-        "--data moved",
-        "--log-every-steps 3",
-        "--save-every-steps 7",
-        "--grid-images 9",
-    ],
-)
-def test_harmless_changes_are_allowed_and_recorded(tmp_path, change):
-    run = open_run(config(tmp_path), FACTS)
-    wanted = config(tmp_path, *change.split())
-    assert open_run(wanted, FACTS) == run
-    assert read_config(run) == config(tmp_path)  # unchanged: the run may be complete
-    write_run_facts(run, wanted)
-    assert read_config(run) == wanted
-
-
-@pytest.mark.parametrize(
-    "first, second",
-    [
-        ("", "--size 64"),
-        ("", "--width 8 --lr 0.1"),
-        ("--flip", ""),
-        ("", "--flip"),
-        ("--augment color cutout", ""),
-        ("", "--augment color"),
-        ("--d-lr 0.1", ""),
-        ("", "--d-lr 0.1"),
-        ("--adam-eps-hat --no-conv-bias", "--conv-bias"),
-        ("--g-multipliers 4 2 1", ""),
-        ("", "--seed 3 --compute-dtype bfloat16"),
-    ],
-)
-def test_difference_is_named_with_flags_that_undo_it(tmp_path, first, second):
-    run = open_run(config(tmp_path, *first.split()), FACTS)
-    before = contents(run)
-    line = get_refusal(config(tmp_path, *second.split()))
-    assert contents(run) == before
-    assert str(run) in line
-    assert all(remedy in line for remedy in ("Resume it with --", "another --name", "move it away"))
-    stored = configuration.flatten(read_config(run))
-    for name, value in configuration.flatten(config(tmp_path, *second.split())).items():
-        if value != stored[name]:
-            assert name in line
-    remedy = line.split("Resume it with ")[1].split(", give another")[0]
-    assert open_run(config(tmp_path, *second.split(), *shlex.split(remedy)), FACTS) == run
-
-
-def test_removed_option_without_effect_resumes(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
-    values = json.loads((run / "config.json").read_text())
-    write_json(run / "config.json", values | configuration.REMOVED)
-    assert read_config(run) == config(tmp_path)
-    assert open_run(config(tmp_path), FACTS) == run
+    first = open_run(make_config(tmp_path), FACTS)
+    before = {path: data for path, data in read_contents(first).items() if path.name != "environment.json"}
+    assert open_run(make_config(tmp_path), FACTS) == first
+    assert before.items() <= read_contents(first).items()
 
 
 @pytest.mark.parametrize("name, used", [("residual", True), ("bn_momentum", 0.99), ("augment_most", 0.3)])
 def test_removed_option_in_use_is_refused(tmp_path, name, used):
     """The files of the run stay unchanged."""
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {name: used})
-    before = contents(run)
-    line = get_refusal(config(tmp_path))
+    before = read_contents(run)
+    line = get_refusal(make_config(tmp_path))
     assert line.startswith(f"{run / 'config.json'}: {name} is {used}, ") and "\n" not in line
-    assert contents(run) == before
-
-
-def test_many_differences_are_counted(tmp_path):
-    open_run(config(tmp_path), FACTS)
-    line = get_refusal(config(tmp_path, "--preset", "carpedm20"))
-    assert "preset was article, is now carpedm20" in line
-    assert "more" in line
-    assert len(line) < 500
-
-
-def test_command_that_undoes_many_differences_has_one_length(tmp_path):
-    open_run(config(tmp_path, "--steps", "12"), FACTS)
-    line = get_refusal(config(tmp_path, "--preset", "carpedm20", "--minutes", "3"))
-    command = line.split("Resume it with ")[1].split(", give another")[0]
-    assert "--steps 12" in command and "--minutes" not in command
-
-
-def test_other_images_are_refused(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
-    before = contents(run)
-    line = get_refusal(config(tmp_path), OTHERS)
-    assert all(part in line for part in ("faces (1,234), now", "cats (56)", "--data", "--name"))
-    assert contents(run) == before
+    assert read_contents(run) == before
 
 
 # ---- Folders that are not runs ----
@@ -191,13 +78,13 @@ def test_other_images_are_refused(tmp_path):
 def test_folder_with_foreign_files_is_left_alone(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")
-    assert "is not a run" in get_refusal(config(tmp_path))
+    assert "is not a run" in get_refusal(make_config(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
 
 
 def test_empty_folder_is_taken(tmp_path):
     (tmp_path / "a").mkdir()
-    assert (open_run(config(tmp_path), FACTS) / "config.json").exists()
+    assert (open_run(make_config(tmp_path), FACTS) / "config.json").exists()
 
 
 def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
@@ -212,25 +99,11 @@ def test_start_killed_half_way_does_not_block_the_next(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdir, "write_json", dies)
     with pytest.raises(KeyboardInterrupt):
-        open_run(config(tmp_path), FACTS)
+        open_run(make_config(tmp_path), FACTS)
     monkeypatch.undo()
-    run = open_run(config(tmp_path), OTHERS)
+    run = open_run(make_config(tmp_path), OTHERS)
     assert json.loads((run / "data.json").read_text()) == OTHERS
-    assert read_config(run) == config(tmp_path)
-
-
-def test_other_labels_of_the_condition_are_refused(tmp_path):
-    """Labels that the run does not use may change."""
-    labels = {"attributes": ["Smiling", "Male"], "attribute_digests": ["s1", "m1"]}
-    run = open_run(config(tmp_path, "--condition", "Smiling"), FACTS | labels)
-    changed = FACTS | labels | {"attribute_digests": ["s2", "m1"]}
-    line = get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
-    assert "was trained with other labels of Smiling: " in line and "--start" not in line  # it has no checkpoint
-    (run / "checkpoints" / "4").mkdir(parents=True)
-    line = get_refusal(config(tmp_path, "--condition", "Smiling"), changed)
-    assert line.endswith(f"To train on from its weights, add --name NEW --start {run}")
-    unused = FACTS | labels | {"attribute_digests": ["s1", "m2"]}
-    assert open_run(config(tmp_path, "--condition", "Smiling"), unused).is_dir()
+    assert read_config(run) == make_config(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["workdir", "above", "name"])
@@ -238,14 +111,14 @@ def test_file_in_place_of_a_folder_is_one_line(tmp_path, where):
     file = tmp_path / {"workdir": "w", "above": "w", "name": "a"}[where]
     file.write_text("mine")
     parent = {"workdir": file, "above": file / "deep", "name": tmp_path}[where]
-    line = get_refusal(config(parent))
+    line = get_refusal(make_config(parent))
     assert str(parent / "a") in line
     assert "--workdir" in line or "--name" in line
-    assert contents(tmp_path) == {file: b"mine"}
+    assert read_contents(tmp_path) == {file: b"mine"}
 
 
 def test_name_that_no_disk_takes_is_one_line(tmp_path):
-    assert "x" * 300 in get_refusal(replace(config(tmp_path), name="x" * 300))
+    assert "x" * 300 in get_refusal(replace(make_config(tmp_path), name="x" * 300))
     assert not list(tmp_path.iterdir())
 
 
@@ -254,9 +127,9 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(workdir, "write_json", full)
-    assert "No space left" in get_refusal(config(tmp_path))
+    assert "No space left" in get_refusal(make_config(tmp_path))
     monkeypatch.undo()
-    assert open_run(config(tmp_path), FACTS)  # the files that it left do not prevent a new start
+    assert open_run(make_config(tmp_path), FACTS)  # the files that it left do not prevent a new start
 
 
 # ---- Reading ----
@@ -281,9 +154,9 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     ],
 )
 def test_config_edited_to_nonsense_names_the_file(tmp_path, text, says):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     (run / "config.json").write_text(text)
-    for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
+    for read in (lambda: read_config(run), lambda: open_run(make_config(tmp_path), FACTS)):
         with pytest.raises(UserError) as mistake:
             read()
         assert str(run / "config.json") in str(mistake.value)
@@ -292,18 +165,18 @@ def test_config_edited_to_nonsense_names_the_file(tmp_path, text, says):
 
 
 def test_fields_of_older_configs_have_their_defaults(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     values = json.loads((run / "config.json").read_text())
     del values["ema_ramp"]
     write_json(run / "config.json", values)
-    assert read_config(run) == config(tmp_path)
+    assert read_config(run) == make_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"fingerprint": "f1"', "null"])
 def test_data_file_edited_to_nonsense_is_one_line(tmp_path, text):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     (run / "data.json").write_text(text)
-    assert str(run / "data.json") in get_refusal(config(tmp_path))
+    assert str(run / "data.json") in get_refusal(make_config(tmp_path))
 
 
 @pytest.mark.parametrize("path", ["nowhere", "x" * 300, "file"])
@@ -314,17 +187,24 @@ def test_missing_run_is_one_line(tmp_path, path):
 
 
 def test_places_near_a_run_name_it(tmp_path):
-    open_run(config(tmp_path), FACTS)
+    open_run(make_config(tmp_path), FACTS)
     for place in (tmp_path, tmp_path / "a" / "checkpoints" / "12", tmp_path / "a" / "config.json"):
         with pytest.raises(UserError, match=f"did you mean {tmp_path / 'a'}\\?$"):
             read_config(place)
+
+
+def test_name_without_its_folder_names_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_run(make_config("runs"), FACTS)
+    with pytest.raises(UserError, match=r"a: no run is there .* did you mean runs/a\?$"):
+        read_config(Path("a"))
 
 
 # ---- What is left, what is no file, what strangers wrote ----
 
 
 def test_remains_of_a_kill_are_removed_on_resume(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     halves = [
         run / name
         for name in (
@@ -340,16 +220,16 @@ def test_remains_of_a_kill_are_removed_on_resume(tmp_path):
     for mine in ("samples/00005000.png", "notes.partial", "samples/mine.png.partial"):
         (run / mine).touch()
     (run / "data.json.partial").mkdir()
-    open_run(config(tmp_path), FACTS)
+    open_run(make_config(tmp_path), FACTS)
     assert not any(half.exists() for half in halves) and (run / "samples" / "00005000.png").exists()
     assert (run / "notes.partial").exists() and (run / "samples" / "mine.png.partial").exists()
 
 
 def test_nothing_is_removed_while_another_trains(tmp_path):
-    run, lock = workdir.claim_folder(config(tmp_path), FACTS)
+    run, lock = workdir.claim_folder(make_config(tmp_path), FACTS)
     (run / "losses.png.partial").touch()
     with lock, pytest.raises(UserError, match="is being trained by another process"):
-        workdir.claim_folder(config(tmp_path), FACTS)
+        workdir.claim_folder(make_config(tmp_path), FACTS)
     assert (run / "losses.png.partial").exists()
 
 
@@ -370,24 +250,24 @@ def without_flock(monkeypatch, code):
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_filesystem_without_locks_uses_a_marker(tmp_path, monkeypatch, code):
     without_flock(monkeypatch, code)
-    run, lock = workdir.claim_folder(config(tmp_path), FACTS)
+    run, lock = workdir.claim_folder(make_config(tmp_path), FACTS)
     with pytest.raises(UserError, match="is being trained by another process"):
-        workdir.claim_folder(config(tmp_path), FACTS)
+        workdir.claim_folder(make_config(tmp_path), FACTS)
     lock.release()
-    open_run(config(tmp_path), FACTS)  # the lock is free again
+    open_run(make_config(tmp_path), FACTS)  # the lock is free again
 
 
 def test_marker_of_a_dead_owner_is_ignored(tmp_path, monkeypatch):
     child = subprocess.run([sys.executable, "-c", OWNER, tmp_path / "r"], check=False)
     assert child.returncode == -signal.SIGKILL and (tmp_path / "r" / "lock.owner").exists()
     without_flock(monkeypatch, errno.ENOLCK)
-    open_run(config(tmp_path, "--name", "r"), FACTS)
+    open_run(make_config(tmp_path, "--name", "r"), FACTS)
 
 
 def test_pipe_in_a_run_is_not_opened(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     os.mkfifo(run / "metrics.jsonl")
-    for read in (lambda: read_config(run), lambda: open_run(config(tmp_path), FACTS)):
+    for read in (lambda: read_config(run), lambda: open_run(make_config(tmp_path), FACTS)):
         with pytest.raises(UserError, match="metrics.jsonl: is neither a file nor a folder"):
             read()
 
@@ -397,27 +277,18 @@ def test_link_out_of_a_new_run_is_not_followed(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "samples").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="samples: is a link out of the run"):
-        open_run(config(tmp_path, "--name", "r"), FACTS)
+        open_run(make_config(tmp_path, "--name", "r"), FACTS)
 
 
 def test_foreign_environment_is_printable_and_short(tmp_path):
-    run = open_run(config(tmp_path), FACTS)
+    run = open_run(make_config(tmp_path), FACTS)
     write_json(run / "environment.json", {"packages": {"jax": "\x1b[2J\nerror: " + "x" * 10_000}})
     message = workdir.compare_environment(run)
     assert message.startswith("jax ") and message.isprintable() and len(message) < 300
 
 
-def test_decaying_run_keeps_its_length(tmp_path):
-    run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
-    (run / "checkpoints" / "5").mkdir(parents=True)
-    message = get_refusal(config(tmp_path, "--steps", "200", "--lr-decay", "linear"))
-    assert "steps was 100, is now 200 (the learning rate decays" in message and "Resume it with --steps 100," in message
-    assert message.endswith(f"To train on from its weights, add --name NEW --start {run}")
-    open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear", "--save-every-steps", "7"), FACTS)
-
-
 def test_config_that_decays_over_epochs_is_refused(tmp_path):
-    run = open_run(config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
+    run = open_run(make_config(tmp_path, "--steps", "100", "--lr-decay", "linear"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"steps": None, "epochs": 2.0})
     with pytest.raises(UserError, match="config.json: with a learning-rate decay, the length must be `steps`"):
         workdir.read_config(run)
@@ -425,7 +296,7 @@ def test_config_that_decays_over_epochs_is_refused(tmp_path):
 
 def test_config_with_an_automatic_dtype_is_refused(tmp_path):
     """A run stores what was chosen, so such a file was edited. Networks of no dtype would end in a traceback."""
-    run = open_run(config(tmp_path, "--steps", "100"), FACTS)
+    run = open_run(make_config(tmp_path, "--steps", "100"), FACTS)
     write_json(run / "config.json", json.loads((run / "config.json").read_text()) | {"compute_dtype": "auto"})
     with pytest.raises(UserError, match="config.json: `compute_dtype` must be float32 or bfloat16, not auto"):
         workdir.read_config(run)
