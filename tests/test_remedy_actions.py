@@ -268,8 +268,9 @@ OTHERS = {
     # Surroundings that a test imitates.
     "free some space and run the same": "full disks of downloads: no test",
     "free some space or set DCGAN_JAX_CACHE": "full disks: tests/data/test_pack.py",
-    "Free disk space or make the folder": "full disks: tests/test_survival.py",
-    "Correct this, then run": "other faults of the system: tests/run/test_checksums.py",
+    "Free disk space": "full disks: tests/test_survival.py",
+    "Make the folder writable": "folders of others: tests/run/test_checksums.py",
+    "Check the disk, or the network that it is on": "other faults of the system: tests/run/test_checksums.py",
     "differs from what was written": "bad disks: tests/run/test_checkpoints.py",
     "check that all processes": "several processes: tests/test_processes.py",
     "wait for it, stop it, or give": "tests/test_remedies.py",

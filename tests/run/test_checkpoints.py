@@ -283,9 +283,8 @@ def test_if_all_are_broken_none_is_set_aside(run, tmp_path):
         damage(copy / "checkpoints" / step, "flip")
     with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: "):
         checkpoints.restore_newest(copy, make_target())
-    for read in (lambda: checkpoints.restore_generator(copy, SHAPES), lambda: restore_newest_read_only(copy)):
-        with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: .*; restore one from a copy"):
-            read()
+    with pytest.raises(UserError, match=r"none of its 2 checkpoints is intact \(step 4: .*; restore one from a copy"):
+        restore_newest_read_only(copy)
     assert checkpoints.list_steps(copy) == [2, 4]
     assert not (copy / "broken-checkpoints").exists()
 

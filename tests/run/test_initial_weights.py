@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_and_leave_no_run(torch_export, tmp_path):
     assert says("--start", get_reference_run().run, "--conv-bias").endswith("give the same values: --no-conv-bias")
     assert says("--start", "drawn64").endswith(" more; begin with --preset best64 --grow-kimg 0")
     assert says("--start", "drawn32").endswith("; begin with --preset best32")
-    assert says("--preset", "best32", "--start", "drawn32", "--channels", 1).endswith("; give the same values: --channels 3")
+    assert "; give the same values: --size 32 --channels 3 " in says("--preset", "best32", "--start", "drawn32", "--channels", 1)
     assert "PyTorch's example has no network with --base-px 8" in says("--start", out / "netG.safetensors")
     assert "main.0.weight is (100, 8, 4, 4), the recipe needs (100, 32, 4, 4)" in says(
         *TORCH, "--d-dropout", 0, "--width", 16, "--start", out / "netG.safetensors"
