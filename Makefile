@@ -8,7 +8,7 @@ $(VENV)/installed: requirements.txt requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable ".[test]"
 	touch $@
 
-.PHONY: install hooks train lint types docs test test-fast test-optimised test-web test-dist
+.PHONY: install hooks train lint types docs test test-slow test-fast test-optimised test-web test-dist
 install: $(VENV)/installed
 
 # Installs a git hook that checks style and types before each commit.
@@ -38,15 +38,19 @@ docs: $(VENV)/docs-installed
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal
 
 test: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
+
+# The tests that `test` leaves out, so that it stays under eight minutes. A faster test checks most of what each of them checks.
+test-slow: $(VENV)/installed
+	$(PYTEST) -m slow
 
 # Skips the integration tests: whole runs, killed processes, full disks, and programs that compile slowly.
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not integration and not tensorflow"
+	$(PYTEST) -m "not integration and not tensorflow and not slow"
 
 # Runs the fast tests without the `assert` statements of the package (python -O).
 test-optimised: $(VENV)/installed
-	$(BIN)/python -O -m pytest --quiet -m "not integration and not tensorflow"
+	$(BIN)/python -O -m pytest --quiet -m "not integration and not tensorflow and not slow"
 
 # Tests the HTML pages in Chromium. Without Chromium it prints what is missing.
 test-web: $(VENV)/installed

@@ -146,7 +146,7 @@ RESIDUAL = make_tiny_config("residual64")
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "config",
-    [CONFIG, PENALISED, OWN, NOISE, FROZEN, RESIDUAL],
+    [CONFIG, PENALISED, OWN, pytest.param(NOISE, marks=pytest.mark.slow), FROZEN, pytest.param(RESIDUAL, marks=pytest.mark.slow)],
     ids=["torch64", "penalised", "own", "noise", "frozen", "residual"],
 )
 def test_two_devices_train_as_one(config):
@@ -181,6 +181,7 @@ print(max(float(abs(jax.device_get(a) - jax.device_get(b)).max()) for a, b in st
 """
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_eight_devices_train_as_one():
     """Runs in a separate process, because the number of devices is fixed when JAX starts."""

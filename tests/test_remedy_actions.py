@@ -392,14 +392,17 @@ def test_doing_what_the_remedy_says_works(world, row):
 # Variables that are refused or cannot work, the message, and the variables after its remedy (None: not set).
 VARIABLES = [
     ({"TQDM_MININTERVAL": "x"}, "correct or unset TQDM_MININTERVAL=x", {"TQDM_MININTERVAL": None}),
-    ({"JAX_ENABLE_X64": "maybe"}, "correct or unset JAX_ENABLE_X64=maybe", {"JAX_ENABLE_X64": "0"}),
-    ({"JAX_PLATFORMS": "cuda"}, "Set JAX_PLATFORMS=cpu", {"JAX_PLATFORMS": "cpu"}),
+    pytest.param(
+        {"JAX_ENABLE_X64": "maybe"}, "correct or unset JAX_ENABLE_X64=maybe", {"JAX_ENABLE_X64": "0"}, marks=pytest.mark.slow
+    ),
+    pytest.param({"JAX_PLATFORMS": "cuda"}, "Set JAX_PLATFORMS=cpu", {"JAX_PLATFORMS": "cpu"}, marks=pytest.mark.slow),
     ({"XLA_FLAGS": "--xla_nothing=1"}, "correct or unset it", {"XLA_FLAGS": None}),
     ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "set PYTHONUTF8=1, or LC_ALL=C.UTF-8", {"PYTHONUTF8": "1"}),
-    (
+    pytest.param(
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         "set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
         {"LC_ALL": "C.UTF-8"},
+        marks=pytest.mark.slow,
     ),
 ]
 

@@ -29,6 +29,7 @@ def small(monkeypatch):
     monkeypatch.setattr(kill_test, "FLAGS", (*FLAGS, "--save-every-steps", "10", "--steps", "40"))
 
 
+@pytest.mark.slow
 def test_run_killed_in_critical_moments_resumes_exactly(tmp_path, small):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -112,6 +113,7 @@ def test_vanished_workdir_is_one_line(tmp_path):
     assert list_steps(tmp_path / "unmounted" / "article")  # the moved run is still complete
 
 
+@pytest.mark.slow
 def test_closed_terminal_ends_with_a_save(tmp_path):
     process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
@@ -138,6 +140,7 @@ def test_sigterm_before_the_first_step_is_one_line(tmp_path):
 # ---- Signals ----
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
     def compiles(run):  # or will do so next
         return (run / "reals.png").exists()
@@ -147,6 +150,7 @@ def test_ctrl_c_during_compilation_saves_one_step(tmp_path):
     assert list_steps(run) == [0, 1] and "stopped at step 1 of 1,000,000 and saved" in out
 
 
+@pytest.mark.slow
 def test_sigterm_during_a_save_completes_it(tmp_path):
     """Two signals make no difference."""
 
@@ -206,6 +210,7 @@ def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
     assert train_toy(place, steps=STEPS + 8).code == 0
 
 
+@pytest.mark.slow
 def test_full_disk_while_training_then_room(mount, tmp_path):
     """The disk is a small tmpfs, too small for the checkpoints to keep."""
     place = mount(1_500_000)
@@ -261,6 +266,7 @@ def test_other_jax_version_warns_and_resumes(tmp_path):
     assert json.loads((run / "environment.json").read_text())["packages"]["jax"] == now
 
 
+@pytest.mark.slow
 def test_other_device_count_warns_and_resumes(tmp_path):
     run = copy_run(get_reference_run().run, tmp_path)
     code, out, err = wait_for_end(start_toy(tmp_path, "--steps", STEPS + 2, device_count=1))

@@ -102,6 +102,7 @@ def test_step_depends_on_the_labels():
     assert ours["d_loss"] != theirs["d_loss"] and ours["g_loss"] != theirs["g_loss"]
 
 
+@pytest.mark.slow
 def test_scan_and_two_devices_give_the_same():
     other = Batch(make_images(CONFIG, 1), TABLE[4:8])
     stacked = Batch(*(np.stack(parts) for parts in zip(BATCH, other, strict=True)))

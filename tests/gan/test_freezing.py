@@ -90,7 +90,7 @@ def take_steps(config, count=4):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_frozen_parameters_stay_bit_for_bit(name, count):
     """All others change, with every penalty, augmentation, L2 and kind of update."""

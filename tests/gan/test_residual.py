@@ -238,6 +238,7 @@ RUN = ("--preset", "residual64", "--data", "drawn:85", "--size", "16", "--base-p
 RUN += ("--save-every-steps", "2", "--log-every-steps", "1", "--grid-images", "4", "--no-tensorboard")
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     for folder, lengths in (("whole", [4]), ("parts", [2, 4])):

@@ -165,7 +165,7 @@ def test_golden_losses(name):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["article", "torch64"])
+@pytest.mark.parametrize("name", ["article", pytest.param("torch64", marks=pytest.mark.slow)])
 def test_golden_losses_with_fused_loops(name):
     """With the loop emitters that XLA uses by default and conftest.py turns off."""
     with fused_loops():

@@ -122,7 +122,7 @@ def assert_gradients(name, state, nets, tolerance):
             assert_allclose(inputs.sample(whole), expected, atol=atol, rtol=0, err_msg=f"{net} {tensor}")
 
 
-@pytest.mark.parametrize("name", ["torch64", "article"])
+@pytest.mark.parametrize("name", [pytest.param("torch64", marks=pytest.mark.slow), "article"])
 def test_one_step_in_float32_equals_pytorch(name, request):
     losses, states = request.getfixturevalue(name)
     expected = [FIXTURE[f"{name}/d_loss"][0], FIXTURE[f"{name}/g_loss"][0]]
@@ -159,7 +159,7 @@ def test_twenty_steps_in_float32_differ_by_rounding(article):
     assert_allclose(losses, expected, rtol=2e-2)
 
 
-@pytest.mark.parametrize("name", TWENTY)
+@pytest.mark.parametrize("name", ["article", pytest.param("torch64_width16", marks=pytest.mark.slow)])
 def test_twenty_steps_in_float64_equal_pytorch(name):
     with jax.enable_x64(True):
         losses, states = train64(name)

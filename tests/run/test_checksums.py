@@ -87,6 +87,7 @@ def test_other_networks_name_the_leaf(run, all_of_it, changes, says):
     assert checkpoints.list_steps(run) == [2, 4]  # they are intact, so none is moved
 
 
+@pytest.mark.slow
 def test_flipped_bit_anywhere_is_detected(run, tmp_path):
     """Flips one bit at a time, at two or three places of each file. The restored state is never wrong."""
     files = [file for file in (run / "checkpoints" / "4").rglob("*") if file.is_file() and file.stat().st_size]

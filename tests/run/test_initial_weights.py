@@ -124,6 +124,7 @@ def torch_export(tmp_path_factory):
     return here / "run", here / "out"
 
 
+@pytest.mark.slow
 def test_start_from_pytorch_names_trains(torch_export, tmp_path):
     other, out = torch_export
     both = f"{out / 'netG.safetensors'},{out / 'netD.safetensors'}"
@@ -554,6 +555,7 @@ def test_each_of_three_stages_grows_from_the_one_before():
         assert_array_equal(read_state(large, 0)[name], read_state(small, last)[name])
 
 
+@pytest.mark.slow
 def test_commands_work_on_a_run_of_three_stages(tmp_path):
     run = copy_run(get_three_stage_run(), tmp_path)
     page = tmp_path / "page.html"

@@ -224,6 +224,7 @@ def test_other_minutes_are_refused(tmp_path, give_steps):
 # ---- Progressive growing ----
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_each_of_three_stages_times_its_own_steps(tmp_path, give_steps, monkeypatch):
     """It equals a run with all lengths, also if it is stopped before the second stage and before the third."""

@@ -211,7 +211,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    "pool", ["one task each", *(pytest.param(pool, marks=pytest.mark.slow) for pool in POOLS if pool != "one task each")]
+)
 def test_processes_that_the_file_starts_find_it(tmp_path, pool):
     """The end of the interpreter prints nothing either, though the file does not close its pool."""
     place = write(tmp_path / "mine", PROCESSES.format(make=POOLS[pool]), **HELPERS)
