@@ -283,7 +283,7 @@ def _write(ask: Evaluate, found: Evaluation, of: Comparison, sets: list[ImageSet
     shared = of.real_facts | {"seed": of.seed, "networks": {one.name: one.sha256 for one in of.networks}} | sets[0].facts
     lines += [line | shared for line in text.make_other_lines(found.neighbours, found.probe, found.conditions)]
     _append(file, lines, is_named=bool(ask.out))
-    has_report = not ask.out and not compact.is_compact(pretrained.find_run(ask.run))
+    has_report = not ask.out and not compact.is_compact(sets[0].folder)
     say(f"written to {file}" + (f"; python -m dcgan_jax.report {quote_word(ask.run)} shows it" if has_report else ""))
     return found._replace(file=file)
 

@@ -99,7 +99,7 @@ def outcome(run: Path) -> dict[str, bytes]:
     """Collects what must be equal: the last state, metrics without speeds, images, and the list of partial files (none)."""
     step = checkpoints.list_steps(run)[-1]
     like = checkpoints.add_sharding(describe_state(workdir.read_config(run)), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    state = checkpoints.restore(run / "checkpoints" / str(step), like)
+    state = checkpoints.restore(checkpoints.get_checkpoint_path(run, step), like)
     state = state.replace(key=jax.random.key_data(state.key))
     found = {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in jax.tree.leaves_with_path(state)}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -57,7 +57,7 @@ def assert_equal_leaves(ours, theirs):
 
 
 def restore_step(run, step, like=None):
-    return checkpoints.restore(run / "checkpoints" / str(step), like or make_target())
+    return checkpoints.restore(checkpoints.get_checkpoint_path(run, step), like or make_target())
 
 
 def write_compact(run: Path, folder: Path) -> Path:

@@ -277,7 +277,7 @@ def read_state(run: Path, step: int) -> dict[str, np.ndarray]:
     config = workdir.read_config(run)
     shapes = describe_state(config)
     like = checkpoints.add_sharding(shapes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    return tiny.get_leaves(checkpoints.restore(run / "checkpoints" / str(step), like))
+    return tiny.get_leaves(checkpoints.restore(checkpoints.get_checkpoint_path(run, step), like))
 
 
 def read_metric_lines(run: Path) -> list[dict]:

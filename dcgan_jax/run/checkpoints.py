@@ -202,7 +202,7 @@ def restore_generator(
     def read(path: Path) -> dict:
         return _restore_verified(path, item, "generator", "digests")["generator"]
 
-    at, generator = _read_newest_intact(run, read, say) if step is None else (step, _read_step(run, step, read))
+    at, generator = _read_newest_intact(run, steps, read, say) if step is None else (step, _read_step(run, step, read))
     return at, generator["ema_params"], generator["ema_stats"], generator.get("labels")
 
 
@@ -224,13 +224,15 @@ def restore_newest_read_only(run: Path, like: GanState, say: Callable[[str], Non
 
     Args: as those of `restore_newest`. Raises: UserError if there is no intact checkpoint, or if it has other shapes.
     """
-    return _read_newest_intact(run, lambda path: restore(path, like), say)
+    return _read_newest_intact(run, _list_saved_steps(run), lambda path: restore(path, like), say)
 
 
-def _read_newest_intact(run: Path, read: Callable[[Path], Item], say: Callable[[str], None]) -> tuple[int, Item]:
+def _read_newest_intact(
+    run: Path, steps: list[int], read: Callable[[Path], Item], say: Callable[[str], None]
+) -> tuple[int, Item]:
     # Without a CheckpointManager, because it deletes files. So this also works during training and on a read-only disk.
     broken = []
-    for step in _list_saved_steps(run)[::-1]:
+    for step in steps[::-1]:
         try:
             item = read(get_checkpoint_path(run, step))
         except CorruptCheckpointError as fault:
