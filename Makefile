@@ -40,7 +40,7 @@ PYTEST := $(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal
 test: $(VENV)/installed
 	$(PYTEST) -m "not slow"
 
-# The tests that `test` leaves out, so that it stays under eight minutes. A faster test checks most of what each of them checks.
+# The tests that `test` leaves out to save time. A faster test checks most of what each of them checks.
 test-slow: $(VENV)/installed
 	$(PYTEST) -m slow
 

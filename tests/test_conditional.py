@@ -51,7 +51,6 @@ def sample_array(run, tmp_path, *flags):
     return np.load(tmp_path / "faces.npy")
 
 
-@pytest.mark.slow
 def test_label_table_matches_the_training_attributes(run):
     table = read_state(run, 12)["labels"]
     assert table.shape == (LABELS, 3)

@@ -11,7 +11,6 @@ NOTEBOOK = Path(__file__).parents[1] / "experiments" / "celebrity_faces.ipynb"
 MOST_S = 240  # for all cells; most of it is compilation
 
 
-@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.filterwarnings("default")  # nbclient and its kernel warn
 def test_notebook_every_cell_runs(tmp_path, monkeypatch):

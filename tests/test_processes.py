@@ -98,7 +98,6 @@ def test_only_the_first_process_prints_and_writes(two_processes):
     assert steps == sorted(set(steps))  # two writers would have written each line twice
 
 
-@pytest.mark.slow
 def test_any_number_of_processes_resumes(two_processes, tmp_path):
     run, stopped, _ = two_processes
     alone, together = (toy_run.copy_run(run, tmp_path / name) for name in ("alone", "together"))
@@ -110,7 +109,6 @@ def test_any_number_of_processes_resumes(two_processes, tmp_path):
     equal(read_state(alone, stopped + 2), read_state(together, stopped + 2), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_processes_with_other_flags_all_refuse(tmp_path):
     processes = start_two(tmp_path, "--steps", 4, second=("--save-every-steps", 2))
     for process in processes:
@@ -119,7 +117,6 @@ def test_processes_with_other_flags_all_refuse(tmp_path):
         assert "error: the processes of this run differ in flags" in errors
 
 
-@pytest.mark.slow
 def test_processes_take_the_length_of_the_first(tmp_path):
     """Each has a clock, a speed and a copy of the images of its own."""
     for number in (1, 2):  # copies have other times, and so another fingerprint

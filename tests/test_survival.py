@@ -113,7 +113,6 @@ def test_vanished_workdir_is_one_line(tmp_path):
     assert list_steps(tmp_path / "unmounted" / "article")  # the moved run is still complete
 
 
-@pytest.mark.slow
 def test_closed_terminal_ends_with_a_save(tmp_path):
     process = start_toy(tmp_path, "--steps", 1_000_000)
     until(process, lambda: (tmp_path / "article" / "checkpoints" / "4").exists())
@@ -210,7 +209,6 @@ def test_read_only_disk_is_one_line_and_can_be_sampled(mount, tmp_path):
     assert train_toy(place, steps=STEPS + 8).code == 0
 
 
-@pytest.mark.slow
 def test_full_disk_while_training_then_room(mount, tmp_path):
     """The disk is a small tmpfs, too small for the checkpoints to keep."""
     place = mount(1_500_000)

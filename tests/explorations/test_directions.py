@@ -48,7 +48,6 @@ def few(monkeypatch):
     monkeypatch.setattr(directions, "EFFECT_SAMPLES", 4)
 
 
-@pytest.mark.slow
 def test_run_of_one_level_has_directions(tmp_path, few):
     assert toy_run.train_toy(tmp_path, "--base-px", "8", "--no-tensorboard", steps=4).code == 0
     for command in ("attributes", "directions"):

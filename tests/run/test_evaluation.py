@@ -82,7 +82,6 @@ def test_neighbours_look_at_all_of_a_sorted_set(run, monkeypatch):
     assert lines[-1]["values"]["pixels"]["held_out_count"] == 2
 
 
-@pytest.mark.slow
 def test_difference_of_two_sides_is_classified(run, net, tmp_path):
     """The message says so if a difference is within the noise."""
     assert run_command(sample, "--run", run, "--seed", 500, "--count", 60, "--out", tmp_path / "others.npy").code == 0

@@ -124,7 +124,6 @@ def torch_export(tmp_path_factory):
     return here / "run", here / "out"
 
 
-@pytest.mark.slow
 def test_start_from_pytorch_names_trains(torch_export, tmp_path):
     other, out = torch_export
     both = f"{out / 'netG.safetensors'},{out / 'netD.safetensors'}"

@@ -163,7 +163,6 @@ def test_debug_names_the_layer_of_the_nan(tmp_path, monkeypatch):
     assert "(first in D's head on reals, in D's update (dot_general))" in line
 
 
-@pytest.mark.slow
 def test_debug_gives_the_same_run(tmp_path, monkeypatch):
     # A function of its own, because the shared one may have a program with other emitters already.
     monkeypatch.setattr(session, "make_train_steps", session.make_train_steps.__wrapped__)
