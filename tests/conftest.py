@@ -11,8 +11,13 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from dcgan_jax.machine import hash_machine
+
 CACHED = type(functools.cache(lambda: None))
 ROOT = Path(__file__).parents[1]
+# Compiled programs, which later sessions on this kind of CPU read as well.
+PROGRAMS = ROOT / "build" / "test-programs" / hash_machine()
+MAX_PROGRAMS_BYTES = 500_000_000  # more than a session needs; the rest are programs of older sources
 OURS = (str(ROOT / "dcgan_jax") + os.sep, str(ROOT / "tests") + os.sep)  # not all of ROOT, which may contain .venv/
 
 # Tests started in the background of a shell ignore Ctrl-C, and so would their child processes.
@@ -22,6 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "DCGAN_JAX_TESTS" not in os.environ:
     os.environ["DCGAN_JAX_TESTS"] = tempfile.mkdtemp(prefix="dcgan_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["DCGAN_JAX_TESTS"], ignore_errors=True)
+    if sum(file.stat().st_size for file in PROGRAMS.glob("*")) > MAX_PROGRAMS_BYTES:
+        shutil.rmtree(PROGRAMS)
 
 # Set before jax starts. Most of the tests' time goes into compiling programs that run once on toy networks. Without LLVM's
 # optimiser and with XLA's older loop emitters, compilation takes a fifth of the time and an eighth of the memory. Invariants hold
@@ -36,8 +43,9 @@ if version("jaxlib").startswith("0.10."):  # jaxlib 0.12 has only the new emitte
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {CHEAP}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # All processes read this cache of compiled programs. Only the workers write to it (see below), because a process that a test
-# kills might leave an incomplete file. Tracing, which tests count, is not cached.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(os.environ["DCGAN_JAX_TESTS"]) / "programs")
+# kills might leave an incomplete file. Tracing, which tests count, is not cached. The next session on this kind of CPU uses the
+# programs again and takes half as much processor time. JAX's key contains the program, the flags and the version of jaxlib.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(PROGRAMS)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
 
 from dcgan_jax.run.xla_flags import disable_wrong_reductions  # noqa: E402
