@@ -117,7 +117,7 @@ def test_class_folders_become_attributes(tmp_path):
 
 def test_missing_attributes_are_one_line(tmp_path):
     line = get_refusal(train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--condition", "Smilling")
-    assert "--condition Smilling: 85 drawn faces has no such attribute; did you mean Smiling" in line
+    assert "--condition Smilling: not an attribute of 85 drawn faces; did you mean Smiling" in line
     np.save(tmp_path / "plain.npy", drawn_faces.draw_faces(0, np.arange(40), 16))
     line = get_refusal(
         train, "--workdir", tmp_path, *FLAGS, "--steps", 4, "--data", tmp_path / "plain.npy", "--condition", "Male"

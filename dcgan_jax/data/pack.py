@@ -115,7 +115,7 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
     for name in names:
         if name not in available:
             shown, nearest = make_printable(name, 100), suggest_nearest(name, available)
-            raise UserError(f"`condition` {shown}: {source_name} has no such attribute; {nearest}")
+            raise UserError(f"`condition` {shown}: not an attribute of {source_name}; {nearest}")
     values = np.array(map_npy(pack.path / "attributes.npy"))
     return names, values[:, [available.index(name) for name in names]]
 
