@@ -52,6 +52,7 @@ SHORTER = [  # (command, pattern, replacement), in order
         r"\1 --size 32 --width 8 --base-px 8 --grow-kimg 0.02 --g-refine 0 --d-refine 0",
     ),  # progressive growing
     ("evaluate", r"--features efficientnet-lite0", "--features net.py:function"),  # CI does not install its weights
+    ("train", r" --score-by efficientnet-lite0", ""),
     ("evaluate", r" --count \S+", ""),
     ("evaluate", r"$", " --count 40"),
     ("evaluate", r" --repeats \S+", " --repeats 2 --count 20"),
