@@ -1,6 +1,7 @@
 """A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) returns an array of images. A notebook shows it."""
 
 import functools
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -98,7 +99,9 @@ class TrainedGAN:
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
         if labels is not None and exclusive and 1 in (condition or {}).values():
             labels[:] = 0
-        for name, value in (condition or {}).items():
+        composed = {unicodedata.normalize("NFC", name): name for name in self.attributes}
+        for given, value in (condition or {}).items():
+            name = composed.get(unicodedata.normalize("NFC", given), given)
             about = f"`condition` {make_printable(name, 100)}"
             if labels is None:
                 raise UserError(f"{about}: {self.name} was trained without `condition`")

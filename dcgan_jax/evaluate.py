@@ -1,7 +1,6 @@
 """Scores a run or images, with or without a pretrained network: python -m dcgan_jax.evaluate --run runs/article"""
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from dcgan_jax.config import Crop, Split, UserError
 from dcgan_jax.data import download
 from dcgan_jax.data.cache import get_cache_dir, get_user_cache_dir
 from dcgan_jax.data.pack_index import is_same_data
+from dcgan_jax.files import append_json_lines
 from dcgan_jax.places import expand_home
 from dcgan_jax.run import backend, compact, evaluation, feature_nets, figures, image_sets, pretrained, workdir
 from dcgan_jax.run import evaluation_text as text
@@ -292,8 +292,7 @@ def _append(file: Path, lines: list[dict], is_named: bool) -> None:
     try:
         if not is_named and os.path.lexists(file) and (file.is_symlink() or not file.is_file()):  # perhaps in a stranger's run
             raise UserError(f"{file}: is a link or not a regular file; remove it, or give another `out`")
-        with file.open("a", encoding="utf-8") as opened:
-            opened.writelines(json.dumps(line) + "\n" for line in lines)
+        append_json_lines(file, lines)
     except OSError as fault:
         raise UserError(f"{file}: {fault.strerror}; give an `out` that can be written") from None
 

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,23 @@ def write_json(file: Path, value: object) -> None:
     """Writes the value as JSON, atomically: a reader never sees a part of it."""
     with atomic_write(file) as partial:
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def append_json_lines(file: Path, values: Iterable[object]) -> None:
+    """Appends each value as a line of JSON. A last line that a full disk or a crash has cut is ended first. Raises: OSError."""
+    start = "\n" if os.path.isfile(file) and _is_cut(file) else ""  # /dev/stdout has no last line
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write(start + "".join(json.dumps(value) + "\n" for value in values))
+        opened.flush()
+        if os.path.isfile(file):
+            os.fsync(opened.fileno())
+
+
+def _is_cut(file: Path) -> bool:
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 1))
+        return opened.read() not in (b"", b"\n")
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def _find_runs(given: tuple[str, ...]) -> list[Path]:
     """Returns the given folders; of several, only those that are runs. Raises: UserError for no runs, or too many."""
     places = [pretrained.find_run(place) for place in given]
     if len(places) > 1:
-        places = [place for place in places if os.path.exists(place / "config.json")]
+        places = [place for place in places if workdir.is_run(place)]
     if not places:
         raise UserError(
             f"{' '.join(given) or 'runs'}: no run is there (no config.json); give folders of runs, such as runs/article"

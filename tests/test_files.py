@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dcgan_jax.files import MAX_BYTES, atomic_write, load_json, write_json
+from dcgan_jax.files import MAX_BYTES, append_json_lines, atomic_write, load_json, write_json
 
 
 def test_json_is_written_atomically(tmp_path, monkeypatch):
@@ -14,6 +14,16 @@ def test_json_is_written_atomically(tmp_path, monkeypatch):
         write_json(tmp_path / "a.json", {"new": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_lines_are_appended_after_a_cut_one(tmp_path):
+    file = tmp_path / "a.jsonl"
+    append_json_lines(file, [{"a": 1}, {"a": 2}])
+    with file.open("a") as opened:
+        opened.write('{"a": 3')  # a full disk
+    append_json_lines(file, [{"a": 4}])
+    append_json_lines(file, [{"a": 5}])
+    assert file.read_text().split("\n") == ['{"a": 1}', '{"a": 2}', '{"a": 3', '{"a": 4}', '{"a": 5}', ""]
 
 
 def test_load_json_pipe_is_not_waited_for(tmp_path):

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from browser import in_a_browser, launch
-from toy_run import copy_run, get_reference_run, get_refusal, run_command
+from toy_run import FLAGS, copy_run, get_reference_run, get_refusal, run_command
 
-from dcgan_jax import report
+from dcgan_jax import export, report, train
 
 pytestmark = pytest.mark.integration
 
@@ -58,6 +58,18 @@ def test_foreign_data_facts_are_one_line_or_skipped(tmp_path, change):
     facts.pop("spread")
     (run / "data.json").write_text(json.dumps(facts))
     assert run_command(report, run).code == 0
+
+
+def test_an_export_is_no_run(tmp_path):
+    run = copy_run(get_reference_run().run, tmp_path)
+    out = tmp_path / "exported"
+    assert run_command(export, "--run", run, "--format", "safetensors", "--out", out).code == 0
+    assert "is an export, not a run; give the folder of the run" in get_refusal(report, out)
+    done = run_command(report, run, out, "--out", tmp_path / "both.html")
+    assert done.code == 0 and "exported" not in (tmp_path / "both.html").read_text()
+    assert "exists but is not a run; give another --name" in get_refusal(
+        train, "--workdir", tmp_path, "--name", "exported", *FLAGS, "--steps", 2
+    )
 
 
 def test_report_mistakes_are_one_line(tmp_path):

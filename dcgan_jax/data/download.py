@@ -88,7 +88,7 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
     job = Job(file, folder / f"{file.name}.partial", folder / f"{file.name}.partial.json", limits)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock_folder(target, limits.lock_s):
+        with _lock_folder(target, file, limits.lock_s):
             if target.exists():
                 if fault := _describe_fault(target, file):
                     raise UserError(
@@ -105,11 +105,17 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
                 os.replace(job.partial, target)
             job.note.unlink(missing_ok=True)
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        if os.access(target, os.R_OK) and not _describe_fault(target, file):
+            return target  # complete, in a shared folder that only its owner can write
         raise UserError(
             f"cannot write {file.name} to {folder}: {getattr(error, 'strerror', None) or error};"
-            " free some space and run the same command to resume, or give another folder with `to`"
+            f" free some space and run the same command to resume, or {_name_other_folder(file)}"
         ) from error
     return target
+
+
+def _name_other_folder(file: Published) -> str:
+    return "give another folder with `to`" if file.argument == "data" else "set DCGAN_JAX_CACHE to another folder"
 
 
 def prepare_with_tfds() -> str:
@@ -137,7 +143,7 @@ def _print_progress(line: str) -> None:
     tqdm.write(make_printable(line), file=terminal.get_stream("stderr"))
 
 
-def _lock_folder(target: Path, longest_s: float) -> AcquireReturnProxy:
+def _lock_folder(target: Path, file: Published, longest_s: float) -> AcquireReturnProxy:
     lock = FileLock(f"{target}.lock")
     for wait_s in (0, longest_s):
         try:
@@ -145,7 +151,7 @@ def _lock_folder(target: Path, longest_s: float) -> AcquireReturnProxy:
         except Timeout:
             if not wait_s:
                 _print_progress(f"waiting for another process that downloads {target}")
-    raise UserError(f"{target}: another process has locked it for {longest_s:.0f} s; stop it, or give another folder with `to`")
+    raise UserError(f"{target}: another process has locked it for {longest_s:.0f} s; stop it, or {_name_other_folder(file)}")
 
 
 def _describe_fault(path: Path, file: Published) -> str:
@@ -224,11 +230,11 @@ def _fetch_once(job: Job, bar: tqdm) -> None:
         if response.status == 200:  # the whole file: a first request, a server without ranges, or another version
             have, length = 0, response.length_remaining
             note = {"url": _hash_url(job.file.url), "validator": get_validator(response.headers), "length": length}
-        _check_fits(job, length, have)
         data = response.read1(CHUNK_BYTES, decode_content=False)
         is_page = "text/html" in response.headers.get("Content-Type", "").lower()
         if is_page or (not have and data.lstrip()[:9].lower().startswith((b"<html", b"<!doctype"))):
             raise job.make_error("sends a web page instead of the file, as Google Drive does when its quota is used up")
+        _check_fits(job, length, have)
         if not have:  # the partial is emptied before the note changes, so that old bytes never stay beside a new note
             job.partial.write_bytes(b"")
             job.note.write_text(json.dumps(note), encoding="utf-8")
@@ -259,10 +265,8 @@ def _append(job: Job, response: urllib3.BaseHTTPResponse, data: bytes, have: int
 
 def _check_fits(job: Job, length: int | None, have: int) -> None:
     if length and length != (job.file.size_bytes or length):
-        raise job.make_error(
-            f"offers {length:,} bytes, but the published file has {job.file.size_bytes:,}; if you trust this file, give its"
-            " `sha256`, or none"
-        )
+        trust = "; if you trust this file, give its `sha256`, or none" if job.file.argument == "data" else ""
+        raise job.make_error(f"offers {length:,} bytes, but the published file has {job.file.size_bytes:,}{trust}")
     if length and length > job.limits.file_bytes:
         raise job.make_error(f"offers {length:,} bytes, more than the limit of {job.limits.file_bytes:,}")
     free = shutil.disk_usage(job.partial.parent).free

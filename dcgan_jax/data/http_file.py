@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -92,10 +92,22 @@ def parse_url(url: str, base: str = "") -> Address:
 
 
 def open_pool(url: str, **options: Any) -> urllib3.PoolManager:
-    """Opens a connection pool, through the environment's proxy for this address, if there is one."""
+    """Opens a connection pool, through the environment's proxy for this address, if there is one. Raises: UserError."""
     parts = parse_url(url)
     proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    variable = f"{parts.scheme}_proxy"
+    remedy = f"set {variable} to an address such as http://host:3128, or unset it"
+    try:
+        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        raise UserError(f"{variable}: not a valid address; {remedy}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise UserError(f"{variable}: {address.scheme or 'an address without host'} is not supported; {remedy}")
+    # ProxyManager does not send the user and the password that are in the address.
+    headers = urllib3.util.make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
+    return urllib3.ProxyManager(address._replace(auth=None).url, proxy_headers=headers, **options)
 
 
 def request_file(job: Job, pool: urllib3.PoolManager, headers: dict) -> urllib3.BaseHTTPResponse:

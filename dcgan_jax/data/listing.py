@@ -143,7 +143,7 @@ def is_last_part(path: Path) -> bool:
 def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
     """Yields every file of the zip. An entry that cannot be read safely has a problem."""
     for info in archive.infolist():
-        name = info.filename.replace("\\", "/")
+        name = _decode_name(info).replace("\\", "/")
         problem = ""
         if re.match("/|[A-Za-z]:/", name) or ".." in name.split("/"):
             problem = OUTSIDE
@@ -152,7 +152,17 @@ def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
         elif info.compress_type not in SAFE_COMPRESSION:
             problem = f"compressed by {METHODS.get(info.compress_type, info.compress_type)}, which is not supported"
         if not name.endswith("/"):  # info.is_dir() fails for an empty name
+            name = "/".join(part for part in name.split("/") if part != ".")  # bsdtar writes ./a.png, which is not hidden
             yield Entry(name, info, info.file_size, info.CRC, problem)
+
+
+def _decode_name(info: zipfile.ZipInfo) -> str:
+    if info.flag_bits & 0x800:  # the flag for UTF-8
+        return info.filename
+    try:  # macOS writes UTF-8 without the flag, and zipfile has decoded it as cp437
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def sort_entries(path: Path, entries: Iterable[Entry], archive: zipfile.ZipFile | None) -> Listing:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,6 +113,8 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
             + (f": {'; '.join(reasons)}" if reasons else "")
             + "; give `data` with attributes: CelebA with list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
+    composed = {unicodedata.normalize("NFC", name): name for name in available}  # macOS stores names in another form
+    names = tuple(composed.get(unicodedata.normalize("NFC", name), name) for name in names)
     for name in names:
         if name not in available:
             shown, nearest = make_printable(name, 100), suggest_nearest(name, available)

@@ -99,7 +99,8 @@ def _check_g_collapsed(samples: np.ndarray, reals: np.ndarray) -> str | None:
         return None
     return (
         f"G has collapsed: two samples differ by {ours:.1f} grey levels, two training images by {theirs:.1f}; go back to "
-        "an earlier checkpoint, or try a lower --lr, a larger --batch-size, or --loss relativistic-paired with --r1-gamma 1"
+        "an earlier checkpoint, or try a lower --lr (and --d-lr), a larger --batch-size, or --loss relativistic-paired with "
+        "--r1-gamma 1"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from dcgan_jax.config import Config, UserError
+from dcgan_jax.files import append_json_lines
 from dcgan_jax.quality import scores
 from dcgan_jax.quality.sliced_wasserstein import sliced_wasserstein
 from dcgan_jax.run.checkpoints import list_steps
@@ -77,10 +78,7 @@ class OnlineScorer:
             "size": self.config.nets.size,
             "seconds": round(self.last_s, 1),
         }
-        with (self.run / SCORES_FILE).open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+        append_json_lines(self.run / SCORES_FILE, [line])
         return (
             f"score of step {step:,}: {value:.2f} by {self.by}, N {count} ({self.last_s:.1f} s; scores took "
             f"{share:.1%} of the time so far)"

@@ -42,9 +42,11 @@ def roll_back(session: Session, fault: NonFiniteError) -> tuple[int, GanState]:
     if guard.on_nan == "stop" or done >= guard.max_rollbacks:
         after = f" after {done} rollbacks" if done else ""
         about = f"{plan.path}: {fault}{after}; {checkpoints.describe_kept(plan.path)}"
+        rates = "`lr`" if plan.config.optimizer.d_lr is None else "`lr` and `d_lr`"  # `lr` is then G's alone
+        other = f"a lower {rates} or another `seed` under another `name`"
         if guard.on_nan == "stop":
-            raise UserError(f"{about}. Try `on_nan` rollback, or a lower `lr` or another `seed` under another `name`") from None
-        raise UserError(f"{about}. Try a lower `lr` or another `seed` under another `name`, or more `max_rollbacks`") from None
+            raise UserError(f"{about}. Try `on_nan` rollback, or {other}") from None
+        raise UserError(f"{about}. Try {other}, or more `max_rollbacks`") from None
     step, state = setup.restore_state(plan, session.logs.say)
     if state is None:  # the initial state contains a NaN
         raise UserError(f"{plan.path}: {fault}; there is no checkpoint to return to") from None

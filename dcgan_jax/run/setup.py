@@ -125,10 +125,11 @@ def _count_steps(config: Config, order: batches.Order, shardings: Shardings) -> 
     """Counts the steps of the run. Raises: UserError for too few images or too many steps."""
     if order.trained_on < order.images_per_step:
         device_count = shardings.state.mesh.size
-        fits = max(1, order.trained_on // config.optimizer.d_steps // device_count) * device_count
+        fits = order.trained_on // config.optimizer.d_steps // device_count * device_count
+        smaller = f", or a `batch_size` of at most {fits}" if fits else ""  # each device needs an image for each update of D
         raise UserError(
             f"`data` {config.data.data}: {order.trained_on} training images, fewer than the {order.images_per_step} of one "
-            f"step; give more images, or a `batch_size` of at most {fits}"
+            f"step; give more images{smaller}"
         )
     total = configuration.count_total_steps(config, order.trained_on)
     if total > MAX_STEPS:

@@ -71,7 +71,14 @@ def get_run_path(config: Config) -> Path:
 
 def is_run(path: Path) -> bool:
     """Whether there is a run at path."""
-    return os.path.exists(path / "config.json")  # Path.exists raises for names that no filesystem accepts
+    # Path.exists raises for names that no filesystem accepts.
+    return os.path.exists(path / "config.json") and not _is_export(path)
+
+
+def _is_export(path: Path) -> bool:
+    # It has a config.json like a run, but a model card instead of checkpoints and facts about the data.
+    has = {name: os.path.exists(path / name) for name in ("README.md", "data.json", "checkpoints")}
+    return has["README.md"] and not has["data.json"] and not has["checkpoints"]
 
 
 def list_low_resolution_stages(run: Path) -> list[Path]:
@@ -177,6 +184,8 @@ def read_config(path: Path) -> Config:
             f"{path}: no run is there (no config.json); "
             + (f"did you mean {' or '.join(runs[:3])}?" if runs else pretrained.suggest_name(path))
         )
+    if _is_export(path):
+        raise UserError(f"{path}: is an export, not a run; give the folder of the run")
     if not pretrained.is_packaged(path):  # installers may link a package's files
         _check_links(path)
     config = configuration.unflatten(read_json(file), str(file))

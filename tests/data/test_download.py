@@ -1,5 +1,7 @@
 """Downloads from servers with faults: the file is complete under its name, or the error is one line with a remedy."""
 
+import base64
+import errno
 import hashlib
 import http.server
 import io
@@ -295,7 +297,49 @@ def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
     assert path.read_bytes() == BODY and proxy.requests[0]["Host"] == "faces.invalid"
 
 
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_user_and_password_of_the_proxy_are_sent(serve, tmp_path, monkeypatch, scheme):
+    proxy = serve(well())
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"{scheme}me:a%40b@127.0.0.1:{proxy.server_port}")
+    download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
+    assert proxy.requests[0]["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:a@b").decode()
+
+
+@pytest.mark.parametrize("address", ["socks5h://127.0.0.1:1", "http://[secret"])
+def test_unsupported_proxy_is_refused(tmp_path, monkeypatch, address):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", address)
+    with pytest.raises(
+        UserError, match="^http_proxy: .*; set http_proxy to an address such as http://host:3128, or unset it$"
+    ) as told:
+        download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
+    assert "secret" not in str(told.value)
+
+
+def test_complete_file_in_a_folder_without_write_permission(serve, tmp_path, monkeypatch):
+    server = serve(well())
+    fetch(server, tmp_path)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")  # tests may run as root, whom no permission stops
+
+    monkeypatch.setattr(downloads, "_lock_folder", refuse)
+    assert download_file(file_of(server), tmp_path, QUICK) == tmp_path / "faces.zip"
+    (tmp_path / "faces.zip").unlink()
+    assert "Permission denied; free some space" in refusal(server, tmp_path)
+    weights = file_of(server)._replace(argument="inception")
+    with pytest.raises(UserError, match="or set DCGAN_JAX_CACHE to another folder$"):
+        download_file(weights, tmp_path, QUICK)
+
+
 # ---- Refused with one line that describes the download by hand ----
+
+
+def test_web_page_of_another_size_is_named(serve, tmp_path):
+    assert "a web page" in refusal(serve(page()), tmp_path, size_bytes=len(BODY))
 
 
 @pytest.mark.parametrize("answer", [page(), page("application/zip")], ids=["said", "not said"])

@@ -61,6 +61,24 @@ def test_unsafe_zip_entries_are_refused_by_name(tmp_path):
     }  # fmt: skip
 
 
+def test_zip_entries_below_a_dot_are_not_hidden(tmp_path):
+    path = tmp_path / "dots.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("./a/1.png", "./2.png", "./.hidden/3.png"):
+            archive.writestr(name, b"x")
+    source = open_source(str(path))
+    assert (source.names, source.ignored) == (["2.png", "a/1.png"], {"hidden": 1})
+
+
+@pytest.mark.parametrize("name", ["zoë.png", "zoe\u0308.png", "北京.png"])
+def test_zip_names_without_the_flag_for_utf8(tmp_path, name):
+    path = tmp_path / "mac.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x" * len(name.encode()), b"x")
+    path.write_bytes(path.read_bytes().replace(b"x" * len(name.encode()), name.encode()))
+    assert open_source(str(path)).names == [name]
+
+
 def test_zip_entry_without_a_name_is_ignored(tmp_path):
     path = tmp_path / "nameless.zip"
     with zipfile.ZipFile(path, "w") as archive:

@@ -198,6 +198,13 @@ def test_refused_column_cannot_be_a_condition(tmp_path, capsys):
     assert read_all_labels(packed)[0] == ("Male",)  # commands that take no --condition must not be stopped by a column
 
 
+def test_condition_in_the_other_unicode_form(tmp_path):
+    path = folder(tmp_path, 3)
+    (path / "list_attr_celeba.csv").write_text("image_id,zoe\u0308\n000.png,1\n001.png,0\n002.png,1\n", encoding="utf-8")
+    names, labels = read_labels(pack(path, progress=False), "zo\u00eb")
+    assert names == ("zoe\u0308",) and labels.tolist() == [[1], [0], [1]]
+
+
 def test_condition_without_attributes_says_why(tmp_path):
     path = folder(tmp_path, 3)
     for part in ("train", "test"):

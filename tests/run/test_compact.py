@@ -202,7 +202,9 @@ def test_facts_of_the_low_resolution_stage_are_kept(tmp_path):
     run = copy_run(get_reference_run().run, tmp_path)
     (run / "half").mkdir()
     shutil.copy(run / "config.json", run / "half")
-    (run / "half" / "metrics.jsonl").write_text('{"step": 10, "images": 1000}\n{"step": 20, "images": 2000}\n')
+    (run / "half" / "metrics.jsonl").write_text(
+        '{"step": 10, "images": 1000}\n{"step": 20, "images": 2000}\n{"step": 20, "warning": "a", "message": "b"}\n'
+    )
     shutil.copytree(run / "half", run / "half" / "half")
     (run / "scores.jsonl").write_text('{"step": 12, "score": "training", "value": 1.5}\n')
     small = write_compact(run, tmp_path / "small")

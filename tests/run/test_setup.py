@@ -28,6 +28,11 @@ def test_default_data_message_names_celeba(tmp_path, monkeypatch):
     assert re.match(r"data: 20,000 drawn faces, the default\. For CelebA: --data ", done.out)
 
 
+def test_too_few_images_for_any_batch(tmp_path):
+    line = get_refusal(train, "--workdir", tmp_path, *toy_run.FLAGS, "--steps", 4, "--data", "drawn:3", "--d-steps", 5)
+    assert line.endswith("training images, fewer than the 40 of one step; give more images"), line
+
+
 def test_epochs_become_steps_for_a_decaying_rate(tmp_path):
     """With a learning-rate decay, the config stores the length in steps."""
     command = (train, "--workdir", tmp_path, *toy_run.FLAGS, "--lr-decay", "linear", "--lr-decay-share", 0.5)
