@@ -41,7 +41,7 @@ def create_folder_atomically(path: Path) -> Generator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
-    temp = path.parent / f"{TEMP}{os.getpid()}@{socket.gethostname()}@{secrets.token_hex(4)}"
+    temp = path.parent / f"{TEMP}{os.getpid()}@{_identify_host()}@{secrets.token_hex(4)}"
     try:
         temp.mkdir()  # inside the try, because a signal may arrive right after it
         yield temp
@@ -67,13 +67,22 @@ def _flush_files(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _identify_host() -> str:
+    # Two containers may have the same host name, but cannot see each other's processes.
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # pid:[4026531836]
+    except OSError:  # not Linux
+        namespace = ""
+    return socket.gethostname() + namespace.removeprefix("pid:")
+
+
 def _remove_stale(parent: Path) -> None:
     """Removes temporary folders of killed processes: at once if the process was on this machine, else after a day."""
     for temp in parent.glob(f"{TEMP}*"):
         try:
             if time.time() - temp.stat().st_mtime < STALE_AFTER_S:
                 pid, host = temp.name.split("@")[1:3]
-                if host == socket.gethostname() and os.name == "posix":  # on Windows kill(pid, 0) is not a query
+                if host == _identify_host() and os.name == "posix":  # on Windows kill(pid, 0) is not a query
                     os.kill(int(pid), 0)
                 continue
         except ProcessLookupError:

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -242,13 +243,21 @@ pack.pack_images(open_source({str(tmp_path / "in")!r}), size=16, channels=3, cro
     (left,) = packs(cache)
     assert left.startswith(".packing@")
     living = cache / "packs" / f".packing@{os.getpid()}@{left.split('@')[2]}@live"
-    elsewhere, old = (cache / "packs" / f".packing@1@another-machine@{age}" for age in ("young", "old"))
-    for path in (living, elsewhere, old):
+    container = f"{socket.gethostname()}[1]"  # of the same name, where other processes have these numbers
+    elsewhere, contained, old = (
+        cache / "packs" / name
+        for name in (
+            ".packing@1@another-machine@young",
+            f".packing@999999999@{container}@young",
+            ".packing@1@another-machine@old",
+        )
+    )
+    for path in (living, elsewhere, contained, old):
         path.mkdir()
     os.utime(old, (time.time() - 2e5,) * 2)
     result = pack(tmp_path / "in")
     assert result.images.shape[0] == 40
-    assert packs(cache) == sorted([living.name, elsewhere.name, result.path.name])
+    assert packs(cache) == sorted([living.name, elsewhere.name, contained.name, result.path.name])
 
 
 def test_concurrent_packers_share_one_pack(tmp_path, cache):
