@@ -267,6 +267,8 @@ OTHERS = {
     "is an incomplete {name}, or one part": "tests/data/test_listing.py",
     # Surroundings that a test imitates.
     "free some space and run the same": "full disks of downloads: no test",
+    "set DCGAN_JAX_CACHE to another folder": "folders that cannot be written: tests/data/test_download.py",
+    "set {variable} to an address such as": "proxies: tests/data/test_download.py",
     "free some space or set DCGAN_JAX_CACHE": "full disks: tests/data/test_pack.py",
     "Free disk space": "full disks: tests/test_survival.py",
     "Make the folder writable": "folders of others: tests/run/test_checksums.py",

@@ -185,6 +185,7 @@ def read_config(path: Path) -> Config:
             + (f"did you mean {' or '.join(runs[:3])}?" if runs else pretrained.suggest_name(path))
         )
     if _is_export(path):
+        pretrained.check_not_hiding(path)
         raise UserError(f"{path}: is an export, not a run; give the folder of the run")
     if not pretrained.is_packaged(path):  # installers may link a package's files
         _check_links(path)

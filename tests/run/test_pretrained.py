@@ -143,7 +143,7 @@ def test_folder_that_hides_the_name_is_said_and_renaming_helps(place):
     assert run_command(export, "--run", "drawn64", "--format", "safetensors", "--out", "drawn64").code == 0
     for command in ((sample, "--run"), (train, *toy_run.FLAGS, "--steps", 4, "--start")):
         message = get_refusal(*command, "drawn64")
-        assert "it hides the generator drawn64 of the package: rename it" in message, message
+        assert "it hides the generator drawn64 of the package: rename it" in message
     (place / "drawn64").rename("other")
     assert dcgan_jax.load("drawn64").step == toy_run.STEPS
 
