@@ -1,7 +1,6 @@
 """A trained run in Python: dcgan_jax.load("runs/faces").sample(range(8)) returns an array of images. A notebook shows it."""
 
 import functools
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from dcgan_jax.config import Config, UserError, make_printable
-from dcgan_jax.data.attributes import suggest_nearest
+from dcgan_jax.data.attributes import match_name, suggest_nearest
 from dcgan_jax.explorations import directions as direction_search
 from dcgan_jax.explorations import interpolation, photo
 from dcgan_jax.gan import latents as latent_space
@@ -99,9 +98,8 @@ class TrainedGAN:
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class
         if labels is not None and exclusive and 1 in (condition or {}).values():
             labels[:] = 0
-        composed = {unicodedata.normalize("NFC", name): name for name in self.attributes}
         for given, value in (condition or {}).items():
-            name = composed.get(unicodedata.normalize("NFC", given), given)
+            name = match_name(given, self.attributes)
             about = f"`condition` {make_printable(name, 100)}"
             if labels is None:
                 raise UserError(f"{about}: {self.name} was trained without `condition`")

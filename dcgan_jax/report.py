@@ -76,9 +76,7 @@ def _find_runs(given: tuple[str, ...]) -> list[Path]:
     if len(places) > 1:
         places = [place for place in places if workdir.is_run(place)]
     if not places:
-        raise UserError(
-            f"{' '.join(given) or 'runs'}: no run is there (no config.json); give folders of runs, such as runs/article"
-        )
+        raise UserError(f"{' '.join(given) or 'runs'}: no run is there; give folders of runs, such as runs/article")
     if len(places) > MOST:
         raise UserError(f"{len(places)} runs: a page can show at most {MOST}; give fewer folders")
     return places

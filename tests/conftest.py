@@ -1,6 +1,7 @@
 """Strict JAX for all tests: two CPU devices, no silent broadcasting, no reused PRNG key. For warnings see pyproject.toml."""
 
 import atexit
+import contextlib
 import functools
 import gc
 import os
@@ -27,8 +28,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "DCGAN_JAX_TESTS" not in os.environ:
     os.environ["DCGAN_JAX_TESTS"] = tempfile.mkdtemp(prefix="dcgan_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["DCGAN_JAX_TESTS"], ignore_errors=True)
-    if sum(file.stat().st_size for file in PROGRAMS.glob("*")) > MAX_PROGRAMS_BYTES:
-        shutil.rmtree(PROGRAMS)
+    with contextlib.suppress(FileNotFoundError):  # another session may rename or delete files meanwhile
+        if sum(file.stat().st_size for file in PROGRAMS.glob("*")) > MAX_PROGRAMS_BYTES:
+            shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 # Set before jax starts. Most of the tests' time goes into compiling programs that run once on toy networks. Without LLVM's
 # optimiser and with XLA's older loop emitters, compilation takes a fifth of the time and an eighth of the memory. Invariants hold
@@ -70,6 +72,7 @@ def put_whole(cache, key, program):
     """Writes a program to another file and renames it. JAX writes in place, so another worker could read an incomplete file."""
     path = Path(cache.path) / f"{key}-cache"
     partial = path.with_suffix(f".{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)  # another session may have deleted it
     partial.write_bytes(program)
     partial.rename(path)
 

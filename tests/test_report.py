@@ -60,11 +60,12 @@ def test_foreign_data_facts_are_one_line_or_skipped(tmp_path, change):
     assert run_command(report, run).code == 0
 
 
-def test_an_export_is_no_run(tmp_path):
+def test_export_is_refused_as_a_run(tmp_path):
     run = copy_run(get_reference_run().run, tmp_path)
     out = tmp_path / "exported"
     assert run_command(export, "--run", run, "--format", "safetensors", "--out", out).code == 0
     assert "is an export, not a run; give the folder of the run" in get_refusal(report, out)
+    assert "no run is there; give folders of runs" in get_refusal(report, out, out)
     done = run_command(report, run, out, "--out", tmp_path / "both.html")
     assert done.code == 0 and "exported" not in (tmp_path / "both.html").read_text()
     assert "exists but is not a run; give another --name" in get_refusal(

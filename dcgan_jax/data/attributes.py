@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import os
+import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -198,6 +199,13 @@ def _check_columns(columns: Columns, names: Sequence[str]) -> None:
             f"it has no row for {len(missing):,} of {len(names):,} images, such as {make_one_line(names[missing[0]])}; add them"
             " or remove the images"
         )
+
+
+def match_name(name: str, available: Sequence[str]) -> str:
+    """Returns the available name that is written as `name`, perhaps in another form of Unicode (macOS); else `name`."""
+    composed = unicodedata.normalize("NFC", name)
+    alike = [other for other in available if unicodedata.normalize("NFC", other) == composed]
+    return alike[0] if len(alike) == 1 and name not in available else name
 
 
 def suggest_nearest(name: str, available: Sequence[str]) -> str:

@@ -105,8 +105,9 @@ def download_file(file: Published, folder: Path, limits: Limits = LIMITS) -> Pat
                 os.replace(job.partial, target)
             job.note.unlink(missing_ok=True)
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
-        if os.access(target, os.R_OK) and not _describe_fault(target, file):
-            return target  # complete, in a shared folder that only its owner can write
+        with contextlib.suppress(OSError):  # if the file cannot be read either, the first error is reported
+            if os.path.exists(target) and not _describe_fault(target, file):
+                return target  # complete, in a shared folder that only its owner can write
         raise UserError(
             f"cannot write {file.name} to {folder}: {getattr(error, 'strerror', None) or error};"
             f" free some space and run the same command to resume, or {_name_other_folder(file)}"

@@ -1,7 +1,9 @@
 """Requests a file, or the rest of one, over HTTP: addresses, proxies, redirects, ranges, and the choice of failures to retry."""
 
+import base64
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,16 +99,22 @@ def open_pool(url: str, **options: Any) -> urllib3.PoolManager:
     proxy = None if proxy_bypass(parts.host) else getproxies().get(parts.scheme)
     if not proxy:
         return urllib3.PoolManager(**options)
-    variable = f"{parts.scheme}_proxy"
+    # Python reads the names in any case, and prefers lower case.
+    variable = min(
+        (name for name in os.environ if name.lower() == f"{parts.scheme}_proxy"), key=str.isupper, default=f"{parts.scheme}_proxy"
+    )
     remedy = f"set {variable} to an address such as http://host:3128, or unset it"
     try:
         address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
     except ValueError:
-        raise UserError(f"{variable}: not a valid address; {remedy}") from None
-    if address.scheme not in ("http", "https") or not address.host:
-        raise UserError(f"{variable}: {address.scheme or 'an address without host'} is not supported; {remedy}")
+        raise UserError(f"{variable}: not a valid address (in a password, / is written %2F); {remedy}") from None
+    if address.scheme not in ("http", "https"):
+        raise UserError(f"{variable}: {address.scheme} is not supported; {remedy}")
+    if not address.host:
+        raise UserError(f"{variable}: names no host; {remedy}")
     # ProxyManager does not send the user and the password that are in the address.
-    headers = urllib3.util.make_headers(proxy_basic_auth=unquote(address.auth)) if address.auth else None
+    user = base64.b64encode(unquote(address.auth or "").encode()).decode()
+    headers = {"proxy-authorization": f"Basic {user}"} if address.auth else None
     return urllib3.ProxyManager(address._replace(auth=None).url, proxy_headers=headers, **options)
 
 

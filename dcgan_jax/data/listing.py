@@ -144,6 +144,8 @@ def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
     """Yields every file of the zip. An entry that cannot be read safely has a problem."""
     for info in archive.infolist():
         name = _decode_name(info).replace("\\", "/")
+        is_folder = name.endswith("/")  # info.is_dir() fails for an empty name
+        name = "/".join(part for part in name.split("/") if part != ".")  # bsdtar writes ./a.png, which is not hidden
         problem = ""
         if re.match("/|[A-Za-z]:/", name) or ".." in name.split("/"):
             problem = OUTSIDE
@@ -151,8 +153,7 @@ def list_zip(archive: zipfile.ZipFile) -> Iterator[Entry]:
             problem = ENCRYPTED
         elif info.compress_type not in SAFE_COMPRESSION:
             problem = f"compressed by {METHODS.get(info.compress_type, info.compress_type)}, which is not supported"
-        if not name.endswith("/"):  # info.is_dir() fails for an empty name
-            name = "/".join(part for part in name.split("/") if part != ".")  # bsdtar writes ./a.png, which is not hidden
+        if not is_folder:
             yield Entry(name, info, info.file_size, info.CRC, problem)
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import time
-import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from dcgan_jax import files, terminal
 from dcgan_jax.config import UserError, make_printable
-from dcgan_jax.data.attributes import suggest_nearest
+from dcgan_jax.data.attributes import match_name, suggest_nearest
 from dcgan_jax.data.cache import create_folder_atomically, get_cache_dir
 from dcgan_jax.data.checks import count_grey, find_data_warnings, hash_images, measure_spread
 from dcgan_jax.data.decode import CROPS_FOR_ANY_IMAGE, Decoded, decode_images
@@ -100,7 +99,8 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
     """
     index = pack.index
     available, source_name, refused = index["attributes"], index["source"]["name"], dict(index["refused_attributes"])
-    names = tuple(available) if condition == "all" else tuple(condition.split(","))
+    known = [*available, *refused]
+    names = tuple(available) if condition == "all" else tuple(match_name(name, known) for name in condition.split(","))
     for name in refused if condition == "all" else names:
         if name in refused:
             raise UserError(
@@ -113,8 +113,6 @@ def read_labels(pack: Pack, condition: str) -> tuple[tuple[str, ...], np.ndarray
             + (f": {'; '.join(reasons)}" if reasons else "")
             + "; give `data` with attributes: CelebA with list_attr_celeba.txt, drawn faces, or a folder for each class"
         )
-    composed = {unicodedata.normalize("NFC", name): name for name in available}  # macOS stores names in another form
-    names = tuple(composed.get(unicodedata.normalize("NFC", name), name) for name in names)
     for name in names:
         if name not in available:
             shown, nearest = make_printable(name, 100), suggest_nearest(name, available)

@@ -132,7 +132,7 @@ def _fit_attribute_probe(gan: "TrainedGAN", data: str | Path, shown: Sequence[st
     for name in shown:
         if name not in names:
             raise UserError(
-                f"`attributes` {make_printable(name, 100)}: the images have no such attribute; {suggest_nearest(name, names)}"
+                f"`attributes` {make_printable(name, 100)}: not an attribute of {source}; {suggest_nearest(name, names)}"
             )
         if name in alike:
             raise UserError(f"`attributes` {name}: {among} it; leave it out, or give other `data`")

@@ -112,8 +112,8 @@ def _check_losses_frozen(window: dict[str, np.ndarray]) -> str | None:
         f"{METRICS[name].words} {window[name].mean():.3g} +- {window[name].std():.2g}" for name in (*LOSS_METRICS, "g_grad_norm")
     )
     return (
-        f"the losses do not change: over the last {_describe_span(window)} {values}; try a higher --lr, and look in reals.png "
-        "for images that are all the same"
+        f"the losses do not change: over the last {_describe_span(window)} {values}; try a higher --lr (and --d-lr), and look in "
+        "reals.png for images that are all the same"
     )
 
 

@@ -142,8 +142,9 @@ def write(run: Path, step: int, state: GanState, config: Config, folder: Path) -
         settings, metrics = f"{stage}config.json", f"{stage}metrics.jsonl"
         if (run / settings).exists():
             configs[settings] = unflatten(files.load_json(run / settings), settings)
-            lines = [line for line in (run / metrics).read_bytes().splitlines(keepends=True) if b'"warning"' not in line]
-            content[metrics] = lines[-1]
+            lines = (run / metrics).read_bytes().splitlines(keepends=True)
+            # "trouble": the name of a warning in runs of version 0.1.0
+            content[metrics] = [line for line in lines if not re.search(b'"(warning|trouble)"', line)][-1]
             (folder / stage).mkdir(exist_ok=True)
     for name, one in configs.items():
         content[name] = (json.dumps(flatten(replace(one, workdir="runs")), indent=1) + "\n").encode()

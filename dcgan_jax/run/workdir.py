@@ -178,7 +178,7 @@ def read_config(path: Path) -> Config:
     check_encodable(os.path.abspath(path))
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
         pretrained.check_not_hiding(path)
-        inside = sorted(str(child.parent) for child in path.glob("*/config.json")) if os.path.isdir(path) else []
+        inside = sorted(str(child) for child in path.glob("*") if is_run(child)) if os.path.isdir(path) else []
         runs = [str(near) for near in (*path.parents, Path("runs", path)) if is_run(near)] or inside
         raise UserError(
             f"{path}: no run is there (no config.json); "

@@ -297,26 +297,36 @@ def test_proxy_of_the_environment_is_used(serve, tmp_path, monkeypatch):
     assert path.read_bytes() == BODY and proxy.requests[0]["Host"] == "faces.invalid"
 
 
-@pytest.mark.parametrize("scheme", ["http://", ""])
-def test_user_and_password_of_the_proxy_are_sent(serve, tmp_path, monkeypatch, scheme):
+@pytest.mark.parametrize(
+    ("scheme", "written", "password"), [("http://", "a%40b", "a@b"), ("", "a%40b", "a@b"), ("", "%E2%82%AC", "€")]
+)
+def test_user_and_password_of_the_proxy_are_sent(serve, tmp_path, monkeypatch, scheme, written, password):
     proxy = serve(well())
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", f"{scheme}me:a%40b@127.0.0.1:{proxy.server_port}")
+    monkeypatch.setenv("http_proxy", f"{scheme}me:{written}@127.0.0.1:{proxy.server_port}")
     download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
-    assert proxy.requests[0]["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:a@b").decode()
+    assert proxy.requests[0]["Proxy-Authorization"] == "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
 
 
-@pytest.mark.parametrize("address", ["socks5h://127.0.0.1:1", "http://[secret"])
-def test_unsupported_proxy_is_refused(tmp_path, monkeypatch, address):
-    for name in ("no_proxy", "NO_PROXY"):
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("socks5h://127.0.0.1:1", "socks5h is not supported"),
+        ("http://[secret", "not a valid address"),
+        ("me:secret/x@host", "not a valid address"),
+        ("http://:3128", "names no host"),
+    ],
+)
+def test_unsupported_proxy_is_refused(tmp_path, monkeypatch, variable, address, fault):
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", address)
-    with pytest.raises(
-        UserError, match="^http_proxy: .*; set http_proxy to an address such as http://host:3128, or unset it$"
-    ) as told:
+    monkeypatch.setenv(variable, address)
+    remedy = f"set {variable} to an address such as http://host:3128, or unset it"
+    with pytest.raises(UserError, match=f"^{variable}: {fault}.*; {remedy}$") as caught:
         download_file(Published("faces.zip", "http://faces.invalid/faces.zip", "page"), tmp_path, QUICK)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_complete_file_in_a_folder_without_write_permission(serve, tmp_path, monkeypatch):
@@ -333,6 +343,9 @@ def test_complete_file_in_a_folder_without_write_permission(serve, tmp_path, mon
     weights = file_of(server)._replace(argument="inception")
     with pytest.raises(UserError, match="or set DCGAN_JAX_CACHE to another folder$"):
         download_file(weights, tmp_path, QUICK)
+    (tmp_path / "faces.zip").mkdir()
+    with pytest.raises(UserError, match="Permission denied; free some space"):
+        download_file(file_of(server), tmp_path, QUICK)
 
 
 # ---- Refused with one line that describes the download by hand ----

@@ -64,10 +64,11 @@ def test_unsafe_zip_entries_are_refused_by_name(tmp_path):
 def test_zip_entries_below_a_dot_are_not_hidden(tmp_path):
     path = tmp_path / "dots.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("./a/1.png", "./2.png", "./.hidden/3.png"):
+        for name in ("./a/./1.png", "./2.png", "./.hidden/3.png", ".//root.png", "./C:/disk.png", "./"):
             archive.writestr(name, b"x")
     source = open_source(str(path))
     assert (source.names, source.ignored) == (["2.png", "a/1.png"], {"hidden": 1})
+    assert [name for name, _ in source.refused] == ["/root.png", "C:/disk.png"]
 
 
 @pytest.mark.parametrize("name", ["zoë.png", "zoe\u0308.png", "北京.png"])

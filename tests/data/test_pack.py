@@ -206,6 +206,17 @@ def test_condition_in_the_other_unicode_form(tmp_path):
     assert names == ("zoe\u0308",) and labels.tolist() == [[1], [0], [1]]
 
 
+def test_attributes_that_differ_in_their_unicode_form_only(tmp_path):
+    path, forms = folder(tmp_path, 3), ("zo\u00eb", "zoe\u0308")
+    (path / "list_attr_celeba.csv").write_text(
+        f"image_id,{','.join(forms)}\n000.png,1,0\n001.png,0,0\n002.png,1,1\n", encoding="utf-8"
+    )
+    packed = pack(path, progress=False)
+    assert read_all_labels(packed)[0] == forms
+    assert read_labels(packed, forms[0])[1].tolist() == [[1], [0], [1]]
+    assert read_labels(packed, forms[1])[1].tolist() == [[0], [0], [1]]
+
+
 def test_condition_without_attributes_says_why(tmp_path):
     path = folder(tmp_path, 3)
     for part in ("train", "test"):
