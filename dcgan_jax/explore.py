@@ -181,6 +181,7 @@ def _check_writable(out: Path) -> None:
         for file in (out, out.with_suffix(".json")):
             if file.is_dir():
                 raise UserError(f"`out` {out}: {file} is a folder; give another name")
+            files.check_replaceable(file)
             partial = file.with_name(f"{file.name}.partial")  # files.atomic_write writes this one first; it has the longest name
             partial.touch()
             partial.unlink()

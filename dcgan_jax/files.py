@@ -52,12 +52,21 @@ def _is_cut(file: Path) -> bool:
         return opened.read() not in (b"", b"\n")
 
 
+def check_replaceable(file: Path) -> None:
+    """Raises: OSError for a device or a pipe. Root would replace it, such as /dev/null, for all programs of the machine."""
+    is_special = os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file))
+    if is_special or (os.path.islink(file) and os.readlink(file).startswith("/proc/")):  # /dev/stdout may lead to a file
+        raise OSError(errno.EINVAL, "Is not a regular file", str(file))
+
+
 @contextlib.contextmanager
 def atomic_write(file: Path, own: str = "") -> Generator[Path]:
     """Yields a temporary path beside the file. At the end it replaces the file; after an exception it is removed.
 
     own: part of the temporary name, different in processes that may write the same file at the same time.
+    Raises: OSError for a device or a pipe.
     """
+    check_replaceable(file)
     partial = file.with_name(f"{file.name}{own}.partial")
     try:
         yield partial

@@ -1,5 +1,7 @@
 """The command `explore`: errors are one line. The results of each exploration are tested in explorations/."""
 
+import os
+
 import pytest
 from exploring import get_explore_refusal, run_explore
 from toy_run import copy_run, get_reference_run, hash_tree
@@ -68,6 +70,13 @@ def test_unwritable_out_is_refused_before_the_work(tmp_path, monkeypatch, out, s
     line = get_explore_refusal("morph", "--run", get_reference_run().run, "--out", tmp_path / out)
     assert f"--out {tmp_path / out}: " in line and says in line
     assert hash_tree(tmp_path) == before
+
+
+def test_pipe_is_refused_before_the_work(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.json")
+    monkeypatch.setattr(api.TrainedGAN, "morph", pytest.fail)
+    line = get_explore_refusal("morph", "--run", get_reference_run().run, "--out", tmp_path / "pipe.png")
+    assert "Is not a regular file; give a place that can be written" in line
 
 
 def test_help_names_each_command():

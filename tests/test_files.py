@@ -49,3 +49,16 @@ def test_atomic_write_failure_keeps_the_old_file(tmp_path):
         assert partial.name == "a.7.partial"
         raise KeyError
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+def test_atomic_write_does_not_replace_pipes_and_devices(tmp_path):
+    """As root, a replaced device is missing for all programs of the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout, which is a regular file after a redirection
+    for name in ("pipe", "to_pipe", "stdout"):
+        before = os.lstat(tmp_path / name)
+        with pytest.raises(OSError, match="Is not a regular file"), atomic_write(tmp_path / name) as partial:
+            partial.write_text("new")
+        assert os.lstat(tmp_path / name) == before
+    assert len(list(tmp_path.iterdir())) == 3

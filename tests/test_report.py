@@ -1,6 +1,7 @@
 """The command `report` on toy runs, and its page in a browser."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -80,6 +81,9 @@ def test_report_mistakes_are_one_line(tmp_path):
     assert "at most 32" in get_refusal(report, *[get_reference_run().run] * 33)
     (tmp_path / "file").touch()
     assert "--out" in get_refusal(report, get_reference_run().run, "--out", tmp_path / "file" / "page.html")
+    os.mkfifo(tmp_path / "pipe")
+    line = get_refusal(report, get_reference_run().run, "--out", tmp_path / "pipe")
+    assert "pipe: Is not a regular file; give the path of a file that can be written" in line
 
 
 @in_a_browser
