@@ -203,9 +203,11 @@ def _check_columns(columns: Columns, names: Sequence[str]) -> None:
 
 def match_name(name: str, available: Sequence[str]) -> str:
     """Returns the available name that is written as `name`, perhaps in another form of Unicode (macOS); else `name`."""
+    if name in available:
+        return name
     composed = unicodedata.normalize("NFC", name)
     alike = [other for other in available if unicodedata.normalize("NFC", other) == composed]
-    return alike[0] if len(alike) == 1 and name not in available else name
+    return alike[0] if len(alike) == 1 else name
 
 
 def suggest_nearest(name: str, available: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Requests a file, or the rest of one, over HTTP: addresses, proxies, redirects, ranges, and the choice of failures to retry."""
 
-import base64
 import contextlib
 import dataclasses
 import os
@@ -112,9 +111,8 @@ def open_pool(url: str, **options: Any) -> urllib3.PoolManager:
         raise UserError(f"{variable}: {address.scheme} is not supported; {remedy}")
     if not address.host:
         raise UserError(f"{variable}: names no host; {remedy}")
-    # ProxyManager does not send the user and the password that are in the address.
-    user = base64.b64encode(unquote(address.auth or "").encode()).decode()
-    headers = {"proxy-authorization": f"Basic {user}"} if address.auth else None
+    # ProxyManager does not send the user and the password that are in the address. Latin-1 keeps their bytes.
+    headers = urllib3.util.make_headers(proxy_basic_auth=unquote(address.auth, "latin-1")) if address.auth else None
     return urllib3.ProxyManager(address._replace(auth=None).url, proxy_headers=headers, **options)
 
 

@@ -178,8 +178,9 @@ def read_config(path: Path) -> Config:
     check_encodable(os.path.abspath(path))
     if not os.path.exists(file):  # Path.exists raises for names that no filesystem accepts
         pretrained.check_not_hiding(path)
-        inside = sorted(str(child) for child in path.glob("*") if is_run(child)) if os.path.isdir(path) else []
-        runs = [str(near) for near in (*path.parents, Path("runs", path)) if is_run(near)] or inside
+        inside = sorted(file.parent for file in path.glob("*/config.json")) if os.path.isdir(path) else []
+        around = [*path.parents, Path("runs", path)]
+        runs = [str(near) for near in around if is_run(near)] or [str(child) for child in inside if is_run(child)]
         raise UserError(
             f"{path}: no run is there (no config.json); "
             + (f"did you mean {' or '.join(runs[:3])}?" if runs else pretrained.suggest_name(path))
