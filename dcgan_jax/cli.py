@@ -7,6 +7,7 @@ import errno
 import functools
 import inspect
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -25,6 +26,7 @@ from dcgan_jax import terminal
 from dcgan_jax.command_lines import UNUSED_WITHOUT_SCORES
 from dcgan_jax.config import LENGTHS, Config, UserError, make_printable
 from dcgan_jax.config_rules import check_config
+from dcgan_jax.field_types import describe_flag_values
 from dcgan_jax.machine import is_out_of_memory
 from dcgan_jax.places import expand_places
 from dcgan_jax.presets import PRESETS
@@ -104,7 +106,8 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
 
     Raises: UserError with the flag's name, and with similar names if it is unknown. `--help` prints and exits with 0.
     """
-    known, positional = sorted(_list_flags(cls)), _list_positionals(cls)
+    hints, positional = _list_hints(cls), _list_positionals(cls)
+    known = sorted(hints | {f"no-{flag}": bool for flag, hint in hints.items() if hint is bool})
     for flag in list_given_flags(arguments):
         # tyro's own completion flags are unknown too: for `python -m ...` they would complete every call of Python.
         if flag not in known and difflib.get_close_matches(flag, positional, cutoff=0.5):
@@ -128,7 +131,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_extract_fault(printed.getvalue())) from None
+        raise UserError(_explain_fault(_extract_fault(printed.getvalue()), hints, arguments)) from None
 
 
 def _wrap_description(docstring: str) -> str:
@@ -144,7 +147,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     --steps, --epochs, --kimg or --minutes replaces the preset's length, whichever of them the preset uses.
     Raises: UserError for an unknown flag or preset, or an impossible value.
     """
-    name = _get_flag_value(arguments, "preset") or "article"
+    name = (_get_flag_values(arguments, "preset") or ["article"])[0]
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
         raise UserError(
@@ -177,16 +180,15 @@ def parse_condition(text: str) -> dict[str, int]:
 
 
 @functools.cache
-def _list_flags(cls: "type[DataclassInstance]") -> set[str]:
-    flags = set()
+def _list_hints(cls: "type[DataclassInstance]") -> dict[str, Any]:
+    """Lists the flags, each with the type hint of its field."""
+    hints, found = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            flags |= _list_flags(field.type)
+            found |= _list_hints(field.type)
         elif field.name not in _list_positionals(cls):
-            flags.add(field.name.replace("_", "-"))
-            if typing.get_type_hints(cls)[field.name] is bool:
-                flags.add("no-" + field.name.replace("_", "-"))
-    return flags
+            found[field.name.replace("_", "-")] = hints[field.name]
+    return found
 
 
 @functools.cache
@@ -201,13 +203,14 @@ def list_given_flags(arguments: Sequence[str]) -> list[str]:
     return [argument[2:].split("=")[0].replace("_", "-") for argument in arguments if re.match(r"--[A-Za-z]", argument)]
 
 
-def _get_flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    found = None  # the last one counts if a flag is given twice
+def _get_flag_values(arguments: Sequence[str], flag: str) -> list[str]:
+    """Returns the words between a flag and the next one. The last one counts if a flag is given twice."""
+    found: list[str] = []
     for at, argument in enumerate(arguments):
         if argument == f"--{flag}":
-            found = arguments[at + 1] if at + 1 < len(arguments) else None
+            found = list(itertools.takewhile(lambda word: not list_given_flags([word]), arguments[at + 1 :]))
         elif argument.startswith(f"--{flag}="):
-            found = argument.split("=", 1)[1]
+            found = [argument.split("=", 1)[1]]
     return found
 
 
@@ -218,3 +221,23 @@ def _extract_fault(box: str) -> str:
     text = re.split(r" Got errors:| Argument helptext:| For full helptext", text)[0]
     titles = "Value error|Invalid choice|Unrecognized options|Missing argument|Parsing error|Required options"
     return re.sub(r"^Missing from .*?: ", "missing: ", re.sub(rf"^({titles}) ", "", text))
+
+
+def _explain_fault(fault: str, hints: dict[str, Any], arguments: Sequence[str]) -> str:
+    """Replaces tyro's text about one flag's value, or about a value without a flag, by one that says what to give."""
+    if value := re.search(r"(?:argument '|Error parsing )--([\w-]+)", fault):
+        flag = value[1]
+        given = make_printable(" ".join([f"--{flag}", *_get_flag_values(arguments, flag)]), 200)
+        return f"{given}: give {describe_flag_values(hints[flag])}" if flag in hints else fault
+    if not (unexpected := re.match(r"Unrecognized options: ([^,]+)", fault)):
+        return fault
+    word = unexpected[1]
+    if re.match("-[A-Za-z]", word):
+        return f"unknown flag {word}: flags begin with two hyphens; see --help"
+    before = [flag for at, given in enumerate(arguments) if given == word for flag in list_given_flags(arguments[:at])[-1:]]
+    if not before:
+        return f"{word}: this value has no flag before it; see --help"
+    name = before[0].removeprefix("no-")
+    if hints[name] is bool:
+        return f"--{before[0]} {word}: takes no value; give --{name} or --no-{name}"
+    return f"{word}: --{name} takes one value; quote a value that has spaces, and see --help for other flags"

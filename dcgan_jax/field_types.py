@@ -37,3 +37,14 @@ def describe_type(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple, each item {describe_type(parts[0])}"
     return NAMES[hint]
+
+
+def describe_flag_values(hint: Any) -> str:
+    """Describes what follows a flag of this type on the command line, such as "a whole number" or "one or more numbers"."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # leaving a flag out gives None
+        return " or ".join(describe_flag_values(part) for part in parts if part is not types.NoneType)
+    if origin is tuple:
+        item = describe_flag_values(parts[0])
+        return f"one or more {item.removeprefix('a ')}s" if item.startswith("a ") else item.replace("one of", "one or more of", 1)
+    return "a value" if hint is str else describe_type(hint)

@@ -4,15 +4,18 @@ import io
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import jax
 import pytest
 
-from dcgan_jax import cli, config
+from dcgan_jax import cli, config, explore
 from dcgan_jax.cli import parse_config, parse_flags
 from dcgan_jax.config import Config, UserError
 from dcgan_jax.evaluate import Evaluate
+from dcgan_jax.export import Export
+from dcgan_jax.prepare import Prepare
 from dcgan_jax.presets import PRESETS
 from dcgan_jax.sample import Sample
 
@@ -132,11 +135,20 @@ def test_help_shows_the_presets_values(preset):
         (("--loss", "hing"), ["--loss", "hing", "hinge", "wasserstein"]),
         (("--kernel", "3"), ["--kernel", "3", "4", "5"]),
         (("--augment", "colour"), ["--augment", "colour", "color"]),
-        (("--steps",), ["--steps"]),
-        (("--name",), ["--name"]),
-        (("--preset",), ["--preset"]),
-        (("--preset", "--steps", "3"), ["--preset"]),
-        (("faces.zip",), ["faces.zip"]),
+        (("--steps", "1e3"), ["--steps 1e3: give a whole number"]),
+        (("--size=64.0",), ["--size 64.0: give a whole number"]),
+        (("--kimg", "--lr", "1"), ["--kimg: give a number"]),
+        (("--grow-kimg", "8", "x", "--lr", "1"), ["--grow-kimg 8 x: give one or more numbers"]),
+        (("--augment", "cut", "color"), ["--augment cut color: give one or more of color, translation, cutout"]),
+        (("--steps",), ["--steps: give a whole number"]),
+        (("--name",), ["--name: give a value"]),
+        (("--preset",), ["--preset: give a value"]),
+        (("--preset", "--steps", "3"), ["--preset: give a value"]),
+        (("faces.zip",), ["faces.zip: this value has no flag before it"]),
+        (("--flip", "True"), ["--flip True: takes no value; give --flip or --no-flip"]),
+        (("--lr", "1", "--no-flip", "yes"), ["--no-flip yes: takes no value; give --flip or --no-flip"]),
+        (("--data", "my", "faces.zip"), ["faces.zip: --data takes one value; quote a value that has spaces"]),
+        (("-s", "4"), ["unknown flag -s: flags begin with two hyphens"]),
         (("--size", "33"), ["--size 33", "16 or 32"]),
         (("--batch-size", "0"), ["--batch-size 0"]),
         (("--steps", "-5"), ["--steps -5"]),
@@ -160,6 +172,26 @@ def test_unknown_flag_suggests_the_right_one(arguments, names):
     line = get_refusal(*arguments)
     assert all(name in line for name in names), line
     assert not set(line) & set("\n│╭╰"), line
+
+
+def list_hints(command):
+    for name, hint in typing.get_type_hints(command).items():
+        yield from list_hints(hint) if dataclasses.is_dataclass(hint) else [(name, hint)]
+
+
+COMMANDS = (Config, Sample, Evaluate, Export, Prepare, *explore.COMMANDS.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_flag_with_an_impossible_value_says_what_to_give(command):
+    flags = ["--" + name.replace("_", "-") for name, hint in list_hints(command) if hint not in (bool, str, tuple[str, ...])]
+    missing = dataclasses.MISSING
+    required = [field.name for field in dataclasses.fields(command) if field.default is field.default_factory is missing]
+    assert flags
+    for flag in flags:
+        others = [word for name in required if flag != f"--{name}" for word in (f"--{name}", "onnx")]  # a format of `export`
+        with pytest.raises(UserError, match=f"^{flag} no value: give (a|one) "):
+            parse_flags(command, [*others, flag, "no value"])
 
 
 def test_missing_required_flag_is_named():

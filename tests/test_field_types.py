@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pytest
 
-from dcgan_jax.field_types import describe_type, has_type
+from dcgan_jax.field_types import describe_flag_values, describe_type, has_type
 
 STEP = int | Literal["best"] | None
 
@@ -43,3 +43,20 @@ def test_value_has_the_type_or_not(hint, taken, refused):
 )
 def test_type_is_described_in_words(hint, words):
     assert describe_type(hint) == words
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (float | None, "a number"),
+        (STEP, "a whole number or 'best'"),
+        (str, "a value"),
+        (tuple[float, ...], "one or more numbers"),
+        (tuple[str, ...], "one or more values"),
+        (tuple[Literal["color", "cutout"], ...], "one or more of color, cutout"),
+        (Literal["", "celeba"], "one of '', celeba"),
+    ],
+    ids=str,
+)
+def test_what_follows_a_flag_is_described_in_words(hint, words):
+    assert describe_flag_values(hint) == words

@@ -167,7 +167,7 @@ MAY_IMPORT = {  # packages and modules, within the project
     "seeds": {"config"},
     "arguments": {"config", "field_types", "places"},
     "presets": {"config"},
-    "cli": {"command_lines", "config", "config_rules", "presets", "places", "machine", "terminal"},
+    "cli": {"command_lines", "config", "config_rules", "field_types", "presets", "places", "machine", "terminal"},
     "data": {"data", "batch", "config", "files", "machine", "places", "terminal"},
     "gan": {"gan", "quality", "batch", "config", "files"},
     "quality": {"gan", "quality", "config", "files"},
