@@ -93,6 +93,8 @@ class TrainedGAN:
 
     def labels(self, seeds: Seeds, condition: Mapping[str, int] | None = None) -> np.ndarray | None:
         """Returns the labels that the seeds' samples are conditioned on, (N, A) uint8; None if the run is not conditional."""
+        if not isinstance(condition, Mapping | None):
+            raise UserError(f"`condition` {condition!r}: give a dict from attributes to 0 or 1, such as {{'Smiling': 1}}")
         labels = select_labels(self._table, to_seed_array(seeds))
         table = self._table
         exclusive = table is not None and table.shape[1] > 1 and (table.sum(1) == 1).all()  # a folder for each class

@@ -53,8 +53,10 @@ def _is_cut(file: Path) -> bool:
 
 
 def check_replaceable(file: Path) -> None:
-    """Raises: OSError for a device or a pipe. Root would replace it, such as /dev/null, for all programs of the machine."""
-    is_special = os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file))
+    """Raises: OSError for a folder, a device or a pipe. Root would replace /dev/null for all programs of the machine."""
+    if os.path.isdir(file):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    is_special = os.path.exists(file) and not os.path.isfile(file)
     if is_special or (os.path.islink(file) and os.readlink(file).startswith("/proc/")):  # /dev/stdout may lead to a file
         raise OSError(errno.EINVAL, "Is not a regular file", str(file))
 
@@ -64,7 +66,7 @@ def atomic_write(file: Path, own: str = "") -> Generator[Path]:
     """Yields a temporary path beside the file. At the end it replaces the file; after an exception it is removed.
 
     own: part of the temporary name, different in processes that may write the same file at the same time.
-    Raises: OSError for a device or a pipe.
+    Raises: OSError for a folder, a device or a pipe.
     """
     check_replaceable(file)
     partial = file.with_name(f"{file.name}{own}.partial")

@@ -90,6 +90,7 @@ def test_arrays_that_are_no_images_show_as_numbers(gan):
         (lambda gan: gan.sample(0.5), "0.5"),
         (lambda gan: gan.sample("seven"), "seven"),
         (lambda gan: gan.sample(0, condition={"Smiling": 1}), "trained without `condition`"),
+        (lambda gan: gan.sample(0, condition="Smiling=1"), "`condition` 'Smiling=1': give a dict"),
         (lambda gan: gan.sample(0, truncation=0), "`truncation` 0"),
         (lambda gan: gan.latents(0, truncation=float("nan")), "`truncation` nan"),
         (lambda gan: gan.images(np.zeros((3, 7))), r"`latents` \(3, 7\): .* takes \(N, 100\)"),

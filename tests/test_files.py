@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,11 @@ def test_atomic_write_does_not_replace_pipes_and_devices(tmp_path):
             partial.write_text("new")
         assert os.lstat(tmp_path / name) == before
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["folder", "."])
+def test_atomic_write_does_not_replace_a_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError), atomic_write(Path(name)):
+        pytest.fail("refused only after the work")

@@ -81,6 +81,7 @@ def test_report_mistakes_are_one_line(tmp_path):
     assert "at most 32" in get_refusal(report, *[get_reference_run().run] * 33)
     (tmp_path / "file").touch()
     assert "--out" in get_refusal(report, get_reference_run().run, "--out", tmp_path / "file" / "page.html")
+    assert "--out .: Is a directory; give the path of a file" in get_refusal(report, get_reference_run().run, "--out", ".")
     os.mkfifo(tmp_path / "pipe")
     line = get_refusal(report, get_reference_run().run, "--out", tmp_path / "pipe")
     assert "pipe: Is not a regular file; give the path of a file that can be written" in line

@@ -129,4 +129,7 @@ class Inversion(Exploration):
 
 
 def _to_json(value: object) -> object:
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    """Converts arrays and NumPy's numbers, which users may give for a count or a seed."""
+    if isinstance(value, tuple):
+        return tuple(map(_to_json, value))
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

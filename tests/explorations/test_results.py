@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.explorations.results import AttributeDirections, Exploration, Inversion, Morph, Walk
+from dcgan_jax.explorations.results import AttributeDirections, Exploration, Inversion, Morph, Truncation, Walk
 
 ROWS = [("0 to 1", np.zeros((2, 16, 16, 3), np.uint8))]
 
@@ -16,6 +16,13 @@ ROWS = [("0 to 1", np.zeros((2, 16, 16, 3), np.uint8))]
 def test_numbers_are_json_without_the_images():
     morph = Morph("a", ROWS, ["", ""], np.array([0, 1], np.uint32), np.array([0.0, 1.0]))
     assert json.loads(json.dumps(morph.numbers)) == {"seeds": [0, 1], "shares": [0.0, 1.0]}
+
+
+def test_numpy_numbers_are_json():
+    walk = Walk("a", ROWS, [], np.array([0, 1]), 4, np.int64(2))
+    assert json.loads(json.dumps(walk.numbers)) == {"seeds": [0, 1], "frames": 4, "frames_each": 2}
+    truncation = Truncation("a", ROWS, [], np.array([3]), (np.float32(0.5),), [45.25], 256)
+    assert json.loads(json.dumps(truncation.numbers))["truncations"] == [0.5]
 
 
 def test_attribute_numbers_have_null_for_nan():
