@@ -106,8 +106,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
 
     Raises: UserError with the flag's name, and with similar names if it is unknown. `--help` prints and exits with 0.
     """
-    hints, positional = _list_hints(cls), _list_positionals(cls)
-    known = sorted(hints | {f"no-{flag}": bool for flag, hint in hints.items() if hint is bool})
+    hints, known, positional = _list_hints(cls), list_flags(cls), _list_positionals(cls)
     for flag in list_given_flags(arguments):
         # tyro's own completion flags are unknown too: for `python -m ...` they would complete every call of Python.
         if flag not in known and difflib.get_close_matches(flag, positional, cutoff=0.5):
@@ -177,6 +176,12 @@ def parse_condition(text: str) -> dict[str, int]:
             raise UserError(f"`condition` {make_printable(part, 100)}: write attributes with 1 or 0, such as Smiling=1")
         values[name] = int(value)
     return values
+
+
+def list_flags(cls: "type[DataclassInstance]") -> list[str]:
+    """Lists the names of all flags, sorted: flip and no-flip for a field that is True or False."""
+    hints = _list_hints(cls)
+    return sorted([*hints, *(f"no-{flag}" for flag, hint in hints.items() if hint is bool)])
 
 
 @functools.cache
