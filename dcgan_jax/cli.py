@@ -112,7 +112,7 @@ def parse_flags(cls: type[Flags], arguments: Sequence[str], default: Flags | Non
         if flag not in known and difflib.get_close_matches(flag, positional, cutoff=0.5):
             words = [word for word in (re.sub(f"^--{flag}(=|$)", "", argument) for argument in arguments) if word]
             raise UserError(f"unknown flag --{flag}: leave it out and give only its value: {prog} {shlex.join(words)}")
-        if flag not in known and flag not in ("help", "h"):
+        if flag not in known and flag != "help":
             near = [f"--{name}" for name in difflib.get_close_matches(flag, known, n=3, cutoff=0.5)]
             raise UserError(f"unknown flag --{flag}: " + (f"did you mean {' or '.join(near)}?" if near else "see --help"))
     printed = io.StringIO()
@@ -234,9 +234,10 @@ def _explain_fault(fault: str, hints: dict[str, Any], arguments: Sequence[str]) 
         flag = value[1]
         given = make_printable(" ".join([f"--{flag}", *_get_flag_values(arguments, flag)]), 200)
         return f"{given}: give {describe_flag_values(hints[flag])}" if flag in hints else fault
-    if not (unexpected := re.match(r"Unrecognized options: ([^,]+)", fault)):
+    listed = fault.removeprefix("Unrecognized options: ")
+    word = max((given for given in arguments if given and listed.startswith(given)), key=len, default="")
+    if listed == fault or not word:
         return fault
-    word = unexpected[1]
     if re.match("-[A-Za-z]", word):
         return f"unknown flag {word}: flags begin with two hyphens; see --help"
     before = [flag for at, given in enumerate(arguments) if given == word for flag in list_given_flags(arguments[:at])[-1:]]

@@ -148,6 +148,8 @@ def test_help_shows_the_presets_values(preset):
         (("--flip", "True"), ["--flip True: takes no value; give --flip or --no-flip"]),
         (("--lr", "1", "--no-flip", "yes"), ["--no-flip yes: takes no value; give --flip or --no-flip"]),
         (("--data", "my", "faces.zip"), ["faces.zip: --data takes one value; quote a value that has spaces"]),
+        (("--h",), ["unknown flag --h"]),
+        (("--data", "faces.zip", "my faces, and more"), ["my faces, and more: --data takes one value"]),
         (("-s", "4"), ["unknown flag -s: flags begin with two hyphens"]),
         (("--size", "33"), ["--size 33", "16 or 32"]),
         (("--batch-size", "0"), ["--batch-size 0"]),
