@@ -209,13 +209,12 @@ def list_given_flags(arguments: Sequence[str]) -> list[str]:
 
 
 def _get_flag_values(arguments: Sequence[str], flag: str) -> list[str]:
-    """Returns the words between a flag and the next one. The last one counts if a flag is given twice."""
+    """Returns the words from a flag to the next one. The last one counts if a flag is given twice."""
     found: list[str] = []
     for at, argument in enumerate(arguments):
-        if argument == f"--{flag}":
-            found = list(itertools.takewhile(lambda word: not list_given_flags([word]), arguments[at + 1 :]))
-        elif argument.startswith(f"--{flag}="):
-            found = [argument.split("=", 1)[1]]
+        if list_given_flags([argument]) == [flag]:
+            after = itertools.takewhile(lambda word: not list_given_flags([word]), arguments[at + 1 :])
+            found = [*argument.split("=", 1)[1:], *after]
     return found
 
 
@@ -240,10 +239,10 @@ def _explain_fault(fault: str, hints: dict[str, Any], arguments: Sequence[str]) 
         return fault
     if re.match("-[A-Za-z]", word):
         return f"unknown flag {word}: flags begin with two hyphens; see --help"
-    before = [flag for at, given in enumerate(arguments) if given == word for flag in list_given_flags(arguments[:at])[-1:]]
-    if not before:
-        return f"{word}: this value has no flag before it; see --help"
-    name = before[0].removeprefix("no-")
-    if hints[name] is bool:
-        return f"--{before[0]} {word}: takes no value; give --{name} or --no-{name}"
-    return f"{word}: --{name} takes one value; quote a value that has spaces, and see --help for other flags"
+    for flag in list_given_flags(arguments):
+        name, values = flag.removeprefix("no-"), _get_flag_values(arguments, flag)
+        if hints[name] is bool and word in values:
+            return f"--{flag} {word}: takes no value; give --{name} or --no-{name}"
+        if word in values[1:]:
+            return f"{word}: --{name} takes one value; quote a value that has spaces, and see --help for other flags"
+    return f"{word}: this value has no flag before it; see --help"
